@@ -1,0 +1,197 @@
+package test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/test/harness"
+)
+
+// Addresses of the default address plan, as the guest sees them.
+const (
+	tapName  = "tap0"
+	gateway4 = "10.0.2.2"
+	gateway6 = "fd00::2"
+	dns4     = "10.0.2.3"
+	dns6     = "fd00::3"
+	guest4   = "10.0.2.100"
+)
+
+// family is one IP version with what a test of it needs to know.
+type family struct {
+	name    string
+	af      int    // AF_INET or AF_INET6
+	v       string // suffix of network names: tcp4, udp6
+	server  string // an address of the internet
+	other   string // another address of the same machine
+	silent  string
+	noHost  string // EHOSTUNREACH
+	noNet   string // ENETUNREACH
+	gateway string
+	dns     string
+	loop    string // loopback
+}
+
+func families() []family {
+	return []family{
+		{"IPv4", unix.AF_INET, "4", harness.NetIPv4, harness.OtherIPv4, harness.SilentIPv4,
+			harness.HostUnreachableIPv4, harness.NetUnreachableIPv4, gateway4, dns4, "127.0.0.1"},
+		{"IPv6", unix.AF_INET6, "6", harness.NetIPv6, harness.OtherIPv6, harness.SilentIPv6,
+			harness.HostUnreachableIPv6, harness.NetUnreachableIPv6, gateway6, dns6, "::1"},
+	}
+}
+
+// eachFamily runs f as a subtest for IPv4 and for IPv6.
+func eachFamily(t *testing.T, f func(*testing.T, family)) {
+	for _, fam := range families() {
+		t.Run(fam.name, func(t *testing.T) { f(t, fam) })
+	}
+}
+
+// world is a guest with a helper that serves it.
+type world struct {
+	*harness.Guest
+	helper *harness.Helper
+}
+
+// deadline is how long anything may take that has no tighter bound of its own.
+const deadline = 10 * time.Second
+
+func timeout(t testing.TB, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// eventually fails the test when f gives an error for longer than d.
+func eventually(t testing.TB, d time.Duration, f func() error) {
+	t.Helper()
+	if err := harness.Eventually(d, f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// must fails the test on an error and passes the value on.
+func must[T any](v T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// newGuest makes a guest that is checked to be empty when the test ends.
+func newGuest(t testing.TB) *harness.Guest {
+	t.Helper()
+	g := must(env.NewGuest())(t)
+	t.Cleanup(func() {
+		if err := g.Close(); err != nil {
+			t.Errorf("close guest: %v", err)
+		}
+	})
+	return g
+}
+
+// attach starts a helper for the guest the way podman does, with more flags
+// before the usual ones.
+func attach(t testing.TB, g *harness.Guest, cfg harness.HelperConfig, flags ...string) *harness.Helper {
+	t.Helper()
+	cfg.Args = append(append(cfg.Args, flags...), "-c", "-r", harness.ReadyFD, "-e", harness.ExitFD, fmt.Sprint(g.PID), tapName)
+	h, err := env.Start(timeout(t, deadline), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		h.Kill()
+		if t.Failed() {
+			t.Logf("helper %q said:\n%s", cfg.Args, h.Stderr)
+		}
+		if err := harness.Eventually(time.Second, func() error {
+			if links, err := g.Links(); err != nil || len(links) > 0 {
+				return fmt.Errorf("links left in the guest: %v, %v", links, err)
+			}
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+	})
+	return h
+}
+
+// serve makes a guest and a helper for it, IPv6 included, and waits until both
+// families have an address.
+func serve(t testing.TB, flags ...string) *world {
+	t.Helper()
+	return serveWith(t, harness.HelperConfig{}, flags...)
+}
+
+func serveWith(t testing.TB, cfg harness.HelperConfig, flags ...string) *world {
+	t.Helper()
+	g := newGuest(t)
+	w := &world{g, attach(t, g, cfg, append([]string{"-6"}, flags...)...)}
+	w.waitAddress(t, unix.AF_INET)
+	w.waitAddress(t, unix.AF_INET6)
+	return w
+}
+
+func (w *world) waitAddress(t testing.TB, af int) netip.Addr {
+	t.Helper()
+	var addr netip.Addr
+	eventually(t, deadline, func() (err error) {
+		addr, err = w.Address(tapName, af)
+		return err
+	})
+	return addr
+}
+
+// ours skips a test of something that only our own helper has.
+func ours(t testing.TB, what string) {
+	t.Helper()
+	if !env.Product {
+		t.Skipf("%s has no %s", env.Binary, what)
+	}
+}
+
+// dial connects from the guest and closes the connection with the test.
+func (w *world) dial(t testing.TB, network, addr string) net.Conn {
+	t.Helper()
+	c, err := w.Dial(timeout(t, deadline), network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// port gives the port of a listener or packet connection.
+func port(a net.Addr) string {
+	_, p, _ := strings.Cut(a.String()[strings.LastIndexByte(a.String(), ']')+1:], ":")
+	return p
+}
+
+// hostPort joins an address and the port of a listener.
+func hostPort(host string, a net.Addr) string { return net.JoinHostPort(host, port(a)) }
+
+// isErrno reports whether err is one of the kernel's errors listed.
+func isErrno(err error, want ...syscall.Errno) bool {
+	for _, w := range want {
+		if err != nil && errors.Is(err, w) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,223 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// HelperConfig says how to start a helper. The zero value of every field works.
+type HelperConfig struct {
+	// Args follow the program name. ReadyFD and ExitFD stand for the numbers
+	// of the descriptors given: "-r", ReadyFD.
+	Args []string
+	// Etc is a directory that the helper sees as /etc, for tests that change
+	// resolv.conf; it must exist. Empty: the runner's /etc.
+	Etc string
+	Env []string // added to the runner's
+	// NoWait returns before the helper is ready.
+	NoWait bool
+	// Files are inherited as descriptors 5 and up.
+	Files []*os.File
+}
+
+// Numbers of the descriptors that every helper inherits.
+const (
+	ReadyFD = "3"
+	ExitFD  = "4"
+)
+
+// Helper is a running helper.
+type Helper struct {
+	PID    int
+	Ready  time.Duration // from before fork to the ready byte
+	Stdout fmt.Stringer
+	Stderr fmt.Stringer
+
+	cmd   *exec.Cmd
+	ready *os.File
+	exit  *os.File
+	begin time.Time
+	done  chan struct{}
+	err   error // of Wait; read after done
+}
+
+// Start starts a helper as a plain user's process on the host and waits until
+// it says that it is ready, or ctx ends.
+func (e *Env) Start(ctx context.Context, cfg HelperConfig) (*Helper, error) {
+	ready, readyW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer readyW.Close()
+	exitR, exit, err := os.Pipe()
+	if err != nil {
+		ready.Close()
+		return nil, err
+	}
+	defer exitR.Close()
+	var stdout, stderr lockedBuffer
+	cmd := exec.Command(e.Binary, cfg.Args...)
+	if cfg.Etc != "" {
+		cmd = exec.Command("/proc/self/exe", append([]string{cfg.Etc, e.Binary}, cfg.Args...)...)
+		cfg.Env = append(cfg.Env, envStage+"=etc")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, AmbientCaps: []uintptr{unix.CAP_SYS_ADMIN}}
+	}
+	cmd.Env = append(os.Environ(), cfg.Env...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.ExtraFiles = append([]*os.File{readyW, exitR}, cfg.Files...)
+	cmd.WaitDelay = time.Second
+	h := &Helper{Stdout: &stdout, Stderr: &stderr, cmd: cmd, ready: ready, exit: exit, begin: time.Now(), done: make(chan struct{})}
+	if err := e.spawn.start(cmd); err != nil {
+		ready.Close()
+		exit.Close()
+		return nil, fmt.Errorf("start helper: %w", err)
+	}
+	h.PID = cmd.Process.Pid
+	go h.wait()
+	readyW.Close()
+	if cfg.NoWait {
+		return h, nil
+	}
+	if err := h.WaitReady(ctx); err != nil {
+		h.Kill()
+		return nil, err
+	}
+	return h, nil
+}
+
+func (h *Helper) wait() {
+	h.err = h.cmd.Wait()
+	close(h.done)
+}
+
+// WaitReady waits for the byte on the ready descriptor.
+func (h *Helper) WaitReady(ctx context.Context) error {
+	defer h.ready.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := h.ready.SetReadDeadline(deadline); err != nil {
+			return err
+		}
+	}
+	b := make([]byte, 16)
+	n, err := h.ready.Read(b)
+	h.Ready = time.Since(h.begin)
+	switch {
+	case err == nil && string(b[:n]) == "1":
+		return nil
+	case err == nil:
+		return fmt.Errorf("helper wrote %q to its ready descriptor", b[:n])
+	case errors.Is(err, io.EOF):
+		<-h.done // it closes the descriptor by exiting
+		return fmt.Errorf("helper is not ready: %v: %s", h.err, strings.TrimSpace(h.Stderr.String()))
+	}
+	return fmt.Errorf("wait for helper: %w: %s", err, strings.TrimSpace(h.Stderr.String()))
+}
+
+// Signal sends a signal to the helper.
+func (h *Helper) Signal(s os.Signal) error { return h.cmd.Process.Signal(s) }
+
+// CloseExitFD closes our end of the exit descriptor.
+func (h *Helper) CloseExitFD() error { return h.exit.Close() }
+
+// Done is closed when the helper has exited.
+func (h *Helper) Done() <-chan struct{} { return h.done }
+
+// Exit waits for the helper's end: its exit status, or -1 and the signal.
+func (h *Helper) Exit(ctx context.Context) (code int, sig syscall.Signal, err error) {
+	select {
+	case <-h.done:
+	case <-ctx.Done():
+		return 0, 0, fmt.Errorf("helper still runs: %w", ctx.Err())
+	}
+	ws := h.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if ws.Signaled() {
+		return -1, ws.Signal(), nil
+	}
+	return ws.ExitStatus(), 0, nil
+}
+
+// Kill ends the helper by SIGKILL and waits for it. It may be called after
+// every other end.
+func (h *Helper) Kill() {
+	_ = h.cmd.Process.Kill() // it may have ended already
+	<-h.done
+	h.exit.Close()
+	h.ready.Close()
+}
+
+// Usage is what a helper holds.
+type Usage struct {
+	RSS     int64 // bytes
+	FDs     int
+	Threads int
+	CPU     time.Duration // user and system, of all its threads so far
+}
+
+// Usage reads the helper's figures from /proc.
+func (h *Helper) Usage() (Usage, error) { return usage(h.PID) }
+
+// useResolver makes the machine's resolv.conf, as helpers and commands see it,
+// name the resolvers of the test network.
+func (e *Env) useResolver() error {
+	path, err := filepath.EvalSymlinks("/etc/resolv.conf")
+	if err != nil {
+		return nil // none to hide; tests of names bring their own /etc
+	}
+	ours := filepath.Join(os.TempDir(), "resolv.conf")
+	text := fmt.Sprintf("nameserver %s\nnameserver %s\n", ResolverIPv4, ResolverIPv6)
+	if err := os.WriteFile(ours, []byte(text), 0o644); err != nil {
+		return err
+	}
+	if err := unix.Mount(ours, path, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("hide %s: %w", path, err)
+	}
+	return nil
+}
+
+// execWithEtc is the stage of a helper with an /etc of its own: it has a mount
+// namespace and the one capability to mount, which it gives up by executing.
+func execWithEtc() error {
+	if err := unix.Mount(os.Args[1], "/etc", "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("mount /etc: %w", err)
+	}
+	if err := os.Unsetenv(envStage); err != nil {
+		return err
+	}
+	var err error
+	onThread(func() {
+		if err = unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err == nil {
+			err = unix.Exec(os.Args[2], os.Args[2:], os.Environ())
+		}
+	})
+	return fmt.Errorf("execute %s: %w", os.Args[2], err)
+}
+
+// lockedBuffer collects output while others read it.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer // guarded by mu
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}

@@ -1,0 +1,148 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// Eventually calls f until it returns nil, and gives its last error when that
+// takes longer than d.
+func Eventually(d time.Duration, f func() error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("after %v: %w", d, err)
+		case <-time.After(pause):
+		}
+	}
+}
+
+// Leaks names what the tests have left behind: goroutines, descriptors and
+// processes. Everything made from e must have been closed.
+func (e *Env) Leaks() error {
+	return Eventually(2*time.Second, func() error {
+		if err := goleak.Find(
+			goleak.IgnoreAnyFunction("epiphyte/test/harness.(*spawner).loop"),
+			goleak.IgnoreTopFunction("testing.(*M).Run"),
+		); err != nil {
+			return err
+		}
+		if kids := descendants(os.Getpid()); len(kids) > 0 {
+			return fmt.Errorf("processes left: %v", kids)
+		}
+		if n := countFDs(os.Getpid()); n > e.fdsBase+fdSlack {
+			return fmt.Errorf("%d descriptors open, %d at the start: %v", n, e.fdsBase, listFDs(os.Getpid()))
+		}
+		return nil
+	})
+}
+
+// fdSlack covers the Go runtime's own: an epoll instance and its eventfd are
+// opened by the first socket.
+const fdSlack = 4
+
+func usage(pid int) (Usage, error) {
+	u := Usage{FDs: countFDs(pid)}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return u, err
+	}
+	for line := range strings.Lines(string(status)) {
+		key, rest, _ := strings.Cut(line, ":")
+		var n int64
+		switch key {
+		case "VmRSS":
+			_, err = fmt.Sscanf(rest, "%d kB", &n)
+			u.RSS = n << 10
+		case "Threads":
+			_, err = fmt.Sscanf(rest, "%d", &u.Threads)
+		}
+		if err != nil {
+			return u, fmt.Errorf("parse %q: %w", line, err)
+		}
+	}
+	fields, err := statFields(pid)
+	if err != nil {
+		return u, err
+	}
+	for _, f := range fields[11:13] { // utime and stime, proc(5), in ticks of 10 ms
+		ticks, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return u, err
+		}
+		u.CPU += time.Duration(ticks) * 10 * time.Millisecond
+	}
+	return u, nil
+}
+
+// statFields are those of /proc/pid/stat from the third, the state, on.
+func statFields(pid int) ([]string, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil, err
+	}
+	_, rest, _ := strings.Cut(string(b[strings.LastIndexByte(string(b), ')'):]), " ")
+	return strings.Fields(rest), nil
+}
+
+// descendants names the processes below pid, however deep.
+func descendants(pid int) []string {
+	parent := map[int]int{}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	for _, e := range entries {
+		p, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if fields, err := statFields(p); err == nil {
+			parent[p], _ = strconv.Atoi(fields[1])
+		}
+	}
+	var found []string
+	for p := range parent {
+		for a := parent[p]; a > 1; a = parent[a] {
+			if a == pid {
+				cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p))
+				found = append(found, fmt.Sprintf("%d %q", p, cmdline))
+				break
+			}
+		}
+	}
+	return found
+}
+
+// Descendants names the processes below the helper.
+func (h *Helper) Descendants() []string { return descendants(h.PID) }
+
+func countFDs(pid int) int { return len(listFDs(pid)) }
+
+func listFDs(pid int) []string {
+	dir := fmt.Sprintf("/proc/%d/fd/", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	var fds []string
+	for _, e := range entries {
+		target, err := os.Readlink(dir + e.Name())
+		if err == nil { // the directory read itself is gone by now
+			fds = append(fds, e.Name()+"="+target)
+		}
+	}
+	return fds
+}

@@ -1,0 +1,38 @@
+// Package test holds the end-to-end tests: a built helper serves real
+// namespaces, and what a user of those namespaces notices is asserted.
+//
+// # Theory of operation
+//
+// Tests are named after the behaviours they prove (docs/behaviours.md). The
+// harness beside them makes the network; see its package comment for who runs
+// where. Tests whose assertion is a time run alone and first; the others share
+// the processors with t.Parallel, each with a guest and a helper of its own.
+// Every guest and helper is gone, and checked to be gone, when its test ends;
+// the process as a whole is checked for leaks after the last test.
+//
+// With HELPER=/path/to/program another helper with the same command line is
+// tested instead; what is ours alone is then skipped.
+package test
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"epiphyte/test/harness"
+)
+
+// env is set once, before any test runs.
+var env *harness.Env
+
+func TestMain(m *testing.M) {
+	os.Exit(harness.Run(func(e *harness.Env) int {
+		env = e
+		code := m.Run()
+		if err := e.Leaks(); err != nil {
+			fmt.Fprintf(os.Stderr, "left behind by the tests: %v\n", err)
+			return max(code, 1)
+		}
+		return code
+	}))
+}
