@@ -1,0 +1,37 @@
+# Everything a developer or a packager calls. Go's own caching decides what is
+# rebuilt, so no target names its sources.
+PREFIX ?= /usr/local
+GO     ?= go
+
+# Kept out of go.mod: a linter's dependencies are not the product's.
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# As typed, not expanded: CMD='echo $HOME' is the shell's to read.
+export RUN_CMD := $(value CMD)
+
+.PHONY: build test lint bench run install
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/epiphyte ./cmd/epiphyte
+
+# The end-to-end tests assert times, so they have the machine to themselves.
+test: build
+	@sh test/prepare.sh
+	$(GO) test $$($(GO) list ./... | grep -v '/test$$')
+	EPIPHYTE=$(CURDIR)/bin/epiphyte $(GO) test -count=1 -timeout=10m ./test
+
+lint:
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt'ed: $$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+bench: build
+	@sh test/prepare.sh
+	EPIPHYTE=$(CURDIR)/bin/epiphyte $(GO) run ./test/bench
+
+# A shell with a network of its own; make run CMD='...' runs one command in it.
+run: build
+	@if [ -n "$$RUN_CMD" ]; then exec bin/epiphyte run -- sh -c "$$RUN_CMD"; else exec bin/epiphyte run; fi
+
+install: build
+	install -D -m 755 bin/epiphyte $(DESTDIR)$(PREFIX)/bin/epiphyte

@@ -1,0 +1,35 @@
+#!/bin/sh
+# Makes a machine ready for the end-to-end tests and the benchmarks: the programs
+# that users judge a network by, and the TAP device node. Tests whose program is
+# missing are skipped, so nothing here is fatal.
+set -eu
+
+missing=
+need() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing="$missing $2"; }
+need iperf3 iperf3
+need dig bind9-dnsutils
+need ping iputils-ping
+need traceroute traceroute
+need ip iproute2
+
+if [ -n "$missing" ]; then
+	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+		export DEBIAN_FRONTEND=noninteractive
+		if ! { apt-get -qq update && apt-get -qq install -y --no-install-recommends $missing; } </dev/null >/dev/null; then
+			echo "cannot install$missing: tests that run them are skipped"
+		fi
+	else
+		echo "not installed:$missing: tests that run them are skipped"
+	fi
+fi
+
+tun=/dev/net/tun
+if [ "$(id -u)" = 0 ]; then
+	[ -e $tun ] || { mkdir -p /dev/net && mknod $tun c 10 200; } || echo "cannot make $tun: is the tun module there?"
+	if [ -e $tun ] && [ "$(stat -c %a $tun)" != 666 ]; then
+		echo "opening $tun to plain users, as udev does (chmod 666)"
+		chmod 666 $tun || true
+	fi
+elif ! [ -r $tun ] || ! [ -w $tun ]; then
+	echo "$tun is closed to this user: run 'chmod 666 $tun' as root"
+fi
