@@ -1,0 +1,158 @@
+package dns
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// Offsets and values of the header, RFC 1035, section 4.1.1.
+const (
+	headerLen = 12
+
+	flagQR     = 0x80 // byte 2: the message is a response
+	flagOpRD   = 0x79 // byte 2: opcode and RD, which a response copies
+	flagRA     = 0x80 // byte 3
+	flagCD     = 0x10 // byte 3: copied, RFC 4035, section 3.2.2
+	maskRcode  = 0x0f // byte 3
+	maxMessage = 65535
+
+	rcodeSuccess  = 0
+	rcodeServFail = 2
+	rcodeNXDomain = 3
+	rcodeNotImp   = 4
+	rcodeRefused  = 5
+
+	typeOPT = 41 // RFC 6891, section 6.1.1
+)
+
+// isQuery reports whether m can be a query at all. What passes may still be
+// malformed: that is for the nameserver to say.
+func isQuery(m []byte) bool {
+	return len(m) >= headerLen && len(m) <= maxMessage && m[2]&flagQR == 0
+}
+
+// isFailure reports whether the response m says that this nameserver could not
+// or would not answer, so that another one may do better.
+func isFailure(m []byte) bool {
+	switch m[3] & maskRcode {
+	case rcodeServFail, rcodeNotImp, rcodeRefused:
+		return true
+	}
+	return false
+}
+
+// answers reports whether the response m answers the query q, the id aside: it
+// repeats the question, in any mixture of case. Errors may come without a
+// question, as some servers send them when they did not parse it.
+func answers(m, q []byte) bool {
+	if len(m) < headerLen || m[2]&flagQR == 0 {
+		return false
+	}
+	asked, name := question(q)
+	if asked == nil {
+		return true
+	}
+	rcode := m[3] & maskRcode
+	if binary.BigEndian.Uint16(m[4:]) == 0 {
+		return rcode != rcodeSuccess && rcode != rcodeNXDomain
+	}
+	got, _ := question(m)
+	return len(got) == len(asked) &&
+		equalFold(got[:name], asked[:name]) &&
+		bytes.Equal(got[name:], asked[name:])
+}
+
+// question gives the question section of a message that asks exactly one thing,
+// and the length of the name at its start; nil for any other message.
+func question(m []byte) (section []byte, name int) {
+	if len(m) < headerLen || binary.BigEndian.Uint16(m[4:]) != 1 {
+		return nil, 0
+	}
+	end := skipName(m, headerLen)
+	if end < 0 || end+4 > len(m) {
+		return nil, 0
+	}
+	return m[headerLen : end+4], end - headerLen
+}
+
+// skipName gives the offset after the name at off, or -1. A compression pointer
+// ends a name; it is not followed.
+func skipName(m []byte, off int) int {
+	for off < len(m) {
+		switch n := int(m[off]); {
+		case n == 0:
+			return off + 1
+		case n >= 0xc0:
+			if off+2 > len(m) {
+				return -1
+			}
+			return off + 2
+		case n > 63:
+			return -1
+		default:
+			off += 1 + n
+		}
+	}
+	return -1
+}
+
+// equalFold compares names of equal length, ASCII letters in either case
+// (RFC 4343). Label lengths are below 64 and therefore no letters.
+func equalFold(a, b []byte) bool {
+	for i := range a {
+		if lower(a[i]) != lower(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		return c + 'a' - 'A'
+	}
+	return c
+}
+
+// servFail builds the answer "server failure" to the query q, which isQuery has
+// accepted. It repeats the question if there is exactly one, and carries an OPT
+// record if q does (RFC 6891, section 6.1.1).
+func servFail(q []byte) []byte {
+	section, _ := question(q)
+	m := make([]byte, headerLen, headerLen+len(section)+11)
+	copy(m, q[:2])
+	m[2] = flagQR | q[2]&flagOpRD
+	m[3] = flagRA | q[3]&flagCD | rcodeServFail
+	if section != nil {
+		m[5] = 1
+		m = append(m, section...)
+	}
+	if hasOPT(q) {
+		const payload = 1232 // what passes anywhere unfragmented; DNS flag day 2020
+		m[11] = 1
+		m = append(m, 0, 0, typeOPT, payload>>8, payload&0xff, 0, 0, 0, 0, 0, 0)
+	}
+	return m
+}
+
+// hasOPT reports whether q carries an OPT record in its additional section.
+func hasOPT(q []byte) bool {
+	off := headerLen
+	for range binary.BigEndian.Uint16(q[4:]) {
+		if off = skipName(q, off); off < 0 || off+4 > len(q) {
+			return false
+		}
+		off += 4
+	}
+	before := int(binary.BigEndian.Uint16(q[6:])) + int(binary.BigEndian.Uint16(q[8:]))
+	for i := range before + int(binary.BigEndian.Uint16(q[10:])) {
+		if off = skipName(q, off); off < 0 || off+10 > len(q) {
+			return false
+		}
+		if i >= before && binary.BigEndian.Uint16(q[off:]) == typeOPT {
+			return true
+		}
+		off += 10 + int(binary.BigEndian.Uint16(q[off+8:]))
+	}
+	return false
+}
