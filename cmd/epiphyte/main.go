@@ -1,0 +1,32 @@
+// Command epiphyte gives an unprivileged network namespace TCP, UDP, ping and
+// DNS: a TAP in the namespace, a userspace network stack behind it, and ordinary
+// sockets of the host beyond that.
+//
+//	epiphyte [OPTION]... PID|PATH|FD [TAPNAME]
+//	epiphyte run [OPTION]... [--] [COMMAND [ARG]...]
+//
+// The first form is the command line of slirp4netns(1), and is used under that
+// name as well. The second makes the namespaces too and runs a command in them.
+//
+// The program starts itself again for two short-lived roles inside the guest's
+// namespaces; which role a process has is decided before anything else.
+package main
+
+import (
+	"context"
+	"os"
+
+	"epiphyte/internal/cli"
+	"epiphyte/internal/namespace"
+	"epiphyte/tap"
+)
+
+func main() {
+	switch {
+	case tap.IsChild():
+		os.Exit(tap.ChildMain())
+	case namespace.IsChild():
+		os.Exit(namespace.ChildMain())
+	}
+	os.Exit(cli.Main(context.Background(), os.Args, os.Stdout, os.Stderr))
+}

@@ -1,0 +1,57 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"epiphyte/tap"
+)
+
+// run serves the guest until the exit fd hangs up or the TAP vanishes. It
+// returns the exit code.
+func (a *Attach) run(ctx context.Context, prog string, stdout, stderr io.Writer) int {
+	r := newReporter(prog, &a.Options, stderr)
+	if a.Target == (tap.Target{}) || a.Target.FD > 0 {
+		fd, err := tapFD(a.Target.FD)
+		if err != nil {
+			return r.fail(err)
+		}
+		// The caller configures a TAP that it opened itself.
+		a.Target.FD, a.Configure = fd, false
+	}
+	n, err := a.startNetwork(ctx, a.tapConfig(a.Target, a.Name, a.Configure, a.MAC, r), r)
+	if err != nil {
+		return r.fail(err)
+	}
+	defer n.Close()
+
+	io.WriteString(stdout, a.banner())
+	a.ReadyFD.Notify()
+	if a.ExitFD.num == a.ReadyFD.num {
+		a.ExitFD.open = false // just closed
+	}
+
+	hangup := make(chan error, 1)
+	if a.ExitFD.Given() {
+		go func() { hangup <- a.ExitFD.WaitHangup(ctx) }()
+	}
+	select {
+	case err := <-hangup:
+		if err != nil {
+			return r.fail(err)
+		}
+		r.log.Debug("exit fd hung up")
+		return 0
+	case <-n.ended:
+		return r.fail(fmt.Errorf("%s: %w; start again to make it anew", a.label(), n.Err()))
+	}
+}
+
+// label names the device in messages.
+func (a *Attach) label() string {
+	if a.Name == "" {
+		return fmt.Sprintf("TAP fd %d", a.Target.FD)
+	}
+	return a.Name
+}

@@ -1,0 +1,241 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"epiphyte/internal/plan"
+	"epiphyte/tap"
+)
+
+// Attach is the command line of the attach command: namespaces that exist, and
+// the TAP to be served in them.
+type Attach struct {
+	Options
+	Target    tap.Target
+	Name      string // of the TAP; empty with a TAP fd
+	Configure bool   // link up, MTU, MAC, address, default route
+	MAC       net.HardwareAddr
+	ReadyFD   FD
+	ExitFD    FD
+	Notices   string // for stdout before anything else, a line each
+}
+
+// The kinds of target, as --netns-type names them. Every other word means
+// netnsPath, as callers of the original could rely on.
+const (
+	netnsPath  = "path"
+	netnsPID   = "pid"
+	netnsTapFD = "tapfd"
+)
+
+// ifNameLen is the longest interface name the kernel takes (IFNAMSIZ - 1).
+const ifNameLen = 15
+
+// later are the contract's options whose function this version does not have.
+// They take part in abbreviations, so that a shortened name never means another
+// option than it should, but not in --help.
+var later = [...]struct {
+	name, shorthand string
+	argument        bool
+}{
+	{"api-socket", "a", true},
+	{"enable-sandbox", "", false},
+	{"create-sandbox", "", false},
+	{"enable-seccomp", "", false},
+	{"outbound-addr", "", true},
+	{"outbound-addr6", "", true},
+}
+
+// attachParser holds what the flags write that does not belong to the result.
+type attachParser struct {
+	Attach
+	prog      string
+	cidr      string
+	netnsType string
+	userns    string
+	mac       string
+	ipv6      bool
+}
+
+// ParseAttach reads the command line of the attach command. prog is the name
+// that we were called by. The second result is not nil when the command line
+// by itself ends the program; the first is valid only otherwise.
+func ParseAttach(prog string, args []string) (*Attach, *Exit) {
+	p := &attachParser{
+		Attach:    Attach{Options: defaultOptions(1500)},
+		prog:      prog,
+		cidr:      plan.DefaultIPv4().String(),
+		netnsType: netnsPID,
+	}
+	exit := p.parse(args)
+	if exit != nil {
+		exit.Stdout = p.Notices + exit.Stdout
+		return nil, exit
+	}
+	return &p.Attach, nil
+}
+
+func (p *attachParser) parse(args []string) *Exit {
+	fs := p.flags()
+	usage := func() string { return attachUsage(p.prog, fs) }
+
+	// The options before a fault are acted upon first: one of them may end
+	// the program on its own account.
+	options, operands, fault := dialect{prog: p.prog}.getopt(fs, args)
+	if err := fs.Parse(options); err != nil {
+		return parseFault(err, usage)
+	}
+	if fault != nil {
+		return usageError(fault.Error(), usage())
+	}
+	if p.mac != "" && !p.Configure {
+		return usageError("--macaddr cannot be specified when --configure or -c is not specified", usage())
+	}
+	if err := p.target(operands); err != nil {
+		return usageError(err.Error(), usage())
+	}
+	if exit := p.setPlan(p.cidr, p.ipv6); exit != nil {
+		return exit
+	}
+	if p.mac != "" {
+		mac, err := parseMAC(p.mac)
+		if err != nil {
+			return &Exit{Code: 1, Stderr: err.Error()}
+		}
+		p.MAC = mac
+	}
+	return p.checkMTU()
+}
+
+// target reads the operands. An error without text asks for the usage alone.
+func (p *attachParser) target(operands []string) error {
+	want := 2
+	if p.netnsType == netnsTapFD {
+		want = 1
+	}
+	if len(operands) < want {
+		return errors.New("")
+	}
+	if len(operands) > want {
+		// Not an error: callers pass a stray argument.
+		p.notice("WARNING: too many arguments")
+	}
+	switch p.netnsType {
+	case netnsTapFD:
+		fd, err := parseInt(operands[0])
+		if err != nil || fd < 0 || operands[0] == "" {
+			return errors.New("TAPFD must a file descriptor")
+		}
+		p.Target.FD = fd
+		return nil
+	case netnsPID:
+		pid, err := parseInt(operands[0])
+		if err != nil || pid <= 0 {
+			return errors.New("PID must be a positive integer")
+		}
+		p.Target.PID = pid
+		if p.userns != "" {
+			p.Target = tap.Target{NetNS: fmt.Sprintf("/proc/%d/ns/net", pid), UserNS: p.userns}
+		}
+	default:
+		if _, err := os.Stat(operands[0]); err != nil {
+			return fmt.Errorf("existing path expected when --netns-type=path: %s", errnoText(err))
+		}
+		p.Target.NetNS = operands[0]
+		p.Target.UserNS = p.userns
+	}
+	p.Name = operands[1]
+	if len(p.Name) > ifNameLen {
+		p.Name = p.Name[:ifNameLen]
+	}
+	return nil
+}
+
+func (p *attachParser) notice(line string) { p.Notices += line + "\n" }
+
+// flags declares every option, in the order of --help.
+func (p *attachParser) flags() *pflag.FlagSet {
+	fs := pflag.NewFlagSet(p.prog, pflag.ContinueOnError)
+	fs.SortFlags = false
+	fs.SetOutput(io.Discard)
+
+	set := func(dst *bool, notice string) func() error {
+		return func() error {
+			*dst = true
+			if notice != "" {
+				p.notice(notice)
+			}
+			return nil
+		}
+	}
+	switchFlag(fs, "configure", "c", "bring lo and the TAP up: MTU, MAC, address, default route", set(&p.Configure, ""))
+	fs.VarP(fdValue("exit-fd", &p.ExitFD), "exit-fd", "e", "end when the other side of `FD` is closed")
+	fs.VarP(fdValue("ready-fd", &p.ReadyFD), "ready-fd", "r", "write \"1\" to `FD` once the network works")
+	fs.VarP(mtuValue(&p.MTU), "mtu", "m", fmt.Sprintf("set the `MTU` in bytes, at most %d", maxMTU))
+	switchFlag(fs, "enable-ipv6", "6", "enable IPv6 (fd00::/64)", set(&p.ipv6, "WARNING: Support for IPv6 is experimental"))
+	fs.Var(stringValue(&p.cidr), "cidr", "use the IPv4 subnet `CIDR` for the guest")
+	switchFlag(fs, "disable-host-loopback", "", "refuse connections to the host's 127.0.0.1 and ::1 through the gateway address",
+		set(&p.DisableHostLoopback, ""))
+	switchFlag(fs, "no-host-loopback", "", "deprecated alias of --disable-host-loopback",
+		set(&p.DisableHostLoopback, "WARNING: --no-host-loopback is deprecated, use --disable-host-loopback"))
+	fs.Var(stringValue(&p.netnsType), "netns-type", "the first argument is a `TYPE`: path, pid, tapfd")
+	fs.Var(usernsPathValue(&p.userns), "userns-path", "join the user namespace `PATH` as well")
+	switchFlag(fs, "disable-dns", "", "do not forward the guest's DNS address to the host's name servers", set(&p.DisableDNS, ""))
+	fs.Var(stringValue(&p.mac), "macaddress", "give the TAP the `MAC` address (with -c)")
+	fs.Var(p.targetType(), "target-type", "kind of target, `TYPE`: netns")
+	p.addOwn(fs)
+	switchFlag(fs, "help", "h", "show this help and exit", func() error {
+		return &Exit{Stdout: attachUsage(p.prog, fs)}
+	})
+	switchFlag(fs, "version", "v", "show the version and exit", func() error {
+		return &Exit{Stdout: versionText(p.prog)}
+	})
+	for _, l := range later {
+		f := fs.VarPF(value{set: func(string) error { return p.refuse("--" + l.name) }}, l.name, l.shorthand, "")
+		f.Hidden = true
+		if !l.argument {
+			f.NoOptDefVal = "true"
+		}
+	}
+	return fs
+}
+
+// targetType is the value of --target-type, of which this version has one.
+func (p *attachParser) targetType() value {
+	return value{initial: "netns", set: func(s string) error {
+		switch s {
+		case "netns":
+			return nil
+		case "bess":
+			return p.refuse("--target-type=bess")
+		}
+		return errors.New(`--target-type must be either "netns" or "bess"`)
+	}}
+}
+
+// refuse answers an option whose function does not exist yet.
+func (p *attachParser) refuse(option string) *Exit {
+	return &Exit{Code: 1, Stderr: fmt.Sprintf("%s: %s is not supported by this version; start without it (--help lists what is)", p.prog, option)}
+}
+
+// attachUsage is the text of --help. Callers search it for option names.
+func attachUsage(prog string, fs *pflag.FlagSet) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Usage: %s [OPTION]... PID|PATH|FD [TAPNAME]\n", prog)
+	if prog != compatible {
+		fmt.Fprintf(&b, "       %s run [OPTION]... [--] [COMMAND [ARG]...]\n", prog)
+	}
+	b.WriteString("User-mode networking for unprivileged network namespaces.\n\n")
+	b.WriteString(fs.FlagUsages())
+	if prog != compatible {
+		fmt.Fprintf(&b, "\n'%s run' starts a command in namespaces of its own; see '%s run --help'.\n", prog, prog)
+	}
+	return b.String()
+}

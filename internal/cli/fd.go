@@ -1,0 +1,105 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// FD is a descriptor named on the command line. The zero value is none.
+type FD struct {
+	given bool
+	num   int
+	open  bool // was open when the command line was read
+}
+
+// claim takes a descriptor that the caller passed by number and keeps it from
+// the processes we start. A number that is not open stays so: whatever we open
+// under it later is ours and is not touched.
+func claim(num int) FD {
+	flags, err := unix.FcntlInt(uintptr(num), unix.F_GETFD, 0)
+	if err != nil {
+		return FD{given: true, num: num}
+	}
+	if num > 2 {
+		unix.FcntlInt(uintptr(num), unix.F_SETFD, flags|unix.FD_CLOEXEC)
+	}
+	return FD{given: true, num: num, open: true}
+}
+
+// Given reports whether the flag was on the command line.
+func (f FD) Given() bool { return f.given }
+
+// Notify writes the single byte '1' and closes the descriptor, which is how the
+// caller learns that the network is ready (contract, "ready-fd"). Errors are
+// ignored: the caller may be gone, or not care.
+func (f FD) Notify() {
+	if !f.open {
+		return
+	}
+	for {
+		if _, err := unix.Write(f.num, []byte{'1'}); err != unix.EINTR {
+			break
+		}
+	}
+	f.release()
+}
+
+// release closes the descriptor. A standard stream is replaced by /dev/null
+// instead, so that its number does not come to be a socket of ours.
+func (f FD) release() {
+	if f.num > 2 {
+		unix.Close(f.num)
+		return
+	}
+	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	unix.Dup3(null, f.num, 0)
+	unix.Close(null)
+}
+
+// WaitHangup blocks until poll(2), asked for POLLHUP alone, returns any event
+// of the descriptor: the other end of a pipe or socket is gone, or the number
+// was not open to begin with. Data to read is no event, and a regular file
+// never has one. It returns nil then, the context's error when that ends first,
+// and otherwise poll's error.
+func (f FD) WaitHangup(ctx context.Context) error {
+	if !f.open {
+		return nil
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("create eventfd: %w", err)
+	}
+	woken := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		unix.Write(wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+		close(woken)
+	})
+	defer func() {
+		if !stop() {
+			<-woken
+		}
+		unix.Close(wake)
+	}()
+	for {
+		fds := []unix.PollFd{
+			{Fd: int32(f.num), Events: unix.POLLHUP},
+			{Fd: int32(wake), Events: unix.POLLIN},
+		}
+		_, err := unix.Poll(fds, -1)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return fmt.Errorf("poll exit-fd %d: %w", f.num, err)
+		case fds[0].Revents != 0:
+			return nil
+		case fds[1].Revents != 0:
+			return ctx.Err()
+		}
+	}
+}

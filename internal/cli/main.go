@@ -1,0 +1,53 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os/signal"
+	"path"
+	"syscall"
+)
+
+// runCommand is the first argument that selects the run command.
+const runCommand = "run"
+
+// Main is the program: args is the whole argument vector, the name that it was
+// called by first. It returns the exit code.
+//
+// Called as slirp4netns it is that program alone, without our own commands.
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	prog := "epiphyte"
+	if len(args) > 0 && path.Base(args[0]) == compatible {
+		prog = compatible
+	}
+	if len(args) > 0 {
+		args = args[1:]
+	}
+	// Whoever read our output may be gone; the guest's network must not end
+	// with it.
+	signal.Ignore(syscall.SIGPIPE)
+
+	if prog != compatible && len(args) > 0 && args[0] == runCommand {
+		r, exit := ParseRun(prog, args[1:])
+		if exit != nil {
+			return exit.write(stdout, stderr)
+		}
+		return r.run(ctx, prog, stderr)
+	}
+	a, exit := ParseAttach(prog, args)
+	if exit != nil {
+		return exit.write(stdout, stderr)
+	}
+	io.WriteString(stdout, a.Notices)
+	return a.run(ctx, prog, stdout, stderr)
+}
+
+// write says what there is to say and returns the code.
+func (e *Exit) write(stdout, stderr io.Writer) int {
+	if e.Stderr != "" {
+		fmt.Fprintln(stderr, e.Stderr)
+	}
+	io.WriteString(stdout, e.Stdout)
+	return e.Code
+}

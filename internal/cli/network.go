@@ -1,0 +1,115 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/guest"
+	"epiphyte/tap"
+)
+
+// network is a guest being served: the device, and the stack behind it.
+type network struct {
+	device *tap.Device
+	guest  *guest.Guest
+	cancel context.CancelFunc
+	ended  chan struct{} // closed when Serve has returned
+	err    error         // Serve's result, valid once ended is closed
+}
+
+// farewell bounds the orderly end. Nothing depends on it: the kernel closes all
+// that is left, and callers count the milliseconds until we are gone.
+const farewell = 100 * time.Millisecond
+
+// tapConfig is the device as the options ask for it.
+func (o *Options) tapConfig(target tap.Target, name string, configure bool, mac net.HardwareAddr, r *reporter) tap.Config {
+	cfg := tap.Config{Target: target, Name: name, NoOffload: o.NoOffload, Logger: r.log}
+	if configure {
+		cfg.Configure = &tap.Network{
+			Address: netip.PrefixFrom(o.Plan.Guest, o.Plan.Prefix.Bits()),
+			Gateway: o.Plan.Gateway,
+			MTU:     o.MTU,
+			MAC:     mac,
+		}
+	}
+	return cfg
+}
+
+// startNetwork makes the device and begins to serve it. Nothing is left when it
+// fails.
+func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter) (*network, error) {
+	pending, err := tap.Start(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	device, err := pending.Wait()
+	if err != nil {
+		return nil, err
+	}
+	g, err := guest.New(guest.Config{
+		Device:              device,
+		Plan:                o.Plan,
+		MTU:                 o.MTU,
+		DisableHostLoopback: o.DisableHostLoopback,
+		DisableDNS:          o.DisableDNS,
+		PlainTCP:            o.TCPPath == tcpPlain,
+		ResolvConf:          o.ResolvConf,
+		Logger:              r.log,
+	})
+	if err != nil {
+		device.Close()
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	n := &network{device: device, guest: g, cancel: cancel, ended: make(chan struct{})}
+	go n.serve(ctx)
+	return n, nil
+}
+
+func (n *network) serve(ctx context.Context) {
+	n.err = n.guest.Serve(ctx)
+	close(n.ended)
+}
+
+// Err is why serving ended by itself; ended must be closed.
+func (n *network) Err() error {
+	if n.err == nil {
+		return errors.New("the guest's network stack stopped")
+	}
+	return n.err
+}
+
+// Close stops serving and removes the device, waiting only briefly.
+func (n *network) Close() {
+	n.cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		<-n.ended
+		n.guest.Close()
+		n.device.Close()
+	}()
+	select {
+	case <-done:
+	case <-time.After(farewell):
+	}
+}
+
+// tapFD moves a TAP descriptor out of the standard streams' numbers, which the
+// device layer reserves.
+func tapFD(fd int) (int, error) {
+	if fd > 2 {
+		return fd, nil
+	}
+	moved, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return 0, fmt.Errorf("use fd %d as TAP: %w", fd, err)
+	}
+	return moved, nil
+}

@@ -1,0 +1,79 @@
+package cli
+
+import (
+	"log/slog"
+	"net/netip"
+
+	"github.com/spf13/pflag"
+
+	"epiphyte/internal/plan"
+)
+
+// Options are what both commands have in common: the guest's network and how
+// the program does its work.
+type Options struct {
+	Plan                plan.Plan
+	MTU                 int // bytes of an IP packet, 68 to 65521
+	DisableHostLoopback bool
+	DisableDNS          bool
+
+	ResolvConf string     // where the host's name servers are read
+	TCPPath    string     // tcpInline or tcpPlain
+	NoOffload  bool       // no virtio-net header on the TAP
+	LogLevel   slog.Level // to stderr
+	LogFormat  string     // logText or logJSON
+}
+
+// Values of --tcp-path and --log-format.
+const (
+	tcpInline = "inline"
+	tcpPlain  = "plain"
+	logText   = "text"
+	logJSON   = "json"
+)
+
+func defaultOptions(mtu int) Options {
+	return Options{
+		MTU:        mtu,
+		ResolvConf: "/etc/resolv.conf",
+		TCPPath:    tcpInline,
+		LogFormat:  logText,
+	}
+}
+
+// addOwn adds the flags that are not of the contract.
+func (o *Options) addOwn(fs *pflag.FlagSet) {
+	fs.Var(levelValue(&o.LogLevel), "log-level", "log to stderr from `LEVEL` on: debug, info, warn, error")
+	fs.Var(choiceValue("log-format", &o.LogFormat, logText, logJSON), "log-format", "write the log as `FORMAT`: text, json")
+	fs.Var(stringValue(&o.ResolvConf), "resolv-conf", "read the host's name servers from `PATH`")
+	fs.Var(choiceValue("tcp-path", &o.TCPPath, tcpInline, tcpPlain), "tcp-path", "handle TCP segments by `PATH`: inline (faster), plain")
+	boolFlag(fs, "no-offload", "", "use the TAP without checksum and segmentation offload", &o.NoOffload)
+	for _, name := range [...]string{"log-level", "log-format", "resolv-conf", "tcp-path", "no-offload"} {
+		fs.Lookup(name).Annotations = map[string][]string{ownFlag: nil}
+	}
+}
+
+// checkMTU refuses what passes as a number but cannot be an interface's MTU.
+func (o *Options) checkMTU() *Exit {
+	if o.MTU < minMTU {
+		return &Exit{Code: 1, Stderr: "cannot set MTU: Invalid argument (an IPv4 link carries at least 68 bytes)"}
+	}
+	return nil
+}
+
+// setPlan computes the address plan, the last of the contract's checks.
+func (o *Options) setPlan(cidr string, ipv6 bool) *Exit {
+	v4, err := plan.ParseCIDR(cidr)
+	if err != nil {
+		return &Exit{Code: 1, Stderr: err.Error()}
+	}
+	var v6 netip.Prefix
+	if ipv6 {
+		v6 = plan.DefaultIPv6()
+	}
+	o.Plan, err = plan.New(v4, v6)
+	if err != nil {
+		return &Exit{Code: 1, Stderr: err.Error()}
+	}
+	return nil
+}

@@ -1,0 +1,75 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/netip"
+
+	"epiphyte/internal/namespace"
+	"epiphyte/tap"
+)
+
+// runTAP is the name of the guest's interface, which people know.
+const runTAP = "tap0"
+
+// run makes the namespaces, serves them and runs the command in them. It
+// returns the command's exit status, or 1 when it could not be started.
+func (c *Run) run(ctx context.Context, prog string, stderr io.Writer) int {
+	r := newReporter(prog, &c.Options, stderr)
+	io.WriteString(stderr, c.Notices)
+
+	signals := namespace.CatchSignals()
+	defer signals.Close()
+	p, err := namespace.Start(namespace.Config{
+		Command:     c.Command,
+		Nameservers: c.nameservers(),
+		Interface:   runTAP,
+		WaitIPv6:    c.Plan.IPv6(),
+	})
+	if err != nil {
+		return r.fail(err)
+	}
+	defer p.Close()
+	for _, w := range p.Warnings {
+		r.log.Warn(w)
+	}
+	n, err := c.startNetwork(ctx, c.tapConfig(tap.Target{PID: p.PID()}, runTAP, true, nil, r), r)
+	if err != nil {
+		return r.fail(err)
+	}
+	defer n.Close()
+	if err := p.Release(); err != nil {
+		return r.fail(err)
+	}
+
+	ended := n.ended
+	for {
+		select {
+		case sig := <-signals.C():
+			p.Forward(sig)
+		case <-ended:
+			// The command may still have work to do without a network.
+			r.fail(fmt.Errorf("%s: %w; the command goes on without a network", runTAP, n.Err()))
+			ended = nil
+		case <-p.Done():
+			status, err := p.Status()
+			if err != nil {
+				return r.fail(err)
+			}
+			return status
+		}
+	}
+}
+
+// nameservers are the plan's, unless they would not answer.
+func (c *Run) nameservers() []netip.Addr {
+	if c.DisableDNS {
+		return nil
+	}
+	servers := []netip.Addr{c.Plan.DNS}
+	if c.Plan.IPv6() {
+		servers = append(servers, c.Plan.DNS6)
+	}
+	return servers
+}

@@ -1,0 +1,90 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"epiphyte/internal/plan"
+)
+
+// Run is the command line of the run command: a command in namespaces made for
+// it.
+type Run struct {
+	Options
+	Command []string // never empty
+	Notices string   // for stderr before anything else, a line each
+}
+
+// runMTU is the MTU of a network that only we and the kernel see: the largest
+// that is a multiple of 16, as callers of the contract choose it.
+const runMTU = 65520
+
+// minMTU6 is the least MTU of an IPv6 link in bytes (RFC 8200, 5). The kernel
+// turns IPv6 off on an interface with less.
+const minMTU6 = 1280
+
+// ParseRun reads the command line of the run command, without the word run. The
+// second result is not nil when the command line by itself ends the program.
+func ParseRun(prog string, args []string) (*Run, *Exit) {
+	r := &Run{Options: defaultOptions(runMTU)}
+	cidr, ipv6 := plan.DefaultIPv4().String(), true
+
+	fs := pflag.NewFlagSet(prog+" "+runCommand, pflag.ContinueOnError)
+	fs.SortFlags = false
+	fs.SetOutput(io.Discard)
+	fs.VarP(mtuValue(&r.MTU), "mtu", "m", fmt.Sprintf("set the `MTU` in bytes, at most %d", maxMTU))
+	fs.Var(stringValue(&cidr), "cidr", "use the IPv4 subnet `CIDR`")
+	boolFlag(fs, "ipv6", "6", "have IPv6 (fd00::/64) as well; --ipv6=false for IPv4 only", &ipv6)
+	boolFlag(fs, "disable-host-loopback", "", "refuse connections to the host's 127.0.0.1 and ::1, which the gateway address leads to", &r.DisableHostLoopback)
+	boolFlag(fs, "disable-dns", "", "do not forward DNS, and leave resolv.conf as it is", &r.DisableDNS)
+	r.addOwn(fs)
+	usage := func() string { return runUsage(prog, fs) }
+	switchFlag(fs, "help", "h", "show this help and exit", func() error { return &Exit{Stdout: usage()} })
+
+	options, operands, fault := dialect{prog: prog, operandEnds: true, boolArgument: true}.getopt(fs, args)
+	if err := fs.Parse(options); err != nil {
+		return nil, parseFault(err, usage)
+	}
+	if fault != nil {
+		return nil, usageError(fault.Error(), usage())
+	}
+	r.Command = operands
+	if len(r.Command) == 0 {
+		r.Command = []string{shell()}
+	}
+	if r.MTU < minMTU6 && ipv6 {
+		ipv6 = false
+		r.Notices = fmt.Sprintf("%s: no IPv6: an MTU of %d is below its least, %d\n", prog, r.MTU, minMTU6)
+	}
+	if exit := r.setPlan(cidr, ipv6); exit != nil {
+		return nil, exit
+	}
+	if exit := r.checkMTU(); exit != nil {
+		return nil, exit
+	}
+	return r, nil
+}
+
+// shell is the user's own, as su(1) and script(1) choose it.
+func shell() string {
+	if s := os.Getenv("SHELL"); s != "" {
+		return s
+	}
+	return "/bin/sh"
+}
+
+// runUsage is the text of run --help.
+func runUsage(prog string, fs *pflag.FlagSet) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Usage: %s run [OPTION]... [--] [COMMAND [ARG]...]\n", prog)
+	b.WriteString("Run COMMAND (default: $SHELL) as root of its own user, network and mount namespaces,\n" +
+		"with a network and a resolv.conf, as a plain user. Exits with its status.\n" +
+		"The host's 127.0.0.1 and ::1 are reachable as the gateway address (10.0.2.2, fd00::2),\n" +
+		"unless --disable-host-loopback is given.\n\n")
+	b.WriteString(fs.FlagUsages())
+	return b.String()
+}

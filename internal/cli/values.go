@@ -1,0 +1,157 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// value is a pflag.Value made of functions: what to do when the flag is set and
+// what to show as its default.
+type value struct {
+	set     func(string) error
+	initial string
+	kind    string // "bool": shown without an argument
+}
+
+func (v value) Set(s string) error { return v.set(s) }
+func (v value) String() string     { return v.initial }
+func (v value) Type() string       { return v.kind }
+
+// switchFlag adds a flag without argument that calls act each time it is given.
+func switchFlag(fs *pflag.FlagSet, name, shorthand, usage string, act func() error) *pflag.Flag {
+	f := fs.VarPF(value{kind: "bool", set: func(string) error { return act() }}, name, shorthand, usage)
+	f.NoOptDefVal = "true"
+	return f
+}
+
+// boolFlag adds a flag that sets dst, to true when it has no argument.
+func boolFlag(fs *pflag.FlagSet, name, shorthand, usage string, dst *bool) {
+	v := value{kind: "bool", initial: strconv.FormatBool(*dst), set: func(s string) error {
+		b, err := strconv.ParseBool(s)
+		if err != nil {
+			return fmt.Errorf("--%s must be true or false", name)
+		}
+		*dst = b
+		return nil
+	}}
+	fs.VarPF(v, name, shorthand, usage).NoOptDefVal = "true"
+}
+
+// parseInt reads an integer of the contract, as strtol(3) does in base 10, to
+// the end of the string: leading white space and a sign are allowed, an empty
+// string is 0. Out of range is an error where the original wraps around.
+func parseInt(s string) (int, error) {
+	s = strings.TrimLeft(s, " \t\n\v\f\r")
+	if s == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(s, 10, 32)
+	return int(n), err
+}
+
+// fdValue reads a descriptor number, 0 or greater.
+func fdValue(name string, dst *FD) value {
+	return value{set: func(s string) error {
+		n, err := parseInt(s)
+		if err != nil || n < 0 {
+			return fmt.Errorf("%s must be a non-negative integer", name)
+		}
+		*dst = claim(n)
+		return nil
+	}}
+}
+
+// maxMTU is the longest IP packet that a TAP frame of 65535 bytes carries with
+// its Ethernet header, as the contract bounds it.
+const maxMTU = 65521
+
+// minMTU is what RFC 791 asks of every IPv4 link, and the least that the
+// kernel accepts for a TAP.
+const minMTU = 68
+
+// mtuValue reads an MTU, 1 to 65521 bytes: the contract refuses the values
+// below 68 later than the rest.
+func mtuValue(dst *int) value {
+	return value{initial: strconv.Itoa(*dst), set: func(s string) error {
+		n, err := parseInt(s)
+		if err != nil || n <= 0 || n > maxMTU {
+			return fmt.Errorf("MTU must be a positive integer (< %d)", maxMTU+1)
+		}
+		*dst = n
+		return nil
+	}}
+}
+
+// stringValue takes any string.
+func stringValue(dst *string) value {
+	return value{initial: *dst, set: func(s string) error { *dst = s; return nil }}
+}
+
+// usernsPathValue takes a path that exists now.
+func usernsPathValue(dst *string) value {
+	return value{set: func(s string) error {
+		if _, err := os.Stat(s); err != nil {
+			return fmt.Errorf("userns path doesn't exist: %s", s)
+		}
+		*dst = s
+		return nil
+	}}
+}
+
+// choiceValue takes one of the given words.
+func choiceValue(name string, dst *string, choices ...string) value {
+	return value{initial: *dst, set: func(s string) error {
+		for _, c := range choices {
+			if s == c {
+				*dst = s
+				return nil
+			}
+		}
+		return fmt.Errorf("--%s must be one of %s", name, strings.Join(choices, ", "))
+	}}
+}
+
+// levelValue takes the name of a log level.
+func levelValue(dst *slog.Level) value {
+	return value{initial: strings.ToLower(dst.String()), set: func(s string) error {
+		switch strings.ToLower(s) {
+		case "debug", "info", "warn", "error":
+			return dst.UnmarshalText([]byte(s))
+		}
+		return errors.New("--log-level must be one of debug, info, warn, error")
+	}}
+}
+
+// parseMAC reads the argument of --macaddress: six bytes in hex, one or two
+// digits each, separated by colons; what follows the digits of a byte is
+// ignored, as sscanf(3) would. An address that no interface can have
+// (multicast, all zero) is refused here rather than by the kernel later.
+func parseMAC(s string) (net.HardwareAddr, error) {
+	bad := fmt.Errorf("macaddress has to be a valid MAC address (hex string, 6 bytes, each byte separated by a ':'): %q", s)
+	parts := strings.Split(s, ":")
+	if len(parts) != 6 {
+		return nil, bad
+	}
+	mac := make(net.HardwareAddr, 6)
+	any := byte(0)
+	for i, part := range parts {
+		digits := part[:len(part)-len(strings.TrimLeft(part, "0123456789abcdefABCDEF"))]
+		b, err := strconv.ParseUint(digits, 16, 8)
+		if err != nil {
+			return nil, bad
+		}
+		mac[i] = byte(b)
+		any |= mac[i]
+	}
+	if mac[0]&1 != 0 || any == 0 {
+		return nil, fmt.Errorf("macaddress has to be a unicast address other than zero: %q", s)
+	}
+	return mac, nil
+}

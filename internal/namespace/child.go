@@ -1,0 +1,78 @@
+package namespace
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// childName is argv[0] of the re-executed role.
+const childName = "epiphyte-command"
+
+// addressWait bounds the wait for an IPv6 address: the guest works over IPv4
+// without it.
+const addressWait = time.Second
+
+// IsChild reports whether this process was started as the child of Start. main
+// must ask before it looks at flags or builds anything.
+func IsChild() bool {
+	return len(os.Args) > 2 && os.Args[0] == childName
+}
+
+// ChildMain is the child's main function. It becomes the command and does not
+// return then; otherwise it returns the exit status, 126 or 127 as a shell has
+// them when the command cannot be executed.
+func ChildMain() int {
+	control, err := strconv.Atoi(os.Args[1])
+	if err != nil {
+		return 2
+	}
+	unix.CloseOnExec(control)
+	buf := make([]byte, maxMessage)
+	var o order
+	if n, err := read(control, buf); err != nil || json.Unmarshal(buf[:n], &o) != nil {
+		return 2
+	}
+	rep := o.prepare()
+	msg, err := json.Marshal(rep)
+	if err != nil || unix.Send(control, msg, unix.MSG_NOSIGNAL) != nil || rep.Fault != "" {
+		return 1
+	}
+	if n, err := read(control, buf); err != nil || string(buf[:n]) != release {
+		return 1
+	}
+	if o.WaitIPv6 && !waitIPv6(o.Interface, addressWait) {
+		fmt.Fprintf(os.Stderr, "epiphyte: %s has no IPv6 address yet after %v; starting the command without\n", o.Interface, addressWait)
+	}
+	return execute(os.Args[2:])
+}
+
+// prepare does what must be done inside before there is an interface.
+func (o *order) prepare() report {
+	var rep report
+	if len(o.Nameservers) > 0 {
+		warning, err := mountResolvConf("/etc/resolv.conf", o.Nameservers)
+		if err != nil {
+			return report{Fault: fmt.Sprintf("%v%s", err, hint(err, readSetting))}
+		}
+		if warning != "" {
+			rep.Warnings = append(rep.Warnings, warning)
+		}
+	}
+	rep.Warnings = append(rep.Warnings, applySettings("/proc/sys/net", o.WaitIPv6)...)
+	return rep
+}
+
+// read is read(2), begun again when a signal interrupts it.
+func read(fd int, buf []byte) (int, error) {
+	for {
+		n, err := unix.Read(fd, buf)
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}

@@ -1,0 +1,36 @@
+// Package namespace starts a command in user, network and mount namespaces of
+// its own, held back until somebody has given it a network.
+//
+// # Theory of operation
+//
+// Start clones this program into new namespaces, where it recognises its role
+// by argv[0] (IsChild, ChildMain). The caller's user becomes root there and is
+// the only user; supplementary groups cannot be changed (user_namespaces(7)).
+// The child prepares what only a member can: its resolv.conf, and the network
+// settings that must be in place before an interface appears. It reports, and
+// waits. The caller makes the network and calls Release; the child waits until
+// its address can be used and becomes the command by execve, so that the command
+// has the process id, the terminal and the process group that the child had.
+//
+// The child stays in its parent's process group and session: whoever has the
+// terminal in the foreground keeps it, job control works as if the program were
+// not there, and signals made by the terminal reach the command by themselves.
+// Forward passes on all others.
+//
+// # Invariants
+//
+// The child dies with us: it is killed by the kernel when the thread that
+// started it ends (PR_SET_PDEATHSIG), and that thread is kept until the child
+// has been waited for. It ends by itself when it was never released. The mount
+// over resolv.conf exists in the child's mount namespace only, on a file system
+// in memory; nothing is written to disk.
+//
+// # Limits
+//
+// When the host replaces its resolv.conf by rename, the kernel takes the mount
+// over the old one away and the command sees the host's new file. There is no
+// new process id namespace: what the command leaves running keeps running,
+// without a network.
+//
+// The package opens no TAP and knows no packet.
+package namespace

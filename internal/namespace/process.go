@@ -1,0 +1,229 @@
+package namespace
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Config is a command and what its namespaces shall hold.
+type Config struct {
+	Command []string // the program and its arguments; looked up in PATH inside
+	// Nameservers go to the command's resolv.conf. None: the host's file is
+	// left visible.
+	Nameservers []netip.Addr
+	// Interface is the network interface that the caller makes between Start
+	// and Release.
+	Interface string
+	// WaitIPv6 holds the command back, for at most a second, until Interface
+	// has a global IPv6 address that can be used.
+	WaitIPv6 bool
+}
+
+// Process is the command, or the child that will become it.
+type Process struct {
+	pid     int
+	control *os.File // to the child; closed by execve on its side
+	started chan error
+	done    chan struct{} // closed once the child was waited for
+	state   *os.ProcessState
+	waitErr error
+
+	// Warnings are single lines about what could not be prepared and is not
+	// needed by every command. Set by Start.
+	Warnings []string
+}
+
+// order is what the child is told at start.
+type order struct {
+	Nameservers []netip.Addr `json:"nameservers,omitempty"`
+	Interface   string       `json:"interface"`
+	WaitIPv6    bool         `json:"waitIPv6,omitempty"`
+}
+
+// report is the child's answer.
+type report struct {
+	Warnings []string `json:"warnings,omitempty"`
+	Fault    string   `json:"fault,omitempty"`
+}
+
+// release is the message that lets the child go on to the command.
+const release = "go"
+
+// maxMessage bounds a message between parent and child, in bytes.
+const maxMessage = 4096
+
+// Start makes the namespaces and the child in them and returns when they are
+// ready for an interface. Errors are one line and name the kernel setting that
+// stands in the way where one does.
+func Start(cfg Config) (*Process, error) {
+	if len(cfg.Command) == 0 {
+		return nil, errors.New("start command: none given")
+	}
+	ours, theirs, err := controlPair()
+	if err != nil {
+		return nil, fmt.Errorf("start command: make control socket: %w", err)
+	}
+	p := &Process{
+		control: os.NewFile(uintptr(ours), "control"),
+		started: make(chan error, 1),
+		done:    make(chan struct{}),
+	}
+	go p.own(command(cfg.Command, theirs), theirs)
+	if err := <-p.started; err != nil {
+		p.control.Close()
+		return nil, fmt.Errorf("create namespaces: %w%s", err, hint(err, readSetting))
+	}
+	if err := p.prepare(cfg); err != nil {
+		p.Close()
+		return nil, fmt.Errorf("prepare namespaces: %w", err)
+	}
+	return p, nil
+}
+
+// command describes the child: ourselves, in namespaces of its own, with the
+// command behind the control socket's number.
+func command(argv []string, control int) *exec.Cmd {
+	return &exec.Cmd{
+		Path:   "/proc/self/exe",
+		Args:   append([]string{childName, strconv.Itoa(control)}, argv...),
+		Stdin:  os.Stdin,
+		Stdout: os.Stdout,
+		Stderr: os.Stderr,
+		SysProcAttr: &syscall.SysProcAttr{
+			Cloneflags:                 syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
+			UidMappings:                []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
+			GidMappings:                []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
+			GidMappingsEnableSetgroups: false,
+			Pdeathsig:                  syscall.SIGKILL,
+		},
+	}
+}
+
+// own starts the child and waits for it on one thread, which the child's death
+// signal is bound to.
+func (p *Process) own(cmd *exec.Cmd, theirs int) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err := cmd.Start()
+	unix.Close(theirs)
+	if err != nil {
+		close(p.done)
+		p.started <- startCause(err)
+		return
+	}
+	p.pid = cmd.Process.Pid
+	p.started <- nil
+	p.waitErr = cmd.Wait()
+	p.state = cmd.ProcessState
+	close(p.done)
+}
+
+// startCause strips the path of ourselves from the error.
+func startCause(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}
+
+// prepare hands the child its order and waits for its report.
+func (p *Process) prepare(cfg Config) error {
+	msg, err := json.Marshal(order{cfg.Nameservers, cfg.Interface, cfg.WaitIPv6})
+	if err != nil {
+		return err
+	}
+	if _, err := p.control.Write(msg); err != nil {
+		return fmt.Errorf("tell child: %w", err)
+	}
+	buf := make([]byte, maxMessage)
+	n, err := p.control.Read(buf)
+	if err != nil {
+		return fmt.Errorf("hear from child: %w", err)
+	}
+	var rep report
+	if err := json.Unmarshal(buf[:n], &rep); err != nil {
+		return fmt.Errorf("read child's report: %w", err)
+	}
+	if rep.Fault != "" {
+		return errors.New(rep.Fault)
+	}
+	p.Warnings = rep.Warnings
+	return nil
+}
+
+// PID is the process whose namespaces are the command's.
+func (p *Process) PID() int { return p.pid }
+
+// Release lets the command run.
+func (p *Process) Release() error {
+	if _, err := p.control.Write([]byte(release)); err != nil {
+		return fmt.Errorf("start command: %w", err)
+	}
+	return nil
+}
+
+// Done is closed when the command has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Status is the command's exit status as a shell counts it: its own code, or
+// 128 plus the number of the signal that ended it. It waits for the end.
+func (p *Process) Status() (int, error) {
+	<-p.done
+	if p.state == nil {
+		return 0, fmt.Errorf("wait for command: %w", p.waitErr)
+	}
+	ws := p.state.Sys().(syscall.WaitStatus)
+	if ws.Signaled() {
+		return 128 + int(ws.Signal()), nil
+	}
+	return ws.ExitStatus(), nil
+}
+
+// Signal sends sig to the command, unless it has ended.
+func (p *Process) Signal(sig syscall.Signal) {
+	select {
+	case <-p.done:
+		return
+	default:
+	}
+	// Between the check and the call the child can at worst be a zombie of
+	// ours that own is about to reap; its number is not given out again within
+	// that moment.
+	unix.Kill(p.pid, sig)
+}
+
+// Close ends the command if it still runs, and waits for it.
+func (p *Process) Close() error {
+	p.Signal(syscall.SIGKILL)
+	<-p.done
+	return p.control.Close()
+}
+
+// controlPair makes the connection between parent and child. SOCK_SEQPACKET
+// keeps messages whole and shows the death of either side as end of file. The
+// child's end is inherited by number, so that the descriptors which the caller
+// passed to the command keep theirs.
+func controlPair() (ours, theirs int, err error) {
+	sp, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, -1, err
+	}
+	for _, set := range [...]struct{ cmd, arg int }{{unix.F_SETFL, 0}, {unix.F_SETFD, 0}} {
+		if _, err = unix.FcntlInt(uintptr(sp[1]), set.cmd, set.arg); err != nil {
+			unix.Close(sp[0])
+			unix.Close(sp[1])
+			return -1, -1, err
+		}
+	}
+	return sp[0], sp[1], nil
+}

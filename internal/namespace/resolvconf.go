@@ -1,0 +1,96 @@
+package namespace
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// resolvConf is the command's resolv.conf(5): our name servers, with the search
+// list and options of the host's file, which name what they mean on the host's
+// network too.
+func resolvConf(host []byte, servers []netip.Addr) []byte {
+	var b bytes.Buffer
+	for _, s := range servers {
+		fmt.Fprintf(&b, "nameserver %v\n", s)
+	}
+	for line := range strings.Lines(string(host)) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 {
+			continue
+		}
+		switch fields[0] {
+		case "search", "domain", "options":
+			b.WriteString(strings.Join(fields, " ") + "\n")
+		}
+	}
+	return b.Bytes()
+}
+
+// mountResolvConf puts a file naming servers over the one that path leads to,
+// in this mount namespace only. A path that leads nowhere cannot be mounted
+// over: that is a warning, for the command may not need names.
+func mountResolvConf(path string, servers []netip.Addr) (warning string, err error) {
+	host, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Sprintf("%s does not exist, so the command has no name server; create it (empty is enough)", path), nil
+	}
+	// A file that may not be read is still mounted over.
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", fmt.Errorf("find %s: %w", path, errnoOf(err))
+	}
+	// What is mounted here must not show on the host; what the host mounts may
+	// show here.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return "", fmt.Errorf("make mounts private: %w", err)
+	}
+	return "", mountFile(target, resolvConf(host, servers))
+}
+
+// mountFile mounts a new read-only file in memory over target. The file system that
+// holds it is covered up again: a directory serves as its place for a moment,
+// and only this process can see it there.
+func mountFile(target string, content []byte) error {
+	place, err := placeBeside(target)
+	if err != nil {
+		return err
+	}
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if err := unix.Mount("tmpfs", place, "tmpfs", flags, "size=64k,mode=755"); err != nil {
+		return fmt.Errorf("mount tmpfs: %w", err)
+	}
+	err = coverFile(filepath.Join(place, "resolv.conf"), target, content)
+	if e := unix.Unmount(place, unix.MNT_DETACH); err == nil && e != nil {
+		err = fmt.Errorf("unmount tmpfs: %w", e)
+	}
+	return err
+}
+
+func coverFile(file, target string, content []byte) error {
+	if err := os.WriteFile(file, content, 0o644); err != nil {
+		return fmt.Errorf("write resolv.conf: %w", errnoOf(err))
+	}
+	if err := unix.Mount(file, target, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mount over %s: %w", target, err)
+	}
+	return nil
+}
+
+// placeBeside finds a directory to mount on that does not contain target.
+func placeBeside(target string) (string, error) {
+	for _, dir := range [...]string{"/tmp", "/run", "/var", "/mnt", "/dev"} {
+		real, err := filepath.EvalSymlinks(dir)
+		if err != nil || strings.HasPrefix(target, real+"/") {
+			continue
+		}
+		return real, nil
+	}
+	return "", errors.New("mount resolv.conf: no directory to mount on: none of /tmp, /run, /var, /mnt and /dev exists")
+}
