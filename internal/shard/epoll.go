@@ -1,0 +1,90 @@
+package shard
+
+import (
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// epoll is the Poller of the kernel, with an eventfd for Wake.
+type epoll struct {
+	fd, wake int
+	buf      [eventBatch + 1]unix.EpollEvent
+}
+
+func newEpoll() (*epoll, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	e := &epoll{fd: fd, wake: wake}
+	// Edge-triggered, and so never read: a full counter takes 2^64 writes.
+	if err := e.Add(wake, unix.EPOLLIN|unix.EPOLLET, 0); err != nil {
+		e.Close()
+		return nil, err
+	}
+	return e, nil
+}
+
+func (e *epoll) ctl(op, fd int, events, serial uint32) error {
+	return unix.EpollCtl(e.fd, op, fd, &unix.EpollEvent{Events: events, Fd: int32(fd), Pad: int32(serial)})
+}
+
+func (e *epoll) Add(fd int, events, serial uint32) error {
+	return e.ctl(unix.EPOLL_CTL_ADD, fd, events, serial)
+}
+
+func (e *epoll) Modify(fd int, events, serial uint32) error {
+	return e.ctl(unix.EPOLL_CTL_MOD, fd, events, serial)
+}
+
+func (e *epoll) Remove(fd int) error { return e.ctl(unix.EPOLL_CTL_DEL, fd, 0, 0) }
+
+// Wait takes the raw system call when it does not sleep, which spares the
+// scheduler's bookkeeping, and the ordinary one when it does: a thread asleep
+// in a raw call would hold up the garbage collector.
+func (e *epoll) Wait(events []Event, timeout time.Duration) (int, error) {
+	size := min(len(events), len(e.buf))
+	var r uintptr
+	var errno unix.Errno
+	if timeout == 0 {
+		r, _, errno = unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(e.fd), uintptr(unsafe.Pointer(&e.buf[0])), uintptr(size), 0, 0, 0)
+	} else {
+		ms := -1
+		if timeout > 0 {
+			// Rounded up, or a timer due within the millisecond would spin.
+			ms = int(min((timeout+time.Millisecond-1)/time.Millisecond, 1<<30))
+		}
+		r, _, errno = unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(e.fd), uintptr(unsafe.Pointer(&e.buf[0])), uintptr(size), uintptr(ms), 0, 0)
+	}
+	if errno == unix.EINTR {
+		return 0, nil
+	}
+	if errno != 0 {
+		return 0, errno
+	}
+	n := 0
+	for i := range e.buf[:r] {
+		if b := &e.buf[i]; int(b.Fd) != e.wake {
+			events[n] = Event{FD: b.Fd, Serial: uint32(b.Pad), Events: b.Events}
+			n++
+		}
+	}
+	return n, nil
+}
+
+func (e *epoll) Wake() {
+	one := uint64(1)
+	unix.RawSyscall(unix.SYS_WRITE, uintptr(e.wake), uintptr(unsafe.Pointer(&one)), 8)
+}
+
+func (e *epoll) Close() error {
+	unix.Close(e.wake)
+	return unix.Close(e.fd)
+}

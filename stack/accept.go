@@ -1,0 +1,208 @@
+package stack
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	gvisor "gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// Tuple identifies a TCP connection among all of the guest's. It is comparable.
+// IPv4 addresses are held v4-mapped.
+type Tuple struct {
+	src, dst         [16]byte // guest, outside
+	srcPort, dstPort uint16
+}
+
+func tupleOf(p *Packet) Tuple {
+	return Tuple{src: p.Src.As16(), dst: p.Dst.As16(), srcPort: p.SrcPort(), dstPort: p.DstPort()}
+}
+
+func tupleOfID(id gvisor.TransportEndpointID) Tuple {
+	return Tuple{src: as16(id.RemoteAddress), dst: as16(id.LocalAddress), srcPort: id.RemotePort, dstPort: id.LocalPort}
+}
+
+func as16(a tcpip.Address) [16]byte {
+	if a.Len() == 4 {
+		return netip.AddrFrom4(a.As4()).As16()
+	}
+	return a.As16()
+}
+
+func (t *Tuple) guest() netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom16(t.src).Unmap(), t.srcPort)
+}
+
+// SYN is a guest's request for a connection. It outlives the packet.
+type SYN struct {
+	Src, Dst netip.AddrPort
+	Key      Tuple
+	seq      uint32
+	packet   []byte // from the IP header on, without payload
+}
+
+func newSYN(p *Packet, key Tuple) *SYN {
+	return &SYN{
+		Src:    netip.AddrPortFrom(p.Src, key.srcPort),
+		Dst:    netip.AddrPortFrom(p.Dst, key.dstPort),
+		Key:    key,
+		seq:    binary.BigEndian.Uint32(p.Head[4:]),
+		packet: append([]byte(nil), p.ip...),
+	}
+}
+
+// Quote is the quote of the SYN.
+func (y *SYN) Quote() Quote {
+	q := Quote{Src: y.Src.Addr(), Dst: y.Dst.Addr(), Proto: ProtoTCP}
+	binary.BigEndian.PutUint16(q.Transport[0:], y.Src.Port())
+	binary.BigEndian.PutUint16(q.Transport[2:], y.Dst.Port())
+	binary.BigEndian.PutUint32(q.Transport[4:], y.seq)
+	return q
+}
+
+// Handshake is a connection that was accepted and waits for the guest's ACK.
+type Handshake struct {
+	s    *Stack
+	key  Tuple
+	wq   waiter.Queue
+	done func(*Conn, unix.Errno)
+	// aborted and taken belong to the shard's thread.
+	aborted, taken bool
+}
+
+// Accept completes the handshake that the SYN began: the guest gets its
+// SYN-ACK now. done is called on the shard's thread, once, with the connection
+// or with the reason why there is none (the guest reset it, did not answer, or
+// Abort was called).
+//
+// gVisor's forwarder runs each handshake on a goroutine of its own, which ends
+// when done is called; the caller bounds how many there are.
+func (s *Stack) Accept(syn *SYN, done func(*Conn, unix.Errno)) *Handshake {
+	h := &Handshake{s: s, key: syn.Key, done: done}
+	s.finishBatch()
+	s.evictTimeWait(syn)
+	s.setAccepting(syn.Key, h)
+	proto := header.IPv4ProtocolNumber
+	if syn.Src.Addr().Is6() {
+		proto = header.IPv6ProtocolNumber
+	}
+	s.inject(buffer.MakeWithData(syn.packet), proto, true)
+	if !h.taken {
+		s.finishHandshake(h, nil, unix.EIO)
+	}
+	return h
+}
+
+// Abort gives up a handshake; done is called with ECONNABORTED.
+func (h *Handshake) Abort() {
+	if !h.aborted {
+		h.aborted = true
+		// performHandshake waits for this event and then looks at the state.
+		h.wq.Notify(waiter.WritableEvents)
+	}
+}
+
+// evictTimeWait ends a former connection of the same Tuple that gVisor still
+// remembers. The guest asks for a new one, so it has forgotten the old one
+// (RFC 9293 section 3.10.7.4 lets a new SYN end TIME-WAIT).
+func (s *Stack) evictTimeWait(syn *SYN) {
+	proto, id := idOf(&syn.Key)
+	if ep, ok := s.gv.FindTransportEndpoint(proto, tcp.ProtocolNumber, id, nicID).(*tcp.Endpoint); ok && ep != nil {
+		ep.Abort()
+	}
+}
+
+func idOf(t *Tuple) (tcpip.NetworkProtocolNumber, gvisor.TransportEndpointID) {
+	id := gvisor.TransportEndpointID{LocalPort: t.dstPort, RemotePort: t.srcPort}
+	src, dst := netip.AddrFrom16(t.src), netip.AddrFrom16(t.dst)
+	if src.Is4In6() {
+		id.LocalAddress, id.RemoteAddress = tcpip.AddrFrom4(dst.As4()), tcpip.AddrFrom4(src.As4())
+		if !dst.Is4In6() {
+			id.LocalAddress = tcpip.AddrFrom16(t.dst)
+		}
+		return header.IPv4ProtocolNumber, id
+	}
+	id.LocalAddress, id.RemoteAddress = tcpip.AddrFrom16(t.dst), tcpip.AddrFrom16(t.src)
+	return header.IPv6ProtocolNumber, id
+}
+
+// handleTCP is gVisor's handler for segments that belong to no endpoint. Only
+// SYNs that Accept plays in are forwarded; others that come this way (in
+// fragments, behind extension headers) are dropped, and what is no SYN is
+// answered with a RST by gVisor.
+func (s *Stack) handleTCP(id gvisor.TransportEndpointID, pkt *gvisor.PacketBuffer) bool {
+	flags := header.TCP(pkt.TransportHeader().Slice()).Flags()
+	if flags&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) != header.TCPFlagSyn {
+		return false
+	}
+	if h := s.acceptingFor(tupleOfID(id)); h != nil && !h.taken {
+		h.taken = s.forwarder.HandlePacket(id, pkt)
+	}
+	return true
+}
+
+// completeHandshake is the forwarder's handler, on a goroutine of its own.
+func (s *Stack) completeHandshake(r *tcp.ForwarderRequest) {
+	h := s.acceptingFor(tupleOfID(r.ID()))
+	ep, err := r.CreateEndpoint(&h.wq)
+	r.Complete(false)
+	var conn *Conn
+	if err == nil {
+		conn = &Conn{s: s, ep: ep.(*tcp.Endpoint), wq: &h.wq, key: h.key}
+	}
+	if !s.shard.Post(handshakeDone{h, conn, toErrno(err)}) && conn != nil {
+		conn.ep.Abort()
+	}
+}
+
+type handshakeDone struct {
+	h     *Handshake
+	conn  *Conn
+	errno unix.Errno
+}
+
+func (d handshakeDone) Run() { d.h.s.finishHandshake(d.h, d.conn, d.errno) }
+
+func (s *Stack) finishHandshake(h *Handshake, c *Conn, errno unix.Errno) {
+	s.setAccepting(h.key, nil)
+	if c != nil && h.aborted {
+		c.ep.Abort()
+		c, errno = nil, unix.ECONNABORTED
+	}
+	if c != nil {
+		s.conns[c.key] = c
+		c.entry.Init(c, allEvents)
+		c.wq.EventRegister(&c.entry)
+	}
+	h.done(c, errno)
+}
+
+func (s *Stack) acceptingFor(key Tuple) *Handshake {
+	s.acceptMu.Lock()
+	defer s.acceptMu.Unlock()
+	return s.accepting[key]
+}
+
+func (s *Stack) setAccepting(key Tuple, h *Handshake) {
+	s.acceptMu.Lock()
+	defer s.acceptMu.Unlock()
+	if h == nil {
+		delete(s.accepting, key)
+	} else {
+		s.accepting[key] = h
+	}
+}
+
+// forget takes a connection that gVisor has let go of out of the table.
+func (s *Stack) forget(c *Conn) {
+	c.wq.EventUnregister(&c.entry)
+	if s.conns[c.key] == c {
+		delete(s.conns, c.key)
+	}
+}

@@ -1,0 +1,41 @@
+// Package stack is the guest's side of the network: Ethernet, IP and TCP
+// towards the TAP, on top of gVisor's netstack.
+//
+// # Theory of operation
+//
+// A Stack sits on one frame device (see Device) and one shard. The shard tells
+// it when frames wait; it reads them in batches and sorts them:
+//
+//   - ARP and neighbour solicitations for our own addresses are answered here,
+//     all others are not (neighbor.go);
+//   - TCP segments of established connections go straight into their gVisor
+//     endpoint, many segments under one lock and one ACK per batch (inline.go),
+//     or through gVisor's own processors when Config.PlainTCP is set;
+//   - an opening SYN, UDP and ICMP go to the Handler, which is the forwarder;
+//   - fragments, IPv6 extension headers and every other TCP segment take
+//     gVisor's ordinary path, which reassembles, answers stray segments with
+//     RST, and hands UDP and ICMP back to the same Handler.
+//
+// Life of a TCP connection: the Handler sees the SYN and decides. To refuse, it
+// has the stack send a RST or an ICMP error. To accept, it calls Accept, which
+// plays the SYN into gVisor; when the guest has completed the handshake the
+// caller gets a Conn on the shard's thread. A Conn stays in the table of known
+// connections until gVisor has let go of the endpoint, past Close, so that the
+// closing handshake is handled inline as well.
+//
+// Frames towards the guest leave in one writev: gVisor's segments from the
+// link endpoint (link.go), UDP and ICMP built here without passing gVisor
+// (send.go), both as super-segments with partial checksums where the device
+// takes them.
+//
+// Invariants: packets with a source or destination that cannot be (loopback,
+// unspecified, multicast source, our own address as source) end in
+// receive.go, before any handler; gVisor's error type ends in errno.go; the
+// unexported functions of gVisor that the inline path needs are named in
+// inline.go alone.
+//
+// Timers: TCP's are gVisor's. The package arms none of its own.
+//
+// What it does not do: it opens no host socket and knows neither NAT nor
+// policy.
+package stack

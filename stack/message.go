@@ -1,0 +1,179 @@
+package stack
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+)
+
+// SendUDP sends a datagram to the guest. The payload may come in two parts,
+// at most 65507 bytes in all over IPv4; larger ones than the MTU are
+// fragmented. Shard's thread only, as all Send functions.
+func (s *Stack) SendUDP(src, dst netip.AddrPort, payload ...[]byte) {
+	var h [header.UDPMinimumSize]byte
+	o := outgoing{src: src.Addr(), dst: dst.Addr(), proto: ProtoUDP, ttl: DefaultTTL, transport: h[:], sumAt: 6}
+	size := len(h)
+	for i := range min(len(payload), len(o.payload)) {
+		o.payload[i] = payload[i]
+		size += len(payload[i])
+	}
+	if size > 0xffff {
+		return
+	}
+	binary.BigEndian.PutUint16(h[0:], src.Port())
+	binary.BigEndian.PutUint16(h[2:], dst.Port())
+	binary.BigEndian.PutUint16(h[4:], uint16(size))
+	s.out.send(&o)
+}
+
+// SendBroadcastUDP sends a datagram to the guest's limited broadcast address.
+func (s *Stack) SendBroadcastUDP(src netip.AddrPort, port uint16, payload []byte) {
+	s.SendUDP(src, netip.AddrPortFrom(limitedBroadcast(), port), payload)
+}
+
+// SendICMP sends an ICMP or ICMPv6 message, whose checksum is filled in.
+func (s *Stack) SendICMP(src, dst netip.Addr, ttl uint8, message ...[]byte) {
+	o := outgoing{src: src, dst: dst, proto: ProtoICMP, ttl: ttl, transport: message[0], sumAt: 2}
+	if src.Is6() {
+		o.proto = ProtoICMPv6
+	}
+	copy(o.payload[:], message[1:])
+	binary.BigEndian.PutUint16(message[0][2:], 0)
+	s.out.send(&o)
+}
+
+// SendReset refuses the connection that a SYN asks for (RFC 9293, section
+// 3.10.7.1: a reset that acknowledges what the SYN occupies).
+func (s *Stack) SendReset(syn *SYN) {
+	var h [header.TCPMinimumSize]byte
+	binary.BigEndian.PutUint16(h[0:], syn.Dst.Port())
+	binary.BigEndian.PutUint16(h[2:], syn.Src.Port())
+	binary.BigEndian.PutUint32(h[8:], syn.seq+1)
+	h[12] = header.TCPMinimumSize << 2
+	h[13] = uint8(header.TCPFlagRst | header.TCPFlagAck)
+	s.out.send(&outgoing{src: syn.Dst.Addr(), dst: syn.Src.Addr(), proto: ProtoTCP, ttl: DefaultTTL, transport: h[:], sumAt: 16})
+}
+
+// Unreachable is a reason for which a packet went nowhere, told to the guest
+// by ICMP or ICMPv6.
+type Unreachable int
+
+// The reasons, with what a Linux guest makes of them.
+const (
+	NetUnreachable  Unreachable = iota // ENETUNREACH
+	HostUnreachable                    // EHOSTUNREACH
+	PortUnreachable                    // ECONNREFUSED
+	Prohibited                         // EACCES (IPv6) or EHOSTUNREACH (IPv4)
+	TimeExceeded                       // a hop of traceroute
+)
+
+// Types and codes of RFC 792, RFC 1812 and RFC 4443 by reason.
+var (
+	icmpv4Codes = [...][2]byte{NetUnreachable: {3, 0}, HostUnreachable: {3, 1}, PortUnreachable: {3, 3}, Prohibited: {3, 13}, TimeExceeded: {11, 0}}
+	icmpv6Codes = [...][2]byte{NetUnreachable: {1, 0}, HostUnreachable: {1, 3}, PortUnreachable: {1, 4}, Prohibited: {1, 1}, TimeExceeded: {3, 0}}
+)
+
+// Quote identifies the guest's packet that an ICMP error is about. Hosts match
+// an error to a socket by these fields (RFC 792: the first 8 bytes of the
+// transport header), so an error may be sent long after the packet is gone.
+type Quote struct {
+	Src, Dst  netip.Addr
+	Proto     uint8
+	Transport [8]byte
+}
+
+// UDPQuote is the quote of a datagram.
+func UDPQuote(src, dst netip.AddrPort, size int) Quote {
+	q := Quote{Src: src.Addr(), Dst: dst.Addr(), Proto: ProtoUDP}
+	binary.BigEndian.PutUint16(q.Transport[0:], src.Port())
+	binary.BigEndian.PutUint16(q.Transport[2:], dst.Port())
+	binary.BigEndian.PutUint16(q.Transport[4:], uint16(min(header.UDPMinimumSize+size, 0xffff)))
+	return q
+}
+
+// Quote is the quote of this packet.
+func (p *Packet) Quote() Quote {
+	q := Quote{Src: p.Src, Dst: p.Dst, Proto: p.Proto}
+	copy(q.Transport[:], p.Head)
+	return q
+}
+
+// SendUnreachable tells the guest that the quoted packet went nowhere. The
+// message comes from the given router, or from the gateway if it is not valid.
+func (s *Stack) SendUnreachable(router netip.Addr, why Unreachable, q *Quote) {
+	if !q.Dst.IsValid() || q.Dst.IsMulticast() || q.Dst == limitedBroadcast() {
+		return // RFC 1122 section 3.2.2: never about a broadcast
+	}
+	code := icmpv4Codes[why]
+	if q.Src.Is6() {
+		code = icmpv6Codes[why]
+	}
+	s.sendError(router, code[0], code[1], 0, q)
+}
+
+// SendTooBig tells the guest the path MTU towards the quoted destination, in
+// bytes (RFC 1191, RFC 8201).
+func (s *Stack) SendTooBig(router netip.Addr, mtu int, q *Quote) {
+	if q.Src.Is6() {
+		s.sendError(router, 2, 0, uint32(mtu), q)
+		return
+	}
+	s.sendError(router, 3, 4, uint32(min(mtu, 0xffff)), q)
+}
+
+func (s *Stack) sendError(router netip.Addr, typ, code byte, word uint32, q *Quote) {
+	if !router.IsValid() || router.Is4() != q.Src.Is4() {
+		router = s.gatewayFor(q.Src)
+	}
+	var b [8 + header.IPv6MinimumSize + 8]byte
+	b[0], b[1] = typ, code
+	binary.BigEndian.PutUint32(b[4:], word)
+	n := 8
+	if q.Src.Is4() {
+		ip := header.IPv4(b[n : n+header.IPv4MinimumSize])
+		ip[0], ip[8], ip[9] = 0x45, 1, q.Proto
+		binary.BigEndian.PutUint16(ip[2:], header.IPv4MinimumSize+8)
+		src, dst := q.Src.As4(), q.Dst.As4()
+		copy(ip[12:], src[:])
+		copy(ip[16:], dst[:])
+		ip.SetChecksum(^ip.CalculateChecksum())
+		n += len(ip)
+	} else {
+		ip := b[n : n+header.IPv6MinimumSize]
+		ip[0], ip[6], ip[7] = 0x60, q.Proto, 1
+		binary.BigEndian.PutUint16(ip[4:], 8)
+		src, dst := q.Src.As16(), q.Dst.As16()
+		copy(ip[8:], src[:])
+		copy(ip[24:], dst[:])
+		n += len(ip)
+	}
+	n += copy(b[n:], q.Transport[:])
+	s.SendICMP(router, q.Src, DefaultTTL, b[:n])
+}
+
+// gatewayFor is the gateway's address that the guest address a would see as
+// the sender of an error.
+func (s *Stack) gatewayFor(a netip.Addr) netip.Addr {
+	switch {
+	case a.Is4():
+		return s.plan.Gateway
+	case a.IsLinkLocalUnicast():
+		return s.plan.GatewayLinkLocal
+	default:
+		return s.plan.Gateway6
+	}
+}
+
+func limitedBroadcast() netip.Addr { return netip.AddrFrom4([4]byte{255, 255, 255, 255}) }
+
+// answerEcho replies to an echo request for one of our own addresses, with the
+// TTL that callers of the contract see (255).
+func (s *Stack) answerEcho(p *Packet) {
+	reply := append(s.echo[:0], p.Head...)
+	reply[0] = 0 // echo reply, RFC 792
+	if p.Proto == ProtoICMPv6 {
+		reply[0] = 129 // RFC 4443
+	}
+	s.SendICMP(p.Dst, p.Src, 255, reply, p.Tail)
+}

@@ -1,0 +1,175 @@
+package stack
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+)
+
+// maxNeighbors bounds the table of guests behind other Ethernet addresses than
+// the TAP's own; beyond it all of them are forgotten and learned anew. A
+// bridge of containers inside one guest has tens.
+const maxNeighbors = 1024
+
+// neighbors tells which Ethernet address a guest address is behind. There is
+// one in nearly all cases, the TAP's, and then the table stays empty. Guests
+// that bridge other machines onto the TAP are learned from what they send.
+type neighbors struct {
+	self  atomic.Uint64 // the TAP's own address in the low 48 bits
+	extra atomic.Int32  // len(table), read without the lock
+
+	mu    sync.Mutex
+	table map[netip.Addr][6]byte // guarded by mu
+}
+
+func pack(mac [6]byte) uint64 {
+	var b [8]byte
+	copy(b[2:], mac[:])
+	return binary.BigEndian.Uint64(b[:])
+}
+
+func unpack(v uint64) (mac [6]byte) {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], v)
+	copy(mac[:], b[2:])
+	return mac
+}
+
+func (n *neighbors) lookup(a netip.Addr) [6]byte {
+	switch {
+	case a == limitedBroadcast():
+		return [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	case a.Is6() && a.IsMulticast(): // RFC 2464 section 7
+		b := a.As16()
+		return [6]byte{0x33, 0x33, b[12], b[13], b[14], b[15]}
+	}
+	if n.extra.Load() > 0 {
+		n.mu.Lock()
+		mac, ok := n.table[a]
+		n.mu.Unlock()
+		if ok {
+			return mac
+		}
+	}
+	return unpack(n.self.Load())
+}
+
+// learn notes that a sends from mac. Called for every frame, so the common
+// case is one comparison.
+func (n *neighbors) learn(a netip.Addr, mac [6]byte) {
+	v := pack(mac)
+	self := n.self.Load()
+	if v == self && n.extra.Load() == 0 || mac[0]&1 != 0 || !a.IsValid() || a.IsUnspecified() {
+		return
+	}
+	if self == 0 {
+		n.self.Store(v)
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if v == self {
+		delete(n.table, a)
+	} else {
+		if len(n.table) >= maxNeighbors || n.table == nil {
+			n.table = make(map[netip.Addr][6]byte)
+		}
+		n.table[a] = mac
+	}
+	n.extra.Store(int32(len(n.table)))
+}
+
+// handleARP answers requests for our own IPv4 addresses (RFC 826) and no
+// others: a guest that finds a free address by probing must find it free.
+func (s *Stack) handleARP(frame []byte) {
+	a := header.ARP(frame)
+	if !a.IsValid() || a.Op() != header.ARPRequest {
+		return
+	}
+	target := netip.AddrFrom4([4]byte(a.ProtocolAddressTarget()))
+	sender := netip.AddrFrom4([4]byte(a.ProtocolAddressSender()))
+	if !s.plan.IsOwn(target) || s.plan.IsOwn(sender) {
+		return
+	}
+	mac := [6]byte(a.HardwareAddressSender())
+	s.neigh.learn(sender, mac)
+	var b [header.EthernetMinimumSize + header.ARPSize]byte
+	copy(b[0:6], mac[:])
+	copy(b[6:12], s.out.mac[:])
+	binary.BigEndian.PutUint16(b[12:], uint16(header.ARPProtocolNumber))
+	r := header.ARP(b[header.EthernetMinimumSize:])
+	r.SetIPv4OverEthernet()
+	r.SetOp(header.ARPReply)
+	copy(r.HardwareAddressSender(), s.out.mac[:])
+	copy(r.ProtocolAddressSender(), a.ProtocolAddressTarget())
+	copy(r.HardwareAddressTarget(), mac[:])
+	copy(r.ProtocolAddressTarget(), a.ProtocolAddressSender())
+	s.out.hdr = virtioHdr{}
+	s.out.write(b[:])
+}
+
+// ICMPv6 types and flags of neighbour discovery, RFC 4861.
+const (
+	icmpv6RouterSolicit   = 133
+	icmpv6NeighborSolicit = 135
+	icmpv6NeighborAdvert  = 136
+
+	neighborRouter    = 0x80
+	neighborSolicited = 0x40
+	neighborOverride  = 0x20
+)
+
+// handleNDP answers solicitations for our own addresses. It reports whether p
+// was a message of neighbour discovery, answered or not: none goes further.
+func (s *Stack) handleNDP(p *Packet) bool {
+	typ := p.Head[0]
+	if typ < icmpv6RouterSolicit || typ > 137 {
+		return false
+	}
+	if p.TTL != 255 || p.Head[1] != 0 || len(p.Tail) > 0 { // RFC 4861 sections 6.1 and 7.1
+		return true
+	}
+	switch typ {
+	case icmpv6RouterSolicit:
+		s.SendRouterAdvertisement()
+	case icmpv6NeighborSolicit:
+		if len(p.Head) >= 24 {
+			s.answerSolicitation(p, netip.AddrFrom16([16]byte(p.Head[8:24])))
+		}
+	}
+	return true
+}
+
+func (s *Stack) answerSolicitation(p *Packet, target netip.Addr) {
+	if !s.plan.IsOwn(target) {
+		return
+	}
+	var b [32]byte
+	b[0] = icmpv6NeighborAdvert
+	b[4] = neighborOverride
+	if s.plan.IsGateway(target) {
+		b[4] |= neighborRouter
+	}
+	dst := p.Src
+	if dst.IsUnspecified() { // duplicate address detection: tell everybody
+		dst = netip.IPv6LinkLocalAllNodes()
+	} else {
+		b[4] |= neighborSolicited
+	}
+	t := target.As16()
+	copy(b[8:], t[:])
+	b[24], b[25] = 2, 1 // target link-layer address, 8 bytes
+	copy(b[26:], s.out.mac[:])
+	s.SendICMP(target, dst, 255, b[:])
+}
+
+// SendRouterAdvertisement sends the advertisement of the Config to all nodes
+// of the guest's link, from the gateway's link-local address.
+func (s *Stack) SendRouterAdvertisement() {
+	if len(s.advertisement) > 0 && s.plan.IPv6() {
+		s.SendICMP(s.plan.GatewayLinkLocal, netip.IPv6LinkLocalAllNodes(), 255, s.advertisement)
+	}
+}

@@ -1,0 +1,263 @@
+package stack
+
+import (
+	"net/netip"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	gvisor "gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+const (
+	// headSize is the part of a frame that is read into a view of its own, so
+	// that an ACK or an MTU-sized segment does not pin 64 kB.
+	headSize = 2048
+	// tailSize holds the rest of the largest frame, an IP packet of 65535 bytes.
+	tailSize = 65536
+	// batchMax frames are read before flows get their turn. It bounds the ACKs
+	// that are saved (one per batch) against the time flows wait: at 64 kB a
+	// frame, eight are half a megabyte.
+	batchMax = 8
+	// growAfter full batches in a row make the next one larger. Reading on
+	// after a single frame costs a system call that says EAGAIN; in a request
+	// and reply exchange, where a second frame is never there, that is one in
+	// six of all calls.
+	growAfter = 4
+)
+
+// receiver reads the device in batches. It belongs to the shard's thread.
+type receiver struct {
+	limit  int // frames to read before asking the poller again
+	filled int // batches in a row that reached the limit
+
+	hdr   virtioHdr
+	eth   [header.EthernetMinimumSize]byte
+	heads [batchMax]*buffer.View
+	tail  *buffer.View
+	iov   [4]unix.Iovec
+	pkt   Packet
+
+	inline []*Conn // locked in this batch
+}
+
+// Ready reads one batch. The device is watched level-triggered: what is left
+// waiting is reported again, after the flows had their turn.
+func (s *Stack) Ready(events uint32) {
+	r := &s.in
+	if r.limit == 0 {
+		r.limit = 1
+	}
+	n := 0
+	for n < r.limit {
+		size, errno := r.read(s.dev, n)
+		if errno == unix.EAGAIN {
+			break
+		}
+		if errno != 0 && errno != unix.EINTR {
+			s.deviceFailed(errno)
+			break
+		}
+		if errno == 0 {
+			s.receive(r, n, size)
+		}
+		n++
+	}
+	s.finishBatch()
+	s.handler.Flush()
+	if n < r.limit {
+		r.limit, r.filled = max(1, n), 0
+	} else if r.filled++; r.filled >= growAfter {
+		r.limit, r.filled = min(2*r.limit, batchMax), 0
+	}
+}
+
+// deviceFailed ends Serve if the device is gone. EIO only says that it is
+// down, which passes.
+func (s *Stack) deviceFailed(errno unix.Errno) {
+	if errno == unix.EBADFD || errno == unix.ENODEV || errno == unix.EBADF || errno == unix.ENXIO {
+		s.fail(ErrDeviceGone)
+	}
+}
+
+// read reads one frame into head i and returns the size of what follows the
+// Ethernet header, negative if not even that was whole.
+func (r *receiver) read(dev Device, i int) (int, unix.Errno) {
+	if r.heads[i] == nil {
+		r.heads[i] = buffer.NewViewSize(headSize)
+	}
+	if r.tail == nil {
+		r.tail = buffer.NewViewSize(tailSize)
+	}
+	iov := r.iov[:0]
+	prefix := header.EthernetMinimumSize
+	if dev.VNetHdr() {
+		iov = append(iov, unix.Iovec{Base: (*byte)(unsafe.Pointer(&r.hdr)), Len: virtioHdrLen})
+		prefix += virtioHdrLen
+	}
+	iov = append(iov, vec(r.eth[:]), vec(r.heads[i].AsSlice()), vec(r.tail.AsSlice()))
+	n, errno := dev.Readv(iov)
+	return n - prefix, errno
+}
+
+// checked reports whether the guest's kernel vouches for the checksum: it left
+// it to be completed, or it has verified it.
+func (r *receiver) checked() bool {
+	return r.hdr.flags&(virtioNeedsCsum|virtioDataValid) != 0
+}
+
+// receive sorts one frame.
+func (s *Stack) receive(r *receiver, i, size int) {
+	if size <= 0 || size > headSize+tailSize {
+		return
+	}
+	head := r.heads[i].AsSlice()
+	var tail []byte
+	if size <= headSize {
+		head = head[:size]
+	} else {
+		tail = r.tail.AsSlice()[:size-headSize]
+	}
+	p := &r.pkt
+	*p = Packet{Fresh: true}
+	if r.hdr.gsoType&^virtioGSOECN == virtioGSOUDPL4 {
+		p.SegmentSize = r.hdr.gsoSize
+	}
+	proto := tcpip.NetworkProtocolNumber(r.eth[12])<<8 | tcpip.NetworkProtocolNumber(r.eth[13])
+	var v verdict
+	switch proto {
+	case header.ARPProtocolNumber:
+		s.handleARP(head)
+		return
+	case header.IPv4ProtocolNumber:
+		v = p.parseIPv4(head, tail)
+	case header.IPv6ProtocolNumber:
+		if s.plan.IPv6() {
+			v = p.parseIPv6(head, tail)
+		}
+	}
+	if v == drop || !s.plausible(p) {
+		return
+	}
+	s.neigh.learn(p.Src, [6]byte(r.eth[6:12]))
+	switch {
+	case v == delegate:
+		s.finishBatch()
+		s.deliver(r, i, size, proto)
+	case p.Proto == ProtoTCP:
+		if p.validTransport(true) {
+			s.receiveTCP(r, p, i, size, proto)
+		}
+	case p.validTransport(r.checked()):
+		s.dispatch(p, func() { s.deliver(r, i, size, proto) })
+	}
+}
+
+// plausible refuses packets whose addresses cannot be, whoever sends them.
+// Destinations that a host socket must not see are the forwarder's to refuse;
+// this is about sources that would make us talk to ourselves.
+func (s *Stack) plausible(p *Packet) bool {
+	src := p.Src
+	if src.IsLoopback() || src.IsMulticast() || src.Is4In6() || src == limitedBroadcast() || s.plan.IsOwn(src) {
+		return false
+	}
+	if src.IsUnspecified() { // DHCP and duplicate address detection
+		return p.Proto == ProtoUDP && src.Is4() || p.Proto == ProtoICMPv6
+	}
+	return true
+}
+
+// dispatch hands a UDP or ICMP packet to whom it concerns. asError plays an
+// ICMP error about one of our TCP connections into gVisor.
+func (s *Stack) dispatch(p *Packet, asError func()) {
+	own := s.plan.IsOwn(p.Dst)
+	switch {
+	case p.Proto == ProtoICMPv6 && s.handleNDP(p):
+	case p.Proto != ProtoUDP && own && isEchoRequest(p):
+		s.answerEcho(p)
+	case p.Proto != ProtoUDP && aboutTCP(p):
+		if asError != nil {
+			s.finishBatch()
+			asError()
+		}
+	case p.TTL <= 1 && !own && !p.Dst.IsMulticast():
+		q := p.Quote()
+		s.SendUnreachable(netip.Addr{}, TimeExceeded, &q)
+	case p.Proto == ProtoUDP:
+		s.handler.UDP(p)
+	default:
+		s.handler.ICMP(p)
+	}
+}
+
+func isEchoRequest(p *Packet) bool {
+	return p.Proto == ProtoICMP && p.Head[0] == 8 || p.Proto == ProtoICMPv6 && p.Head[0] == 128
+}
+
+// aboutTCP reports whether p is an ICMP error that quotes a TCP segment.
+func aboutTCP(p *Packet) bool {
+	if p.Proto == ProtoICMP {
+		return p.Head[0] == 3 && len(p.Head) >= 8+header.IPv4MinimumSize+8 && p.Head[8+9] == ProtoTCP
+	}
+	return (p.Head[0] == 1 || p.Head[0] == 2) && len(p.Head) >= 8+header.IPv6MinimumSize+8 && p.Head[8+6] == ProtoTCP
+}
+
+// receiveTCP takes a segment of a known connection inline, an opening SYN to
+// the handler and anything else to gVisor.
+func (s *Stack) receiveTCP(r *receiver, p *Packet, i, size int, proto tcpip.NetworkProtocolNumber) {
+	flags := header.TCPFlags(p.Head[13])
+	key := tupleOf(p)
+	if c := s.conns[key]; c != nil {
+		if !s.plain {
+			s.lockForBatch(c)
+		}
+	} else if flags&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) == header.TCPFlagSyn {
+		s.openingSYN(p, key, r.checked())
+		return
+	}
+	s.deliver(r, i, size, proto)
+}
+
+func (s *Stack) openingSYN(p *Packet, key Tuple, checked bool) {
+	if len(p.Tail) > 0 || !checked && !p.checksumOK() {
+		return
+	}
+	if p.TTL <= 1 && !s.plan.IsOwn(p.Dst) {
+		q := p.Quote()
+		s.SendUnreachable(netip.Addr{}, TimeExceeded, &q)
+		return
+	}
+	if s.acceptingFor(key) != nil {
+		return // a retransmission; the SYN-ACK is on its way
+	}
+	s.finishBatch()
+	s.handler.SYN(newSYN(p, key))
+}
+
+// deliver hands the frame's packet to gVisor, together with the view that
+// holds it; the next frame is read into a new one.
+func (s *Stack) deliver(r *receiver, i, size int, proto tcpip.NetworkProtocolNumber) {
+	var payload buffer.Buffer
+	head := r.heads[i]
+	r.heads[i] = nil
+	if size <= headSize {
+		head.CapLength(size)
+		payload.Append(head)
+	} else {
+		payload.Append(head)
+		r.tail.CapLength(size - headSize)
+		payload.Append(r.tail)
+		r.tail = nil
+	}
+	s.inject(payload, proto, s.link.offload && r.checked())
+}
+
+func (s *Stack) inject(payload buffer.Buffer, proto tcpip.NetworkProtocolNumber, checked bool) {
+	pkt := gvisor.NewPacketBuffer(gvisor.PacketBufferOptions{Payload: payload})
+	pkt.NetworkProtocolNumber = proto
+	pkt.RXChecksumValidated = checked
+	s.link.disp.DeliverNetworkPacket(proto, pkt)
+	pkt.DecRef()
+}

@@ -1,0 +1,168 @@
+package stack
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+)
+
+// DefaultTTL is the TTL of packets that we originate (RFC 1700).
+const DefaultTTL = 64
+
+// outgoing describes one IP packet of our own making. Its transport header
+// has a zero checksum, at sumAt.
+type outgoing struct {
+	src, dst  netip.Addr
+	proto     uint8
+	ttl       uint8
+	transport []byte
+	sumAt     int
+	payload   [2][]byte
+	gso       virtioHdr // gsoType and gsoSize of a super-datagram, else zero
+}
+
+// sender writes packets of our own making to the device. It belongs to the
+// shard's thread: one header buffer serves all of them, so that a packet costs
+// one system call and no allocation.
+type sender struct {
+	dev   Device
+	vnet  bool
+	csum  bool // the guest's kernel completes checksums
+	mtu   int
+	mac   [6]byte
+	neigh *neighbors
+	id    uint16 // IPv4 identification, of fragments foremost
+
+	hdr  virtioHdr
+	head [header.EthernetMinimumSize + header.IPv6MinimumSize + header.IPv6FragmentHeaderSize + 64]byte
+	iov  [5]unix.Iovec
+}
+
+// send writes the packet, cut into fragments when it exceeds the MTU. Packets
+// that the device refuses are lost, as on any link.
+func (s *sender) send(o *outgoing) {
+	size := len(o.transport) + len(o.payload[0]) + len(o.payload[1])
+	ipLen := header.IPv4MinimumSize
+	if o.src.Is6() {
+		ipLen = header.IPv6MinimumSize
+	}
+	var pseudo uint16
+	if o.proto != ProtoICMP {
+		pseudo = pseudoHeader(o.src, o.dst, o.proto, size)
+	}
+	fits := ipLen+size <= s.mtu || o.gso.gsoType != 0
+	// A partial checksum is for the kernel's own protocols only: raw sockets in
+	// the guest (ping) would see an ICMP message without its sum.
+	s.hdr = o.gso
+	if fits && s.csum && o.proto == ProtoUDP {
+		binary.BigEndian.PutUint16(o.transport[o.sumAt:], pseudo)
+		s.hdr.flags = virtioNeedsCsum
+		s.hdr.csumStart = uint16(header.EthernetMinimumSize + ipLen)
+		s.hdr.csumOffset = uint16(o.sumAt)
+	} else {
+		var c checksum.Checksumer
+		c.Add(o.transport)
+		c.Add(o.payload[0])
+		c.Add(o.payload[1])
+		sum := ^checksum.Combine(pseudo, c.Checksum())
+		if sum == 0 && o.proto == ProtoUDP {
+			sum = 0xffff // RFC 768: zero means none
+		}
+		binary.BigEndian.PutUint16(o.transport[o.sumAt:], sum)
+	}
+	s.id++
+	if fits {
+		s.writeIP(o, ipLen, size, 0, false, o.transport, o.payload[0], o.payload[1])
+		return
+	}
+	s.fragment(o, ipLen, size)
+}
+
+// fragment cuts the transport packet into pieces of a multiple of eight bytes.
+// It allocates: datagrams beyond the MTU are rare.
+func (s *sender) fragment(o *outgoing, ipLen, size int) {
+	if ipLen == header.IPv6MinimumSize {
+		ipLen += header.IPv6FragmentHeaderSize
+	}
+	whole := make([]byte, 0, size)
+	whole = append(whole, o.transport...)
+	whole = append(whole, o.payload[0]...)
+	whole = append(whole, o.payload[1]...)
+	piece := (s.mtu - ipLen) &^ 7
+	for off := 0; off < size; off += piece {
+		end := min(off+piece, size)
+		s.writeIP(o, ipLen, end-off, off, end < size, whole[off:end], nil, nil)
+	}
+}
+
+// writeIP writes one IP packet or, if offset or more say so, one fragment.
+func (s *sender) writeIP(o *outgoing, ipLen, size, offset int, more bool, parts ...[]byte) {
+	eth := header.Ethernet(s.head[:header.EthernetMinimumSize])
+	dst := s.neigh.lookup(o.dst)
+	copy(eth[0:6], dst[:])
+	copy(eth[6:12], s.mac[:])
+	ip := s.head[header.EthernetMinimumSize : header.EthernetMinimumSize+ipLen]
+	clear(ip)
+	if o.src.Is4() {
+		binary.BigEndian.PutUint16(eth[12:], uint16(header.IPv4ProtocolNumber))
+		frag := uint16(offset / 8)
+		if more {
+			frag |= 0x2000
+		}
+		ip[0] = 0x45
+		binary.BigEndian.PutUint16(ip[2:], uint16(ipLen+size))
+		binary.BigEndian.PutUint16(ip[4:], s.id)
+		binary.BigEndian.PutUint16(ip[6:], frag)
+		ip[8], ip[9] = o.ttl, o.proto
+		src4, dst4 := o.src.As4(), o.dst.As4()
+		copy(ip[12:], src4[:])
+		copy(ip[16:], dst4[:])
+		binary.BigEndian.PutUint16(ip[10:], ^checksum.Checksum(ip, 0))
+	} else {
+		binary.BigEndian.PutUint16(eth[12:], uint16(header.IPv6ProtocolNumber))
+		ip[0] = 0x60
+		binary.BigEndian.PutUint16(ip[4:], uint16(ipLen-header.IPv6MinimumSize+size))
+		ip[6], ip[7] = o.proto, o.ttl
+		src16, dst16 := o.src.As16(), o.dst.As16()
+		copy(ip[8:], src16[:])
+		copy(ip[24:], dst16[:])
+		if ipLen > header.IPv6MinimumSize {
+			ip[6] = header.IPv6FragmentHeader
+			frag := uint16(offset)
+			if more {
+				frag |= 1
+			}
+			ip[40] = o.proto
+			binary.BigEndian.PutUint16(ip[42:], frag)
+			binary.BigEndian.PutUint32(ip[44:], uint32(s.id))
+		}
+	}
+	s.write(s.head[:header.EthernetMinimumSize+ipLen], parts...)
+}
+
+// write writes one frame made of a head and up to three parts; the header in
+// s.hdr goes first when the device wants one.
+func (s *sender) write(head []byte, parts ...[]byte) {
+	iov := s.iov[:0]
+	if s.vnet {
+		s.hdr.hdrLen = uint16(len(head))
+		iov = append(iov, vec(unsafe.Slice((*byte)(unsafe.Pointer(&s.hdr)), virtioHdrLen)))
+	}
+	iov = append(iov, vec(head))
+	for _, p := range parts {
+		if len(p) > 0 {
+			iov = append(iov, vec(p))
+		}
+	}
+	s.dev.Writev(iov)
+}
+
+func vec(b []byte) unix.Iovec {
+	v := unix.Iovec{Base: unsafe.SliceData(b)}
+	v.SetLen(len(b))
+	return v
+}

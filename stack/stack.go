@@ -1,0 +1,201 @@
+package stack
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	gvisor "gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+
+	"epiphyte/internal/plan"
+	"epiphyte/internal/shard"
+)
+
+const nicID tcpip.NICID = 1
+
+// maxHandshakes is a backstop: the Handler bounds the handshakes in flight
+// itself, with a fair share for each guest address, and lower.
+const maxHandshakes = 1 << 16
+
+// Handler decides about what the guest starts. Its methods are called on the
+// shard's thread and must not block.
+type Handler interface {
+	// SYN is called for a first SYN and for retransmissions until Accept.
+	SYN(*SYN)
+	// UDP is called for each datagram whose destination is not a TAP-local
+	// protocol, our own addresses and broadcasts included.
+	UDP(*Packet)
+	// ICMP is called for each ICMP or ICMPv6 message that is not neighbour
+	// discovery, an echo request to our own addresses, or an error about TCP.
+	ICMP(*Packet)
+	// Flush ends a batch. Heads of packets marked Fresh are stable until then.
+	Flush()
+}
+
+// Config of a Stack. Device, Shard, Plan and Handler are required.
+type Config struct {
+	Device  Device
+	Shard   *shard.Shard
+	Plan    plan.Plan
+	Handler Handler
+	// MTU of the guest's link in bytes, 1500 if zero.
+	MTU int
+	// RouterAdvertisement is the ICMPv6 message sent to a guest that solicits
+	// it; none if empty.
+	RouterAdvertisement []byte
+	// PlainTCP leaves all TCP segments to gVisor's own processors.
+	PlainTCP bool
+	// Logger hears of gVisor's warnings. The default is slog's.
+	Logger *slog.Logger
+}
+
+// Stack is the guest's network up to the transport layer.
+type Stack struct {
+	dev           Device
+	shard         *shard.Shard
+	plan          plan.Plan
+	handler       Handler
+	plain         bool
+	advertisement []byte
+	gv            *gvisor.Stack
+	link          *link
+	forwarder     *tcp.Forwarder
+	neigh         neighbors
+	watch         *shard.Watch
+
+	// The shard's thread only:
+	in    receiver
+	out   sender
+	echo  []byte
+	conns map[Tuple]*Conn
+
+	acceptMu  sync.Mutex
+	accepting map[Tuple]*Handshake // guarded by acceptMu
+
+	failed chan error // at most one
+}
+
+// New builds the stack and starts to watch the device. It must be called
+// before the shard serves, or on the shard's thread.
+func New(cfg Config) (*Stack, error) {
+	mtu := cfg.MTU
+	if mtu == 0 {
+		mtu = 1500
+	}
+	logger := cfg.Logger
+	if logger == nil {
+		logger = slog.Default()
+	}
+	redirectLog(logger)
+	s := &Stack{
+		dev:           cfg.Device,
+		shard:         cfg.Shard,
+		plan:          cfg.Plan,
+		handler:       cfg.Handler,
+		plain:         cfg.PlainTCP,
+		advertisement: cfg.RouterAdvertisement,
+		conns:         make(map[Tuple]*Conn),
+		accepting:     make(map[Tuple]*Handshake),
+		failed:        make(chan error, 1),
+	}
+	s.neigh.self.Store(pack(cfg.Device.HardwareAddr()))
+	mac := cfg.Plan.HardwareAddr()
+	s.link = &link{
+		dev:     cfg.Device,
+		vnet:    cfg.Device.VNetHdr(),
+		offload: cfg.Device.Offload(),
+		mtu:     uint32(mtu),
+		mac:     mac,
+		neigh:   &s.neigh,
+	}
+	s.out = sender{
+		dev:   cfg.Device,
+		vnet:  cfg.Device.VNetHdr(),
+		csum:  cfg.Device.Offload(),
+		mtu:   mtu,
+		mac:   mac,
+		neigh: &s.neigh,
+	}
+	if err := s.build(); err != nil {
+		s.gv.Destroy()
+		return nil, err
+	}
+	var err error
+	if s.watch, err = s.shard.Watch(cfg.Device.FD(), unix.EPOLLIN, s); err != nil {
+		s.gv.Destroy()
+		return nil, fmt.Errorf("watch device: %w", err)
+	}
+	return s, nil
+}
+
+// build makes the gVisor stack. The handlers are in place before the NIC is,
+// as no packet may find them missing.
+func (s *Stack) build() error {
+	s.gv = gvisor.New(gvisor.Options{
+		NetworkProtocols: []gvisor.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
+		TransportProtocols: []gvisor.TransportProtocolFactory{
+			tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6,
+		},
+		HandleLocal: false,
+	})
+	if err := s.setOptions(); err != nil {
+		return err
+	}
+	s.forwarder = tcp.NewForwarder(s.gv, defaultBuffer, maxHandshakes, s.completeHandshake)
+	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, s.handleTCP)
+	for _, proto := range []tcpip.TransportProtocolNumber{udp.ProtocolNumber, icmp.ProtocolNumber4, icmp.ProtocolNumber6} {
+		s.gv.SetTransportProtocolHandler(proto, func(_ gvisor.TransportEndpointID, pkt *gvisor.PacketBuffer) bool {
+			return s.handleReassembled(uint8(proto), pkt)
+		})
+	}
+	if err := s.gv.CreateNIC(nicID, s.link); err != nil {
+		return fmt.Errorf("create NIC: %v", err)
+	}
+	// Every address of the outside is ours to speak for.
+	if err := s.gv.SetPromiscuousMode(nicID, true); err != nil {
+		return fmt.Errorf("set promiscuous mode: %v", err)
+	}
+	if err := s.gv.SetSpoofing(nicID, true); err != nil {
+		return fmt.Errorf("set spoofing: %v", err)
+	}
+	s.gv.SetRouteTable([]tcpip.Route{
+		{Destination: header.IPv4EmptySubnet, NIC: nicID},
+		{Destination: header.IPv6EmptySubnet, NIC: nicID},
+	})
+	return nil
+}
+
+// Failed delivers the error that ends the stack: ErrDeviceGone.
+func (s *Stack) Failed() <-chan error { return s.failed }
+
+func (s *Stack) fail(err error) {
+	select {
+	case s.failed <- err:
+	default:
+	}
+	// A vanished device polls readable for ever.
+	s.watch.Close()
+}
+
+// Conns is the number of TCP connections that gVisor holds, closing ones
+// included.
+func (s *Stack) Conns() int { return len(s.conns) + len(s.accepting) }
+
+// Close resets all connections and ends gVisor's goroutines. The shard must
+// have stopped serving. The device stays open.
+func (s *Stack) Close() error {
+	s.watch.Close()
+	for _, h := range s.accepting {
+		h.Abort()
+	}
+	s.gv.Destroy()
+	return nil
+}
