@@ -1,0 +1,94 @@
+package tap
+
+import (
+	"encoding/json"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// childName is argv[0] of the re-executed role.
+const childName = "epiphyte-tap"
+
+// maxMessage bounds a message between parent and child, in bytes.
+const maxMessage = 4096
+
+// request is what the child is asked to do.
+type request struct {
+	Name      string   `json:"name"`
+	Configure *Network `json:"configure,omitempty"`
+	NoOffload bool     `json:"noOffload,omitempty"`
+}
+
+// reply is what the child found, or why it failed. The descriptor travels
+// beside it.
+type reply struct {
+	Name     string `json:"name"`
+	VNetHdr  bool   `json:"vnetHdr"`
+	Offload  bool   `json:"offload"`
+	USO      bool   `json:"uso"`
+	Existing bool   `json:"existing"` // made by somebody else, and outlives us
+	Fault    *fault `json:"fault,omitempty"`
+}
+
+// IsChild reports whether this process was started as the child of Open. main
+// must ask first, before it looks at flags or builds anything.
+func IsChild() bool {
+	return len(os.Args) > 0 && os.Args[0] == childName
+}
+
+// ChildMain is the child's main function: it takes one request from its parent,
+// answers it, and returns the exit status.
+func ChildMain() int {
+	unix.CloseOnExec(childSocket)
+	buf := make([]byte, maxMessage)
+	n, err := unix.Read(childSocket, buf)
+	if err != nil {
+		return 2
+	}
+	var req request
+	if err := json.Unmarshal(buf[:n], &req); err != nil {
+		return answer(&reply{Fault: fail("decode request", err, "")}, -1)
+	}
+	rep, fd, err := perform(req)
+	if err != nil {
+		return answer(&reply{Fault: asFault("make TAP", err)}, -1)
+	}
+	return answer(rep, fd)
+}
+
+// perform makes the device. The descriptor is left open: the process ends soon.
+func perform(req request) (*reply, int, error) {
+	nl, err := newNetlink()
+	if err != nil {
+		return nil, -1, err
+	}
+	rep, fd, err := nl.device(req.Name, !req.NoOffload)
+	if err != nil {
+		return nil, -1, err
+	}
+	if req.Configure != nil {
+		if err := nl.configure(rep.Name, *req.Configure); err != nil {
+			return nil, -1, err
+		}
+	}
+	return rep, fd, nil
+}
+
+func answer(rep *reply, fd int) int {
+	msg, err := json.Marshal(rep)
+	if err != nil || len(msg) > maxMessage {
+		return 2
+	}
+	var rights []byte
+	if fd >= 0 {
+		rights = unix.UnixRights(fd)
+	}
+	if err := unix.Sendmsg(childSocket, msg, rights, nil, unix.MSG_NOSIGNAL); err != nil {
+		return 2
+	}
+	if rep.Fault != nil {
+		return 1
+	}
+	return 0
+}

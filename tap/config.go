@@ -1,0 +1,82 @@
+package tap
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// Target says where the device is to live. Exactly one way is used, the first
+// that is set in the order of the fields.
+type Target struct {
+	// FD, when positive, is a TAP descriptor that is open already; nothing is
+	// joined or configured. It is duplicated: the caller keeps its own and may
+	// close it at any time. Both share one open file description, hence
+	// O_NONBLOCK, which is set. Anything else that carries one Ethernet frame
+	// per read and write, such as a SOCK_SEQPACKET socket, works as well.
+	FD int
+	// PID, when positive, is a process whose network namespace is meant.
+	PID int
+	// NetNS is the path of a network namespace, as /run/netns/x or
+	// /proc/PID/ns/net.
+	NetNS string
+	// UserNS, optional with NetNS, is the path of the user namespace to join
+	// first. When empty, or the one we are in, the kernel is asked which user
+	// namespace owns NetNS.
+	UserNS string
+}
+
+func (t Target) String() string {
+	switch {
+	case t.FD > 0:
+		return fmt.Sprintf("fd %d", t.FD)
+	case t.PID > 0:
+		return fmt.Sprintf("process %d", t.PID)
+	default:
+		return t.NetNS
+	}
+}
+
+// Network is what the guest's side of the device is configured with. Configuring
+// also brings the loopback interface and the device up.
+type Network struct {
+	Address netip.Prefix     // the guest's address with its subnet's length, e.g. 10.0.2.100/24
+	Gateway netip.Addr       // default route; not valid: none is set
+	MTU     int              // bytes, 68 to 65521 (the kernel decides); 0: left as it is
+	MAC     net.HardwareAddr // 6 bytes, unicast; nil: the kernel's choice
+}
+
+// Config describes the device wanted.
+type Config struct {
+	Target Target
+	// Name of the interface, at most 15 bytes. A %d in it is replaced by the
+	// kernel with the first free number. Ignored with Target.FD.
+	Name string
+	// Configure, when not nil, is applied inside the namespace. When nil the
+	// device is left as it is, not even brought up. Ignored with Target.FD.
+	Configure *Network
+	// NoOffload asks for plain frames: no virtio-net header, no offloads.
+	NoOffload bool
+	// Logger gets one debug line per device; nil: nothing is logged.
+	Logger *slog.Logger
+}
+
+func (c Config) check() error {
+	if c.Target.FD > 0 {
+		return nil
+	}
+	if c.Target.PID <= 0 && c.Target.NetNS == "" {
+		return errors.New("no target namespace given")
+	}
+	if len(c.Name) >= unix.IFNAMSIZ {
+		return fmt.Errorf("interface name %q is longer than %d bytes", c.Name, unix.IFNAMSIZ-1)
+	}
+	if c.Configure != nil && c.Configure.MAC != nil && len(c.Configure.MAC) != 6 {
+		return fmt.Errorf("MAC address %s is not 6 bytes long", c.Configure.MAC)
+	}
+	return nil
+}

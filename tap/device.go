@@ -1,0 +1,172 @@
+package tap
+
+import (
+	"errors"
+	"log/slog"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Device is an open TAP: one queue of frames to and from the guest.
+//
+// Its facts do not change after Open. Readv and Writev are for the one thread
+// that owns the queue; Close must not run at the same time as they do.
+type Device struct {
+	fd      int
+	name    string
+	vnetHdr bool
+	offload bool
+	uso     bool
+	mac     [6]byte
+	restore bool // the interface outlives us: leave it without offloads
+}
+
+func newDevice(fd int, rep *reply) *Device {
+	d := &Device{
+		fd:      fd,
+		name:    rep.Name,
+		vnetHdr: rep.VNetHdr,
+		offload: rep.Offload,
+		uso:     rep.USO,
+		restore: rep.Existing && rep.Offload,
+	}
+	// Unknown stays zero: a device that vanished meanwhile shows at the
+	// first read.
+	d.mac, _ = hardwareAddr(fd)
+	return d
+}
+
+// adopt makes a Device of a descriptor that is open already.
+func adopt(cfg Config) (*Device, error) {
+	fd, err := unix.FcntlInt(uintptr(cfg.Target.FD), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fail("use "+cfg.Target.String(), err, "the caller must pass an open TAP")
+	}
+	rep, err := inspect(fd, cfg)
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, asFault("use "+cfg.Target.String(), err)
+	}
+	return newDevice(fd, rep), nil
+}
+
+// inspect finds out what a foreign descriptor is and settles its offloads. The
+// interface may live in a namespace that we cannot enter, so the ioctl's answer
+// has to do for verification.
+func inspect(fd int, cfg Config) (*reply, error) {
+	op := "use " + cfg.Target.String()
+	name, flags, err := tunFlags(fd)
+	switch {
+	case errors.Is(err, unix.EBADFD):
+		return nil, fail(op, err, "it is /dev/net/tun without an interface: attach one with TUNSETIFF first")
+	case err != nil:
+		// Something else that carries frames, like a SOCK_SEQPACKET socket.
+		return &reply{Name: cfg.Target.String(), Existing: true}, nil
+	case flags&unix.IFF_TAP == 0:
+		return nil, &fault{Op: op, Text: name + " is a TUN, not a TAP"}
+	case flags&unix.IFF_NO_PI == 0:
+		return nil, &fault{Op: op, Text: name + " has packet information before each frame", Hint: "open it with IFF_NO_PI"}
+	}
+	rep := &reply{Name: name, VNetHdr: flags&unix.IFF_VNET_HDR != 0, Existing: true}
+	if !rep.VNetHdr {
+		return rep, noOffload(fd)
+	}
+	if err := shapeVNetHdr(fd); err != nil {
+		return nil, err
+	}
+	if cfg.NoOffload {
+		return rep, noOffload(fd)
+	}
+	rep.Offload, rep.USO, err = negotiate(fd)
+	return rep, err
+}
+
+func (d *Device) log(cfg Config) {
+	if cfg.Logger == nil {
+		return
+	}
+	cfg.Logger.Debug("TAP ready",
+		slog.String("name", d.name), slog.String("target", cfg.Target.String()),
+		slog.Bool("vnet_hdr", d.vnetHdr), slog.Bool("offload", d.offload), slog.Bool("uso", d.uso))
+}
+
+// FD is the descriptor: non-blocking, close-on-exec, pollable. It stays the
+// Device's; -1 after Close.
+func (d *Device) FD() int { return d.fd }
+
+// Name is the interface's name in the guest's namespace, "fd N" for a target
+// descriptor that is no TAP.
+func (d *Device) Name() string { return d.name }
+
+// VNetHdr reports whether a virtio-net header of 10 bytes, little-endian,
+// precedes each frame in both directions. It may hold without Offload.
+func (d *Device) VNetHdr() bool { return d.vnetHdr }
+
+// Offload reports whether the guest's kernel sends partial checksums and TCP
+// segments of up to 64 KiB (TSO4 and TSO6), and takes the same from us. It
+// implies VNetHdr.
+func (d *Device) Offload() bool { return d.offload }
+
+// USO reports whether it sends UDP segments (UDP_SEGMENT) as well. It implies
+// Offload.
+func (d *Device) USO() bool { return d.uso }
+
+// HardwareAddr is the MAC of the guest's side as it was at Open, zero if
+// unknown. The guest may change it at any time.
+func (d *Device) HardwareAddr() [6]byte { return d.mac }
+
+// Readv reads one frame, with its header where VNetHdr says so, into iov and
+// returns its length in bytes; what does not fit is lost. It never blocks:
+// EAGAIN when there is nothing. EBADFD means that the interface was deleted.
+//
+// The system call bypasses the scheduler, which is right for a call that does
+// not block and wrong for any other.
+func (d *Device) Readv(iov []unix.Iovec) (int, unix.Errno) {
+	if len(iov) == 0 {
+		return 0, unix.EINVAL
+	}
+	n, _, errno := unix.RawSyscall(unix.SYS_READV, uintptr(d.fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
+}
+
+// Writev writes one frame, with its header where VNetHdr says so, gathered from
+// iov and returns its length in bytes. It never blocks. EBADFD means that the
+// interface was deleted, EIO that it is down, EINVAL that the frame or its
+// header is malformed.
+func (d *Device) Writev(iov []unix.Iovec) (int, unix.Errno) {
+	if len(iov) == 0 {
+		return 0, unix.EINVAL
+	}
+	n, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(d.fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
+}
+
+// Close gives the device up. The interface goes with it, unless the caller made
+// it persistent or holds another copy of the descriptor. A second Close does
+// nothing.
+func (d *Device) Close() error {
+	if d.fd < 0 {
+		return nil
+	}
+	fd := d.fd
+	d.fd = -1
+	if d.restore {
+		// The next user of the interface may ask for no header. An interface
+		// that was deleted refuses, which is as well.
+		noOffload(fd)
+	}
+	if err := unix.Close(fd); err != nil {
+		return fail("close "+d.name, err, "")
+	}
+	return nil
+}

@@ -1,0 +1,77 @@
+// Package tap makes a TAP device in namespaces that belong to somebody else, as
+// a plain user, and hands out the file descriptor through which its frames pass.
+//
+// # Theory of operation
+//
+// Purpose: given a process, a namespace path or an open descriptor, get a TAP
+// fd that lives in the guest's network namespace while this process stays in
+// its own, where its sockets belong.
+//
+// A Go program cannot join a user namespace: setns(2) with CLONE_NEWUSER is
+// refused to a multithreaded process. So the work is split over two processes:
+//
+//	parent                         child
+//	resolve the target: open its
+//	  namespaces, ask who owns them
+//	clone ------------------------> setns, keep CAP_NET_ADMIN, die with parent
+//	                                execve /proc/self/exe as "epiphyte-tap"
+//	                                read the request
+//	                                create or attach to the device (water)
+//	                                configure it when asked (netlink)
+//	receive <---------------------- facts and fd (SCM_RIGHTS), or an error
+//	reap                            exit
+//
+// Between clone and execve the child is a copy of one thread of a Go program:
+// that part is one file (fork.go), nosplit and without allocation. After
+// execve it is an ordinary Go program with one job. main() must decide the role
+// before anything else:
+//
+//	if tap.IsChild() {
+//		os.Exit(tap.ChildMain())
+//	}
+//
+// # Which namespaces are joined
+//
+// The owner of the network namespace is asked of the kernel (ioctl_ns(2),
+// NS_GET_USERNS), not guessed. When the owner is the user namespace in which we
+// already are, only the network namespace is joined, because joining one's own
+// user namespace is EINVAL. Otherwise both are: with one setns on a pidfd when
+// the target is a process that lives in the owner, else owner first, then
+// network namespace. Nothing is joined when the network namespace is our own.
+// Linux 5.8 is needed for a process as target (setns on a pidfd).
+//
+// execve drops the capabilities that setns gave unless our uid is mapped to
+// root in the joined namespace, so the child first makes CAP_NET_ADMIN ambient:
+// a guest whose user namespace maps no root works too.
+//
+// # Device
+//
+// A device that does not exist is created non-persistent: it vanishes with the
+// last copy of its fd, whatever kills us. One that exists (made persistent by
+// the caller) is attached to and outlives us; its offloads are switched off
+// again by Close. A device to which another program is attached is tried again
+// for one second, since a predecessor may be about to die.
+//
+// Unless NoOffload is set, frames carry a virtio-net header (VIRTIO 1.2,
+// 5.1.6, without num_buffers: 10 bytes, little-endian), and checksum and
+// segmentation offloads are negotiated down to what the kernel takes. What was
+// got is asked back: the header by TUNGETIFF, the features by ethtool.
+//
+// # Invariants
+//
+//   - The parent reaps every child it made, on every path, and the child dies
+//     with its parent (PR_SET_PDEATHSIG; the thread that cloned it is held until
+//     it is reaped, because the signal follows that thread).
+//   - Every descriptor is close-on-exec; the child keeps 0, 1, 2 and its socket.
+//   - An error is one line with cause and remedy, and wraps the errno.
+//
+// # Timers
+//
+// One: the second for which a busy device is tried again, in the child.
+//
+// # What it does not do
+//
+// It knows nothing of what the frames mean, runs no program but itself, sets no
+// IPv6 address (the kernel configures itself from router advertisements),
+// touches no resolver file, and does not switch queues: one fd is one queue.
+package tap

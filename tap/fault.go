@@ -1,0 +1,108 @@
+package tap
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// fault is a failed step: what was attempted, what the kernel said, and what
+// the user can do about it. It crosses from child to parent as JSON, so that
+// errors.Is with an errno works on both sides.
+type fault struct {
+	Op   string     `json:"op"`
+	Err  unix.Errno `json:"errno,omitempty"`
+	Text string     `json:"text,omitempty"` // in place of Err where there is no errno
+	Hint string     `json:"hint,omitempty"`
+}
+
+func (f *fault) Error() string {
+	cause := f.Text
+	if f.Err != 0 {
+		cause = f.Err.Error()
+	}
+	if f.Hint == "" {
+		return f.Op + ": " + cause
+	}
+	return f.Op + ": " + cause + " (" + f.Hint + ")"
+}
+
+func (f *fault) Unwrap() error {
+	if f.Err == 0 {
+		return nil
+	}
+	return f.Err
+}
+
+// fail makes a fault of err. The hint may be empty.
+func fail(op string, err error, hint string) *fault {
+	f := &fault{Op: op, Hint: hint}
+	if errno, ok := errors.AsType[unix.Errno](err); ok {
+		f.Err = errno
+	} else {
+		f.Text = err.Error()
+	}
+	return f
+}
+
+// asFault keeps a fault and wraps any other error as one.
+func asFault(op string, err error) *fault {
+	if f, ok := errors.AsType[*fault](err); ok {
+		return f
+	}
+	return fail(op, err, "")
+}
+
+func hintProcess(pid int, err error) string {
+	switch {
+	case errors.Is(err, unix.ESRCH), errors.Is(err, unix.ENOENT):
+		return "it has ended, or it lives in another PID namespace"
+	case errors.Is(err, unix.EINVAL):
+		return "give the PID of a process, not of one of its threads"
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		var st unix.Stat_t
+		// A process that is not dumpable shows as root's.
+		if unix.Stat(fmt.Sprintf("/proc/%d", pid), &st) == nil && int(st.Uid) != os.Geteuid() {
+			return fmt.Sprintf("the process belongs to user %d and we are user %d: run as its user", st.Uid, os.Geteuid())
+		}
+		return "the process may not be inspected: it has more privileges than we have, or is not dumpable"
+	}
+	return ""
+}
+
+func hintPath(err error) string {
+	switch {
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return "run as the user who owns the namespace"
+	case errors.Is(err, unix.ENOENT):
+		return "the namespace file must exist before we start"
+	}
+	return ""
+}
+
+func hintTunDevice(err error) string {
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return "load the tun module, or give this container the device: --device /dev/net/tun"
+	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		return "load the tun module as root: modprobe tun"
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return "let users open it, as root: chmod 0666 /dev/net/tun"
+	}
+	return ""
+}
+
+func hintAttach(name string, err error) string {
+	switch {
+	case errors.Is(err, unix.EBUSY):
+		return fmt.Sprintf("another program is attached to %s: stop it, or choose another name", name)
+	case errors.Is(err, unix.EPERM):
+		return "making a TAP needs CAP_NET_ADMIN in the user namespace that owns the network namespace: " +
+			"name a process in namespaces of its own, e.g. of unshare -Urn"
+	case errors.Is(err, unix.EINVAL):
+		return fmt.Sprintf("%q is no valid interface name, or names an interface that is no TAP", name)
+	}
+	return ""
+}

@@ -1,0 +1,339 @@
+package tap
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	guestName = "tap-test-guest" // argv[0] of a process that lives in namespaces of its own
+	plainUID  = 65534            // whom the tests run as when started by root
+)
+
+func TestMain(m *testing.M) {
+	if IsChild() {
+		os.Exit(ChildMain())
+	}
+	if os.Args[0] == guestName {
+		os.Exit(guestMain())
+	}
+	if os.Geteuid() == 0 && os.Getenv("TAP_TEST_ROOT") == "" {
+		os.Exit(dropRoot())
+	}
+	os.Exit(m.Run())
+}
+
+// dropRoot runs the tests again as a user without privileges, since that is
+// what they are about.
+func dropRoot() int {
+	if st, err := os.Stat("/dev/net/tun"); err == nil && st.Mode().Perm() != 0o666 {
+		if err := os.Chmod("/dev/net/tun", 0o666); err != nil {
+			fmt.Fprintln(os.Stderr, "make /dev/net/tun usable:", err)
+			return 1
+		}
+	}
+	var args []string
+	for _, a := range os.Args[1:] {
+		// These files are in directories that only root may write to.
+		if !strings.HasPrefix(a, "-test.testlogfile=") && !strings.HasPrefix(a, "-test.coverprofile=") &&
+			!strings.HasPrefix(a, "-test.gocoverdir=") {
+			args = append(args, a)
+		}
+	}
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Credential: &syscall.Credential{Uid: plainUID, Gid: plainUID},
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	if err := cmd.Run(); err != nil {
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+			return exit.ExitCode()
+		}
+		fmt.Fprintln(os.Stderr, "run tests as a plain user:", err)
+		return 1
+	}
+	return 0
+}
+
+// guest is a process in namespaces of its own that does what it is told: one
+// JSON command per line in, one answer per line out.
+type guest struct {
+	t   *testing.T
+	pid int
+	in  *json.Encoder
+	out *json.Decoder
+}
+
+type command struct {
+	Do     string
+	Name   string
+	Config Config
+	Nested nesting
+}
+
+type answerTo struct {
+	Err    string
+	PID    int
+	Link   linkFacts
+	Device deviceFacts
+}
+
+type linkFacts struct {
+	Exists     bool
+	Up         bool
+	MTU        int
+	MAC        string
+	Addrs      []string
+	Routes     []string
+	Persistent bool
+	MultiQueue bool
+	LoopbackUp bool
+}
+
+type deviceFacts struct {
+	Name    string
+	VNetHdr bool
+	Offload bool
+	USO     bool
+	MAC     [6]byte
+}
+
+func factsOf(d *Device) deviceFacts {
+	return deviceFacts{d.Name(), d.VNetHdr(), d.Offload(), d.USO(), d.HardwareAddr()}
+}
+
+// nesting says which namespaces a guest gets and who it is inside.
+type nesting struct {
+	SameUser bool // only a new network namespace
+	KeepNet  bool // only a new user namespace
+	UID      int  // uid inside
+}
+
+func startGuest(n nesting) (*exec.Cmd, *json.Encoder, *json.Decoder, error) {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = []string{guestName}
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	if n.KeepNet {
+		cmd.SysProcAttr.Cloneflags = 0
+	}
+	if !n.SameUser {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: n.UID, HostID: os.Geteuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: n.UID, HostID: os.Getegid(), Size: 1}}
+		if n.UID != 0 {
+			// As unshare --map-current-user --keep-caps does, so that the
+			// guest can look after its own network.
+			cmd.SysProcAttr.AmbientCaps = []uintptr{unix.CAP_NET_ADMIN}
+		}
+	}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, nil, nil, err
+	}
+	return cmd, json.NewEncoder(stdin), json.NewDecoder(bufio.NewReader(stdout)), nil
+}
+
+func newGuest(t *testing.T, n nesting) *guest {
+	t.Helper()
+	if f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0); err != nil {
+		t.Skipf("no use of TAP devices here: %v", err)
+	} else {
+		f.Close()
+	}
+	cmd, in, out, err := startGuest(n)
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) {
+		t.Skipf("no unprivileged user namespaces here: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &guest{t: t, pid: cmd.Process.Pid, in: in, out: out}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	g.do(command{Do: "link", Name: "lo"}) // it runs now
+	return g
+}
+
+// try gives a command and returns the answer, errors included.
+func (g *guest) try(c command) answerTo {
+	g.t.Helper()
+	var a answerTo
+	if err := g.in.Encode(c); err != nil {
+		g.t.Fatalf("guest %s: %v", c.Do, err)
+	}
+	if err := g.out.Decode(&a); err != nil {
+		g.t.Fatalf("guest %s: %v", c.Do, err)
+	}
+	return a
+}
+
+func (g *guest) do(c command) answerTo {
+	g.t.Helper()
+	a := g.try(c)
+	if a.Err != "" {
+		g.t.Fatalf("guest %s: %s", c.Do, a.Err)
+	}
+	return a
+}
+
+func (g *guest) link(name string) linkFacts {
+	g.t.Helper()
+	return g.do(command{Do: "link", Name: name}).Link
+}
+
+func (g *guest) path(ns string) string { return fmt.Sprintf("/proc/%d/ns/%s", g.pid, ns) }
+
+// guestMain serves commands until its input ends.
+func guestMain() int {
+	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
+	s := &guestServer{}
+	for {
+		var c command
+		if in.Decode(&c) != nil {
+			return 0
+		}
+		a, err := s.serve(c)
+		if err != nil {
+			a.Err = err.Error()
+		}
+		if out.Encode(a) != nil {
+			return 1
+		}
+	}
+}
+
+type guestServer struct {
+	held     int
+	children []*exec.Cmd
+}
+
+func (s *guestServer) serve(c command) (a answerTo, err error) {
+	switch c.Do {
+	case "link":
+		a.Link, err = inspectLink(c.Name)
+	case "add", "add-mq": // a persistent TAP, as RootlessKit makes one
+		flags := netlink.TUNTAP_NO_PI
+		if c.Do == "add-mq" {
+			flags |= netlink.TUNTAP_MULTI_QUEUE
+		}
+		err = persistentTAP(c.Name, uint16(flags))
+	case "delete":
+		err = netlink.LinkDel(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: c.Name, Index: index(c.Name)}})
+	case "up":
+		err = netlink.LinkSetUp(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index(c.Name)}})
+	case "hold": // be the other program that is attached
+		s.held, _, err = attach(c.Name, flagsPlain)
+	case "hold-mq":
+		s.held, _, err = attach(c.Name, flagsPlain|unix.IFF_MULTI_QUEUE)
+	case "release":
+		err = unix.Close(s.held)
+	case "open":
+		var d *Device
+		if d, err = Open(context.Background(), c.Config); err == nil {
+			a.Device = factsOf(d)
+			err = d.Close()
+		}
+	case "nest": // a guest inside, that lives until we end
+		var cmd *exec.Cmd
+		if cmd, _, _, err = startGuest(c.Nested); err == nil {
+			s.children = append(s.children, cmd)
+			a.PID = cmd.Process.Pid
+		}
+	default:
+		err = fmt.Errorf("unknown command %q", c.Do)
+	}
+	return a, err
+}
+
+func index(name string) int {
+	ifi, err := net.InterfaceByName(name)
+	if err != nil {
+		return 0
+	}
+	return ifi.Index
+}
+
+func persistentTAP(name string, extra uint16) error {
+	fd, _, err := attach(name, unix.IFF_TAP|extra)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1)
+}
+
+func inspectLink(name string) (linkFacts, error) {
+	var f linkFacts
+	if lo, err := netlink.LinkByName("lo"); err == nil {
+		f.LoopbackUp = lo.Attrs().Flags&net.FlagUp != 0
+	}
+	link, err := netlink.LinkByName(name)
+	if _, ok := errors.AsType[netlink.LinkNotFoundError](err); ok {
+		return f, nil
+	}
+	if err != nil {
+		return f, err
+	}
+	at := link.Attrs()
+	f.Exists = true
+	f.Up = at.Flags&net.FlagUp != 0
+	f.MTU = at.MTU
+	f.MAC = at.HardwareAddr.String()
+	if tun, ok := link.(*netlink.Tuntap); ok {
+		f.Persistent = !tun.NonPersist
+		f.MultiQueue = tun.Flags&netlink.TUNTAP_MULTI_QUEUE != 0
+	}
+	addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	if err != nil {
+		return f, err
+	}
+	for _, a := range addrs {
+		f.Addrs = append(f.Addrs, a.IPNet.String())
+	}
+	routes, err := netlink.RouteList(link, netlink.FAMILY_V4)
+	if err != nil {
+		return f, err
+	}
+	for _, r := range routes {
+		if r.Dst == nil || r.Dst.String() == "0.0.0.0/0" {
+			f.Routes = append(f.Routes, "default via "+r.Gw.String())
+		}
+	}
+	slices.Sort(f.Routes)
+	return f, nil
+}
+
+// network is the configuration used throughout.
+func network() *Network {
+	return &Network{
+		Address: netip.MustParsePrefix("10.0.2.100/24"),
+		Gateway: netip.MustParseAddr("10.0.2.2"),
+		MTU:     65520,
+		MAC:     net.HardwareAddr{0x02, 1, 2, 3, 4, 5},
+	}
+}
