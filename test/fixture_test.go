@@ -195,3 +195,74 @@ func isErrno(err error, want ...syscall.Errno) bool {
 	}
 	return false
 }
+
+// cell is one way to carry frames and segments; every one must show the same
+// behaviour.
+type cell struct {
+	name  string
+	flags []string
+}
+
+// cells lists the ways that the helper under test has.
+func cells() []cell {
+	var all []cell
+	for _, mtu := range []string{"1500", "65520"} {
+		all = append(all, cell{"MTU" + mtu, []string{"--mtu=" + mtu}})
+		if !env.Product {
+			continue
+		}
+		all = append(all,
+			cell{"MTU" + mtu + "/plainTCP", []string{"--mtu=" + mtu, "--tcp-path=plain"}},
+			cell{"MTU" + mtu + "/noOffload", []string{"--mtu=" + mtu, "--no-offload"}},
+			cell{"MTU" + mtu + "/plainTCP/noOffload", []string{"--mtu=" + mtu, "--tcp-path=plain", "--no-offload"}})
+	}
+	return all
+}
+
+// eachCell runs f for every way and both families. The ways run in parallel.
+func eachCell(t *testing.T, f func(*testing.T, *world, family)) {
+	for _, c := range cells() {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := serve(t, c.flags...)
+			eachFamily(t, func(t *testing.T, fam family) { f(t, w, fam) })
+		})
+	}
+}
+
+// eachTCPPath runs f once for each way to handle TCP segments, one after the
+// other: for what is measured in milliseconds.
+func eachTCPPath(t *testing.T, f func(*testing.T, *world, family)) {
+	paths := []cell{{"inline", nil}}
+	if env.Product {
+		paths = append(paths, cell{"plain", []string{"--tcp-path=plain"}})
+	}
+	for _, c := range paths {
+		t.Run(c.name, func(t *testing.T) {
+			w := serve(t, append([]string{"--mtu=65520"}, c.flags...)...)
+			eachFamily(t, func(t *testing.T, fam family) { f(t, w, fam) })
+		})
+	}
+}
+
+// backTo waits until the helper holds no more descriptors and threads than
+// before, and at most grown bytes more memory.
+func (w *world) backTo(t testing.TB, before harness.Usage, grown int64) {
+	t.Helper()
+	eventually(t, deadline, func() error {
+		now, err := w.helper.Usage()
+		if err != nil {
+			return err
+		}
+		// Threads are the runtime's to keep; only growth with load is a leak.
+		if now.FDs > before.FDs || now.Threads > before.Threads+8 || now.RSS > before.RSS+grown {
+			return fmt.Errorf("the helper holds %+v, before %+v", now, before)
+		}
+		return nil
+	})
+}
+
+func (w *world) usage(t testing.TB) harness.Usage {
+	t.Helper()
+	return must(w.helper.Usage())(t)
+}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,6 +27,12 @@ type HelperConfig struct {
 	// resolv.conf; it must exist. Empty: the runner's /etc.
 	Etc string
 	Env []string // added to the runner's
+	// Host is the network namespace that the helper's sockets live in. Nil:
+	// [Env.Host].
+	Host *NetNS
+	// Wrap is a command that executes the helper, whose path and arguments
+	// follow: {"sh", "-c", `exec "$0" "$@" 0<&-`}.
+	Wrap []string
 	// NoWait returns before the helper is ready.
 	NoWait bool
 	// Files are inherited as descriptors 5 and up.
@@ -68,18 +75,26 @@ func (e *Env) Start(ctx context.Context, cfg HelperConfig) (*Helper, error) {
 	}
 	defer exitR.Close()
 	var stdout, stderr lockedBuffer
-	cmd := exec.Command(e.Binary, cfg.Args...)
+	argv := slices.Concat(cfg.Wrap, []string{e.Binary}, cfg.Args)
+	attr := &syscall.SysProcAttr{}
 	if cfg.Etc != "" {
-		cmd = exec.Command("/proc/self/exe", append([]string{cfg.Etc, e.Binary}, cfg.Args...)...)
+		argv = slices.Concat([]string{"/proc/self/exe", cfg.Etc}, argv)
 		cfg.Env = append(cfg.Env, envStage+"=etc")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, AmbientCaps: []uintptr{unix.CAP_SYS_ADMIN}}
+		attr.Cloneflags = unix.CLONE_NEWNS
+		attr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN}
 	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.SysProcAttr = attr
 	cmd.Env = append(os.Environ(), cfg.Env...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.ExtraFiles = append([]*os.File{readyW, exitR}, cfg.Files...)
 	cmd.WaitDelay = time.Second
 	h := &Helper{Stdout: &stdout, Stderr: &stderr, cmd: cmd, ready: ready, exit: exit, begin: time.Now(), done: make(chan struct{})}
-	if err := e.spawn.start(cmd); err != nil {
+	start := e.spawn.start
+	if cfg.Host != nil {
+		start = cfg.Host.Start
+	}
+	if err := start(cmd); err != nil {
 		ready.Close()
 		exit.Close()
 		return nil, fmt.Errorf("start helper: %w", err)
@@ -198,10 +213,18 @@ func execWithEtc() error {
 	var err error
 	onThread(func() {
 		if err = unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err == nil {
-			err = unix.Exec(os.Args[2], os.Args[2:], os.Environ())
+			err = execute(os.Args[2:])
 		}
 	})
 	return fmt.Errorf("execute %s: %w", os.Args[2], err)
+}
+
+func execute(argv []string) error {
+	path, err := exec.LookPath(argv[0])
+	if err != nil {
+		return err
+	}
+	return unix.Exec(path, argv, os.Environ())
 }
 
 // lockedBuffer collects output while others read it.

@@ -32,6 +32,9 @@ func openNS(path string) (*NetNS, error) {
 	return &NetNS{f: f}, nil
 }
 
+// NewNS makes an empty network namespace that stands for a host: its lo is down.
+func (e *Env) NewNS() (*NetNS, error) { return newNS() }
+
 // newNS makes a network namespace owned by the runner's user namespace.
 func newNS() (ns *NetNS, err error) {
 	onThread(func() {

@@ -1,0 +1,116 @@
+package test
+
+import (
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"testing"
+
+	"epiphyte/test/harness"
+)
+
+// serveTCP runs handle for every connection to a listener in ns. The listener
+// and its connections are closed, and their goroutines gone, with the test.
+func serveTCP(t testing.TB, ns *harness.NetNS, network, addr string, handle func(*net.TCPConn)) net.Addr {
+	t.Helper()
+	l := must(ns.Listen(network, addr))(t)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	live := map[net.Conn]bool{}
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			live[c] = true
+			mu.Unlock()
+			wg.Go(func() {
+				defer func() {
+					mu.Lock()
+					delete(live, c)
+					mu.Unlock()
+					c.Close()
+				}()
+				handle(c.(*net.TCPConn))
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		mu.Lock()
+		for c := range live {
+			c.Close()
+		}
+		mu.Unlock()
+		wg.Wait()
+	})
+	return l.Addr()
+}
+
+// echoTCP sends everything back, and the end of the stream too.
+func echoTCP(c *net.TCPConn) {
+	if _, err := io.Copy(c, c); err == nil {
+		_ = c.CloseWrite()
+	}
+}
+
+// servePacket answers every datagram to a socket in ns with what handle
+// returns; nil is no answer.
+func servePacket(t testing.TB, ns *harness.NetNS, network, addr string, handle func([]byte, net.Addr) []byte) net.PacketConn {
+	t.Helper()
+	c := must(ns.ListenPacket(network, addr))(t)
+	if u, ok := c.(*net.UDPConn); ok {
+		// Bursts must meet no bound of the server's. The kernel caps it quietly.
+		if err := u.SetReadBuffer(4 << 20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		b := make([]byte, 1<<16)
+		for {
+			n, from, err := c.ReadFrom(b)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if err != nil {
+				continue // an ICMP error for an earlier answer
+			}
+			if resp := handle(b[:n], from); resp != nil {
+				_, _ = c.WriteTo(resp, from)
+			}
+		}
+	})
+	t.Cleanup(func() {
+		c.Close()
+		wg.Wait()
+	})
+	return c
+}
+
+func echoPacket(b []byte, _ net.Addr) []byte { return b }
+
+// random gives n bytes that are the same for the same seed.
+func random(seed uint64, n int) []byte {
+	b := make([]byte, n)
+	src := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
+	_, _ = src.Read(b) // never fails
+	return b
+}
+
+// writeChunks writes b in pieces of random size up to limit.
+func writeChunks(w io.Writer, b []byte, limit int) error {
+	r := rand.New(rand.NewPCG(1, uint64(len(b))))
+	for len(b) > 0 {
+		n := min(1+r.IntN(limit), len(b))
+		if _, err := w.Write(b[:n]); err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
