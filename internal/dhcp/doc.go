@@ -1,0 +1,32 @@
+// Package dhcp configures guests that ask for it: IPv4 leases by DHCP, and for
+// IPv6 the router advertisements of stateless autoconfiguration with stateless
+// DHCPv6 beside them.
+//
+// # Theory of operation
+//
+// Everything here is a function from message to message. The package opens no
+// socket, starts no goroutine and sets no timer; who calls it owns the ports
+// (67 and 547 of the gateway), the sending of unsolicited advertisements and the
+// clock.
+//
+// IPv4: sixteen addresses, plan.DHCPStart to plan.DHCPEnd, are leased by
+// hardware address for Config.Lease. There is no list of leases to grow: sixteen
+// slots are all the state there is. A lease ends when its time is over or when
+// the client releases it, and is remembered until somebody else needs the
+// address, so that a client which comes back finds its own. A server that has
+// been restarted knows no leases and grants what its clients ask to keep.
+//
+// A DISCOVER reserves the offered address for a minute; a REQUEST turns that
+// into a lease. A wish for an address is granted if it is in the pool and free;
+// otherwise it is passed over in DISCOVER and refused (NAK) in REQUEST. A BOOTP
+// request, which has no message type, is taken for a REQUEST without a wish.
+// INFORM is answered without an address. With all sixteen addresses taken a
+// client gets no answer.
+//
+// IPv6: addresses are the guest's own business (RFC 4862). The advertisement
+// names the router, the prefix, the resolver (RFC 8106) and the MTU; for clients
+// that know only DHCPv6 an INFORMATION-REQUEST is answered with the resolver.
+//
+// What it does not do: names, search lists, boot files, relays, static leases,
+// DHCPv6 addresses.
+package dhcp

@@ -1,0 +1,92 @@
+package dhcp
+
+import (
+	"encoding/binary"
+	"time"
+
+	"epiphyte/internal/plan"
+)
+
+// When a router advertises without being asked. RFC 4861, section 6.2.1 gives
+// the defaults, section 10 those of the first advertisements.
+const (
+	MinInterval = 200 * time.Second
+	MaxInterval = 600 * time.Second
+
+	// InitialInterval is the longest wait after each of the first
+	// InitialAdvertisements.
+	InitialInterval       = 16 * time.Second
+	InitialAdvertisements = 3
+)
+
+// What an advertisement promises, and for how long.
+const (
+	hopLimit          = 64
+	routerLifetime    = 3 * MaxInterval // RFC 4861, section 6.2.1
+	resolverLifetime  = 3 * MaxInterval // RFC 8106, section 5.1
+	validLifetime     = 24 * time.Hour
+	preferredLifetime = 4 * time.Hour
+
+	minMTU6 = 1280 // RFC 8200, section 5
+)
+
+// Types of RFC 4861, section 4, and RFC 8106, section 5.1.
+const (
+	typeRouterAdvertisement = 134
+	optSourceLinkAddress    = 1
+	optPrefix               = 3
+	optMTU                  = 5
+	optResolver             = 25
+
+	prefixOnLink     = 0x80
+	prefixAutonomous = 0x40
+)
+
+// AdvertisementDelay gives the time from one unsolicited advertisement to the
+// next: sent is how many there have been, the last one included, and random is
+// a uniform number in [0, 1).
+func AdvertisementDelay(sent int, random float64) time.Duration {
+	d := MinInterval + time.Duration(random*float64(MaxInterval-MinInterval))
+	if sent < InitialAdvertisements {
+		d = min(d, InitialInterval)
+	}
+	return d
+}
+
+// RouterAdvertisement builds the ICMPv6 message, type and code included, that
+// tells a guest of p its prefix, router and resolver; nil if the plan has no
+// IPv6 side. The checksum is zero, for the sender to fill in. The source is to
+// be p.GatewayLinkLocal, the hop limit 255; mac is the link-layer address of the
+// router. An mtu below 1280, the least of IPv6, is not told.
+func RouterAdvertisement(p plan.Plan, mac [6]byte, mtu int) []byte {
+	if !p.IPv6() {
+		return nil
+	}
+	be := binary.BigEndian
+	seconds := func(d time.Duration) uint32 { return uint32(d / time.Second) }
+
+	// Checksum, then hop limit, flags M=0 O=0, lifetime, and zero for the
+	// reachable and retransmission times, which leaves them to the guest.
+	m := []byte{typeRouterAdvertisement, 0, 0, 0, hopLimit, 0}
+	m = be.AppendUint16(m, uint16(seconds(routerLifetime)))
+	m = append(m, make([]byte, 8)...)
+
+	m = append(m, optSourceLinkAddress, 1)
+	m = append(m, mac[:]...)
+
+	m = append(m, optPrefix, 4, byte(p.Prefix6.Bits()), prefixOnLink|prefixAutonomous)
+	m = be.AppendUint32(m, seconds(validLifetime))
+	m = be.AppendUint32(m, seconds(preferredLifetime))
+	m = append(m, 0, 0, 0, 0)
+	m = append(m, p.Prefix6.Addr().AsSlice()...)
+
+	m = append(m, optResolver, 3, 0, 0)
+	m = be.AppendUint32(m, seconds(resolverLifetime))
+	m = append(m, p.DNS6.AsSlice()...)
+
+	if mtu >= minMTU6 {
+		m = append(m, optMTU, 1, 0, 0)
+		m = be.AppendUint32(m, uint32(mtu))
+	}
+	return m
+}

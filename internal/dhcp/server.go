@@ -1,0 +1,261 @@
+package dhcp
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"time"
+
+	"epiphyte/internal/plan"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+)
+
+// UDP ports, RFC 2131, section 4.1 and RFC 8415, section 7.2.
+const (
+	ServerPort  = 67
+	ClientPort  = 68
+	ServerPort6 = 547
+	ClientPort6 = 546
+)
+
+const (
+	// poolSize is the number of addresses from plan.DHCPStart to plan.DHCPEnd.
+	poolSize = 16
+
+	// offerTime is how long an offer stays reserved; clients decide in seconds.
+	offerTime = time.Minute
+
+	// maxRequest bounds what is parsed. Clients are to expect 576 bytes
+	// (RFC 2131, section 2), and none sends more than an Ethernet frame.
+	maxRequest = 1500
+
+	// bootpLen is the length of a message before its options, RFC 951.
+	bootpLen = 236
+)
+
+// Config describes the network that clients are told about. Only Plan is
+// needed.
+type Config struct {
+	Plan  plan.Plan
+	Lease time.Duration // default 24 h; whole seconds
+	MTU   int           // of the guest's interface; 0: not told
+	MAC   [6]byte       // ours, for the DHCPv6 server id; default Plan.HardwareAddr()
+	Now   func() time.Time
+}
+
+// Server leases the addresses of one plan. It is not safe for concurrent use:
+// it belongs to whoever receives the guest's frames.
+type Server struct {
+	cfg   Config
+	slots [poolSize]slot
+}
+
+// slot is one address of the pool. The zero value has never been used.
+type slot struct {
+	client string // hardware address, raw; empty: nobody's
+	until  time.Time
+}
+
+// New makes a server whose whole pool is free.
+func New(cfg Config) *Server {
+	if cfg.Lease <= 0 {
+		cfg.Lease = 24 * time.Hour
+	}
+	if cfg.MAC == [6]byte{} {
+		cfg.MAC = cfg.Plan.HardwareAddr()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Server{cfg: cfg}
+}
+
+// Handle takes the UDP payload of a datagram to port 67 of the gateway or of the
+// broadcast address, and gives the payload of the answer, which is to be
+// broadcast from port 67 of the gateway to port 68; nil means none. Any bytes
+// are safe.
+func (s *Server) Handle(req []byte) (resp []byte) {
+	if len(req) > maxRequest {
+		return nil
+	}
+	m, err := dhcpv4.FromBytes(withCookie(req))
+	if err != nil || m.OpCode != dhcpv4.OpcodeBootRequest || len(m.ClientHWAddr) == 0 {
+		return nil
+	}
+	switch kind := m.MessageType(); {
+	case kind == dhcpv4.MessageTypeDiscover:
+		return s.discover(m)
+	case kind == dhcpv4.MessageTypeRequest, !m.Options.Has(dhcpv4.OptionDHCPMessageType):
+		return s.request(m)
+	case kind == dhcpv4.MessageTypeInform:
+		return s.reply(m, dhcpv4.MessageTypeAck, netip.Addr{}, dhcpv4.WithClientIP(m.ClientIPAddr))
+	case kind == dhcpv4.MessageTypeRelease:
+		s.release(m)
+	}
+	return nil
+}
+
+// withCookie gives a BOOTP message without vendor information the empty options
+// that the parser insists on (RFC 1497 made the cookie, RFC 951 knows none).
+func withCookie(req []byte) []byte {
+	if len(req) < bootpLen || len(req) >= bootpLen+4 && binary.BigEndian.Uint32(req[bootpLen:]) != 0 {
+		return req
+	}
+	return append(req[:bootpLen:bootpLen], 99, 130, 83, 99, 255)
+}
+
+func (s *Server) discover(m *dhcpv4.DHCPv4) []byte {
+	now := s.cfg.Now()
+	client := string(m.ClientHWAddr)
+	i := s.index(wish(m))
+	if i < 0 || !s.free(i, client, now) {
+		i = s.choose(client, now)
+	}
+	if i < 0 {
+		return nil
+	}
+	until := now.Add(offerTime)
+	if s.slots[i].client == client && s.slots[i].until.After(until) {
+		until = s.slots[i].until
+	}
+	s.take(i, client, until)
+	return s.reply(m, dhcpv4.MessageTypeOffer, s.addr(i))
+}
+
+func (s *Server) request(m *dhcpv4.DHCPv4) []byte {
+	if id := m.ServerIdentifier(); id != nil && address(id) != s.cfg.Plan.Gateway {
+		return nil // the client has chosen another server
+	}
+	now := s.cfg.Now()
+	client := string(m.ClientHWAddr)
+	wanted := wish(m)
+	i := s.index(wanted)
+	switch {
+	case !wanted.IsValid():
+		if i = s.choose(client, now); i < 0 {
+			return nil
+		}
+	case i < 0 || !s.free(i, client, now):
+		return s.refuse(m)
+	}
+	s.take(i, client, now.Add(s.cfg.Lease))
+	return s.reply(m, dhcpv4.MessageTypeAck, s.addr(i))
+}
+
+func (s *Server) release(m *dhcpv4.DHCPv4) {
+	i := s.index(address(m.ClientIPAddr))
+	if i >= 0 && s.slots[i].client == string(m.ClientHWAddr) {
+		s.slots[i].until = time.Time{}
+	}
+}
+
+// wish is the address that the client asks for, or says it has; the zero Addr
+// if none.
+func wish(m *dhcpv4.DHCPv4) netip.Addr {
+	a := address(m.RequestedIPAddress())
+	if !a.IsValid() {
+		a = address(m.ClientIPAddr)
+	}
+	return a
+}
+
+// address converts; 0.0.0.0 counts as no address.
+func address(ip net.IP) netip.Addr {
+	a, ok := netip.AddrFromSlice(ip)
+	if !ok || a.IsUnspecified() {
+		return netip.Addr{}
+	}
+	return a.Unmap()
+}
+
+// index gives the slot of an address, or -1 if it is not in the pool.
+func (s *Server) index(a netip.Addr) int {
+	if !a.Is4() {
+		return -1
+	}
+	first, asked := s.cfg.Plan.DHCPStart.As4(), a.As4()
+	i := int64(binary.BigEndian.Uint32(asked[:])) - int64(binary.BigEndian.Uint32(first[:]))
+	if i < 0 || i >= poolSize {
+		return -1
+	}
+	return int(i)
+}
+
+func (s *Server) addr(i int) netip.Addr {
+	b := s.cfg.Plan.DHCPStart.As4()
+	b[3] += byte(i) // the plan's subnet leaves the last seven bits free
+	return netip.AddrFrom4(b)
+}
+
+// free reports whether the client may have the address.
+func (s *Server) free(i int, client string, now time.Time) bool {
+	return s.slots[i].client == client || !s.slots[i].until.After(now)
+}
+
+// choose gives the client's own slot, else one never used, else the one that has
+// been free for longest, else -1.
+func (s *Server) choose(client string, now time.Time) int {
+	best := -1
+	for i := range s.slots {
+		if s.slots[i].client == client {
+			return i
+		}
+		if s.free(i, client, now) && (best < 0 || s.slots[i].until.Before(s.slots[best].until)) {
+			best = i
+		}
+	}
+	return best
+}
+
+// take gives the slot to the client, who loses any other.
+func (s *Server) take(i int, client string, until time.Time) {
+	for j := range s.slots {
+		if s.slots[j].client == client {
+			s.slots[j] = slot{}
+		}
+	}
+	s.slots[i] = slot{client, until}
+}
+
+// reply builds an answer with the network's configuration, and a lease if addr
+// is valid.
+func (s *Server) reply(m *dhcpv4.DHCPv4, kind dhcpv4.MessageType, addr netip.Addr, more ...dhcpv4.Modifier) []byte {
+	p := &s.cfg.Plan
+	options := []dhcpv4.Modifier{
+		dhcpv4.WithMessageType(kind),
+		dhcpv4.WithServerIP(p.Gateway.AsSlice()),
+		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(p.Gateway.AsSlice())),
+		dhcpv4.WithNetmask(net.CIDRMask(p.Prefix.Bits(), 32)),
+		dhcpv4.WithOption(dhcpv4.OptRouter(p.Gateway.AsSlice())),
+		dhcpv4.WithOption(dhcpv4.OptDNS(p.DNS.AsSlice())),
+	}
+	if addr.IsValid() {
+		options = append(options,
+			dhcpv4.WithYourIP(addr.AsSlice()),
+			dhcpv4.WithLeaseTime(uint32(s.cfg.Lease/time.Second)))
+	}
+	// RFC 2132, section 5.1: 68 is the least there is.
+	if s.cfg.MTU >= 68 && s.cfg.MTU <= 65535 {
+		mtu := binary.BigEndian.AppendUint16(nil, uint16(s.cfg.MTU))
+		options = append(options, dhcpv4.WithGeneric(dhcpv4.OptionInterfaceMTU, mtu))
+	}
+	return encode(m, append(options, more...))
+}
+
+// refuse builds a NAK, which carries no configuration (RFC 2131, table 3).
+func (s *Server) refuse(m *dhcpv4.DHCPv4) []byte {
+	return encode(m, []dhcpv4.Modifier{
+		dhcpv4.WithMessageType(dhcpv4.MessageTypeNak),
+		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(s.cfg.Plan.Gateway.AsSlice())),
+		dhcpv4.WithOption(dhcpv4.OptMessage("requested address not available")),
+	})
+}
+
+func encode(m *dhcpv4.DHCPv4, options []dhcpv4.Modifier) []byte {
+	r, err := dhcpv4.NewReplyFromRequest(m, options...)
+	if err != nil {
+		return nil
+	}
+	return r.ToBytes()
+}
