@@ -30,10 +30,11 @@ const (
 
 	SilentIPv4 = "203.0.113.10" // swallows everything
 	SilentIPv6 = "2001:db8:3::10"
-	// HostUnreachable: the router answers with ICMP host (IPv6: address)
-	// unreachable, which the kernel reports as EHOSTUNREACH.
-	HostUnreachableIPv4 = "203.0.113.20"
-	HostUnreachableIPv6 = "2001:db8:3::20"
+	// HostUnreachable: nobody on the last link has the address, so after 100 ms
+	// the router answers with ICMP host (IPv6: address) unreachable, which the
+	// kernel reports as EHOSTUNREACH.
+	HostUnreachableIPv4 = "198.51.100.20"
+	HostUnreachableIPv6 = "2001:db8:2::20"
 	// NetUnreachable: the router has no route, which is ENETUNREACH.
 	NetUnreachableIPv4 = "203.0.113.130"
 	NetUnreachableIPv6 = "2001:db8:4::1"
@@ -94,9 +95,9 @@ func (i *Internet) connect(host *NetNS) error {
 			sysctl("net/ipv4/ip_forward", "1"), sysctl("net/ipv6/conf/all/forwarding", "1"),
 			// Errors are what is tested here: none may be held back.
 			sysctl("net/ipv4/icmp_ratelimit", "0"), sysctl("net/ipv6/icmp/ratelimit", "0"),
-			route(SilentIPv4+"/32", "", unix.RTN_BLACKHOLE), route(SilentIPv6+"/128", "", unix.RTN_BLACKHOLE),
-			route(HostUnreachableIPv4+"/32", "", unix.RTN_UNREACHABLE),
-			route(HostUnreachableIPv6+"/128", "", unix.RTN_UNREACHABLE))
+			sysctl("net/ipv4/neigh/up0/mcast_solicit", "1"), sysctl("net/ipv4/neigh/up0/retrans_time_ms", "100"),
+			sysctl("net/ipv6/neigh/up0/mcast_solicit", "1"), sysctl("net/ipv6/neigh/up0/retrans_time_ms", "100"),
+			route(SilentIPv4+"/32", "", unix.RTN_BLACKHOLE), route(SilentIPv6+"/128", "", unix.RTN_BLACKHOLE))
 	}); err != nil {
 		return err
 	}

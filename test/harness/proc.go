@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -85,6 +86,31 @@ func usage(pid int) (Usage, error) {
 		u.CPU += time.Duration(ticks) * 10 * time.Millisecond
 	}
 	return u, nil
+}
+
+// Switches counts how often the helper's threads have slept and woken so far.
+func (h *Helper) Switches() (int, error) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", h.PID))
+	if err != nil {
+		return 0, err
+	}
+	total := 0
+	for _, task := range tasks {
+		status, err := os.ReadFile(task)
+		if err != nil {
+			continue // a thread that has ended
+		}
+		for line := range strings.Lines(string(status)) {
+			if rest, ok := strings.CutPrefix(line, "voluntary_ctxt_switches:"); ok {
+				n, err := strconv.Atoi(strings.TrimSpace(rest))
+				if err != nil {
+					return 0, err
+				}
+				total += n
+			}
+		}
+	}
+	return total, nil
 }
 
 // statFields are those of /proc/pid/stat from the third, the state, on.
