@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -72,11 +73,24 @@ func (c Config) check() error {
 	if c.Target.PID <= 0 && c.Target.NetNS == "" {
 		return errors.New("no target namespace given")
 	}
-	if len(c.Name) >= unix.IFNAMSIZ {
-		return fmt.Errorf("interface name %q is longer than %d bytes", c.Name, unix.IFNAMSIZ-1)
+	if err := checkName(c.Name); err != nil {
+		return err
 	}
 	if c.Configure != nil && c.Configure.MAC != nil && len(c.Configure.MAC) != 6 {
 		return fmt.Errorf("MAC address %s is not 6 bytes long", c.Configure.MAC)
+	}
+	return nil
+}
+
+// checkName applies the kernel's rule (dev_valid_name in net/core/dev.c), since
+// TUNSETIFF silently takes another name instead. None at all is valid: the
+// kernel chooses.
+func checkName(name string) error {
+	if len(name) >= unix.IFNAMSIZ {
+		return fmt.Errorf("interface name %q is longer than %d bytes", name, unix.IFNAMSIZ-1)
+	}
+	if name == "." || name == ".." || strings.ContainsAny(name, "/: \t\n\v\f\r\x00") {
+		return fmt.Errorf("%q is no valid interface name: it has a slash, a colon or a space", name)
 	}
 	return nil
 }

@@ -118,8 +118,7 @@ func delegate(ctx context.Context, cfg Config, j *join) (*Device, error) {
 		unix.Close(theirs)
 		return nil, fmt.Errorf("hand request to child: %w", err)
 	}
-	// One processor and no collection: the child lives for milliseconds.
-	l, err := newLaunch(j, theirs, []string{childName}, []string{"GOMAXPROCS=1", "GOGC=off"})
+	l, err := newLaunch(j, theirs, []string{childName}, childEnv())
 	if err != nil {
 		unix.Close(theirs)
 		return nil, err
