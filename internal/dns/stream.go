@@ -305,20 +305,24 @@ func (s *stream) leave(failed bool, why string) {
 }
 
 // expire answers the queries whose time is over, and leaves a nameserver that
-// has been silent for Config.Retry if there is another.
+// has been silent for Config.Retry if there is another. A connection on which
+// nothing came for a query's whole time is of no use to the next one.
 func (s *stream) expire(now time.Time) bool {
+	silent := s.up != nil && s.up.asked.Add(s.r.cfg.Retry).Before(now)
 	for len(s.order) > 0 {
 		id := s.order[0]
 		q := s.pending[id]
 		if now.Before(q.deadline) {
 			break
 		}
-		if s.up != nil && s.up.asked.Add(s.r.cfg.Retry).Before(now) {
-			s.r.demoteTCP(s.up.srv, "no answer")
-		}
 		if !s.fail(id) {
 			return false
 		}
+	}
+	if silent && len(s.order) == 0 {
+		s.leave(true, "no answer")
+		s.tried = nil
+		return true
 	}
 	if len(s.order) > 0 && s.up != nil && s.another() && !now.Before(s.up.asked.Add(s.r.cfg.Retry)) {
 		s.leave(true, "no answer")

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -228,17 +229,13 @@ func TestStreamsAreBounded(t *testing.T) {
 			t.Errorf("idle stream: %v, want EOF", err)
 		}
 	}
-	deadline := time.Now().Add(5 * time.Second)
-	for {
+	eventually(t, "an ended stream leaves its place", func() bool {
 		fd, err := r.Stream()
 		if err == nil {
 			unix.Close(fd)
-			break
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("ended streams still count")
-		}
-	}
+		return err == nil
+	})
 	r.Close()
 	if _, err := r.Stream(); !errors.Is(err, ErrClosed) {
 		t.Errorf("stream of a closed resolver: %v", err)
@@ -283,5 +280,30 @@ func TestStreamEndsOnWhatIsNoQuery(t *testing.T) {
 		if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, unix.EAGAIN) {
 			t.Errorf("%x: %v, want the end", m, err)
 		}
+	}
+}
+
+// The upstream connection of a stream that got nothing is not kept.
+func TestStreamLeavesSilentConnection(t *testing.T) {
+	port := freePort(t, "127.0.0.1")
+	var silent atomic.Bool
+	silent.Store(true)
+	n := serve(t, "127.0.0.1", port, func(w mdns.ResponseWriter, q *mdns.Msg) {
+		if !silent.Load() {
+			says("192.0.2.1")(w, q)
+		}
+	})
+	c := dial(t, start(t, Config{Port: port, Retry: 50 * time.Millisecond, Timeout: 200 * time.Millisecond}, "127.0.0.1"))
+	c.send(query("name.example.", mdns.TypeA))
+	if a := c.receive(); a.Rcode != mdns.RcodeServerFailure {
+		t.Errorf("got %v, want SERVFAIL", a)
+	}
+	silent.Store(false)
+	c.send(query("name.example.", mdns.TypeA))
+	checkA(t, c.receive(), "192.0.2.1")
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if got := len(n.streams); got != 2 {
+		t.Errorf("%d connections, want 2", got)
 	}
 }

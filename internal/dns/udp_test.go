@@ -19,7 +19,8 @@ func TestB27_MessagesPassUnchanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pc.Close()
-	r := start(t, Config{Port: port}, "127.0.0.1")
+	// The server below reads one datagram for each query.
+	r := start(t, Config{Port: port, Retry: 5 * time.Second, Timeout: 10 * time.Second}, "127.0.0.1")
 
 	edns := query("ExAmPlE.oRg.", mdns.TypeTXT)
 	edns.SetEdns0(4096, true)
@@ -225,7 +226,7 @@ func TestB29_RecoveredNameserverIsFirstAgain(t *testing.T) {
 	port := freePort(t, "127.0.0.1", "127.0.0.2")
 	one := serve(t, "127.0.0.1", port, silence)
 	two := serve(t, "127.0.0.2", port, says("192.0.2.2"))
-	r := start(t, Config{Port: port, Retry: 100 * time.Millisecond, Demotion: time.Minute}, "127.0.0.1", "127.0.0.2")
+	r := start(t, Config{Port: port, Retry: 400 * time.Millisecond, Demotion: time.Minute}, "127.0.0.1", "127.0.0.2")
 	var c clock
 	r.mu.Lock()
 	r.now = c.now
@@ -246,7 +247,7 @@ func TestB29_RecoveredNameserverIsFirstAgain(t *testing.T) {
 	for range 10 {
 		wantA(t, r, "192.0.2.2")
 	}
-	if d := time.Since(began); d > 90*time.Millisecond {
+	if d := time.Since(began); d > 390*time.Millisecond {
 		t.Errorf("10 answers took %v beside a probe", d)
 	}
 	c.add(61 * time.Second)
@@ -265,16 +266,10 @@ func TestB29_RecoveredNameserverIsFirstAgain(t *testing.T) {
 	close(release)
 	<-answered
 	one.set(says("192.0.2.1"))
-	deadline := time.Now().Add(5 * time.Second)
-	for {
+	eventually(t, "the recovered nameserver is asked again", func() bool {
 		a := ask(t, r, query("name.example.", mdns.TypeA))
-		if a.Answer[0].(*mdns.A).A.String() == "192.0.2.1" {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the recovered nameserver is never asked again")
-		}
-	}
+		return a.Answer[0].(*mdns.A).A.String() == "192.0.2.1"
+	})
 	if two.asked.Load() == 0 {
 		t.Error("the second nameserver was never asked")
 	}
@@ -292,14 +287,14 @@ func TestB29_SlowNameIsNoDeadServer(t *testing.T) {
 	})
 	seen := make(chan struct{}, 8)
 	serve(t, "127.0.0.2", port, func(mdns.ResponseWriter, *mdns.Msg) { seen <- struct{}{} })
-	r := start(t, Config{Port: port, Retry: 200 * time.Millisecond}, "127.0.0.1", "127.0.0.2")
+	r := start(t, Config{Port: port, Retry: 500 * time.Millisecond}, "127.0.0.1", "127.0.0.2")
 	got := make(chan []byte, 1)
 	r.Submit(pack(t, query("slow.example.", mdns.TypeA)), func(m []byte) { got <- m })
 	wantA(t, r, "192.0.2.1")
 	<-seen
 	began := time.Now()
 	wantA(t, r, "192.0.2.1")
-	if d := time.Since(began); d > 150*time.Millisecond {
+	if d := time.Since(began); d > 450*time.Millisecond {
 		t.Errorf("took %v: a nameserver slow with one name is asked last", d)
 	}
 	close(slow)
@@ -374,6 +369,19 @@ func TestManyQueriesShareFewSockets(t *testing.T) {
 			t.Errorf("port %d was used %d times", port, uses)
 		}
 	}
+}
+
+func TestIdleHoldsNothing(t *testing.T) {
+	port := freePort(t, "127.0.0.1")
+	serve(t, "127.0.0.1", port, says("192.0.2.1"))
+	r := start(t, Config{Port: port}, "127.0.0.1")
+	wantA(t, r, "192.0.2.1")
+	eventually(t, "all sockets are closed", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.sockets) == 0 && len(r.active) == 0 && r.inFlight.Load() == 0
+	})
+	wantA(t, r, "192.0.2.1")
 }
 
 func TestNoQueryIsDropped(t *testing.T) {

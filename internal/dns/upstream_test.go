@@ -29,7 +29,8 @@ type nameserver struct {
 	tcp   atomic.Int32
 
 	mu      sync.Mutex
-	ports   map[int]int // source ports seen
+	ports   map[int]int // source ports seen over UDP
+	streams map[int]int // and over TCP
 	handler mdns.HandlerFunc
 }
 
@@ -86,7 +87,7 @@ next:
 
 func serve(t *testing.T, addr string, port uint16, h mdns.HandlerFunc) *nameserver {
 	t.Helper()
-	n := &nameserver{addr: addr, ports: make(map[int]int), handler: h}
+	n := &nameserver{addr: addr, ports: make(map[int]int), streams: make(map[int]int), handler: h}
 	at := net.JoinHostPort(addr, fmt.Sprint(port))
 	pc, err := net.ListenPacket("udp", at)
 	if err != nil {
@@ -105,6 +106,7 @@ func serve(t *testing.T, addr string, port uint16, h mdns.HandlerFunc) *nameserv
 			n.ports[a.Port]++
 		case *net.TCPAddr:
 			n.tcp.Add(1)
+			n.streams[a.Port]++
 		}
 		n.mu.Unlock()
 		h(w, q)
@@ -285,6 +287,21 @@ func (c client) shutdown() {
 	raw.Control(func(fd uintptr) { err = unix.Shutdown(int(fd), unix.SHUT_WR) })
 	if err != nil {
 		c.t.Fatal(err)
+	}
+}
+
+// eventually waits for a condition that nothing announces.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(5 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("not in time: %s", what)
+		}
 	}
 }
 
