@@ -80,6 +80,13 @@ func (c *Conn) Run() {
 // RemoteAddr is the guest's address and port.
 func (c *Conn) RemoteAddr() netip.AddrPort { return c.key.guest() }
 
+// SetNotify says whom to tell, on the shard's thread, what the connection has
+// become.
+func (c *Conn) SetNotify(notify func(Readiness)) { c.notify = notify }
+
+// Failed reports whether the connection ended by a reset or a timeout.
+func (c *Conn) Failed() bool { return c.ep.EndpointState() == tcp.StateError }
+
 // Peek points iov at bytes that the guest has sent, without taking them, and
 // returns how many elements and bytes that is. No bytes and no errno: the
 // guest has closed its side.

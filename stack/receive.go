@@ -207,15 +207,15 @@ func aboutTCP(p *Packet) bool {
 // receiveTCP takes a segment of a known connection inline, an opening SYN to
 // the handler and anything else to gVisor.
 func (s *Stack) receiveTCP(r *receiver, p *Packet, i, size int, proto tcpip.NetworkProtocolNumber) {
-	flags := header.TCPFlags(p.Head[13])
+	opening := header.TCPFlags(p.Head[13])&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) == header.TCPFlagSyn
 	key := tupleOf(p)
-	if c := s.conns[key]; c != nil {
-		if !s.plain {
-			s.lockForBatch(c)
-		}
-	} else if flags&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) == header.TCPFlagSyn {
+	c := s.conns[key]
+	if opening && (c == nil || c.closed) { // or the guest uses the ports of a closed one anew
 		s.openingSYN(p, key, r.checked())
 		return
+	}
+	if c != nil && !s.plain {
+		s.lockForBatch(c)
 	}
 	s.deliver(r, i, size, proto)
 }

@@ -1,0 +1,96 @@
+package forwarder
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/stack"
+)
+
+// Echo requests leave by ping sockets (SOCK_DGRAM with IPPROTO_ICMP, Linux
+// 3.0), which any user may open whose group is in net.ipv4.ping_group_range.
+// The kernel replaces the identifier by one of its own and hands each socket
+// only its own replies, so there is one socket per guest address and id.
+
+const (
+	icmpEchoRequest   = 8
+	icmpEchoReply     = 0
+	icmpv6EchoRequest = 128
+	icmpv6EchoReply   = 129
+)
+
+func isEchoRequest(p *stack.Packet) bool {
+	return p.Proto == stack.ProtoICMP && p.Head[0] == icmpEchoRequest ||
+		p.Proto == stack.ProtoICMPv6 && p.Head[0] == icmpv6EchoRequest
+}
+
+func (f *Forwarder) sendEcho(p *stack.Packet, to netip.Addr) {
+	id := binary.BigEndian.Uint16(p.Head[4:])
+	m, errno := f.mapping(mappingKey{p.Proto, netip.AddrPortFrom(p.Src, id)}, mappingIdleEcho)
+	if errno == unix.EACCES || errno == unix.EPERM {
+		f.explainPing()
+		return
+	}
+	if errno != 0 {
+		return
+	}
+	// Echo shares the datagrams' send path, but not their batches: the order
+	// of replies is what ping measures.
+	m.pending = append(m.pending[:0], outDatagram{
+		to: netip.AddrPortFrom(to, 0), payload: [2][]byte{p.Head, p.Tail}, ttl: p.TTL,
+	})
+	m.send()
+	m.pending = m.pending[:0]
+}
+
+// explainPing says once why ping does not work and how to change that.
+func (f *Forwarder) explainPing() {
+	if f.pingRefused {
+		return
+	}
+	f.pingRefused = true
+	f.log.Warn("ping to the outside does not work: the kernel refuses ping sockets to this user's groups",
+		"remedy", `as root: sysctl -w net.ipv4.ping_group_range="0 2147483647"`)
+}
+
+// receiveEcho sends a reply to the guest under the guest's own identifier,
+// with the TTL that it arrived with, less our hop.
+func (m *mapping) receiveEcho(from netip.Addr, data []byte, h *unix.Msghdr, c *control) {
+	want := byte(icmpEchoReply)
+	if m.key.proto == stack.ProtoICMPv6 {
+		want = icmpv6EchoReply
+	}
+	if len(data) < 8 || data[0] != want {
+		return
+	}
+	seen, ok := m.f.rules.TranslateSource(from)
+	if !ok {
+		return
+	}
+	ttl := uint8(stack.DefaultTTL)
+	if v, ok := receivedTTL(c[:min(int(h.Controllen), len(c))]); ok && v > 1 {
+		ttl = v - 1
+	}
+	binary.BigEndian.PutUint16(data[4:], m.key.guest.Port())
+	m.f.stack.SendICMP(seen, m.key.guest.Addr(), ttl, data)
+}
+
+// receivedTTL finds IP_TTL or IPV6_HOPLIMIT among the control messages.
+func receivedTTL(b []byte) (uint8, bool) {
+	for len(b) >= unix.SizeofCmsghdr {
+		h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
+		size := int(h.Len)
+		if size < unix.SizeofCmsghdr || size > len(b) {
+			return 0, false
+		}
+		if size >= unix.CmsgLen(4) && (h.Level == unix.IPPROTO_IP && h.Type == unix.IP_TTL ||
+			h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_HOPLIMIT) {
+			return uint8(binary.NativeEndian.Uint32(b[unix.CmsgLen(0):])), true
+		}
+		b = b[min(unix.CmsgSpace(size-unix.SizeofCmsghdr), len(b)):]
+	}
+	return 0, false
+}

@@ -1,0 +1,173 @@
+package forwarder
+
+import (
+	"log/slog"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/shard"
+	"epiphyte/stack"
+)
+
+// DNS is the resolver behind the plan's DNS address.
+type DNS interface {
+	// Submit takes a query and calls reply at most once, from any goroutine.
+	// It copies the query and never blocks; false: overloaded.
+	Submit(query []byte, reply func(response []byte)) bool
+	// Stream returns a non-blocking stream socket that serves DNS over TCP.
+	Stream() (fd int, err error)
+}
+
+// DHCP answers a request, or does not (nil). Payloads are those of UDP.
+type DHCP interface {
+	Handle(request []byte) []byte
+	HandleV6(request []byte) []byte
+}
+
+// Config of a Forwarder.
+type Config struct {
+	Rules Rules
+	Shard *shard.Shard
+	DNS   DNS  // nil: queries are refused
+	DHCP  DHCP // nil: requests are dropped
+	// Logger of rare events. The default is slog's.
+	Logger *slog.Logger
+	// Limits; zero values take the defaults of Limits.
+	Limits Limits
+}
+
+// Forwarder implements stack.Handler. All of it belongs to the shard's thread.
+type Forwarder struct {
+	rules  Rules
+	shard  *shard.Shard
+	stack  *stack.Stack
+	dns    DNS
+	dhcp   DHCP
+	log    *slog.Logger
+	limits Limits
+
+	dials    dialTable
+	flows    map[stack.Tuple]*flow
+	budget   budget
+	vectors  [64]unix.Iovec
+	mappings mappingTable
+	batch    datagramBatch
+
+	pingRefused bool // said once
+}
+
+// New makes a forwarder; Attach completes it.
+func New(cfg Config) *Forwarder {
+	f := &Forwarder{
+		rules:  cfg.Rules,
+		shard:  cfg.Shard,
+		dns:    cfg.DNS,
+		dhcp:   cfg.DHCP,
+		log:    cfg.Logger,
+		limits: cfg.Limits.withDefaults(),
+		flows:  make(map[stack.Tuple]*flow),
+	}
+	if f.log == nil {
+		f.log = slog.Default()
+	}
+	f.budget.free = f.limits.BufferBytes
+	f.dials.init()
+	f.mappings.init()
+	return f
+}
+
+// Attach tells the forwarder the stack that it handles packets for.
+func (f *Forwarder) Attach(s *stack.Stack) { f.stack = s }
+
+// Counts says how many of each kind of flow there are.
+type Counts struct{ Dials, TCP, Mappings int }
+
+// Counts must be called on the shard's thread.
+func (f *Forwarder) Counts() Counts {
+	return Counts{Dials: len(f.dials.byKey), TCP: len(f.flows), Mappings: len(f.mappings.byKey)}
+}
+
+// Close closes every host socket. The shard must have stopped serving.
+func (f *Forwarder) Close() error {
+	for _, d := range f.dials.byKey {
+		d.closeSocket()
+	}
+	for _, fl := range f.flows {
+		fl.closeSocket()
+	}
+	for _, m := range f.mappings.byKey {
+		m.closeSocket()
+	}
+	clear(f.dials.byKey)
+	clear(f.flows)
+	clear(f.mappings.byKey)
+	return nil
+}
+
+// UDP implements stack.Handler.
+func (f *Forwarder) UDP(p *stack.Packet) {
+	src := netip.AddrPortFrom(p.Src, p.SrcPort())
+	dst := netip.AddrPortFrom(p.Dst, p.DstPort())
+	d := f.rules.Translate(stack.ProtoUDP, dst)
+	switch d.Action {
+	case Connect:
+		if src.Port() != 0 && !p.Src.IsUnspecified() && dst.Port() != 0 {
+			f.sendDatagram(p, src, d.To)
+		}
+	case Refuse:
+		q := p.Quote()
+		f.stack.SendUnreachable(netip.Addr{}, d.Why, &q)
+	case ServeDNS:
+		f.serveDNS(p, src, dst)
+	case ServeDHCP:
+		if f.dhcp != nil {
+			if reply := f.dhcp.Handle(payload(p)); reply != nil {
+				f.stack.SendBroadcastUDP(netip.AddrPortFrom(f.rules.Plan.Gateway, portDHCPServer), portDHCPServer+1, reply)
+			}
+		}
+	case ServeDHCP6:
+		if f.dhcp != nil {
+			if reply := f.dhcp.HandleV6(payload(p)); reply != nil {
+				f.stack.SendUDP(netip.AddrPortFrom(f.rules.Plan.GatewayLinkLocal, portDHCP6Server), src, reply)
+			}
+		}
+	}
+}
+
+// payload is the whole payload of a datagram to one of our own services; what
+// lies beyond the head (2 kB) is no request of theirs.
+func payload(p *stack.Packet) []byte { return p.Head[8:] }
+
+func (f *Forwarder) serveDNS(p *stack.Packet, src, dst netip.AddrPort) {
+	if f.dns == nil {
+		q := p.Quote()
+		f.stack.SendUnreachable(netip.Addr{}, stack.PortUnreachable, &q)
+		return
+	}
+	query := payload(p)
+	if len(p.Tail) > 0 {
+		query = append(append([]byte(nil), query...), p.Tail...)
+	}
+	f.dns.Submit(query, func(response []byte) {
+		f.shard.Post(shard.TaskFunc(func() { f.stack.SendUDP(dst, src, response) }))
+	})
+}
+
+// ICMP implements stack.Handler: echo requests leave, all else ends here.
+func (f *Forwarder) ICMP(p *stack.Packet) {
+	if len(p.Head) < 8 || !isEchoRequest(p) {
+		return
+	}
+	d := f.rules.Translate(p.Proto, netip.AddrPortFrom(p.Dst, 0))
+	switch d.Action {
+	case Connect:
+		f.sendEcho(p, d.To.Addr())
+	case Refuse:
+		q := p.Quote()
+		f.stack.SendUnreachable(netip.Addr{}, d.Why, &q)
+	}
+}
+
+// Flush implements stack.Handler.
+func (f *Forwarder) Flush() { f.flushDatagrams() }
