@@ -64,8 +64,9 @@
 // # Bounds
 //
 // Queries in flight, streams, messages and bytes in flight per stream,
-// nameservers (8) and the size of resolv.conf (64 KiB) are bounded. Sockets are bounded by the
-// queries in flight. Idle, the resolver holds one goroutine and no descriptor.
+// nameservers (8) and the size of resolv.conf (64 KiB) are bounded, and sockets
+// by the queries in flight. Idle, the resolver holds one goroutine and no
+// descriptor.
 //
 // What it does not do: cache, validate, follow search lists or any `options`
 // line, speak to anybody but the nameservers listed.
