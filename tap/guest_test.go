@@ -31,19 +31,27 @@ func TestMain(m *testing.M) {
 	if os.Args[0] == guestName {
 		os.Exit(guestMain())
 	}
-	if os.Geteuid() == 0 && os.Getenv("TAP_TEST_ROOT") == "" {
-		os.Exit(dropRoot())
+	if os.Geteuid() == 0 {
+		os.Exit(dropRoot(m))
 	}
 	os.Exit(m.Run())
 }
 
+// Descriptors of root's network namespaces, which tests run by root get to see
+// how a refusal looks: one owned by a user namespace of root's, one by ours.
+const (
+	foreignUserNet = "/proc/self/fd/3"
+	foreignNet     = "/proc/self/fd/4"
+	envForeign     = "TAP_TEST_FOREIGN"
+)
+
 // dropRoot runs the tests again as a user without privileges, since that is
-// what they are about.
-func dropRoot() int {
+// what they are about. The root of a user namespace that has no other user runs
+// them itself.
+func dropRoot(m *testing.M) int {
 	if st, err := os.Stat("/dev/net/tun"); err == nil && st.Mode().Perm() != 0o666 {
 		if err := os.Chmod("/dev/net/tun", 0o666); err != nil {
 			fmt.Fprintln(os.Stderr, "make /dev/net/tun usable:", err)
-			return 1
 		}
 	}
 	var args []string
@@ -56,16 +64,32 @@ func dropRoot() int {
 	}
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), envForeign+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential: &syscall.Credential{Uid: plainUID, Gid: plainUID},
 		Pdeathsig:  syscall.SIGKILL,
 	}
-	if err := cmd.Run(); err != nil {
-		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-			return exit.ExitCode()
+	for _, n := range []nesting{{}, {SameUser: true}} {
+		owner, _, _, err := startGuest(n)
+		if err != nil {
+			return m.Run()
 		}
-		fmt.Fprintln(os.Stderr, "run tests as a plain user:", err)
-		return 1
+		defer owner.Wait()
+		defer owner.Process.Kill()
+		netns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", owner.Process.Pid))
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer netns.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, netns)
+	}
+	err := cmd.Run()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return exit.ExitCode()
+	}
+	if err != nil {
+		return m.Run()
 	}
 	return 0
 }
@@ -103,6 +127,7 @@ type linkFacts struct {
 	Persistent bool
 	MultiQueue bool
 	LoopbackUp bool
+	TSO        bool
 }
 
 type deviceFacts struct {
@@ -158,6 +183,13 @@ func startGuest(n nesting) (*exec.Cmd, *json.Encoder, *json.Decoder, error) {
 
 func newGuest(t *testing.T, n nesting) *guest {
 	t.Helper()
+	g := newProcess(t, n)
+	g.do(command{Do: "link", Name: "lo"}) // it runs now
+	return g
+}
+
+func newProcess(t *testing.T, n nesting) *guest {
+	t.Helper()
 	if f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0); err != nil {
 		t.Skipf("no use of TAP devices here: %v", err)
 	} else {
@@ -175,7 +207,6 @@ func newGuest(t *testing.T, n nesting) *guest {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
-	g.do(command{Do: "link", Name: "lo"}) // it runs now
 	return g
 }
 
@@ -304,6 +335,9 @@ func inspectLink(name string) (linkFacts, error) {
 	f.Up = at.Flags&net.FlagUp != 0
 	f.MTU = at.MTU
 	f.MAC = at.HardwareAddr.String()
+	if features, err := activeFeatures(name); err == nil {
+		f.TSO = features["tx-tcp-segmentation"]
+	}
 	if tun, ok := link.(*netlink.Tuntap); ok {
 		f.Persistent = !tun.NonPersist
 		f.MultiQueue = tun.Flags&netlink.TUNTAP_MULTI_QUEUE != 0

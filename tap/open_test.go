@@ -142,7 +142,7 @@ func TestOpen_Configure(t *testing.T) {
 	d := open(t, Config{Target: Target{PID: g.pid}, Name: "tap0", Configure: network()})
 	want := linkFacts{
 		Exists: true, Up: true, LoopbackUp: true, MTU: 65520, MAC: "02:01:02:03:04:05",
-		Addrs: []string{"10.0.2.100/24"}, Routes: []string{"default via 10.0.2.2"}, MultiQueue: true,
+		Addrs: []string{"10.0.2.100/24"}, Routes: []string{"default via 10.0.2.2"}, MultiQueue: true, TSO: true,
 	}
 	if diff := cmp.Diff(want, g.link("tap0")); diff != "" {
 		t.Error("inside (-want +got):\n", diff)
@@ -214,10 +214,26 @@ func TestOpen_ExistingDevice(t *testing.T) {
 					t.Errorf("NoOffload %v: %+v", plain, factsOf(d))
 				}
 				exchangeARP(t, d)
-				d.Close()
-				if link := g.link("tap0"); !link.Exists || !link.Persistent {
-					t.Fatalf("the caller's device must outlive us: %+v", link)
+				if link := g.link("tap0"); link.TSO == plain {
+					t.Errorf("NoOffload %v: %+v", plain, link)
 				}
+				d.Close()
+				if link := g.link("tap0"); !link.Exists || !link.Persistent || link.TSO {
+					t.Fatalf("the caller's device must outlive us, as it was: %+v", link)
+				}
+			}
+			// What a killed predecessor left must not reach a reader that
+			// has no header to see it by.
+			cfg := Config{Target: Target{PID: g.pid}, Name: "tap0"}
+			d, err := Open(t.Context(), cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			unix.Close(d.FD())
+			cfg.NoOffload = true
+			open(t, cfg)
+			if g.link("tap0").TSO {
+				t.Error("segmentation offload without a header")
 			}
 		})
 	}
@@ -300,6 +316,59 @@ func TestOpen_ContextEnds(t *testing.T) {
 	}
 }
 
+// The child may not keep the program busy that waits for the end of a pipe which
+// kill -9 takes the child along, even one that waits for a busy device.
+func TestB4_ChildGoesWithUs(t *testing.T) {
+	g := newGuest(t, nesting{})
+	g.do(command{Do: "add", Name: "tap0"})
+	g.do(command{Do: "hold", Name: "tap0"})
+	h := newProcess(t, nesting{SameUser: true, KeepNet: true})
+	if err := h.in.Encode(command{Do: "open", Config: Config{Target: Target{PID: g.pid}, Name: "tap0"}}); err != nil {
+		t.Fatal(err)
+	}
+	child := awaitChild(t, h.pid)
+	pidfd, err := unix.PidfdOpen(child, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	if err := unix.Kill(h.pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 300); n != 1 {
+		t.Errorf("the child lives on: %d, %v", n, err)
+	}
+}
+
+// The caller may wait for the end of a pipe that we inherited.
+func TestOpen_ChildKeepsNoDescriptors(t *testing.T) {
+	g := newGuest(t, nesting{})
+	g.do(command{Do: "add", Name: "tap0"})
+	g.do(command{Do: "hold", Name: "tap0"})
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], 0); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pipe[0])
+	p, err := Start(t.Context(), Config{Target: Target{PID: g.pid}, Name: "tap0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	awaitChild(t, os.Getpid())
+	unix.Close(pipe[1])
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(pipe[0])}}, 500); n != 1 {
+		t.Errorf("the child holds the pipe: %d, %v", n, err)
+	}
+	select {
+	case <-p.done:
+		t.Error("the child had ended already, nothing was shown")
+	default:
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestOpen_PermissionErrors(t *testing.T) {
 	g := newGuest(t, nesting{})
 	gone := missingPID(t)
@@ -314,7 +383,6 @@ func TestOpen_PermissionErrors(t *testing.T) {
 		{"no namespace", Target{NetNS: "/dev/null"}, 0, []string{"/dev/null: this is no network namespace"}},
 		{"another kind", Target{NetNS: g.path("user")}, 0, []string{"this is no network namespace"}},
 		{"user path of another kind", Target{NetNS: g.path("net"), UserNS: g.path("net")}, 0, []string{"this is no user namespace"}},
-		{"our own network", Target{PID: os.Getpid()}, unix.EPERM, []string{"TUNSETIFF", "unshare -Urn"}},
 		{"nothing given", Target{}, 0, []string{"no target"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -322,6 +390,22 @@ func TestOpen_PermissionErrors(t *testing.T) {
 			wantError(t, err, tt.err, tt.text...)
 		})
 	}
+	t.Run("our own network", func(t *testing.T) {
+		if os.Geteuid() == 0 {
+			t.Skip("root may")
+		}
+		_, err := Open(t.Context(), Config{Target: Target{PID: os.Getpid()}, Name: "tap0"})
+		wantError(t, err, unix.EPERM, "TUNSETIFF", "unshare -Urn")
+	})
+	t.Run("another user's namespaces", func(t *testing.T) {
+		if os.Getenv(envForeign) == "" {
+			t.Skip("takes root to set up")
+		}
+		_, err := Open(t.Context(), Config{Target: Target{NetNS: foreignUserNet}, Name: "tap0"})
+		wantError(t, err, unix.EPERM, "setns(CLONE_NEWUSER): operation not permitted", "belongs to user 0 and we are user")
+		_, err = Open(t.Context(), Config{Target: Target{NetNS: foreignNet}, Name: "tap0"})
+		wantError(t, err, unix.EPERM, "setns(CLONE_NEWNET): operation not permitted", "CAP_SYS_ADMIN")
+	})
 	t.Run("another user's process", func(t *testing.T) {
 		var st unix.Stat_t
 		if err := unix.Stat("/proc/1", &st); err != nil || int(st.Uid) == os.Geteuid() {
@@ -469,6 +553,33 @@ func openFDs(t *testing.T) []string {
 // children lists our child processes, zombies included.
 func children(t *testing.T) []int {
 	t.Helper()
+	return childrenOf(t, os.Getpid())
+}
+
+// awaitChild waits until parent has a child in its role.
+func awaitChild(t *testing.T, parent int) int {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for range 250 {
+		for _, pid := range childrenOf(t, parent) {
+			if hasName(pid, childName) {
+				return pid
+			}
+		}
+		<-tick.C
+	}
+	t.Fatal("no child seen")
+	return 0
+}
+
+func hasName(pid int, argv0 string) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && strings.HasPrefix(string(b), argv0+"\x00")
+}
+
+func childrenOf(t *testing.T, parent int) []int {
+	t.Helper()
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		t.Fatal(err)
@@ -485,7 +596,7 @@ func children(t *testing.T) []int {
 		if _, err := fmt.Sscan(e.Name(), &pid); err != nil {
 			continue
 		}
-		if _, err := fmt.Sscan(rest, &state, &ppid); err == nil && ppid == os.Getpid() {
+		if _, err := fmt.Sscan(rest, &state, &ppid); err == nil && ppid == parent {
 			out = append(out, pid)
 		}
 	}
