@@ -10,8 +10,8 @@ import (
 
 // Device is an open TAP: one queue of frames to and from the guest.
 //
-// Its facts do not change after Open. Readv and Writev are for the one thread
-// that owns the queue; Close must not run at the same time as they do.
+// Its facts do not change after Open. Readv and Writev may be called by any
+// number of goroutines; Close must not run at the same time as they do.
 type Device struct {
 	fd      int
 	name    string
