@@ -50,6 +50,33 @@ func TestDecode_FailureBeforeExec(t *testing.T) {
 	wantError(t, err, 0, "decode answer")
 }
 
+// A child that fails before it reads its request leaves a reset connection, with
+// its report in the queue behind the reset.
+func TestReceive_ReportBehindReset(t *testing.T) {
+	for _, report := range [][]byte{{stageDup, 0, 0, 0, byte(unix.EMFILE), 0, 0, 0}, nil} {
+		ours, theirs, err := socketPair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(ours)
+		if _, err := unix.Write(ours, []byte("{}")); err != nil {
+			t.Fatal(err)
+		}
+		if report != nil {
+			if _, err := unix.Write(theirs, report); err != nil {
+				t.Fatal(err)
+			}
+		}
+		unix.Close(theirs)
+		_, _, err = receive(ours, &join{})
+		if report != nil {
+			wantError(t, err, unix.EMFILE, "prepare child")
+		} else if !errors.Is(err, errSilent) {
+			t.Errorf("error %v", err)
+		}
+	}
+}
+
 func TestHints_NameTheRemedy(t *testing.T) {
 	for _, tt := range []struct{ got, want string }{
 		{hintTunDevice(unix.ENOENT), "load the tun module, or give this container the device: --device /dev/net/tun"},

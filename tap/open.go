@@ -186,11 +186,13 @@ func receive(sock int, j *join) (*reply, int, error) {
 	var err error
 	for {
 		n, oobn, _, _, err = unix.Recvmsg(sock, buf, oob, unix.MSG_CMSG_CLOEXEC)
-		if err != unix.EINTR {
+		// ECONNRESET: the child went before it read the request. That is
+		// reported once and first; its last words are still in the queue.
+		if err != unix.EINTR && err != unix.ECONNRESET {
 			break
 		}
 	}
-	if err == unix.ECONNRESET || err == nil && n == 0 {
+	if err == nil && n == 0 {
 		return nil, -1, errSilent
 	}
 	if err != nil {
