@@ -212,6 +212,9 @@ func (f *fdSource) Read(b []byte) (int, error) {
 		return 0, io.EOF
 	}
 	b = b[:min(len(b), f.left)]
+	if len(b) == 0 { // gVisor's buffers ask so before they grow
+		return 0, nil
+	}
 	for {
 		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(f.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
 		switch {
