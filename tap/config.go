@@ -89,7 +89,8 @@ func checkName(name string) error {
 	if len(name) >= unix.IFNAMSIZ {
 		return fmt.Errorf("interface name %q is longer than %d bytes", name, unix.IFNAMSIZ-1)
 	}
-	if name == "." || name == ".." || strings.ContainsAny(name, "/: \t\n\v\f\r\x00") {
+	// The kernel counts the byte 0xa0 as a space, whatever the encoding.
+	if name == "." || name == ".." || strings.ContainsAny(name, "/: \t\n\v\f\r\x00") || strings.IndexByte(name, 0xa0) >= 0 {
 		return fmt.Errorf("%q is no valid interface name: it has a slash, a colon or a space", name)
 	}
 	return nil

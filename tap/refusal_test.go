@@ -101,6 +101,7 @@ func TestOpen_InvalidName(t *testing.T) {
 		"a/b":              "no valid interface name",
 		"a:b":              "no valid interface name",
 		"a b":              "no valid interface name",
+		"\u00e0":           "no valid interface name", // ends in 0xa0
 		"..":               "no valid interface name",
 		"sixteen-bytes-xx": "longer than 15 bytes",
 	} {

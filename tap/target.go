@@ -172,8 +172,7 @@ func (j *join) owner(netns int, what string) (own bool, userns int, err error) {
 	if err != nil {
 		return false, -1, fail("ask who owns the network namespace of "+what, err, "")
 	}
-	j.keep(userns)
-	unix.CloseOnExec(userns)
+	j.keep(userns) // close-on-exec, ioctl_ns(2)
 	j.userns = userns
 	ours, err := isOurs(userns, "user")
 	if err != nil {
