@@ -1,0 +1,102 @@
+package namespace
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func TestResolvConfContent(t *testing.T) {
+	host := "# comment\nnameserver 192.0.2.1\nsearch  example.org example.net\n options edns0 trust-ad\nsortlist 10.0.0.0\n\ndomain example.org"
+	got := string(resolvConf([]byte(host), []netip.Addr{netip.MustParseAddr("10.0.2.3"), netip.MustParseAddr("fd00::3")}))
+	want := "nameserver 10.0.2.3\nnameserver fd00::3\nsearch example.org example.net\noptions edns0 trust-ad\ndomain example.org\n"
+	if got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestResolvConfMissingIsAWarning(t *testing.T) {
+	warning, err := mountResolvConf(filepath.Join(t.TempDir(), "resolv.conf"), nil)
+	if err != nil || !strings.Contains(warning, "does not exist") || strings.Contains(warning, "\n") {
+		t.Errorf("warning %q, error %v", warning, err)
+	}
+}
+
+func TestPlaceBesideIsNotAboveTheTarget(t *testing.T) {
+	run, err := filepath.EvalSymlinks("/tmp")
+	if err != nil {
+		t.Skip(err)
+	}
+	got, err := placeBeside(run + "/x/resolv.conf")
+	if err != nil || got == run {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got, err := placeBeside("/etc/resolv.conf"); err != nil || got != run {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestSettings(t *testing.T) {
+	root := t.TempDir()
+	for _, s := range settings {
+		file := filepath.Join(root, s.name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if w := applySettings(root, false); w != nil {
+		t.Errorf("warnings %q", w)
+	}
+	for _, s := range settings {
+		b, err := os.ReadFile(filepath.Join(root, s.name))
+		want := s.value
+		if s.ipv6 {
+			want = ""
+		}
+		if err != nil || string(b) != want {
+			t.Errorf("%s is %q, %v; want %q", s.name, b, err, want)
+		}
+	}
+	if w := applySettings(filepath.Join(root, "none"), true); w != nil {
+		t.Errorf("a kernel without the settings: warnings %q", w)
+	}
+	file := filepath.Join(root, settings[0].name)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(file, 0o700); err != nil { // cannot be written, by anybody
+		t.Fatal(err)
+	}
+	if w := applySettings(root, true); len(w) != 1 || !strings.Contains(w[0], "net/ipv4/ping_group_range: is a directory; ping") {
+		t.Errorf("warnings %q", w)
+	}
+}
+
+func TestB2_HintNamesTheSetting(t *testing.T) {
+	for _, tc := range []struct {
+		err      error
+		settings map[string]string
+		want     string
+	}{
+		{syscall.EPERM, map[string]string{settingClone: "0", settingAppArmor: "1"}, "kernel.unprivileged_userns_clone=1"},
+		{syscall.EPERM, map[string]string{settingClone: "1", settingAppArmor: "1"}, "kernel.apparmor_restrict_unprivileged_userns=0"},
+		{syscall.EACCES, map[string]string{settingAppArmor: "1"}, "kernel.apparmor_restrict_unprivileged_userns=0"},
+		{syscall.EPERM, nil, "seccomp"},
+		{syscall.ENOSPC, map[string]string{settingUser: "0"}, "user.max_user_namespaces is 0"},
+		{syscall.ENOSPC, map[string]string{settingUser: "100", settingNet: "0"}, "user.max_net_namespaces is 0"},
+		{syscall.ENOSPC, map[string]string{settingUser: "100"}, "limit of namespaces is reached"},
+		{syscall.EINVAL, nil, "CONFIG_USER_NS"},
+		{syscall.EAGAIN, nil, ""},
+	} {
+		got := hint(tc.err, func(path string) string { return tc.settings[path] })
+		if !strings.Contains(got, tc.want) || (tc.want == "") != (got == "") || strings.Contains(got, "\n") {
+			t.Errorf("%v, %v: %q, want %q in it", tc.err, tc.settings, got, tc.want)
+		}
+	}
+}

@@ -1,0 +1,275 @@
+package namespace
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// roleTest makes the test binary a program that starts the command in its
+// arguments and is then at rest, for tests that kill it.
+const roleTest = "EPIPHYTE_NAMESPACE_TEST_PARENT"
+
+func TestMain(m *testing.M) {
+	if IsChild() {
+		os.Exit(ChildMain())
+	}
+	if os.Getenv(roleTest) != "" {
+		p, err := Start(Config{Command: os.Args[1:]})
+		if err != nil || p.Release() != nil {
+			os.Exit(3)
+		}
+		<-p.Done()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+const patience = 10 * time.Second
+
+// start makes a held-back command, or skips where namespaces may not be made.
+func start(t *testing.T, cfg Config) *Process {
+	t.Helper()
+	p, err := Start(cfg)
+	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	return p
+}
+
+// status releases the command and waits for its exit status.
+func status(t *testing.T, p *Process) int {
+	t.Helper()
+	if err := p.Release(); err != nil {
+		t.Fatal(err)
+	}
+	return result(t, p)
+}
+
+func result(t *testing.T, p *Process) int {
+	t.Helper()
+	select {
+	case <-p.Done():
+	case <-time.After(patience):
+		t.Fatal("the command does not end")
+	}
+	code, err := p.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return code
+}
+
+// script is a shell command whose output, of both streams, goes to a file.
+type script struct {
+	t    *testing.T
+	file string
+	argv []string
+}
+
+func sh(t *testing.T, text string) script {
+	file := filepath.Join(t.TempDir(), "output")
+	return script{t, file, []string{"/bin/sh", "-c", "exec >" + file + " 2>&1; " + text}}
+}
+
+// output is what the command has written so far; began is false before the
+// first byte.
+func (s script) output() (text string, began bool) {
+	s.t.Helper()
+	b, err := os.ReadFile(s.file)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		s.t.Fatal(err)
+	}
+	return string(b), len(b) > 0
+}
+
+func TestCommandIsRootWithItsOwnNamespaces(t *testing.T) {
+	cmd := sh(t, "id -u; id -g; for n in user net mnt pid; do readlink /proc/self/ns/$n; done; cat /proc/sys/net/ipv4/ping_group_range; grep -E '^(SigBlk|CapAmb)' /proc/self/status")
+	p := start(t, Config{Command: cmd.argv})
+	code := status(t, p)
+	output, _ := cmd.output()
+	if code != 0 {
+		t.Fatalf("status %d: %s", code, output)
+	}
+	lines := strings.Split(output, "\n")
+	if lines[0] != "0" || lines[1] != "0" {
+		t.Errorf("uid %s, gid %s", lines[0], lines[1])
+	}
+	for i, ns := range []string{"user", "net", "mnt", "pid"} {
+		host, err := os.Readlink("/proc/self/ns/" + ns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if own := lines[2+i] != host; own != (ns != "pid") {
+			t.Errorf("%s namespace is its own: %v", ns, own)
+		}
+	}
+	if len(p.Warnings) == 0 && strings.Join(strings.Fields(lines[6]), " ") != "0 0" {
+		t.Errorf("ping_group_range %q", lines[6])
+	}
+	for _, line := range lines[7:9] {
+		if strings.Trim(strings.Fields(line)[1], "0") != "" {
+			t.Errorf("%s", line)
+		}
+	}
+}
+
+func TestCommandWaitsForRelease(t *testing.T) {
+	cmd := sh(t, "echo ran")
+	p := start(t, Config{Command: cmd.argv})
+	args, err := os.ReadFile("/proc/" + strconv.Itoa(p.PID()) + "/cmdline")
+	if err != nil || !strings.HasPrefix(string(args), childName+"\x00") {
+		t.Errorf("cmdline %q, %v", args, err)
+	}
+	if _, began := cmd.output(); began {
+		t.Error("the command ran before its release")
+	}
+	code := status(t, p)
+	if output, _ := cmd.output(); code != 0 || output != "ran\n" {
+		t.Errorf("status %d, output %q", code, output)
+	}
+}
+
+func TestResolvConfInsideOnly(t *testing.T) {
+	before, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil {
+		t.Skip(err)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := sh(t, "cat /etc/resolv.conf")
+	p := start(t, Config{Command: cmd.argv, Nameservers: []netip.Addr{netip.MustParseAddr("10.0.2.3"), netip.MustParseAddr("fd00::3")}})
+	if got, err := os.ReadFile("/etc/resolv.conf"); err != nil || string(got) != string(before) {
+		t.Errorf("outside: %q, %v; was %q", got, err, before)
+	}
+	if got, err := os.ReadFile("/proc/self/mountinfo"); err != nil || string(got) != string(mounts) {
+		t.Errorf("mounts outside: %s, %v; were %s", got, err, mounts)
+	}
+	status(t, p)
+	if got, _ := cmd.output(); !strings.HasPrefix(got, "nameserver 10.0.2.3\nnameserver fd00::3\n") {
+		t.Errorf("inside: %q", got)
+	}
+}
+
+func TestExitStatus(t *testing.T) {
+	dir := t.TempDir()
+	plain := filepath.Join(dir, "plain")
+	script := filepath.Join(dir, "script")
+	if err := os.WriteFile(plain, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(script, []byte("exit 42\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		command []string
+		want    int
+	}{
+		{[]string{"true"}, 0},
+		{[]string{"/bin/sh", "-c", "exit 7"}, 7},
+		{[]string{"/bin/sh", "-c", "kill -9 $$"}, 128 + 9},
+		{[]string{"/bin/sh", "-c", "kill -TERM $$"}, 128 + 15},
+		{[]string{"no-such-command"}, 127},
+		{[]string{filepath.Join(dir, "missing")}, 127},
+		{[]string{plain}, 126},
+		{[]string{dir}, 126},
+		{[]string{script}, 42}, // no first line: the shell's
+	} {
+		if got := status(t, start(t, Config{Command: tc.command})); got != tc.want {
+			t.Errorf("%q: status %d, want %d", tc.command, got, tc.want)
+		}
+	}
+}
+
+func TestForward(t *testing.T) {
+	cmd := sh(t, "trap 'echo term; exit 3' TERM; echo up; while :; do sleep 0.01; done")
+	p := start(t, Config{Command: cmd.argv})
+	if err := p.Release(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, func() bool { _, began := cmd.output(); return began })
+	p.Forward(syscall.SIGTERM)
+	code := result(t, p)
+	if output, _ := cmd.output(); code != 3 || output != "up\nterm\n" {
+		t.Errorf("status %d, output %q", code, output)
+	}
+	p.Forward(syscall.SIGTERM) // nobody there: nothing happens
+}
+
+func TestCloseEndsACommandThatWasNeverReleased(t *testing.T) {
+	p := start(t, Config{Command: []string{"true"}})
+	pid := p.PID()
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := unix.Kill(pid, 0); err != unix.ESRCH {
+		t.Errorf("process %d is there: %v", pid, err)
+	}
+}
+
+// The kernel ends the command when its helper is killed.
+func TestCommandDiesWithItsHelper(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "pid")
+	cmd := exec.Command("/proc/self/exe", "/bin/sh", "-c", "echo $$ >"+file+"; exec sleep 1000")
+	cmd.Env = append(os.Environ(), roleTest+"=1")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { cmd.Wait(); close(ended) }()
+	t.Cleanup(func() { cmd.Process.Kill(); <-ended })
+	var pid int
+	until(t, func() bool {
+		select {
+		case <-ended:
+			if cmd.ProcessState.ExitCode() == 3 {
+				t.Skip("namespaces may not be made here")
+			}
+		default:
+		}
+		b, _ := os.ReadFile(file)
+		var err error
+		pid, err = strconv.Atoi(strings.TrimSpace(string(b)))
+		return err == nil
+	})
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	cmd.Process.Kill()
+	until(t, func() bool {
+		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
+		return n == 1
+	})
+}
+
+// until polls for a condition that another process brings about.
+func until(t *testing.T, cond func() bool) {
+	t.Helper()
+	deadline := time.After(patience)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !cond() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal("waited in vain")
+		}
+	}
+}
