@@ -8,8 +8,8 @@ import (
 	"epiphyte/tap"
 )
 
-// run serves the guest until the exit fd hangs up or the TAP vanishes. It
-// returns the exit code.
+// run serves the guest until the exit fd hangs up, the TAP vanishes or ctx ends.
+// It returns the exit code.
 func (a *Attach) run(ctx context.Context, prog string, stdout, stderr io.Writer) int {
 	r := newReporter(prog, &a.Options, stderr)
 	if a.Target == (tap.Target{}) || a.Target.FD > 0 {
@@ -44,6 +44,9 @@ func (a *Attach) run(ctx context.Context, prog string, stdout, stderr io.Writer)
 		r.log.Debug("exit fd hung up")
 		return 0
 	case <-n.ended:
+		if ctx.Err() != nil {
+			return 0
+		}
 		return r.fail(fmt.Errorf("%s: %w; start again to make it anew", a.label(), n.Err()))
 	}
 }

@@ -48,6 +48,8 @@ func (c *Run) run(ctx context.Context, prog string, stderr io.Writer) int {
 		select {
 		case sig := <-signals.C():
 			p.Forward(sig)
+		case <-ctx.Done():
+			return r.fail(ctx.Err())
 		case <-ended:
 			// The command may still have work to do without a network.
 			r.fail(fmt.Errorf("%s: %w; the command goes on without a network", runTAP, n.Err()))

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -147,6 +148,10 @@ func (p *Process) prepare(cfg Config) error {
 	}
 	buf := make([]byte, maxMessage)
 	n, err := p.control.Read(buf)
+	if err == io.EOF {
+		<-p.done
+		return fmt.Errorf("the child ended early: %v", p.state)
+	}
 	if err != nil {
 		return fmt.Errorf("hear from child: %w", err)
 	}
