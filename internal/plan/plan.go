@@ -21,7 +21,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"regexp"
+	"strconv"
+	"strings"
 )
 
 // Offsets inside the IPv4 subnet, from slirp4netns(1), "DESCRIPTION".
@@ -117,21 +118,19 @@ func (p *Plan) HardwareAddr() [6]byte {
 	return [6]byte{0x52, 0x55, g[0], g[1], g[2], g[3]}
 }
 
-var cidrShape = regexp.MustCompile(`^(([0-9]{1,3}\.){3}[0-9]{1,3})/([0-9]{1,2})$`)
-
 // ParseCIDR parses the argument of --cidr. The checks, their order and their
 // messages are the contract's: a caller's test compares them.
 func ParseCIDR(s string) (netip.Prefix, error) {
-	m := cidrShape.FindStringSubmatch(s)
-	if m == nil {
+	network, length, ok := strings.Cut(s, "/")
+	if !ok || strings.Count(network, ".") != 3 || !digits(strings.ReplaceAll(network, ".", "")) || !digits(length) || len(length) > 2 {
 		return netip.Prefix{}, fmt.Errorf("invalid CIDR: %s", s)
 	}
-	addr, err := netip.ParseAddr(m[1])
+	addr, err := netip.ParseAddr(network)
 	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("invalid network address: %s", m[1])
+		return netip.Prefix{}, fmt.Errorf("invalid network address: %s", network)
 	}
-	var bits int
-	if _, err := fmt.Sscanf(m[3], "%d", &bits); err != nil || bits < 1 || bits > 25 {
+	bits, err := strconv.Atoi(length)
+	if err != nil || bits < 1 || bits > 25 {
 		return netip.Prefix{}, errors.New("prefix length needs to be 1-25")
 	}
 	p := netip.PrefixFrom(addr, bits)
@@ -139,6 +138,11 @@ func ParseCIDR(s string) (netip.Prefix, error) {
 		return netip.Prefix{}, fmt.Errorf("CIDR needs to be a network address like %v, not like %v", p.Masked(), p)
 	}
 	return p, nil
+}
+
+// digits reports whether s is decimal digits, at least one.
+func digits(s string) bool {
+	return s != "" && strings.Trim(s, "0123456789") == ""
 }
 
 // add returns a+n; n is small enough never to leave the low two bytes, which a
