@@ -140,7 +140,7 @@ func parseMAC(s string) (net.HardwareAddr, error) {
 		return nil, bad
 	}
 	mac := make(net.HardwareAddr, 6)
-	any := byte(0)
+	var bits byte
 	for i, part := range parts {
 		digits := part[:len(part)-len(strings.TrimLeft(part, "0123456789abcdefABCDEF"))]
 		b, err := strconv.ParseUint(digits, 16, 8)
@@ -148,9 +148,9 @@ func parseMAC(s string) (net.HardwareAddr, error) {
 			return nil, bad
 		}
 		mac[i] = byte(b)
-		any |= mac[i]
+		bits |= mac[i]
 	}
-	if mac[0]&1 != 0 || any == 0 {
+	if mac[0]&1 != 0 || bits == 0 {
 		return nil, fmt.Errorf("macaddress has to be a unicast address other than zero: %q", s)
 	}
 	return mac, nil

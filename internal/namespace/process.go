@@ -31,7 +31,7 @@ type Config struct {
 
 // Process is the command, or the child that will become it.
 type Process struct {
-	pid     int
+	process *os.Process
 	control *os.File // to the child; closed by execve on its side
 	started chan error
 	done    chan struct{} // closed once the child was waited for
@@ -121,7 +121,7 @@ func (p *Process) own(cmd *exec.Cmd, theirs int) {
 		p.started <- startCause(err)
 		return
 	}
-	p.pid = cmd.Process.Pid
+	p.process = cmd.Process
 	p.started <- nil
 	p.waitErr = cmd.Wait()
 	p.state = cmd.ProcessState
@@ -167,7 +167,7 @@ func (p *Process) prepare(cfg Config) error {
 }
 
 // PID is the process whose namespaces are the command's.
-func (p *Process) PID() int { return p.pid }
+func (p *Process) PID() int { return p.process.Pid }
 
 // Release lets the command run.
 func (p *Process) Release() error {
@@ -196,15 +196,7 @@ func (p *Process) Status() (int, error) {
 
 // Signal sends sig to the command, unless it has ended.
 func (p *Process) Signal(sig syscall.Signal) {
-	select {
-	case <-p.done:
-		return
-	default:
-	}
-	// Between the check and the call the child can at worst be a zombie of
-	// ours that own is about to reap; its number is not given out again within
-	// that moment.
-	unix.Kill(p.pid, sig)
+	p.process.Signal(sig) // fails only because the command has ended
 }
 
 // Close ends the command if it still runs, and waits for it.

@@ -54,9 +54,9 @@ func mountResolvConf(path string, servers []netip.Addr) (warning string, err err
 	return "", mountFile(target, resolvConf(host, servers))
 }
 
-// mountFile mounts a new read-only file in memory over target. The file system that
-// holds it is covered up again: a directory serves as its place for a moment,
-// and only this process can see it there.
+// mountFile mounts a new file in memory over target. The file system that holds
+// it needs a directory to be mounted on for a moment; only this process sees it
+// there.
 func mountFile(target string, content []byte) error {
 	place, err := placeBeside(target)
 	if err != nil {
