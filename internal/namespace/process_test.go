@@ -15,23 +15,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// roleTest makes the test binary a program that starts the command in its
-// arguments and is then at rest, for tests that kill it.
+// roleTest makes the test binary a program that runs the command in its
+// arguments as cmd/epiphyte would, for tests of what reaches it from outside.
 const roleTest = "EPIPHYTE_NAMESPACE_TEST_PARENT"
 
+// statusNoNamespaces is that program's answer where none may be made.
+const statusNoNamespaces = 99
+
 func TestMain(m *testing.M) {
-	if IsChild() {
+	switch {
+	case IsChild():
 		os.Exit(ChildMain())
-	}
-	if os.Getenv(roleTest) != "" {
-		p, err := Start(Config{Command: os.Args[1:]})
-		if err != nil || p.Release() != nil {
-			os.Exit(3)
-		}
-		<-p.Done()
-		os.Exit(0)
+	case os.Getenv(roleTest) != "":
+		os.Exit(serveCommand(os.Args[1:]))
 	}
 	os.Exit(m.Run())
+}
+
+func serveCommand(argv []string) int {
+	signals := CatchSignals()
+	p, err := Start(Config{Command: argv})
+	if err != nil || p.Release() != nil {
+		return statusNoNamespaces
+	}
+	for {
+		select {
+		case sig := <-signals.C():
+			p.Forward(sig)
+		case <-p.Done():
+			code, _ := p.Status()
+			return code
+		}
+	}
 }
 
 const patience = 10 * time.Second
@@ -222,29 +237,45 @@ func TestCloseEndsACommandThatWasNeverReleased(t *testing.T) {
 	}
 }
 
-// The kernel ends the command when its helper is killed.
-func TestCommandDiesWithItsHelper(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "pid")
-	cmd := exec.Command("/proc/self/exe", "/bin/sh", "-c", "echo $$ >"+file+"; exec sleep 1000")
+// helper is this binary running a command, in a process of its own.
+type helper struct {
+	cmd   *exec.Cmd
+	ended chan struct{}
+}
+
+func startHelper(t *testing.T, cmd *exec.Cmd) *helper {
+	t.Helper()
 	cmd.Env = append(os.Environ(), roleTest+"=1")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan struct{})
-	go func() { cmd.Wait(); close(ended) }()
-	t.Cleanup(func() { cmd.Process.Kill(); <-ended })
+	h := &helper{cmd, make(chan struct{})}
+	go func() { cmd.Wait(); close(h.ended) }()
+	t.Cleanup(func() { cmd.Process.Kill(); <-h.ended })
+	return h
+}
+
+// skipUnable skips the test where no namespaces may be made.
+func (h *helper) skipUnable(t *testing.T) {
+	select {
+	case <-h.ended:
+		if h.cmd.ProcessState.ExitCode() == statusNoNamespaces {
+			t.Skip("namespaces may not be made here")
+		}
+	default:
+	}
+}
+
+// The kernel ends the command when its helper is killed.
+func TestCommandDiesWithItsHelper(t *testing.T) {
+	command := sh(t, "echo $$; exec sleep 1000")
+	h := startHelper(t, exec.Command("/proc/self/exe", command.argv...))
 	var pid int
 	until(t, func() bool {
-		select {
-		case <-ended:
-			if cmd.ProcessState.ExitCode() == 3 {
-				t.Skip("namespaces may not be made here")
-			}
-		default:
-		}
-		b, _ := os.ReadFile(file)
+		h.skipUnable(t)
+		output, _ := command.output()
 		var err error
-		pid, err = strconv.Atoi(strings.TrimSpace(string(b)))
+		pid, err = strconv.Atoi(strings.TrimSpace(output))
 		return err == nil
 	})
 	pidfd, err := unix.PidfdOpen(pid, 0)
@@ -252,11 +283,62 @@ func TestCommandDiesWithItsHelper(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(pidfd)
-	cmd.Process.Kill()
+	h.cmd.Process.Kill()
 	until(t, func() bool {
 		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
 		return n == 1
 	})
+}
+
+// A key that makes a signal reaches the command from the terminal, and must not
+// come a second time from the helper; what is sent to the helper alone must.
+func TestTerminalSignalsComeOnce(t *testing.T) {
+	ptmx, tty := terminal(t)
+	command := sh(t, "trap 'echo INT' INT; trap 'echo TERM; exit 5' TERM; echo up; while :; do sleep 0.01; done")
+	cmd := exec.Command("/proc/self/exe", command.argv...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	h := startHelper(t, cmd)
+	is := func(want string) func() bool {
+		return func() bool {
+			h.skipUnable(t)
+			output, _ := command.output()
+			return output == want
+		}
+	}
+	until(t, is("up\n"))
+	if _, err := ptmx.Write([]byte{'C' & 0x1f}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, is("up\nINT\n"))
+	h.cmd.Process.Signal(syscall.SIGTERM)
+	<-h.ended
+	if output, _ := command.output(); output != "up\nINT\nTERM\n" || h.cmd.ProcessState.ExitCode() != 5 {
+		t.Errorf("output %q, %v", output, h.cmd.ProcessState)
+	}
+}
+
+// terminal makes a pseudo terminal, pty(7).
+func terminal(t *testing.T) (ptmx, tty *os.File) {
+	t.Helper()
+	ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { ptmx.Close() })
+	if err := unix.IoctlSetPointerInt(int(ptmx.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(ptmx.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tty, err = os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { tty.Close() })
+	return ptmx, tty
 }
 
 // until polls for a condition that another process brings about.
