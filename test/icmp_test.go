@@ -5,8 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
-	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -43,16 +43,22 @@ func (w *world) pinger(t testing.TB, f family) *pinger {
 // setTTL sets the TTL or hop limit of what is sent from now on.
 func (p *pinger) setTTL(t testing.TB, ttl int) { setTTL(t, p.PacketConn.(*net.IPConn), p.f, ttl) }
 
-func setTTL(t testing.TB, c interface{ File() (*os.File, error) }, f family, ttl int) {
+func setTTL(t testing.TB, c syscall.Conn, f family, ttl int) {
 	t.Helper()
-	file := must(c.File())(t)
-	defer file.Close()
 	level, opt := unix.IPPROTO_IP, unix.IP_TTL
 	if f.af == unix.AF_INET6 {
 		level, opt = unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS
 	}
-	if err := unix.SetsockoptInt(int(file.Fd()), level, opt, ttl); err != nil {
-		t.Fatal(err)
+	setOption(t, c, func(fd int) error { return unix.SetsockoptInt(fd, level, opt, ttl) })
+}
+
+// setOption calls set with the socket of a connection.
+func setOption(t testing.TB, c syscall.Conn, set func(fd int) error) {
+	t.Helper()
+	raw := must(c.SyscallConn())(t)
+	var err error
+	if ctlErr := raw.Control(func(fd uintptr) { err = set(int(fd)) }); ctlErr != nil || err != nil {
+		t.Fatal(ctlErr, err)
 	}
 }
 

@@ -114,6 +114,9 @@ func (n *NetNS) Dial(ctx context.Context, network, addr string) (net.Conn, error
 // DialWith is Dial with a dialer of the caller's, for a local address or
 // socket options.
 func (n *NetNS) DialWith(ctx context.Context, d net.Dialer, network, addr string) (c net.Conn, err error) {
+	// "[::]" stands for two addresses, and two are dialled by goroutines of
+	// their own, whose threads are elsewhere.
+	d.FallbackDelay = -1
 	err = n.Do(func() (err error) {
 		c, err = d.DialContext(ctx, network, addr)
 		return err
