@@ -1,0 +1,317 @@
+package forwarder
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"epiphyte/forwarder/forwardertest"
+	"epiphyte/stack"
+)
+
+// listenTCP opens a listener on the host's loopback.
+func listenTCP(t *testing.T, addr string) (*net.TCPListener, netip.AddrPort) {
+	t.Helper()
+	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
+	if err != nil {
+		t.Skipf("listen on %s: %v", addr, err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l, l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// closedPort is a port of the loopback where nobody listens.
+func closedPort(t *testing.T, addr string) uint16 {
+	t.Helper()
+	l, a := listenTCP(t, addr)
+	l.Close()
+	return a.Port()
+}
+
+// establish plays a guest's handshake and returns the sequence number that the
+// other side expects acknowledged.
+func (r *rig) establish(src, dst netip.AddrPort, seq uint32) (ack uint32) {
+	r.t.Helper()
+	r.send(forwardertest.SYN(src, dst, seq))
+	p := r.receive(stack.ProtoTCP)
+	for p.DstPort() != src.Port() { // of connections before
+		p = r.receive(stack.ProtoTCP)
+	}
+	if p.TCPFlags() != header.TCPFlagSyn|header.TCPFlagAck {
+		r.t.Fatalf("answer to the SYN has flags %v", p.TCPFlags())
+	}
+	ack = header.TCP(p.Transport).SequenceNumber() + 1
+	before := r.f.Counts().TCP
+	r.send(forwardertest.TCP(src, dst, header.TCPFlagAck, seq+1, ack, nil))
+	r.until("connection", func() bool { return r.f.Counts().TCP == before+1 })
+	return ack
+}
+
+// TestB13_RefusedIsReset: the guest gets the RST that the host got, with the
+// numbers that make its kernel believe it, and no SYN-ACK before.
+func TestB13_RefusedIsReset(t *testing.T) {
+	for _, tt := range []struct {
+		name           string
+		host           string
+		guest, gateway netip.Addr
+	}{
+		{"IPv4", "127.0.0.1:0", guest4, gateway4},
+		{"IPv6", "[::1]:0", guest6, gateway6},
+		{"IPv6 link-local gateway", "[::1]:0", netip.MustParseAddr("fe80::64"), gatewayLL},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, Config{})
+			src, dst := at(tt.guest, 4000), at(tt.gateway, closedPort(t, tt.host))
+			r.send(forwardertest.SYN(src, dst, 12345))
+			p := r.receive(stack.ProtoTCP)
+			if p.TCPFlags() != header.TCPFlagRst|header.TCPFlagAck || header.TCP(p.Transport).AckNumber() != 12346 {
+				t.Errorf("flags %v, ack %d; want a RST of 12346", p.TCPFlags(), header.TCP(p.Transport).AckNumber())
+			}
+			if p.From() != dst || p.Dst != tt.guest || p.DstPort() != 4000 {
+				t.Errorf("from %v to %v port %d", p.From(), p.Dst, p.DstPort())
+			}
+			r.wantCounts(Counts{})
+		})
+	}
+}
+
+// TestB14_SilentDestination: no answer, one dial however often the SYN comes,
+// and the answer when there is one at last.
+func TestB14_SilentDestination(t *testing.T) {
+	r := newRig(t, Config{})
+	silent := silentListener(t)
+	syn := forwardertest.SYN(at(guest4, 4000), at(gateway4, silent.Port()), 1)
+	for range 5 {
+		r.send(syn)
+	}
+	r.wantCounts(Counts{Dials: 1})
+	if got := r.received(); len(got) != 0 {
+		t.Errorf("the guest was told %+v of a silent host", got)
+	}
+	// A different sequence number with the same ports is a new attempt, and
+	// shares the dial.
+	r.send(forwardertest.SYN(at(guest4, 4000), at(gateway4, silent.Port()), 99))
+	r.wantCounts(Counts{Dials: 1})
+}
+
+// TestB14_FairDials: a guest address that scans cannot push out the dials of
+// another one.
+func TestB14_FairDials(t *testing.T) {
+	const limit = 256
+	r := newRig(t, Config{Limits: Limits{Dials: limit}})
+	silent := at(gateway4, silentListener(t).Port())
+	before := forwardertest.Descriptors(t)
+	quiet := netip.MustParseAddr("10.0.2.101")
+	for port := range uint16(3) {
+		r.send(forwardertest.SYN(at(quiet, 1000+port), silent, 1))
+	}
+	for port := range uint16(4096) {
+		r.send(forwardertest.SYN(at(guest4, 1000+port), silent, 1))
+	}
+	r.wantCounts(Counts{Dials: limit})
+	if n := r.f.dials.byAddr[quiet]; n != 3 {
+		t.Errorf("%d dials of the quiet address left, want 3", n)
+	}
+	if n := r.f.dials.byAddr[guest4]; n != limit-3 {
+		t.Errorf("%d dials of the scanning address, want %d", n, limit-3)
+	}
+	// Of the scan, those asked for last are left.
+	oldest := r.f.dials.recent.Front().Next().Next().Next().Value.(*dial)
+	if want := uint16(1000 + 4096 - (limit - 3)); oldest.syn.Src.Port() != want {
+		t.Errorf("oldest dial of the scan is from port %d, want %d", oldest.syn.Src.Port(), want)
+	}
+	if n := forwardertest.Descriptors(t); n != before+limit {
+		t.Errorf("%d descriptors with %d dials, %d before", n, limit, before)
+	}
+	// The quiet address gets more, at the cost of the other, up to its share.
+	for port := range uint16(20) {
+		r.send(forwardertest.SYN(at(quiet, 2000+port), silent, 1))
+	}
+	if n := r.f.dials.byAddr[quiet]; n != 23 {
+		t.Errorf("%d dials of the quiet address, want 23", n)
+	}
+	r.wantCounts(Counts{Dials: limit})
+}
+
+// Many addresses, each with its share, do not displace one another for ever: a
+// new one always finds room.
+func TestDialVictimAmongEquals(t *testing.T) {
+	r := newRig(t, Config{Limits: Limits{Dials: 8}})
+	silent := at(gateway4, silentListener(t).Port())
+	for i := range byte(20) {
+		r.send(forwardertest.SYN(at(netip.AddrFrom4([4]byte{10, 0, 2, 110 + i}), 1000), silent, 1))
+	}
+	r.wantCounts(Counts{Dials: 8})
+	if n := r.f.dials.byAddr[netip.AddrFrom4([4]byte{10, 0, 2, 129})]; n != 1 {
+		t.Error("the last address to ask found no room")
+	}
+	if len(r.f.dials.byAddr) != 8 || r.f.dials.recent.Len() != 8 {
+		t.Errorf("%d addresses and %d places for 8 dials", len(r.f.dials.byAddr), r.f.dials.recent.Len())
+	}
+}
+
+// A dial that was given up says nothing: the guest's own retransmission starts
+// the next one.
+func TestRetransmissionRevivesCancelledDial(t *testing.T) {
+	r := newRig(t, Config{Limits: Limits{Dials: 1}})
+	silent := at(gateway4, silentListener(t).Port())
+	first := forwardertest.SYN(at(guest4, 1), silent, 1)
+	r.send(first)
+	r.send(forwardertest.SYN(at(guest4, 2), silent, 1))
+	if got := r.received(); len(got) != 0 {
+		t.Errorf("the guest was told %+v", got)
+	}
+	r.send(first)
+	r.wantCounts(Counts{Dials: 1})
+	if d := r.f.dials.recent.Front().Value.(*dial); d.syn.Src.Port() != 1 {
+		t.Errorf("dial of port %d, want 1", d.syn.Src.Port())
+	}
+}
+
+// A guest that never acknowledges our SYN-ACK holds a dial, and the bound holds
+// for it too.
+func TestHandshakesAreBounded(t *testing.T) {
+	r := newRig(t, Config{Limits: Limits{Dials: 16}})
+	_, addr := listenTCP(t, "127.0.0.1:0")
+	for port := range uint16(100) {
+		r.send(forwardertest.SYN(at(guest4, 1000+port), at(gateway4, addr.Port()), 1))
+	}
+	r.until("dials within the bound", func() bool { return r.f.Counts().Dials <= 16 && len(r.f.dials.byKey) == r.f.dials.recent.Len() })
+	for key, d := range r.f.dials.byKey {
+		if d.syn.Key != key {
+			t.Error("a dial under another's key")
+		}
+	}
+	if c := r.f.Counts(); c.TCP != 0 {
+		t.Errorf("%d connections without a handshake", c.TCP)
+	}
+}
+
+// A guest that resets instead of acknowledging leaves nothing behind.
+func TestResetDuringHandshake(t *testing.T) {
+	r := newRig(t, Config{})
+	_, addr := listenTCP(t, "127.0.0.1:0")
+	before := forwardertest.Descriptors(t)
+	src, dst := at(guest4, 4000), at(gateway4, addr.Port())
+	r.send(forwardertest.SYN(src, dst, 1))
+	p := r.receive(stack.ProtoTCP)
+	if p.TCPFlags()&header.TCPFlagSyn == 0 {
+		t.Fatalf("answer has flags %v", p.TCPFlags())
+	}
+	r.send(forwardertest.TCP(src, dst, header.TCPFlagRst, 2, 0, nil))
+	r.until("end of the dial", func() bool { return r.f.Counts() == Counts{} })
+	if n := forwardertest.Descriptors(t); n != before {
+		t.Errorf("%d descriptors, %d before", n, before)
+	}
+}
+
+// TestB19_DescriptorLimit: at the limit a new flow takes the place of a dial or
+// a mapping; with connections alone left, it is refused by ICMP at once; those
+// live on; and it recovers by itself.
+func TestB19_DescriptorLimit(t *testing.T) {
+	r := newRig(t, Config{})
+	l, addr := listenTCP(t, "127.0.0.1:0")
+	dst := at(gateway4, addr.Port())
+	silent := at(gateway4, silentListener(t).Port())
+
+	src := at(guest4, 4000)
+	ack := r.establish(src, dst, 1)
+	host, err := l.AcceptTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+
+	lift := limitDescriptors(t, 3)
+	defer lift()
+	r.send(datagram(at(guest4, 1), dst))
+	r.send(forwardertest.SYN(at(guest4, 2), silent, 1))
+	r.send(datagram(at(guest4, 3), dst))
+	r.wantCounts(Counts{TCP: 1, Dials: 1, Mappings: 2})
+	r.send(datagram(at(guest4, 4), dst)) // in the place of the dial
+	r.wantCounts(Counts{TCP: 1, Mappings: 3})
+	for port := range uint16(3) {
+		r.establish(at(guest4, 4001+port), dst, 1) // in the places of the mappings
+	}
+	r.wantCounts(Counts{TCP: 4})
+	r.received()
+	r.inbox = nil
+
+	q := at(guest4, 5000)
+	r.send(forwardertest.SYN(q, dst, 77))
+	p := r.receive(stack.ProtoICMP)
+	if p.Transport[0] != 3 || p.Transport[1] != 1 || p.Src != gateway4 {
+		t.Errorf("told type %d code %d by %v, want host unreachable by the gateway", p.Transport[0], p.Transport[1], p.Src)
+	}
+	if quoted, ok := p.Quoted(); !ok || quoted.From() != q || quoted.Dst != gateway4 || quoted.DstPort() != dst.Port() ||
+		binary.BigEndian.Uint32(quoted.Transport[4:]) != 77 {
+		t.Errorf("quotes %+v", quoted)
+	}
+	r.send(datagram(at(guest4, 5001), dst))
+	r.wantCounts(Counts{TCP: 4})
+
+	r.send(forwardertest.TCP(src, dst, header.TCPFlagAck|header.TCPFlagPsh, 2, ack, []byte("still here")))
+	b := make([]byte, 64)
+	if n, err := host.Read(b); err != nil || !bytes.Equal(b[:n], []byte("still here")) {
+		t.Errorf("old connection: %q, %v", b[:n], err)
+	}
+
+	lift()
+	r.establish(at(guest4, 5002), dst, 1)
+	r.wantCounts(Counts{TCP: 5})
+}
+
+// limitDescriptors leaves the process n descriptors to open.
+func limitDescriptors(t *testing.T, n int) (lift func()) {
+	t.Helper()
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	// The limit is about numbers, so fill the gaps below the highest first.
+	probe, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill := []int{probe}
+	for forwardertest.Descriptors(t) <= fill[len(fill)-1] {
+		fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fill = append(fill, fd)
+	}
+	limit := unix.Rlimit{Cur: uint64(fill[len(fill)-1] + 1 + n), Max: old.Max}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
+		for _, fd := range fill {
+			unix.Close(fd)
+		}
+		fill = nil
+	}
+}
+
+// The number of connections has a bound of its own.
+func TestConnectionLimit(t *testing.T) {
+	r := newRig(t, Config{Limits: Limits{TCP: 3, Dials: 8}})
+	_, addr := listenTCP(t, "127.0.0.1:0")
+	dst := at(gateway4, addr.Port())
+	for port := range uint16(3) {
+		r.establish(at(guest4, 4000+port), dst, 1)
+	}
+	r.send(forwardertest.SYN(at(guest4, 5000), dst, 1))
+	for range 50 {
+		r.turn()
+	}
+	if got := r.f.Counts(); got.TCP+got.Dials > 3 {
+		t.Errorf("%+v with a limit of 3 connections", got)
+	}
+}
