@@ -87,7 +87,10 @@ func (f *Forwarder) SYN(syn *stack.SYN) {
 
 // dial starts a connect. Errors that the kernel knows at once are told at once.
 func (f *Forwarder) dial(syn *stack.SYN, to netip.AddrPort) {
-	f.makeRoom()
+	if !f.makeRoom() {
+		f.refuse(syn, unix.EMFILE)
+		return
+	}
 	fd, errno := f.socket(to.Addr(), unix.SOCK_STREAM, 0)
 	if errno != 0 {
 		f.refuse(syn, errno)
@@ -109,7 +112,10 @@ func (f *Forwarder) dialDNS(syn *stack.SYN) {
 		f.stack.SendReset(syn)
 		return
 	}
-	f.makeRoom()
+	if !f.makeRoom() {
+		f.refuse(syn, unix.EMFILE)
+		return
+	}
 	fd, err := f.dns.Stream()
 	if err != nil {
 		f.stack.SendReset(syn)
@@ -132,13 +138,17 @@ func (f *Forwarder) start(d *dial) {
 }
 
 // makeRoom gives up the least wanted dial when there are too many, or too many
-// connections for one more.
-func (f *Forwarder) makeRoom() {
-	if len(f.dials.byKey) >= f.limits.Dials || len(f.dials.byKey)+len(f.flows) >= f.limits.TCP {
-		if v := f.dials.victim(); v != nil {
-			v.cancel()
-		}
+// connections for one more. It reports whether there is room now.
+func (f *Forwarder) makeRoom() bool {
+	if len(f.dials.byKey) < f.limits.Dials && len(f.dials.byKey)+len(f.flows) < f.limits.TCP {
+		return true
 	}
+	v := f.dials.victim()
+	if v == nil {
+		return false
+	}
+	v.cancel()
+	return true
 }
 
 // Ready implements shard.Handler.
@@ -164,6 +174,8 @@ func (d *dial) accepted(c *stack.Conn, errno unix.Errno) {
 	}
 	d.f.dials.remove(d)
 	if c == nil {
+		// The host has accepted, so it is owed an end: the guest's reset.
+		setAbortiveClose(d.fd)
 		d.closeSocket()
 		return
 	}
@@ -175,6 +187,7 @@ func (d *dial) accepted(c *stack.Conn, errno unix.Errno) {
 // cancel gives the dial up without a word: the guest will ask again or not.
 func (d *dial) cancel() {
 	d.f.dials.remove(d)
+	setAbortiveClose(d.fd)
 	d.closeSocket()
 	if d.handshake != nil {
 		d.handshake.Abort()

@@ -74,10 +74,15 @@ func (f *Forwarder) mapping(key mappingKey, idle time.Duration) (*mapping, unix.
 			return nil, errno
 		}
 	}
-	m.lastUsed = f.shard.Now()
 	m.idle = max(m.idle, idle)
-	f.mappings.recent.MoveToBack(m.place)
+	m.used()
 	return m, 0
+}
+
+// used notes traffic, of either direction.
+func (m *mapping) used() {
+	m.lastUsed = m.f.shard.Now()
+	m.f.mappings.recent.MoveToBack(m.place)
 }
 
 func (f *Forwarder) openMapping(key mappingKey, idle time.Duration) (*mapping, unix.Errno) {

@@ -40,9 +40,15 @@ var (
 
 func newRig(t *testing.T, cfg Config) *rig {
 	t.Helper()
+	return newRigOn(t, cfg, false)
+}
+
+// newRigOn makes a rig whose device takes super-segments, or does not.
+func newRigOn(t *testing.T, cfg Config, offload bool) *rig {
+	t.Helper()
 	forwardertest.CheckLeaks(t)
 	r := &rig{t: t, clock: new(fakeClock)}
-	dev, port, err := forwardertest.Pipe(false)
+	dev, port, err := forwardertest.Pipe(offload)
 	if err != nil {
 		t.Fatal(err)
 	}

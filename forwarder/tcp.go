@@ -231,8 +231,7 @@ func (fl *flow) readHangup() {
 
 // resetHost passes a reset by the guest on to the host.
 func (fl *flow) resetHost() {
-	// An abortive close (SO_LINGER, zero seconds) is how a socket says RST.
-	unix.SetsockoptLinger(fl.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	setAbortiveClose(fl.fd)
 	fl.close()
 }
 

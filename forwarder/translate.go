@@ -104,7 +104,8 @@ func (r *Rules) TranslateSource(src netip.Addr) (netip.Addr, bool) {
 	src = src.Unmap().WithZone("")
 	if !src.IsLoopback() {
 		// Nobody outside may speak with the voice of our own addresses.
-		return src, src.IsValid() && !src.IsUnspecified() && !r.Plan.IsOwn(src)
+		own := r.Plan.IsGateway(src) || r.Plan.IsDNS(src) && (!r.DisableDNS || src.IsLinkLocalUnicast())
+		return src, src.IsValid() && !src.IsUnspecified() && !own
 	}
 	if r.DisableHostLoopback {
 		return netip.Addr{}, false

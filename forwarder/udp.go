@@ -229,7 +229,7 @@ func (m *mapping) receiveBatch() int {
 	if errno != 0 {
 		return 0 // EAGAIN, or an error that the error queue tells better
 	}
-	m.lastUsed = m.f.shard.Now()
+	m.used()
 	for i := range n {
 		from := b.addrs[i].addrPort()
 		data := b.buffer(i)[:b.msgs[i].len]

@@ -99,6 +99,9 @@ func (r *receiver) read(dev Device, i int) (int, unix.Errno) {
 	}
 	iov = append(iov, vec(r.eth[:]), vec(r.heads[i].AsSlice()), vec(r.tail.AsSlice()))
 	n, errno := dev.Readv(iov)
+	if n == 0 && errno == 0 {
+		errno = unix.EBADFD // the far end of a socket that stands for a TAP has closed
+	}
 	return n - prefix, errno
 }
 

@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"time"
 
 	"epiphyte/forwarder"
 	"epiphyte/internal/dhcp"
@@ -67,6 +68,9 @@ type Guest struct {
 // New builds the network. The device must be open and stays the caller's.
 func New(cfg Config) (_ *Guest, err error) {
 	g := &Guest{ipv6: cfg.Plan.IPv6()}
+	// The runtime opens its poller with the first timer. Opened here, the
+	// descriptors of an idle guest are all there before it is ready.
+	time.AfterFunc(time.Hour, func() {}).Stop()
 	defer func() {
 		if err != nil {
 			g.Close()
