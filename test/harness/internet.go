@@ -93,8 +93,6 @@ func (i *Internet) connect(host *NetNS) error {
 			address("down0", RouterIPv4+"/24", RouterIPv6+"/64"),
 			address("up0", "198.51.100.254/24", "2001:db8:2::fe/64"),
 			sysctl("net/ipv4/ip_forward", "1"), sysctl("net/ipv6/conf/all/forwarding", "1"),
-			// Errors are what is tested here: none may be held back.
-			sysctl("net/ipv4/icmp_ratelimit", "0"), sysctl("net/ipv6/icmp/ratelimit", "0"),
 			sysctl("net/ipv4/neigh/up0/mcast_solicit", "1"), sysctl("net/ipv4/neigh/up0/retrans_time_ms", "100"),
 			sysctl("net/ipv6/neigh/up0/mcast_solicit", "1"), sysctl("net/ipv6/neigh/up0/retrans_time_ms", "100"),
 			route(SilentIPv4+"/32", "", unix.RTN_BLACKHOLE), route(SilentIPv6+"/128", "", unix.RTN_BLACKHOLE))
@@ -124,6 +122,8 @@ func (n *NetNS) prepare() error {
 			netlink.LinkSetUp(lo),
 			sysctl("net/ipv6/conf/default/accept_dad", "0"),
 			sysctl("net/ipv4/tcp_congestion_control", "reno"),
+			// Errors are what is tested: none may be held back.
+			sysctl("net/ipv4/icmp_ratelimit", "0"), sysctl("net/ipv6/icmp/ratelimit", "0"),
 			// Only our own gid is mapped; a wider range is refused.
 			sysctl("net/ipv4/ping_group_range", fmt.Sprintf("%d %d", runnerID, runnerID)))
 	})
