@@ -1,0 +1,117 @@
+package main
+
+import (
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// serveEchoUDP answers whoever asks, so its socket is not connected.
+func serveEchoUDP(_ load, _ *page, _ int) error {
+	b := make([]byte, 1<<16)
+	var from unix.RawSockaddrAny
+	for {
+		size := uint32(unix.SizeofSockaddrAny)
+		n, e := raw6(unix.SYS_RECVFROM, socketFD, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0,
+			uintptr(unsafe.Pointer(&from)), uintptr(unsafe.Pointer(&size)))
+		if e != 0 {
+			return failed("receive", n, e)
+		}
+		if n, e = raw6(unix.SYS_SENDTO, socketFD, uintptr(unsafe.Pointer(&b[0])), uintptr(n), 0,
+			uintptr(unsafe.Pointer(&from)), uintptr(size)); e != 0 {
+			return failed("send", n, e)
+		}
+	}
+}
+
+// lost is how long a client waits for the answer to a datagram, in ns.
+const lost = 200e6
+
+func runEchoUDP(l load, p *page, thread int) error {
+	fd, e := socket(unix.SOCK_DGRAM, l.Target)
+	if e != 0 {
+		return failed("connect", 0, e)
+	}
+	patience := unix.NsecToTimeval(lost)
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
+		return err
+	}
+	b := make([]byte, l.Size)
+	for first := true; ; {
+		begin := time.Now()
+		if n, e := write(fd, b); e != 0 {
+			return failed("send", n, e)
+		}
+		if n, e := read(fd, b); e == unix.EAGAIN {
+			p.errors.Add(1)
+			continue
+		} else if e != 0 {
+			return failed("receive", n, e)
+		}
+		p.took(time.Since(begin))
+		p.done[thread].Add(1)
+		if first {
+			p.ready.Add(1)
+			first = false
+		}
+	}
+}
+
+func serveSinkUDP(l load, p *page, thread int) error {
+	b := make([]byte, 1<<16)
+	for first := true; ; first = false {
+		n, e := read(socketFD, b)
+		if e != 0 {
+			return failed("receive", n, e)
+		}
+		if first {
+			p.ready.Add(1)
+		}
+		p.done[thread].Add(1)
+	}
+}
+
+// Pacing: every interval the packets due are sent back to back, at most burst.
+const (
+	interval = 200e3 // ns
+	burst    = 256
+)
+
+// runSourceUDP sends at the rate of the page, which changes while it runs.
+func runSourceUDP(l load, p *page, _ int) error {
+	fd, e := socket(unix.SOCK_DGRAM, l.Target)
+	if e != 0 {
+		return failed("connect", 0, e)
+	}
+	b := make([]byte, l.Size)
+	var rate uint64
+	var begin time.Time // when the rate was set
+	var sent uint64     // since then
+	for {
+		if r := p.rate.Load(); r != rate {
+			rate, begin, sent = r, time.Now(), 0
+		}
+		due := uint64(burst)
+		if rate != unpaced {
+			due = uint64(time.Since(begin).Seconds() * float64(rate))
+			if due <= sent {
+				sleep(interval)
+				continue
+			}
+			// A sender that was kept from running does not make up for it.
+			if due -= sent; due > burst {
+				sent += due - burst
+				due = burst
+			}
+		}
+		for range due {
+			if _, e := write(fd, b); e == 0 {
+				p.sent.Add(1)
+			} else {
+				p.errors.Add(1)
+			}
+		}
+		sent += due
+	}
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Peer kinds: how a helper is started, or which ceiling it is.
+const (
+	kindOurs     = "epiphyte"
+	kindSlirp    = "slirp4netns"
+	kindPasta    = "pasta"
+	kindVeth     = "veth"
+	kindLoopback = "loopback"
+)
+
+const defaultPeers = kindOurs + "," + kindSlirp + "," + kindPasta + "," + kindVeth + "," + kindLoopback
+
+// peer is one of the things measured beside each other.
+type peer struct {
+	Label   string   // its column: the kind, or kind-label as given
+	Kind    string   // one of the kinds
+	Path    string   // of the program; empty for a ceiling, or when not found
+	Args    []string // added to the program's own
+	Missing string   // why it cannot be measured at all
+}
+
+func kinds() []string {
+	return []string{kindOurs, kindSlirp, kindPasta, kindVeth, kindLoopback}
+}
+
+// ceiling peers have no helper.
+func (p peer) ceiling() bool { return p.Kind == kindVeth || p.Kind == kindLoopback }
+
+// launch is how helpers of the peer's kind are started; it has none for a
+// ceiling.
+func (p peer) launch() launch {
+	switch p.Kind {
+	case kindOurs, kindSlirp:
+		return launch{hostAddr: slirpGateway, start: startSlirp, startUp: startSlirp}
+	case kindPasta:
+		return launch{hostAddr: hostGateway, start: startPasta, startUp: startPastaDaemon}
+	}
+	return launch{}
+}
+
+// parsePeers reads "epiphyte,pasta-new=/opt/passt/pasta --flag". Programs are
+// looked up by [peer.find], in the stage that will run them.
+func parsePeers(list string) ([]peer, error) {
+	var peers []peer
+	for item := range strings.SplitSeq(list, ",") {
+		if item = strings.TrimSpace(item); item == "" {
+			continue
+		}
+		label, command, named := strings.Cut(item, "=")
+		kind, _, _ := strings.Cut(label, "-")
+		p := peer{Label: label, Kind: kind}
+		if !slices.Contains(kinds(), kind) {
+			return nil, fmt.Errorf("peer %q: unknown kind %q (known: %s)", item, kind, strings.Join(kinds(), ", "))
+		}
+		if named {
+			words := strings.Fields(command)
+			if len(words) == 0 || p.ceiling() {
+				return nil, fmt.Errorf("peer %q: want KIND[-LABEL]=PATH [ARG]... of a program", item)
+			}
+			p.Path, p.Args = words[0], words[1:]
+		}
+		if slices.ContainsFunc(peers, func(q peer) bool { return q.Label == label }) {
+			return nil, fmt.Errorf("peer %q is given twice", label)
+		}
+		peers = append(peers, p)
+	}
+	if len(peers) == 0 {
+		return nil, fmt.Errorf("no peers in %q", list)
+	}
+	return peers, nil
+}
+
+// find resolves the program of a peer; built is the helper built for this run.
+func (p *peer) find(built string) {
+	if p.ceiling() {
+		return
+	}
+	if p.Path == "" && p.Kind == kindOurs {
+		p.Path = built
+	}
+	if p.Path == "" {
+		p.Path = p.Kind
+	}
+	path, err := exec.LookPath(p.Path)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		p.Missing = err.Error()
+		return
+	}
+	p.Path = path
+}
+
+// version is what the program says of itself, or else what its distribution
+// calls it.
+func (p peer) version() string {
+	if p.ceiling() || p.Missing != "" {
+		return ""
+	}
+	// Some write it to the standard error output.
+	out, _ := exec.Command(p.Path, "--version").CombinedOutput()
+	line, _, _ := strings.Cut(string(out), "\n")
+	line = strings.TrimSpace(line)
+	// Debian's pasta does not know its version.
+	if line == "" || strings.Contains(line, "unknown") {
+		owner, err := exec.Command("dpkg-query", "-S", p.Path).Output()
+		if pkg, _, ok := strings.Cut(string(owner), ":"); err == nil && ok {
+			if v, err := exec.Command("dpkg-query", "-W", "-f", "${Package} ${Version}", pkg).Output(); err == nil {
+				return string(v)
+			}
+		}
+	}
+	return line
+}

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// starts is how many start-ups are measured, whatever the number of rounds.
+const starts = 20
+
+// startUp is the time from exec to ready, said by the helper in its own way.
+func startUp() row {
+	return row{
+		name: "start", mtu: bigMTU, helpers: true, starts: starts,
+		metrics: []metric{{key: "ms", title: "exec to ready", unit: "ms", lower: true, digits: 1}},
+		run: func(ctx context.Context, s *scene, _ time.Duration) (_ values, err error) {
+			if s.helper, err = s.peer.launch().startUp(ctx, s); err != nil {
+				return nil, err
+			}
+			return values{"ms": float64(s.helper.ready.Microseconds()) / 1e3}, nil
+		},
+	}
+}
+
+// idle is the memory of a helper that has carried nothing, and the processor
+// time that it takes then.
+func idle() row {
+	return row{
+		name: "idle", mtu: bigMTU, helpers: true,
+		metrics: []metric{
+			{key: "rss_mb", title: "idle, resident", unit: "MB", lower: true, digits: 1},
+			{key: "cpu_ms_per_s", title: "idle", unit: "helper CPU ms/s", lower: true, digits: 2},
+		},
+		run: func(ctx context.Context, s *scene, window time.Duration) (values, error) {
+			if err := pause(ctx, settle); err != nil {
+				return nil, err
+			}
+			begin, before := time.Now(), time.Duration(0)
+			before, err := s.helper.cpu()
+			if err != nil {
+				return nil, err
+			}
+			if err := pause(ctx, window); err != nil {
+				return nil, err
+			}
+			after, err := s.helper.cpu()
+			if err != nil {
+				return nil, err
+			}
+			took := time.Since(begin)
+			rss, pss, err := s.helper.memory()
+			if err != nil {
+				return nil, err
+			}
+			return values{
+				"rss_mb": float64(rss) / 1e6, "pss_mb": float64(pss) / 1e6,
+				"cpu_ms_per_s": float64((after - before).Microseconds()) / 1e3 / took.Seconds(),
+			}, nil
+		},
+	}
+}
+
+// hold opens connections that stay open and carry nothing after a first byte.
+func hold(n int) row {
+	title := fmt.Sprintf("%d idle connections", n)
+	return row{
+		name: fmt.Sprintf("hold-%d", n), mtu: bigMTU, helpers: true, extra: n > 1000,
+		metrics: []metric{
+			{key: "growth_mb", title: title + ", growth of resident memory", unit: "MB", lower: true, digits: 1},
+			{key: "open_s", title: title + ", time to open", unit: "s", lower: true, digits: 2},
+		},
+		run: func(ctx context.Context, s *scene, _ time.Duration) (values, error) {
+			if err := pause(ctx, settle); err != nil {
+				return nil, err
+			}
+			before, _, err := s.helper.memory()
+			if err != nil {
+				return nil, err
+			}
+			begin := time.Now()
+			t, err := s.newTraffic(ctx, load{Kind: loadHold, Threads: n, ready: n, patience: time.Duration(n) * 10 * time.Millisecond})
+			if err != nil {
+				return nil, errors.Join(err, s.helper.alive())
+			}
+			took := time.Since(begin)
+			defer t.close()
+			if err := pause(ctx, settle); err != nil {
+				return nil, err
+			}
+			after, _, err := s.helper.memory()
+			if err != nil {
+				return nil, err
+			}
+			return values{"growth_mb": float64(after-before) / 1e6, "open_s": took.Seconds()}, nil
+		},
+	}
+}

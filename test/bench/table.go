@@ -1,0 +1,173 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Markers between which a document holds the report of a run.
+const (
+	markBegin = "<!-- bench:begin -->"
+	markEnd   = "<!-- bench:end -->"
+)
+
+// replaceSection puts a report between the markers of a document.
+func replaceSection(doc, section string) (string, error) {
+	before, rest, ok := strings.Cut(doc, markBegin)
+	if !ok {
+		return "", fmt.Errorf("document has no %s", markBegin)
+	}
+	_, after, ok := strings.Cut(rest, markEnd)
+	if !ok {
+		return "", fmt.Errorf("document has no %s", markEnd)
+	}
+	return before + markBegin + "\n" + strings.TrimSpace(section) + "\n" + markEnd + after, nil
+}
+
+// report is the table of a run with what is needed to judge it.
+func (b *bench) report() string {
+	var w strings.Builder
+	fmt.Fprintf(&w, "%s; %s, %v a sample, %v in all; %d CPUs (%s), Linux %s, %s; congestion control reno on both sides.\n\n",
+		b.begin.UTC().Format("2006-01-02"), plural(b.options.rounds, "round"), b.options.window,
+		time.Since(b.begin).Round(time.Second), runtime.NumCPU(), cpuModel(), kernel(), runtime.Version())
+	for _, p := range b.peers {
+		switch {
+		case p.Missing != "":
+			fmt.Fprintf(&w, "- %s: SKIP, %s\n", p.Label, p.Missing)
+		case len(p.Args) > 0:
+			fmt.Fprintf(&w, "- %s: %s, with `%s`\n", p.Label, p.version(), strings.Join(p.Args, " "))
+		case !p.ceiling():
+			fmt.Fprintf(&w, "- %s: %s\n", p.Label, p.version())
+		}
+	}
+	w.WriteString("\nMedian (lowest–highest). ↓: lower is better. `x/y`: the median of ratios taken round by round.\n\n")
+	b.table(&w)
+	b.failures(&w)
+	return w.String()
+}
+
+// table is one line per metric, one column per peer, and our ratio to each.
+func (b *bench) table(w *strings.Builder) {
+	peers := slices.DeleteFunc(slices.Clone(b.peers), func(p peer) bool { return p.Missing != "" })
+	if len(peers) == 0 {
+		return
+	}
+	first := peers[0]
+	head, rule := "| | unit |", "|---|---|"
+	for _, p := range peers {
+		head += " " + p.Label + " |"
+		rule += "--:|"
+	}
+	for _, p := range peers[1:] {
+		head += " " + first.Label + "/" + p.Label + " |"
+		rule += "--:|"
+	}
+	fmt.Fprintf(w, "%s\n%s\n", head, rule)
+	for _, r := range b.rows {
+		for _, m := range r.metrics {
+			b.line(w, r, m, peers)
+		}
+	}
+}
+
+func (b *bench) line(w *strings.Builder, r row, m metric, peers []peer) {
+	title := m.title
+	if m.lower {
+		title += " ↓"
+	}
+	fmt.Fprintf(w, "| %s | %s |", title, m.unit)
+	for _, p := range peers {
+		fmt.Fprintf(w, " %s |", b.cell(r, m, p))
+	}
+	ours := figures(b.samples, r.name, peers[0].Label, m.key)
+	for _, p := range peers[1:] {
+		if x, ok := ratio(ours, figures(b.samples, r.name, p.Label, m.key)); ok && !(m.helpers && p.ceiling()) {
+			fmt.Fprintf(w, " %.2f |", x)
+		} else {
+			w.WriteString(" |")
+		}
+	}
+	w.WriteString("\n")
+}
+
+// cell is what a peer did: a figure, SKIP, or nothing where none is to be had.
+func (b *bench) cell(r row, m metric, p peer) string {
+	if p.ceiling() && (m.helpers || r.helpers) {
+		return ""
+	}
+	f := figures(b.samples, r.name, p.Label, m.key)
+	if len(f) == 0 {
+		return "SKIP"
+	}
+	s := summarize(slices.Collect(maps.Values(f)))
+	text := number(s.median, m.digits)
+	if s.n > 1 {
+		text += " (" + number(s.min, m.digits) + "–" + number(s.max, m.digits) + ")"
+	}
+	return text
+}
+
+// number writes a figure; thousands are separated, as there is no point then.
+func number(v float64, digits int) string {
+	s := fmt.Sprintf("%.*f", digits, v)
+	if whole, _, _ := strings.Cut(s, "."); len(whole) > 4 && digits == 0 {
+		s = whole[:len(whole)-3] + " " + whole[len(whole)-3:]
+	}
+	return s
+}
+
+// failures tells the reason of every sample that has none, once for each row,
+// peer and reason, and the operations that failed in those that have.
+func (b *bench) failures(w *strings.Builder) {
+	var lines []string
+	count := map[string]int{}
+	for _, s := range b.samples {
+		line := ""
+		switch {
+		case s.Failed != "":
+			line = fmt.Sprintf("%s, %s: %s", s.Row, s.Peer, s.Failed)
+		case s.Values["errors"] > 0:
+			line = fmt.Sprintf("%s, %s: some operations failed and were repeated", s.Row, s.Peer)
+		default:
+			continue
+		}
+		if count[line]++; count[line] == 1 {
+			lines = append(lines, line)
+		}
+	}
+	if len(lines) == 0 {
+		return
+	}
+	w.WriteString("\nWithout a figure, or with failures:\n\n")
+	for _, line := range lines {
+		fmt.Fprintf(w, "- %s (%s)\n", line, plural(count[line], "sample"))
+	}
+}
+
+// cpuModel is the processor as the kernel names it.
+func cpuModel() string {
+	text, _ := os.ReadFile("/proc/cpuinfo")
+	for line := range strings.Lines(string(text)) {
+		if key, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
+			return strings.TrimSpace(v)
+		}
+	}
+	return runtime.GOARCH
+}
+
+// kernel is the kernel's version without what its builder has added.
+func kernel() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "of unknown version"
+	}
+	release, _, _ := strings.Cut(unix.ByteSliceToString(u.Release[:]), "-")
+	return release
+}
