@@ -52,7 +52,7 @@ func TestB16_ShortConnectionsInARow(t *testing.T) {
 		begin := time.Now()
 		if err := w.Do(func() error {
 			for i := range total {
-				if err := oneByte(w, f, hostPort(f.server, addr)); err != nil {
+				if err := oneByte(f, hostPort(f.server, addr)); err != nil {
 					return fmt.Errorf("connection %d: %w", i, err)
 				}
 			}
@@ -66,7 +66,7 @@ func TestB16_ShortConnectionsInARow(t *testing.T) {
 }
 
 // oneByte is a whole short connection, made by a caller that is in the guest.
-func oneByte(_ *world, f family, addr string) error {
+func oneByte(f family, addr string) error {
 	c, err := net.DialTimeout("tcp"+f.v, addr, deadline)
 	if err != nil {
 		return err

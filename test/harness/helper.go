@@ -176,6 +176,7 @@ func (h *Helper) Kill() {
 type Usage struct {
 	RSS     int64 // bytes
 	FDs     int
+	Sockets int // of those descriptors
 	Threads int
 	CPU     time.Duration // user and system, of all its threads so far
 }

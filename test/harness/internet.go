@@ -122,8 +122,10 @@ func (n *NetNS) prepare() error {
 			netlink.LinkSetUp(lo),
 			sysctl("net/ipv6/conf/default/accept_dad", "0"),
 			sysctl("net/ipv4/tcp_congestion_control", "reno"),
-			// Errors are what is tested: none may be held back.
-			sysctl("net/ipv4/icmp_ratelimit", "0"), sysctl("net/ipv6/icmp/ratelimit", "0"),
+			// Errors are what is tested: none may be held back. (A limit of zero
+			// would take its tokens from the separate limiter for "no route",
+			// whose burst of 5 is not ours to change.)
+			sysctl("net/ipv4/icmp_ratemask", "0"), sysctl("net/ipv6/icmp/ratelimit", "0"),
 			// Only our own gid is mapped; a wider range is refused.
 			sysctl("net/ipv4/ping_group_range", fmt.Sprintf("%d %d", runnerID, runnerID)))
 	})

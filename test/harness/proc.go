@@ -55,7 +55,13 @@ func (e *Env) Leaks() error {
 const fdSlack = 4
 
 func usage(pid int) (Usage, error) {
-	u := Usage{FDs: countFDs(pid)}
+	fds := listFDs(pid)
+	u := Usage{FDs: len(fds)}
+	for _, fd := range fds {
+		if strings.Contains(fd, "=socket:") {
+			u.Sockets++
+		}
+	}
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return u, err

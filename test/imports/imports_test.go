@@ -1,0 +1,191 @@
+// Package imports holds the direction of the imports, and the way that every
+// package explains itself, against the design.
+//
+// # Theory of operation
+//
+// The module's source is parsed, nothing is built: a package's imports and
+// those of the module's packages it reaches are compared with what the design
+// forbids it. Test files may import what they like.
+package imports
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "epiphyte"
+
+// source is one package of the module.
+type source struct {
+	name    string
+	imports []string
+	doc     string
+	files   []*ast.File
+}
+
+// load parses every package, keyed by its path below the module.
+func load(t *testing.T) map[string]*source {
+	t.Helper()
+	root := filepath.Join("..", "..")
+	all := map[string]*source{}
+	err := filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if name := d.Name(); d.IsDir() && file != root && (strings.HasPrefix(name, ".") || name == "testdata" || name == "bin") {
+			return filepath.SkipDir
+		}
+		if d.IsDir() || !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go") {
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		dir, err := filepath.Rel(root, filepath.Dir(file))
+		if err != nil {
+			return err
+		}
+		key := filepath.ToSlash(dir)
+		p := all[key]
+		if p == nil {
+			p = &source{name: f.Name.Name}
+			all[key] = p
+		}
+		p.files = append(p.files, f)
+		p.doc += f.Doc.Text()
+		for _, i := range f.Imports {
+			imported, err := strconv.Unquote(i.Path.Value)
+			if err != nil {
+				return err
+			}
+			p.imports = append(p.imports, imported)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// reach lists what a package imports, by itself or through the module's others.
+func reach(all map[string]*source, key string) []string {
+	var found []string
+	for queue := []string{key}; len(queue) > 0; queue = queue[1:] {
+		p := all[queue[0]]
+		if p == nil {
+			continue
+		}
+		for _, i := range p.imports {
+			if slices.Contains(found, i) {
+				continue
+			}
+			found = append(found, i)
+			if own, ok := strings.CutPrefix(i, module+"/"); ok {
+				queue = append(queue, own)
+			}
+		}
+	}
+	return found
+}
+
+// TestImportsPointOneWay: what a package must not know, it does not reach.
+func TestImportsPointOneWay(t *testing.T) {
+	all := load(t)
+	const gvisor = "gvisor.dev/gvisor"
+	own := func(names ...string) []string {
+		for i, n := range names {
+			names[i] = module + "/" + n
+		}
+		return names
+	}
+	for key, forbidden := range map[string][]string{
+		"tap":                append(own("stack", "forwarder", "portfwd", "internal/shard", "internal/guest", "internal/dns", "internal/dhcp", "internal/api", "internal/cli"), gvisor, "os/exec"),
+		"stack":              append(own("tap", "forwarder", "portfwd", "internal/guest", "internal/dns", "internal/dhcp", "internal/api", "internal/cli"), "net", "os/exec"),
+		"forwarder":          append(own("tap", "portfwd", "internal/guest", "internal/api", "internal/cli"), "net", "os/exec"),
+		"portfwd":            append(own("forwarder", "tap", "internal/guest", "internal/api", "internal/cli"), "encoding/json"),
+		"internal/shard":     append(own("tap", "stack", "forwarder", "portfwd"), gvisor, "net", "os/exec"),
+		"internal/plan":      append(own("tap", "stack", "forwarder"), gvisor, "net", "os", "os/exec"),
+		"internal/dns":       append(own("stack", "tap", "forwarder", "portfwd", "internal/shard"), gvisor, "os/exec"),
+		"internal/dhcp":      append(own("stack", "tap", "forwarder", "portfwd", "internal/shard"), gvisor, "os/exec"),
+		"internal/guest":     own("tap", "internal/cli", "internal/api"),
+		"internal/api":       own("tap", "stack", "internal/cli"),
+		"internal/sandbox":   append(own("tap", "stack", "forwarder", "portfwd"), gvisor),
+		"internal/namespace": append(own("stack", "forwarder", "portfwd", "internal/guest"), gvisor),
+	} {
+		if all[key] == nil {
+			continue // a package of the design that does not exist yet
+		}
+		for _, imported := range reach(all, key) {
+			for _, f := range forbidden {
+				if imported == f || f != "net" && f != "os" && strings.HasPrefix(imported, f+"/") {
+					t.Errorf("%s reaches %s", key, imported)
+				}
+			}
+		}
+	}
+}
+
+// TestOnlyCommandsExit: everything else returns an error.
+func TestOnlyCommandsExit(t *testing.T) {
+	for key, p := range load(t) {
+		if p.name == "main" {
+			continue
+		}
+		for _, f := range p.files {
+			ast.Inspect(f, func(n ast.Node) bool {
+				sel, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				pkg, ok := sel.X.(*ast.Ident)
+				if ok && (pkg.Name == "os" && sel.Sel.Name == "Exit" || pkg.Name == "log" && strings.HasPrefix(sel.Sel.Name, "Fatal")) {
+					t.Errorf("%s calls %s.%s", key, pkg.Name, sel.Sel.Name)
+				}
+				return true
+			})
+		}
+	}
+}
+
+// TestNoInitFunctions: what a package does at start, every start pays for.
+func TestNoInitFunctions(t *testing.T) {
+	for key, p := range load(t) {
+		for _, f := range p.files {
+			for _, d := range f.Decls {
+				if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
+					t.Errorf("%s has an init function", key)
+				}
+			}
+		}
+	}
+}
+
+// TestPackagesExplainThemselves in a comment that opens with their name and
+// holds a theory of operation.
+func TestPackagesExplainThemselves(t *testing.T) {
+	for key, p := range load(t) {
+		want := "Package " + p.name + " "
+		if p.name == "main" {
+			want = "Command " + path.Base(key) + " "
+			if strings.HasPrefix(p.doc, strings.ToUpper(path.Base(key)[:1])+path.Base(key)[1:]+" ") {
+				want = "" // "Epiphyte does ...": Go's own form for commands
+			}
+		}
+		if !strings.HasPrefix(p.doc, want) {
+			t.Errorf("the comment of %s does not begin with %q", key, want)
+		}
+		if !strings.Contains(p.doc, "Theory of operation") {
+			t.Errorf("the comment of %s has no theory of operation", key)
+		}
+	}
+}
