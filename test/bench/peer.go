@@ -25,6 +25,7 @@ type peer struct {
 	Kind    string   // one of the kinds
 	Path    string   // of the program; empty for a ceiling, or when not found
 	Args    []string // added to the program's own
+	Version string   // what the program says of itself
 	Missing string   // why it cannot be measured at all
 }
 
@@ -79,7 +80,7 @@ func parsePeers(list string) ([]peer, error) {
 	return peers, nil
 }
 
-// find resolves the program of a peer; built is the helper built for this run.
+// find resolves the program of a peer and asks its version; built is the helper built for this run.
 func (p *peer) find(built string) {
 	if p.ceiling() {
 		return
@@ -99,21 +100,19 @@ func (p *peer) find(built string) {
 		return
 	}
 	p.Path = path
+	p.Version = version(path)
 }
 
-// version is what the program says of itself, or else what its distribution
-// calls it.
-func (p peer) version() string {
-	if p.ceiling() || p.Missing != "" {
-		return ""
-	}
+// version is what a program says of itself, or else what its distribution calls
+// it.
+func version(path string) string {
 	// Some write it to the standard error output.
-	out, _ := exec.Command(p.Path, "--version").CombinedOutput()
+	out, _ := exec.Command(path, "--version").CombinedOutput()
 	line, _, _ := strings.Cut(string(out), "\n")
 	line = strings.TrimSpace(line)
 	// Debian's pasta does not know its version.
 	if line == "" || strings.Contains(line, "unknown") {
-		owner, err := exec.Command("dpkg-query", "-S", p.Path).Output()
+		owner, err := exec.Command("dpkg-query", "-S", path).Output()
 		if pkg, _, ok := strings.Cut(string(owner), ":"); err == nil && ok {
 			if v, err := exec.Command("dpkg-query", "-W", "-f", "${Package} ${Version}", pkg).Output(); err == nil {
 				return string(v)

@@ -26,13 +26,13 @@ type values map[string]float64
 
 // metric is one figure of a row.
 type metric struct {
-	key    string
-	title  string // of the table's line
-	unit   string
-	lower  bool // lower is better
-	digits int  // after the point
-	// helpers: a ceiling has no such figure.
-	helpers bool
+	key     string
+	title   string // of the table's line
+	unit    string
+	lower   bool // lower is better
+	digits  int  // after the point
+	helpers bool // a ceiling has no such figure
+	alone   bool // a ratio of such figures means nothing
 }
 
 // Lengths that rows have in common.

@@ -49,7 +49,8 @@ func iperf(way string, streams int, flags ...string) row {
 				}
 			}
 			var report struct {
-				End struct {
+				Error string `json:"error"`
+				End   struct {
 					Received struct {
 						BitsPerSecond float64 `json:"bits_per_second"`
 					} `json:"sum_received"`
@@ -57,6 +58,10 @@ func iperf(way string, streams int, flags ...string) row {
 			}
 			if err := json.Unmarshal([]byte(out.String()), &report); err != nil {
 				return nil, fmt.Errorf("parse iperf3 report: %w", err)
+			}
+			// Now and then it transfers nothing and calls that a success.
+			if report.Error != "" || report.End.Received.BitsPerSecond == 0 {
+				return nil, fmt.Errorf("iperf3 has received nothing: %s", report.Error)
 			}
 			return values{"gbps": report.End.Received.BitsPerSecond / 1e9}, nil
 		},

@@ -31,13 +31,13 @@ func idle() row {
 		name: "idle", mtu: bigMTU, helpers: true,
 		metrics: []metric{
 			{key: "rss_mb", title: "idle, resident", unit: "MB", lower: true, digits: 1},
-			{key: "cpu_ms_per_s", title: "idle", unit: "helper CPU ms/s", lower: true, digits: 2},
+			{key: "cpu_ms_per_s", title: "idle", unit: "helper CPU ms/s", lower: true, digits: 2, alone: true},
 		},
 		run: func(ctx context.Context, s *scene, window time.Duration) (values, error) {
 			if err := pause(ctx, settle); err != nil {
 				return nil, err
 			}
-			begin, before := time.Now(), time.Duration(0)
+			begin := time.Now()
 			before, err := s.helper.cpu()
 			if err != nil {
 				return nil, err

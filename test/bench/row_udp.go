@@ -38,7 +38,7 @@ func flood(size int) row {
 		extra: size < 1400,
 		metrics: []metric{
 			{key: "kpps", title: title + ": delivered", unit: "kpackets/s"},
-			{key: "loss_percent", title: title + ": lost", unit: "%", lower: true},
+			{key: "loss_percent", title: title + ": lost", unit: "%", lower: true, alone: true},
 		},
 		run: func(ctx context.Context, s *scene, window time.Duration) (values, error) {
 			t, err := startDatagrams(ctx, s, size)

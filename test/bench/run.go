@@ -17,6 +17,7 @@ type sample struct {
 	Row    string    `json:"row"`
 	Round  int       `json:"round"` // from 0; the same round is one moment for all peers
 	Peer   string    `json:"peer"`
+	Helper string    `json:"version,omitempty"`
 	Values values    `json:"values,omitempty"`
 	Failed string    `json:"failed,omitempty"` // why there are no values
 }
@@ -82,7 +83,7 @@ func (b *bench) measure(ctx context.Context, r row, round, turn int, log *os.Fil
 			if p.Missing != "" || r.helpers && p.ceiling() {
 				continue
 			}
-			s := sample{Time: time.Now().UTC(), Row: r.name, Round: round*times + again, Peer: p.Label}
+			s := sample{Time: time.Now().UTC(), Row: r.name, Round: round*times + again, Peer: p.Label, Helper: p.Version}
 			v, err := b.one(ctx, r, p)
 			if ctx.Err() != nil {
 				return ctx.Err()

@@ -42,9 +42,9 @@ func (b *bench) report() string {
 		case p.Missing != "":
 			fmt.Fprintf(&w, "- %s: SKIP, %s\n", p.Label, p.Missing)
 		case len(p.Args) > 0:
-			fmt.Fprintf(&w, "- %s: %s, with `%s`\n", p.Label, p.version(), strings.Join(p.Args, " "))
+			fmt.Fprintf(&w, "- %s: %s, with `%s`\n", p.Label, p.Version, strings.Join(p.Args, " "))
 		case !p.ceiling():
-			fmt.Fprintf(&w, "- %s: %s\n", p.Label, p.version())
+			fmt.Fprintf(&w, "- %s: %s\n", p.Label, p.Version)
 		}
 	}
 	w.WriteString("\nMedian (lowest–highest). ↓: lower is better. `x/y`: the median of ratios taken round by round.\n\n")
@@ -59,14 +59,13 @@ func (b *bench) table(w *strings.Builder) {
 	if len(peers) == 0 {
 		return
 	}
-	first := peers[0]
 	head, rule := "| | unit |", "|---|---|"
 	for _, p := range peers {
 		head += " " + p.Label + " |"
 		rule += "--:|"
 	}
-	for _, p := range peers[1:] {
-		head += " " + first.Label + "/" + p.Label + " |"
+	for _, p := range compared(peers) {
+		head += " " + peers[0].Label + "/" + p.Label + " |"
 		rule += "--:|"
 	}
 	fmt.Fprintf(w, "%s\n%s\n", head, rule)
@@ -87,14 +86,23 @@ func (b *bench) line(w *strings.Builder, r row, m metric, peers []peer) {
 		fmt.Fprintf(w, " %s |", b.cell(r, m, p))
 	}
 	ours := figures(b.samples, r.name, peers[0].Label, m.key)
-	for _, p := range peers[1:] {
-		if x, ok := ratio(ours, figures(b.samples, r.name, p.Label, m.key)); ok && !(m.helpers && p.ceiling()) {
-			fmt.Fprintf(w, " %.2f |", x)
-		} else {
+	for _, p := range compared(peers) {
+		x, ok := ratio(ours, figures(b.samples, r.name, p.Label, m.key))
+		switch {
+		case !ok || m.alone:
 			w.WriteString(" |")
+		case x < 100:
+			fmt.Fprintf(w, " %.2f |", x)
+		default: // theirs has stalled
+			w.WriteString(" > 100 |")
 		}
 	}
 	w.WriteString("\n")
+}
+
+// compared are the peers that the first is set against: the other helpers.
+func compared(peers []peer) []peer {
+	return slices.DeleteFunc(slices.Clone(peers[1:]), peer.ceiling)
 }
 
 // cell is what a peer did: a figure, SKIP, or nothing where none is to be had.
@@ -104,6 +112,9 @@ func (b *bench) cell(r row, m metric, p peer) string {
 	}
 	f := figures(b.samples, r.name, p.Label, m.key)
 	if len(f) == 0 {
+		if slices.ContainsFunc(b.samples, func(s sample) bool { return s.Row == r.name && s.Peer == p.Label && s.Failed == "" }) {
+			return "–" // it was measured, but there is nothing to divide by
+		}
 		return "SKIP"
 	}
 	s := summarize(slices.Collect(maps.Values(f)))

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"epiphyte/test/harness"
+)
+
+// env is set once, before any test runs.
+var env *harness.Env
+
+func TestMain(m *testing.M) {
+	if spec := os.Getenv(envGenerator); spec != "" {
+		fmt.Fprintln(os.Stderr, generate(spec))
+		os.Exit(1)
+	}
+	// Only ceilings are measured here, so the helper may be anything that can be copied.
+	if os.Getenv(harness.EnvBinary) == "" {
+		os.Setenv(harness.EnvBinary, "/proc/self/exe")
+	}
+	os.Exit(harness.Run(func(e *harness.Env) int {
+		env = e
+		code := m.Run()
+		if err := e.Leaks(); err != nil {
+			fmt.Fprintf(os.Stderr, "left behind: %v\n", err)
+			return max(code, 1)
+		}
+		return code
+	}))
+}
+
+// TestEveryLoadRuns by the kernel alone, where nothing may fail or be lost: a
+// generator that does not work would be taken for a helper that does not.
+func TestEveryLoadRuns(t *testing.T) {
+	for _, name := range []string{"tcp-out-1-65520", "tcp-in-4-1500", "rtt-tcp", "rtt-udp", "connect-16", "udp-flood-1400"} {
+		for _, kind := range []string{kindVeth, kindLoopback} {
+			t.Run(name+"/"+kind, func(t *testing.T) {
+				rows, err := selectRows(options{rows: name})
+				if err != nil {
+					t.Fatal(err)
+				}
+				s, err := newScene(env, peer{Label: kind, Kind: kind}, rows[0].mtu)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer s.close()
+				v, err := rows[0].run(t.Context(), s, 50*time.Millisecond)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, m := range rows[0].metrics {
+					if !m.lower && v[m.key] <= 0 || v["errors"] > 0 {
+						t.Errorf("%s is %v %s, %v errors", m.key, v[m.key], m.unit, v["errors"])
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestClientThatCannotConnectIsReported with the error of the system call.
+func TestClientThatCannotConnectIsReported(t *testing.T) {
+	s, err := newScene(env, peer{Kind: kindLoopback}, bigMTU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	s.client = s.guest.NetNS // its lo is down
+	_, err = s.newTraffic(t.Context(), load{Kind: loadSend, Threads: 1, Size: chunk, ready: 1})
+	if want := "client: connect: network is unreachable"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}

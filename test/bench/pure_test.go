@@ -1,0 +1,156 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestParsePeers(t *testing.T) {
+	got, err := parsePeers("epiphyte, pasta-new=/opt/pasta --flag x,,veth")
+	want := []peer{
+		{Label: "epiphyte", Kind: kindOurs},
+		{Label: "pasta-new", Kind: kindPasta, Path: "/opt/pasta", Args: []string{"--flag", "x"}},
+		{Label: "veth", Kind: kindVeth},
+	}
+	if d := cmp.Diff(want, got); err != nil || d != "" {
+		t.Errorf("%v\n%s", err, d)
+	}
+	for _, bad := range []string{"", "passt", "veth=/bin/true", "pasta=", "pasta,pasta"} {
+		if _, err := parsePeers(bad); err == nil {
+			t.Errorf("%q is accepted", bad)
+		}
+	}
+}
+
+// TestSelectRows: extra rows are measured only when asked for by name.
+func TestSelectRows(t *testing.T) {
+	names := func(patterns string) (names []string) {
+		rows, err := selectRows(options{rows: patterns})
+		if err != nil {
+			t.Error(err)
+		}
+		for _, r := range rows {
+			names = append(names, r.name)
+		}
+		return names
+	}
+	if d := cmp.Diff([]string{"rtt-tcp", "connect-1", "connect-16", "connect-64"}, names("connect-64,rtt-tcp connect-*")); d != "" {
+		t.Error(d)
+	}
+	for _, name := range names("") {
+		if strings.HasSuffix(name, "-64") || strings.HasPrefix(name, "iperf3") {
+			t.Errorf("%s is measured unasked", name)
+		}
+	}
+	if _, err := selectRows(options{rows: "rtt-tcp,nosuch*"}); err == nil {
+		t.Error("a pattern without rows is accepted")
+	}
+}
+
+func TestEnvironmentGivesDefaults(t *testing.T) {
+	vars := map[string]string{"ROWS": "rtt-*", "ROUNDS": "5", "PEERS": "veth"}
+	o, err := parse([]string{"-rounds", "7"}, func(k string) string { return vars[k] })
+	if err != nil || o.rows != "rtt-*" || o.rounds != 7 || o.peers != "veth" {
+		t.Errorf("%+v, %v", o, err)
+	}
+	for _, args := range [][]string{{"-rounds", "0"}, {"-rows", "nosuch"}, {"-peers", "nosuch"}, {"-window", "0s"}, {"stray"}} {
+		if _, err := parse(args, func(string) string { return "" }); err == nil {
+			t.Errorf("%q is accepted", args)
+		}
+	}
+}
+
+// TestSearchFindsTheRate of a path that carries so much and no more, to a
+// sixteenth of the last doubling.
+func TestSearchFindsTheRate(t *testing.T) {
+	for _, c := range []struct{ path, sender, want float64 }{
+		{path: 100e3, sender: 1e9, want: 100},
+		{path: 5e3, sender: 1e9, want: 5},
+		{path: 1e9, sender: 200e3, want: 200}, // the sender is the limit
+		{path: 0, sender: 1e9, want: 0},
+	} {
+		v, err := search(func(rate float64) (span, error) {
+			sent := min(rate, c.sender)
+			return span{seconds: 1, sent: sent, done: min(sent, c.path)}, nil
+		})
+		if got := v["kpps"]; err != nil || got > c.want*1.011 || got < c.want*15/16 {
+			t.Errorf("path %v, sender %v: %v kpackets/s, %v; want %v", c.path, c.sender, got, err, c.want)
+		}
+	}
+}
+
+// TestRatioIsTakenRoundByRound: a machine that was half as fast in one round
+// leaves it alone.
+func TestRatioIsTakenRoundByRound(t *testing.T) {
+	ours := map[int]float64{0: 10, 1: 5, 2: 10, 3: 7}
+	theirs := map[int]float64{0: 5, 1: 2.5, 2: 5, 4: 1}
+	if r, ok := ratio(ours, theirs); !ok || r != 2 {
+		t.Errorf("ratio is %v, %v", r, ok)
+	}
+	if _, ok := ratio(ours, map[int]float64{0: 0}); ok {
+		t.Error("a ratio to nothing")
+	}
+}
+
+func TestPercentileAndSummary(t *testing.T) {
+	if p := percentile([]uint32{1, 2, 3, 4}, 99); p != 4 {
+		t.Errorf("p99 is %v", p)
+	}
+	if p := percentile(nil, 50); p != 0 {
+		t.Errorf("p50 of nothing is %v", p)
+	}
+	if s := summarize([]float64{3, 1, 2, 10}); s != (summary{median: 2.5, min: 1, max: 10, n: 4}) {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestReplaceSection(t *testing.T) {
+	doc := "a\n" + markBegin + "\nold\n" + markEnd + "\nb\n"
+	got, err := replaceSection(doc, "new\n\n")
+	if want := "a\n" + markBegin + "\nnew\n" + markEnd + "\nb\n"; err != nil || got != want {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := replaceSection("no markers", ""); err == nil {
+		t.Error("a document without markers is accepted")
+	}
+}
+
+// TestTable: a figure, a failure, a peer that has stalled, a ceiling that has
+// no such figure.
+func TestTable(t *testing.T) {
+	r := stream("out", loadSend, 1, bigMTU)
+	b := &bench{
+		rows: []row{r},
+		peers: []peer{
+			{Label: "epiphyte", Kind: kindOurs}, {Label: "pasta", Kind: kindPasta}, {Label: "slirp4netns", Kind: kindSlirp},
+			{Label: "pasta-no", Kind: kindPasta, Missing: "not found"}, {Label: "veth", Kind: kindVeth},
+		},
+		samples: []sample{
+			{Row: r.name, Peer: "epiphyte", Round: 0, Values: values{"gbps": 10, "cpu_s_per_gb": 0.5}},
+			{Row: r.name, Peer: "epiphyte", Round: 1, Values: values{"gbps": 12345, "cpu_s_per_gb": 0.7}},
+			{Row: r.name, Peer: "pasta", Round: 0, Values: values{"gbps": 0}},
+			{Row: r.name, Peer: "slirp4netns", Round: 0, Failed: "it broke"},
+			{Row: r.name, Peer: "veth", Round: 0, Values: values{"gbps": 40, "cpu_s_per_gb": 0}},
+		},
+	}
+	var w strings.Builder
+	b.table(&w)
+	b.failures(&w)
+	want := `| | unit | epiphyte | pasta | slirp4netns | veth | epiphyte/pasta | epiphyte/slirp4netns |
+|---|---|--:|--:|--:|--:|--:|--:|
+| TCP out, 1 stream, MTU 65520 | Gbit/s | 6177.5 (10.0–12345.0) | 0.0 | SKIP | 40.0 | | |
+| TCP out, 1 stream, MTU 65520 ↓ | helper CPU s/GB | 0.60 (0.50–0.70) | – | SKIP |  | | |
+
+Without a figure, or with failures:
+
+- tcp-out-1-65520, slirp4netns: it broke (1 sample)
+`
+	if d := cmp.Diff(want, w.String()); d != "" {
+		t.Error(d)
+	}
+	if s := number(12345, 0); s != "12 345" {
+		t.Error(s)
+	}
+}
