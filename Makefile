@@ -17,8 +17,10 @@ build:
 # The end-to-end tests assert times, so they have the machine to themselves.
 test: build
 	@sh test/prepare.sh
-	$(GO) test $$($(GO) list ./... | grep -v '/test$$')
-	EPIPHYTE=$(CURDIR)/bin/epiphyte $(GO) test -count=1 -timeout=10m ./test
+	@failed=0; \
+	$(GO) test $$($(GO) list ./... | grep -v '/test$$') || failed=1; \
+	EPIPHYTE=$(CURDIR)/bin/epiphyte $(GO) test -count=1 -timeout=10m ./test || failed=1; \
+	exit $$failed
 
 lint:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt'ed: $$unformatted"; exit 1; }
