@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -168,17 +169,33 @@ func reexec(stage string, attr *syscall.SysProcAttr) (int, error) {
 	cmd.Env = append(os.Environ(), envStage+"="+stage)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = attr
-	err := cmd.Run()
+	// Whoever interrupts us means the last stage; we stay to clear up after it.
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
+	defer signal.Stop(signals)
+	if err := cmd.Start(); err != nil {
+		return 1, fmt.Errorf("start stage %s: %w", stage, err)
+	}
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		for {
+			select {
+			case s := <-signals:
+				_ = cmd.Process.Signal(s) // it may have ended already
+			case <-ended:
+				return
+			}
+		}
+	}()
+	err := cmd.Wait()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		if exit.Exited() {
 			return exit.ExitCode(), nil
 		}
 		return 1, fmt.Errorf("stage %s: %v", stage, exit)
 	}
-	if err != nil {
-		return 1, fmt.Errorf("start stage %s: %w", stage, err)
-	}
-	return 0, nil
+	return 0, err
 }
 
 // stageArgs are our arguments without the log that go test keeps to decide
