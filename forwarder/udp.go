@@ -234,8 +234,8 @@ func (m *mapping) receiveBatch() int {
 		from := b.addrs[i].addrPort()
 		data := b.buffer(i)[:b.msgs[i].len]
 		if m.key.proto == stack.ProtoUDP {
-			if seen, ok := m.f.rules.TranslateSource(from.Addr()); ok {
-				m.f.stack.SendUDP(netip.AddrPortFrom(seen, from.Port()), m.key.guest, data)
+			if seen, ok := m.f.guestView(m.key.guest.Addr(), from); ok {
+				m.f.stack.SendUDP(seen, m.key.guest, data)
 			}
 			continue
 		}
@@ -244,11 +244,15 @@ func (m *mapping) receiveBatch() int {
 	return n
 }
 
-// guestView is the address and port under which the guest addressed what the
-// host knows as to.
-func (f *Forwarder) guestView(guest netip.Addr, to netip.AddrPort) (netip.AddrPort, bool) {
-	a, ok := f.rules.TranslateSource(to.Addr())
-	return netip.AddrPortFrom(a, to.Port()), ok && a.Is4() == guest.Is4()
+// guestView is the address and port under which the guest knows what the host
+// knows as peer. A guest that asked from a link-local address asked the
+// gateway's.
+func (f *Forwarder) guestView(guest netip.Addr, peer netip.AddrPort) (netip.AddrPort, bool) {
+	a, ok := f.rules.TranslateSource(peer.Addr())
+	if guest.Is6() && guest.IsLinkLocalUnicast() && a == f.rules.Plan.Gateway6 {
+		a = f.rules.Plan.GatewayLinkLocal
+	}
+	return netip.AddrPortFrom(a, peer.Port()), ok && a.Is4() == guest.Is4()
 }
 
 // tellUnreachable sends the guest the ICMP error for an errno, if there is one.

@@ -3,6 +3,8 @@ package stack
 import (
 	"encoding/binary"
 	"net/netip"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/buffer"
@@ -72,8 +74,10 @@ type Handshake struct {
 	key  Tuple
 	wq   waiter.Queue
 	done func(*Conn, unix.Errno)
-	// aborted and taken belong to the shard's thread.
-	aborted, taken bool
+
+	taken    bool // by the forwarder; the shard's thread only
+	aborted  atomic.Bool
+	finished chan struct{} // closed when gVisor's part is over
 }
 
 // Accept completes the handshake that the SYN began: the guest gets its
@@ -84,7 +88,7 @@ type Handshake struct {
 // gVisor's forwarder runs each handshake on a goroutine of its own, which ends
 // when done is called; the caller bounds how many there are.
 func (s *Stack) Accept(syn *SYN, done func(*Conn, unix.Errno)) *Handshake {
-	h := &Handshake{s: s, key: syn.Key, done: done}
+	h := &Handshake{s: s, key: syn.Key, done: done, finished: make(chan struct{})}
 	s.finishBatch()
 	s.evictTimeWait(syn)
 	s.setAccepting(syn.Key, h)
@@ -101,10 +105,24 @@ func (s *Stack) Accept(syn *SYN, done func(*Conn, unix.Errno)) *Handshake {
 
 // Abort gives up a handshake; done is called with ECONNABORTED.
 func (h *Handshake) Abort() {
-	if !h.aborted {
-		h.aborted = true
-		// performHandshake waits for this event and then looks at the state.
+	if !h.aborted.Swap(true) {
+		go h.interrupt()
+	}
+}
+
+// interrupt ends gVisor's wait for the guest's ACK: performHandshake looks at
+// the state after each such event. Events are not kept for whoever listens
+// later, and the goroutine may only just have started, hence the repetition.
+func (h *Handshake) interrupt() {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
 		h.wq.Notify(waiter.WritableEvents)
+		select {
+		case <-h.finished:
+			return
+		case <-tick.C:
+		}
 	}
 }
 
@@ -142,15 +160,24 @@ func (s *Stack) handleTCP(id gvisor.TransportEndpointID, pkt *gvisor.PacketBuffe
 		return false
 	}
 	if h := s.acceptingFor(tupleOfID(id)); h != nil && !h.taken {
-		h.taken = s.forwarder.HandlePacket(id, pkt)
+		s.handshakes.Add(1)
+		if h.taken = s.forwarder.HandlePacket(id, pkt); !h.taken {
+			s.handshakes.Done()
+		}
 	}
 	return true
 }
 
 // completeHandshake is the forwarder's handler, on a goroutine of its own.
 func (s *Stack) completeHandshake(r *tcp.ForwarderRequest) {
+	defer s.handshakes.Done()
 	h := s.acceptingFor(tupleOfID(r.ID()))
-	ep, err := r.CreateEndpoint(&h.wq)
+	var ep tcpip.Endpoint
+	var err tcpip.Error = &tcpip.ErrAborted{}
+	if !h.aborted.Load() {
+		ep, err = r.CreateEndpoint(&h.wq)
+	}
+	close(h.finished)
 	r.Complete(false)
 	var conn *Conn
 	if err == nil {
@@ -171,7 +198,7 @@ func (d handshakeDone) Run() { d.h.s.finishHandshake(d.h, d.conn, d.errno) }
 
 func (s *Stack) finishHandshake(h *Handshake, c *Conn, errno unix.Errno) {
 	s.setAccepting(h.key, nil)
-	if c != nil && h.aborted {
+	if c != nil && h.aborted.Load() {
 		c.ep.Abort()
 		c, errno = nil, unix.ECONNABORTED
 	}

@@ -30,8 +30,8 @@ const maxHandshakes = 1 << 16
 type Handler interface {
 	// SYN is called for a first SYN and for retransmissions until Accept.
 	SYN(*SYN)
-	// UDP is called for each datagram whose destination is not a TAP-local
-	// protocol, our own addresses and broadcasts included.
+	// UDP is called for each datagram, those to our own addresses and to
+	// broadcast and multicast addresses included.
 	UDP(*Packet)
 	// ICMP is called for each ICMP or ICMPv6 message that is not neighbour
 	// discovery, an echo request to our own addresses, or an error about TCP.
@@ -79,6 +79,8 @@ type Stack struct {
 
 	acceptMu  sync.Mutex
 	accepting map[Tuple]*Handshake // guarded by acceptMu
+
+	handshakes sync.WaitGroup // goroutines of gVisor's forwarder
 
 	failed chan error // at most one
 }
@@ -193,9 +195,12 @@ func (s *Stack) Conns() int { return len(s.conns) + len(s.accepting) }
 // have stopped serving. The device stays open.
 func (s *Stack) Close() error {
 	s.watch.Close()
+	s.acceptMu.Lock()
 	for _, h := range s.accepting {
 		h.Abort()
 	}
+	s.acceptMu.Unlock()
+	s.handshakes.Wait()
 	s.gv.Destroy()
 	return nil
 }
