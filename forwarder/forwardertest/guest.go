@@ -9,7 +9,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/link/fdbased"
 	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
@@ -32,6 +31,7 @@ type Guest struct {
 	// has no IPv6.
 	Addr, Addr6 netip.Addr
 	port        *Port
+	link        *link
 }
 
 // NewGuest starts a guest on the port. It reads all frames from then on.
@@ -51,20 +51,8 @@ func NewGuest(port *Port, p plan.Plan, mtu int) (*Guest, error) {
 }
 
 func (g *Guest) configure(p plan.Plan, mtu int) error {
-	mac := GuestMAC()
-	options := fdbased.Options{
-		FDs: []int{g.port.fd}, MTU: uint32(mtu), EthernetHeader: true, Address: tcpip.LinkAddress(mac[:]),
-		PacketDispatchMode: fdbased.RecvMMsg, ProcessorsPerChannel: 1,
-	}
-	if g.port.vnet {
-		options.GSOMaxSize = 65535
-		options.RXChecksumOffload = true
-	}
-	link, err := fdbased.New(&options)
-	if err != nil {
-		return fmt.Errorf("make guest's link: %w", err)
-	}
-	if err := g.Stack.CreateNIC(nicID, link); err != nil {
+	g.link = &link{port: g.port, mtu: uint32(mtu)}
+	if err := g.Stack.CreateNIC(nicID, g.link); err != nil {
 		return fmt.Errorf("create guest's NIC: %v", err)
 	}
 	routes := []tcpip.Route{{Destination: header.IPv4EmptySubnet, Gateway: tcpipAddr(p.Gateway), NIC: nicID}}
@@ -163,4 +151,9 @@ func (g *Guest) DialUDP(port uint16, to netip.AddrPort, v6 bool) (*gonet.UDPConn
 }
 
 // Close ends the netstack with all its connections. The port stays open.
-func (g *Guest) Close() { g.Stack.Destroy() }
+func (g *Guest) Close() {
+	if g.link != nil {
+		g.link.stop()
+	}
+	g.Stack.Destroy()
+}

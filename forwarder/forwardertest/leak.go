@@ -30,7 +30,7 @@ func CheckLeaks(t testing.TB) {
 			return // what failed may well have left things behind
 		}
 		goleak.VerifyNone(t, running)
-		if !Within(5*time.Second, func() bool { return Descriptors(t) <= before }) {
+		if !Within(2*time.Second, func() bool { return Descriptors(t) <= before }) {
 			t.Errorf("%d descriptors open, %d before", Descriptors(t), before)
 		}
 	})

@@ -1,0 +1,225 @@
+package forwarder_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"epiphyte/forwarder"
+	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/plan"
+	"epiphyte/internal/shard"
+	"epiphyte/stack"
+)
+
+// patience bounds every wait that ought to end by itself.
+const patience = 10 * time.Second
+
+// world is a whole way out: a guest's netstack, a device, the stack and the
+// forwarder on a serving shard, and the host's loopback at the end.
+type world struct {
+	t     *testing.T
+	plan  plan.Plan
+	shard *shard.Shard
+	stack *stack.Stack
+	f     *forwarder.Forwarder
+	port  *forwardertest.Port
+	guest *forwardertest.Guest
+}
+
+// kind is one way to build the data path.
+type kind struct {
+	name           string
+	mtu            int
+	plain, offload bool
+}
+
+var kinds = []kind{
+	{name: "inline", mtu: 1500},
+	{name: "plain", mtu: 1500, plain: true},
+	{name: "offload", mtu: 65520, offload: true},
+	{name: "plain-offload", mtu: 1500, plain: true, offload: true},
+}
+
+// eachKind runs a test on every data path.
+func eachKind(t *testing.T, cfg forwarder.Config, test func(t *testing.T, w *world)) {
+	for _, k := range kinds {
+		t.Run(k.name, func(t *testing.T) { test(t, newWorld(t, k, cfg)) })
+	}
+}
+
+func newWorld(t *testing.T, k kind, cfg forwarder.Config) *world {
+	t.Helper()
+	forwardertest.CheckLeaks(t)
+	p, err := plan.New(plan.DefaultIPv4(), plan.DefaultIPv6())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, plan: p}
+	dev, port, err := forwardertest.Pipe(k.offload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.port = port
+	t.Cleanup(func() { port.Close(); dev.Close() })
+	if w.shard, err = shard.New(shard.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.shard.Close() })
+	log := slog.New(slog.DiscardHandler)
+	cfg.Rules.Plan, cfg.Shard, cfg.Logger = p, w.shard, log
+	w.f = forwarder.New(cfg)
+	w.stack, err = stack.New(stack.Config{
+		Device: dev, Shard: w.shard, Plan: p, Handler: w.f, MTU: k.mtu, PlainTCP: k.plain, Logger: log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.stack.Close() })
+	w.f.Attach(w.stack)
+	t.Cleanup(func() { w.f.Close() })
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- w.shard.Serve(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-served; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	if w.guest, err = forwardertest.NewGuest(port, p, k.mtu); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.guest.Close)
+	return w
+}
+
+// onShard runs f on the shard's thread.
+func (w *world) onShard(f func()) {
+	done := make(chan struct{})
+	if w.shard.Post(shard.TaskFunc(func() { f(); close(done) })) {
+		<-done
+	}
+}
+
+func (w *world) counts() (c forwarder.Counts, conns int) {
+	w.onShard(func() { c, conns = w.f.Counts(), w.stack.Conns() })
+	return c, conns
+}
+
+// wantIdle waits until no flow is left but UDP's.
+func (w *world) wantIdle() {
+	w.t.Helper()
+	idle := func() bool {
+		c, conns := w.counts()
+		return c.Dials == 0 && c.TCP == 0 && conns == 0
+	}
+	if !forwardertest.Within(patience, idle) {
+		c, conns := w.counts()
+		w.t.Errorf("left: %+v, %d connections in the stack", c, conns)
+	}
+}
+
+// dial connects the guest to a port of the host's loopback.
+func (w *world) dial(host netip.AddrPort) *forwardertest.Conn {
+	w.t.Helper()
+	c, err := w.tryDial(host)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return c
+}
+
+func (w *world) tryDial(host netip.AddrPort) (*forwardertest.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c, err := w.guest.DialTCP(ctx, w.outside(host))
+	if err != nil {
+		return nil, err
+	}
+	c.SetDeadline(time.Now().Add(patience))
+	return c, nil
+}
+
+// outside is how the guest calls an address of the host's loopback.
+func (w *world) outside(host netip.AddrPort) netip.AddrPort {
+	if host.Addr().Is4() {
+		return netip.AddrPortFrom(w.plan.Gateway, host.Port())
+	}
+	return netip.AddrPortFrom(w.plan.Gateway6, host.Port())
+}
+
+// connect gives both ends of a new connection.
+func (w *world) connect(l *net.TCPListener) (*forwardertest.Conn, *net.TCPConn) {
+	w.t.Helper()
+	guest := w.dial(l.Addr().(*net.TCPAddr).AddrPort())
+	l.SetDeadline(time.Now().Add(patience))
+	host, err := l.AcceptTCP()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	host.SetDeadline(time.Now().Add(patience))
+	w.t.Cleanup(func() { host.Close() })
+	return guest, host
+}
+
+// listen opens a listener on the host's loopback; tests without one skip.
+func listen(t *testing.T, addr string) *net.TCPListener {
+	t.Helper()
+	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
+	if err != nil {
+		t.Skipf("listen on %s: %v", addr, err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// echo answers connections with what they say, until the listener is closed
+// and they end.
+func echo(t *testing.T, l *net.TCPListener) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.AcceptTCP()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				io.Copy(c, c)
+			}()
+		}
+	}()
+	t.Cleanup(func() { l.Close(); <-done })
+}
+
+// pattern is a stream of bytes in which every position shows.
+type pattern struct{ at int }
+
+func (p *pattern) Read(b []byte) (int, error) {
+	for i := range b {
+		b[i] = p.byteAt(p.at + i)
+	}
+	p.at += len(b)
+	return len(b), nil
+}
+
+// Write checks that the bytes are the next ones.
+func (p *pattern) Write(b []byte) (int, error) {
+	for i, got := range b {
+		if want := p.byteAt(p.at + i); got != want {
+			return i, fmt.Errorf("byte %d is %#x, want %#x", p.at+i, got, want)
+		}
+	}
+	p.at += len(b)
+	return len(b), nil
+}
+
+func (*pattern) byteAt(i int) byte { return byte(i) ^ byte(i>>8)*3 ^ byte(i>>16)*7 }
