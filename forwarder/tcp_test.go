@@ -125,20 +125,21 @@ func TestB12_HostResets(t *testing.T) {
 				io.ReadAll(host)
 			}},
 		} {
-			guest, host := w.connect(l)
-			tt.before(guest, host)
-			host.SetLinger(0)
-			begin := time.Now()
-			host.Close()
-			_, err := guest.Read(make([]byte, 1))
-			if err == nil || !strings.Contains(err.Error(), "reset") {
-				t.Errorf("%s: the guest read %v, want a reset", tt.name, err)
-			}
-			if d := time.Since(begin); d > 100*time.Millisecond {
-				t.Errorf("%s: took %v", tt.name, d)
-			}
-			guest.Close()
-			w.wantIdle()
+			promptly(t, "reset by the host, "+tt.name, 100*time.Millisecond, func() time.Duration {
+				guest, host := w.connect(l)
+				tt.before(guest, host)
+				host.SetLinger(0)
+				begin := time.Now()
+				host.Close()
+				_, err := guest.Read(make([]byte, 1))
+				took := time.Since(begin)
+				if err == nil || !strings.Contains(err.Error(), "reset") {
+					t.Errorf("%s: the guest read %v, want a reset", tt.name, err)
+				}
+				guest.Close()
+				w.wantIdle()
+				return took
+			})
 		}
 	})
 }
@@ -161,19 +162,20 @@ func TestB12_GuestResets(t *testing.T) {
 				io.ReadAll(guest)
 			}},
 		} {
-			guest, host := w.connect(l)
-			tt.before(guest, host)
-			begin := time.Now()
-			guest.Reset()
-			_, err := host.Read(make([]byte, 1))
-			if !errors.Is(err, syscall.ECONNRESET) {
-				t.Errorf("%s: the host read %v, want ECONNRESET", tt.name, err)
-			}
-			if d := time.Since(begin); d > 100*time.Millisecond {
-				t.Errorf("%s: took %v", tt.name, d)
-			}
-			host.Close()
-			w.wantIdle()
+			promptly(t, "reset by the guest, "+tt.name, 100*time.Millisecond, func() time.Duration {
+				guest, host := w.connect(l)
+				tt.before(guest, host)
+				begin := time.Now()
+				guest.Reset()
+				_, err := host.Read(make([]byte, 1))
+				took := time.Since(begin)
+				if !errors.Is(err, syscall.ECONNRESET) {
+					t.Errorf("%s: the host read %v, want ECONNRESET", tt.name, err)
+				}
+				host.Close()
+				w.wantIdle()
+				return took
+			})
 		}
 	})
 }
@@ -184,17 +186,14 @@ func TestB13_Refused(t *testing.T) {
 		for _, host := range []string{"127.0.0.1:0", "[::1]:0"} {
 			l := listen(t, host)
 			l.Close()
-			// The first may wait for the gateway's link-layer address.
-			for i := range 3 {
+			promptly(t, "refusal by "+host, 50*time.Millisecond, func() time.Duration {
 				begin := time.Now()
 				_, err := w.tryDial(l.Addr().(*net.TCPAddr).AddrPort())
 				if err == nil || !strings.Contains(err.Error(), "refused") {
 					t.Errorf("%s: dial said %v, want a refusal", host, err)
 				}
-				if d := time.Since(begin); i > 0 && d > 50*time.Millisecond {
-					t.Errorf("%s: took %v", host, d)
-				}
-			}
+				return time.Since(begin)
+			})
 		}
 		w.wantIdle()
 	})
@@ -233,21 +232,19 @@ func TestB14_SilentHostsDelayNobody(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for range 5 {
+		promptly(t, "a connection beside many silent ones", 50*time.Millisecond, func() time.Duration {
 			begin := time.Now()
 			c := w.dial(to)
+			defer c.Close()
 			if _, err := c.Write([]byte("x")); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := c.Read(make([]byte, 1)); err != nil {
 				t.Fatal(err)
 			}
-			if d := time.Since(begin); d > 50*time.Millisecond {
-				t.Errorf("a good connection took %v beside %d silent ones", d, scan)
-			}
-			c.Close()
-		}
-		if c, _ := w.counts(); c.Dials != scan {
+			return time.Since(begin)
+		})
+		if c, _ := w.counts(); c.Dials < scan {
 			t.Errorf("%d dials under way, want all %d", c.Dials, scan)
 		}
 	})
@@ -284,7 +281,7 @@ func silentListener(t *testing.T) netip.AddrPort {
 // left after them.
 func TestB16_ManyAtOnce(t *testing.T) {
 	const n = 1000
-	eachKind(t, forwarder.Config{}, func(t *testing.T, w *world) {
+	eachOf(t, kinds[:2], forwarder.Config{}, func(t *testing.T, w *world) {
 		l := listen(t, "127.0.0.1:0")
 		echo(t, l)
 		to := l.Addr().(*net.TCPAddr).AddrPort()
@@ -325,7 +322,7 @@ func TestB16_ManyAtOnce(t *testing.T) {
 
 // TestB16_ShortOnesInARow: connections one after the other leave nothing either.
 func TestB16_ShortOnesInARow(t *testing.T) {
-	eachKind(t, forwarder.Config{}, func(t *testing.T, w *world) {
+	eachOf(t, kinds[:2], forwarder.Config{}, func(t *testing.T, w *world) {
 		l := listen(t, "127.0.0.1:0")
 		echo(t, l)
 		for i := range 300 {
@@ -349,7 +346,7 @@ func TestB17_SlowReaders(t *testing.T) {
 	// (tcp_wmem and tcp_rmem end at 4 and 6 MB by default, some hosts have
 	// more), those of the stack and of the guest's own.
 	const bound = 64 << 20
-	eachKind(t, forwarder.Config{}, func(t *testing.T, w *world) {
+	eachOf(t, kinds[:2], forwarder.Config{}, func(t *testing.T, w *world) {
 		l := listen(t, "127.0.0.1:0")
 		for _, direction := range []string{"in", "out"} {
 			guest, host := w.connect(l)

@@ -46,8 +46,31 @@ var kinds = []kind{
 	{name: "plain-offload", mtu: 1500, plain: true, offload: true},
 }
 
+// promptly runs a step that ought to take at most d, and again if it took
+// longer: a machine that is busy with something else is slow once, not always.
+func promptly(t *testing.T, what string, d time.Duration, step func() (took time.Duration)) {
+	t.Helper()
+	var best time.Duration
+	for try := range 5 {
+		took := step()
+		if took <= d || t.Failed() {
+			return
+		}
+		if try == 0 || took < best {
+			best = took
+		}
+	}
+	t.Errorf("%s took %v at best, want %v", what, best, d)
+}
+
 // eachKind runs a test on every data path.
 func eachKind(t *testing.T, cfg forwarder.Config, test func(t *testing.T, w *world)) {
+	t.Helper()
+	eachOf(t, kinds, cfg, test)
+}
+
+func eachOf(t *testing.T, kinds []kind, cfg forwarder.Config, test func(t *testing.T, w *world)) {
+	t.Helper()
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) { test(t, newWorld(t, k, cfg)) })
 	}
@@ -193,7 +216,8 @@ func echo(t *testing.T, l *net.TCPListener) {
 			}
 			go func() {
 				defer c.Close()
-				io.Copy(c, c)
+				// By read and write: splice would keep its pipes open.
+				io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c})
 			}()
 		}
 	}()
