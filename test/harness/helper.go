@@ -213,7 +213,12 @@ func execWithEtc() error {
 	}
 	var err error
 	onThread(func() {
-		if err = unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err == nil {
+		// Both are a thread's own, and the thread that executes is the one that
+		// stays.
+		err = errors.Join(
+			unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0),
+			unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0))
+		if err == nil {
 			err = execute(os.Args[2:])
 		}
 	})
