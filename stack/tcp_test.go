@@ -1,0 +1,470 @@
+package stack_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"epiphyte/stack"
+	"epiphyte/stack/stacktest"
+)
+
+// link is one kind of TAP that the suite runs over.
+type link struct {
+	name    string
+	mtu     int
+	offload bool
+	v6      bool
+	im      stacktest.Impairment
+}
+
+func (l link) lossy() bool { return l.im != stacktest.Impairment{} }
+
+func links() []link {
+	lossy := stacktest.Impairment{Seed: 1, Loss: 0.02, Duplicate: 0.02, Reorder: 0.03}
+	return []link{
+		{name: "offload", mtu: 65520, offload: true},
+		{name: "plain frames, IPv6", mtu: 1500, v6: true},
+		{name: "lossy", mtu: 1500, im: lossy},
+		{name: "lossy offload, IPv6", mtu: 1500, offload: true, v6: true, im: lossy},
+	}
+}
+
+// pair is a guest and the host on the two sides of one stack.
+type pair struct {
+	*host
+	guest *stacktest.Guest
+	link  link
+	to    netip.AddrPort
+}
+
+// newPair makes both; h holds the host's behaviour.
+func newPair(t *testing.T, l link, plain bool, h *host) pair {
+	t.Helper()
+	dev := stacktest.NewDevice(t, stacktest.DeviceConfig{Offload: l.offload, HardwareAddr: stacktest.GuestMAC})
+	h.keepalive = true // a lost RST must not leave a flow for ever
+	p := pair{link: l, to: outside(l.v6)}
+	// The guest comes first so that it is closed last.
+	p.guest = stacktest.NewGuest(t, stacktest.GuestConfig{
+		Device: dev, MTU: l.mtu, Impairment: l.im,
+		Addresses: []netip.Addr{netip.MustParseAddr("10.0.2.100"), netip.MustParseAddr("fd00::100")},
+	})
+	p.host = newHost(t, hostConfig{device: dev, mtu: l.mtu, plain: plain, host: h})
+	return p
+}
+
+func (p pair) dial(t testing.TB, port uint16) *stacktest.Conn {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c, err := p.guest.Dial(ctx, port, p.to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.SetDeadline(time.Now().Add(patience))
+	return c
+}
+
+// pattern is n bytes that differ wherever two packets might be confused.
+func pattern(n int, seed uint64) []byte {
+	b := make([]byte, n)
+	rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(n), byte(n >> 8), byte(n >> 16)}).Read(b)
+	return b
+}
+
+func echo(c *net.UnixConn, _ *flow) {
+	defer c.Close()
+	io.Copy(onlyWriter{c}, onlyReader{c})
+	c.CloseWrite()
+}
+
+// onlyReader and onlyWriter keep io.Copy from the sockets' own shortcuts,
+// splice among them.
+type (
+	onlyReader struct{ io.Reader }
+	onlyWriter struct{ io.Writer }
+)
+
+// exchange sends and expects the same back, both at once.
+func exchange(c *stacktest.Conn, data []byte) error {
+	sent := make(chan error, 1)
+	go func() {
+		rest := data
+		var err error
+		for err == nil && len(rest) > 0 {
+			n := min(len(rest), 4096+len(rest)%60000)
+			_, err = c.Write(rest[:n])
+			rest = rest[n:]
+		}
+		if err == nil {
+			err = c.CloseWrite()
+		}
+		sent <- err
+	}()
+	got, err := io.ReadAll(c)
+	if werr := <-sent; err == nil {
+		err = werr
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("after %d of %d bytes: %w", len(got), len(data), err)
+	case !bytes.Equal(got, data):
+		return fmt.Errorf("%d bytes came back, not the same as the %d sent", len(got), len(data))
+	}
+	return nil
+}
+
+// TestTCP is one suite, run over every link, in both ways of handling TCP.
+func TestTCP(t *testing.T) {
+	cases := []struct {
+		name string
+		run  func(*testing.T, link, bool)
+	}{
+		{"B10_Echo", testEcho},
+		{"B11_HalfCloseByTheGuest", testHalfCloseByGuest},
+		{"B11_HalfCloseByTheHost", testHalfCloseByHost},
+		{"ClosingOrders", testClosingOrders},
+		{"B12_Resets", testResets},
+		{"B13_Refusals", testRefusals},
+		{"HandshakeAbandoned", testHandshakeAbandoned},
+		{"PortReuse", testPortReuse},
+		{"B16_ManyConnections", testMany},
+	}
+	for _, l := range links() {
+		for _, plain := range []bool{false, true} {
+			mode := "inline"
+			if plain {
+				mode = "PlainTCP"
+			}
+			for _, c := range cases {
+				t.Run(c.name+"/"+mode+"/"+l.name, func(t *testing.T) {
+					t.Parallel()
+					c.run(t, l, plain)
+				})
+			}
+		}
+	}
+}
+
+func testEcho(t *testing.T, l link, plain bool) {
+	p := newPair(t, l, plain, &host{serve: echo})
+	sizes := []int{1, 2, 100, 1460, 1461, 65535, 65536, 1 << 20}
+	if !l.lossy() {
+		sizes = append(sizes, 8<<20)
+	}
+	for _, size := range sizes {
+		c := p.dial(t, 0)
+		if err := exchange(c, pattern(size, 1)); err != nil {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+		c.Close()
+	}
+	p.idle(p.guest)
+}
+
+func testHalfCloseByGuest(t *testing.T, l link, plain bool) {
+	question, answer := pattern(100_000, 2), pattern(1_000_000, 3)
+	p := newPair(t, l, plain, &host{serve: func(c *net.UnixConn, _ *flow) {
+		defer c.Close()
+		if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, question) {
+			t.Errorf("the server got %d bytes, %v", len(got), err)
+		}
+		if _, err := c.Write(answer); err != nil {
+			t.Errorf("answer: %v", err)
+		}
+	}})
+	c := p.dial(t, 0)
+	if _, err := c.Write(question); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, answer) {
+		t.Errorf("the guest got %d bytes, %v", len(got), err)
+	}
+	c.Close()
+	p.idle(p.guest)
+}
+
+func testHalfCloseByHost(t *testing.T, l link, plain bool) {
+	greeting, reply := pattern(1_000_000, 4), pattern(300_000, 5)
+	p := newPair(t, l, plain, &host{serve: func(c *net.UnixConn, _ *flow) {
+		defer c.Close()
+		if _, err := c.Write(greeting); err != nil {
+			t.Errorf("greeting: %v", err)
+		}
+		c.CloseWrite()
+		if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, reply) {
+			t.Errorf("the server got %d bytes, %v", len(got), err)
+		}
+	}})
+	c := p.dial(t, 0)
+	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, greeting) {
+		t.Errorf("the guest got %d bytes, %v", len(got), err)
+	}
+	if _, err := c.Write(reply); err != nil {
+		t.Error(err)
+	}
+	c.Close()
+	p.idle(p.guest)
+}
+
+// The last bytes before each kind of close arrive, and nothing is left.
+func testClosingOrders(t *testing.T, l link, plain bool) {
+	orders := []string{"guest first", "host first", "both at once"}
+	for _, order := range orders {
+		closing := make(chan struct{})
+		p := newPair(t, l, plain, &host{serve: func(c *net.UnixConn, _ *flow) {
+			defer c.Close()
+			if _, err := c.Write([]byte("from the host")); err != nil {
+				t.Error(err)
+			}
+			switch order {
+			case "both at once":
+				<-closing
+				c.CloseWrite()
+			case "host first":
+				c.CloseWrite()
+			}
+			if got, err := io.ReadAll(c); err != nil || string(got) != "from the guest" {
+				t.Errorf("%s: the server got %q, %v", order, got, err)
+			}
+		}})
+		for range 5 {
+			c := p.dial(t, 0)
+			b := make([]byte, len("from the host"))
+			if _, err := io.ReadFull(c, b); err != nil {
+				t.Fatalf("%s: %v", order, err)
+			}
+			if order == "host first" {
+				if n, err := c.Read(b); err != io.EOF {
+					t.Errorf("%s: read %d bytes, %v, want the end", order, n, err)
+				}
+			}
+			if _, err := c.Write([]byte("from the guest")); err != nil {
+				t.Errorf("%s: %v", order, err)
+			}
+			if order == "both at once" {
+				select {
+				case closing <- struct{}{}:
+				case <-time.After(patience):
+					t.Fatal("no server")
+				}
+			}
+			if err := c.CloseWrite(); err != nil {
+				t.Errorf("%s: %v", order, err)
+			}
+			if order != "host first" {
+				if n, err := c.Read(b); err != io.EOF {
+					t.Errorf("%s: read %d bytes, %v, want the end", order, n, err)
+				}
+			}
+			c.Close()
+		}
+		p.idle(p.guest)
+	}
+}
+
+// Each side resets in each state in which it can; the other hears of it.
+func testResets(t *testing.T, l link, plain bool) {
+	type stage struct {
+		name                 string
+		guestFIN, hostFIN    bool
+		byGuest, unreadBytes bool
+	}
+	var stages []stage
+	for _, byGuest := range []bool{true, false} {
+		who := "host"
+		if byGuest {
+			who = "guest"
+		}
+		stages = append(stages,
+			stage{who + " resets when established", false, false, byGuest, false},
+			stage{who + " resets with bytes unread", false, false, byGuest, true},
+			stage{who + " resets after the guest's FIN", true, false, byGuest, false},
+			stage{who + " resets after the host's FIN", false, true, byGuest, false})
+	}
+	started := make(chan *flow, 1)
+	release := make(chan bool)
+	p := newPair(t, l, plain, &host{serve: func(c *net.UnixConn, fl *flow) {
+		defer c.Close()
+		c.Write([]byte("hello"))
+		started <- fl
+		if <-release {
+			c.CloseWrite()
+		}
+		<-release
+	}})
+	for _, st := range stages {
+		c := p.dial(t, 0)
+		b := make([]byte, 5)
+		if _, err := io.ReadFull(c, b); err != nil {
+			t.Fatalf("%s: %v", st.name, err)
+		}
+		fl := <-started
+		release <- st.hostFIN
+		if st.hostFIN {
+			if _, err := c.Read(b); err != io.EOF {
+				t.Errorf("%s: read %v, want the end", st.name, err)
+			}
+		}
+		if st.unreadBytes {
+			if _, err := c.Write(pattern(500_000, 6)); err != nil {
+				t.Errorf("%s: %v", st.name, err)
+			}
+		}
+		if st.guestFIN {
+			if err := c.CloseWrite(); err != nil {
+				t.Errorf("%s: %v", st.name, err)
+			}
+		}
+		if st.byGuest {
+			c.Abort()
+		} else {
+			fl.abort()
+		}
+		select {
+		case <-fl.gone:
+		case <-time.After(patience):
+			t.Fatalf("%s: the connection stays in the table", st.name)
+		}
+		if st.byGuest {
+			if !fl.reset.Load() {
+				t.Errorf("%s: it looked like an orderly end", st.name)
+			}
+		} else if !st.hostFIN { // what has read the end reads it again
+			if _, err := c.Read(b); err == nil || err == io.EOF || strings.Contains(err.Error(), "timeout") {
+				t.Errorf("%s: the guest read %v, want a reset", st.name, err)
+			}
+		}
+		c.Close()
+		release <- true
+	}
+	p.idle(p.guest)
+}
+
+// What the host refuses, the guest hears at once, by its reason.
+func testRefusals(t *testing.T, l link, plain bool) {
+	for _, refusal := range []struct {
+		why  stack.Unreachable
+		want string
+	}{
+		{-1, "connection was refused"},
+		{stack.HostUnreachable, "host"},
+		{stack.NetUnreachable, "network"},
+	} {
+		if l.v6 && refusal.why == stack.HostUnreachable {
+			continue // the guest's gVisor makes nothing of ICMPv6's address unreachable
+		}
+		var p pair
+		p = newPair(t, l, plain, &host{decide: func(syn *stack.SYN) {
+			if refusal.why < 0 {
+				p.stack.SendReset(syn)
+				return
+			}
+			q := syn.Quote()
+			p.stack.SendUnreachable(netip.Addr{}, refusal.why, &q)
+		}})
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		c, err := p.guest.Dial(ctx, 0, p.to)
+		if err == nil {
+			c.Close()
+			t.Errorf("a refused connection (%v) was made", refusal.want)
+		} else if !strings.Contains(err.Error(), refusal.want) {
+			t.Errorf("got %q, want one about %q", err, refusal.want)
+		}
+		cancel()
+		p.idle(p.guest)
+	}
+}
+
+// The guest gives up its SYN; the SYN-ACK that comes after meets a RST.
+func testHandshakeAbandoned(t *testing.T, l link, plain bool) {
+	syns := make(chan *stack.SYN, 100)
+	p := newPair(t, l, plain, &host{decide: func(syn *stack.SYN) { syns <- syn }, serve: echo})
+	for range 5 {
+		ctx, cancel := context.WithCancel(context.Background())
+		dialled := make(chan error, 1)
+		go func() {
+			c, err := p.guest.Dial(ctx, 0, p.to)
+			if err == nil {
+				c.Close()
+			}
+			dialled <- err
+		}()
+		syn := <-syns
+		cancel()
+		if err := <-dialled; err == nil {
+			t.Error("connected before anybody accepted")
+		}
+		failed := p.failed.Load()
+		p.do(func() { p.accept(syn) })
+		eventually(t, func() string {
+			if p.failed.Load() == failed {
+				return "the handshake goes on without the guest"
+			}
+			return ""
+		})
+	}
+	p.idle(p.guest)
+}
+
+// The guest opens a connection from the port of one that the stack still
+// remembers in TIME-WAIT.
+func testPortReuse(t *testing.T, l link, plain bool) {
+	p := newPair(t, l, plain, &host{serve: func(c *net.UnixConn, _ *flow) {
+		defer c.Close()
+		c.CloseWrite() // first, so that TIME-WAIT is the stack's
+		io.Copy(io.Discard, onlyReader{c})
+	}})
+	for range 5 {
+		c := p.dial(t, 40000)
+		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+			t.Fatalf("read %v, want the end", err)
+		}
+		c.Close()
+		eventually(t, func() string {
+			if n := p.guest.Endpoints(); n > 0 {
+				return fmt.Sprintf("the guest holds %d endpoints", n)
+			}
+			return ""
+		})
+	}
+	p.idle(p.guest)
+}
+
+func testMany(t *testing.T, l link, plain bool) {
+	p := newPair(t, l, plain, &host{serve: echo})
+	count, size := 500, 2000
+	if l.lossy() || raceDetector {
+		count = 100
+	}
+	var wg sync.WaitGroup
+	for i := range count {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			c, err := p.guest.Dial(ctx, 0, p.to)
+			if err != nil {
+				t.Errorf("connection %d: %v", i, err)
+				return
+			}
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(patience))
+			if err := exchange(c, pattern(size, uint64(i))); err != nil {
+				t.Errorf("connection %d: %v", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	p.idle(p.guest)
+}
