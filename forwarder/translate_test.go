@@ -407,11 +407,11 @@ func TestB40_EveryFirstByte(t *testing.T) {
 	for _, s := range []string{"::", "::1", "::ffff:127.0.0.1", "::127.0.0.1", "fe80::2", "fd00::2", "fd00::3", "ff02::1:2"} {
 		base := netip.MustParseAddr(s).As16()
 		for i := range 128 {
-			for j := range 128 {
+			for j := range i + 1 { // two bits, or none
 				b := base
 				b[i/8] ^= 1 << (i % 8)
 				b[j/8] ^= 1 << (j % 8)
-				for _, proto := range protos {
+				for _, proto := range protos[:2] {
 					checkBoundary(t, rules, proto, netip.AddrPortFrom(netip.AddrFrom16(b), 547))
 				}
 			}

@@ -1,0 +1,163 @@
+package forwarder_test
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"epiphyte/forwarder"
+	"epiphyte/forwarder/forwardertest"
+)
+
+func listenPacket(t *testing.T, addr string) *net.UDPConn {
+	t.Helper()
+	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
+	if err != nil {
+		t.Skipf("listen on %s: %v", addr, err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetReadBuffer(4 << 20)
+	c.SetDeadline(time.Now().Add(patience))
+	return c
+}
+
+// TestB20_HundredInOrder: through the guest's own sockets, connected to the
+// gateway, so that a reply from another address would not be heard.
+func TestB20_HundredInOrder(t *testing.T) {
+	eachKind(t, forwarder.Config{}, func(t *testing.T, w *world) {
+		for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
+			host := listenPacket(t, addr)
+			to := host.LocalAddr().(*net.UDPAddr).AddrPort()
+			guest, err := w.guest.DialUDP(0, w.outside(to), to.Addr().Is6())
+			if err != nil {
+				t.Fatal(err)
+			}
+			guest.SetDeadline(time.Now().Add(patience))
+			b := make([]byte, 2048)
+			for i := range byte(100) {
+				want := bytes.Repeat([]byte{i}, 10*int(i)+1)
+				if _, err := guest.Write(want); err != nil {
+					t.Fatal(err)
+				}
+				n, from, err := host.ReadFromUDPAddrPort(b)
+				if err != nil || !bytes.Equal(b[:n], want) {
+					t.Fatalf("%s: datagram %d: %d bytes arrived, %v", addr, i, n, err)
+				}
+				if _, err := host.WriteToUDPAddrPort(want, from); err != nil {
+					t.Fatal(err)
+				}
+				if n, err := guest.Read(b); err != nil || !bytes.Equal(b[:n], want) {
+					t.Fatalf("%s: reply %d: %d bytes arrived, %v", addr, i, n, err)
+				}
+			}
+			guest.Close()
+		}
+	})
+}
+
+// TestB23_LargeDatagrams: 60000 bytes and the largest of all, by fragments where
+// the MTU asks for them.
+func TestB23_LargeDatagrams(t *testing.T) {
+	eachKind(t, forwarder.Config{}, func(t *testing.T, w *world) {
+		for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
+			host := listenPacket(t, addr)
+			to := host.LocalAddr().(*net.UDPAddr).AddrPort()
+			guest, err := w.guest.DialUDP(0, w.outside(to), to.Addr().Is6())
+			if err != nil {
+				t.Fatal(err)
+			}
+			guest.SetDeadline(time.Now().Add(patience))
+			b := make([]byte, 1<<16)
+			for _, size := range []int{1472, 1473, 4000, 60000, 65507} {
+				want := make([]byte, size)
+				io.ReadFull(new(pattern), want)
+				if _, err := guest.Write(want); err != nil {
+					t.Fatalf("%s: send %d bytes: %v", addr, size, err)
+				}
+				n, from, err := host.ReadFromUDPAddrPort(b)
+				if err != nil || !bytes.Equal(b[:n], want) {
+					t.Fatalf("%s: of %d bytes %d arrived, %v", addr, size, n, err)
+				}
+				if _, err := host.WriteToUDPAddrPort(want, from); err != nil {
+					t.Fatal(err)
+				}
+				if n, err := guest.Read(b); err != nil || !bytes.Equal(b[:n], want) {
+					t.Fatalf("%s: of %d bytes %d came back, %v", addr, size, n, err)
+				}
+			}
+			guest.Close()
+		}
+	})
+}
+
+// TestB22_ConnectedSocketIsRefused: the ICMP error finds the guest's socket.
+func TestB22_ConnectedSocketIsRefused(t *testing.T) {
+	eachKind(t, forwarder.Config{}, func(t *testing.T, w *world) {
+		for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
+			host := listenPacket(t, addr)
+			to := host.LocalAddr().(*net.UDPAddr).AddrPort()
+			host.Close()
+			guest, err := w.guest.DialUDP(0, w.outside(to), to.Addr().Is6())
+			if err != nil {
+				t.Fatal(err)
+			}
+			// gVisor's sockets tell of the error at the next call.
+			refused := func() bool {
+				_, err = guest.Write([]byte("x"))
+				return err != nil
+			}
+			if !forwardertest.Within(patience, refused) || !strings.Contains(err.Error(), "refused") {
+				t.Errorf("%s: the guest's socket says %v, want a refusal", addr, err)
+			}
+			guest.Close()
+		}
+	})
+}
+
+// TestB25_ManyPorts: a storm of fresh ports leaves no more sockets than the
+// bound, and the last of them works.
+func TestB25_ManyPorts(t *testing.T) {
+	const bound = 64
+	w := newWorld(t, kinds[0], forwarder.Config{Limits: forwarder.Limits{Mappings: bound}})
+	host := listenPacket(t, "127.0.0.1:0")
+	to := w.outside(host.LocalAddr().(*net.UDPAddr).AddrPort())
+	before := forwardertest.Descriptors(t)
+	for port := range uint16(5000) {
+		frame := forwardertest.UDP(netip.AddrPortFrom(w.plan.Guest.Next(), 1024+port), to, 64, nil)
+		if err := w.port.Write(frame); err != nil {
+			t.Fatal(err)
+		}
+	}
+	guest, err := w.guest.DialUDP(0, to, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer guest.Close()
+	guest.SetDeadline(time.Now().Add(patience))
+	if _, err := guest.Write([]byte("last")); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 16)
+	for n := 0; n == 0; {
+		var from netip.AddrPort
+		if n, from, err = host.ReadFromUDPAddrPort(b); err != nil {
+			t.Fatal(err)
+		}
+		if n > 0 {
+			host.WriteToUDPAddrPort(b[:n], from)
+		}
+	}
+	if n, err := guest.Read(b); err != nil || string(b[:n]) != "last" {
+		t.Errorf("the guest read %q, %v", b[:n], err)
+	}
+	if c, _ := w.counts(); c.Mappings != bound {
+		t.Errorf("%d mappings, want the bound, %d", c.Mappings, bound)
+	}
+	if n := forwardertest.Descriptors(t); n > before+bound {
+		t.Errorf("%d descriptors with %d mappings, %d before", n, bound, before)
+	}
+}

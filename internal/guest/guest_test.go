@@ -1,0 +1,357 @@
+package guest_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/guest"
+	"epiphyte/internal/plan"
+	"epiphyte/stack"
+)
+
+const patience = 10 * time.Second
+
+func testPlan(t *testing.T, v6 bool) plan.Plan {
+	t.Helper()
+	var prefix6 netip.Prefix
+	if v6 {
+		prefix6 = plan.DefaultIPv6()
+	}
+	p, err := plan.New(plan.DefaultIPv4(), prefix6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// fixture is a guest.Guest over a fake device, served until the test ends.
+type fixture struct {
+	port   *forwardertest.Port
+	guest  *guest.Guest
+	cancel context.CancelFunc
+	served chan error
+	closed bool
+}
+
+// start builds a Guest; serve says whether to serve it as well.
+func start(t *testing.T, cfg guest.Config, serve bool) *fixture {
+	t.Helper()
+	dev, port, err := forwardertest.Pipe(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { port.Close(); dev.Close() })
+	if !cfg.Plan.Prefix.IsValid() {
+		cfg.Plan = testPlan(t, true)
+	}
+	cfg.Device = dev
+	cfg.Logger = slog.New(slog.DiscardHandler)
+	if cfg.ResolvConf == "" {
+		cfg.ResolvConf = resolvConf(t)
+	}
+	g, err := guest.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fixture{port: port, guest: g, served: make(chan error, 1)}
+	ctx, cancel := context.WithCancel(context.Background())
+	f.cancel = cancel
+	if serve {
+		go func() { f.served <- g.Serve(ctx) }()
+	} else {
+		f.served <- nil
+	}
+	t.Cleanup(func() {
+		f.cancel()
+		<-f.served
+		f.close(t)
+	})
+	return f
+}
+
+func (f *fixture) close(t *testing.T) {
+	t.Helper()
+	if f.closed {
+		return
+	}
+	f.closed = true
+	if err := f.guest.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+}
+
+// wait returns what Serve said.
+func (f *fixture) wait(t *testing.T, d time.Duration) error {
+	t.Helper()
+	select {
+	case err := <-f.served:
+		f.served <- nil // for the cleanup
+		return err
+	case <-time.After(d):
+		t.Fatalf("Serve goes on after %v", d)
+		return nil
+	}
+}
+
+// resolvConf names a resolver that nobody is.
+func resolvConf(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(path, []byte("nameserver 127.0.0.1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Every way to build a guest, used or not, leaves no goroutine and no
+// descriptor.
+func TestNothingIsLeft(t *testing.T) {
+	for _, cfg := range []guest.Config{
+		{},
+		{PlainTCP: true},
+		{DisableDNS: true},
+		{DisableHostLoopback: true, MTU: 65520},
+		{Plan: testPlan(t, false)},
+	} {
+		for _, serve := range []bool{false, true} {
+			t.Run("", func(t *testing.T) {
+				forwardertest.CheckLeaks(t)
+				start(t, cfg, serve)
+			})
+		}
+	}
+}
+
+// New cleans up after itself when the device is of no use.
+func TestNewFails(t *testing.T) {
+	forwardertest.CheckLeaks(t)
+	dev, port, err := forwardertest.Pipe(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port.Close()
+	dev.Close() // what FD says now is not open
+	g, err := guest.New(guest.Config{Device: dev, Plan: testPlan(t, true), ResolvConf: resolvConf(t)})
+	if err == nil {
+		g.Close()
+		t.Fatal("a guest over a closed device")
+	}
+}
+
+// TestB3_DeviceGone: Serve ends within 1 s, says so, and leaves nothing.
+func TestB3_DeviceGone(t *testing.T) {
+	for _, plain := range []bool{false, true} {
+		forwardertest.CheckLeaks(t)
+		f := start(t, guest.Config{PlainTCP: plain}, true)
+		f.port.Close()
+		if err := f.wait(t, time.Second); !errors.Is(err, stack.ErrDeviceGone) {
+			t.Errorf("plain %v: Serve said %v, want %v", plain, err, stack.ErrDeviceGone)
+		}
+	}
+}
+
+// A device that was gone before Serve is noticed as well.
+func TestB3_DeviceGoneBeforeServe(t *testing.T) {
+	forwardertest.CheckLeaks(t)
+	f := start(t, guest.Config{}, false)
+	f.port.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := f.guest.Serve(ctx); !errors.Is(err, stack.ErrDeviceGone) {
+		t.Errorf("Serve said %v, want %v", err, stack.ErrDeviceGone)
+	}
+}
+
+// A context that has ended already ends Serve.
+func TestServeWithEndedContext(t *testing.T) {
+	forwardertest.CheckLeaks(t)
+	f := start(t, guest.Config{}, false)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := f.guest.Serve(ctx); err != nil {
+		t.Errorf("Serve said %v", err)
+	}
+}
+
+// With IPv6 there is a router advertisement on the wire before anybody has
+// asked, and even before Serve; without it there is none.
+func TestUnsolicitedRouterAdvertisement(t *testing.T) {
+	forwardertest.CheckLeaks(t)
+	p := testPlan(t, true)
+	f := start(t, guest.Config{Plan: p, MTU: 1500}, false)
+	frame, err := f.port.Read(time.Now().Add(patience))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if dst := [6]byte(frame); dst != [6]byte{0x33, 0x33, 0, 0, 0, 1} {
+		t.Errorf("sent to % x, want all nodes", dst)
+	}
+	ra, ok := forwardertest.Parse(frame)
+	if !ok || !ra.ChecksumOK || ra.Proto != stack.ProtoICMPv6 || ra.Transport[0] != 134 {
+		t.Fatalf("the first frame is %+v, want a router advertisement", ra)
+	}
+	if ra.Src != p.GatewayLinkLocal || ra.Dst != netip.IPv6LinkLocalAllNodes() || ra.TTL != 255 {
+		t.Errorf("from %v to %v with hop limit %d", ra.Src, ra.Dst, ra.TTL)
+	}
+	if life := binary.BigEndian.Uint16(ra.Transport[6:]); life == 0 {
+		t.Error("no router, by its lifetime")
+	}
+
+	f = start(t, guest.Config{Plan: testPlan(t, false)}, false)
+	if frame, err := f.port.Read(time.Time{}); err != unix.EAGAIN {
+		t.Errorf("without IPv6 the guest was sent % x, %v", frame, err)
+	}
+}
+
+// TestB6_EndUnderLoad: Serve returns within 200 ms of its context's end, with
+// streams in both directions, datagrams and dials under way.
+func TestB6_EndUnderLoad(t *testing.T) {
+	for _, plain := range []bool{false, true} {
+		forwardertest.CheckLeaks(t)
+		p := testPlan(t, true)
+		f := start(t, guest.Config{Plan: p, PlainTCP: plain}, true)
+		g, err := forwardertest.NewGuest(f.port, p, 1500)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer g.Close()
+		var moved atomic.Int64
+		to := load(t, &moved)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		for range 4 {
+			c, err := g.DialTCP(ctx, netip.AddrPortFrom(p.Gateway, to.Port()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan struct{}, 2)
+			go func() { io.Copy(struct{ io.Writer }{c}, endless{}); done <- struct{}{} }()
+			go func() { io.Copy(io.Discard, struct{ io.Reader }{c}); done <- struct{}{} }()
+			defer func() { c.Reset(); c.SetDeadline(time.Now()); <-done; <-done }()
+		}
+		if !forwardertest.Within(patience, func() bool { return moved.Load() > 1<<20 }) {
+			t.Fatalf("only %d bytes moved", moved.Load())
+		}
+		for port := range uint16(100) {
+			f.port.Write(forwardertest.UDP(netip.AddrPortFrom(p.Guest.Next(), 1000+port), netip.AddrPortFrom(p.Gateway, to.Port()), 64, nil))
+		}
+		begin := time.Now()
+		f.cancel()
+		if err := f.wait(t, patience); err != nil {
+			t.Errorf("plain %v: Serve said %v", plain, err)
+		}
+		if d := time.Since(begin); d > 200*time.Millisecond {
+			t.Errorf("plain %v: Serve took %v to end", plain, d)
+		}
+		begin = time.Now()
+		f.close(t)
+		if d := time.Since(begin); d > time.Second {
+			t.Errorf("plain %v: Close took %v under load", plain, d)
+		}
+	}
+}
+
+type endless struct{}
+
+func (endless) Read(b []byte) (int, error) { return len(b), nil }
+
+// load accepts connections, sends without end on each and swallows what comes.
+func load(t *testing.T, moved *atomic.Int64) netip.AddrPort {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go io.Copy(struct{ io.Writer }{c}, endless{})
+			go func() {
+				defer c.Close()
+				b := make([]byte, 1<<16)
+				for {
+					n, err := c.Read(b)
+					if err != nil {
+						return
+					}
+					moved.Add(int64(n))
+				}
+			}()
+		}
+	}()
+	return l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// TestB8_IdleCostsNothing: a guest at rest makes no turn of its loop.
+func TestB8_IdleCostsNothing(t *testing.T) {
+	forwardertest.CheckLeaks(t)
+	start(t, guest.Config{}, true)
+	runtime.Gosched()
+	var before, after unix.Rusage
+	unix.Getrusage(unix.RUSAGE_SELF, &before)
+	<-time.After(500 * time.Millisecond)
+	unix.Getrusage(unix.RUSAGE_SELF, &after)
+	used := time.Duration(after.Utime.Nano()-before.Utime.Nano()) + time.Duration(after.Stime.Nano()-before.Stime.Nano())
+	if used > 50*time.Millisecond {
+		t.Errorf("%v of CPU time in half a second of rest", used)
+	}
+}
+
+// Several guests in one process do not know of one another: the same addresses
+// lead each to its own flows.
+func TestTwoGuests(t *testing.T) {
+	forwardertest.CheckLeaks(t)
+	p := testPlan(t, true)
+	host, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	host.SetDeadline(time.Now().Add(patience))
+	port := host.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+	one, two := start(t, guest.Config{Plan: p}, true), start(t, guest.Config{Plan: p}, true)
+	src, dst := netip.AddrPortFrom(p.Guest, 4000), netip.AddrPortFrom(p.Gateway, port)
+	b := make([]byte, 64)
+	for name, f := range map[string]*fixture{"one": one, "two": two} {
+		if err := f.port.Write(forwardertest.UDP(src, dst, 64, []byte(name))); err != nil {
+			t.Fatal(err)
+		}
+		n, from, err := host.ReadFromUDPAddrPort(b)
+		if err != nil || string(b[:n]) != name {
+			t.Fatalf("%s: arrived %q, %v", name, b[:n], err)
+		}
+		if _, err := host.WriteToUDPAddrPort(b[:n], from); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			frame, err := f.port.Read(time.Now().Add(patience))
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if p, ok := forwardertest.Parse(frame); ok && p.Proto == stack.ProtoUDP {
+				if string(p.Transport[8:]) != name {
+					t.Errorf("%s was answered %q", name, p.Transport[8:])
+				}
+				break
+			}
+		}
+	}
+}
