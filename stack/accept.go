@@ -46,7 +46,7 @@ type SYN struct {
 	Src, Dst netip.AddrPort
 	Key      Tuple
 	seq      uint32
-	packet   []byte // from the IP header on, without payload
+	packet   []byte // from the IP header on
 }
 
 func newSYN(p *Packet, key Tuple) *SYN {
@@ -223,13 +223,5 @@ func (s *Stack) setAccepting(key Tuple, h *Handshake) {
 		delete(s.accepting, key)
 	} else {
 		s.accepting[key] = h
-	}
-}
-
-// forget takes a connection that gVisor has let go of out of the table.
-func (s *Stack) forget(c *Conn) {
-	c.wq.EventUnregister(&c.entry)
-	if s.conns[c.key] == c {
-		delete(s.conns, c.key)
 	}
 }

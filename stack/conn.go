@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"container/list"
 	"io"
 	"net/netip"
 	"sync/atomic"
@@ -39,6 +40,7 @@ type Conn struct {
 	ready  atomic.Uint32
 	locked bool // held by the batch being read
 	closed bool
+	place  *list.Element // among the orphans
 }
 
 const allEvents = waiter.ReadableEvents | waiter.WritableEvents | waiter.EventHUp | waiter.EventErr
@@ -150,6 +152,7 @@ func (c *Conn) Close() {
 	if !c.closed {
 		c.closed = true
 		c.ep.Close()
+		c.s.orphan(c)
 	}
 }
 

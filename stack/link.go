@@ -32,11 +32,13 @@ type link struct {
 
 type writeScratch struct {
 	hdr virtioHdr
-	iov [maxFrameViews + 1]unix.Iovec
+	iov [maxFrameViews + 2]unix.Iovec // with the header and the rest
 }
 
-// maxFrameViews bounds the pieces of one frame. A super-segment that was read
-// from a socket is one chunk behind a header; retransmissions merge a few.
+// maxFrameViews bounds the pieces of a frame that are written as they are. A
+// super-segment that was read from a socket is one chunk behind a header. What
+// gVisor merges from many small writes, when the guest's window was closed for
+// a while, may be thousands: the rest of them is copied into one.
 const maxFrameViews = 64
 
 var _ gvisor.LinkEndpoint = (*link)(nil)
@@ -104,15 +106,23 @@ func (l *link) writePacket(pkt *gvisor.PacketBuffer) {
 		w.hdr = segmentHdr(pkt)
 		iov = append(iov, unix.Iovec{Base: (*byte)(unsafe.Pointer(&w.hdr)), Len: virtioHdrLen})
 	}
+	var rest []byte
 	views, skip := pkt.AsViewList()
-	for v := views.Front(); v != nil && len(iov) < cap(iov); v = v.Next() {
+	for v := views.Front(); v != nil; v = v.Next() {
 		b := v.AsSlice()
 		if skip >= len(b) {
 			skip -= len(b)
 			continue
 		}
-		iov = append(iov, vec(b[skip:]))
-		skip = 0
+		b, skip = b[skip:], 0
+		if len(iov) <= maxFrameViews {
+			iov = append(iov, vec(b))
+		} else {
+			rest = append(rest, b...)
+		}
+	}
+	if len(rest) > 0 {
+		iov = append(iov, vec(rest))
 	}
 	l.dev.Writev(iov)
 	runtime.KeepAlive(pkt)

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"container/list"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -72,10 +73,11 @@ type Stack struct {
 	watch         *shard.Watch
 
 	// The shard's thread only:
-	in    receiver
-	out   sender
-	echo  []byte
-	conns map[Tuple]*Conn
+	in      receiver
+	out     sender
+	echo    []byte
+	conns   map[Tuple]*Conn
+	orphans list.List // of *Conn, closed longest ago first
 
 	acceptMu  sync.Mutex
 	accepting map[Tuple]*Handshake // guarded by acceptMu

@@ -1,0 +1,34 @@
+package stack
+
+// maxOrphans bounds the connections that are closed on our side and wait for
+// the guest: to acknowledge the last bytes, to send its FIN, or in TIME-WAIT.
+// Linux calls the same limit tcp_max_orphans and resets what is beyond it. At
+// the second that TIME-WAIT lasts, 4096 is more connections per second than
+// one shard opens.
+const maxOrphans = 4096
+
+// orphan notes a connection that the caller has closed, and resets the one
+// that has waited longest when there are too many.
+func (s *Stack) orphan(c *Conn) {
+	if s.conns[c.key] != c {
+		return
+	}
+	c.place = s.orphans.PushBack(c)
+	if s.orphans.Len() > maxOrphans {
+		oldest := s.orphans.Front().Value.(*Conn)
+		oldest.ep.Abort()
+		s.forget(oldest)
+	}
+}
+
+// forget takes a connection that gVisor has let go of out of the tables.
+func (s *Stack) forget(c *Conn) {
+	c.wq.EventUnregister(&c.entry)
+	if s.conns[c.key] == c {
+		delete(s.conns, c.key)
+	}
+	if c.place != nil {
+		s.orphans.Remove(c.place)
+		c.place = nil
+	}
+}
