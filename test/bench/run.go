@@ -13,13 +13,13 @@ import (
 
 // sample is one measurement, and one line of JSON.
 type sample struct {
-	Time   time.Time `json:"time"`
-	Row    string    `json:"row"`
-	Round  int       `json:"round"` // from 0; the same round is one moment for all peers
-	Peer   string    `json:"peer"`
-	Helper string    `json:"version,omitempty"`
-	Values values    `json:"values,omitempty"`
-	Failed string    `json:"failed,omitempty"` // why there are no values
+	Time    time.Time `json:"time"`
+	Row     string    `json:"row"`
+	Round   int       `json:"round"` // from 0; the same round is one moment for all peers
+	Peer    string    `json:"peer"`
+	Version string    `json:"version,omitempty"`
+	Values  values    `json:"values,omitempty"`
+	Failed  string    `json:"failed,omitempty"` // why there are no values
 }
 
 // sampleLimit bounds one sample, whatever hangs.
@@ -83,7 +83,7 @@ func (b *bench) measure(ctx context.Context, r row, round, turn int, log *os.Fil
 			if p.Missing != "" || r.helpers && p.ceiling() {
 				continue
 			}
-			s := sample{Time: time.Now().UTC(), Row: r.name, Round: round*times + again, Peer: p.Label, Helper: p.Version}
+			s := sample{Time: time.Now().UTC(), Row: r.name, Round: round*times + again, Peer: p.Label, Version: p.Version}
 			v, err := b.one(ctx, r, p)
 			if ctx.Err() != nil {
 				return ctx.Err()
