@@ -93,6 +93,7 @@ type Shard struct {
 	watches map[int32]*Watch
 	serial  uint32
 	timers  timerHeap
+	armed   uint64 // timers armed so far
 	run     []Task // runnable in this turn
 	next    []Task // runnable in the next
 	events  [eventBatch]Event

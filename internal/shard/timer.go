@@ -10,13 +10,15 @@ import "time"
 // once per flow and timeout.
 type Timer struct {
 	when  time.Duration
-	index int // position in the heap plus one; 0 when not armed
+	order uint64 // of arming; among timers for the same time, the earlier armed fires first
+	index int    // position in the heap plus one; 0 when not armed
 	task  Task
 }
 
 // Arm makes t run task after d, replacing an earlier arming.
 func (s *Shard) Arm(t *Timer, d time.Duration, task Task) {
-	t.when, t.task = s.now+d, task
+	s.armed++
+	t.when, t.order, t.task = s.now+d, s.armed, task
 	if t.index == 0 {
 		s.timers = append(s.timers, t)
 		t.index = len(s.timers)
@@ -35,12 +37,19 @@ func (s *Shard) Disarm(t *Timer) {
 // Armed reports whether the timer will fire.
 func (t *Timer) Armed() bool { return t.index != 0 }
 
+// fireTimers fires what is due. A timer that a task arms for now waits for the
+// next turn, or one that keeps doing so would never let the turn end.
 func (s *Shard) fireTimers() {
-	for len(s.timers) > 0 && s.timers[0].when <= s.now {
+	last := s.armed
+	for len(s.timers) > 0 && s.timers[0].when <= s.now && s.timers[0].order <= last {
 		t := s.timers[0]
 		s.timers.remove(0)
 		t.task.Run()
 	}
+}
+
+func (t *Timer) before(u *Timer) bool {
+	return t.when < u.when || t.when == u.when && t.order < u.order
 }
 
 // timerHeap is a binary min-heap by time; container/heap would box every call.
@@ -72,7 +81,7 @@ func (h *timerHeap) remove(i int) {
 func (h timerHeap) up(i int) {
 	for i > 0 {
 		parent := (i - 1) / 2
-		if h[parent].when <= h[i].when {
+		if !h[i].before(h[parent]) {
 			return
 		}
 		h.swap(i, parent)
@@ -86,10 +95,10 @@ func (h timerHeap) down(i int) {
 		if child >= len(h) {
 			return
 		}
-		if right := child + 1; right < len(h) && h[right].when < h[child].when {
+		if right := child + 1; right < len(h) && h[right].before(h[child]) {
 			child = right
 		}
-		if h[i].when <= h[child].when {
+		if !h[child].before(h[i]) {
 			return
 		}
 		h.swap(i, child)
