@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -27,6 +28,7 @@ func IsChild() bool {
 // return then; otherwise it returns the exit status, 126 or 127 as a shell has
 // them when the command cannot be executed.
 func ChildMain() int {
+	parent := os.Getppid()
 	control, err := strconv.Atoi(os.Args[1])
 	if err != nil {
 		return 2
@@ -47,6 +49,12 @@ func ChildMain() int {
 	}
 	if o.WaitIPv6 && !waitIPv6(o.Interface, addressWait) {
 		fmt.Fprintf(os.Stderr, "epiphyte: %s has no IPv6 address yet after %v; starting the command without\n", o.Interface, addressWait)
+	}
+	// The parent-death signal is the thread's, and the thread that executes the
+	// command lives on in it: not necessarily the one that Start set it on.
+	runtime.LockOSThread()
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil || os.Getppid() != parent {
+		return 1
 	}
 	return execute(os.Args[2:])
 }
