@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -122,7 +123,8 @@ func (p *Plan) HardwareAddr() [6]byte {
 // messages are the contract's: a caller's test compares them.
 func ParseCIDR(s string) (netip.Prefix, error) {
 	network, length, ok := strings.Cut(s, "/")
-	if !ok || strings.Count(network, ".") != 3 || !digits(strings.ReplaceAll(network, ".", "")) || !digits(length) || len(length) > 2 {
+	octets := strings.Split(network, ".")
+	if !ok || len(octets) != 4 || !digits(length, 2) || slices.ContainsFunc(octets, func(o string) bool { return !digits(o, 3) }) {
 		return netip.Prefix{}, fmt.Errorf("invalid CIDR: %s", s)
 	}
 	addr, err := netip.ParseAddr(network)
@@ -140,9 +142,9 @@ func ParseCIDR(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
-// digits reports whether s is decimal digits, at least one.
-func digits(s string) bool {
-	return s != "" && strings.Trim(s, "0123456789") == ""
+// digits reports whether s is one to most decimal digits.
+func digits(s string, most int) bool {
+	return s != "" && len(s) <= most && strings.Trim(s, "0123456789") == ""
 }
 
 // add returns a+n; n is small enough never to leave the low two bytes, which a
