@@ -27,8 +27,9 @@ func resetConnectionLocked(e *tcp.Endpoint, err tcpip.Error)
 //go:linkname startTimeWait gvisor.dev/gvisor/pkg/tcpip/transport/tcp.startTimeWait
 func startTimeWait(e *tcp.Endpoint)
 
-// gVisorVersion is the module version that the above was written against.
-const gVisorVersion = "v0.0.0-20260905035102-160fafc42237"
+// GVisorVersion is the module version of gVisor that the above was written
+// against.
+const GVisorVersion = "v0.0.0-20260905035102-160fafc42237"
 
 // lockForBatch takes the endpoint for the rest of the batch.
 func (s *Stack) lockForBatch(c *Conn) {
