@@ -8,8 +8,12 @@
 // The first form is the command line of slirp4netns(1), and is used under that
 // name as well. The second makes the namespaces too and runs a command in them.
 //
+// # Theory of operation
+//
 // The program starts itself again for two short-lived roles inside the guest's
-// namespaces; which role a process has is decided before anything else.
+// namespaces; which role a process has is decided before anything else. All
+// logic is in the packages: this one maps a role to its main function, and is
+// the only one that ends the process.
 package main
 
 import (
