@@ -28,7 +28,7 @@ lint:
 	$(GO) run $(STATICCHECK) ./...
 
 bench: build
-	@sh test/prepare.sh
+	@sh test/prepare.sh bench
 	EPIPHYTE=$(CURDIR)/bin/epiphyte $(GO) run ./test/bench
 
 # A shell with a network of its own; make run CMD='...' runs one command in it.

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Makes a machine ready for the end-to-end tests and the benchmarks: the programs
-# that users judge a network by, and the TAP device node. Tests whose program is
-# missing are skipped, so nothing here is fatal.
+# Makes a machine ready for the end-to-end tests: the programs that users judge a
+# network by, and the TAP device node; with the word bench, for the benchmarks
+# too: the peers. What is missing is skipped, so nothing here is fatal.
 set -eu
 
 missing=
@@ -11,6 +11,10 @@ need dig bind9-dnsutils
 need ping iputils-ping
 need traceroute traceroute
 need ip iproute2
+if [ "${1-}" = bench ]; then
+	need slirp4netns slirp4netns
+	need pasta passt
+fi
 
 if [ -n "$missing" ]; then
 	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
