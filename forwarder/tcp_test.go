@@ -25,7 +25,7 @@ func TestB10_Echo(t *testing.T) {
 			l := listen(t, host)
 			echo(t, l)
 			for _, tt := range []struct{ size, chunk int }{
-				{1, 1}, {100, 1}, {4096, 4096}, {70000, 1000}, {1 << 20, 333}, {8 << 20, 1 << 20},
+				{1, 1}, {100, 1}, {4096, 4096}, {70000, 1000}, {200 << 10, 333}, {4 << 20, 1 << 20},
 			} {
 				c := w.dial(l.Addr().(*net.TCPAddr).AddrPort())
 				go func() {

@@ -1,12 +1,15 @@
 package forwarder_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand"
 	"net"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -224,26 +227,42 @@ func echo(t *testing.T, l *net.TCPListener) {
 	t.Cleanup(func() { l.Close(); <-done })
 }
 
-// pattern is a stream of bytes in which every position shows.
+// pattern is a stream of bytes in which a piece that is lost, doubled or moved
+// shows: its period is a prime, and no size of anything.
 type pattern struct{ at int }
 
+const patternPeriod = 65521
+
+var patternBytes = sync.OnceValue(func() []byte {
+	b := make([]byte, patternPeriod)
+	rand.New(rand.NewSource(1)).Read(b)
+	return b
+})
+
+// next is the longest piece of at most n bytes that lies in one period.
+func (p *pattern) next(n int) []byte {
+	at := p.at % patternPeriod
+	return patternBytes()[at:min(at+n, patternPeriod)]
+}
+
 func (p *pattern) Read(b []byte) (int, error) {
-	for i := range b {
-		b[i] = p.byteAt(p.at + i)
+	for n := 0; n < len(b); {
+		m := copy(b[n:], p.next(len(b)-n))
+		n += m
+		p.at += m
 	}
-	p.at += len(b)
 	return len(b), nil
 }
 
 // Write checks that the bytes are the next ones.
 func (p *pattern) Write(b []byte) (int, error) {
-	for i, got := range b {
-		if want := p.byteAt(p.at + i); got != want {
-			return i, fmt.Errorf("byte %d is %#x, want %#x", p.at+i, got, want)
+	for n := 0; n < len(b); {
+		want := p.next(len(b) - n)
+		if !bytes.Equal(b[n:n+len(want)], want) {
+			return n, fmt.Errorf("bytes %d to %d are not those that were sent", p.at, p.at+len(want))
 		}
+		n += len(want)
+		p.at += len(want)
 	}
-	p.at += len(b)
 	return len(b), nil
 }
-
-func (*pattern) byteAt(i int) byte { return byte(i) ^ byte(i>>8)*3 ^ byte(i>>16)*7 }
