@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
 	"epiphyte/stack"
 )
@@ -140,7 +141,7 @@ func (f *Forwarder) start(d *dial) {
 // makeRoom gives up the least wanted dial when there are too many, or too many
 // connections for one more. It reports whether there is room now.
 func (f *Forwarder) makeRoom() bool {
-	if len(f.dials.byKey) < f.limits.Dials && len(f.dials.byKey)+len(f.flows) < f.limits.TCP {
+	if len(f.dials.byKey) < f.limits.Dials && len(f.dials.byKey)+f.relay.Len() < f.limits.TCP {
 		return true
 	}
 	v := f.dials.victim()
@@ -175,19 +176,19 @@ func (d *dial) accepted(c *stack.Conn, errno unix.Errno) {
 	d.f.dials.remove(d)
 	if c == nil {
 		// The host has accepted, so it is owed an end: the guest's reset.
-		setAbortiveClose(d.fd)
+		relay.SetAbortiveClose(d.fd)
 		d.closeSocket()
 		return
 	}
 	fd, watch := d.fd, d.watch
 	d.fd, d.watch = -1, nil
-	d.f.startFlow(d.syn, c, fd, watch, d.events)
+	d.f.relay.Start(c, fd, watch, d.events)
 }
 
 // cancel gives the dial up without a word: the guest will ask again or not.
 func (d *dial) cancel() {
 	d.f.dials.remove(d)
-	setAbortiveClose(d.fd)
+	relay.SetAbortiveClose(d.fd)
 	d.closeSocket()
 	if d.handshake != nil {
 		d.handshake.Abort()

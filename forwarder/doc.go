@@ -13,10 +13,7 @@
 // saw: a SYN-ACK, a RST, an ICMP error, or silence. Retransmitted SYNs keep the
 // dial alive; when too many are under way the one not asked for longest is
 // given up, so dead destinations cannot hold up live ones. After the guest's
-// handshake the flow (tcp.go) moves bytes between the stack's buffers and the
-// socket without a copy of its own: reading stops when the other side is full,
-// and the windows on both sides are the back-pressure. End of stream, reset and
-// errors are carried across, each direction by itself.
+// handshake the relay (internal/relay) moves the bytes.
 //
 // A mapping (mapping.go) is one unconnected socket per guest address and port
 // (UDP) or echo id, whatever the peer: endpoint-independent mapping in the
@@ -26,11 +23,10 @@
 //
 // Invariants: every host socket belongs to one dial, flow or mapping and is
 // closed with it; the number of each is bounded, and all together stay below
-// the descriptor limit; buffers of all TCP flows stay within one budget.
+// the descriptor limit.
 //
-// Timers: mappings 240 s idle (10 s if used for DNS alone), TCP keepalive on
-// both sides, sooner once the guest has closed its side; dials are timed by the
-// host's kernel and by the guest's.
+// Timers: mappings 240 s idle (10 s if used for DNS alone); dials are timed by
+// the host's kernel and by the guest's.
 //
 // What it does not do: it listens nowhere, blocks nowhere, and starts no
 // goroutine of its own.

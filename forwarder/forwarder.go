@@ -4,8 +4,7 @@ import (
 	"log/slog"
 	"net/netip"
 
-	"golang.org/x/sys/unix"
-
+	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
 	"epiphyte/stack"
 )
@@ -29,6 +28,7 @@ type DHCP interface {
 type Config struct {
 	Rules Rules
 	Shard *shard.Shard
+	Relay *relay.Relay
 	DNS   DNS  // nil: queries are refused
 	DHCP  DHCP // nil: requests are dropped
 	// Logger of rare events. The default is slog's.
@@ -41,6 +41,7 @@ type Config struct {
 type Forwarder struct {
 	rules  Rules
 	shard  *shard.Shard
+	relay  *relay.Relay
 	stack  *stack.Stack
 	dns    DNS
 	dhcp   DHCP
@@ -48,9 +49,6 @@ type Forwarder struct {
 	limits Limits
 
 	dials    dialTable
-	flows    map[stack.Tuple]*flow
-	budget   budget
-	vectors  [64]unix.Iovec
 	mappings mappingTable
 	batch    datagramBatch
 
@@ -62,16 +60,15 @@ func New(cfg Config) *Forwarder {
 	f := &Forwarder{
 		rules:  cfg.Rules,
 		shard:  cfg.Shard,
+		relay:  cfg.Relay,
 		dns:    cfg.DNS,
 		dhcp:   cfg.DHCP,
 		log:    cfg.Logger,
 		limits: cfg.Limits.withDefaults(),
-		flows:  make(map[stack.Tuple]*flow),
 	}
 	if f.log == nil {
 		f.log = slog.Default()
 	}
-	f.budget.free = f.limits.BufferBytes
 	f.dials.init()
 	f.mappings.init()
 	return f
@@ -85,7 +82,7 @@ type Counts struct{ Dials, TCP, Mappings int }
 
 // Counts must be called on the shard's thread.
 func (f *Forwarder) Counts() Counts {
-	return Counts{Dials: len(f.dials.byKey), TCP: len(f.flows), Mappings: len(f.mappings.byKey)}
+	return Counts{Dials: len(f.dials.byKey), TCP: f.relay.Len(), Mappings: len(f.mappings.byKey)}
 }
 
 // Close closes every host socket. The shard must have stopped serving.
@@ -93,14 +90,10 @@ func (f *Forwarder) Close() error {
 	for _, d := range f.dials.byKey {
 		d.closeSocket()
 	}
-	for _, fl := range f.flows {
-		fl.closeSocket()
-	}
 	for _, m := range f.mappings.byKey {
 		m.closeSocket()
 	}
 	clear(f.dials.byKey)
-	clear(f.flows)
 	clear(f.mappings.byKey)
 	return nil
 }

@@ -13,9 +13,6 @@ type Limits struct {
 	// resolver in the guest opens in 10 s at 400 queries/s from fresh ports,
 	// the time after which those expire.
 	Mappings int
-	// BufferBytes bounds the TCP buffers of all connections together, beyond
-	// a minimum that each one has.
-	BufferBytes int
 }
 
 // reservedFDs are kept for what is neither flow nor mapping: the shard, the
@@ -39,30 +36,5 @@ func (l Limits) withDefaults() Limits {
 	def(&l.Dials, min(4096, fds/4))
 	def(&l.Mappings, min(4096, fds/4))
 	def(&l.TCP, min(1<<16, fds-l.Dials-l.Mappings))
-	def(&l.BufferBytes, 512<<20)
 	return l
 }
-
-// Buffers of one connection, each way, in bytes. The minimum keeps thousands
-// of connections going with 64 kB in flight each; the maximum is where gVisor's
-// own tuning ends.
-const (
-	minBuffers = 64 << 10
-	maxBuffers = 4 << 20
-	// budgetShare: each connection may take a sixteenth of what is left, so
-	// that the first is not starved by the thousandth nor the reverse.
-	budgetShare = 16
-)
-
-// budget shares BufferBytes out among connections. What a connection gets
-// beyond the minimum comes off the budget until it closes.
-type budget struct{ free int }
-
-// take returns the buffer size, each way, for a new connection.
-func (b *budget) take() int {
-	n := min(maxBuffers, max(minBuffers, b.free/(2*budgetShare)))
-	b.free -= 2 * (n - minBuffers)
-	return n
-}
-
-func (b *budget) give(n int) { b.free += 2 * (n - minBuffers) }

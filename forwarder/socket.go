@@ -81,9 +81,3 @@ func socketError(fd int) unix.Errno {
 	}
 	return unix.Errno(v)
 }
-
-// setAbortiveClose makes the coming close a RST: SO_LINGER with zero seconds,
-// socket(7).
-func setAbortiveClose(fd int) {
-	unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-}

@@ -31,6 +31,7 @@ import (
 	"epiphyte/internal/dhcp"
 	"epiphyte/internal/dns"
 	"epiphyte/internal/plan"
+	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
 	"epiphyte/stack"
 )
@@ -50,13 +51,17 @@ type Config struct {
 	// ResolvConf names the host's resolvers; /etc/resolv.conf if empty.
 	ResolvConf string
 	Limits     forwarder.Limits
-	Logger     *slog.Logger
+	// BufferBytes bounds the TCP buffers of all connections; 0 is the default
+	// of package relay.
+	BufferBytes int
+	Logger      *slog.Logger
 }
 
 // Guest is the running network of one guest.
 type Guest struct {
 	shard     *shard.Shard
 	stack     *stack.Stack
+	relay     *relay.Relay
 	forwarder *forwarder.Forwarder
 	resolver  *dns.Resolver
 	ipv6      bool
@@ -79,6 +84,7 @@ func New(cfg Config) (_ *Guest, err error) {
 	if g.shard, err = shard.New(shard.Config{}); err != nil {
 		return nil, fmt.Errorf("start event loop: %w", err)
 	}
+	g.relay = relay.New(g.shard, cfg.BufferBytes)
 	fc := forwarder.Config{
 		Rules: forwarder.Rules{
 			Plan:                cfg.Plan,
@@ -86,6 +92,7 @@ func New(cfg Config) (_ *Guest, err error) {
 			DisableDNS:          cfg.DisableDNS,
 		},
 		Shard:  g.shard,
+		Relay:  g.relay,
 		DHCP:   dhcp.New(dhcp.Config{Plan: cfg.Plan, MTU: cfg.MTU, MAC: cfg.Plan.HardwareAddr()}),
 		Logger: cfg.Logger,
 		Limits: cfg.Limits,
@@ -154,6 +161,7 @@ func (g *Guest) Serve(ctx context.Context) error {
 func (g *Guest) Close() error {
 	if g.forwarder != nil {
 		g.forwarder.Close()
+		g.relay.Close()
 	}
 	if g.stack != nil {
 		g.stack.Close()

@@ -1,4 +1,4 @@
-package forwarder
+package relay
 
 import (
 	"time"
@@ -29,15 +29,14 @@ const (
 	halfClosedInterval = 15 * time.Second
 )
 
-// flow is one established TCP connection: the guest's end and the host's.
+// Flow is one established TCP connection: the guest's end and the host's.
 //
-// The four can flags say where a direction may make progress: edge-triggered
+// The four able flags say where a direction may make progress: edge-triggered
 // events set them, and the call that finds nothing to do clears them.
-type flow struct {
-	f     *Forwarder
+type Flow struct {
+	r     *Relay
 	conn  *stack.Conn
-	key   stack.Tuple
-	fd    int
+	fd    int // -1 when closed
 	watch *shard.Watch
 
 	hostReadable, hostWritable   bool
@@ -49,16 +48,20 @@ type flow struct {
 	buffers                      int
 }
 
-func (f *Forwarder) startFlow(syn *stack.SYN, c *stack.Conn, fd int, w *shard.Watch, events uint32) {
-	fl := &flow{
-		f: f, conn: c, key: syn.Key, fd: fd, watch: w,
+// Start joins a connection of the guest to a connected, non-blocking stream
+// socket of the host and moves bytes until both sides have closed or one has
+// failed. It takes over both, and the socket's watch; events are those that
+// the watch has delivered so far.
+func (r *Relay) Start(c *stack.Conn, fd int, w *shard.Watch, events uint32) {
+	fl := &Flow{
+		r: r, conn: c, fd: fd, watch: w,
 		hostReadable: true, hostWritable: true, guestReadable: true, guestWritable: true,
 		hostHangup: events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0,
-		buffers:    f.budget.take(),
+		buffers:    r.budget.take(),
 	}
-	f.flows[fl.key] = fl
+	r.flows[fl] = struct{}{}
 	w.SetHandler(fl)
-	setFlowOptions(fd)
+	setSocketOptions(fd)
 	c.SetKeepalive(keepaliveIdle, keepaliveInterval)
 	if fl.buffers < maxBuffers {
 		c.SetBuffers(fl.buffers, fl.buffers)
@@ -67,10 +70,10 @@ func (f *Forwarder) startFlow(syn *stack.SYN, c *stack.Conn, fd int, w *shard.Wa
 	fl.pump()
 }
 
-// setFlowOptions sets up the host's end. Failures leave a slower or less
+// setSocketOptions sets up the host's end. Failures leave a slower or less
 // watchful connection, and do not happen on TCP sockets; the resolver's
 // streams, which are not, need none of it.
-func setFlowOptions(fd int) {
+func setSocketOptions(fd int) {
 	for _, o := range [...]struct{ level, name, value int }{
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1}, // the guest's sender decides
 		{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1}, // urgent data is data, in order
@@ -85,7 +88,7 @@ func setFlowOptions(fd int) {
 }
 
 // Ready implements shard.Handler: the host's end moved.
-func (fl *flow) Ready(events uint32) {
+func (fl *Flow) Ready(events uint32) {
 	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		fl.hostHangup = true
 		if fl.hostDone && events&unix.EPOLLERR != 0 {
@@ -104,7 +107,7 @@ func (fl *flow) Ready(events uint32) {
 }
 
 // guestReady is told by the stack that the guest's end moved.
-func (fl *flow) guestReady(r stack.Readiness) {
+func (fl *Flow) guestReady(r stack.Readiness) {
 	if fl.fd < 0 {
 		return
 	}
@@ -119,7 +122,7 @@ func (fl *flow) guestReady(r stack.Readiness) {
 }
 
 // Run implements shard.Task: another turn for a flow with work left.
-func (fl *flow) Run() {
+func (fl *Flow) Run() {
 	fl.queued = false
 	if fl.fd >= 0 {
 		fl.pump()
@@ -127,7 +130,7 @@ func (fl *flow) Run() {
 }
 
 // pump moves what can be moved, both ways.
-func (fl *flow) pump() {
+func (fl *Flow) pump() {
 	if fl.guestReadable && fl.hostWritable && !fl.guestDone {
 		fl.pumpOut()
 	}
@@ -141,13 +144,13 @@ func (fl *flow) pump() {
 	case !fl.queued && (fl.guestReadable && fl.hostWritable && !fl.guestDone ||
 		fl.hostReadable && fl.guestWritable && !fl.hostDone):
 		fl.queued = true
-		fl.f.shard.Again(fl)
+		fl.r.shard.Again(fl)
 	}
 }
 
 // pumpOut writes what the guest has sent straight from the stack's buffers.
-func (fl *flow) pumpOut() {
-	iov := fl.f.vectors[:]
+func (fl *Flow) pumpOut() {
+	iov := fl.r.vectors[:]
 	for range pumpRounds {
 		elements, size, errno := fl.conn.Peek(iov)
 		if errno == unix.EAGAIN {
@@ -182,7 +185,7 @@ func (fl *flow) pumpOut() {
 }
 
 // pumpIn reads the host's socket straight into the stack's buffers.
-func (fl *flow) pumpIn() {
+func (fl *Flow) pumpIn() {
 	for range pumpRounds {
 		var waiting int32
 		unix.RawSyscall(unix.SYS_IOCTL, uintptr(fl.fd), unix.SIOCINQ, uintptr(unsafe.Pointer(&waiting)))
@@ -214,7 +217,7 @@ func (fl *flow) pumpIn() {
 }
 
 // readHangup finds out how the host's end ended, with nothing left to read.
-func (fl *flow) readHangup() {
+func (fl *Flow) readHangup() {
 	var b [1]byte
 	n, _, err := unix.Recvfrom(fl.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	switch {
@@ -230,26 +233,26 @@ func (fl *flow) readHangup() {
 }
 
 // resetHost passes a reset by the guest on to the host.
-func (fl *flow) resetHost() {
-	setAbortiveClose(fl.fd)
+func (fl *Flow) resetHost() {
+	SetAbortiveClose(fl.fd)
 	fl.close()
 }
 
 // abortGuest passes a reset by the host, or a failure of the host's socket, on
 // to the guest.
-func (fl *flow) abortGuest() {
+func (fl *Flow) abortGuest() {
 	fl.conn.Abort()
 	fl.close()
 }
 
-func (fl *flow) close() {
+func (fl *Flow) close() {
 	fl.closeSocket()
 	fl.conn.Close()
-	delete(fl.f.flows, fl.key)
-	fl.f.budget.give(fl.buffers)
+	delete(fl.r.flows, fl)
+	fl.r.budget.give(fl.buffers)
 }
 
-func (fl *flow) closeSocket() {
+func (fl *Flow) closeSocket() {
 	if fl.fd >= 0 {
 		fl.watch.Forget()
 		unix.Close(fl.fd)
