@@ -1,0 +1,192 @@
+package stack_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"epiphyte/stack/stacktest"
+)
+
+var broadcastMAC = [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+func TestARPIsAnsweredForOwnAddressesOnly(t *testing.T) {
+	devices(t, func(t *testing.T, d stacktest.DeviceConfig) {
+		s := newSeam(t, seamConfig{device: d})
+		mac := s.plan.HardwareAddr()
+		for last := range 256 {
+			target := netip.AddrFrom4([4]byte{10, 0, 2, byte(last)})
+			sent := s.feed(stacktest.ARP(1, stacktest.GuestMAC, guest4.Addr(), [6]byte{}, target))
+			if !s.plan.IsOwn(target) {
+				if len(sent) > 0 {
+					t.Errorf("ARP for %v was answered", target)
+				}
+				continue
+			}
+			want := stacktest.ARP(2, mac, target, stacktest.GuestMAC, guest4.Addr())
+			if len(sent) != 1 || !bytes.Equal(sent[0].Payload, want[14:]) || sent[0].DstMAC != stacktest.GuestMAC || sent[0].SrcMAC != mac {
+				t.Errorf("ARP for %v: sent %+v", target, sent)
+			}
+		}
+		if s.handled() > 0 {
+			t.Error("ARP reached the handler")
+		}
+	})
+}
+
+func TestARPThatIsNoQuestion(t *testing.T) {
+	s := newSeam(t, seamConfig{})
+	gw, guest := s.plan.Gateway, guest4.Addr()
+	s.silent("a reply", stacktest.ARP(2, stacktest.GuestMAC, guest, [6]byte{}, gw))
+	s.silent("a claim of our own address", stacktest.ARP(1, stacktest.GuestMAC, gw, [6]byte{}, gw))
+	s.silent("a question in our own name", stacktest.ARP(1, stacktest.GuestMAC, s.plan.DNS, [6]byte{}, gw))
+	question := stacktest.ARP(1, stacktest.GuestMAC, guest, [6]byte{}, gw)
+	for i, name := range map[int]string{14: "hardware type", 16: "protocol type", 18: "hardware length", 19: "protocol length"} {
+		lie := bytes.Clone(question)
+		lie[i] ^= 0x40
+		s.silent("a wrong "+name, lie)
+	}
+	// A guest that looks for a free address (RFC 5227) must find ours taken.
+	if sent := s.feed(stacktest.ARP(1, stacktest.GuestMAC, netip.IPv4Unspecified(), [6]byte{}, gw)); len(sent) != 1 {
+		t.Errorf("a probe of our own address had %d answers, want 1", len(sent))
+	}
+}
+
+func solicit(src, target netip.Addr, options ...byte) []byte {
+	b := target.As16()
+	dst := netip.AddrFrom16([16]byte{0: 0xff, 1: 2, 11: 1, 12: 0xff, 13: b[13], 14: b[14], 15: b[15]})
+	return stacktest.ICMPFrame(src, dst, 135, 0, append(append(make([]byte, 4), b[:]...), options...))
+}
+
+func TestNeighborSolicitationIsAnsweredForOwnAddressesOnly(t *testing.T) {
+	devices(t, func(t *testing.T, d stacktest.DeviceConfig) {
+		s := newSeam(t, seamConfig{device: d})
+		for _, own := range s.plan.Own() {
+			if own.Is4() {
+				continue
+			}
+			sent := s.feed(solicit(guest6.Addr(), own, 1, 1, 2, 0, 0, 0, 0, 0x64))
+			if len(sent) != 1 {
+				t.Fatalf("%v: %d answers, want 1", own, len(sent))
+			}
+			flags := uint32(0x60000000)
+			if s.plan.IsGateway(own) {
+				flags |= 0x80000000
+			}
+			mac, target := s.plan.HardwareAddr(), own.As16()
+			p := sent[0]
+			want := append(append(binary.BigEndian.AppendUint32(nil, flags), target[:]...), append([]byte{2, 1}, mac[:]...)...)
+			if p.Src != own || p.Dst != guest6.Addr() || p.TTL != 255 || p.Payload[0] != 136 || !bytes.Equal(p.Payload[4:], want) {
+				t.Errorf("%v: sent %+v", own, p)
+			}
+			// Duplicate address detection: everybody must hear it.
+			sent = s.feed(solicit(netip.IPv6Unspecified(), own))
+			if len(sent) != 1 || sent[0].Dst != netip.IPv6LinkLocalAllNodes() || sent[0].Payload[4]&0x40 != 0 || sent[0].DstMAC != [6]byte{0x33, 0x33, 0, 0, 0, 1} {
+				t.Errorf("%v: duplicate address detection had %+v", own, sent)
+			}
+		}
+		for _, other := range []string{"fd00::1", "fd00::100", "fe80::1", "2001:db8::1", "fd00::5055"} {
+			s.silent("solicitation of "+other, solicit(guest6.Addr(), netip.MustParseAddr(other)))
+		}
+	})
+}
+
+func TestNeighborDiscoveryThatIsNotValid(t *testing.T) {
+	s := newSeam(t, seamConfig{adverts: routerAdvertisement()})
+	src, gw := guest6.Addr(), s.plan.Gateway6
+	target := gw.As16()
+	body := append(make([]byte, 4), target[:]...)
+	good := stacktest.ICMP(src, gw, 135, 0, body)
+	packet := stacktest.Packet{Src: src, Dst: gw, Proto: stacktest.ProtoICMPv6, TTL: 255, Payload: good}
+	if len(s.feed(packet.Frame())) != 1 {
+		t.Fatal("the valid one had no answer")
+	}
+	far := packet
+	far.TTL = 254
+	s.silent("hop limit 254", far.Frame())
+	s.silent("code 1", stacktest.ICMPFrame(src, gw, 135, 1, body))
+	s.silent("a cut target", stacktest.ICMPFrame(src, gw, 135, 0, body[:12]))
+	s.silent("an advertisement", stacktest.ICMPFrame(src, gw, 136, 0, body))
+	s.silent("a router's advertisement", stacktest.ICMPFrame(src, netip.IPv6LinkLocalAllNodes(), 134, 0, make([]byte, 12)))
+	s.silent("a redirect", stacktest.ICMPFrame(src, gw, 137, 0, make([]byte, 36)))
+	bad := bytes.Clone(packet.Frame())
+	bad[len(bad)-1] ^= 1
+	s.silent("a wrong checksum", bad)
+	// RFC 6980: nodes must ignore neighbour discovery in fragments.
+	nonce := append([]byte{14, 5}, make([]byte, 38)...)
+	packet.Payload = stacktest.ICMP(src, gw, 135, 0, append(body, nonce...))
+	s.silent("fragments", packet.Fragments(40+8+32)...)
+}
+
+// What takes gVisor's way must not find gVisor answering for every address.
+func TestNeighborSolicitationBehindAnExtensionHeader(t *testing.T) {
+	s := newSeam(t, seamConfig{})
+	for _, target := range []string{"fd00::1", "fd00::101", "2001:db8::7"} {
+		b := netip.MustParseAddr(target).As16()
+		for _, dst := range []netip.Addr{netip.MustParseAddr(target), netip.AddrFrom16([16]byte{0: 0xff, 1: 2, 11: 1, 12: 0xff, 13: b[13], 14: b[14], 15: b[15]})} {
+			p := stacktest.Packet{
+				Src: guest6.Addr(), Dst: dst, Proto: stacktest.ProtoICMPv6, TTL: 255, Extensions: []byte{0, 0, 1, 4, 0, 0, 0, 0},
+				Payload: stacktest.ICMP(guest6.Addr(), dst, 135, 0, append(append(make([]byte, 4), b[:]...), 1, 1, 2, 0, 0, 0, 0, 0x64)),
+			}
+			s.silent("hop-by-hop options, "+target+" by way of "+dst.String(), p.Frame())
+			p.ExtensionType = 60
+			s.silent("destination options, "+target+" by way of "+dst.String(), p.Frame())
+		}
+	}
+}
+
+func routerAdvertisement() []byte {
+	return []byte{134, 0, 0, 0, 64, 0x48, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0}
+}
+
+func TestRouterSolicitationIsAnswered(t *testing.T) {
+	solicitation := stacktest.ICMPFrame(netip.MustParseAddr("fe80::100"), netip.MustParseAddr("ff02::2"), 133, 0, make([]byte, 4))
+	s := newSeam(t, seamConfig{adverts: routerAdvertisement()})
+	for range 2 { // the message is filled in anew each time
+		sent := s.feed(solicitation)
+		if len(sent) != 1 || sent[0].Src != s.plan.GatewayLinkLocal || sent[0].Dst != netip.IPv6LinkLocalAllNodes() || sent[0].TTL != 255 || sent[0].Payload[0] != 134 {
+			t.Errorf("sent %+v", sent)
+		}
+	}
+	newSeam(t, seamConfig{}).silent("without an advertisement", solicitation)
+	newSeam(t, seamConfig{adverts: routerAdvertisement(), noIPv6: true}).silent("without IPv6", solicitation)
+}
+
+// Frames go where their destination was last heard from.
+func TestNeighborsAreLearned(t *testing.T) {
+	other := [6]byte{2, 0, 0, 0, 0, 9}
+	behind := netip.MustParseAddrPort("10.0.2.101:9")
+	send := func(s *seam, to netip.AddrPort) [6]byte {
+		s.stack.SendUDP(remote4, to, []byte("x"))
+		return s.sent()[0].DstMAC
+	}
+	hear := func(s *seam, from netip.AddrPort, mac [6]byte) {
+		s.feed(stacktest.Packet{
+			SrcMAC: mac, Src: from.Addr(), Dst: remote4.Addr(), Proto: stacktest.ProtoUDP,
+			Payload: stacktest.UDP(from, remote4, nil),
+		}.Frame())
+	}
+	s := newSeam(t, seamConfig{})
+	if got := send(s, behind); got != stacktest.GuestMAC {
+		t.Errorf("unheard of: sent to %x, want the TAP's own", got)
+	}
+	hear(s, behind, other)
+	if got := send(s, behind); got != other {
+		t.Errorf("behind a bridge: sent to %x", got)
+	}
+	if got := send(s, guest4); got != stacktest.GuestMAC {
+		t.Errorf("another address: sent to %x", got)
+	}
+	hear(s, behind, stacktest.GuestMAC)
+	if got := send(s, behind); got != stacktest.GuestMAC {
+		t.Errorf("after it moved: sent to %x", got)
+	}
+	hear(s, behind, broadcastMAC)
+	if got := send(s, behind); got != stacktest.GuestMAC {
+		t.Errorf("a frame from the broadcast address taught us %x", got)
+	}
+	if got := send(s, netip.MustParseAddrPort("255.255.255.255:68")); got != broadcastMAC {
+		t.Errorf("broadcast: sent to %x", got)
+	}
+}
