@@ -28,6 +28,7 @@ type DHCP interface {
 type Config struct {
 	Rules Rules
 	Shard *shard.Shard
+	// Relay of the connections; nil: one of the forwarder's own.
 	Relay *relay.Relay
 	DNS   DNS  // nil: queries are refused
 	DHCP  DHCP // nil: requests are dropped
@@ -69,6 +70,9 @@ func New(cfg Config) *Forwarder {
 	if f.log == nil {
 		f.log = slog.Default()
 	}
+	if f.relay == nil {
+		f.relay = relay.New(f.shard, 0)
+	}
 	f.dials.init()
 	f.mappings.init()
 	return f
@@ -85,7 +89,8 @@ func (f *Forwarder) Counts() Counts {
 	return Counts{Dials: len(f.dials.byKey), TCP: f.relay.Len(), Mappings: len(f.mappings.byKey)}
 }
 
-// Close closes every host socket. The shard must have stopped serving.
+// Close closes every host socket, those of the relay included. The shard must
+// have stopped serving.
 func (f *Forwarder) Close() error {
 	for _, d := range f.dials.byKey {
 		d.closeSocket()
@@ -93,6 +98,7 @@ func (f *Forwarder) Close() error {
 	for _, m := range f.mappings.byKey {
 		m.closeSocket()
 	}
+	f.relay.Close()
 	clear(f.dials.byKey)
 	clear(f.mappings.byKey)
 	return nil

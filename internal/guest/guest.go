@@ -161,7 +161,6 @@ func (g *Guest) Serve(ctx context.Context) error {
 func (g *Guest) Close() error {
 	if g.forwarder != nil {
 		g.forwarder.Close()
-		g.relay.Close()
 	}
 	if g.stack != nil {
 		g.stack.Close()
