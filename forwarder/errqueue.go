@@ -77,18 +77,9 @@ func parseError(b []byte) (e socketErr, ok bool) {
 // beginning.
 func (m *mapping) passError(e *socketErr, to netip.AddrPort, data []byte) {
 	f := m.f
-	guestTo, ok := f.guestView(m.key.guest.Addr(), to)
+	q, ok := m.quote(to, data, len(data))
 	if !ok {
 		return
-	}
-	q := stack.UDPQuote(m.key.guest, guestTo, len(data))
-	if m.key.proto != stack.ProtoUDP {
-		if len(data) < 8 {
-			return
-		}
-		q.Proto = m.key.proto
-		copy(q.Transport[:], data[:8])
-		binary.BigEndian.PutUint16(q.Transport[4:], m.key.guest.Port())
 	}
 	router, ok := f.rules.TranslateSource(e.offender)
 	if !ok || e.offender.IsLinkLocalUnicast() {

@@ -146,12 +146,28 @@ func (m *mapping) sendFailed(d *outDatagram, errno unix.Errno) {
 		m.sendSegments(d)
 		return
 	}
-	guestTo, ok := m.f.guestView(m.key.guest.Addr(), d.to)
-	if !ok {
-		return
+	if q, ok := m.quote(d.to, d.payload[0], len(d.payload[0])+len(d.payload[1])); ok {
+		m.f.tellUnreachable(errno, netip.Addr{}, &q)
 	}
-	q := stack.UDPQuote(m.key.guest, guestTo, len(d.payload[0])+len(d.payload[1]))
-	m.f.tellUnreachable(errno, netip.Addr{}, &q)
+}
+
+// quote identifies to the guest the packet of its that was sent to the host's
+// to, with a payload that begins with data and has size bytes in all. Of an
+// echo request the payload is the ICMP message itself.
+func (m *mapping) quote(to netip.AddrPort, data []byte, size int) (stack.Quote, bool) {
+	seen, ok := m.f.guestView(m.key.guest.Addr(), to)
+	if !ok {
+		return stack.Quote{}, false
+	}
+	q := stack.UDPQuote(m.key.guest, seen, size)
+	if m.key.proto != stack.ProtoUDP {
+		q.Proto = m.key.proto
+		if copy(q.Transport[:], data) < len(q.Transport) {
+			return stack.Quote{}, false
+		}
+		binary.BigEndian.PutUint16(q.Transport[4:], m.key.guest.Port())
+	}
+	return q, true
 }
 
 func (m *mapping) sendSegments(d *outDatagram) {

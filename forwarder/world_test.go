@@ -40,6 +40,7 @@ type kind struct {
 	name           string
 	mtu            int
 	plain, offload bool
+	lossy          int64 // seed of a device that loses frames; zero: a good one
 }
 
 var kinds = []kind{
@@ -93,6 +94,10 @@ func newWorld(t *testing.T, k kind, cfg forwarder.Config) *world {
 	}
 	w.port = port
 	t.Cleanup(func() { port.Close(); dev.Close() })
+	var device stack.Device = dev
+	if k.lossy != 0 {
+		device = forwardertest.Worsen(dev, k.lossy)
+	}
 	if w.shard, err = shard.New(shard.Config{}); err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +106,7 @@ func newWorld(t *testing.T, k kind, cfg forwarder.Config) *world {
 	cfg.Rules.Plan, cfg.Shard, cfg.Logger = p, w.shard, log
 	w.f = forwarder.New(cfg)
 	w.stack, err = stack.New(stack.Config{
-		Device: dev, Shard: w.shard, Plan: p, Handler: w.f, MTU: k.mtu, PlainTCP: k.plain, Logger: log,
+		Device: device, Shard: w.shard, Plan: p, Handler: w.f, MTU: k.mtu, PlainTCP: k.plain, Logger: log,
 	})
 	if err != nil {
 		t.Fatal(err)

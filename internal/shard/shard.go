@@ -233,9 +233,13 @@ func (s *Shard) Now() time.Duration { return s.now }
 // their owners' to close.
 func (s *Shard) Close() error {
 	s.mu.Lock()
+	closed := s.closed
 	s.closed = true
 	s.posted, s.spare = nil, nil
 	s.mu.Unlock()
+	if closed {
+		return nil
+	}
 	return s.poller.Close()
 }
 
