@@ -123,6 +123,9 @@ func (s *Stack) SendTooBig(router netip.Addr, mtu int, q *Quote) {
 }
 
 func (s *Stack) sendError(router netip.Addr, typ, code byte, word uint32, q *Quote) {
+	if q.Src.IsUnspecified() {
+		return
+	}
 	if !router.IsValid() || router.Is4() != q.Src.Is4() {
 		router = s.gatewayFor(q.Src)
 	}

@@ -178,6 +178,8 @@ func (s *Stack) dispatch(p *Packet, asError func()) {
 	own := s.plan.IsOwn(p.Dst)
 	switch {
 	case p.Proto == ProtoICMPv6 && s.handleNDP(p):
+	case p.Proto == ProtoICMPv6 && p.Src.IsUnspecified():
+		// Nobody asks nothing but neighbour discovery.
 	case p.Proto != ProtoUDP && own && isEchoRequest(p):
 		s.answerEcho(p)
 	case p.Proto != ProtoUDP && aboutTCP(p):
@@ -185,7 +187,10 @@ func (s *Stack) dispatch(p *Packet, asError func()) {
 			s.finishBatch()
 			asError()
 		}
-	case p.TTL <= 1 && !own && !p.Dst.IsMulticast():
+	case p.TTL <= 1 && !own && !p.Dst.IsMulticast() && p.Dst != limitedBroadcast():
+		if isError(p) {
+			return
+		}
 		q := p.Quote()
 		s.SendUnreachable(netip.Addr{}, TimeExceeded, &q)
 	case p.Proto == ProtoUDP:
@@ -197,6 +202,18 @@ func (s *Stack) dispatch(p *Packet, asError func()) {
 
 func isEchoRequest(p *Packet) bool {
 	return p.Proto == ProtoICMP && p.Head[0] == 8 || p.Proto == ProtoICMPv6 && p.Head[0] == 128
+}
+
+// isError reports whether p is an ICMP error, about which there must be no other
+// (RFC 1122 section 3.2.2, RFC 4443 section 2.4).
+func isError(p *Packet) bool {
+	switch p.Proto {
+	case ProtoICMP:
+		return p.Head[0] >= 3 && p.Head[0] <= 5 || p.Head[0] == 11 || p.Head[0] == 12
+	case ProtoICMPv6:
+		return p.Head[0] < 128
+	}
+	return false
 }
 
 // aboutTCP reports whether p is an ICMP error that quotes a TCP segment.
