@@ -151,8 +151,8 @@ func idOf(t *Tuple) (tcpip.NetworkProtocolNumber, gvisor.TransportEndpointID) {
 }
 
 // handleTCP is gVisor's handler for segments that belong to no endpoint. Only
-// SYNs that Accept plays in are forwarded; others that come this way (in
-// fragments, behind extension headers) are dropped, and what is no SYN is
+// SYNs that Accept plays in are forwarded; others that come this way, in
+// fragments, are dropped, and what is no SYN is
 // answered with a RST by gVisor.
 func (s *Stack) handleTCP(id gvisor.TransportEndpointID, pkt *gvisor.PacketBuffer) bool {
 	flags := header.TCP(pkt.TransportHeader().Slice()).Flags()

@@ -12,9 +12,9 @@
 //     endpoint, many segments under one lock and one ACK per batch (inline.go),
 //     or through gVisor's own processors when Config.PlainTCP is set;
 //   - an opening SYN, UDP and ICMP go to the Handler, which is the forwarder;
-//   - fragments, IPv6 extension headers and every other TCP segment take
-//     gVisor's ordinary path, which reassembles, answers stray segments with
-//     RST, and hands UDP and ICMP back to the same Handler.
+//   - fragments and every other TCP segment take gVisor's ordinary path, which
+//     reassembles, answers stray segments with RST, and hands UDP and ICMP back
+//     to the same Handler.
 //
 // Life of a TCP connection: the Handler sees the SYN and decides. To refuse, it
 // has the stack send a RST or an ICMP error. To accept, it calls Accept, which

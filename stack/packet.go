@@ -48,7 +48,7 @@ type verdict int
 const (
 	drop     verdict = iota
 	take             // p is filled
-	delegate         // well-formed enough, but gVisor's: fragments, extension headers
+	delegate         // well-formed enough, but gVisor's: fragments
 )
 
 // parseIPv4 checks an IPv4 packet whose first bytes are head and whose rest is
@@ -94,9 +94,12 @@ func (p *Packet) parseIPv6(head, tail []byte) verdict {
 	p.TTL = h.HopLimit()
 	switch p.Proto {
 	case ProtoTCP, ProtoUDP, ProtoICMPv6:
-	case 0, 43, 44, 60: // hop-by-hop, routing, fragment, destination options
+	case header.IPv6FragmentHeader:
 		return delegate
 	default:
+		// Other extension headers too, as libslirp has it: they would lead past
+		// the checks here to gVisor's own neighbour discovery, which in
+		// promiscuous mode answers for every address.
 		return drop
 	}
 	head, tail = truncate(head, tail, total)
