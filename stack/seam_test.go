@@ -156,7 +156,10 @@ func reassemble(t testing.TB, mtu int, fragments []stacktest.Packet) stacktest.P
 		}
 		header := 20
 		if f.Src.Is6() {
-			header = 48
+			header = 40
+			if f.More || f.Offset > 0 {
+				header += 8
+			}
 		}
 		if header+len(f.Payload) > mtu {
 			t.Errorf("fragment %d has %d bytes of IP, the MTU is %d", i, header+len(f.Payload), mtu)

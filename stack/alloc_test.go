@@ -1,0 +1,97 @@
+package stack_test
+
+import (
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/shard"
+	"epiphyte/internal/shard/shardtest"
+	"epiphyte/stack"
+	"epiphyte/stack/stacktest"
+)
+
+// treadmill is a device from which the same frame comes again and again.
+type treadmill struct {
+	frame         []byte
+	left, written int
+}
+
+func (d *treadmill) FD() int                  { return 1 }
+func (d *treadmill) VNetHdr() bool            { return false }
+func (d *treadmill) Offload() bool            { return false }
+func (d *treadmill) HardwareAddr() [6]byte    { return stacktest.GuestMAC }
+func (d *treadmill) next() (f []byte, _ bool) { d.left--; return d.frame, d.left >= 0 }
+
+func (d *treadmill) Readv(iov []unix.Iovec) (int, unix.Errno) {
+	f, ok := d.next()
+	if !ok {
+		return -1, unix.EAGAIN
+	}
+	n := 0
+	for i := range iov {
+		n += copy(unsafe.Slice(iov[i].Base, iov[i].Len), f[n:])
+	}
+	return n, 0
+}
+
+func (d *treadmill) Writev([]unix.Iovec) (int, unix.Errno) { d.written++; return 0, 0 }
+
+// mirror sends every datagram back.
+type mirror struct {
+	s   *stack.Stack
+	udp int
+}
+
+func (m *mirror) SYN(*stack.SYN)     {}
+func (m *mirror) ICMP(*stack.Packet) {}
+func (m *mirror) Flush()             {}
+func (m *mirror) UDP(p *stack.Packet) {
+	m.udp++
+	m.s.SendUDP(remote4, guest4, p.Head[8:], p.Tail)
+}
+
+// A datagram through the stack and back, and an echo answered by it, cost no
+// allocation.
+func TestNoAllocationPerPacket(t *testing.T) {
+	for name, frame := range map[string][]byte{
+		"UDP":  stacktest.UDPFrame(guest4, remote4, pattern(1000, 1)),
+		"echo": stacktest.ICMPFrame(guest4.Addr(), testPlan(t).Gateway, 8, 0, append([]byte("\x00\x01\x00\x01"), pattern(56, 1)...)),
+		"ARP":  stacktest.ARP(1, stacktest.GuestMAC, guest4.Addr(), [6]byte{}, testPlan(t).Gateway),
+	} {
+		t.Run(name, func(t *testing.T) {
+			dev, poller := &treadmill{frame: frame}, new(shardtest.Poller)
+			sh, err := shard.New(shard.Config{Poller: poller, Clock: new(shardtest.Clock)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer sh.Close()
+			m := &mirror{}
+			if m.s, err = stack.New(stack.Config{Device: dev, Shard: sh, Plan: testPlan(t), Handler: m}); err != nil {
+				t.Fatal(err)
+			}
+			defer m.s.Close()
+			step := func() {
+				dev.left = 8
+				for dev.left > 0 {
+					poller.Ready(dev.FD(), unix.EPOLLIN)
+					if err := sh.Turn(0); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			for range 50 {
+				step()
+			}
+			poller.Waits()
+			dev.written = 0
+			if n := testing.AllocsPerRun(100, step); n > 0 {
+				t.Errorf("%v allocations for 8 packets", n)
+			}
+			if dev.written < 800 {
+				t.Errorf("%d answers to 800 packets", dev.written)
+			}
+		})
+	}
+}
