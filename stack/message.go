@@ -11,19 +11,24 @@ import (
 // at most 65507 bytes in all over IPv4; larger ones than the MTU are
 // fragmented. Shard's thread only, as all Send functions.
 func (s *Stack) SendUDP(src, dst netip.AddrPort, payload ...[]byte) {
-	var h [header.UDPMinimumSize]byte
+	h := &s.out.udp
 	o := outgoing{src: src.Addr(), dst: dst.Addr(), proto: ProtoUDP, ttl: DefaultTTL, transport: h[:], sumAt: 6}
 	size := len(h)
 	for i := range min(len(payload), len(o.payload)) {
 		o.payload[i] = payload[i]
 		size += len(payload[i])
 	}
-	if size > 0xffff {
+	most := 0xffff
+	if src.Addr().Is4() {
+		most -= header.IPv4MinimumSize // IPv4 counts its own header
+	}
+	if size > most {
 		return
 	}
 	binary.BigEndian.PutUint16(h[0:], src.Port())
 	binary.BigEndian.PutUint16(h[2:], dst.Port())
 	binary.BigEndian.PutUint16(h[4:], uint16(size))
+	binary.BigEndian.PutUint16(h[6:], 0)
 	s.out.send(&o)
 }
 
@@ -173,7 +178,8 @@ func limitedBroadcast() netip.Addr { return netip.AddrFrom4([4]byte{255, 255, 25
 // answerEcho replies to an echo request for one of our own addresses, with the
 // TTL that callers of the contract see (255).
 func (s *Stack) answerEcho(p *Packet) {
-	reply := append(s.echo[:0], p.Head...)
+	s.echo = append(s.echo[:0], p.Head...)
+	reply := s.echo
 	reply[0] = 0 // echo reply, RFC 792
 	if p.Proto == ProtoICMPv6 {
 		reply[0] = 129 // RFC 4443

@@ -96,7 +96,7 @@ func (s *Stack) handleARP(frame []byte) {
 	}
 	mac := [6]byte(a.HardwareAddressSender())
 	s.neigh.learn(sender, mac)
-	var b [header.EthernetMinimumSize + header.ARPSize]byte
+	b := s.out.head[:header.EthernetMinimumSize+header.ARPSize]
 	copy(b[0:6], mac[:])
 	copy(b[6:12], s.out.mac[:])
 	binary.BigEndian.PutUint16(b[12:], uint16(header.ARPProtocolNumber))
@@ -108,7 +108,7 @@ func (s *Stack) handleARP(frame []byte) {
 	copy(r.HardwareAddressTarget(), mac[:])
 	copy(r.ProtocolAddressTarget(), a.ProtocolAddressSender())
 	s.out.hdr = virtioHdr{}
-	s.out.write(b[:])
+	s.out.write(b)
 }
 
 // ICMPv6 types and flags of neighbour discovery, RFC 4861.

@@ -90,21 +90,53 @@ func (p *Packet) parseIPv6(head, tail []byte) verdict {
 	}
 	p.Src = netip.AddrFrom16([16]byte(head[8:24]))
 	p.Dst = netip.AddrFrom16([16]byte(head[24:40]))
-	p.Proto = h.NextHeader()
 	p.TTL = h.HopLimit()
-	switch p.Proto {
-	case ProtoTCP, ProtoUDP, ProtoICMPv6:
-	case header.IPv6FragmentHeader:
-		return delegate
-	default:
-		// Other extension headers too, as libslirp has it: they would lead past
-		// the checks here to gVisor's own neighbour discovery, which in
-		// promiscuous mode answers for every address.
-		return drop
-	}
 	head, tail = truncate(head, tail, total)
-	p.ip, p.Head, p.Tail = head, head[header.IPv6MinimumSize:], tail
+	proto, skip, v := skipExtensions(h.NextHeader(), head)
+	if v != take {
+		return v
+	}
+	p.Proto, p.ip, p.Head, p.Tail = proto, head, head[skip:], tail
 	return take
+}
+
+// IPv6 extension headers that are passed over, RFC 8200 section 4.
+const (
+	extHopByHop    = 0
+	extRouting     = 43
+	extDestination = 60
+	// maxExtensions is more than RFC 8200 section 4.1 recommends the use of.
+	maxExtensions = 8
+)
+
+// skipExtensions finds the transport header behind extension headers, which
+// concern nobody here. It is done here and not in gVisor because there, in
+// promiscuous mode, neighbour discovery answers for every address.
+func skipExtensions(next uint8, head []byte) (proto uint8, skip int, v verdict) {
+	skip = header.IPv6MinimumSize
+	for range maxExtensions {
+		switch next {
+		case ProtoTCP, ProtoUDP, ProtoICMPv6:
+			return next, skip, take
+		case header.IPv6FragmentHeader:
+			return next, skip, delegate
+		case extHopByHop, extRouting, extDestination:
+			if len(head) < skip+8 {
+				return next, skip, drop
+			}
+			if next == extRouting && head[skip+3] != 0 { // segments left: not ours to route
+				return next, skip, drop
+			}
+			size := 8 * (int(head[skip+1]) + 1)
+			next = head[skip]
+			if skip += size; skip > len(head) {
+				return next, skip, drop
+			}
+		default:
+			return next, skip, drop
+		}
+	}
+	return next, skip, drop
 }
 
 // truncate cuts head+tail to total bytes.

@@ -9,7 +9,8 @@ import (
 )
 
 // handleReassembled is gVisor's handler for UDP and ICMP: packets that went
-// its way because they came in fragments. They are flattened and take the same way as all others from here on.
+// its way because they came in fragments. They are flattened and take the same
+// way as all others from here on.
 func (s *Stack) handleReassembled(proto uint8, pkt *gvisor.PacketBuffer) bool {
 	view := pkt.ToView()
 	defer view.Release()

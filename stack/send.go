@@ -38,6 +38,7 @@ type sender struct {
 	id    uint16 // IPv4 identification, of fragments foremost
 
 	hdr  virtioHdr
+	udp  [header.UDPMinimumSize]byte
 	head [header.EthernetMinimumSize + header.IPv6MinimumSize + header.IPv6FragmentHeaderSize + 64]byte
 	iov  [5]unix.Iovec
 }
