@@ -39,7 +39,9 @@ func (r *rig) establish(src, dst netip.AddrPort, seq uint32) (ack uint32) {
 	r.t.Helper()
 	r.send(forwardertest.SYN(src, dst, seq))
 	p := r.receive(stack.ProtoTCP)
-	for p.DstPort() != src.Port() { // of connections before
+	// Not those of other connections, or of a former one of the same ports: a
+	// kernel that has sent a SYN looks at nothing else either.
+	for p.DstPort() != src.Port() || header.TCP(p.Transport).AckNumber() != seq+1 {
 		p = r.receive(stack.ProtoTCP)
 	}
 	if p.TCPFlags() != header.TCPFlagSyn|header.TCPFlagAck {
