@@ -42,7 +42,7 @@ func testPlan(t testing.TB) plan.Plan {
 }
 
 // patience bounds every wait of these tests. What takes so long has failed.
-const patience = 30 * time.Second
+const patience = 10 * time.Second
 
 // eventually waits for something that no event tells of.
 func eventually(t testing.TB, what func() string) {
