@@ -204,8 +204,7 @@ func (s *Stack) finishHandshake(h *Handshake, c *Conn, errno unix.Errno) {
 	}
 	if c != nil {
 		s.conns[c.key] = c
-		c.entry.Init(c, allEvents)
-		c.wq.EventRegister(&c.entry)
+		c.register()
 	}
 	h.done(c, errno)
 }

@@ -40,7 +40,9 @@ type Conn struct {
 	ready  atomic.Uint32
 	locked bool // held by the batch being read
 	closed bool
-	place  *list.Element // among the orphans
+
+	registered bool          // entry is in wq
+	place      *list.Element // among the orphans
 }
 
 const allEvents = waiter.ReadableEvents | waiter.WritableEvents | waiter.EventHUp | waiter.EventErr
@@ -60,6 +62,20 @@ func (c *Conn) NotifyEvent(mask waiter.EventMask) {
 	}
 	if c.ready.Or(uint32(r)) == 0 {
 		c.s.shard.Post(c)
+	}
+}
+
+// register starts to listen to gVisor's events.
+func (c *Conn) register() {
+	c.entry.Init(c, allEvents)
+	c.wq.EventRegister(&c.entry)
+	c.registered = true
+}
+
+func (c *Conn) unregister() {
+	if c.registered {
+		c.registered = false
+		c.wq.EventUnregister(&c.entry)
 	}
 }
 

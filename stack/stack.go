@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -77,7 +78,8 @@ type Stack struct {
 	out     sender
 	echo    []byte
 	conns   map[Tuple]*Conn
-	orphans list.List // of *Conn, closed longest ago first
+	orphans list.List  // of *Conn, closed longest ago first
+	guest6  netip.Addr // last seen in use
 
 	acceptMu  sync.Mutex
 	accepting map[Tuple]*Handshake // guarded by acceptMu

@@ -23,7 +23,7 @@ func (s *Stack) orphan(c *Conn) {
 
 // forget takes a connection that gVisor has let go of out of the tables.
 func (s *Stack) forget(c *Conn) {
-	c.wq.EventUnregister(&c.entry)
+	c.unregister()
 	if s.conns[c.key] == c {
 		delete(s.conns, c.key)
 	}
