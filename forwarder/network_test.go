@@ -60,6 +60,14 @@ func ownNetwork(t *testing.T, pingGroups string) {
 			t.Skipf("add address %s: %v", a, err)
 		}
 	}
+	// The kernel makes the address local by a work queue, later.
+	local := func() bool {
+		routes, err := netlink.RouteGet(net.ParseIP(there6))
+		return err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL
+	}
+	if !forwardertest.Within(5*time.Second, local) {
+		t.Fatalf("%s does not become local", there6)
+	}
 	for dst, typ := range map[string]int{
 		unreachable4 + "/32": unix.RTN_UNREACHABLE, unreachable6 + "/128": unix.RTN_UNREACHABLE,
 		prohibited4 + "/32": unix.RTN_PROHIBIT, prohibited6 + "/128": unix.RTN_PROHIBIT,
