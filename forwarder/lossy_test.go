@@ -81,7 +81,9 @@ func TestB12_LossyGuest(t *testing.T) {
 				// A lost RST is made up for by the answer to whatever comes next.
 				var err error
 				for deadline := time.Now().Add(patience); err == nil && time.Now().Before(deadline); {
-					guest.Write([]byte("x"))
+					if _, err = guest.Write([]byte("x")); err != nil {
+						break // whichever call comes first is told of the reset, and no other
+					}
 					guest.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 					if _, err = guest.Read(make([]byte, 1)); err != nil && strings.Contains(err.Error(), "timeout") {
 						err = nil
@@ -96,7 +98,9 @@ func TestB12_LossyGuest(t *testing.T) {
 			guest.Reset()
 			var err error
 			for deadline := time.Now().Add(patience); err == nil && time.Now().Before(deadline); {
-				host.Write([]byte("x"))
+				if _, err = host.Write([]byte("x")); err != nil {
+					break // whichever call comes first is told of the reset, and no other
+				}
 				host.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 				if _, err = host.Read(make([]byte, 1)); errors.Is(err, syscall.ETIMEDOUT) || isTimeout(err) {
 					err = nil
