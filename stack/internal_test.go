@@ -1,13 +1,18 @@
 package stack
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
+	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
 )
 
@@ -92,6 +97,19 @@ func TestB42_NeighborsAreBounded(t *testing.T) {
 		if len(n.table) > maxNeighbors || int(n.extra.Load()) != len(n.table) {
 			t.Fatalf("%d entries, counted as %d, at most %d", len(n.table), n.extra.Load(), maxNeighbors)
 		}
+	}
+}
+
+// gVisor warns once per packet in places; the log must not.
+func TestLogIsBounded(t *testing.T) {
+	var lines bytes.Buffer
+	e := &emitter{log: slog.New(slog.NewTextHandler(&lines, nil)), limit: rate.NewLimiter(rate.Every(time.Hour), 5)}
+	for i := range 1000 {
+		e.Emit(0, log.Warning, time.Time{}, "packet %d is odd", i)
+		e.Emit(0, log.Debug, time.Time{}, "packet %d", i)
+	}
+	if n := strings.Count(lines.String(), "\n"); n != 5 || !strings.Contains(lines.String(), `level=WARN msg="netstack: packet 0 is odd"`) {
+		t.Errorf("%d lines:\n%s", n, lines.String())
 	}
 }
 

@@ -250,6 +250,103 @@ func TestCloseWithConnectionsOpen(t *testing.T) {
 	})
 }
 
+// B17: exactly the bytes sent, whatever the urgent pointer says.
+func TestB17_UrgentDataIsData(t *testing.T) {
+	modes(t, func(t *testing.T, v6, plain bool) {
+		p := newPeer(t, v6, plain, stacktest.DeviceConfig{}, &host{serve: echo})
+		p.connect()
+		p.send(stacktest.ACK, nil)
+		ip := 20
+		if v6 {
+			ip = 40
+		}
+		var sent, got []byte
+		for i, pointer := range []uint16{0, 1, 4, 9, 0xffff} {
+			data := []byte{byte('a' + i), 'b', 'c', 'd', 'e', 'f', 'g', 'h'}
+			segment := stacktest.TCP(p.guest, p.remote, stacktest.ACK|stacktest.PSH|0x20, p.seq, p.ack, data)
+			segment[16], segment[17] = 0, 0
+			binary.BigEndian.PutUint16(segment[18:], pointer)
+			binary.BigEndian.PutUint16(segment[16:], ^stacktest.TransportSum(p.guest.Addr(), p.remote.Addr(), stacktest.ProtoTCP, segment))
+			q := stacktest.Packet{Src: p.guest.Addr(), Dst: p.remote.Addr(), Proto: stacktest.ProtoTCP, Payload: segment}
+			frame := q.Frame()
+			if len(frame) != 14+ip+20+len(data) {
+				t.Fatal("bad frame")
+			}
+			p.dev.Inject(frame)
+			p.seq += uint32(len(data))
+			sent = append(sent, data...)
+			for len(got) < len(sent) {
+				s := p.receive()
+				got = append(got, s.data...)
+				p.ack += uint32(len(s.data))
+			}
+		}
+		if !bytes.Equal(got, sent) {
+			t.Errorf("got %q, want %q", got, sent)
+		}
+		p.send(stacktest.RST|stacktest.ACK, nil)
+		p.host.idle(nil)
+	})
+}
+
+// A guest that never answers our FIN leaves a bounded number of connections.
+func TestB18_ClosedConnectionsAreBounded(t *testing.T) {
+	const count = 6000
+	var h *host
+	var accepted int // the shard's thread
+	h = &host{decide: func(syn *stack.SYN) {
+		h.stack.Accept(syn, func(c *stack.Conn, errno unix.Errno) {
+			accepted++
+			if c == nil {
+				t.Errorf("handshake: %v", errno)
+				return
+			}
+			c.Close()
+		})
+	}}
+	dev := stacktest.NewDevice(t, stacktest.DeviceConfig{HardwareAddr: stacktest.GuestMAC})
+	room := make(chan struct{}, 64) // handshakes in flight
+	dev.OnSend(func(f stacktest.Frame) {
+		q, err := stacktest.Parse(f)
+		if err != nil || q.Proto != stacktest.ProtoTCP {
+			t.Errorf("sent %+v: %v", q, err)
+			return
+		}
+		b := q.Payload
+		if b[13] == stacktest.SYN|stacktest.ACK {
+			guest := netip.AddrPortFrom(q.Dst, binary.BigEndian.Uint16(b[2:]))
+			remote := netip.AddrPortFrom(q.Src, binary.BigEndian.Uint16(b))
+			dev.Inject(stacktest.TCPFrame(guest, remote, stacktest.ACK, binary.BigEndian.Uint32(b[8:]), binary.BigEndian.Uint32(b[4:])+1, nil))
+			<-room
+		}
+	})
+	h = newHost(t, hostConfig{device: dev, host: h})
+	for i := range count {
+		select {
+		case room <- struct{}{}:
+		case <-time.After(patience):
+			t.Fatalf("connection %d has no answer", i)
+		}
+		dev.Inject(stacktest.TCPFrame(netip.AddrPortFrom(guest4.Addr(), uint16(10000+i)), remote4, stacktest.SYN, 1, 0, nil))
+	}
+	eventually(t, func() (what string) {
+		h.do(func() {
+			if accepted < count {
+				what = "handshakes are open"
+			}
+		})
+		return what
+	})
+	h.do(func() {
+		if n := h.stack.Conns(); n > 4096 {
+			t.Errorf("%d connections of %d were kept", n, count)
+		}
+		if n := h.stack.Endpoints(); n > 4096 {
+			t.Errorf("gVisor kept %d endpoints", n)
+		}
+	})
+}
+
 // closeHostFirst brings a connection to TIME-WAIT on the stack's side.
 func (p *peer) closeHostFirst() {
 	p.t.Helper()

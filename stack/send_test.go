@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"epiphyte/stack"
 	"epiphyte/stack/stacktest"
 )
@@ -54,6 +56,21 @@ func TestB23_LargeDatagramsAreFragmented(t *testing.T) {
 			}
 		})
 	})
+}
+
+// A device that is down, full or gone loses frames, nothing more.
+func TestFramesThatTheDeviceRefusesAreLost(t *testing.T) {
+	s := newSeam(t, seamConfig{})
+	for _, errno := range []unix.Errno{unix.EIO, unix.EAGAIN, unix.ENOBUFS, unix.EBADFD} {
+		s.dev.Fail(errno)
+		s.stack.SendUDP(remote4, guest4, make([]byte, 4000))
+		s.stack.SendICMP(remote4.Addr(), guest4.Addr(), 64, make([]byte, 8))
+		s.dev.Fail(0)
+		s.stack.SendUDP(remote4, guest4, []byte("after"))
+		if sent := s.sent(); len(sent) != 1 || string(sent[0].Payload[8:]) != "after" {
+			t.Errorf("%v: sent %+v, want what came after", errno, sent)
+		}
+	}
 }
 
 // What no length field can say is not sent at all.

@@ -136,6 +136,7 @@ func TestTCP(t *testing.T) {
 		{"B13_Refusals", testRefusals},
 		{"HandshakeAbandoned", testHandshakeAbandoned},
 		{"PortReuse", testPortReuse},
+		{"B17_SlowReaders", testSlowReaders},
 		{"B16_ManyConnections", testMany},
 	}
 	for _, l := range links() {
@@ -439,6 +440,61 @@ func testPortReuse(t *testing.T, l link, plain bool) {
 			return ""
 		})
 	}
+	p.idle(p.guest)
+}
+
+// A side that does not read stops the other; when it reads, nothing is lost.
+func testSlowReaders(t *testing.T, l link, plain bool) {
+	size := 12 << 20 // more than both windows and all buffers hold
+	if l.lossy() {
+		size = 2 << 20
+	}
+	data := pattern(size, 11)
+	written, read := make(chan int, 1), make(chan bool)
+	p := newPair(t, l, plain, &host{serve: func(c *net.UnixConn, _ *flow) {
+		defer c.Close()
+		c.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+		n, _ := c.Write(data)
+		written <- n
+		<-read
+		c.SetWriteDeadline(time.Time{})
+		c.Write(data[n:])
+		c.CloseWrite()
+		// And the other way round: the guest's turn.
+		<-read
+		if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("the server got %d bytes, %v", len(got), err)
+		}
+	}})
+	c := p.dial(t, 0)
+	if n := <-written; n == size && !l.lossy() {
+		t.Errorf("all %d bytes were taken from the server with nobody reading", n)
+	}
+	read <- true
+	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("the guest got %d bytes, %v", len(got), err)
+	}
+	sent := make(chan error, 1)
+	stuck := make(chan struct{})
+	go func() {
+		c.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+		n, err := c.Write(data)
+		close(stuck)
+		if err != nil && !l.lossy() && n == size {
+			t.Errorf("all %d bytes were taken from the guest with nobody reading", n)
+		}
+		c.SetWriteDeadline(time.Now().Add(patience))
+		if _, err = c.Write(data[n:]); err == nil {
+			err = c.CloseWrite()
+		}
+		sent <- err
+	}()
+	<-stuck
+	read <- true
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+	c.Close()
 	p.idle(p.guest)
 }
 

@@ -75,6 +75,21 @@ func TestTimersFireInOrderOfTime(t *testing.T) {
 	}
 }
 
+func TestTimersOfOneTimeFireInOrderOfArming(t *testing.T) {
+	b := newBench(t)
+	var got []int
+	timers := make([]shard.Timer, 100)
+	order := rand.New(rand.NewPCG(3, 4)).Perm(len(timers))
+	for _, i := range order {
+		b.Arm(&timers[i], time.Second, shard.TaskFunc(func() { got = append(got, i) }))
+	}
+	b.clock.Advance(time.Second)
+	b.turn(t)
+	if !slices.Equal(got, order) {
+		t.Errorf("fired in the order %v, armed in %v", got, order)
+	}
+}
+
 func TestTimerCallbackMayArmAndDisarm(t *testing.T) {
 	b := newBench(t)
 	var periodic, victim, born shard.Timer
