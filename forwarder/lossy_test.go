@@ -37,7 +37,7 @@ func TestB10_LossyGuest(t *testing.T) {
 					go func() {
 						defer wg.Done()
 						defer guest.Close()
-						const size = 100 << 10
+						const size = 50 << 10
 						sent := make(chan error, 2)
 						for _, c := range []net.Conn{first, second} {
 							go func() {

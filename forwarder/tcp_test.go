@@ -394,7 +394,7 @@ func closeWrite(c net.Conn) {
 // Several streams fill the device's queue, which loses frames when it is full,
 // as a TAP's does; each stream stays whole.
 func TestStreamsShareTheDevice(t *testing.T) {
-	const streams, size = 8, 2 << 20
+	const streams, size = 8, 1 << 20
 	eachKind(t, forwarder.Config{}, func(t *testing.T, w *world) {
 		l := listen(t, "127.0.0.1:0")
 		echo(t, l)
