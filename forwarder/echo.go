@@ -58,7 +58,7 @@ func (f *Forwarder) explainPing() {
 
 // receiveEcho sends a reply to the guest under the guest's own identifier,
 // with the TTL that it arrived with, less our hop.
-func (m *mapping) receiveEcho(from netip.Addr, data []byte, h *unix.Msghdr, c *control) {
+func (m *mapping) receiveEcho(from netip.Addr, data, control []byte) {
 	want := byte(icmpEchoReply)
 	if m.key.proto == stack.ProtoICMPv6 {
 		want = icmpv6EchoReply
@@ -71,7 +71,7 @@ func (m *mapping) receiveEcho(from netip.Addr, data []byte, h *unix.Msghdr, c *c
 		return
 	}
 	ttl := uint8(stack.DefaultTTL)
-	if v, ok := receivedTTL(c[:min(int(h.Controllen), len(c))]); ok && v > 1 {
+	if v, ok := receivedTTL(control); ok && v > 1 {
 		ttl = v - 1
 	}
 	binary.BigEndian.PutUint16(data[4:], m.key.guest.Port())

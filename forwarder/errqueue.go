@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/sockio"
 	"epiphyte/stack"
 )
 
@@ -19,13 +20,14 @@ const errorsPerEvent = 32
 // about the guest's own packet, from the router that sent them.
 func (m *mapping) readErrors() {
 	var (
-		name sockaddr
+		name sockio.Addr
 		oob  [256]byte
 		data [64]byte
-		iov  = vec(data[:])
+		iov  = sockio.Vec(data[:])
 	)
 	for range errorsPerEvent {
-		h := unix.Msghdr{Name: (*byte)(unsafe.Pointer(&name.raw)), Namelen: unix.SizeofSockaddrInet6, Iov: &iov, Iovlen: 1, Control: &oob[0]}
+		h := unix.Msghdr{Iov: &iov, Iovlen: 1, Control: &oob[0]}
+		name.Room(&h)
 		h.SetControllen(len(oob))
 		n, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(m.fd), uintptr(unsafe.Pointer(&h)), unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
 		if errno != 0 {
@@ -34,7 +36,7 @@ func (m *mapping) readErrors() {
 			return
 		}
 		if e, ok := parseError(oob[:h.Controllen]); ok {
-			m.passError(&e, name.addrPort(), data[:n])
+			m.passError(&e, name.AddrPort(), data[:n])
 		}
 	}
 }
@@ -65,9 +67,8 @@ func parseError(b []byte) (e socketErr, ok bool) {
 			origin: d[4], typ: d[5], code: d[6],
 			info: binary.NativeEndian.Uint32(d[8:]),
 		}
-		var sa sockaddr
-		copy(unsafe.Slice((*byte)(unsafe.Pointer(&sa.raw)), unix.SizeofSockaddrInet6), d[16:])
-		e.offender = sa.addrPort().Addr()
+		offender := sockio.AddrFromBytes(d[16:])
+		e.offender = offender.AddrPort().Addr()
 		return e, true
 	}
 	return e, false

@@ -3,19 +3,14 @@ package forwarder
 import (
 	"encoding/binary"
 	"net/netip"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/sockio"
 	"epiphyte/stack"
 )
 
 const (
-	// batchSize datagrams are moved by one system call at most. The device is
-	// read in batches of eight frames, so more would never fill on the way out.
-	batchSize = 16
-	// datagramMax is the largest datagram, and a page more than it.
-	datagramMax = 1 << 16
 	// receiveRounds batches are taken from one socket before others get their
 	// turn.
 	receiveRounds = 4
@@ -34,33 +29,11 @@ type outDatagram struct {
 	segment uint16
 }
 
-// mmsghdr is struct mmsghdr of sendmmsg(2).
-type mmsghdr struct {
-	hdr unix.Msghdr
-	len uint32
-	_   [4]byte
-}
-
-// control is room for the control messages of one datagram.
-type control [64]byte
-
 // datagramBatch is the shard's scratch space for datagrams, and the mappings
-// with datagrams to send. Buffers are touched, and so paged in, only as far as
-// traffic needs them.
+// with datagrams to send.
 type datagramBatch struct {
-	dirty   []*mapping
-	msgs    [batchSize]mmsghdr
-	addrs   [batchSize]sockaddr
-	iovs    [batchSize][2]unix.Iovec
-	control [batchSize]control
-	buffers []byte // batchSize times datagramMax, made when first needed
-}
-
-func (b *datagramBatch) buffer(i int) []byte {
-	if b.buffers == nil {
-		b.buffers = make([]byte, batchSize*datagramMax)
-	}
-	return b.buffers[i*datagramMax : (i+1)*datagramMax]
+	sockio.Batch
+	dirty []*mapping
 }
 
 // sendDatagram sends a datagram of the guest, now or with the rest of its
@@ -81,7 +54,7 @@ func (f *Forwarder) sendDatagram(p *stack.Packet, src, to netip.AddrPort) {
 		f.batch.dirty = append(f.batch.dirty, m)
 	}
 	m.pending = append(m.pending, d)
-	if len(p.Tail) > 0 || !p.Fresh || len(m.pending) == batchSize {
+	if len(p.Tail) > 0 || !p.Fresh || len(m.pending) == sockio.BatchSize {
 		f.flushDatagrams() // the tail is read over by the next frame
 	}
 }
@@ -104,18 +77,19 @@ func (m *mapping) send() {
 	b := &m.f.batch
 	for i := range m.pending {
 		d := &m.pending[i]
-		b.addrs[i].set(d.to)
-		b.iovs[i] = [2]unix.Iovec{vec(d.payload[0]), vec(d.payload[1])}
-		h := &b.msgs[i].hdr
-		*h = unix.Msghdr{Name: (*byte)(unsafe.Pointer(&b.addrs[i].raw)), Namelen: b.addrs[i].len, Iov: &b.iovs[i][0], Iovlen: 2}
-		if n := d.putControl(b.control[i][:]); n > 0 {
-			h.Control = &b.control[i][0]
+		b.Addrs[i].Set(d.to)
+		b.Iovs[i] = [2]unix.Iovec{sockio.Vec(d.payload[0]), sockio.Vec(d.payload[1])}
+		h := &b.Msgs[i].Hdr
+		*h = unix.Msghdr{Iov: &b.Iovs[i][0], Iovlen: 2}
+		b.Addrs[i].Name(h)
+		if n := d.putControl(b.Control[i][:]); n > 0 {
+			h.Control = &b.Control[i][0]
 			h.SetControllen(n)
 		}
 	}
 	retried := false
 	for sent := 0; sent < len(m.pending); {
-		n, errno := sendmmsg(m.fd, b.msgs[sent:len(m.pending)])
+		n, errno := sockio.SendMessages(m.fd, b.Msgs[sent:len(m.pending)])
 		if errno == 0 {
 			sent += n
 			retried = false
@@ -172,11 +146,11 @@ func (m *mapping) quote(to netip.AddrPort, data []byte, size int) (stack.Quote, 
 
 func (m *mapping) sendSegments(d *outDatagram) {
 	whole := append(append([]byte(nil), d.payload[0]...), d.payload[1]...)
-	var sa sockaddr
-	sa.set(d.to)
+	var sa sockio.Addr
+	sa.Set(d.to)
 	for len(whole) > 0 {
 		n := min(int(d.segment), len(whole))
-		unix.RawSyscall6(unix.SYS_SENDTO, uintptr(m.fd), uintptr(unsafe.Pointer(&whole[0])), uintptr(n), 0, uintptr(unsafe.Pointer(&sa.raw)), uintptr(sa.len))
+		sockio.SendTo(m.fd, whole[:n], &sa)
 		whole = whole[n:]
 	}
 }
@@ -190,31 +164,21 @@ func (d *outDatagram) putControl(b []byte) int {
 		if d.to.Addr().Is6() {
 			level, typ = unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT
 		}
-		n += putCmsg(b[n:], level, typ, 4)
+		n += sockio.PutControl(b[n:], level, typ, 4)
 		binary.NativeEndian.PutUint32(b[n-8:], uint32(d.ttl-1))
 	}
 	if d.segment > 0 {
-		n += putCmsg(b[n:], unix.SOL_UDP, unix.UDP_SEGMENT, 2)
+		n += sockio.PutControl(b[n:], unix.SOL_UDP, unix.UDP_SEGMENT, 2)
 		binary.NativeEndian.PutUint16(b[n-8:], d.segment)
 	}
 	return n
-}
-
-// putCmsg writes the header of a control message with size bytes of data, at
-// most eight, which begin eight bytes before the end of what it returns.
-func putCmsg(b []byte, level, typ, size int) int {
-	clear(b[:unix.CmsgSpace(size)])
-	h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
-	h.Level, h.Type = int32(level), int32(typ)
-	h.SetLen(unix.CmsgLen(size))
-	return unix.CmsgSpace(size)
 }
 
 // receive takes what has arrived for the mapping and sends it to the guest.
 func (m *mapping) receive() {
 	for range receiveRounds {
 		n := m.receiveBatch()
-		if n < batchSize || m.fd < 0 {
+		if n < sockio.BatchSize || m.fd < 0 {
 			return // an edge tells of more
 		}
 	}
@@ -232,30 +196,21 @@ func (r receiveAgain) Run() {
 
 func (m *mapping) receiveBatch() int {
 	b := &m.f.batch
-	for i := range b.msgs {
-		b.iovs[i][0] = vec(b.buffer(i))
-		h := &b.msgs[i].hdr
-		*h = unix.Msghdr{Name: (*byte)(unsafe.Pointer(&b.addrs[i].raw)), Namelen: unix.SizeofSockaddrInet6, Iov: &b.iovs[i][0], Iovlen: 1}
-		if m.key.proto != stack.ProtoUDP {
-			h.Control = &b.control[i][0]
-			h.SetControllen(len(b.control[i]))
-		}
-	}
-	n, errno := recvmmsg(m.fd, b.msgs[:])
+	n, errno := b.Receive(m.fd, m.key.proto != stack.ProtoUDP)
 	if errno != 0 {
 		return 0 // EAGAIN, or an error that the error queue tells better
 	}
 	m.used()
 	for i := range n {
-		from := b.addrs[i].addrPort()
-		data := b.buffer(i)[:b.msgs[i].len]
+		from := b.Addrs[i].AddrPort()
+		data := b.Datagram(i)
 		if m.key.proto == stack.ProtoUDP {
 			if seen, ok := m.f.guestView(m.key.guest.Addr(), from); ok {
 				m.f.stack.SendUDP(seen, m.key.guest, data)
 			}
 			continue
 		}
-		m.receiveEcho(from.Addr(), data, &b.msgs[i].hdr, &b.control[i])
+		m.receiveEcho(from.Addr(), data, b.ControlOf(i))
 	}
 	return n
 }
@@ -276,20 +231,4 @@ func (f *Forwarder) tellUnreachable(errno unix.Errno, router netip.Addr, q *stac
 	if why, ok := stack.UnreachableFor(errno); ok {
 		f.stack.SendUnreachable(router, why, q)
 	}
-}
-
-func sendmmsg(fd int, msgs []mmsghdr) (int, unix.Errno) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), 0, 0, 0)
-	return int(n), errno
-}
-
-func recvmmsg(fd int, msgs []mmsghdr) (int, unix.Errno) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
-	return int(n), errno
-}
-
-func vec(b []byte) unix.Iovec {
-	v := unix.Iovec{Base: unsafe.SliceData(b)}
-	v.SetLen(len(b))
-	return v
 }

@@ -1,0 +1,86 @@
+// Package sockio is the part of the socket interface that the data path calls
+// for every datagram: addresses in the kernel's form, and batches.
+//
+// # Theory of operation
+//
+// The wrappers of x/sys and net allocate an address per call and move one
+// datagram at a time. Here the caller owns the memory: an Addr, a Message and
+// the vectors are reused from call to call, and nothing escapes but the raw
+// system call. All sockets are non-blocking, so the calls are raw too: they do
+// not tell the scheduler, which costs more than they do.
+//
+// It holds no state and does nothing that a socket of its caller would not.
+package sockio
+
+import (
+	"net/netip"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Addr is an IPv4 or IPv6 socket address in the kernel's form.
+type Addr struct {
+	raw unix.RawSockaddrInet6 // large enough for either family
+	len uint32
+}
+
+// Set makes it the given address.
+func (s *Addr) Set(a netip.AddrPort) {
+	port := a.Port()
+	be := [2]byte{byte(port >> 8), byte(port)}
+	if a.Addr().Is4() {
+		sa := (*unix.RawSockaddrInet4)(unsafe.Pointer(&s.raw))
+		*sa = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: a.Addr().As4()}
+		*(*[2]byte)(unsafe.Pointer(&sa.Port)) = be
+		s.len = unix.SizeofSockaddrInet4
+		return
+	}
+	s.raw = unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: a.Addr().As16()}
+	*(*[2]byte)(unsafe.Pointer(&s.raw.Port)) = be
+	s.len = unix.SizeofSockaddrInet6
+}
+
+// AddrPort reads the address; it is not valid if the kernel gave none.
+func (s *Addr) AddrPort() netip.AddrPort {
+	be := *(*[2]byte)(unsafe.Pointer(&s.raw.Port)) // at the same place in both
+	port := uint16(be[0])<<8 | uint16(be[1])
+	switch s.raw.Family {
+	case unix.AF_INET:
+		sa := (*unix.RawSockaddrInet4)(unsafe.Pointer(&s.raw))
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), port)
+	case unix.AF_INET6:
+		return netip.AddrPortFrom(netip.AddrFrom16(s.raw.Addr).Unmap(), port)
+	}
+	return netip.AddrPort{}
+}
+
+// Name makes the address the one that a message is sent to.
+func (s *Addr) Name(h *unix.Msghdr) {
+	h.Name, h.Namelen = (*byte)(unsafe.Pointer(&s.raw)), s.len
+}
+
+// Room makes the address the place where the kernel writes a message's sender.
+func (s *Addr) Room(h *unix.Msghdr) {
+	h.Name, h.Namelen = (*byte)(unsafe.Pointer(&s.raw)), unix.SizeofSockaddrInet6
+}
+
+// AddrFromBytes reads a socket address out of a control message.
+func AddrFromBytes(b []byte) (s Addr) {
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&s.raw)), unix.SizeofSockaddrInet6), b)
+	return s
+}
+
+// Connect is connect(2).
+func Connect(fd int, to *Addr) unix.Errno {
+	_, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&to.raw)), uintptr(to.len))
+	return errno
+}
+
+// Accept is accept4(2): a non-blocking, close-on-exec socket and its peer.
+func Accept(fd int) (int, netip.AddrPort, unix.Errno) {
+	var peer Addr
+	size := uint32(unix.SizeofSockaddrInet6)
+	n, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(fd), uintptr(unsafe.Pointer(&peer.raw)), uintptr(unsafe.Pointer(&size)), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+	return int(n), peer.AddrPort(), errno
+}
