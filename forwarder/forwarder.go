@@ -18,6 +18,13 @@ type DNS interface {
 	Stream() (fd int, err error)
 }
 
+// Inbound is what carries clients of published ports in.
+type Inbound interface {
+	// Reply takes a datagram that answers such a client, and reports whether
+	// it is one.
+	Reply(p *stack.Packet, src, dst netip.AddrPort) bool
+}
+
 // DHCP answers a request, or does not (nil). Payloads are those of UDP.
 type DHCP interface {
 	Handle(request []byte) []byte
@@ -53,7 +60,8 @@ type Forwarder struct {
 	mappings mappingTable
 	batch    datagramBatch
 
-	pingRefused bool // said once
+	inbound     Inbound // nil: nothing is published
+	pingRefused bool    // said once
 }
 
 // New makes a forwarder; Attach completes it.
@@ -80,6 +88,9 @@ func New(cfg Config) *Forwarder {
 
 // Attach tells the forwarder the stack that it handles packets for.
 func (f *Forwarder) Attach(s *stack.Stack) { f.stack = s }
+
+// SetInbound tells the forwarder who may have asked the guest by UDP.
+func (f *Forwarder) SetInbound(in Inbound) { f.inbound = in }
 
 // Counts says how many of each kind of flow there are.
 type Counts struct{ Dials, TCP, Mappings int }
@@ -108,6 +119,9 @@ func (f *Forwarder) Close() error {
 func (f *Forwarder) UDP(p *stack.Packet) {
 	src := netip.AddrPortFrom(p.Src, p.SrcPort())
 	dst := netip.AddrPortFrom(p.Dst, p.DstPort())
+	if f.inbound != nil && f.inbound.Reply(p, src, dst) {
+		return // to whom had asked, wherever that is
+	}
 	d := f.rules.Translate(stack.ProtoUDP, dst)
 	switch d.Action {
 	case Connect:

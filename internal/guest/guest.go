@@ -33,6 +33,7 @@ import (
 	"epiphyte/internal/plan"
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
+	"epiphyte/portfwd"
 	"epiphyte/stack"
 )
 
@@ -63,6 +64,7 @@ type Guest struct {
 	stack     *stack.Stack
 	relay     *relay.Relay
 	forwarder *forwarder.Forwarder
+	ports     *portfwd.Manager
 	resolver  *dns.Resolver
 	ipv6      bool
 	announce  shard.Timer
@@ -118,6 +120,10 @@ func New(cfg Config) (_ *Guest, err error) {
 		return nil, fmt.Errorf("build network stack: %w", err)
 	}
 	g.forwarder.Attach(g.stack)
+	g.ports = portfwd.New(portfwd.Config{
+		Plan: cfg.Plan, Shard: g.shard, Relay: g.relay, Stack: g.stack, Logger: cfg.Logger,
+	})
+	g.forwarder.SetInbound(g.ports)
 	if g.ipv6 {
 		// The first one at once: a guest whose link is already up has sent its
 		// solicitation before we could hear it.
@@ -132,6 +138,9 @@ func (g *Guest) advertise() {
 	g.advertised++
 	g.shard.Arm(&g.announce, dhcp.AdvertisementDelay(g.advertised, rand.Float64()), shard.TaskFunc(g.advertise))
 }
+
+// Ports publishes host ports to the guest.
+func (g *Guest) Ports() *portfwd.Manager { return g.ports }
 
 // Serve moves packets until ctx ends (nil) or the device fails
 // (stack.ErrDeviceGone).
@@ -159,6 +168,9 @@ func (g *Guest) Serve(ctx context.Context) error {
 // Close ends every flow and frees what the guest holds. Serve must have
 // returned.
 func (g *Guest) Close() error {
+	if g.ports != nil {
+		g.ports.Close()
+	}
 	if g.forwarder != nil {
 		g.forwarder.Close()
 	}
