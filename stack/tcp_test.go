@@ -459,8 +459,8 @@ func testSlowReaders(t *testing.T, l link, plain bool) {
 		<-read
 		c.SetWriteDeadline(time.Time{})
 		c.Write(data[n:])
-		c.CloseWrite()
-		// And the other way round: the guest's turn.
+		// And the other way round: the guest's turn. Not after a FIN of ours:
+		// gVisor sends no SACK in FIN-WAIT2, and recovers from loss slowly.
 		<-read
 		if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("the server got %d bytes, %v", len(got), err)
@@ -471,8 +471,9 @@ func testSlowReaders(t *testing.T, l link, plain bool) {
 		t.Errorf("all %d bytes were taken from the server with nobody reading", n)
 	}
 	read <- true
-	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, data) {
-		t.Errorf("the guest got %d bytes, %v", len(got), err)
+	got := make([]byte, size)
+	if n, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("the guest got %d bytes, %v", n, err)
 	}
 	sent := make(chan error, 1)
 	stuck := make(chan struct{})
