@@ -46,7 +46,7 @@ func ownRouter(t *testing.T) {
 	if err == nil {
 		err = netlink.LinkSetNsFd(peer, fd)
 	}
-	unix.Close(fd)
+	t.Cleanup(func() { unix.Close(fd) })
 	if err != nil {
 		close(move)
 		t.Fatal(err)
@@ -65,8 +65,8 @@ func ownRouter(t *testing.T) {
 	}
 }
 
-// runRouter makes the router's namespace on a thread of its own. The veth's end
-// keeps the namespace alive after the thread.
+// runRouter makes the router's namespace on a thread of its own. The descriptor
+// that it sends keeps the namespace alive after the thread.
 func runRouter(ns chan<- int, moved <-chan bool) error {
 	runtime.LockOSThread() // and never unlocked: the thread ends here
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
