@@ -137,6 +137,9 @@ func TestTCP(t *testing.T) {
 		{"HandshakeAbandoned", testHandshakeAbandoned},
 		{"PortReuse", testPortReuse},
 		{"B17_SlowReaders", testSlowReaders},
+		{"B31_Dial", testDialEcho},
+		{"B34_DialRefused", testDialRefused},
+		{"DialAborted", testDialAborted},
 		{"B16_ManyConnections", testMany},
 	}
 	for _, l := range links() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -138,6 +139,15 @@ func (g *Guest) Dial(ctx context.Context, port uint16, to netip.AddrPort) (*Conn
 		return nil, fmt.Errorf("connect to %v: %w", to, errors.New(err.String()))
 	}
 	return &Conn{TCPConn: gonet.NewTCPConn(&wq, ep), ep: ep}, nil
+}
+
+// Listen opens a server on the guest's port, of one family.
+func (g *Guest) Listen(port uint16, v6 bool) (net.Listener, error) {
+	proto := header.IPv4ProtocolNumber
+	if v6 {
+		proto = header.IPv6ProtocolNumber
+	}
+	return gonet.ListenTCP(g.gv, tcpip.FullAddress{Port: port}, proto)
 }
 
 // Endpoints is the number of TCP endpoints that the guest holds, those in
