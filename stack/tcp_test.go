@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -527,4 +528,33 @@ func testMany(t *testing.T, l link, plain bool) {
 	}
 	wg.Wait()
 	p.idle(p.guest)
+}
+
+// Descriptors are not goroutines: goleak does not see them.
+func TestNoDescriptorIsLeft(t *testing.T) {
+	open := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	before := open()
+	for _, plain := range []bool{false, true} {
+		t.Run("once", func(t *testing.T) {
+			p := newPair(t, links()[0], plain, &host{serve: echo})
+			for range 20 {
+				c := p.dial(t, 0)
+				if err := exchange(c, []byte("hello")); err != nil {
+					t.Error(err)
+				}
+				c.Close()
+			}
+			p.dial(t, 0).Abort()
+			p.idle(p.guest)
+		})
+	}
+	if after := open(); after > before {
+		t.Errorf("%d descriptors are open, were %d", after, before)
+	}
 }
