@@ -1,0 +1,138 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"epiphyte/internal/api"
+)
+
+// Client is the command line of one of the commands that ask a running program:
+// ports, publish, unpublish, flows, stats.
+type Client struct {
+	command  clientCommand
+	api      api.Client
+	operands []string
+
+	json     bool
+	guest    string  // publish: the guest address, empty for the program's choice
+	interval float64 // flows: seconds between tables, 0 for one table only
+}
+
+// clientCommand is what tells the commands apart.
+type clientCommand struct {
+	name     string
+	operands string // as the usage shows them
+	about    string
+	http     bool // needs the HTTP socket
+	run      func(*Client, context.Context, io.Writer) error
+}
+
+// clientCommands lists them in the order of the manual.
+func clientCommands() []clientCommand {
+	return []clientCommand{
+		{name: "ports", about: "List the published ports of a running program.", run: (*Client).ports},
+		{name: "publish", operands: "RULE...", run: (*Client).publish,
+			about: "Publish ports of a running program.\n" +
+				"RULE is [HOST:]PORT[-END][:GUESTPORT[-END]][/tcp|/udp]; HOST is an address, IPv6 in\n" +
+				"brackets, or an interface. Without HOST it is 0.0.0.0: any IPv4 client may connect."},
+		{name: "unpublish", operands: "ID...", run: (*Client).unpublish,
+			about: "Remove published ports. Connections that were made by them stay."},
+		{name: "flows", http: true, about: "List the connections and mappings of a running program.", run: (*Client).flows},
+		{name: "stats", http: true, about: "Show the counters of a running program.", run: (*Client).stats},
+	}
+}
+
+// clientNamed finds a command by its name.
+func clientNamed(name string) (clientCommand, bool) {
+	for _, c := range clientCommands() {
+		if c.name == name {
+			return c, true
+		}
+	}
+	return clientCommand{}, false
+}
+
+// ParseClient reads the command line of the client command name, without that
+// word. The second result is not nil when the command line by itself ends the
+// program.
+func ParseClient(prog, name string, args []string) (*Client, *Exit) {
+	command, ok := clientNamed(name)
+	if !ok {
+		return nil, &Exit{Code: 1, Stderr: fmt.Sprintf("%s: no command %q", prog, name)}
+	}
+	c := &Client{command: command}
+	fs := pflag.NewFlagSet(prog+" "+name, pflag.ContinueOnError)
+	fs.SortFlags = false
+	fs.SetOutput(io.Discard)
+	if !command.http {
+		fs.VarP(stringValue(&c.api.Control), "api-socket", "a", "ask by the control socket at `PATH` (slirp4netns has one as well)")
+	}
+	fs.Var(stringValue(&c.api.HTTP), "http-socket", "ask by the HTTP socket at `PATH`")
+	if name != "unpublish" {
+		boolFlag(fs, "json", "", "print JSON, as the HTTP socket gives it", &c.json)
+	}
+	switch name {
+	case "publish":
+		fs.Var(stringValue(&c.guest), "guest", "lead to the guest address `ADDR`")
+	case "flows":
+		fs.VarPF(secondsValue("watch", &c.interval), "watch", "w", "refresh every `SECONDS` until interrupted").NoOptDefVal = "1"
+	}
+	usage := func() string { return clientUsage(prog, command, fs) }
+	switchFlag(fs, "help", "h", "show this help and exit", func() error { return &Exit{Stdout: usage()} })
+
+	options, operands, fault := dialect{prog: prog, boolArgument: true}.getopt(fs, args)
+	if err := fs.Parse(options); err != nil {
+		return nil, parseFault(err, usage)
+	}
+	if fault == nil {
+		fault = c.check(operands)
+	}
+	if fault != nil {
+		return nil, usageError(fault.Error(), usage())
+	}
+	c.operands = operands
+	return c, nil
+}
+
+func (c *Client) check(operands []string) error {
+	switch {
+	case c.command.operands == "" && len(operands) > 0:
+		return fmt.Errorf("%s takes no argument %q", c.command.name, operands[0])
+	case c.command.operands != "" && len(operands) == 0:
+		return fmt.Errorf("%s needs %s", c.command.name, c.command.operands)
+	case c.api.HTTP != "" && c.api.Control != "":
+		return errors.New("one of --api-socket and --http-socket is enough")
+	case c.api.HTTP == "" && c.command.http:
+		return errors.New("--http-socket is required")
+	case c.api.HTTP == "" && c.api.Control == "":
+		return errors.New("--api-socket or --http-socket is required")
+	}
+	return nil
+}
+
+// clientMain is a client command from its arguments, without its name, to an
+// exit code.
+func clientMain(ctx context.Context, prog, name string, args []string, stdout, stderr io.Writer) int {
+	c, exit := ParseClient(prog, name, args)
+	if exit != nil {
+		return exit.write(stdout, stderr)
+	}
+	if err := c.command.run(c, ctx, stdout); err != nil {
+		fmt.Fprintf(stderr, "%s %s: %s\n", prog, name, oneLine(err.Error()))
+		return 1
+	}
+	return 0
+}
+
+func clientUsage(prog string, c clientCommand, fs *pflag.FlagSet) string {
+	var b strings.Builder
+	b.WriteString(strings.TrimRight(fmt.Sprintf("Usage: %s %s [OPTION]... %s", prog, c.name, c.operands), " "))
+	fmt.Fprintf(&b, "\n%s\n\n%s", c.about, fs.FlagUsages())
+	return b.String()
+}

@@ -1,0 +1,146 @@
+package cli
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"os/signal"
+	"slices"
+	"syscall"
+	"time"
+
+	"epiphyte/internal/api"
+)
+
+// flows lists the flows once, or again and again.
+func (c *Client) flows(ctx context.Context, stdout io.Writer) error {
+	if c.interval == 0 {
+		return c.flowsOnce(ctx, stdout)
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	tick := time.NewTicker(time.Duration(c.interval * float64(time.Second)))
+	defer tick.Stop()
+	return c.watchFlows(ctx, stdout, tick.C)
+}
+
+func (c *Client) flowsOnce(ctx context.Context, stdout io.Writer) error {
+	if c.json {
+		return c.document(ctx, stdout, "/v1/flows")
+	}
+	flows, err := c.api.Flows(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = stdout.Write(flowTable(withRates(flows, nil, 0), false))
+	return err
+}
+
+// watchFlows shows the flows now and at every tick, until ctx ends.
+func (c *Client) watchFlows(ctx context.Context, stdout io.Writer, tick <-chan time.Time) error {
+	screen := newScreen(stdout)
+	var before map[flowKey]api.Flow
+	var at time.Time
+	for {
+		if c.json {
+			if err := c.document(ctx, stdout, "/v1/flows"); err != nil {
+				return unlessEnded(ctx, err)
+			}
+		} else {
+			flows, err := c.api.Flows(ctx)
+			if err != nil {
+				return unlessEnded(ctx, err)
+			}
+			now := time.Now()
+			rows := withRates(flows, before, now.Sub(at))
+			if err := screen.show(flowTable(rows, true)); err != nil {
+				return err
+			}
+			before, at = make(map[flowKey]api.Flow, len(flows)), now
+			for _, f := range flows {
+				before[keyOf(f)] = f
+			}
+		}
+		select {
+		case <-tick:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// unlessEnded is err, except where the user wanted the end.
+func unlessEnded(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+type flowKey struct{ proto, guest, remote, host string }
+
+func keyOf(f api.Flow) flowKey { return flowKey{f.Proto, f.Guest, f.Remote, f.Host} }
+
+// flowRow is a flow and its bytes per second each way.
+type flowRow struct {
+	api.Flow
+	in, out float64
+}
+
+// withRates compares flows with those of a moment before and puts the busiest
+// first, the oldest first among equals.
+func withRates(flows []api.Flow, before map[flowKey]api.Flow, elapsed time.Duration) []flowRow {
+	rate := func(now, then uint64) float64 {
+		if elapsed <= 0 || now < then {
+			return 0
+		}
+		return float64(now-then) / elapsed.Seconds()
+	}
+	rows := make([]flowRow, len(flows))
+	for i, f := range flows {
+		rows[i].Flow = f
+		if b, ok := before[keyOf(f)]; ok {
+			rows[i].in, rows[i].out = rate(f.In, b.In), rate(f.Out, b.Out)
+		}
+	}
+	slices.SortStableFunc(rows, func(a, b flowRow) int {
+		return cmp.Or(cmp.Compare(b.in+b.out, a.in+a.out), cmp.Compare(b.Age, a.Age))
+	})
+	return rows
+}
+
+func flowTable(rows []flowRow, rates bool) []byte {
+	var b bytes.Buffer
+	w := table(&b)
+	fmt.Fprint(w, "PROTO\tGUEST\tREMOTE\tSTATE\tIN\tOUT\t")
+	if rates {
+		fmt.Fprint(w, "IN/S\tOUT/S\t")
+	}
+	fmt.Fprintln(w, "AGE\tIDLE")
+	for _, r := range rows {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t", r.Proto, r.Guest, orDash(r.Remote), orDash(r.State), byteCount(float64(r.In)), byteCount(float64(r.Out)))
+		if rates {
+			fmt.Fprintf(w, "%s\t%s\t", byteCount(r.in), byteCount(r.out))
+		}
+		fmt.Fprintf(w, "%v\t%v\n", r.Age.Truncate(time.Second), r.Idle.Truncate(time.Second))
+	}
+	w.Flush()
+	return b.Bytes()
+}
+
+func orDash(s string) string { return cmp.Or(s, "-") }
+
+// byteCount shows n to three digits, in decimal units.
+func byteCount(n float64) string {
+	if n < 999.5 {
+		return fmt.Sprintf("%.0f B", n)
+	}
+	for _, unit := range [...]string{"kB", "MB", "GB", "TB", "PB", "EB"} {
+		if n /= 1000; n < 999.5 {
+			return fmt.Sprintf("%.3g %s", n, unit)
+		}
+	}
+	return fmt.Sprintf("%.3g ZB", n/1000)
+}

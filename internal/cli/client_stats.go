@@ -1,0 +1,83 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+)
+
+// stats shows the counters, in the order in which the program gives them.
+func (c *Client) stats(ctx context.Context, stdout io.Writer) error {
+	if c.json {
+		return c.document(ctx, stdout, "/v1/stats")
+	}
+	doc, err := c.api.Document(ctx, "/v1/stats")
+	if err != nil {
+		return err
+	}
+	w := table(stdout)
+	d := json.NewDecoder(bytes.NewReader(doc))
+	d.UseNumber()
+	if err := printNumbers(d, w, ""); err != nil {
+		return fmt.Errorf("read counters: %w", err)
+	}
+	return w.Flush()
+}
+
+// printNumbers prints one JSON value: a number with its name, or an object of
+// them.
+func printNumbers(d *json.Decoder, w io.Writer, name string) error {
+	token, err := d.Token()
+	if err != nil {
+		return err
+	}
+	if token != json.Delim('{') {
+		_, err := fmt.Fprintf(w, "%s\t%v\n", name, token)
+		return err
+	}
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
+			return err
+		}
+		inner := fmt.Sprint(key)
+		if name != "" {
+			inner = name + "{" + inner + "}"
+		}
+		if err := printNumbers(d, w, inner); err != nil {
+			return err
+		}
+	}
+	_, err = d.Token()
+	return err
+}
+
+// document prints one of the program's documents as it stands, in one line.
+func (c *Client) document(ctx context.Context, stdout io.Writer, path string) error {
+	doc, err := c.api.Document(ctx, path)
+	if err != nil {
+		return err
+	}
+	return printJSON(stdout, doc)
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// secondsValue reads a positive number of seconds.
+func secondsValue(name string, dst *float64) value {
+	return value{set: func(s string) error {
+		f, err := strconv.ParseFloat(s, 64)
+		if err != nil || !(f >= 0.01 && f <= 86400) {
+			return fmt.Errorf("--%s must be a number of seconds, 0.01 to 86400", name)
+		}
+		*dst = f
+		return nil
+	}}
+}
