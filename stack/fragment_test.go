@@ -1,0 +1,104 @@
+package stack_test
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"epiphyte/stack/stacktest"
+)
+
+func TestB23_FragmentsAreReassembled(t *testing.T) {
+	families(t, func(t *testing.T, guest, remote netip.AddrPort) {
+		s := newSeam(t, seamConfig{})
+		for i, size := range []int{1500, 60000, 65507} {
+			if guest.Addr().Is6() && size > 60000 {
+				continue
+			}
+			data := pattern(size, 5)
+			p := stacktest.Packet{Src: guest.Addr(), Dst: remote.Addr(), Proto: stacktest.ProtoUDP, ID: uint32(100 + i), Payload: stacktest.UDP(guest, remote, data)}
+			frames := p.Fragments(1500)
+			if sent := s.feed(frames...); len(sent) > 0 {
+				t.Errorf("%d bytes: sent %+v", size, sent[0])
+			}
+			s.oneDatagram(fmt.Sprintf("%d bytes", size), guest, remote, data)
+			// In the opposite order, the last one first.
+			p.ID += 1000
+			frames = p.Fragments(1500)
+			for l, r := 0, len(frames)-1; l < r; l, r = l+1, r-1 {
+				frames[l], frames[r] = frames[r], frames[l]
+			}
+			s.feed(frames...)
+			s.oneDatagram(fmt.Sprintf("%d bytes backwards", size), guest, remote, data)
+			// One is missing.
+			p.ID += 1000
+			frames = p.Fragments(1500)
+			s.silent("a missing fragment", frames[1:]...)
+		}
+		// The whole datagram in one super-frame, past the first buffer.
+		data := pattern(60000, 6)
+		s.feed(stacktest.UDPFrame(guest, remote, data))
+		s.oneDatagram("one large frame", guest, remote, data)
+	})
+}
+
+func TestB42_FragmentsThatDoNotFit(t *testing.T) {
+	families(t, func(t *testing.T, guest, remote netip.AddrPort) {
+		s := newSeam(t, seamConfig{})
+		base := stacktest.Packet{Src: guest.Addr(), Dst: remote.Addr(), Proto: stacktest.ProtoUDP}
+		payload := stacktest.UDP(guest, remote, make([]byte, 3000))
+		frag := func(id uint32, off, end int, more bool) []byte {
+			p := base
+			p.ID, p.Offset, p.More, p.Payload = id, off, more, payload[off:end]
+			return p.Frame()
+		}
+		// Overlapping ones, RFC 5722 and RFC 8900: the lot is dropped.
+		s.feed(frag(1, 0, 1600, true), frag(1, 1400, 3008, false))
+		if s.handled() > 0 {
+			t.Error("overlapping fragments were joined")
+		}
+		// Past the largest packet.
+		over := base
+		over.ID, over.Offset, over.Payload = 2, 65528, make([]byte, 600)
+		first := base
+		first.ID, first.More, first.Payload = 2, true, make([]byte, 65528)
+		first.Payload = first.Payload[:1480]
+		s.feed(first.Frame(), over.Frame())
+		if s.handled() > 0 {
+			t.Error("an oversized packet was joined")
+		}
+		// Endless ones: first fragments only.
+		for id := range uint32(2000) {
+			s.feed(frag(1000+id, 0, 1480, true))
+			if s.handled() > 0 {
+				t.Fatal("a lone fragment was handled")
+			}
+		}
+		s.feed(stacktest.UDPFrame(guest, remote, []byte("still here")))
+		s.oneDatagram("after the flood", guest, remote, []byte("still here"))
+	})
+}
+
+func TestIPv6ExtensionHeaders(t *testing.T) {
+	s := newSeam(t, seamConfig{})
+	pad := []byte{0, 0, 1, 4, 0, 0, 0, 0}
+	for name, typ := range map[string]uint8{"hop-by-hop options": 0, "destination options": 60} {
+		for count := 1; count <= 3; count++ {
+			p := stacktest.Packet{
+				Src: guest6.Addr(), Dst: remote6.Addr(), Proto: stacktest.ProtoUDP, ExtensionType: typ,
+				Payload: stacktest.UDP(guest6, remote6, []byte("question")),
+			}
+			for i := range count {
+				ext := bytes.Clone(pad)
+				ext[0] = 60
+				if i == count-1 {
+					ext[0] = stacktest.ProtoUDP
+				}
+				p.Extensions = append(p.Extensions, ext...)
+			}
+			s.feed(p.Frame())
+			s.oneDatagram(fmt.Sprintf("%d %s", count, name), guest6, remote6, []byte("question"))
+		}
+	}
+}
