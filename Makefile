@@ -9,7 +9,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # As typed, not expanded: CMD='echo $HOME' is the shell's to read.
 export RUN_CMD := $(value CMD)
 
-.PHONY: build test lint bench run install
+.PHONY: build test lint bench interop run install
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/epiphyte ./cmd/epiphyte
@@ -30,6 +30,11 @@ lint:
 bench: build
 	@sh test/prepare.sh bench
 	EPIPHYTE=$(CURDIR)/bin/epiphyte $(GO) run ./test/bench
+
+# Real callers: HELPER names other helpers to give them, CHECKS a pattern.
+interop: build
+	@sh test/interop/prepare.sh
+	CGO_ENABLED=0 $(GO) run ./test/interop -checks '$(or $(CHECKS),*)' $(or $(HELPER),bin/epiphyte)
 
 # A shell with a network of its own; make run CMD='...' runs one command in it.
 run: build

@@ -1,0 +1,49 @@
+// Interop runs the programs that drive a helper in earnest (podman, RootlessKit,
+// rootless Docker) with a helper of choice in slirp4netns's place, and lists
+// each thing they and their containers should see as PASS, FAIL or SKIP.
+//
+//	make interop                                          # ours
+//	make interop HELPER=/usr/bin/slirp4netns              # the yardstick
+//	make interop HELPER='bin/epiphyte /usr/bin/slirp4netns'  # side by side
+//	make interop CHECKS='podman/publish-*'                # some of it
+//
+// # Theory of operation
+//
+// The program executes itself in stages, told apart by an environment variable:
+//
+//	set-up   what the user started; needs root, touches nothing
+//	init     process 1 of new PID, mount, network, IPC and UTS namespaces;
+//	         collects orphans
+//	runner   makes a machine within the machine and runs the checks on it
+//
+// and once more as the probe: the same file under the name probe is the client
+// and the server that runs inside containers (probe.go).
+//
+// The runner's machine has a plain user with subordinate ids, who exists only
+// in bind mounts over /etc/passwd and its like, and empty tmpfs on /tmp, /run,
+// /var/tmp and /dev/shm. Its network is a host with one link to another
+// namespace, outside, where servers and a resolver answer:
+//
+//	container --helper-- host 198.51.100.9 --veth-- outside 198.51.100.1
+//
+// Every helper gets a machine of its own. When the runner ends, process 1 ends,
+// the kernel kills what is left and all of it is gone: users, storage, mounts,
+// links. So nothing needs to be undone, and that a caller's stop leaves nothing
+// is a check instead of a clean-up.
+//
+// Images hold a static busybox and the probe, and are imported from a tar
+// archive; no registry is asked for anything.
+//
+// A check passes, fails or is skipped. Skipped means that it could not have
+// told anything: a program is missing, the caller does not run here even
+// without a network (each caller is first tried that way), the helper does not
+// list the option in --help, or the check is about what we do beyond
+// slirp4netns and the helper is another. After each check the callers'
+// containers are removed, and a helper process that survives this fails it.
+//
+// The exit status is 1 if a check failed with the first helper; the others are
+// there to compare it with.
+//
+// What it does not do: measure. Nothing leaves the machine, and nothing of the
+// machine's own network, users or storage is used.
+package main
