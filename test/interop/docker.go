@@ -20,8 +20,6 @@ const dockerScript = "/usr/share/docker.io/contrib/dockerd-rootless.sh"
 
 const (
 	dockerSocket = runtimeDir + "/docker.sock"
-	// pathDir holds the helper under the name that the script looks for.
-	pathDir = "/tmp/path"
 	// dockerStart is what the daemon may take to answer.
 	dockerStart = 25 * time.Second
 )
@@ -94,13 +92,10 @@ func (m *machine) dockerStart(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(pathDir, 0o755); err != nil {
+	env, err := m.pathWithHelper()
+	if err != nil {
 		return err
 	}
-	if err := os.Symlink(m.helper, pathDir+"/slirp4netns"); err != nil && !errors.Is(err, os.ErrExist) {
-		return err
-	}
-	env := []string{"PATH=" + pathDir + ":" + searchPath}
 	s, err := m.start(env, "sh", script,
 		"--storage-driver=vfs", "--data-root="+homeDir+"/docker", "--host=unix://"+dockerSocket, "--experimental=false")
 	if err != nil {

@@ -22,6 +22,7 @@ const (
 // Places of the machine; all are on its own tmpfs.
 const (
 	binDir     = "/tmp/bin"  // the helper and the probe
+	pathDir    = "/tmp/path" // the helper under slirp4netns's name
 	homeDir    = "/tmp/home" // the user's
 	confDir    = "/tmp/conf"
 	runtimeDir = "/run/user/interop"

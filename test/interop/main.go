@@ -10,6 +10,8 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 func main() { os.Exit(run()) }
@@ -28,6 +30,7 @@ func run() int {
 		code, err = initStage()
 	case stageRunner:
 		code, err = runner()
+	case stageNothing:
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "interop: %v\n", err)
@@ -78,6 +81,13 @@ func setUp() (int, error) {
 func unfit() string {
 	if os.Getuid() != 0 {
 		return "started as a plain user: only root can make the user, the mounts and the network of the test"
+	}
+	if err := unix.Access("/dev/net/tun", unix.R_OK|unix.W_OK); err != nil {
+		return fmt.Sprintf("/dev/net/tun: %v", err)
+	}
+	// In a container of a CI service root may not do this.
+	if err := stage(stageNothing).Run(); err != nil {
+		return fmt.Sprintf("root may not make namespaces here: %v", err)
 	}
 	return ""
 }

@@ -297,7 +297,11 @@ func podmanLife() []check {
 			if err := os.WriteFile(file, []byte("FROM localhost/"+image+"\nRUN probe tcp "+outside()+"\n"), 0o644); err != nil {
 				return err
 			}
-			out, err := m.do(ctx, "podman", "build", "--network=slirp4netns", "--no-cache", "--isolation=oci", "--file="+file, "--tag=built:1", homeDir+"/tmp")
+			env, err := m.pathWithHelper() // podman's builder knows no network_cmd_path
+			if err != nil {
+				return err
+			}
+			out, err := output(m.command(ctx, env, "podman", "build", "--no-cache", "--file="+file, homeDir+"/tmp"))
 			return errors.Join(err, has(out, "peer "+hostIPv4))
 		},
 	}, {

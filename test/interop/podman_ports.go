@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -42,6 +43,8 @@ func podmanPorts() []check {
 		if handler == "slirp4netns" {
 			add("source", "the server sees the client's address and port, TCP and UDP; a client on the host is the gateway", publishSource)
 			add("udp-loopback", "a UDP port reached from the host's loopback", publishUDPLoopback, beyond)
+			add("thousand", "a thousand TCP ports", publishThousand)
+			add("socket-gone", "the control socket is gone after podman stop", publishSocketGone, beyond)
 			add("ipv6", "a port published on an IPv6 address of the host", publishIPv6, beyond)
 		} else {
 			add("source", "the server sees the container's own address", publishOwnSource)
@@ -184,6 +187,44 @@ func publishOwnSource(ctx context.Context, m *machine, mode string) error {
 		err = fmt.Errorf("client is seen as %s", x.peer)
 	}
 	return err
+}
+
+func publishThousand(ctx context.Context, m *machine, mode string) error {
+	if err := podmanServe(ctx, m, "one", mode, "--publish=9000-9999:9000-9999", "--publish=8080:80"); err != nil {
+		return err
+	}
+	// Nobody listens behind them but on the last.
+	if err := reachBoth(ctx, m, "tcp", "8080", 1000); err != nil {
+		return err
+	}
+	for _, port := range []string{"9000", "9999"} {
+		c, err := m.net.fromOutside(ctx, "tcp", net.JoinHostPort(hostIPv4, port))
+		if err == nil {
+			c.Close()
+		} else if failsWith(err, "reset", "refused") != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// publishSocketGone: podman makes the name from its TMPDIR and never looks at
+// it again.
+func publishSocketGone(ctx context.Context, m *machine, mode string) error {
+	if err := podmanServe(ctx, m, "one", mode, "--publish=8080:80"); err != nil {
+		return err
+	}
+	if _, err := m.do(ctx, "podman", "stop", "--time=1", "one"); err != nil {
+		return err
+	}
+	return harness.Eventually(waitTime, func() error {
+		for _, pattern := range []string{homeDir + "/tmp/*.net", runtimeDir + "/libpod/tmp/*.net", "/tmp/*.net"} {
+			if left, err := filepath.Glob(pattern); err != nil || len(left) > 0 {
+				return errors.Join(err, fmt.Errorf("left: %v", left))
+			}
+		}
+		return nil
+	})
 }
 
 func publishIPv6(ctx context.Context, m *machine, mode string) error {

@@ -19,11 +19,25 @@ const (
 	envHelper  = "EPIPHYTE_INTEROP_HELPER"
 	envPattern = "EPIPHYTE_INTEROP_CHECKS"
 
-	stageInit   = "init"
-	stageRunner = "runner"
+	stageInit    = "init"
+	stageRunner  = "runner"
+	stageNothing = "nothing" // only shows that a stage can be started
 
 	resultsFD = 3 // where a runner reports results, one JSON object each
 )
+
+// stage is this program again, in namespaces of its own.
+func stage(name string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args[0] = os.Args[0]
+	cmd.Env = append(os.Environ(), envStage+"="+name)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+		Pdeathsig:  unix.SIGKILL,
+	}
+	return cmd
+}
 
 // onMachine runs the checks with one helper in new namespaces.
 func onMachine(helper, pattern string) (map[string]result, error) {
@@ -42,15 +56,9 @@ func onMachine(helper, pattern string) (map[string]result, error) {
 	// Pdeathsig is sent when the forking thread ends, not the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), envStage+"="+stageInit, envHelper+"="+helper, envPattern+"="+pattern)
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd := stage(stageInit)
+	cmd.Env = append(cmd.Env, envHelper+"="+helper, envPattern+"="+pattern)
 	cmd.ExtraFiles = []*os.File{w}
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
-		Pdeathsig:  unix.SIGKILL,
-	}
 	// With process 1 everything ends, so whoever interrupts us needs no more.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)

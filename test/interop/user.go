@@ -22,6 +22,17 @@ import (
 // searchPath is the PATH of the user, who needs to find iptables and ip too.
 const searchPath = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
+// pathWithHelper is an environment in which slirp4netns is the helper.
+func (m *machine) pathWithHelper() ([]string, error) {
+	if err := os.MkdirAll(pathDir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.Symlink(m.helper, pathDir+"/slirp4netns"); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	return []string{"PATH=" + pathDir + ":" + searchPath}, nil
+}
+
 // find gives the path of a program as the user finds it.
 func (m *machine) find(name string) (string, error) {
 	for _, dir := range filepath.SplitList(searchPath) {
