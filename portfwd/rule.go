@@ -66,7 +66,7 @@ func (r *Rule) Validate() error {
 	switch {
 	case r.Proto != TCP && r.Proto != UDP && r.Proto != "":
 		return badField("proto", "%q is neither tcp nor udp", r.Proto)
-	case r.Host.IsMulticast() || r.Host.Is4In6() || r.Host == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+	case r.Host.IsMulticast() || r.Host.Is4In6() || r.Host.Zone() != "" || r.Host == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return badField("host_addr", "%v is no address to listen on", r.Host)
 	case r.Host.IsValid() && r.Interface != "":
 		return badField("host_addr", "both an address (%v) and an interface (%s)", r.Host, r.Interface)

@@ -85,6 +85,9 @@ type Handshake struct {
 // or with the reason why there is none (the guest reset it, did not answer, or
 // Abort was called).
 //
+// There must be no other handshake of the same tuple: the Handler is not called
+// for its SYNs until done.
+//
 // gVisor's forwarder runs each handshake on a goroutine of its own, which ends
 // when done is called; the caller bounds how many there are.
 func (s *Stack) Accept(syn *SYN, done func(*Conn, unix.Errno)) *Handshake {

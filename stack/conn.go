@@ -102,7 +102,8 @@ func (c *Conn) RemoteAddr() netip.AddrPort { return c.key.guest() }
 // become.
 func (c *Conn) SetNotify(notify func(Readiness)) { c.notify = notify }
 
-// Failed reports whether the connection ended by a reset or a timeout.
+// Failed reports whether the connection ended by a reset or a timeout. A reset
+// after the guest's own FIN does not count: gVisor calls that an ordinary end.
 func (c *Conn) Failed() bool { return c.ep.EndpointState() == tcp.StateError }
 
 // Peek points iov at bytes that the guest has sent, without taking them, and

@@ -55,6 +55,8 @@ func (s *Stack) Dial(from, to netip.AddrPort, done func(*Conn, unix.Errno)) (*Di
 	c.register()
 	err = ep.Connect(tcpip.FullAddress{NIC: nicID, Addr: address(to.Addr()), Port: to.Port()})
 	if _, started := err.(*tcpip.ErrConnectStarted); !started && err != nil {
+		// The failure was notified as well, but it is told here.
+		d.done, c.notify, c.closed = nil, nil, true
 		c.unregister()
 		ep.Close()
 		return nil, toErrno(err)

@@ -77,6 +77,12 @@ func Connect(fd int, to *Addr) unix.Errno {
 	return errno
 }
 
+// Bind is bind(2).
+func Bind(fd int, to *Addr) unix.Errno {
+	_, _, errno := unix.RawSyscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&to.raw)), uintptr(to.len))
+	return errno
+}
+
 // Accept is accept4(2): a non-blocking, close-on-exec socket and its peer.
 func Accept(fd int) (int, netip.AddrPort, unix.Errno) {
 	var peer Addr

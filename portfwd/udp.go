@@ -1,0 +1,244 @@
+package portfwd
+
+import (
+	"container/list"
+	"fmt"
+	"net/netip"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/shard"
+	"epiphyte/internal/sockio"
+	"epiphyte/stack"
+)
+
+const (
+	// sessionIdle is how long a client that is silent may still be answered:
+	// the same as for mappings of the way out.
+	sessionIdle = 240 * time.Second
+	// maxSessions bounds the clients that are remembered, at about 200 bytes
+	// each; the least recently used makes room.
+	maxSessions = 16384
+	// receiveRounds batches are taken from one port before others get their
+	// turn.
+	receiveRounds = 4
+)
+
+// udpSocket is a published UDP port.
+type udpSocket struct {
+	m     *Manager
+	fd    int
+	guest netip.AddrPort
+	v6    bool
+	watch *shard.Watch
+}
+
+// sessionKey is how the guest's answers name a session: its own address and
+// port, and the client's as the guest sees it.
+type sessionKey struct{ guest, client netip.AddrPort }
+
+// session is one client of one published UDP port.
+type session struct {
+	key    sessionKey
+	socket *udpSocket
+	client sockio.Addr // as the host knows it
+	asked  []byte      // control message that makes replies leave from the address asked
+	used   time.Duration
+	place  *list.Element
+}
+
+// sessionTable holds the sessions, least recently used first.
+type sessionTable struct {
+	byKey  map[sessionKey]*session
+	recent *list.List
+	expire shard.Timer
+	batch  sockio.Batch
+}
+
+func (t *sessionTable) init() {
+	t.byKey = make(map[sessionKey]*session)
+	t.recent = list.New()
+}
+
+func (t *sessionTable) remove(s *session) {
+	delete(t.byKey, s.key)
+	t.recent.Remove(s.place)
+}
+
+// askDestination has the kernel tell which address each datagram was sent to.
+func askDestination(fd, family int) error {
+	if family == unix.AF_INET6 {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+	}
+	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+}
+
+func (u *udpSocket) open() (err error) {
+	if u.fd < 0 {
+		return nil
+	}
+	if u.watch, err = u.m.shard.Watch(u.fd, unix.EPOLLIN, u); err != nil {
+		return fmt.Errorf("watch socket: %w", err)
+	}
+	return nil
+}
+
+func (u *udpSocket) close() {
+	if u.fd < 0 {
+		return
+	}
+	for e := u.m.sessions.recent.Front(); e != nil; {
+		s := e.Value.(*session)
+		e = e.Next()
+		if s.socket == u {
+			u.m.sessions.remove(s)
+		}
+	}
+	if u.watch != nil {
+		u.watch.Forget()
+	}
+	unix.Close(u.fd)
+	u.fd = -1
+}
+
+// Ready implements shard.Handler. What is left waiting is reported again.
+func (u *udpSocket) Ready(uint32) {
+	b := &u.m.sessions.batch
+	for range receiveRounds {
+		n, errno := b.Receive(u.fd, true)
+		if errno != 0 {
+			return // EAGAIN; other errors are about datagrams sent before
+		}
+		to := u.m.destination(u.guest)
+		for i := range n {
+			u.receive(b.Addrs[i], to, b.Datagram(i), b.ControlOf(i))
+		}
+		if n < sockio.BatchSize {
+			return
+		}
+	}
+}
+
+func (u *udpSocket) receive(client sockio.Addr, to netip.AddrPort, data, control []byte) {
+	m := u.m
+	seen := m.visible(client.AddrPort())
+	key := sessionKey{guest: to, client: seen}
+	s := m.sessions.byKey[key]
+	if s != nil && (s.socket != u || s.client.AddrPort() != client.AddrPort()) {
+		// The guest cannot tell them apart: the one that asked last is
+		// answered.
+		m.sessions.remove(s)
+		s = nil
+	}
+	if s == nil {
+		s = m.newSession(key, u, client)
+	}
+	s.asked = u.replyFrom(s.asked[:0], control)
+	s.touch()
+	m.stack.SendUDP(seen, to, data)
+}
+
+func (m *Manager) newSession(key sessionKey, u *udpSocket, client sockio.Addr) *session {
+	t := &m.sessions
+	if len(t.byKey) >= maxSessions {
+		t.remove(t.recent.Front().Value.(*session))
+	}
+	s := &session{key: key, socket: u, client: client}
+	s.place = t.recent.PushBack(s)
+	t.byKey[key] = s
+	if !t.expire.Armed() {
+		m.shard.Arm(&t.expire, sessionIdle, shard.TaskFunc(m.expireSessions))
+	}
+	return s
+}
+
+func (s *session) touch() {
+	s.used = s.socket.m.shard.Now()
+	s.socket.m.sessions.recent.MoveToBack(s.place)
+}
+
+// expireSessions forgets what has been idle too long. One timer serves all: it
+// is set for the one that goes next.
+func (m *Manager) expireSessions() {
+	t := &m.sessions
+	for e := t.recent.Front(); e != nil; e = t.recent.Front() {
+		s := e.Value.(*session)
+		if left := s.used + sessionIdle - m.shard.Now(); left > 0 {
+			m.shard.Arm(&t.expire, left, shard.TaskFunc(m.expireSessions))
+			return
+		}
+		t.remove(s)
+	}
+}
+
+// replyFrom turns the destination that the kernel reported into the source
+// that it is to use for replies (ip(7), ipv6(7)): on a host with several
+// addresses a client takes no answer from another one than it asked.
+func (u *udpSocket) replyFrom(b, control []byte) []byte {
+	for len(control) >= unix.SizeofCmsghdr {
+		h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
+		size := int(h.Len)
+		if size < unix.SizeofCmsghdr || size > len(control) {
+			break
+		}
+		v4 := h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && size >= unix.CmsgLen(unix.SizeofInet4Pktinfo)
+		v6 := h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && size >= unix.CmsgLen(unix.SizeofInet6Pktinfo)
+		if v4 || v6 {
+			b = append(b, control[:min(unix.CmsgSpace(size-unix.CmsgLen(0)), len(control))]...)
+			if v4 {
+				// The source is a field of its own; the interface is for the
+				// routing table to choose.
+				info := (*unix.Inet4Pktinfo)(unsafe.Pointer(&b[unix.CmsgLen(0)]))
+				info.Spec_dst, info.Addr, info.Ifindex = info.Addr, [4]byte{}, 0
+			} else if info := (*unix.Inet6Pktinfo)(unsafe.Pointer(&b[unix.CmsgLen(0)])); !netip.AddrFrom16(info.Addr).IsLinkLocalUnicast() {
+				info.Ifindex = 0
+			}
+			return b
+		}
+		control = control[min(unix.CmsgSpace(size-unix.CmsgLen(0)), len(control)):]
+	}
+	return b
+}
+
+// Reply takes a datagram of the guest that answers a client of a published
+// port, and reports whether it is one. Shard's thread only.
+func (m *Manager) Reply(p *stack.Packet, src, dst netip.AddrPort) bool {
+	if len(m.sessions.byKey) == 0 {
+		return false
+	}
+	s := m.sessions.byKey[sessionKey{guest: src, client: dst}]
+	if s == nil {
+		return false
+	}
+	s.touch()
+	iov := [2]unix.Iovec{sockio.Vec(p.Head[8:]), sockio.Vec(p.Tail)}
+	h := unix.Msghdr{Iov: &iov[0], Iovlen: 2}
+	s.client.Name(&h)
+	if len(s.asked) > 0 {
+		h.Control = &s.asked[0]
+		h.SetControllen(len(s.asked))
+	}
+	if p.SegmentSize > 0 {
+		s.sendSegments(p, &h)
+		return true
+	}
+	if errno := sockio.SendMessage(s.socket.fd, &h); errno != 0 && errno != unix.EAGAIN {
+		// An earlier datagram's error, or this one's; a second try tells.
+		sockio.SendMessage(s.socket.fd, &h)
+	}
+	return true
+}
+
+// sendSegments sends a super-datagram of the guest one by one.
+func (s *session) sendSegments(p *stack.Packet, h *unix.Msghdr) {
+	whole := append(append([]byte(nil), p.Head[8:]...), p.Tail...)
+	for len(whole) > 0 {
+		n := min(int(p.SegmentSize), len(whole))
+		iov := sockio.Vec(whole[:n])
+		h.Iov, h.Iovlen = &iov, 1
+		sockio.SendMessage(s.socket.fd, h)
+		whole = whole[n:]
+	}
+}
