@@ -316,7 +316,7 @@ func TestHelp_EveryOptionWorks(t *testing.T) {
 	samples := map[string][]string{
 		"--exit-fd": {closedFD}, "--ready-fd": {closedFD}, "--mtu": {"1400"}, "--cidr": {"10.1.0.0/16"},
 		"--netns-type": {"tapfd"}, "--userns-path": {dir}, "--macaddress": {"02:00:00:00:00:01", "-c"},
-		"--log-level": {"debug"}, "--log-format": {"json"}, "--resolv-conf": {"/r"}, "--tcp-path": {"plain"},
+		"--log-level": {"debug"}, "--log-format": {"json"}, "--resolv-conf": {"/r"}, "--tcp-path": {"plain"}, "--publish": {"8080:80"},
 	}
 	base, exit := ParseAttach("epiphyte", []string{"4242", "tap0"})
 	if exit != nil {

@@ -66,6 +66,13 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 		device.Close()
 		return nil, err
 	}
+	for _, rule := range o.Publish {
+		if _, err := g.Ports().Add(ctx, rule); err != nil {
+			g.Close()
+			device.Close()
+			return nil, err
+		}
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	n := &network{device: device, guest: g, cancel: cancel, ended: make(chan struct{})}
 	go n.serve(ctx)

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"epiphyte/internal/plan"
+	"epiphyte/portfwd"
 )
 
 // Options are what both commands have in common: the guest's network and how
@@ -16,6 +17,7 @@ type Options struct {
 	MTU                 int // bytes of an IP packet, 68 to 65521
 	DisableHostLoopback bool
 	DisableDNS          bool
+	Publish             []portfwd.Rule // host ports to carry in, in the order given
 
 	ResolvConf string     // where the host's name servers are read
 	TCPPath    string     // tcpInline or tcpPlain
@@ -43,12 +45,13 @@ func defaultOptions(mtu int) Options {
 
 // addOwn adds the flags that are not of the contract.
 func (o *Options) addOwn(fs *pflag.FlagSet) {
+	fs.VarP(publishValue(&o.Publish), "publish", "p", "carry clients of host port `[HOST:]PORT[-END][:GUESTPORT[-END]][/udp]` in to the guest; repeatable")
 	fs.Var(levelValue(&o.LogLevel), "log-level", "log to stderr from `LEVEL` on: debug, info, warn, error")
 	fs.Var(choiceValue("log-format", &o.LogFormat, logText, logJSON), "log-format", "write the log as `FORMAT`: text, json")
 	fs.Var(stringValue(&o.ResolvConf), "resolv-conf", "read the host's name servers from `PATH`")
 	fs.Var(choiceValue("tcp-path", &o.TCPPath, tcpInline, tcpPlain), "tcp-path", "handle TCP segments by `PATH`: inline (faster), plain")
 	boolFlag(fs, "no-offload", "", "use the TAP without checksum and segmentation offload", &o.NoOffload)
-	for _, name := range [...]string{"log-level", "log-format", "resolv-conf", "tcp-path", "no-offload"} {
+	for _, name := range [...]string{"publish", "log-level", "log-format", "resolv-conf", "tcp-path", "no-offload"} {
 		fs.Lookup(name).Annotations = map[string][]string{ownFlag: nil}
 	}
 }

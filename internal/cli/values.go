@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+
+	"epiphyte/portfwd"
 )
 
 // value is a pflag.Value made of functions: what to do when the flag is set and
@@ -154,4 +156,15 @@ func parseMAC(s string) (net.HardwareAddr, error) {
 		return nil, fmt.Errorf("macaddress has to be a unicast address other than zero: %q", s)
 	}
 	return mac, nil
+}
+
+// publishValue gathers the rules of a repeatable option.
+func publishValue(dst *[]portfwd.Rule) value {
+	return value{set: func(s string) error {
+		r, err := portfwd.Parse(s)
+		if err == nil {
+			*dst = append(*dst, r)
+		}
+		return err
+	}}
 }
