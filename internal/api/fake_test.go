@@ -175,3 +175,12 @@ func openFiles(t testing.TB) int {
 	}
 	return len(entries)
 }
+
+func mustRule(t testing.TB, s string) portfwd.Rule {
+	t.Helper()
+	r, err := portfwd.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}

@@ -43,6 +43,7 @@ type Server struct {
 	conns  map[*conn]struct{} // guarded by mu
 	last   uint64             // guarded by mu; the number of the newest connection
 	closed bool               // guarded by mu
+	full   bool               // guarded by mu; a client waits for somebody to evict
 }
 
 // ListenControl makes the control socket at path: slirp4netns's JSON, one
@@ -123,7 +124,9 @@ func (s *Server) start(ctx context.Context, nc *net.UnixConn) bool {
 	select {
 	case s.slots <- struct{}{}:
 	default:
+		s.mu.Lock()
 		s.evict()
+		s.mu.Unlock()
 		select {
 		case s.slots <- struct{}{}:
 		case <-ctx.Done():
@@ -133,6 +136,7 @@ func (s *Server) start(ctx context.Context, nc *net.UnixConn) bool {
 	}
 	c := &conn{UnixConn: nc, server: s}
 	s.mu.Lock()
+	s.full = false
 	if s.closed {
 		s.mu.Unlock()
 		nc.Close()
@@ -148,16 +152,16 @@ func (s *Server) start(ctx context.Context, nc *net.UnixConn) bool {
 	return true
 }
 
-// evict ends the connection that has kept us waiting longest.
+// evict ends the connection that has kept us waiting longest, or else the next
+// that comes to that. s.mu is held.
 func (s *Server) evict() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	var oldest *conn
 	for c := range s.conns {
 		if c.waiting && !c.evicted && (oldest == nil || c.number < oldest.number) {
 			oldest = c
 		}
 	}
+	s.full = oldest == nil
 	if oldest != nil {
 		oldest.evict()
 	}
@@ -221,6 +225,9 @@ func (c *conn) await(d time.Duration) {
 	c.waiting = true
 	if !c.evicted {
 		c.SetReadDeadline(time.Now().Add(d))
+	}
+	if c.server.full {
+		c.server.evict()
 	}
 }
 

@@ -1,0 +1,230 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// browser is net/http's client on our socket.
+func browser(t *testing.T, path string) *http.Client {
+	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, Timeout: 10 * time.Second}
+}
+
+const oneFlow = `{"flows":[{"proto":"tcp","guest":"10.0.2.100:40000","remote":"192.0.2.1:443","host":"198.51.100.7:50000","state":"open","in_bytes":1099511627776,"out_bytes":2,"age_seconds":90,"idle_seconds":1.5}]}` + "\n"
+
+// TestHTTPRoutes, in an order in which each finds what the one before left.
+func TestHTTPRoutes(t *testing.T) {
+	path, _, _ := serve(t, ListenHTTP)
+	b := browser(t, path)
+	for _, tt := range []struct {
+		method, target, send string
+		status               int
+		want                 string // the whole body; with a final "...", its beginning
+	}{
+		{"GET", "/v1/ports", "", 200, `{"ports":[]}` + "\n"},
+		{"POST", "/v1/ports", `{"rule":"127.0.0.1:8080:80"}`, 201,
+			`{"id":1,"proto":"tcp","host_addr":"127.0.0.1","host_port":8080,"guest_addr":"10.0.2.100","guest_port":80}` + "\n"},
+		{"POST", "/v1/ports", `{"proto":"udp","host_addr":"::","host_port":5353,"host_port_end":5360,"guest_addr":"fd00::9","guest_port":53}`, 201,
+			`{"id":2,"proto":"udp","host_addr":"::","host_port":5353,"guest_addr":"fd00::9","guest_port":53,"host_port_end":5360}` + "\n"},
+		{"POST", "/v1/ports", `{"rule":"90","guest_addr":"10.0.2.7"}`, 201,
+			`{"id":3,"proto":"tcp","host_addr":"0.0.0.0","host_port":90,"guest_addr":"10.0.2.7","guest_port":90}` + "\n"},
+		{"GET", "/v1/ports/1", "", 200,
+			`{"id":1,"proto":"tcp","host_addr":"127.0.0.1","host_port":8080,"guest_addr":"10.0.2.100","guest_port":80}` + "\n"},
+		{"DELETE", "/v1/ports/1", "", 204, ""},
+		{"DELETE", "/v1/ports/1", "", 404, `{"error":{"desc":"remove published port 1: no such published port"}}` + "\n"},
+		{"DELETE", "/v1/ports?id=2", "", 204, ""},
+		{"DELETE", "/v1/ports", "", 400, `{"error":{"desc":"which one?...`},
+		{"DELETE", "/v1/ports/x", "", 404, `{"error":...`},
+		{"GET", "/v1/ports/1", "", 404, `{"error":...`},
+		{"PUT", "/v1/ports/3", "", 405, `{"error":...`},
+		{"PATCH", "/v1/ports", "", 405, `{"error":...`},
+		{"POST", "/v1/flows", "{}", 405, `{"error":...`},
+		{"POST", "/v1/ports", ``, 400, `{"error":{"desc":"body: empty; {\"rule\":\"8080:80\"} for one is wanted"}}` + "\n"},
+		{"POST", "/v1/ports", `[]`, 400, `{"error":{"desc":"body: ...`},
+		{"POST", "/v1/ports", `{"hostport":1}`, 400, `{"error":{"desc":"body: json: unknown field...`},
+		{"POST", "/v1/ports", `{"host_port":65536}`, 400, `{"error":{"desc":"body: ...`},
+		{"POST", "/v1/ports", `{"host_port":-1}`, 400, `{"error":{"desc":"body: ...`},
+		{"POST", "/v1/ports", `{}`, 400, `{"error":{"desc":"publish 0: host_port: must be 1 to 65535","field":"host_port"}}` + "\n"},
+		{"POST", "/v1/ports", `{"host_port":80,"host_addr":"x"}`, 400, `{"error":{"desc":"host_addr: \"x\" is not an IP address","field":"host_addr"}}` + "\n"},
+		{"POST", "/v1/ports", `{"host_port":80,"guest_addr":"x"}`, 400, `{"error":{"desc":"guest_addr: \"x\" is not an IP address","field":"guest_addr"}}` + "\n"},
+		{"POST", "/v1/ports", `{"host_port":80,"proto":"sctp"}`, 400, `{"error":{"desc":"publish ...`},
+		{"POST", "/v1/ports", `{"rule":"80:81:82:83"}`, 400, `{"error":...`},
+		{"POST", "/v1/ports", `{"rule":"80","proto":"udp"}`, 400, `{"error":{"desc":"body: both a rule and its parts...`},
+		{"POST", "/v1/ports", `{"host_port":81}`, 409, `{"error":{"desc":"publish 0.0.0.0:81: listen on tcp 0.0.0.0:81: address already in use (another program has the port)","cause":"EADDRINUSE"}}` + "\n"},
+		{"POST", "/v1/ports", `{"host_port":82}`, 403, `{"error":{"desc":"publish 0.0.0.0:82: listen on tcp 0.0.0.0:82: permission denied","cause":"EACCES"}}` + "\n"},
+		{"POST", "/v1/ports", strings.Repeat(" ", maxBody+1), 413, `{"error":...`},
+		{"GET", "/v1/ports", "", 200, `{"ports":[{"id":3,...`},
+		{"HEAD", "/v1/ports", "", 200, ""},
+		{"GET", "/v1/flows", "", 200, oneFlow},
+		{"GET", "/v1/stats", "", 200, `{"uptime_seconds":12,"sent_bytes":{"tcp":1152921504606846976,"udp":2}}` + "\n"},
+		{"GET", "/metrics", "", 200, "# HELP epiphyte_uptime_seconds Seconds since the start.\n# TYPE epiphyte_uptime_seconds gauge\nepiphyte_uptime_seconds 12\n" +
+			"# HELP epiphyte_sent_bytes_total Bytes from the guest.\n# TYPE epiphyte_sent_bytes_total counter\n" +
+			"epiphyte_sent_bytes_total{proto=\"tcp\"} 1152921504606846976\nepiphyte_sent_bytes_total{proto=\"udp\"} 2\n"},
+		{"GET", "/", "", 404, `{"error":...`},
+		{"GET", "/v1/ports/", "", 404, `{"error":...`},
+		{"GET", "/v2/ports", "", 404, `{"error":...`},
+	} {
+		req, err := http.NewRequest(tt.method, "http://localhost"+tt.target, strings.NewReader(tt.send))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := b.Do(req)
+		if err != nil {
+			t.Fatalf("%s %s: %v", tt.method, tt.target, err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			t.Fatalf("%s %s: %v", tt.method, tt.target, err)
+		}
+		got := string(body)
+		begin, cut := strings.CutSuffix(tt.want, "...")
+		if resp.StatusCode != tt.status || got != tt.want && !(cut && strings.HasPrefix(got, begin)) {
+			t.Errorf("%s %s %.60s\n got %d %s\nwant %d %s", tt.method, tt.target, tt.send, resp.StatusCode, got, tt.status, tt.want)
+		}
+		if resp.StatusCode == 201 && !strings.HasPrefix(resp.Header.Get("Location"), "/v1/ports/") {
+			t.Errorf("Location: %q", resp.Header.Get("Location"))
+		}
+		if resp.StatusCode == 405 && resp.Header.Get("Allow") == "" {
+			t.Errorf("%s %s: no Allow", tt.method, tt.target)
+		}
+		if kind := resp.Header.Get("Content-Type"); kind != kindJSON && tt.status != 204 && tt.target != "/metrics" {
+			t.Errorf("%s %s: Content-Type %q", tt.method, tt.target, kind)
+		}
+	}
+}
+
+// TestHTTPWire: what a client that speaks badly, or in another way, is told.
+func TestHTTPWire(t *testing.T) {
+	path, _, _ := serve(t, ListenHTTP)
+	const list = "{\"ports\":[]}\n"
+	for _, tt := range []struct {
+		name, send string
+		status     string // of the first response
+		end        string // how the conversation ends
+	}{
+		{"1.0", "GET /v1/ports HTTP/1.0\r\n\r\n", "200 OK", list},
+		{"bare newlines", "GET /v1/ports HTTP/1.0\n\n", "200 OK", list},
+		{"empty line first", "\r\nGET /v1/ports HTTP/1.0\r\n\r\n", "200 OK", list},
+		{"absolute form", "GET http://localhost/v1/ports HTTP/1.0\r\n\r\n", "200 OK", list},
+		{"close", "GET /v1/ports HTTP/1.1\r\nHost: x\r\nConnection: foo, Close\r\n\r\n", "200 OK", list},
+		{"two at once", "GET /v1/ports HTTP/1.1\r\nHost: x\r\n\r\nGET /nothing HTTP/1.0\r\n\r\n", "200 OK", "/metrics\"}}\n"},
+		{"body of a GET", "GET /v1/ports HTTP/1.1\r\nContent-Length: 4\r\n\r\nGET GET /v1/ports HTTP/1.0\r\n\r\n", "200 OK", list},
+		{"not HTTP", listRequest + "\n", "400 Bad Request", "}}\n"},
+		{"version", "GET / HTTP/2.0\r\n\r\n", "505 HTTP Version Not Supported", "}}\n"},
+		{"preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "505 HTTP Version Not Supported", "}}\n"},
+		{"no path", "OPTIONS * HTTP/1.1\r\n\r\n", "400 Bad Request", "}}\n"},
+		{"field without colon", "GET / HTTP/1.1\r\nfoo\r\n\r\n", "400 Bad Request", "}}\n"},
+		{"space before colon", "GET / HTTP/1.1\r\nContent-Length : 4\r\n\r\n", "400 Bad Request", "}}\n"},
+		{"folded field", "GET / HTTP/1.1\r\na: b\r\n c: d\r\n\r\n", "400 Bad Request", "}}\n"},
+		{"carriage return", "GET / HTTP/1.1\r\na: b\rc\r\n\r\n", "400 Bad Request", "}}\n"},
+		{"length", "POST /v1/ports HTTP/1.1\r\nContent-Length: +4\r\n\r\n", "400 Bad Request", "}}\n"},
+		{"two lengths", "POST /v1/ports HTTP/1.1\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\n", "400 Bad Request", "}}\n"},
+		{"huge length", "POST /v1/ports HTTP/1.1\r\nContent-Length: 9223372036854775807\r\n\r\n", "413 Content Too Large", "}}\n"},
+		{"chunks", "POST /v1/ports HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "411 Length Required", "}}\n"},
+		{"long line", "GET /" + strings.Repeat("x", 100_000), "431 Request Header Fields Too Large", "}}\n"},
+		{"many fields", "GET / HTTP/1.1\r\n" + strings.Repeat("a: b\r\n", 10_000), "431 Request Header Fields Too Large", "}}\n"},
+		{"expectation", "POST /v1/ports HTTP/1.1\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: 2\r\n\r\n[]", "100 Continue", "}}\n"},
+		{"nothing", "", "", ""},
+		{"half", "GET /v1/po", "", ""},
+		{"half a body", "POST /v1/ports HTTP/1.1\r\nContent-Length: 4\r\n\r\n{", "", ""},
+	} {
+		c := connect(t, path)
+		go func() {
+			io.WriteString(c, tt.send)
+			c.CloseWrite()
+		}()
+		got, _ := io.ReadAll(c)
+		if tt.status == "" && len(got) != 0 || tt.status != "" && !bytes.HasPrefix(got, []byte("HTTP/1.1 "+tt.status+"\r\n")) || !bytes.HasSuffix(got, []byte(tt.end)) {
+			t.Errorf("%s: %s", tt.name, got)
+		}
+	}
+}
+
+// TestHTTPIdleClients hurt nobody, as on the control socket.
+func TestHTTPIdleClients(t *testing.T) {
+	path, _, _ := serve(t, ListenHTTP)
+	for i := range 3 * maxConns {
+		c := connect(t, path)
+		switch i % 3 {
+		case 1:
+			io.WriteString(c, "GET /v1/po")
+		case 2: // persistent, and at rest
+			io.WriteString(c, "GET /v1/ports HTTP/1.1\r\n\r\n")
+			if _, err := bufio.NewReader(c).ReadString('\n'); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	start := time.Now()
+	if got := ask(t, path, httpRequest); !strings.HasPrefix(got, "HTTP/1.1 200") {
+		t.Error(got)
+	}
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("took %v beside idle clients", took)
+	}
+}
+
+// TestHTTPByCurl: what the manual shows.
+func TestHTTPByCurl(t *testing.T) {
+	curl, err := exec.LookPath("curl")
+	if err != nil {
+		t.Skip("no curl")
+	}
+	path, p, _ := serve(t, ListenHTTP)
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-d", `{"rule":"8080:80"}`, "http://localhost/v1/ports"}, `{"id":1,"proto":"tcp","host_addr":"0.0.0.0","host_port":8080,"guest_addr":"10.0.2.100","guest_port":80}` + "\n"},
+		{[]string{"http://localhost/v1/ports", "http://localhost/v1/flows"}, `{"ports":[{"id":1,"proto":"tcp","host_addr":"0.0.0.0","host_port":8080,"guest_addr":"10.0.2.100","guest_port":80}]}` + "\n" + oneFlow},
+		{[]string{"-X", "DELETE", "-w", "%{http_code}", "http://localhost/v1/ports/1"}, "204"},
+		{[]string{"-d", "{" + strings.Repeat(" ", 60_000) + `"rule":"8081"}`, "-o", "/dev/null", "-w", "%{http_code}", "http://localhost/v1/ports"}, "201"},
+	} {
+		out, err := exec.Command(curl, append([]string{"-sS", "--unix-socket", path}, tt.args...)...).CombinedOutput()
+		if diff := cmp.Diff(tt.want, string(out)); err != nil || diff != "" {
+			t.Errorf("curl %.100s: %v\n%s", strings.Join(tt.args, " "), err, diff)
+		}
+	}
+	if p.count() != 1 {
+		t.Errorf("%d ports", p.count())
+	}
+}
+
+// TestHTTPNothingToShow: a program without flows and counters.
+func TestHTTPNothingToShow(t *testing.T) {
+	cfg, _ := testConfig()
+	cfg.Flows, cfg.Stats = nil, nil
+	s := &Server{cfg: cfg}
+	for target, want := range map[string]string{"/v1/flows": "{\"flows\":[]}\n", "/v1/stats": "{}\n", "/metrics": ""} {
+		if got := s.route(t.Context(), &request{method: "GET", path: target}); string(got.body) != want || got.status != 200 {
+			t.Errorf("%s: %d %s", target, got.status, got.body)
+		}
+	}
+}
+
+func TestMetricsAreEscaped(t *testing.T) {
+	got := string(metricsText([]Metric{{Name: "x", Help: "a\\b\nc", Label: "l", Values: []Value{{"q\"\\\n", 1}}}}))
+	want := "# HELP epiphyte_x a\\\\b\\nc.\n# TYPE epiphyte_x gauge\nepiphyte_x{l=\"q\\\"\\\\\\n\"} 1\n"
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if got := fmt.Sprintf("%s", statsJSON([]Metric{{Name: "empty"}, {Name: "none", Label: "l"}})); got != "{\"empty\":0,\"none\":{}}\n" {
+		t.Error(got)
+	}
+}
