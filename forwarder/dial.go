@@ -3,6 +3,7 @@ package forwarder
 import (
 	"container/list"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,6 +19,7 @@ type dial struct {
 	syn       *stack.SYN
 	fd        int // -1 once handed to the flow or closed
 	watch     *shard.Watch
+	begun     time.Duration
 	connected bool
 	handshake *stack.Handshake
 	events    uint32 // of the socket, seen during the handshake
@@ -134,7 +136,7 @@ func (f *Forwarder) start(d *dial) {
 		f.refuse(d.syn, unix.ENOBUFS)
 		return
 	}
-	d.watch = w
+	d.watch, d.begun = w, f.shard.Now()
 	f.dials.add(d)
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
 	"epiphyte/stack"
 )
@@ -41,6 +42,7 @@ type mapping struct {
 	place    *list.Element
 	lastUsed time.Duration
 	idle     time.Duration
+	counters relay.Counters
 	pending  []outDatagram // to be sent at the end of the batch
 }
 
@@ -98,7 +100,7 @@ func (f *Forwarder) openMapping(key mappingKey, idle time.Duration) (*mapping, u
 		return nil, errno
 	}
 	setMappingOptions(fd, key)
-	m := &mapping{f: f, key: key, fd: fd, idle: idle}
+	m := &mapping{f: f, key: key, fd: fd, idle: idle, counters: relay.Counters{Begun: f.shard.Now()}}
 	w, err := f.shard.Watch(fd, unix.EPOLLIN|unix.EPOLLET, m)
 	if err != nil {
 		unix.Close(fd)

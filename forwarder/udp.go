@@ -77,6 +77,7 @@ func (m *mapping) send() {
 	b := &m.f.batch
 	for i := range m.pending {
 		d := &m.pending[i]
+		m.counters.Out += uint64(len(d.payload[0]) + len(d.payload[1]))
 		b.Addrs[i].Set(d.to)
 		b.Iovs[i] = [2]unix.Iovec{sockio.Vec(d.payload[0]), sockio.Vec(d.payload[1])}
 		h := &b.Msgs[i].Hdr
@@ -204,6 +205,7 @@ func (m *mapping) receiveBatch() int {
 	for i := range n {
 		from := b.Addrs[i].AddrPort()
 		data := b.Datagram(i)
+		m.counters.In += uint64(len(data))
 		if m.key.proto == stack.ProtoUDP {
 			if seen, ok := m.f.guestView(m.key.guest.Addr(), from); ok {
 				m.f.stack.SendUDP(seen, m.key.guest, data)

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/sockio"
 	"epiphyte/stack"
@@ -41,12 +42,13 @@ type sessionKey struct{ guest, client netip.AddrPort }
 
 // session is one client of one published UDP port.
 type session struct {
-	key    sessionKey
-	socket *udpSocket
-	client sockio.Addr // as the host knows it
-	asked  []byte      // control message that makes replies leave from the address asked
-	used   time.Duration
-	place  *list.Element
+	key      sessionKey
+	socket   *udpSocket
+	client   sockio.Addr // as the host knows it
+	asked    []byte      // control message that makes replies leave from the address asked
+	used     time.Duration
+	counters relay.Counters
+	place    *list.Element
 }
 
 // sessionTable holds the sessions, least recently used first.
@@ -137,6 +139,7 @@ func (u *udpSocket) receive(client sockio.Addr, to netip.AddrPort, data, control
 	}
 	s.asked = u.replyFrom(s.asked[:0], control)
 	s.touch()
+	s.counters.In += uint64(len(data))
 	m.stack.SendUDP(seen, to, data)
 }
 
@@ -145,7 +148,7 @@ func (m *Manager) newSession(key sessionKey, u *udpSocket, client sockio.Addr) *
 	if len(t.byKey) >= maxSessions {
 		t.remove(t.recent.Front().Value.(*session))
 	}
-	s := &session{key: key, socket: u, client: client}
+	s := &session{key: key, socket: u, client: client, counters: relay.Counters{Begun: m.shard.Now()}}
 	s.place = t.recent.PushBack(s)
 	t.byKey[key] = s
 	if !t.expire.Armed() {
@@ -213,6 +216,7 @@ func (m *Manager) Reply(p *stack.Packet, src, dst netip.AddrPort) bool {
 		return false
 	}
 	s.touch()
+	s.counters.Out += uint64(len(p.Head) - 8 + len(p.Tail))
 	iov := [2]unix.Iovec{sockio.Vec(p.Head[8:]), sockio.Vec(p.Tail)}
 	h := unix.Msghdr{Iov: &iov[0], Iovlen: 2}
 	s.client.Name(&h)

@@ -98,6 +98,11 @@ func (c *Conn) Run() {
 // RemoteAddr is the guest's address and port.
 func (c *Conn) RemoteAddr() netip.AddrPort { return c.key.guest() }
 
+// LocalAddr is the address and port outside, as the guest knows it.
+func (c *Conn) LocalAddr() netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom16(c.key.dst).Unmap(), c.key.dstPort)
+}
+
 // SetNotify says whom to tell, on the shard's thread, what the connection has
 // become.
 func (c *Conn) SetNotify(notify func(Readiness)) { c.notify = notify }

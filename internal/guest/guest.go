@@ -67,6 +67,7 @@ type Guest struct {
 	ports     *portfwd.Manager
 	resolver  *dns.Resolver
 	ipv6      bool
+	served    chan struct{} // closed when Serve has returned
 	announce  shard.Timer
 
 	advertised int // router advertisements sent unasked
@@ -74,7 +75,7 @@ type Guest struct {
 
 // New builds the network. The device must be open and stays the caller's.
 func New(cfg Config) (_ *Guest, err error) {
-	g := &Guest{ipv6: cfg.Plan.IPv6()}
+	g := &Guest{ipv6: cfg.Plan.IPv6(), served: make(chan struct{})}
 	// The runtime opens its poller with the first timer. Opened here, the
 	// descriptors of an idle guest are all there before it is ready.
 	time.AfterFunc(time.Hour, func() {}).Stop()
@@ -143,8 +144,9 @@ func (g *Guest) advertise() {
 func (g *Guest) Ports() *portfwd.Manager { return g.ports }
 
 // Serve moves packets until ctx ends (nil) or the device fails
-// (stack.ErrDeviceGone).
+// (stack.ErrDeviceGone). It is called once.
 func (g *Guest) Serve(ctx context.Context) error {
+	defer close(g.served)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	watcher := make(chan struct{})

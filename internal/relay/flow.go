@@ -46,6 +46,7 @@ type Flow struct {
 	guestDone                    bool // the guest's EOF was passed on
 	queued                       bool // runnable again in the next turn
 	buffers                      int
+	counters                     Counters
 }
 
 // Start joins a connection of the guest to a connected, non-blocking stream
@@ -58,7 +59,9 @@ func (r *Relay) Start(c *stack.Conn, fd int, w *shard.Watch, events uint32) {
 		hostReadable: true, hostWritable: true, guestReadable: true, guestWritable: true,
 		hostHangup: events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0,
 		buffers:    r.budget.take(),
+		counters:   Counters{Begun: r.shard.Now(), Last: r.shard.Now()},
 	}
+	r.totals.Connections++
 	r.flows[fl] = struct{}{}
 	w.SetHandler(fl)
 	setSocketOptions(fd)
@@ -177,6 +180,7 @@ func (fl *Flow) pumpOut() {
 			return
 		}
 		fl.conn.Discard(int(n), fl.buffers == maxBuffers)
+		fl.moved(&fl.counters.Out, int(n))
 		if int(n) < size {
 			fl.hostWritable = false // full; an edge will tell
 			return
@@ -197,6 +201,7 @@ func (fl *Flow) pumpIn() {
 			return
 		}
 		n, errno := fl.conn.WriteFrom(fl.fd, min(int(waiting), stack.MaxWrite))
+		fl.moved(&fl.counters.In, n)
 		switch errno {
 		case 0:
 		case unix.EAGAIN:
@@ -214,6 +219,11 @@ func (fl *Flow) pumpIn() {
 			return
 		}
 	}
+}
+
+func (fl *Flow) moved(counter *uint64, n int) {
+	*counter += uint64(n)
+	fl.counters.Last = fl.r.shard.Now()
 }
 
 // readHangup finds out how the host's end ended, with nothing left to read.
@@ -248,6 +258,8 @@ func (fl *Flow) abortGuest() {
 func (fl *Flow) close() {
 	fl.closeSocket()
 	fl.conn.Close()
+	fl.r.totals.In += fl.counters.In
+	fl.r.totals.Out += fl.counters.Out
 	delete(fl.r.flows, fl)
 	fl.r.budget.give(fl.buffers)
 }

@@ -36,7 +36,14 @@ type Relay struct {
 	shard   *shard.Shard
 	flows   map[*Flow]struct{}
 	budget  budget
+	totals  Totals // of flows that have ended, and their number so far
 	vectors [64]unix.Iovec
+}
+
+// Totals are sums over all TCP flows since the start.
+type Totals struct {
+	Connections uint64
+	In, Out     uint64 // bytes towards and from the guest
 }
 
 // New makes a relay whose flows share bufferBytes of TCP buffers; zero means
@@ -50,6 +57,16 @@ func New(s *shard.Shard, bufferBytes int) *Relay {
 
 // Len is the number of flows. Shard's thread only.
 func (r *Relay) Len() int { return len(r.flows) }
+
+// Totals sums up. Shard's thread only.
+func (r *Relay) Totals() Totals {
+	t := r.totals
+	for fl := range r.flows {
+		t.In += fl.counters.In
+		t.Out += fl.counters.Out
+	}
+	return t
+}
 
 // Close closes the host's end of every flow. The shard must have stopped
 // serving; the guest's ends are the stack's to close.

@@ -83,6 +83,16 @@ func Bind(fd int, to *Addr) unix.Errno {
 	return errno
 }
 
+// LocalAddr is getsockname(2), not valid for a socket without an IP address.
+func LocalAddr(fd int) netip.AddrPort {
+	var a Addr
+	size := uint32(unix.SizeofSockaddrInet6)
+	if _, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&a.raw)), uintptr(unsafe.Pointer(&size))); errno != 0 {
+		return netip.AddrPort{}
+	}
+	return a.AddrPort()
+}
+
 // Accept is accept4(2): a non-blocking, close-on-exec socket and its peer.
 func Accept(fd int) (int, netip.AddrPort, unix.Errno) {
 	var peer Addr
