@@ -54,17 +54,23 @@ func askFrom(t *testing.T, path, request string, attr *syscall.SysProcAttr) stri
 	return string(out)
 }
 
-// open makes a socket reachable to everybody, so that only the checks of the
-// peer are left.
-func open(t *testing.T, path string) {
+// openWay lets every user come as far as the socket file.
+func openWay(t *testing.T, path string) {
 	t.Helper()
-	if err := os.Chmod(path, 0o666); err != nil {
-		t.Fatal(err)
-	}
 	for dir := filepath.Dir(path); strings.HasPrefix(dir, os.TempDir()+"/"); dir = filepath.Dir(dir) {
 		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// openSocket lets every user connect, so that only the checks of the peer are
+// left.
+func openSocket(t *testing.T, path string) {
+	t.Helper()
+	openWay(t, path)
+	if err := os.Chmod(path, 0o666); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -80,10 +86,11 @@ func TestB41_OtherUserIsRefused(t *testing.T) {
 	}
 	nobody := &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	path, _, _ := serve(t, ListenControl)
+	openWay(t, path)
 	if got := askFrom(t, path, listRequest, nobody); !strings.Contains(got, "permission denied") {
 		t.Errorf("by the mode of the file: %s", got)
 	}
-	open(t, path)
+	openSocket(t, path)
 	if got := askFrom(t, path, listRequest, nobody); got != `{"error":{"desc":"bad request: permission denied","cause":"user 65534 may not ask: only 0 and root may"}}` {
 		t.Errorf("control: %s", got)
 	}
@@ -91,7 +98,7 @@ func TestB41_OtherUserIsRefused(t *testing.T) {
 		t.Errorf("control, own user: %s", got)
 	}
 	path, _, _ = serve(t, ListenHTTP)
-	open(t, path)
+	openSocket(t, path)
 	if got := askFrom(t, path, httpRequest, nobody); !strings.HasPrefix(got, "HTTP/1.1 403 ") {
 		t.Errorf("http: %s", got)
 	}
