@@ -1,0 +1,281 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"epiphyte/internal/api"
+	"epiphyte/portfwd"
+)
+
+// memoryPorts publishes nothing; port 81 is always refused.
+type memoryPorts struct {
+	mu    sync.Mutex
+	last  int
+	rules []portfwd.Entry
+}
+
+func (p *memoryPorts) Add(_ context.Context, r portfwd.Rule) (portfwd.Entry, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r.HostPort == 81 {
+		return portfwd.Entry{}, &portfwd.BindError{Proto: r.Proto, Addr: netip.MustParseAddrPort("0.0.0.0:81"), Errno: 98}
+	}
+	if !r.Host.IsValid() {
+		r.Host = netip.IPv4Unspecified()
+	}
+	if !r.Guest.IsValid() && r.Host.Is4() {
+		r.Guest = netip.MustParseAddr("10.0.2.100")
+	}
+	if r.GuestPort == 0 {
+		r.GuestPort = r.HostPort
+	}
+	p.last++
+	p.rules = append(p.rules, portfwd.Entry{ID: p.last, Rule: r})
+	return p.rules[len(p.rules)-1], nil
+}
+
+func (p *memoryPorts) Remove(id int) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.rules)
+	p.rules = slices.DeleteFunc(p.rules, func(e portfwd.Entry) bool { return e.ID == id })
+	if len(p.rules) == n {
+		return portfwd.ErrNoRule
+	}
+	return nil
+}
+
+func (p *memoryPorts) List() []portfwd.Entry {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.rules)
+}
+
+// answering runs both servers of a program for the time of the test.
+func answering(t *testing.T, flows func() []api.Flow) (control, http string, p *memoryPorts) {
+	t.Helper()
+	p = &memoryPorts{}
+	cfg := api.Config{Ports: p, Flows: flows, Stats: func() []api.Metric {
+		return []api.Metric{
+			{Name: "uptime_seconds", Values: []api.Value{{N: 12}}},
+			{Name: "flows", Label: "proto", Values: []api.Value{{Label: "tcp", N: 3}, {Label: "udp", N: 1 << 60}}},
+		}
+	}}
+	dir := t.TempDir()
+	control, http = filepath.Join(dir, "api"), filepath.Join(dir, "http")
+	for path, listen := range map[string]func(string, api.Config) (*api.Server, error){control: api.ListenControl, http: api.ListenHTTP} {
+		s, err := listen(path, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- s.Serve(context.Background()) }()
+		t.Cleanup(func() { s.Close(); <-done })
+	}
+	return control, http, p
+}
+
+// asked runs a client command to its end.
+func asked(args ...string) (code int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	code = clientMain(context.Background(), "epiphyte", args[0], args[1:], &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+func TestClientPorts(t *testing.T) {
+	control, http, p := answering(t, nil)
+	for _, tt := range []struct {
+		args   []string
+		code   int
+		stdout string
+		stderr string
+	}{
+		{[]string{"ports", "--http-socket", http}, 0, "ID  PROTO  HOST  GUEST\n", ""},
+		{[]string{"ports", "--http-socket", http, "--json"}, 0, `{"ports":[]}` + "\n", ""},
+		{[]string{"publish", "--http-socket", http, "8080:80", "[::1]:5353-5354:53/udp"}, 0, "" +
+			"ID  PROTO  HOST              GUEST\n" +
+			"1   tcp    0.0.0.0:8080      10.0.2.100:80\n" +
+			"2   udp    [::1]:5353-5354   53-54\n", ""},
+		{[]string{"publish", "--api", control, "--json", "--guest=10.0.2.7", "90-91"}, 0, `{"ports":[` +
+			`{"id":3,"proto":"tcp","host_addr":"","host_port":90,"guest_addr":"10.0.2.7","guest_port":90},` +
+			`{"id":4,"proto":"tcp","host_addr":"","host_port":91,"guest_addr":"10.0.2.7","guest_port":91}]}` + "\n", ""},
+		{[]string{"ports", "-a", control}, 0, "" +
+			"ID  PROTO  HOST             GUEST\n" +
+			"1   tcp    0.0.0.0:8080     10.0.2.100:80\n" +
+			"2   udp    [::1]:5353-5354  53-54\n" +
+			"3   tcp    0.0.0.0:90       10.0.2.7:90\n" +
+			"4   tcp    0.0.0.0:91       10.0.2.7:91\n", ""},
+		{[]string{"unpublish", "-a", control, "3", "4"}, 0, "", ""},
+		{[]string{"unpublish", "--http-socket=" + http, "3", "2"}, 1, "", "epiphyte unpublish: port 3: no such published port\n"},
+		// The second fails: the first is taken back.
+		{[]string{"publish", "--http-socket", http, "70", "81"}, 1, "", "epiphyte publish: publish 81: listen on tcp 0.0.0.0:81: address already in use (EADDRINUSE)\n"},
+		{[]string{"publish", "-a", control, "79-83"}, 1, "", "epiphyte publish: publish 79-83: bad request: add_hostfwd: slirp_add_hostfwd failed (EADDRINUSE: listen on tcp 0.0.0.0:81: address already in use)\n"},
+		{[]string{"publish", "-a", control, "lo:79"}, 1, "", "epiphyte publish: publish lo:79: listen on interface lo: the control socket cannot do that; the HTTP socket can\n"},
+		{[]string{"publish", "-a", control, "--guest=fd00::1", "79"}, 1, "", "epiphyte publish: publish 79: guest_addr: fd00::1 is not of the family of 0.0.0.0\n"},
+		{[]string{"publish", "-a", control, "80:x"}, 1, "", `epiphyte publish: parse published port "80:x": guest_port: "x" is not a port, 1 to 65535` + "\n"},
+		{[]string{"unpublish", "-a", control, "8080:80"}, 1, "", `epiphyte unpublish: "8080:80" is not an id; the command ports shows them` + "\n"},
+		{[]string{"ports", "-a", control + "x"}, 1, "", "epiphyte ports: dial unix " + control + "x: connect: no such file or directory\n"},
+	} {
+		code, stdout, stderr := asked(tt.args...)
+		if tt.args[0] == "publish" { // alignment depends on all rows
+			stdout, tt.stdout = strings.Join(strings.Fields(stdout), " "), strings.Join(strings.Fields(tt.stdout), " ")
+		}
+		if code != tt.code || stdout != tt.stdout || stderr != tt.stderr {
+			t.Errorf("%s\n got %d %q %q\nwant %d %q %q", strings.Join(tt.args, " "), code, stdout, stderr, tt.code, tt.stdout, tt.stderr)
+		}
+	}
+	if list := p.List(); len(list) != 1 || list[0].ID != 1 {
+		t.Errorf("left: %v", list)
+	}
+}
+
+func TestClientCommandLine(t *testing.T) {
+	for _, tt := range []struct {
+		args   []string
+		stderr string
+	}{
+		{[]string{"ports"}, "--api-socket or --http-socket is required"},
+		{[]string{"ports", "-a", "x", "--http-socket", "y"}, "one of --api-socket and --http-socket is enough"},
+		{[]string{"ports", "-a", "x", "y"}, `ports takes no argument "y"`},
+		{[]string{"publish", "-a", "x"}, "publish needs RULE..."},
+		{[]string{"unpublish", "-a", "x"}, "unpublish needs ID..."},
+		{[]string{"flows"}, "--http-socket is required"},
+		{[]string{"flows", "--api-socket", "x"}, "epiphyte: unrecognized option '--api-socket'"},
+		{[]string{"flows", "--http-socket=x", "--watch=0"}, "--watch must be a number of seconds, 0.01 to 86400"},
+		{[]string{"flows", "--http-socket=x", "--watch=NaN"}, "--watch must be a number of seconds, 0.01 to 86400"},
+	} {
+		code, stdout, stderr := asked(tt.args...)
+		if code != 1 || stderr != tt.stderr+"\n" || !strings.HasPrefix(stdout, "Usage: epiphyte "+tt.args[0]) {
+			t.Errorf("%v: %d %q %q", tt.args, code, stderr, stdout)
+		}
+	}
+	for _, c := range clientCommands() {
+		code, stdout, stderr := asked(c.name, "--help")
+		if code != 0 || stderr != "" || !strings.Contains(stdout, "--http-socket PATH") {
+			t.Errorf("%s --help: %d %q %s", c.name, code, stderr, stdout)
+		}
+	}
+}
+
+func TestClientStats(t *testing.T) {
+	_, http, _ := answering(t, nil)
+	if code, stdout, stderr := asked("stats", "--http-socket", http); code != 0 || stderr != "" ||
+		stdout != "uptime_seconds  12\nflows{tcp}      3\nflows{udp}      1152921504606846976\n" {
+		t.Errorf("%d %q %q", code, stdout, stderr)
+	}
+	if code, stdout, stderr := asked("stats", "--http-socket", http, "--json"); code != 0 || stderr != "" ||
+		stdout != `{"uptime_seconds":12,"flows":{"tcp":3,"udp":1152921504606846976}}`+"\n" {
+		t.Errorf("%d %q %q", code, stdout, stderr)
+	}
+}
+
+// manyFlows are one busy flow, whose count rises with every look, and n quiet.
+func manyFlows(n int) func() []api.Flow {
+	var mu sync.Mutex
+	looks := uint64(0)
+	return func() []api.Flow {
+		mu.Lock()
+		defer mu.Unlock()
+		looks++
+		var flows []api.Flow
+		for i := range n {
+			flows = append(flows, api.Flow{Proto: "udp", Guest: fmt.Sprintf("10.0.2.100:%d", 1000+i), Age: time.Hour})
+		}
+		return append(flows, api.Flow{Proto: "tcp", Guest: "10.0.2.100:40000", Remote: "192.0.2.1:443", State: "open", In: looks * 1e12, Age: 90 * time.Second, Idle: 1500 * time.Millisecond})
+	}
+}
+
+func TestClientFlows(t *testing.T) {
+	_, http, _ := answering(t, manyFlows(1))
+	want := "" +
+		"PROTO  GUEST             REMOTE         STATE  IN    OUT  AGE     IDLE\n" +
+		"udp    10.0.2.100:1000   -              -      0 B   0 B  1h0m0s  0s\n" +
+		"tcp    10.0.2.100:40000  192.0.2.1:443  open   1 TB  0 B  1m30s   1s\n"
+	if code, stdout, stderr := asked("flows", "--http-socket", http); code != 0 || stderr != "" || stdout != want {
+		t.Errorf("%d %q\n%s", code, stderr, cmp.Diff(want, stdout))
+	}
+	code, stdout, stderr := asked("flows", "--http-socket", http, "--json")
+	var doc struct{ Flows []map[string]any }
+	if err := json.Unmarshal([]byte(stdout), &doc); err != nil || code != 0 || stderr != "" || len(doc.Flows) != 2 {
+		t.Errorf("%d %q %q %v", code, stdout, stderr, err)
+	}
+}
+
+// TestClientWatch: three looks, then the end.
+func TestClientWatch(t *testing.T) {
+	for _, asJSON := range []bool{false, true} {
+		_, http, _ := answering(t, manyFlows(1))
+		c := &Client{api: api.Client{HTTP: http}, json: asJSON}
+		ctx, cancel := context.WithCancel(t.Context())
+		tick := make(chan time.Time)
+		var out bytes.Buffer
+		done := make(chan error, 1)
+		go func() { done <- c.watchFlows(ctx, &out, tick) }()
+		tick <- time.Time{}
+		tick <- time.Time{}
+		// The third look may be cut off by the end.
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if asJSON {
+			if lines := strings.Split(strings.TrimSpace(out.String()), "\n"); len(lines) < 2 || !json.Valid([]byte(lines[1])) {
+				t.Errorf("%q", out.String())
+			}
+			continue
+		}
+		tables := strings.Split(out.String(), "\n\n")
+		if len(tables) < 2 || !strings.HasPrefix(tables[1], "PROTO") {
+			t.Fatalf("%q", out.String())
+		}
+		// Busy flows come first as soon as it shows which those are.
+		if first := strings.Split(tables[1], "\n")[1]; !strings.HasPrefix(first, "tcp ") || strings.Count(first, "0 B") != 2 {
+			t.Errorf("%q", first)
+		}
+	}
+}
+
+// TestClientWatchEnds with an error when the program does.
+func TestClientWatchEnds(t *testing.T) {
+	c := &Client{api: api.Client{HTTP: filepath.Join(t.TempDir(), "none")}}
+	if err := c.watchFlows(t.Context(), &bytes.Buffer{}, nil); err == nil {
+		t.Error("no error")
+	}
+}
+
+// TestScreenStaysInPlace: each text begins where the one before began, and none
+// makes the terminal scroll.
+func TestScreenStaysInPlace(t *testing.T) {
+	var out bytes.Buffer
+	s := &screen{w: &out, size: func() (int, int) { return 4, 6 }}
+	s.show([]byte("one\ntwo\n"))
+	s.show([]byte("long line\n2\n3\n4\n5\n"))
+	s.show([]byte("end\n"))
+	want := "\x1b[Jone\ntwo\n" + "\x1b[2F\x1b[Jlong \n2\n... a\n" + "\x1b[3F\x1b[Jend\n"
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestByteCount(t *testing.T) {
+	for n, want := range map[float64]string{
+		0: "0 B", 999: "999 B", 1000: "1 kB", 1234: "1.23 kB", 99_950: "100 kB", 999_499: "999 kB", 999_500: "1 MB",
+		1 << 40: "1.1 TB", 1 << 63: "9.22 EB", 1e24: "1e+03 ZB",
+	} {
+		if got := byteCount(n); got != want {
+			t.Errorf("%v: %s, want %s", n, got, want)
+		}
+	}
+}
