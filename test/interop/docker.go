@@ -24,8 +24,11 @@ const (
 	dockerStart = 25 * time.Second
 )
 
-// dockerd is a running daemon.
-type dockerd struct{ session *session }
+// dockerd is the daemon that the checks of the suite share.
+type dockerd struct {
+	session *session // nil when it could not be started
+	err     error    // why; it is not tried again
+}
 
 // dockerSuite: the start script finds the helper in the PATH, under
 // slirp4netns's name, and runs the daemon by RootlessKit.
@@ -42,7 +45,7 @@ func dockerSuite() suite {
 			works("what dockerd needs, iptables and bridges in a user namespace,", dockerWorks),
 		},
 		clean: func(ctx context.Context, m *machine) error {
-			if m.docker == nil {
+			if m.docker == nil || m.docker.session == nil {
 				return m.noHelpers()
 			}
 			ids, err := m.dockerDo(ctx, "ps", "--all", "--quiet")
@@ -52,7 +55,7 @@ func dockerSuite() suite {
 			return err
 		},
 		end: func(ctx context.Context, m *machine) error {
-			if m.docker == nil {
+			if m.docker == nil || m.docker.session == nil {
 				return nil
 			}
 			return m.dockerStop(ctx)
@@ -75,13 +78,18 @@ func dockerWorks(ctx context.Context, m *machine) error {
 	return errors.Join(err, os.RemoveAll(kitState))
 }
 
-// dockerRun starts the daemon if there is none and does something with it.
+// dockerRun starts the daemon if that has not been tried and does something
+// with it.
 func dockerRun(run func(context.Context, *machine) error) func(context.Context, *machine) error {
 	return func(ctx context.Context, m *machine) error {
 		if m.docker == nil {
 			if err := m.dockerStart(ctx); err != nil {
+				m.docker = &dockerd{err: errors.New("dockerd did not start: see the first check of the suite")}
 				return err
 			}
+		}
+		if m.docker.err != nil {
+			return m.docker.err
 		}
 		return run(ctx, m)
 	}
@@ -101,15 +109,17 @@ func (m *machine) dockerStart(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d := &dockerd{session: s}
-	m.docker = d
+	m.docker = &dockerd{session: s}
 	err = harness.Eventually(dockerStart, func() error {
-		if err := s.alive(); err != nil {
-			return err
+		if s.alive() != nil {
+			return nil // there is nothing to wait for
 		}
 		_, err := m.dockerDo(ctx, "version")
 		return err
 	})
+	if dead := s.alive(); dead != nil {
+		return fmt.Errorf("start dockerd: %w", dead)
+	}
 	if err == nil {
 		err = m.importImage(ctx, dockerEnv(), "docker", "import")
 	}
@@ -117,12 +127,6 @@ func (m *machine) dockerStart(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("start dockerd: %w\n%s", err, tail(s.out.String())), m.dockerStop(ctx))
 	}
 	return nil
-}
-
-// tail is the end of a log, where it says what went wrong.
-func tail(log string) string {
-	const limit = 3000
-	return log[max(0, len(log)-limit):]
 }
 
 func (m *machine) dockerStop(ctx context.Context) error {
@@ -156,25 +160,25 @@ func dockerChecks() []check {
 				return errors.Join(err, fmt.Errorf("%d helpers run, want 1", len(pids)))
 			}
 			argv, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pids[0]))
-			return errors.Join(err, has(strings.ReplaceAll(string(argv), "\x00", " "), "--mtu 65520", "--disable-host-loopback"))
+			return first(err, has(strings.ReplaceAll(string(argv), "\x00", " "), "--mtu 65520", "--disable-host-loopback"))
 		},
 	}, {
 		name: "docker/tcp-out", says: "4 MiB each way with a server outside",
 		run: func(ctx context.Context, m *machine) error {
 			out, err := m.dockerOnce(ctx, "probe", "tcp", outside(), "4194304")
-			return errors.Join(err, peerIs(out, hostIPv4))
+			return first(err, peerIs(out, hostIPv4))
 		},
 	}, {
 		name: "docker/udp-out", says: "datagrams of 1400 bytes with a server outside",
 		run: func(ctx context.Context, m *machine) error {
 			out, err := m.dockerOnce(ctx, "probe", "udp", outside(), "1400")
-			return errors.Join(err, peerIs(out, hostIPv4))
+			return first(err, peerIs(out, hostIPv4))
 		},
 	}, {
 		name: "docker/dns", says: "resolv.conf names the helper's resolver",
 		run: func(ctx context.Context, m *machine) error {
 			out, err := m.dockerOnce(ctx, "sh", "-c", dnsScript("10.0.2.3"))
-			return errors.Join(err, dnsAnswers(out, "10.0.2.3"))
+			return first(err, dnsAnswers(out, "10.0.2.3"))
 		},
 	}, {
 		name: "docker/ping", says: "gateway and outside answer echo requests across the bridge",
@@ -222,7 +226,7 @@ func dockerChecks() []check {
 				return err
 			}
 			out, err := m.dockerDo(ctx, "exec", "one", "probe", "tcp", outside())
-			return errors.Join(err, peerIs(out, hostIPv4), reachBoth(ctx, m, "tcp", "8080", 1000))
+			return first(err, peerIs(out, hostIPv4), reachBoth(ctx, m, "tcp", "8080", 1000))
 		},
 	}}
 	for i := range checks {

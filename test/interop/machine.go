@@ -38,7 +38,7 @@ type machine struct {
 	net     *network
 
 	tried  map[string]string // reasons by what [works] tried
-	docker *dockerd          // running, or nil
+	docker *dockerd          // nil until it is needed
 }
 
 // mounts gives the mount namespace what is the machine's own: /proc and /sys

@@ -175,7 +175,7 @@ func (n *network) resolve() error {
 		{PacketConn: pc, Handler: dns.HandlerFunc(answer)},
 		{Listener: l, Handler: dns.HandlerFunc(answer)},
 	} {
-		go s.ActivateAndServe()
+		go s.ActivateAndServe() // until its socket is closed
 	}
 	n.closers = append(n.closers, pc, l)
 	return nil

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 )
@@ -21,19 +20,19 @@ func bridgeSuite() suite {
 			name: "bridge/tcp-out", says: "4 MiB each way with a server outside",
 			run: func(ctx context.Context, m *machine) error {
 				out, err := bridgeRun(ctx, m, "probe", "tcp", outside(), "4194304")
-				return errors.Join(err, peerIs(out, hostIPv4))
+				return first(err, peerIs(out, hostIPv4))
 			},
 		}, {
 			name: "bridge/udp-out", says: "datagrams of 1 and 1400 bytes with a server outside",
 			run: func(ctx context.Context, m *machine) error {
 				out, err := bridgeRun(ctx, m, "sh", "-c", "probe udp "+outside()+" 1 >&2; probe udp "+outside()+" 1400")
-				return errors.Join(err, peerIs(out, hostIPv4))
+				return first(err, peerIs(out, hostIPv4))
 			},
 		}, {
 			name: "bridge/dns", says: "the network's resolver forwards through the helper's",
 			run: func(ctx context.Context, m *machine) error {
 				out, err := bridgeRun(ctx, m, "sh", "-c", "probe dns 10.0.2.3:53 udp "+serverName+" A && probe lookup "+serverName)
-				return errors.Join(err, has(out, outsideIPv4, outsideIPv6))
+				return first(err, has(out, outsideIPv4, outsideIPv6))
 			},
 		}, {
 			name: "bridge/ping", says: "gateway and outside answer echo requests across the bridge",
@@ -77,7 +76,7 @@ func bridgeSuite() suite {
 						return err
 					}
 					out, err := m.do(ctx, "podman", "exec", "one", "probe", "tcp", outside())
-					if err := errors.Join(err, peerIs(out, hostIPv4), m.helperCount(1)); err != nil {
+					if err := first(err, peerIs(out, hostIPv4), m.helperCount(1)); err != nil {
 						return err
 					}
 				}
@@ -125,7 +124,7 @@ func bridgeTwo(ctx context.Context, m *machine) error {
 		return err
 	}
 	out, err := m.do(ctx, "podman", "exec", "one", "probe", "tcp", outside())
-	if err := errors.Join(err, peerIs(out, hostIPv4)); err != nil {
+	if err := first(err, peerIs(out, hostIPv4)); err != nil {
 		return fmt.Errorf("after one has stopped: %w", err)
 	}
 	if _, err := m.do(ctx, "podman", "rm", "--force", "--time=0", "one"); err != nil {

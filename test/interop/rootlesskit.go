@@ -71,19 +71,19 @@ func kitNetwork() []check {
 		name: "rootlesskit/tcp-out", says: "4 MiB each way with a server outside",
 		run: func(ctx context.Context, m *machine) error {
 			out, err := m.kitRun(ctx, noLoopback, probePath, "tcp", outside(), "4194304")
-			return errors.Join(err, peerIs(out, hostIPv4))
+			return first(err, peerIs(out, hostIPv4))
 		},
 	}, {
 		name: "rootlesskit/udp-out", says: "datagrams of 8000 bytes with a server outside",
 		run: func(ctx context.Context, m *machine) error {
 			out, err := m.kitRun(ctx, noLoopback, probePath, "udp", outside(), "8000")
-			return errors.Join(err, peerIs(out, hostIPv4))
+			return first(err, peerIs(out, hostIPv4))
 		},
 	}, {
 		name: "rootlesskit/dns", says: "resolv.conf names the gateway's resolver, UDP and TCP, A and AAAA",
 		run: func(ctx context.Context, m *machine) error {
 			out, err := m.kitRun(ctx, noLoopback, "sh", "-c", "probe() { "+probePath+` "$@"; }; `+dnsScript("10.0.2.3"))
-			return errors.Join(err, dnsAnswers(out, "10.0.2.3"))
+			return first(err, dnsAnswers(out, "10.0.2.3"))
 		},
 	}, {
 		name: "rootlesskit/ping", says: "gateway and outside answer echo requests",
@@ -96,30 +96,30 @@ func kitNetwork() []check {
 		run: func(ctx context.Context, m *machine) error {
 			out, err := m.kitRun(ctx, []string{"--ipv6"}, "sh", "-c",
 				"for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do ip -6 addr show dev tap0 scope global -tentative | grep -q fd00: && break; sleep 0.2; done; "+probePath+" tcp "+outside6())
-			return errors.Join(err, peerIs(lastLine(out), hostIPv6))
+			return first(err, peerIs(lastLine(out), hostIPv6))
 		},
 	}, {
 		name: "rootlesskit/mtu", says: "65520 unless --mtu=1400 says otherwise, and a transfer at 1400",
 		run: func(ctx context.Context, m *machine) error {
 			out, err := m.kitRun(ctx, nil, "sh", "-c", "ip link show dev tap0")
-			if err := errors.Join(err, has(out, "mtu 65520")); err != nil {
+			if err := first(err, has(out, "mtu 65520")); err != nil {
 				return err
 			}
 			out, err = m.kitRun(ctx, []string{"--mtu=1400"}, "sh", "-c", "ip link show dev tap0; "+probePath+" tcp "+outside()+" 1048576")
-			return errors.Join(err, has(out, "mtu 1400"), peerIs(lastLine(out), hostIPv4))
+			return first(err, has(out, "mtu 1400"), peerIs(lastLine(out), hostIPv4))
 		},
 	}, {
 		name: "rootlesskit/cidr", says: "--cidr=10.41.0.0/16, as k3s has it, moves guest, gateway and resolver",
 		run: func(ctx context.Context, m *machine) error {
 			out, err := m.kitRun(ctx, []string{"--cidr=10.41.0.0/16"}, "sh", "-c",
 				"ip addr show dev tap0 >&2; ip addr show dev tap0 | grep -q 'inet 10.41.0.100/16' && ping -c1 -W3 10.41.0.2 >&2 && probe() { "+probePath+` "$@"; }; `+dnsScript("10.41.0.3")+"; probe tcp "+outside())
-			return errors.Join(err, has(out, "first 10.41.0.3\n"+outsideIPv4), peerIs(lastLine(out), hostIPv4))
+			return first(err, has(out, "first 10.41.0.3\n"+outsideIPv4), peerIs(lastLine(out), hostIPv4))
 		},
 	}, {
 		name: "rootlesskit/ifname", says: "--ifname names the TAP",
 		run: func(ctx context.Context, m *machine) error {
 			out, err := m.kitRun(ctx, []string{"--ifname=net7"}, "sh", "-c", "ip link show dev net7 >&2 && "+probePath+" tcp "+outside())
-			return errors.Join(err, peerIs(out, hostIPv4))
+			return first(err, peerIs(out, hostIPv4))
 		},
 	}, {
 		name: "rootlesskit/host-loopback-off", says: "--disable-host-loopback closes the host's loopback",
@@ -131,20 +131,20 @@ func kitNetwork() []check {
 		name: "rootlesskit/host-loopback-on", says: "without it 10.0.2.2 leads there",
 		run: func(ctx context.Context, m *machine) error {
 			out, err := m.kitRun(ctx, nil, probePath, "tcp", loopback)
-			return errors.Join(err, peerIs(out, "127.0.0.1"))
+			return first(err, peerIs(out, "127.0.0.1"))
 		},
 	}, {
 		name: "rootlesskit/sandbox-auto", says: "sandbox and seccomp on auto, as Docker asks for them",
 		run: func(ctx context.Context, m *machine) error {
 			out, err := m.kitRun(ctx, []string{"--slirp4netns-sandbox=auto", "--slirp4netns-seccomp=auto"}, probePath, "tcp", outside())
-			return errors.Join(err, peerIs(out, hostIPv4))
+			return first(err, peerIs(out, hostIPv4))
 		},
 	}, {
 		name: "rootlesskit/sandbox-forced", says: "sandbox and seccomp demanded",
 		needs: []need{option("--enable-sandbox"), option("--enable-seccomp")},
 		run: func(ctx context.Context, m *machine) error {
 			out, err := m.kitRun(ctx, []string{"--slirp4netns-sandbox=true", "--slirp4netns-seccomp=true"}, probePath, "tcp", outside())
-			return errors.Join(err, peerIs(out, hostIPv4))
+			return first(err, peerIs(out, hostIPv4))
 		},
 	}, {
 		name: "rootlesskit/killed", says: "the helper ends when RootlessKit is killed",
@@ -235,7 +235,7 @@ func kitCtl(ctx context.Context, m *machine, driver string) error {
 			return fmt.Errorf("%w (%v)", err, x)
 		}
 		out, err := ctl("list-ports")
-		if err := errors.Join(err, has(out, "8080")); err != nil {
+		if err := first(err, has(out, "8080")); err != nil {
 			return err
 		}
 		live, err := m.net.fromOutside(ctx, "tcp", net.JoinHostPort(hostIPv4, "8080"))

@@ -98,6 +98,12 @@ func brief(argv []string) string {
 	return s
 }
 
+// tail is the end of a log, where it says what went wrong.
+func tail(log string) string {
+	const limit = 1500
+	return strings.TrimSpace(log[max(0, len(log)-limit):])
+}
+
 // session is a command that runs while a check does something with it.
 type session struct {
 	cmd  *exec.Cmd
@@ -123,7 +129,7 @@ func (m *machine) start(env []string, argv ...string) (*session, error) {
 func (s *session) alive() error {
 	select {
 	case <-s.done:
-		return fmt.Errorf("%s: %v\n%s", brief(s.cmd.Args), s.cmd.ProcessState, s.out.String())
+		return fmt.Errorf("%s: %v\n%s", brief(s.cmd.Args), s.cmd.ProcessState, tail(s.out.String()))
 	default:
 		return nil
 	}
@@ -139,7 +145,7 @@ func (s *session) end(ctx context.Context, sig syscall.Signal) error {
 	case <-ctx.Done():
 		_ = unix.Kill(-s.cmd.Process.Pid, unix.SIGKILL) // as above
 		<-s.done
-		return fmt.Errorf("%s did not end by %v: %w\n%s", brief(s.cmd.Args), sig, ctx.Err(), s.out.String())
+		return fmt.Errorf("%s did not end by %v: %w\n%s", brief(s.cmd.Args), sig, ctx.Err(), tail(s.out.String()))
 	}
 }
 

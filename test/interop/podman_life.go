@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/test/harness"
+)
+
+// podmanLife: starts and stops.
+func podmanLife() []check {
+	return []check{{
+		name: "podman/keep-id", says: "--userns=keep-id, where the namespace is made before the helper is asked by PID",
+		run: func(ctx context.Context, m *machine) error {
+			out, err := m.do(ctx, "podman", "run", "--rm", "--userns=keep-id", "--network=slirp4netns", image, "probe", "tcp", outside())
+			return first(err, peerIs(out, hostIPv4))
+		},
+	}, {
+		name: "podman/build", says: "a RUN step of podman build has the network",
+		run: func(ctx context.Context, m *machine) error {
+			file := confDir + "/Containerfile"
+			if err := os.WriteFile(file, []byte("FROM localhost/"+image+"\nRUN probe tcp "+outside()+"\n"), 0o644); err != nil {
+				return err
+			}
+			env, err := m.pathWithHelper() // podman's builder knows no network_cmd_path
+			if err != nil {
+				return err
+			}
+			out, err := output(m.command(ctx, env, "podman", "build", "--no-cache", "--file="+file, homeDir+"/tmp"))
+			return first(err, has(out, "peer "+hostIPv4))
+		},
+	}, {
+		name: "podman/restart", says: "after podman restart there is one helper, and the network",
+		run: func(ctx context.Context, m *machine) error {
+			if err := podmanServe(ctx, m, "one", "--network=slirp4netns"); err != nil {
+				return err
+			}
+			for range 3 {
+				if _, err := m.do(ctx, "podman", "restart", "--time=1", "one"); err != nil {
+					return err
+				}
+				out, err := m.do(ctx, "podman", "exec", "one", "probe", "tcp", outside())
+				if err := first(err, peerIs(out, hostIPv4), m.helperCount(1)); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}, {
+		name: "podman/stop-leaves-nothing", says: "after podman stop no helper, network namespace or port is left",
+		run: func(ctx context.Context, m *machine) error {
+			if err := podmanServe(ctx, m, "one", "--network=slirp4netns", "--publish=8080:80"); err != nil {
+				return err
+			}
+			if err := m.helperCount(1); err != nil {
+				return err
+			}
+			if _, err := m.do(ctx, "podman", "stop", "--time=1", "one"); err != nil {
+				return err
+			}
+			return nothingLeft(m)
+		},
+	}, {
+		name: "podman/crash-leaves-nothing", says: "nor when conmon and the container are killed",
+		run: func(ctx context.Context, m *machine) error {
+			if err := podmanServe(ctx, m, "one", "--network=slirp4netns"); err != nil {
+				return err
+			}
+			out, err := m.do(ctx, "podman", "inspect", "--format", "{{.State.ConmonPid}} {{.State.Pid}}", "one")
+			if err != nil {
+				return err
+			}
+			var conmon, pid int
+			if _, err := fmt.Sscan(out, &conmon, &pid); err != nil {
+				return err
+			}
+			return errors.Join(unix.Kill(conmon, unix.SIGKILL), unix.Kill(pid, unix.SIGKILL), m.helperCount(0))
+		},
+	}}
+}
+
+// nothingLeft looks for what a stopped container's network might leave.
+func nothingLeft(m *machine) error {
+	return errors.Join(m.helperCount(0), harness.Eventually(waitTime, func() error {
+		left, err := filepath.Glob(runtimeDir + "/netns/netns-*")
+		if err == nil && len(left) > 0 {
+			err = fmt.Errorf("namespaces left: %v", left)
+		}
+		return errors.Join(err, portsFree())
+	}))
+}
+
+// portsFree says whether anything listens on the host that is not ours.
+func portsFree() error {
+	for _, proto := range []string{"tcp", "udp"} {
+		b, err := os.ReadFile("/proc/thread-self/net/" + proto)
+		if err != nil {
+			return err
+		}
+		if strings.Contains(string(b), ":1F90 00000000:0000") { // 8080
+			return fmt.Errorf("%s port 8080 is still taken", proto)
+		}
+	}
+	return nil
+}
