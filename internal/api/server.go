@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -21,6 +22,8 @@ const (
 	writeTimeout = 5 * time.Second
 	// lastWords is the same when the server closes.
 	lastWords = 100 * time.Millisecond
+	// tidyEvery is the number of connections after which memory is tidied up.
+	tidyEvery = 100
 	// acceptPause is how long to rest when the process is out of descriptors.
 	acceptPause = 100 * time.Millisecond
 )
@@ -36,6 +39,7 @@ type Server struct {
 	slots chan struct{} // one element per connection
 	ended sync.WaitGroup
 	stop  sync.Once
+	warn  sync.Once
 
 	buffers sync.Pool // *[maxRequest]byte of the control socket
 
@@ -207,14 +211,25 @@ func (c *conn) serve(ctx context.Context) {
 		delete(s.conns, c)
 		s.mu.Unlock()
 		<-s.slots
+		s.tidy(c.number)
 		s.ended.Done()
 	}()
 	if err := s.file.checkPeer(c.UnixConn); err != nil {
-		s.log.Warn("refused a client", "socket", s.file.path, "error", err)
+		// Once, or else a guest that can reach the file could fill the log.
+		s.warn.Do(func() { s.log.Warn("refused a client", "socket", s.file.path, "error", err) })
 		s.refuse(c, err)
 		return
 	}
 	s.handle(ctx, c)
+}
+
+// tidy collects the garbage of many short conversations, some 4 kB each, before
+// the heap has doubled for it and the process stays that large: callers publish
+// a range of ports by one conversation for each.
+func (s *Server) tidy(conversations uint64) {
+	if conversations%tidyEvery == 0 {
+		runtime.GC()
+	}
 }
 
 // await allows the client d to say what comes next. Until work is called the
