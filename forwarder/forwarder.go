@@ -39,6 +39,9 @@ type Config struct {
 	Relay *relay.Relay
 	DNS   DNS  // nil: queries are refused
 	DHCP  DHCP // nil: requests are dropped
+	// Source gives the address that a socket towards dst is to be bound to,
+	// and whether to one at all. nil: the kernel chooses.
+	Source func(dst netip.Addr) (from netip.Addr, bound bool, err error)
 	// Logger of rare events. The default is slog's.
 	Logger *slog.Logger
 	// Limits; zero values take the defaults of Limits.
@@ -53,6 +56,7 @@ type Forwarder struct {
 	stack  *stack.Stack
 	dns    DNS
 	dhcp   DHCP
+	source func(netip.Addr) (netip.Addr, bool, error)
 	log    *slog.Logger
 	limits Limits
 
@@ -72,11 +76,15 @@ func New(cfg Config) *Forwarder {
 		relay:  cfg.Relay,
 		dns:    cfg.DNS,
 		dhcp:   cfg.DHCP,
+		source: cfg.Source,
 		log:    cfg.Logger,
 		limits: cfg.Limits.withDefaults(),
 	}
 	if f.log == nil {
 		f.log = slog.Default()
+	}
+	if f.source == nil {
+		f.source = func(netip.Addr) (netip.Addr, bool, error) { return netip.Addr{}, false, nil }
 	}
 	if f.relay == nil {
 		f.relay = relay.New(f.shard, 0)

@@ -8,9 +8,28 @@ import (
 	"epiphyte/internal/sockio"
 )
 
-// socket opens a non-blocking socket of the address's family. Out of
-// descriptors, it gives up the least wanted dial or mapping and tries again.
+// socket opens a non-blocking socket towards an address, or at least its
+// family, bound to the configured source.
 func (f *Forwarder) socket(addr netip.Addr, typ, proto int) (int, unix.Errno) {
+	from, bound, err := f.source(addr)
+	if err != nil {
+		return -1, unix.EADDRNOTAVAIL
+	}
+	fd, errno := f.unboundSocket(addr, typ, proto)
+	if errno == 0 && bound {
+		var sa sockio.Addr
+		sa.Set(netip.AddrPortFrom(from, 0))
+		if errno = sockio.Bind(fd, &sa); errno != 0 {
+			unix.Close(fd)
+			return -1, errno
+		}
+	}
+	return fd, errno
+}
+
+// unboundSocket opens a socket. Out of descriptors, it gives up the least
+// wanted dial or mapping and tries again.
+func (f *Forwarder) unboundSocket(addr netip.Addr, typ, proto int) (int, unix.Errno) {
 	family := unix.AF_INET
 	if addr.Is6() {
 		family = unix.AF_INET6

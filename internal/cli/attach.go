@@ -12,6 +12,14 @@ import (
 // It returns the exit code.
 func (a *Attach) run(ctx context.Context, prog string, stdout, stderr io.Writer) int {
 	r := newReporter(prog, &a.Options, stderr)
+	if a.Bess != "" {
+		f, err := acceptBess(ctx, a.Bess, stderr)
+		if err != nil {
+			return r.fail(err)
+		}
+		defer f.Close()
+		a.Target.FD = int(f.Fd())
+	}
 	if a.Target == (tap.Target{}) || a.Target.FD > 0 {
 		fd, err := tapFD(a.Target.FD)
 		if err != nil {
@@ -53,6 +61,9 @@ func (a *Attach) run(ctx context.Context, prog string, stdout, stderr io.Writer)
 
 // label names the device in messages.
 func (a *Attach) label() string {
+	if a.Bess != "" {
+		return "client of " + a.Bess
+	}
 	if a.Name == "" {
 		return fmt.Sprintf("TAP fd %d", a.Target.FD)
 	}

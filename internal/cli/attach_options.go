@@ -20,6 +20,7 @@ type Attach struct {
 	Options
 	Target    tap.Target
 	Name      string // of the TAP; empty with a TAP fd
+	Bess      string // instead of a target: socket on which to wait for a client that is one
 	Configure bool   // link up, MTU, MAC, address, default route
 	MAC       net.HardwareAddr
 	ReadyFD   FD
@@ -45,12 +46,9 @@ var later = [...]struct {
 	name, shorthand string
 	argument        bool
 }{
-	{"api-socket", "a", true},
 	{"enable-sandbox", "", false},
 	{"create-sandbox", "", false},
 	{"enable-seccomp", "", false},
-	{"outbound-addr", "", true},
-	{"outbound-addr6", "", true},
 }
 
 // attachParser holds what the flags write that does not belong to the result.
@@ -62,6 +60,8 @@ type attachParser struct {
 	userns    string
 	mac       string
 	ipv6      bool
+	bess      bool
+	netnsSet  bool // --netns-type was given
 }
 
 // ParseAttach reads the command line of the attach command. prog is the name
@@ -114,8 +114,31 @@ func (p *attachParser) parse(args []string) *Exit {
 	return p.checkMTU()
 }
 
+// bessTarget reads the operand of --target-type=bess.
+func (p *attachParser) bessTarget(operands []string) error {
+	for _, c := range []struct {
+		given bool
+		name  string
+	}{{p.Configure, "configure"}, {p.netnsSet, "netns-type"}, {p.userns != "", "userns-path"}} {
+		if c.given {
+			return fmt.Errorf("--%s conflicts with --target-type=bess", c.name)
+		}
+	}
+	switch {
+	case len(operands) == 0:
+		return errors.New("")
+	case len(operands) > 1:
+		return errors.New("too many arguments")
+	}
+	p.Bess = operands[0]
+	return nil
+}
+
 // target reads the operands. An error without text asks for the usage alone.
 func (p *attachParser) target(operands []string) error {
+	if p.bess {
+		return p.bessTarget(operands)
+	}
 	want := 2
 	if p.netnsType == netnsTapFD {
 		want = 1
@@ -180,16 +203,20 @@ func (p *attachParser) flags() *pflag.FlagSet {
 	fs.VarP(fdValue("ready-fd", &p.ReadyFD), "ready-fd", "r", "write \"1\" to `FD` once the network works")
 	fs.VarP(mtuValue(&p.MTU), "mtu", "m", fmt.Sprintf("set the `MTU` in bytes, at most %d", maxMTU))
 	switchFlag(fs, "enable-ipv6", "6", "enable IPv6 (fd00::/64)", set(&p.ipv6, "WARNING: Support for IPv6 is experimental"))
+	fs.VarP(socketValue("API", &p.APISocket), "api-socket", "a", "answer slirp4netns's JSON requests at `PATH`")
 	fs.Var(stringValue(&p.cidr), "cidr", "use the IPv4 subnet `CIDR` for the guest")
 	switchFlag(fs, "disable-host-loopback", "", "refuse connections to the host's 127.0.0.1 and ::1 through the gateway address",
 		set(&p.DisableHostLoopback, ""))
 	switchFlag(fs, "no-host-loopback", "", "deprecated alias of --disable-host-loopback",
 		set(&p.DisableHostLoopback, "WARNING: --no-host-loopback is deprecated, use --disable-host-loopback"))
-	fs.Var(stringValue(&p.netnsType), "netns-type", "the first argument is a `TYPE`: path, pid, tapfd")
+	fs.Var(value{initial: p.netnsType, set: func(s string) error { p.netnsType, p.netnsSet = s, true; return nil }}, "netns-type", "the first argument is a `TYPE`: path, pid, tapfd")
 	fs.Var(usernsPathValue(&p.userns), "userns-path", "join the user namespace `PATH` as well")
+	experimental := func() { p.notice("WARNING: Support for --outbound-addr is experimental") }
+	fs.Var(outboundValue("", p.Source.SetIPv4, experimental), "outbound-addr", "send IPv4 from the `ADDRESS`, or from that of an interface")
+	fs.Var(outboundValue("6", p.Source.SetIPv6, experimental), "outbound-addr6", "send IPv6 from the `ADDRESS`, or from that of an interface")
 	switchFlag(fs, "disable-dns", "", "do not forward the guest's DNS address to the host's name servers", set(&p.DisableDNS, ""))
 	fs.Var(stringValue(&p.mac), "macaddress", "give the TAP the `MAC` address (with -c)")
-	fs.Var(p.targetType(), "target-type", "kind of target, `TYPE`: netns")
+	fs.Var(p.targetType(), "target-type", "kind of target, `TYPE`: netns, or bess (a SOCK_SEQPACKET socket, one frame a message)")
 	p.addOwn(fs)
 	switchFlag(fs, "help", "h", "show this help and exit", func() error {
 		return &Exit{Stdout: attachUsage(p.prog, fs)}
@@ -207,16 +234,14 @@ func (p *attachParser) flags() *pflag.FlagSet {
 	return fs
 }
 
-// targetType is the value of --target-type, of which this version has one.
+// targetType is the value of --target-type.
 func (p *attachParser) targetType() value {
 	return value{initial: "netns", set: func(s string) error {
-		switch s {
-		case "netns":
-			return nil
-		case "bess":
-			return p.refuse("--target-type=bess")
+		if s != "netns" && s != "bess" {
+			return errors.New(`--target-type must be either "netns" or "bess"`)
 		}
-		return errors.New(`--target-type must be either "netns" or "bess"`)
+		p.bess = s == "bess"
+		return nil
 	}}
 }
 

@@ -22,6 +22,15 @@ func (a *Attach) banner() string {
 	line("DHCP begin", p.DHCPStart)
 	line("DHCP end", p.DHCPEnd)
 	line("Recommended IP", p.Guest)
+	if a.APISocket != "" {
+		line("API Socket", a.APISocket)
+	}
+	if v4 := a.Source.IPv4(); v4 != "" {
+		line("Outbound IPv4", v4)
+	}
+	if v6 := a.Source.IPv6(); v6 != "" {
+		line("Outbound IPv6", v6)
+	}
 	if a.MAC != nil {
 		line("MAC address", a.MAC)
 	}

@@ -35,6 +35,11 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 		return r.run(ctx, prog, stderr)
 	}
+	if prog != compatible && len(args) > 0 {
+		if _, ok := clientNamed(args[0]); ok {
+			return clientMain(ctx, prog, args[0], args[1:], stdout, stderr)
+		}
+	}
 	a, exit := ParseAttach(prog, args)
 	if exit != nil {
 		return exit.write(stdout, stderr)

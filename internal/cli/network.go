@@ -10,17 +10,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/api"
 	"epiphyte/internal/guest"
 	"epiphyte/tap"
 )
 
 // network is a guest being served: the device, and the stack behind it.
 type network struct {
-	device *tap.Device
-	guest  *guest.Guest
-	cancel context.CancelFunc
-	ended  chan struct{} // closed when Serve has returned
-	err    error         // Serve's result, valid once ended is closed
+	device  *tap.Device
+	guest   *guest.Guest
+	servers []*api.Server
+	cancel  context.CancelFunc
+	ended   chan struct{} // closed when Serve has returned
+	err     error         // Serve's result, valid once ended is closed
 }
 
 // farewell bounds the orderly end. Nothing depends on it: the kernel closes all
@@ -59,6 +61,7 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 		DisableHostLoopback: o.DisableHostLoopback,
 		DisableDNS:          o.DisableDNS,
 		PlainTCP:            o.TCPPath == tcpPlain,
+		Source:              o.Source,
 		ResolvConf:          o.ResolvConf,
 		Logger:              r.log,
 	})
@@ -76,6 +79,10 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 	ctx, cancel := context.WithCancel(ctx)
 	n := &network{device: device, guest: g, cancel: cancel, ended: make(chan struct{})}
 	go n.serve(ctx)
+	if err := o.listen(ctx, n, r); err != nil {
+		n.Close()
+		return nil, err
+	}
 	return n, nil
 }
 
@@ -94,6 +101,9 @@ func (n *network) Err() error {
 
 // Close stops serving and removes the device, waiting only briefly.
 func (n *network) Close() {
+	for _, s := range n.servers {
+		s.Close()
+	}
 	n.cancel()
 	done := make(chan struct{})
 	go func() {

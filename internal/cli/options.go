@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"epiphyte/internal/outbound"
 	"epiphyte/internal/plan"
 	"epiphyte/portfwd"
 )
@@ -17,8 +18,11 @@ type Options struct {
 	MTU                 int // bytes of an IP packet, 68 to 65521
 	DisableHostLoopback bool
 	DisableDNS          bool
-	Publish             []portfwd.Rule // host ports to carry in, in the order given
+	Publish             []portfwd.Rule   // host ports to carry in, in the order given
+	Source              *outbound.Source // of the host's sockets
 
+	APISocket  string     // control socket, slirp4netns's JSON; empty: none
+	HTTPSocket string     // the same and more over HTTP; empty: none
 	ResolvConf string     // where the host's name servers are read
 	TCPPath    string     // tcpInline or tcpPlain
 	NoOffload  bool       // no virtio-net header on the TAP
@@ -37,6 +41,7 @@ const (
 func defaultOptions(mtu int) Options {
 	return Options{
 		MTU:        mtu,
+		Source:     new(outbound.Source),
 		ResolvConf: "/etc/resolv.conf",
 		TCPPath:    tcpInline,
 		LogFormat:  logText,
@@ -46,14 +51,30 @@ func defaultOptions(mtu int) Options {
 // addOwn adds the flags that are not of the contract.
 func (o *Options) addOwn(fs *pflag.FlagSet) {
 	fs.VarP(publishValue(&o.Publish), "publish", "p", "carry clients of host port `[HOST:]PORT[-END][:GUESTPORT[-END]][/udp]` in to the guest; repeatable")
+	fs.Var(socketValue("HTTP", &o.HTTPSocket), "http-socket", "answer HTTP requests about ports, flows and statistics at `PATH`")
 	fs.Var(levelValue(&o.LogLevel), "log-level", "log to stderr from `LEVEL` on: debug, info, warn, error")
 	fs.Var(choiceValue("log-format", &o.LogFormat, logText, logJSON), "log-format", "write the log as `FORMAT`: text, json")
 	fs.Var(stringValue(&o.ResolvConf), "resolv-conf", "read the host's name servers from `PATH`")
 	fs.Var(choiceValue("tcp-path", &o.TCPPath, tcpInline, tcpPlain), "tcp-path", "handle TCP segments by `PATH`: inline (faster), plain")
 	boolFlag(fs, "no-offload", "", "use the TAP without checksum and segmentation offload", &o.NoOffload)
-	for _, name := range [...]string{"publish", "log-level", "log-format", "resolv-conf", "tcp-path", "no-offload"} {
+	for _, name := range [...]string{"publish", "http-socket", "log-level", "log-format", "resolv-conf", "tcp-path", "no-offload"} {
 		fs.Lookup(name).Annotations = map[string][]string{ownFlag: nil}
 	}
+}
+
+// outboundValue is the value of --outbound-addr or, with the suffix 6, its twin.
+func outboundValue(suffix string, set func(string) error, said func()) value {
+	return value{set: func(s string) error {
+		said()
+		if set(s) != nil {
+			family := "ipv4"
+			if suffix != "" {
+				family = "ipv6"
+			}
+			return &Exit{Code: 1, Stderr: "outbound-addr" + suffix + " has to be valid " + family + " address or interface name."}
+		}
+		return nil
+	}}
 }
 
 // checkMTU refuses what passes as a number but cannot be an interface's MTU.

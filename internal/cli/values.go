@@ -168,3 +168,17 @@ func publishValue(dst *[]portfwd.Rule) value {
 		return err
 	}}
 }
+
+// maxSocketPath is what fits into struct sockaddr_un with its final zero.
+const maxSocketPath = 107
+
+// socketValue reads the path of a socket to listen on.
+func socketValue(kind string, dst *string) value {
+	return value{set: func(s string) error {
+		if len(s) > maxSocketPath {
+			return fmt.Errorf("the specified %s socket path is too long (>= %d)", kind, maxSocketPath+1)
+		}
+		*dst = s
+		return nil
+	}}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"time"
 )
 
@@ -43,8 +44,7 @@ func (r *Resolver) dialFirst(ctx context.Context, servers []*server) dialResult 
 			running++
 			stagger.Reset(r.cfg.Retry)
 			go func() {
-				var d net.Dialer
-				conn, err := d.DialContext(ctx, "tcp", srv.addr.String())
+				conn, err := r.dial(ctx, srv)
 				results <- dialResult{conn: conn, srv: srv, err: err}
 			}()
 		case d := <-results:
@@ -77,4 +77,17 @@ func (r *Resolver) demoteTCP(srv *server, why string) {
 	if srv.tcp.failed(now, r.cfg.Demotion) {
 		r.tellDemoted(srv, "tcp", why, now)
 	}
+}
+
+// dial connects to one server, from the configured source.
+func (r *Resolver) dial(ctx context.Context, srv *server) (net.Conn, error) {
+	from, _, err := r.cfg.Source.For(srv.addr.Addr())
+	if err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	if from.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+	}
+	return d.DialContext(ctx, "tcp", srv.addr.String())
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/outbound"
 )
 
 // Errors of Stream.
@@ -23,9 +25,10 @@ var (
 // Config says where queries go and what they may cost. Zero fields mean the
 // defaults given with each.
 type Config struct {
-	ResolvConf string       // default /etc/resolv.conf
-	Port       uint16       // of the nameservers; default 53
-	Logger     *slog.Logger // default: discard
+	ResolvConf string           // default /etc/resolv.conf
+	Port       uint16           // of the nameservers; default 53
+	Logger     *slog.Logger     // default: discard
+	Source     *outbound.Source // of the sockets; nil: the kernel chooses
 
 	// Retry is how long one nameserver may stay silent before the next is
 	// asked too; default 800 ms, so that the second one's answer is there

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"syscall"
 	"time"
@@ -45,7 +46,15 @@ func (r *Resolver) socketTo(srv *server, now time.Time) (*socket, error) {
 	if r.closed {
 		return nil, ErrClosed
 	}
-	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(srv.addr))
+	from, _, err := r.cfg.Source.For(srv.addr.Addr())
+	if err != nil {
+		return nil, err
+	}
+	var local *net.UDPAddr
+	if from.IsValid() {
+		local = net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+	}
+	conn, err := net.DialUDP("udp", local, net.UDPAddrFromAddrPort(srv.addr))
 	if err != nil {
 		return nil, err
 	}

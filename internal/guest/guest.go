@@ -30,6 +30,7 @@ import (
 	"epiphyte/forwarder"
 	"epiphyte/internal/dhcp"
 	"epiphyte/internal/dns"
+	"epiphyte/internal/outbound"
 	"epiphyte/internal/plan"
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
@@ -49,6 +50,8 @@ type Config struct {
 	DisableDNS bool
 	// PlainTCP leaves TCP to gVisor's own processors instead of the shard.
 	PlainTCP bool
+	// Source of the host's sockets; nil: the kernel chooses.
+	Source *outbound.Source
 	// ResolvConf names the host's resolvers; /etc/resolv.conf if empty.
 	ResolvConf string
 	Limits     forwarder.Limits
@@ -97,11 +100,12 @@ func New(cfg Config) (_ *Guest, err error) {
 		Shard:  g.shard,
 		Relay:  g.relay,
 		DHCP:   dhcp.New(dhcp.Config{Plan: cfg.Plan, MTU: cfg.MTU, MAC: cfg.Plan.HardwareAddr()}),
+		Source: cfg.Source.For,
 		Logger: cfg.Logger,
 		Limits: cfg.Limits,
 	}
 	if !cfg.DisableDNS {
-		g.resolver = dns.New(dns.Config{ResolvConf: cfg.ResolvConf, Logger: cfg.Logger})
+		g.resolver = dns.New(dns.Config{ResolvConf: cfg.ResolvConf, Source: cfg.Source, Logger: cfg.Logger})
 		fc.DNS = g.resolver
 	}
 	g.forwarder = forwarder.New(fc)

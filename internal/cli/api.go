@@ -1,0 +1,73 @@
+package cli
+
+import (
+	"context"
+
+	"epiphyte/internal/api"
+	"epiphyte/internal/guest"
+)
+
+// listen opens the sockets by which a running program is asked. They accept
+// clients from now on.
+func (o *Options) listen(ctx context.Context, n *network, r *reporter) error {
+	cfg := api.Config{
+		Ports:  n.guest.Ports(),
+		Flows:  func() []api.Flow { return flows(n.guest) },
+		Stats:  func() []api.Metric { return metrics(n.guest) },
+		Logger: r.log,
+	}
+	for _, s := range []struct {
+		path   string
+		listen func(string, api.Config) (*api.Server, error)
+	}{{o.APISocket, api.ListenControl}, {o.HTTPSocket, api.ListenHTTP}} {
+		if s.path == "" {
+			continue
+		}
+		server, err := s.listen(s.path, cfg)
+		if err != nil {
+			return err
+		}
+		n.servers = append(n.servers, server)
+		go server.Serve(ctx)
+	}
+	return nil
+}
+
+// flows describes the guest's flows as the HTTP socket shows them.
+func flows(g *guest.Guest) []api.Flow {
+	infos := g.Flows()
+	list := make([]api.Flow, len(infos))
+	for i, f := range infos {
+		list[i] = api.Flow{
+			Proto: f.Proto, Guest: f.Guest.String(), State: f.State,
+			In: f.In, Out: f.Out, Age: f.Age, Idle: f.Idle,
+		}
+		if f.Remote.IsValid() {
+			list[i].Remote = f.Remote.String()
+		}
+		if f.Host.IsValid() {
+			list[i].Host = f.Host.String()
+		}
+	}
+	return list
+}
+
+// metrics names the guest's statistics as Prometheus wants them.
+func metrics(g *guest.Guest) []api.Metric {
+	s := g.Stats()
+	one := func(n uint64) []api.Value { return []api.Value{{N: n}} }
+	return []api.Metric{
+		{Name: "epiphyte_flows", Help: "Flows of the moment", Label: "kind", Values: []api.Value{
+			{Label: "connecting", N: uint64(s.Connecting)},
+			{Label: "tcp", N: uint64(s.Connections)},
+			{Label: "mapping", N: uint64(s.Mappings)},
+			{Label: "session", N: uint64(s.Sessions)},
+		}},
+		{Name: "epiphyte_published_rules", Help: "Published ports and ranges", Values: one(uint64(len(g.Ports().List())))},
+		{Name: "epiphyte_tcp_connections_total", Help: "TCP connections established since the start", Counter: true, Values: one(s.Total.Connections)},
+		{Name: "epiphyte_tcp_bytes_total", Help: "Bytes of TCP payload carried since the start", Counter: true, Label: "direction", Values: []api.Value{
+			{Label: "in", N: s.Total.In},
+			{Label: "out", N: s.Total.Out},
+		}},
+	}
+}

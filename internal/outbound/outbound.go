@@ -1,0 +1,149 @@
+// Package outbound chooses the source address of the host's sockets.
+//
+// # Theory of operation
+//
+// A Source stands for --outbound-addr and --outbound-addr6: for each family an
+// address, or an interface whose first address of the family is meant. It is
+// asked for every socket that is opened towards the outside, the resolver's
+// included. An interface is looked up again when the last look is older than a
+// second, so that a new lease or a reconnect is followed; between looks the
+// answer is a field read under a lock that nobody holds for long.
+//
+// An interface without an address has none to give: the socket then fails to
+// bind, which the guest hears of as an unreachable network, rather than leaving
+// from an address that the user did not choose.
+//
+// This binds to an address, as the contract has it, not to a device: the
+// routing table still decides where packets leave.
+package outbound
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// lookEvery is the age at which an interface's address is looked up anew. A
+// look costs two netlink dumps, some tens of microseconds.
+const lookEvery = time.Second
+
+// Source chooses source addresses. The zero value, and nil, leave the choice to
+// the kernel. It may be used by several goroutines.
+type Source struct {
+	v4, v6 choice
+}
+
+// choice is one family's.
+type choice struct {
+	set  bool
+	name string // of the interface; empty: addr is fixed
+
+	mu     sync.Mutex
+	addr   netip.Addr // guarded by mu
+	looked time.Time  // guarded by mu
+}
+
+// ErrNoAddress says that there is no address to bind to at the moment.
+var ErrNoAddress = errors.New("the outbound interface has no address")
+
+// SetIPv4 takes the argument of --outbound-addr: an IPv4 address, or the name
+// of an interface that exists.
+func (s *Source) SetIPv4(arg string) error { return s.v4.configure(arg, true) }
+
+// SetIPv6 takes the argument of --outbound-addr6.
+func (s *Source) SetIPv6(arg string) error { return s.v6.configure(arg, false) }
+
+func (c *choice) configure(arg string, v4 bool) error {
+	if a, err := netip.ParseAddr(arg); err == nil {
+		if a.Is4() != v4 {
+			return fmt.Errorf("%v is of the other family", a)
+		}
+		c.set, c.addr, c.name = true, a, ""
+		return nil
+	}
+	if _, err := net.InterfaceByName(arg); err != nil {
+		return fmt.Errorf("%q is neither an address nor an interface", arg)
+	}
+	c.set, c.name = true, arg
+	return nil
+}
+
+// For gives the address to bind to for a socket towards dst; ok is false when
+// the kernel is to choose. ErrNoAddress: there should be one and is not.
+func (s *Source) For(dst netip.Addr) (a netip.Addr, ok bool, err error) {
+	if s == nil {
+		return netip.Addr{}, false, nil
+	}
+	c := &s.v4
+	if dst.Is6() {
+		c = &s.v6
+	}
+	if !c.set {
+		return netip.Addr{}, false, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.name != "" && time.Since(c.looked) >= lookEvery {
+		c.addr = first(c.name, dst.Is4())
+		c.looked = time.Now()
+	}
+	if !c.addr.IsValid() {
+		return netip.Addr{}, true, ErrNoAddress
+	}
+	return c.addr, true, nil
+}
+
+// first is the interface's first address of the family, of global scope; not
+// valid if there is none.
+func first(name string, v4 bool) netip.Addr {
+	ifi, err := net.InterfaceByName(name)
+	if err != nil {
+		return netip.Addr{}
+	}
+	addrs, err := ifi.Addrs()
+	if err != nil {
+		return netip.Addr{}
+	}
+	for _, a := range addrs {
+		p, err := netip.ParsePrefix(a.String())
+		if err == nil && p.Addr().Is4() == v4 && !p.Addr().IsLinkLocalUnicast() {
+			return p.Addr()
+		}
+	}
+	return netip.Addr{}
+}
+
+// String names the choices for a start-up line; empty without any.
+func (c *choice) String() string {
+	switch {
+	case !c.set:
+		return ""
+	case c.name != "":
+		return c.name
+	}
+	return c.addr.String()
+}
+
+// IPv4 describes what was set for IPv4, empty if nothing was.
+func (s *Source) IPv4() string {
+	if s == nil {
+		return ""
+	}
+	return s.v4.String()
+}
+
+// IPv6 describes what was set for IPv6, empty if nothing was.
+func (s *Source) IPv6() string {
+	if s == nil {
+		return ""
+	}
+	return s.v6.String()
+}
+
+// Equal reports whether both make the same choices.
+func (s *Source) Equal(other *Source) bool {
+	return s.IPv4() == other.IPv4() && s.IPv6() == other.IPv6()
+}
