@@ -52,20 +52,21 @@ func flows(g *guest.Guest) []api.Flow {
 	return list
 }
 
-// metrics names the guest's statistics as Prometheus wants them.
+// metrics names the guest's statistics; the HTTP socket adds what Prometheus wants
+// around the names.
 func metrics(g *guest.Guest) []api.Metric {
 	s := g.Stats()
 	one := func(n uint64) []api.Value { return []api.Value{{N: n}} }
 	return []api.Metric{
-		{Name: "epiphyte_flows", Help: "Flows of the moment", Label: "kind", Values: []api.Value{
+		{Name: "flows", Help: "Flows of the moment", Label: "kind", Values: []api.Value{
 			{Label: "connecting", N: uint64(s.Connecting)},
 			{Label: "tcp", N: uint64(s.Connections)},
 			{Label: "mapping", N: uint64(s.Mappings)},
 			{Label: "session", N: uint64(s.Sessions)},
 		}},
-		{Name: "epiphyte_published_rules", Help: "Published ports and ranges", Values: one(uint64(len(g.Ports().List())))},
-		{Name: "epiphyte_tcp_connections_total", Help: "TCP connections established since the start", Counter: true, Values: one(s.Total.Connections)},
-		{Name: "epiphyte_tcp_bytes_total", Help: "Bytes of TCP payload carried since the start", Counter: true, Label: "direction", Values: []api.Value{
+		{Name: "published_rules", Help: "Published ports and ranges", Values: one(uint64(len(g.Ports().List())))},
+		{Name: "tcp_connections", Help: "TCP connections established since the start", Counter: true, Values: one(s.Total.Connections)},
+		{Name: "tcp_bytes", Help: "Bytes of TCP payload carried since the start", Counter: true, Label: "direction", Values: []api.Value{
 			{Label: "in", N: s.Total.In},
 			{Label: "out", N: s.Total.Out},
 		}},

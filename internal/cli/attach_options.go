@@ -56,6 +56,7 @@ type attachParser struct {
 	Attach
 	prog      string
 	cidr      string
+	cidr6     string
 	netnsType string
 	userns    string
 	mac       string
@@ -72,6 +73,7 @@ func ParseAttach(prog string, args []string) (*Attach, *Exit) {
 		Attach:    Attach{Options: defaultOptions(1500)},
 		prog:      prog,
 		cidr:      plan.DefaultIPv4().String(),
+		cidr6:     plan.DefaultIPv6().String(),
 		netnsType: netnsPID,
 	}
 	exit := p.parse(args)
@@ -101,7 +103,7 @@ func (p *attachParser) parse(args []string) *Exit {
 	if err := p.target(operands); err != nil {
 		return usageError(err.Error(), usage())
 	}
-	if exit := p.setPlan(p.cidr, p.ipv6); exit != nil {
+	if exit := p.setPlan(p.cidr, p.cidr6, p.ipv6); exit != nil {
 		return exit
 	}
 	if p.mac != "" {
@@ -202,7 +204,7 @@ func (p *attachParser) flags() *pflag.FlagSet {
 	fs.VarP(fdValue("exit-fd", &p.ExitFD), "exit-fd", "e", "end when the other side of `FD` is closed")
 	fs.VarP(fdValue("ready-fd", &p.ReadyFD), "ready-fd", "r", "write \"1\" to `FD` once the network works")
 	fs.VarP(mtuValue(&p.MTU), "mtu", "m", fmt.Sprintf("set the `MTU` in bytes, at most %d", maxMTU))
-	switchFlag(fs, "enable-ipv6", "6", "enable IPv6 (fd00::/64)", set(&p.ipv6, "WARNING: Support for IPv6 is experimental"))
+	switchFlag(fs, "enable-ipv6", "6", "enable IPv6", set(&p.ipv6, "WARNING: Support for IPv6 is experimental"))
 	fs.VarP(socketValue("API", &p.APISocket), "api-socket", "a", "answer slirp4netns's JSON requests at `PATH`")
 	fs.Var(stringValue(&p.cidr), "cidr", "use the IPv4 subnet `CIDR` for the guest")
 	switchFlag(fs, "disable-host-loopback", "", "refuse connections to the host's 127.0.0.1 and ::1 through the gateway address",
@@ -217,6 +219,7 @@ func (p *attachParser) flags() *pflag.FlagSet {
 	switchFlag(fs, "disable-dns", "", "do not forward the guest's DNS address to the host's name servers", set(&p.DisableDNS, ""))
 	fs.Var(stringValue(&p.mac), "macaddress", "give the TAP the `MAC` address (with -c)")
 	fs.Var(p.targetType(), "target-type", "kind of target, `TYPE`: netns, or bess (a SOCK_SEQPACKET socket, one frame a message)")
+	own(fs.VarPF(stringValue(&p.cidr6), "cidr6", "", "use the IPv6 network `CIDR`, a /64, with -6"))
 	p.addOwn(fs)
 	switchFlag(fs, "help", "h", "show this help and exit", func() error {
 		return &Exit{Stdout: attachUsage(p.prog, fs)}

@@ -29,7 +29,6 @@ type clientCommand struct {
 	name     string
 	operands string // as the usage shows them
 	about    string
-	http     bool // needs the HTTP socket
 	run      func(*Client, context.Context, io.Writer) error
 }
 
@@ -43,8 +42,8 @@ func clientCommands() []clientCommand {
 				"brackets, or an interface. Without HOST it is 0.0.0.0: any IPv4 client may connect."},
 		{name: "unpublish", operands: "ID...", run: (*Client).unpublish,
 			about: "Remove published ports. Connections that were made by them stay."},
-		{name: "flows", http: true, about: "List the connections and mappings of a running program.", run: (*Client).flows},
-		{name: "stats", http: true, about: "Show the counters of a running program.", run: (*Client).stats},
+		{name: "flows", about: "List the connections and mappings of a running program.", run: (*Client).flows},
+		{name: "stats", about: "Show the counters of a running program.", run: (*Client).stats},
 	}
 }
 
@@ -70,9 +69,7 @@ func ParseClient(prog, name string, args []string) (*Client, *Exit) {
 	fs := pflag.NewFlagSet(prog+" "+name, pflag.ContinueOnError)
 	fs.SortFlags = false
 	fs.SetOutput(io.Discard)
-	if !command.http {
-		fs.VarP(stringValue(&c.api.Control), "api-socket", "a", "ask by the control socket at `PATH` (slirp4netns has one as well)")
-	}
+	fs.VarP(stringValue(&c.api.Control), "api-socket", "a", "ask by the control socket at `PATH`")
 	fs.Var(stringValue(&c.api.HTTP), "http-socket", "ask by the HTTP socket at `PATH`")
 	if name != "unpublish" {
 		boolFlag(fs, "json", "", "print JSON, as the HTTP socket gives it", &c.json)
@@ -108,8 +105,6 @@ func (c *Client) check(operands []string) error {
 		return fmt.Errorf("%s needs %s", c.command.name, c.command.operands)
 	case c.api.HTTP != "" && c.api.Control != "":
 		return errors.New("one of --api-socket and --http-socket is enough")
-	case c.api.HTTP == "" && c.command.http:
-		return errors.New("--http-socket is required")
 	case c.api.HTTP == "" && c.api.Control == "":
 		return errors.New("--api-socket or --http-socket is required")
 	}

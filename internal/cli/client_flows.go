@@ -28,7 +28,7 @@ func (c *Client) flows(ctx context.Context, stdout io.Writer) error {
 
 func (c *Client) flowsOnce(ctx context.Context, stdout io.Writer) error {
 	if c.json {
-		return c.document(ctx, stdout, "/v1/flows")
+		return c.document(ctx, stdout, api.FlowsDocument)
 	}
 	flows, err := c.api.Flows(ctx)
 	if err != nil {
@@ -45,7 +45,7 @@ func (c *Client) watchFlows(ctx context.Context, stdout io.Writer, tick <-chan t
 	var at time.Time
 	for {
 		if c.json {
-			if err := c.document(ctx, stdout, "/v1/flows"); err != nil {
+			if err := c.document(ctx, stdout, api.FlowsDocument); err != nil {
 				return unlessEnded(ctx, err)
 			}
 		} else {

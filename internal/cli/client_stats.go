@@ -7,14 +7,16 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+
+	"epiphyte/internal/api"
 )
 
 // stats shows the counters, in the order in which the program gives them.
 func (c *Client) stats(ctx context.Context, stdout io.Writer) error {
 	if c.json {
-		return c.document(ctx, stdout, "/v1/stats")
+		return c.document(ctx, stdout, api.StatsDocument)
 	}
-	doc, err := c.api.Document(ctx, "/v1/stats")
+	doc, err := c.api.Document(ctx, api.StatsDocument)
 	if err != nil {
 		return err
 	}
@@ -56,8 +58,8 @@ func printNumbers(d *json.Decoder, w io.Writer, name string) error {
 }
 
 // document prints one of the program's documents as it stands, in one line.
-func (c *Client) document(ctx context.Context, stdout io.Writer, path string) error {
-	doc, err := c.api.Document(ctx, path)
+func (c *Client) document(ctx context.Context, stdout io.Writer, name string) error {
+	doc, err := c.api.Document(ctx, name)
 	if err != nil {
 		return err
 	}

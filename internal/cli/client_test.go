@@ -151,8 +151,8 @@ func TestClientCommandLine(t *testing.T) {
 		{[]string{"ports", "-a", "x", "y"}, `ports takes no argument "y"`},
 		{[]string{"publish", "-a", "x"}, "publish needs RULE..."},
 		{[]string{"unpublish", "-a", "x"}, "unpublish needs ID..."},
-		{[]string{"flows"}, "--http-socket is required"},
-		{[]string{"flows", "--api-socket", "x"}, "epiphyte: unrecognized option '--api-socket'"},
+		{[]string{"flows", "--watch"}, "--api-socket or --http-socket is required"},
+		{[]string{"unpublish", "-a", "x", "--json", "1"}, "epiphyte: unrecognized option '--json'"},
 		{[]string{"flows", "--http-socket=x", "--watch=0"}, "--watch must be a number of seconds, 0.01 to 86400"},
 		{[]string{"flows", "--http-socket=x", "--watch=NaN"}, "--watch must be a number of seconds, 0.01 to 86400"},
 	} {
@@ -170,12 +170,12 @@ func TestClientCommandLine(t *testing.T) {
 }
 
 func TestClientStats(t *testing.T) {
-	_, http, _ := answering(t, nil)
+	control, http, _ := answering(t, nil)
 	if code, stdout, stderr := asked("stats", "--http-socket", http); code != 0 || stderr != "" ||
 		stdout != "uptime_seconds  12\nflows{tcp}      3\nflows{udp}      1152921504606846976\n" {
 		t.Errorf("%d %q %q", code, stdout, stderr)
 	}
-	if code, stdout, stderr := asked("stats", "--http-socket", http, "--json"); code != 0 || stderr != "" ||
+	if code, stdout, stderr := asked("stats", "--api", control, "--json"); code != 0 || stderr != "" ||
 		stdout != `{"uptime_seconds":12,"flows":{"tcp":3,"udp":1152921504606846976}}`+"\n" {
 		t.Errorf("%d %q %q", code, stdout, stderr)
 	}
@@ -198,7 +198,7 @@ func manyFlows(n int) func() []api.Flow {
 }
 
 func TestClientFlows(t *testing.T) {
-	_, http, _ := answering(t, manyFlows(1))
+	control, http, _ := answering(t, manyFlows(1))
 	want := "" +
 		"PROTO  GUEST             REMOTE         STATE  IN    OUT  AGE     IDLE\n" +
 		"udp    10.0.2.100:1000   -              -      0 B   0 B  1h0m0s  0s\n" +
@@ -206,7 +206,7 @@ func TestClientFlows(t *testing.T) {
 	if code, stdout, stderr := asked("flows", "--http-socket", http); code != 0 || stderr != "" || stdout != want {
 		t.Errorf("%d %q\n%s", code, stderr, cmp.Diff(want, stdout))
 	}
-	code, stdout, stderr := asked("flows", "--http-socket", http, "--json")
+	code, stdout, stderr := asked("flows", "--api", control, "--json")
 	var doc struct{ Flows []map[string]any }
 	if err := json.Unmarshal([]byte(stdout), &doc); err != nil || code != 0 || stderr != "" || len(doc.Flows) != 2 {
 		t.Errorf("%d %q %q %v", code, stdout, stderr, err)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 
@@ -58,9 +59,12 @@ func (o *Options) addOwn(fs *pflag.FlagSet) {
 	fs.Var(choiceValue("tcp-path", &o.TCPPath, tcpInline, tcpPlain), "tcp-path", "handle TCP segments by `PATH`: inline (faster), plain")
 	boolFlag(fs, "no-offload", "", "use the TAP without checksum and segmentation offload", &o.NoOffload)
 	for _, name := range [...]string{"publish", "http-socket", "log-level", "log-format", "resolv-conf", "tcp-path", "no-offload"} {
-		fs.Lookup(name).Annotations = map[string][]string{ownFlag: nil}
+		own(fs.Lookup(name))
 	}
 }
+
+// own marks a flag as not of the contract, whose abbreviations come first.
+func own(f *pflag.Flag) { f.Annotations = map[string][]string{ownFlag: nil} }
 
 // outboundValue is the value of --outbound-addr or, with the suffix 6, its twin.
 func outboundValue(suffix string, set func(string) error, said func()) value {
@@ -86,14 +90,17 @@ func (o *Options) checkMTU() *Exit {
 }
 
 // setPlan computes the address plan, the last of the contract's checks.
-func (o *Options) setPlan(cidr string, ipv6 bool) *Exit {
+func (o *Options) setPlan(cidr, cidr6 string, ipv6 bool) *Exit {
 	v4, err := plan.ParseCIDR(cidr)
 	if err != nil {
 		return &Exit{Code: 1, Stderr: err.Error()}
 	}
 	var v6 netip.Prefix
 	if ipv6 {
-		v6 = plan.DefaultIPv6()
+		v6, err = netip.ParsePrefix(cidr6)
+		if err != nil {
+			return &Exit{Code: 1, Stderr: fmt.Sprintf("invalid IPv6 CIDR: %s (a network such as %v)", cidr6, plan.DefaultIPv6())}
+		}
 	}
 	o.Plan, err = plan.New(v4, v6)
 	if err != nil {

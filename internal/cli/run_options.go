@@ -31,14 +31,15 @@ const minMTU6 = 1280
 // second result is not nil when the command line by itself ends the program.
 func ParseRun(prog string, args []string) (*Run, *Exit) {
 	r := &Run{Options: defaultOptions(runMTU)}
-	cidr, ipv6 := plan.DefaultIPv4().String(), true
+	cidr, cidr6, ipv6 := plan.DefaultIPv4().String(), plan.DefaultIPv6().String(), true
 
 	fs := pflag.NewFlagSet(prog+" "+runCommand, pflag.ContinueOnError)
 	fs.SortFlags = false
 	fs.SetOutput(io.Discard)
 	fs.VarP(mtuValue(&r.MTU), "mtu", "m", fmt.Sprintf("set the `MTU` in bytes, at most %d", maxMTU))
 	fs.Var(stringValue(&cidr), "cidr", "use the IPv4 subnet `CIDR`")
-	boolFlag(fs, "ipv6", "6", "have IPv6 (fd00::/64) as well; --ipv6=false for IPv4 only", &ipv6)
+	fs.Var(stringValue(&cidr6), "cidr6", "use the IPv6 network `CIDR`, a /64")
+	boolFlag(fs, "ipv6", "6", "have IPv6 as well; --ipv6=false for IPv4 only", &ipv6)
 	boolFlag(fs, "disable-host-loopback", "", "refuse connections to the host's 127.0.0.1 and ::1, which the gateway address leads to", &r.DisableHostLoopback)
 	boolFlag(fs, "disable-dns", "", "do not forward DNS, and leave resolv.conf as it is", &r.DisableDNS)
 	fs.Var(outboundValue("", r.Source.SetIPv4, func() {}), "outbound-addr", "send IPv4 from the `ADDRESS`, or from that of an interface")
@@ -63,7 +64,7 @@ func ParseRun(prog string, args []string) (*Run, *Exit) {
 		ipv6 = false
 		r.Notices = fmt.Sprintf("%s: no IPv6: an MTU of %d is below its least, %d\n", prog, r.MTU, minMTU6)
 	}
-	if exit := r.setPlan(cidr, ipv6); exit != nil {
+	if exit := r.setPlan(cidr, cidr6, ipv6); exit != nil {
 		return nil, exit
 	}
 	if exit := r.checkMTU(); exit != nil {
