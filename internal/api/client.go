@@ -25,7 +25,8 @@ const clientTimeout = 30 * time.Second
 var ErrNeedsHTTP = errors.New("the control socket cannot do that; the HTTP socket can")
 
 // Client speaks to a running program by one of its sockets. The zero value has
-// none. By the control socket it speaks to slirp4netns as well.
+// none. By the control socket it publishes ports of slirp4netns as well, which
+// has no flows or counters to show.
 type Client struct {
 	Control string // path of the control socket; used if HTTP is empty
 	HTTP    string // path of the HTTP socket
@@ -131,10 +132,10 @@ func (c *Client) Unpublish(ctx context.Context, id int) error {
 	return c.execute(ctx, "remove_hostfwd", map[string]int{"id": id}, nil)
 }
 
-// Flows lists the flows of the moment. It needs the HTTP socket.
+// Flows lists the flows of the moment.
 func (c *Client) Flows(ctx context.Context) ([]Flow, error) {
 	var doc flowsDocument
-	if err := c.request(ctx, "GET", "/v1/flows", nil, &doc); err != nil {
+	if err := c.read(ctx, FlowsDocument, &doc); err != nil {
 		return nil, err
 	}
 	flows := make([]Flow, len(doc.Flows))
@@ -145,12 +146,27 @@ func (c *Client) Flows(ctx context.Context) ([]Flow, error) {
 	return flows, nil
 }
 
-// Document reads one of the HTTP side's documents as it stands: /v1/ports,
-// /v1/flows, /v1/stats. It needs the HTTP socket.
-func (c *Client) Document(ctx context.Context, path string) (json.RawMessage, error) {
+// Names of what Document reads.
+const (
+	FlowsDocument = "flows"
+	StatsDocument = "stats"
+)
+
+// Document reads FlowsDocument or StatsDocument as docs/openapi.yaml describes
+// it.
+func (c *Client) Document(ctx context.Context, name string) (json.RawMessage, error) {
 	var doc json.RawMessage
-	err := c.request(ctx, "GET", path, nil, &doc)
+	err := c.read(ctx, name, &doc)
 	return doc, err
+}
+
+func (c *Client) read(ctx context.Context, name string, doc any) error {
+	if c.HTTP != "" {
+		return c.request(ctx, "GET", "/v1/"+name, nil, doc)
+	}
+	command := map[string]string{FlowsDocument: listFlows, StatsDocument: showStats}[name]
+	r := struct{ Return any }{doc}
+	return c.execute(ctx, command, nil, &r)
 }
 
 // dial connects; the connection ends with ctx, or after clientTimeout.
@@ -200,9 +216,6 @@ func (c *Client) execute(ctx context.Context, command string, arguments, reply a
 
 // request speaks HTTP: one request on a connection of its own.
 func (c *Client) request(ctx context.Context, method, path string, body []byte, reply any) error {
-	if c.HTTP == "" {
-		return ErrNeedsHTTP
-	}
 	conn, done, err := dial(ctx, c.HTTP)
 	if err != nil {
 		return err

@@ -70,23 +70,25 @@ func TestClient(t *testing.T) {
 }
 
 func TestClientReads(t *testing.T) {
-	path, _, _ := serve(t, ListenHTTP)
-	c := Client{HTTP: path}
-	cfg, _ := testConfig()
-	flows, err := c.Flows(t.Context())
-	if diff := cmp.Diff(cfg.Flows(), flows); err != nil || diff != "" {
-		t.Errorf("flows: %v %s", err, diff)
-	}
-	doc, err := c.Document(t.Context(), "/v1/stats")
-	if err != nil || string(doc) != `{"uptime_seconds":12,"sent_bytes":{"tcp":1152921504606846976,"udp":2}}` {
-		t.Errorf("stats: %s, %v", doc, err)
-	}
-	control := Client{Control: path}
-	if _, err := control.Flows(t.Context()); !errors.Is(err, ErrNeedsHTTP) {
-		t.Errorf("flows by the control socket: %v", err)
-	}
-	if _, err := control.Publish(t.Context(), portfwd.Rule{Interface: "lo", HostPort: 1}); !errors.Is(err, ErrNeedsHTTP) {
-		t.Errorf("interface by the control socket: %v", err)
+	for name, listen := range listeners() {
+		path, _, _ := serve(t, listen)
+		c := Client{Control: path}
+		if name == "http" {
+			c = Client{HTTP: path}
+		}
+		cfg, _ := testConfig()
+		flows, err := c.Flows(t.Context())
+		if diff := cmp.Diff(cfg.Flows(), flows); err != nil || diff != "" {
+			t.Errorf("%s: flows: %v %s", name, err, diff)
+		}
+		doc, err := c.Document(t.Context(), StatsDocument)
+		if err != nil || string(doc) != `{"uptime_seconds":12,"sent_bytes":{"tcp":1152921504606846976,"udp":2}}` {
+			t.Errorf("%s: stats: %s, %v", name, doc, err)
+		}
+		_, err = c.Publish(t.Context(), portfwd.Rule{Interface: "lo", HostPort: 1})
+		if errors.Is(err, ErrNeedsHTTP) != (name == "control") {
+			t.Errorf("%s: interface: %v", name, err)
+		}
 	}
 	if _, err := new(Client).Ports(t.Context()); err == nil {
 		t.Error("no socket at all")

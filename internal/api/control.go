@@ -38,7 +38,7 @@ func (s *Server) control(ctx context.Context, c *conn) {
 // to say, or takes too long over it: then what has come so far is the message.
 // Writes may be split in any way, and the client need not shut down its side.
 func (c *conn) readMessage(buf *[maxRequest]byte) ([]byte, error) {
-	c.await(patience)
+	c.await(c.server.patience)
 	var scan scanner
 	hurried := false
 	for n := 0; ; {

@@ -52,6 +52,8 @@ func TestControlReplies(t *testing.T) {
 		{`{"execute":"remove_hostfwd","arguments":{"id":2.0}}{}`, `{"return":{}}`},
 		{`{"execute":"list_hostfwd"}`, `{"return":{"entries":[]},"entries":[]}`},
 		// Beyond the contract.
+		{`{"execute":"list_flows"}`, `{"return":` + strings.TrimSpace(oneFlow) + `}`},
+		{`{"execute":"show_stats"}`, `{"return":{"uptime_seconds":12,"sent_bytes":{"tcp":1152921504606846976,"udp":2}}}`},
 		{add(`"proto":"tcp","host_addr":"::","host_port":8080,"guest_port":80`), `{"return":{"id":3}}`},
 		{add(`"proto":"udp6","host_port":8080,"guest_addr":"fd00::5","guest_port":80`), `{"return":{"id":4}}`},
 		{add(`"proto":"tcp4","host_addr":"127.0.0.1","host_port":8080,"guest_port":80`), `{"return":{"id":5}}`},

@@ -10,9 +10,9 @@
 // goroutine; an idle server has one, waiting in accept, and no timer.
 //
 // The control socket's requests and replies are a contract: programs compare
-// its texts. What we add to it (a cause in errors, IPv6, a range's last port) are
-// keys and values that slirp4netns would not send, never a change of those it
-// does. The HTTP side is described in docs/openapi.yaml, which a test holds
+// its texts. What we add to it (a cause in errors, IPv6, a range's last port, two
+// requests of our own) are keys and values that slirp4netns would not send, never
+// a change of those it does. The HTTP side is described in docs/openapi.yaml, which a test holds
 // against the routes.
 //
 // HTTP/1.1 is read and written here, in some 200 lines: package net/http made

@@ -114,13 +114,16 @@ func testConfig() (Config, *fakePorts) {
 type listenFunc = func(string, Config) (*Server, error)
 
 // serve runs a server for the time of the test.
-func serve(t testing.TB, listen listenFunc) (path string, p *fakePorts, s *Server) {
+func serve(t testing.TB, listen listenFunc, prepare ...func(*Server)) (path string, p *fakePorts, s *Server) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "s")
 	cfg, p := testConfig()
 	s, err := listen(path, cfg)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range prepare {
+		f(s)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

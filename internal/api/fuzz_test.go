@@ -46,7 +46,7 @@ func seeds() []string {
 	return []string{
 		`{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_addr":"0.0.0.0","host_port":8080,"guest_addr":"10.0.2.100","guest_port":80}}`,
 		`{"execute":"remove_hostfwd","arguments":{"id":1}}`,
-		`{"execute":"list_hostfwd"}`,
+		`{"execute":"list_hostfwd"}`, `{"execute":"list_flows"}`, `{"execute":"show_stats"}`,
 		`{"execute":"add_hostfwd"}`,
 		`{"a":"\"}\\"}{}`, `[]`, `{"a":1e999}`, "\x00", `{"\u0000":[[[[`, `nul`, ``,
 	}

@@ -48,7 +48,7 @@ func (e *httpError) Error() string { return e.text }
 // http is one connection: requests and responses by turns.
 func (s *Server) http(ctx context.Context, c *conn) {
 	r := bufio.NewReader(c)
-	for limit := patience; ; limit = keepAlive {
+	for limit := s.patience; ; limit = s.keepAlive {
 		c.await(limit)
 		req, err := readRequest(r, func() error { return c.send([]byte("HTTP/1.1 100 Continue\r\n\r\n")) })
 		c.work()

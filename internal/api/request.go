@@ -17,6 +17,12 @@ import (
 // case-sensitive, as encoding/json has them only for maps.
 type object map[string]json.RawMessage
 
+// Requests that slirp4netns has no equals of: the documents of the HTTP side.
+const (
+	listFlows = "list_flows"
+	showStats = "show_stats"
+)
+
 // answer executes one request of the control socket.
 func (s *Server) answer(ctx context.Context, msg []byte) reply {
 	// The first value counts; what follows it is ignored.
@@ -41,6 +47,10 @@ func (s *Server) answer(ctx context.Context, msg []byte) reply {
 		return s.listHostfwd()
 	case "remove_hostfwd":
 		return s.removeHostfwd(arguments)
+	case listFlows:
+		return success(flowsDocument{s.flows()})
+	case showStats:
+		return success(json.RawMessage(statsJSON(s.stats())))
 	}
 	return failure("unknown execute", "")
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -36,12 +37,16 @@ type Server struct {
 	handle func(context.Context, *conn)
 	refuse func(*conn, error)
 
+	patience, keepAlive time.Duration // the constants, but for tests
+
 	slots chan struct{} // one element per connection
 	ended sync.WaitGroup
 	stop  sync.Once
+	done  chan struct{} // closed by shut
 	warn  sync.Once
 
-	buffers sync.Pool // *[maxRequest]byte of the control socket
+	talks   atomic.Uint64 // conversations with clients that were not refused
+	buffers sync.Pool     // *[maxRequest]byte of the control socket
 
 	mu     sync.Mutex
 	conns  map[*conn]struct{} // guarded by mu
@@ -83,6 +88,10 @@ func newServer(path string, cfg Config) (*Server, error) {
 		log:   cfg.Logger,
 		slots: make(chan struct{}, maxConns),
 		conns: make(map[*conn]struct{}),
+		done:  make(chan struct{}),
+
+		patience:  patience,
+		keepAlive: keepAlive,
 	}
 	if s.log == nil {
 		s.log = slog.Default()
@@ -111,7 +120,7 @@ func (s *Server) Serve(ctx context.Context) error {
 			}
 			select {
 			case <-time.After(acceptPause):
-			case <-ctx.Done():
+			case <-s.done:
 			}
 			continue
 		}
@@ -133,7 +142,7 @@ func (s *Server) start(ctx context.Context, nc *net.UnixConn) bool {
 		s.mu.Unlock()
 		select {
 		case s.slots <- struct{}{}:
-		case <-ctx.Done():
+		case <-s.done:
 			nc.Close()
 			return false
 		}
@@ -174,6 +183,7 @@ func (s *Server) evict() {
 // shut stops listening and lets go of everyone who keeps us waiting.
 func (s *Server) shut() {
 	s.stop.Do(func() {
+		close(s.done)
 		s.file.Close()
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -211,7 +221,6 @@ func (c *conn) serve(ctx context.Context) {
 		delete(s.conns, c)
 		s.mu.Unlock()
 		<-s.slots
-		s.tidy(c.number)
 		s.ended.Done()
 	}()
 	if err := s.file.checkPeer(c.UnixConn); err != nil {
@@ -221,13 +230,14 @@ func (c *conn) serve(ctx context.Context) {
 		return
 	}
 	s.handle(ctx, c)
+	s.tidy()
 }
 
 // tidy collects the garbage of many short conversations, some 4 kB each, before
 // the heap has doubled for it and the process stays that large: callers publish
 // a range of ports by one conversation for each.
-func (s *Server) tidy(conversations uint64) {
-	if conversations%tidyEvery == 0 {
+func (s *Server) tidy() {
+	if s.talks.Add(1)%tidyEvery == 0 {
 		runtime.GC()
 	}
 }
