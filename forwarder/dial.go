@@ -160,7 +160,11 @@ func (d *dial) Ready(events uint32) {
 	if d.connected || events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
 		return
 	}
-	if errno := socketError(d.fd); errno != 0 {
+	var errno unix.Errno
+	if events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
+		errno = socketError(d.fd)
+	}
+	if errno != 0 {
 		d.f.dials.remove(d)
 		d.closeSocket()
 		d.f.refuse(d.syn, errno)
