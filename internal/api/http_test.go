@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -224,7 +223,7 @@ func TestMetricsAreEscaped(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if got := fmt.Sprintf("%s", statsJSON([]Metric{{Name: "empty"}, {Name: "none", Label: "l"}})); got != "{\"empty\":0,\"none\":{}}\n" {
+	if got := string(statsJSON([]Metric{{Name: "empty"}, {Name: "none", Label: "l"}})); got != "{\"empty\":0,\"none\":{}}\n" {
 		t.Error(got)
 	}
 }
