@@ -54,8 +54,13 @@ func errnoName(err error) string {
 	return unix.ErrnoName(errno)
 }
 
-// causeOf is err in one line, led by the symbol of its errno.
+// causeOf is err in one line, led by the symbol of its errno. The field of a
+// rule that is wrong is named by the contract's text already.
 func causeOf(err error) string {
+	var field *portfwd.FieldError
+	if errors.As(err, &field) {
+		err = field.Err
+	}
 	if name := errnoName(err); name != "" {
 		return name + ": " + err.Error()
 	}
