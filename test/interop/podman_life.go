@@ -96,15 +96,21 @@ func nothingLeft(m *machine) error {
 	}))
 }
 
-// portsFree says whether anything listens on the host that is not ours.
+// portsFree says whether port 8080, which the checks publish, is still taken.
 func portsFree() error {
-	for _, proto := range []string{"tcp", "udp"} {
-		b, err := os.ReadFile("/proc/thread-self/net/" + proto)
+	const port = ":1F90" // as /proc has it
+	for _, table := range []string{"tcp", "tcp6", "udp", "udp6"} {
+		b, err := os.ReadFile("/proc/thread-self/net/" + table)
 		if err != nil {
 			return err
 		}
-		if strings.Contains(string(b), ":1F90 00000000:0000") { // 8080
-			return fmt.Errorf("%s port 8080 is still taken", proto)
+		for line := range strings.Lines(string(b)) {
+			// The local address is the second field; a listener and a UDP
+			// socket without a peer have port 0 in the third.
+			f := strings.Fields(line)
+			if len(f) > 2 && strings.HasSuffix(f[1], port) && strings.HasSuffix(f[2], ":0000") {
+				return fmt.Errorf("port 8080 is still taken: %s", strings.TrimSpace(line))
+			}
 		}
 	}
 	return nil

@@ -106,8 +106,7 @@ func publishUDPLoopback(ctx context.Context, m *machine, mode string) error {
 }
 
 func publishRange(ctx context.Context, m *machine, mode string) error {
-	// One server is enough: what is told apart is the host's side.
-	if err := podmanServe(ctx, m, "one", mode, "--publish=8061-8080:61-80", "--publish=8081:80"); err != nil {
+	if err := podmanServe(ctx, m, "one", mode, "--publish=8061-8080:61-80", "--publish=8081-8090:80-89"); err != nil {
 		return err
 	}
 	if err := reachBoth(ctx, m, "tcp", "8080", 1000); err != nil {
@@ -193,7 +192,7 @@ func publishThousand(ctx context.Context, m *machine, mode string) error {
 	if err := podmanServe(ctx, m, "one", mode, "--publish=9000-9999:9000-9999", "--publish=8080:80"); err != nil {
 		return err
 	}
-	// Nobody listens behind them but on the last.
+	// The container listens on 80 alone: behind the others it refuses.
 	if err := reachBoth(ctx, m, "tcp", "8080", 1000); err != nil {
 		return err
 	}

@@ -230,9 +230,8 @@ func kitCtl(ctx context.Context, m *machine, driver string) error {
 		}); err != nil {
 			return err
 		}
-		x, err := reach(ctx, m.net.fromOutside, "tcp", net.JoinHostPort(hostIPv4, "8080"), 1000)
-		if err != nil {
-			return fmt.Errorf("%w (%v)", err, x)
+		if _, err := reach(ctx, m.net.fromOutside, "tcp", net.JoinHostPort(hostIPv4, "8080"), 1000); err != nil {
+			return err
 		}
 		out, err := ctl("list-ports")
 		if err := first(err, has(out, "8080")); err != nil {
