@@ -26,7 +26,9 @@ type Config struct {
 	Shard  *shard.Shard
 	Relay  *relay.Relay
 	Stack  *stack.Stack
-	Logger *slog.Logger
+	// Stopped is closed when the shard has stopped serving.
+	Stopped <-chan struct{}
+	Logger  *slog.Logger
 }
 
 // Manager holds the published ports of one guest. Add, Remove and List may be
@@ -36,6 +38,7 @@ type Manager struct {
 	shard *shard.Shard
 	relay *relay.Relay
 	stack *stack.Stack
+	done  <-chan struct{}
 	log   *slog.Logger
 
 	// The shard's thread only:
@@ -68,6 +71,7 @@ func New(cfg Config) *Manager {
 		shard:    cfg.Shard,
 		relay:    cfg.Relay,
 		stack:    cfg.Stack,
+		done:     cfg.Stopped,
 		log:      cfg.Logger,
 		attempts: make(map[*attempt]struct{}),
 		rules:    make(map[int]published),
@@ -190,14 +194,24 @@ func (m *Manager) Remove(id int) error {
 	if !ok {
 		return fmt.Errorf("remove published port %d: %w", id, ErrNoRule)
 	}
-	done := make(chan struct{})
-	if m.shard.Post(shard.TaskFunc(func() {
+	closed := make(chan struct{})
+	task := shard.TaskFunc(func() {
 		for _, s := range p.sockets {
 			s.close()
 		}
-		close(done)
-	})) {
-		<-done
+		close(closed)
+	})
+	if m.shard.Post(task) {
+		select {
+		case <-closed:
+			return nil
+		case <-m.done:
+		}
+	}
+	select {
+	case <-closed:
+	default:
+		task() // nobody else touches them any more
 	}
 	return nil
 }

@@ -37,7 +37,11 @@ func (b *Batch) Receive(fd int, control bool) (int, unix.Errno) {
 			h.SetControllen(controlMax)
 		}
 	}
-	return ReceiveMessages(fd, b.Msgs[:])
+	n, errno := ReceiveMessages(fd, b.Msgs[:])
+	for i := range n {
+		b.Addrs[i].len = b.Msgs[i].Hdr.Namelen // so that one can be answered
+	}
+	return n, errno
 }
 
 // Datagram is the payload of the i-th datagram received.
