@@ -22,10 +22,10 @@ import (
 
 // Config of a Manager. All but Logger are required.
 type Config struct {
-	Plan   plan.Plan
-	Shard  *shard.Shard
-	Relay  *relay.Relay
-	Stack  *stack.Stack
+	Plan  plan.Plan
+	Shard *shard.Shard
+	Relay *relay.Relay
+	Stack *stack.Stack
 	// Stopped is closed when the shard has stopped serving.
 	Stopped <-chan struct{}
 	Logger  *slog.Logger
