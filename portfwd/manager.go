@@ -22,13 +22,11 @@ import (
 
 // Config of a Manager. All but Logger are required.
 type Config struct {
-	Plan  plan.Plan
-	Shard *shard.Shard
-	Relay *relay.Relay
-	Stack *stack.Stack
-	// Stopped is closed when the shard has stopped serving.
-	Stopped <-chan struct{}
-	Logger  *slog.Logger
+	Plan   plan.Plan
+	Shard  *shard.Shard
+	Relay  *relay.Relay
+	Stack  *stack.Stack
+	Logger *slog.Logger
 }
 
 // Manager holds the published ports of one guest. Add, Remove and List may be
@@ -38,7 +36,6 @@ type Manager struct {
 	shard *shard.Shard
 	relay *relay.Relay
 	stack *stack.Stack
-	done  <-chan struct{}
 	log   *slog.Logger
 
 	// The shard's thread only:
@@ -47,10 +44,12 @@ type Manager struct {
 	retry    shard.Timer
 	sessions sessionTable
 
-	mu     sync.Mutex
-	last   int               // the id given last
-	rules  map[int]published // guarded by mu
-	closed bool
+	mu       sync.Mutex
+	last     int               // the id given last
+	rules    map[int]published // in force; guarded by mu
+	removing map[int]published // taken back, not yet closed; guarded by mu
+	closed   bool
+	ended    chan struct{} // closed by Close
 }
 
 type published struct {
@@ -71,10 +70,11 @@ func New(cfg Config) *Manager {
 		shard:    cfg.Shard,
 		relay:    cfg.Relay,
 		stack:    cfg.Stack,
-		done:     cfg.Stopped,
 		log:      cfg.Logger,
 		attempts: make(map[*attempt]struct{}),
 		rules:    make(map[int]published),
+		removing: make(map[int]published),
+		ended:    make(chan struct{}),
 	}
 	if m.log == nil {
 		m.log = slog.Default()
@@ -149,12 +149,11 @@ func (m *Manager) resolve(r *Rule) error {
 		return err
 	}
 	r.Host, r.GuestPort = r.host(), r.guestPort()
-	switch {
-	case r.Guest.IsValid():
-	case r.Host.Is4():
-		r.Guest = m.plan.Guest
-	case !m.plan.IPv6():
+	if r.Host.Is6() && !m.plan.IPv6() {
 		return badField("host_addr", "%v is an IPv6 address, and IPv6 is not enabled", r.Host)
+	}
+	if !r.Guest.IsValid() && r.Host.Is4() {
+		r.Guest = m.plan.Guest
 	}
 	return nil
 }
@@ -189,31 +188,35 @@ func firstAddress(name string) (netip.Addr, error) {
 func (m *Manager) Remove(id int) error {
 	m.mu.Lock()
 	p, ok := m.rules[id]
-	delete(m.rules, id)
+	if ok {
+		delete(m.rules, id)
+		m.removing[id] = p
+	}
 	m.mu.Unlock()
 	if !ok {
 		return fmt.Errorf("remove published port %d: %w", id, ErrNoRule)
 	}
 	closed := make(chan struct{})
-	task := shard.TaskFunc(func() {
-		for _, s := range p.sockets {
-			s.close()
-		}
+	if m.shard.Post(shard.TaskFunc(func() {
+		m.finishRemoval(id)
 		close(closed)
-	})
-	if m.shard.Post(task) {
+	})) {
 		select {
 		case <-closed:
-			return nil
-		case <-m.done:
+		case <-m.ended: // Close has done it
 		}
 	}
-	select {
-	case <-closed:
-	default:
-		task() // nobody else touches them any more
-	}
 	return nil
+}
+
+func (m *Manager) finishRemoval(id int) {
+	m.mu.Lock()
+	p := m.removing[id]
+	delete(m.removing, id)
+	m.mu.Unlock()
+	for _, s := range p.sockets {
+		s.close()
+	}
 }
 
 // List returns the rules in force, oldest first.
@@ -233,17 +236,23 @@ func (m *Manager) List() []Entry {
 func (m *Manager) Close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.closed = true
-	for _, p := range m.rules {
-		for _, s := range p.sockets {
-			s.close()
-		}
+	if m.closed {
+		return
 	}
-	clear(m.rules)
+	m.closed = true
+	for _, rules := range []map[int]published{m.rules, m.removing} {
+		for _, p := range rules {
+			for _, s := range p.sockets {
+				s.close()
+			}
+		}
+		clear(rules)
+	}
 	for a := range m.attempts {
 		a.closeSocket()
 	}
 	clear(m.attempts)
+	close(m.ended)
 }
 
 // bindPatience is how long a busy port is tried again: a predecessor that was

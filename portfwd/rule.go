@@ -115,6 +115,9 @@ func parse(s string) (r Rule, err error) {
 	rest, proto, ok := strings.Cut(s, "/")
 	r.Proto = TCP
 	if ok {
+		if proto == "" {
+			return r, badField("proto", "tcp or udp is missing after the slash")
+		}
 		r.Proto = proto
 	}
 	if rest, err = r.parseHost(rest); err != nil {

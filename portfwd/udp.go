@@ -125,22 +125,42 @@ func (u *udpSocket) Ready(uint32) {
 
 func (u *udpSocket) receive(client sockio.Addr, to netip.AddrPort, data, control []byte) {
 	m := u.m
-	seen := m.visible(client.AddrPort())
-	key := sessionKey{guest: to, client: seen}
-	s := m.sessions.byKey[key]
-	if s != nil && (s.socket != u || s.client.AddrPort() != client.AddrPort()) {
-		// The guest cannot tell them apart: the one that asked last is
-		// answered.
-		m.sessions.remove(s)
-		s = nil
-	}
-	if s == nil {
-		s = m.newSession(key, u, client)
-	}
+	s := m.sessionOf(u, client, to)
 	s.asked = u.replyFrom(s.asked[:0], control)
 	s.touch()
 	s.counters.In += uint64(len(data))
-	m.stack.SendUDP(seen, to, data)
+	m.stack.SendUDP(s.key.client, to, data)
+}
+
+const (
+	// Clients that are seen as the gateway may have the same port. The next
+	// ones get another, a few steps of a prime away, which ends far from the
+	// ports that clients choose one after the other.
+	portProbes = 8
+	portStep   = 7919
+)
+
+// sessionOf finds or makes the session of a client.
+func (m *Manager) sessionOf(u *udpSocket, client sockio.Addr, to netip.AddrPort) *session {
+	peer := client.AddrPort()
+	seen := m.visible(peer)
+	key := sessionKey{guest: to, client: seen}
+	for i := range portProbes {
+		probe := sessionKey{guest: to, client: netip.AddrPortFrom(seen.Addr(), seen.Port()+uint16(i*portStep))}
+		s := m.sessions.byKey[probe]
+		if s != nil && s.socket == u && s.client.AddrPort() == peer {
+			return s
+		}
+		if s == nil && probe.client.Port() != 0 {
+			return m.newSession(probe, u, client)
+		}
+	}
+	// All are taken: the guest cannot tell them apart, and the one that asked
+	// last is answered.
+	if s := m.sessions.byKey[key]; s != nil {
+		m.sessions.remove(s)
+	}
+	return m.newSession(key, u, client)
 }
 
 func (m *Manager) newSession(key sessionKey, u *udpSocket, client sockio.Addr) *session {
@@ -191,11 +211,18 @@ func (u *udpSocket) replyFrom(b, control []byte) []byte {
 		if v4 || v6 {
 			b = append(b, control[:min(unix.CmsgSpace(size-unix.CmsgLen(0)), len(control))]...)
 			if v4 {
-				// The source is a field of its own; the interface is for the
-				// routing table to choose.
+				// Spec_dst is the address asked, or for a broadcast the
+				// interface's own; the interface is for the routing table to
+				// choose.
 				info := (*unix.Inet4Pktinfo)(unsafe.Pointer(&b[unix.CmsgLen(0)]))
-				info.Spec_dst, info.Addr, info.Ifindex = info.Addr, [4]byte{}, 0
-			} else if info := (*unix.Inet6Pktinfo)(unsafe.Pointer(&b[unix.CmsgLen(0)])); !netip.AddrFrom16(info.Addr).IsLinkLocalUnicast() {
+				info.Addr, info.Ifindex = [4]byte{}, 0
+				return b
+			}
+			info := (*unix.Inet6Pktinfo)(unsafe.Pointer(&b[unix.CmsgLen(0)]))
+			switch asked := netip.AddrFrom16(info.Addr); {
+			case asked.IsMulticast():
+				info.Addr = [16]byte{}
+			case !asked.IsLinkLocalUnicast():
 				info.Ifindex = 0
 			}
 			return b

@@ -30,7 +30,9 @@ func toErrno(err tcpip.Error) unix.Errno {
 		return unix.ENOTCONN
 	case *tcpip.ErrNoBufferSpace:
 		return unix.ENOBUFS
-	case *tcpip.ErrPortInUse, *tcpip.ErrDuplicateAddress:
+	case *tcpip.ErrPortInUse, *tcpip.ErrDuplicateAddress, *tcpip.ErrBadLocalAddress:
+		// The last is what connect makes of a tuple that exists; addresses that
+		// are not local do not occur, every one may be spoken for.
 		return unix.EADDRINUSE
 	case *tcpip.ErrMessageTooLong:
 		return unix.EMSGSIZE

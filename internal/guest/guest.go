@@ -126,7 +126,7 @@ func New(cfg Config) (_ *Guest, err error) {
 	}
 	g.forwarder.Attach(g.stack)
 	g.ports = portfwd.New(portfwd.Config{
-		Plan: cfg.Plan, Shard: g.shard, Relay: g.relay, Stack: g.stack, Stopped: g.served, Logger: cfg.Logger,
+		Plan: cfg.Plan, Shard: g.shard, Relay: g.relay, Stack: g.stack, Logger: cfg.Logger,
 	})
 	g.forwarder.SetInbound(g.ports)
 	if g.ipv6 {
