@@ -75,7 +75,12 @@ type Handshake struct {
 	wq   waiter.Queue
 	done func(*Conn, unix.Errno)
 
-	taken    bool // by the forwarder; the shard's thread only
+	// The shard's thread only:
+	taken  bool       // by gVisor
+	inline *handshake // nil on the plain path
+	conn   *Conn      // of the inline path, not established yet
+
+	// The plain path's:
 	aborted  atomic.Bool
 	finished chan struct{} // closed when gVisor's part is over
 }
@@ -88,8 +93,8 @@ type Handshake struct {
 // There must be no other handshake of the same tuple: the Handler is not called
 // for its SYNs until done.
 //
-// gVisor's forwarder runs each handshake on a goroutine of its own, which ends
-// when done is called; the caller bounds how many there are.
+// On the plain path gVisor's forwarder runs each handshake on a goroutine of its
+// own, which ends when done is called. The caller bounds how many there are.
 func (s *Stack) Accept(syn *SYN, done func(*Conn, unix.Errno)) *Handshake {
 	h := &Handshake{s: s, key: syn.Key, done: done, finished: make(chan struct{})}
 	s.finishBatch()
@@ -106,11 +111,50 @@ func (s *Stack) Accept(syn *SYN, done func(*Conn, unix.Errno)) *Handshake {
 	return h
 }
 
-// Abort gives up a handshake; done is called with ECONNABORTED.
+// Abort gives up a handshake; done is called with ECONNABORTED, now or soon.
 func (h *Handshake) Abort() {
-	if !h.aborted.Swap(true) {
-		go h.interrupt()
+	if h.aborted.Swap(true) {
+		return
 	}
+	if h.conn != nil {
+		h.conn.ep.Abort()
+		h.settle(nil, unix.ECONNABORTED)
+		return
+	}
+	if !h.s.plain {
+		return // settled
+	}
+	go h.interrupt()
+}
+
+// moved looks at what an inline handshake has come to.
+func (h *Handshake) moved(Readiness) {
+	if h.conn == nil {
+		return // settled
+	}
+	switch st := h.conn.ep.EndpointState(); st {
+	case tcp.StateSynRecv, tcp.StateConnecting:
+	case tcp.StateError, tcp.StateClose:
+		errno := toErrno(h.conn.ep.LastError())
+		if errno == 0 {
+			errno = unix.ECONNABORTED
+		}
+		h.settle(nil, errno)
+	default:
+		h.settle(h.conn, 0)
+	}
+}
+
+// settle ends an inline handshake, once.
+func (h *Handshake) settle(c *Conn, errno unix.Errno) {
+	h.conn.notify = nil
+	h.conn.unregister()
+	if c == nil {
+		h.conn.closed = true
+		h.conn.ep.Close()
+	}
+	h.conn = nil
+	h.s.finishHandshake(h, c, errno)
 }
 
 // interrupt ends gVisor's wait for the guest's ACK: performHandshake looks at
@@ -163,6 +207,10 @@ func (s *Stack) handleTCP(id gvisor.TransportEndpointID, pkt *gvisor.PacketBuffe
 		return false
 	}
 	if h := s.acceptingFor(tupleOfID(id)); h != nil && !h.taken {
+		if !s.plain {
+			h.begin(id, pkt)
+			return true
+		}
 		s.handshakes.Add(1)
 		if h.taken = s.forwarder.HandlePacket(id, pkt); !h.taken {
 			s.handshakes.Done()

@@ -237,8 +237,13 @@ func (s *Stack) receiveTCP(r *receiver, p *Packet, i, size int, proto tcpip.Netw
 		s.openingSYN(p, key, r.checked())
 		return
 	}
-	if c != nil && !s.plain {
-		s.lockForBatch(c)
+	if !s.plain {
+		if c != nil {
+			s.lockForBatch(c)
+		} else if h := s.acceptingFor(key); h != nil && h.inline != nil {
+			h.step(func() { s.deliver(r, i, size, proto) })
+			return
+		}
 	}
 	s.deliver(r, i, size, proto)
 }

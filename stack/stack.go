@@ -4,7 +4,9 @@ import (
 	"container/list"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -69,7 +71,8 @@ type Stack struct {
 	advertisement []byte
 	gv            *gvisor.Stack
 	link          *link
-	forwarder     *tcp.Forwarder
+	forwarder     *tcp.Forwarder // of the plain path
+	listen        *listenContext // of the inline path
 	neigh         neighbors
 	watch         *shard.Watch
 
@@ -155,7 +158,11 @@ func (s *Stack) build() error {
 	if err := s.setOptions(); err != nil {
 		return err
 	}
-	s.forwarder = tcp.NewForwarder(s.gv, defaultBuffer, maxHandshakes, s.completeHandshake)
+	if s.plain {
+		s.forwarder = tcp.NewForwarder(s.gv, defaultBuffer, maxHandshakes, s.completeHandshake)
+	} else {
+		s.listen = newListener(s.gv)
+	}
 	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, s.handleTCP)
 	for _, proto := range []tcpip.TransportProtocolNumber{udp.ProtocolNumber, icmp.ProtocolNumber4, icmp.ProtocolNumber6} {
 		s.gv.SetTransportProtocolHandler(proto, func(_ gvisor.TransportEndpointID, pkt *gvisor.PacketBuffer) bool {
@@ -200,10 +207,11 @@ func (s *Stack) Conns() int { return len(s.conns) + len(s.accepting) }
 func (s *Stack) Close() error {
 	s.watch.Close()
 	s.acceptMu.Lock()
-	for _, h := range s.accepting {
+	open := slices.Collect(maps.Values(s.accepting))
+	s.acceptMu.Unlock()
+	for _, h := range open {
 		h.Abort()
 	}
-	s.acceptMu.Unlock()
 	s.handshakes.Wait()
 	s.gv.Destroy()
 	return nil
