@@ -108,7 +108,7 @@ func newWorld(t *testing.T, s setting) *world {
 	}
 	t.Cleanup(w.guest.Close)
 	if !s.noIPv6 && !s.idle {
-		w.learn(netip.AddrPortFrom(p.Gateway6, 9))
+		w.learn(netip.AddrPortFrom(p.Gateway6, 547)) // where it opens no socket
 	}
 	return w
 }
