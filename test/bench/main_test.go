@@ -51,8 +51,12 @@ func TestEveryLoadRuns(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				errors := 0.0
+				if name == "rtt-udp" {
+					errors = 2 // a busy machine may lose a datagram, and the client says so
+				}
 				for _, m := range rows[0].metrics {
-					if !m.lower && v[m.key] <= 0 || v["errors"] > 0 {
+					if !m.lower && v[m.key] <= 0 || v["errors"] > errors {
 						t.Errorf("%s is %v %s, %v errors", m.key, v[m.key], m.unit, v["errors"])
 					}
 				}
