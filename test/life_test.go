@@ -346,15 +346,16 @@ func TestB8_IdleCostsNothing(t *testing.T) {
 }
 
 // TestB9_OddSurroundings: closed standard streams, a deleted directory, a
-// nested user namespace.
+// read-only root, and in all cases a nested user namespace.
 func TestB9_OddSurroundings(t *testing.T) {
-	for name, wrap := range map[string][]string{
-		"closed streams":    {"sh", "-c", `exec "$0" "$@" 0<&- 1>&- 2>&-`},
-		"deleted directory": {"sh", "-c", `d=$(mktemp -d) && cd "$d" && rmdir "$d" && exec "$0" "$@"`},
-		"empty environment": {"env", "-i"},
+	for name, cfg := range map[string]harness.HelperConfig{
+		"closed streams":    {Wrap: []string{"sh", "-c", `exec "$0" "$@" 0<&- 1>&- 2>&-`}},
+		"deleted directory": {Wrap: []string{"sh", "-c", `d=$(mktemp -d) && cd "$d" && rmdir "$d" && exec "$0" "$@"`}},
+		"empty environment": {Wrap: []string{"env", "-i"}},
+		"read-only root":    {ReadOnly: true, Wrap: []string{"sh", "-c", `grep -Eq '^[^ ]+ / [^ ]+ ro[ ,]' /proc/self/mounts || exit 9; exec "$0" "$@"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := serveWith(t, harness.HelperConfig{Wrap: wrap})
+			w := serveWith(t, cfg)
 			addr := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", echoTCP)
 			c := w.dial(t, "tcp4", addr.String())
 			if _, err := c.Write([]byte("x")); err != nil {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,7 +27,9 @@ type HelperConfig struct {
 	// Etc is a directory that the helper sees as /etc, for tests that change
 	// resolv.conf; it must exist. Empty: the runner's /etc.
 	Etc string
-	Env []string // added to the runner's
+	// ReadOnly makes the helper's root file system read-only.
+	ReadOnly bool
+	Env      []string // added to the runner's
 	// Host is the network namespace that the helper's sockets live in. Nil:
 	// [Env.Host].
 	Host *NetNS
@@ -77,9 +80,9 @@ func (e *Env) Start(ctx context.Context, cfg HelperConfig) (*Helper, error) {
 	var stdout, stderr lockedBuffer
 	argv := slices.Concat(cfg.Wrap, []string{e.Binary}, cfg.Args)
 	attr := &syscall.SysProcAttr{}
-	if cfg.Etc != "" {
-		argv = slices.Concat([]string{"/proc/self/exe", cfg.Etc}, argv)
-		cfg.Env = append(cfg.Env, envStage+"=etc")
+	if cfg.Etc != "" || cfg.ReadOnly {
+		argv = slices.Concat([]string{"/proc/self/exe", cfg.Etc, strconv.FormatBool(cfg.ReadOnly)}, argv)
+		cfg.Env = append(cfg.Env, envStage+"=mounts")
 		attr.Cloneflags = unix.CLONE_NEWNS
 		attr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN}
 	}
@@ -202,11 +205,18 @@ func (e *Env) useResolver() error {
 	return nil
 }
 
-// execWithEtc is the stage of a helper with an /etc of its own: it has a mount
+// execWithMounts is the stage of a helper with mounts of its own: it has a mount
 // namespace and the one capability to mount, which it gives up by executing.
-func execWithEtc() error {
-	if err := unix.Mount(os.Args[1], "/etc", "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("mount /etc: %w", err)
+func execWithMounts() error {
+	if os.Args[1] != "" {
+		if err := unix.Mount(os.Args[1], "/etc", "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+			return fmt.Errorf("mount /etc: %w", err)
+		}
+	}
+	if os.Args[2] == "true" {
+		if err := makeRootReadOnly(); err != nil {
+			return err
+		}
 	}
 	if err := os.Unsetenv(envStage); err != nil {
 		return err
@@ -219,10 +229,33 @@ func execWithEtc() error {
 			unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0),
 			unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0))
 		if err == nil {
-			err = execute(os.Args[2:])
+			err = execute(os.Args[3:])
 		}
 	})
-	return fmt.Errorf("execute %s: %w", os.Args[2], err)
+	return fmt.Errorf("execute %s: %w", os.Args[3], err)
+}
+
+// makeRootReadOnly keeps the flags that the root was mounted with: those of
+// mounts that come from outside the user namespace are locked.
+func makeRootReadOnly() error {
+	var st unix.Statfs_t
+	if err := unix.Statfs("/", &st); err != nil {
+		return fmt.Errorf("look at /: %w", err)
+	}
+	const kept = unix.ST_NOSUID | unix.ST_NODEV | unix.ST_NOEXEC | unix.ST_NOATIME | unix.ST_NODIRATIME | unix.ST_RELATIME
+	if err := unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|relatime(uintptr(st.Flags)&kept), ""); err != nil {
+		return fmt.Errorf("make / read-only: %w", err)
+	}
+	return nil
+}
+
+// relatime turns a flag of statfs(2) into that of mount(2): the only one of
+// those kept whose number differs.
+func relatime(flags uintptr) uintptr {
+	if flags&unix.ST_RELATIME != 0 {
+		flags = flags&^unix.ST_RELATIME | unix.MS_RELATIME
+	}
+	return flags
 }
 
 func execute(argv []string) error {

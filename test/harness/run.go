@@ -74,8 +74,8 @@ func Run(f func(*Env) int) int {
 		code, err = runner(f)
 	case "pause":
 		code, err = pause()
-	case "etc":
-		err = execWithEtc()
+	case "mounts":
+		err = execWithMounts()
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "harness: %v\n", err)
