@@ -1,0 +1,142 @@
+package portfwd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/shard/shardtest"
+	"epiphyte/internal/sockio"
+)
+
+// A client that says what it has to say and goes before the guest has heard of
+// it: the server hears all of it, and the end.
+func TestClientThatGoesEarly(t *testing.T) {
+	eachPath(t, func(t *testing.T, w *world) {
+		heard := make(chan string, 1)
+		w.serve(loop4, 80, func(c net.Conn) {
+			b, err := io.ReadAll(c)
+			heard <- fmt.Sprint(string(b), err)
+		})
+		to := address(w.publish(TCP, loop4, 80))
+		for i := range 20 {
+			c := dial(t, to)
+			var err error
+			if i%2 == 0 {
+				_, err = io.WriteString(c, "farewell")
+			}
+			if err = errors.Join(err, c.Close()); err != nil {
+				t.Fatal(err)
+			}
+			want := "farewell<nil>"
+			if i%2 != 0 {
+				want = "<nil>"
+			}
+			if got := receive(t, heard); got != want {
+				t.Errorf("the server heard %q, want %q", got, want)
+			}
+		}
+		w.wantIdle()
+	})
+}
+
+// A client that resets while it waits for a silent guest holds its place no
+// longer than one that stays.
+func TestClientThatResetsWhileWaiting(t *testing.T) {
+	clock := new(shardtest.Clock)
+	w := newWorld(t, setting{clock: clock})
+	e, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: freePort(t, TCP, loop4), Guest: silent4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, address(e))
+	w.eventually("the client waits", func() bool { return len(w.attempts) == 1 })
+	c.SetLinger(0)
+	c.Close()
+	clock.Advance(dialTimeout)
+	w.eventually("the client is given up", func() bool { return len(w.attempts) == 0 })
+	w.wantIdle()
+}
+
+// A client that uses its port again at once is let in again at once, whoever
+// has ended the connection before.
+func TestPortUsedAgainAtOnce(t *testing.T) {
+	eachPath(t, func(t *testing.T, w *world) {
+		w.serve(loop4, 80, echo)
+		w.serve(loop4, 81, func(c net.Conn) { io.WriteString(c, "bye") })
+		client := net.Dialer{
+			LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(loop4, freePort(t, TCP, loop4))),
+			Control: func(_, _ string, c syscall.RawConn) (err error) {
+				return errors.Join(c.Control(func(fd uintptr) {
+					err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+				}), err)
+			},
+		}
+		connect := func(to netip.AddrPort) *net.TCPConn {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			c, err := client.DialContext(ctx, "tcp", to.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.SetDeadline(time.Now().Add(patience))
+			return c.(*net.TCPConn)
+		}
+		resets, ends := address(w.publish(TCP, loop4, 80)), address(w.publish(TCP, loop4, 81))
+		for range 10 {
+			c := connect(resets)
+			says(t, c, "hello")
+			c.SetLinger(0)
+			c.Close()
+			c = connect(ends)
+			if b, err := io.ReadAll(c); err != nil || string(b) != "bye" {
+				t.Errorf("the server said %q, %v", b, err)
+			}
+			// As its side ends second, the client's port is free.
+			c.Close()
+		}
+		w.wantIdle()
+	})
+}
+
+// Removing a range does not keep the data path waiting, however many clients
+// are remembered.
+func TestRemoveRangeIsQuick(t *testing.T) {
+	w := newWorld(t, setting{})
+	const n = 1000
+	first := freeRange(t, loop4, n)
+	other := w.publish(UDP, loop4, 53)
+	e, err := w.Add(t.Context(), Rule{Proto: UDP, Host: loop4, HostPort: first, HostPortEnd: first + n - 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.onShard(func() {
+		var a sockio.Addr
+		u := w.rules[other.ID].sockets[0].(*udpSocket)
+		for i := range maxSessions {
+			a.Set(netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, byte(i >> 8), byte(i)}), 4444))
+			u.receive(a, netip.AddrPortFrom(w.guest.Addr, 53), nil, nil)
+		}
+	})
+	begin := time.Now()
+	if err := w.Remove(e.ID); err != nil {
+		t.Fatal(err)
+	}
+	took := time.Since(begin)
+	t.Logf("%d ports removed in %v", n, took)
+	if took > 200*time.Millisecond {
+		t.Errorf("the data path stood still for %v", took)
+	}
+	if got := w.sessionCount(); got != maxSessions {
+		t.Errorf("%d sessions of the other rule are left, want %d", got, maxSessions)
+	}
+}
