@@ -166,6 +166,25 @@ func TestB36_FailureIsOneLineAndNothingPublished(t *testing.T) {
 	}
 }
 
+// TestB36_MorePortsThanDescriptors: a range that the limit of open files has no
+// room for is refused, with the remedy.
+func TestB36_MorePortsThanDescriptors(t *testing.T) {
+	ours(t, "--publish")
+	g := newGuest(t)
+	h := must(env.Start(timeout(t, deadline), harness.HelperConfig{
+		Wrap: []string{"sh", "-c", `ulimit -n 300; exec "$0" "$@"`},
+		Args: []string{"-c", "-p", "20000-20999", fmt.Sprint(g.PID), tapName}, NoWait: true,
+	}))(t)
+	defer h.Kill()
+	code, _, err := h.Exit(timeout(t, deadline))
+	if said := h.Stderr.String(); err != nil || code != 1 || strings.Count(said, "\n") != 1 || !strings.Contains(said, "too many open files") || !strings.Contains(said, "ulimit") {
+		t.Errorf("exit status %d, %v, %q", code, err, said)
+	}
+	if links, err := g.Links(); err != nil || len(links) > 0 {
+		t.Errorf("left behind in the guest: %v, %v", links, err)
+	}
+}
+
 // TestRunPublishes: a server that run's command starts is reached, and sees who
 // asks; a port that cannot be had keeps the command from starting.
 func TestRunPublishes(t *testing.T) {

@@ -108,6 +108,53 @@ func TestB34_SilentGuest(t *testing.T) {
 	w.backTo(t, before, 16<<20)
 }
 
+// TestB10_PublishedTransfer moves 100 MB in each direction at once.
+func TestB10_PublishedTransfer(t *testing.T) {
+	const hostPort, size = "18010", 100 << 20
+	block := random(10, 1<<20)
+	send := func(c *net.TCPConn) error {
+		for range size / len(block) {
+			if _, err := c.Write(block); err != nil {
+				return err
+			}
+		}
+		return c.CloseWrite()
+	}
+	receive := func(c *net.TCPConn) error {
+		got := make([]byte, len(block))
+		for i := range size / len(block) {
+			if _, err := io.ReadFull(c, got); err != nil {
+				return fmt.Errorf("after %d MB: %w", i, err)
+			}
+			if !bytes.Equal(got, block) {
+				return fmt.Errorf("other bytes arrived after %d MB", i)
+			}
+		}
+		if n, err := c.Read(got); err != io.EOF {
+			return fmt.Errorf("%d bytes too many, %w", n, err)
+		}
+		return nil
+	}
+	both := func(c *net.TCPConn) error {
+		sent := make(chan error, 1)
+		go func() { sent <- send(c) }()
+		return errors.Join(receive(c), <-sent)
+	}
+	eachPublished(t, hostPort, func(t *testing.T, w *world, f family) {
+		served := make(chan error, 1)
+		serveTCP(t, w.NetNS, "tcp"+f.v, f.anyHost()+":"+guestPort, func(c *net.TCPConn) { served <- both(c) })
+		for _, o := range origins(f)[1:] {
+			c := o.dial(t, f, "tcp"+f.v, net.JoinHostPort(o.to, hostPort)).(*net.TCPConn)
+			if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(both(c), <-served); err != nil {
+				t.Errorf("from %s: %v", o.name, err)
+			}
+		}
+	})
+}
+
 // TestB11_PublishedHalfClose: either side ends its direction first, and 5 MB
 // come the other way.
 func TestB11_PublishedHalfClose(t *testing.T) {
