@@ -34,6 +34,8 @@ type udpSocket struct {
 	guest netip.AddrPort
 	v6    bool
 	watch *shard.Watch
+
+	sessions map[*session]struct{}
 }
 
 // sessionKey is how the guest's answers name a session: its own address and
@@ -67,6 +69,7 @@ func (t *sessionTable) init() {
 func (t *sessionTable) remove(s *session) {
 	delete(t.byKey, s.key)
 	t.recent.Remove(s.place)
+	delete(s.socket.sessions, s)
 }
 
 // askDestination has the kernel tell which address each datagram was sent to.
@@ -91,12 +94,8 @@ func (u *udpSocket) close() {
 	if u.fd < 0 {
 		return
 	}
-	for e := u.m.sessions.recent.Front(); e != nil; {
-		s := e.Value.(*session)
-		e = e.Next()
-		if s.socket == u {
-			u.m.sessions.remove(s)
-		}
+	for s := range u.sessions {
+		u.m.sessions.remove(s)
 	}
 	if u.watch != nil {
 		u.watch.Forget()
@@ -171,6 +170,10 @@ func (m *Manager) newSession(key sessionKey, u *udpSocket, client sockio.Addr) *
 	s := &session{key: key, socket: u, client: client, counters: relay.Counters{Begun: m.shard.Now()}}
 	s.place = t.recent.PushBack(s)
 	t.byKey[key] = s
+	if u.sessions == nil {
+		u.sessions = make(map[*session]struct{})
+	}
+	u.sessions[s] = struct{}{}
 	if !t.expire.Armed() {
 		m.shard.Arm(&t.expire, sessionIdle, shard.TaskFunc(m.expireSessions))
 	}
