@@ -188,9 +188,6 @@ func idOf(t *Tuple) (tcpip.NetworkProtocolNumber, gvisor.TransportEndpointID) {
 	src, dst := netip.AddrFrom16(t.src), netip.AddrFrom16(t.dst)
 	if src.Is4In6() {
 		id.LocalAddress, id.RemoteAddress = tcpip.AddrFrom4(dst.As4()), tcpip.AddrFrom4(src.As4())
-		if !dst.Is4In6() {
-			id.LocalAddress = tcpip.AddrFrom16(t.dst)
-		}
 		return header.IPv4ProtocolNumber, id
 	}
 	id.LocalAddress, id.RemoteAddress = tcpip.AddrFrom16(t.dst), tcpip.AddrFrom16(t.src)
@@ -198,9 +195,8 @@ func idOf(t *Tuple) (tcpip.NetworkProtocolNumber, gvisor.TransportEndpointID) {
 }
 
 // handleTCP is gVisor's handler for segments that belong to no endpoint. Only
-// SYNs that Accept plays in are forwarded; others that come this way, in
-// fragments, are dropped, and what is no SYN is
-// answered with a RST by gVisor.
+// SYNs that Accept plays in are taken; others that come this way, in fragments,
+// are dropped, and what is no SYN is answered with a RST by gVisor.
 func (s *Stack) handleTCP(id gvisor.TransportEndpointID, pkt *gvisor.PacketBuffer) bool {
 	flags := header.TCP(pkt.TransportHeader().Slice()).Flags()
 	if flags&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) != header.TCPFlagSyn {
