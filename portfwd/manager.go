@@ -309,6 +309,8 @@ func tryBind(proto string, at netip.AddrPort) (int, unix.Errno) {
 		}
 	}
 	if proto == UDP {
+		// As much as the kernel grants: a burst is taken batch by batch.
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
 		if err := askDestination(fd, family); err != nil {
 			return fail(err)
 		}

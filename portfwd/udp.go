@@ -22,6 +22,9 @@ const (
 	// maxSessions bounds the clients that are remembered, at about 200 bytes
 	// each; the least recently used makes room.
 	maxSessions = 16384
+	// receiveBuffer is asked for; the kernel grants up to net.core.rmem_max. A
+	// burst of 200 full-sized datagrams weighs 460 kB there.
+	receiveBuffer = 1 << 20
 	// receiveRounds batches are taken from one port before others get their
 	// turn.
 	receiveRounds = 4
