@@ -6,7 +6,7 @@ const (
 	// pipeSize is the capacity asked for, in bytes: what one splice moves at
 	// most. A user has 16384 pages of pipe buffers (pipe(7),
 	// pipe-user-pages-soft); beyond, the kernel gives less, which works too.
-	pipeSize = 256 << 10
+	pipeSize = 512 << 10
 	// sparePipes are kept for the next bytes. A connection has a pipe only
 	// while bytes are on the way, so that thousands at rest have none.
 	sparePipes = 16
