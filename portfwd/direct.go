@@ -118,6 +118,7 @@ func (d *direct) begin() (started, none bool) {
 			from = netip.AddrPortFrom(from.Addr(), 0)
 			continue
 		}
+		d.a.failed = errno == unix.ECONNREFUSED // see fail
 		return false, false
 	}
 	var err error
@@ -129,6 +130,11 @@ func (d *direct) begin() (started, none bool) {
 	patience := directPatience
 	if m.mode == DirectOnly {
 		patience = dialTimeout
+	}
+	// On lo the answer is often there before connect returns.
+	if _, err := unix.Getpeername(d.fd); err == nil {
+		d.join()
+		return true, false
 	}
 	m.shard.Arm(&d.timer, patience, d)
 	return true, false
@@ -144,6 +150,11 @@ func (d *direct) Ready(events uint32) {
 		d.fail(unix.Errno(errno))
 		return
 	}
+	d.join()
+}
+
+// join hands both sockets to the relay.
+func (d *direct) join() {
 	a := d.a
 	a.m.shard.Disarm(&d.timer)
 	delete(a.m.attempts, a)

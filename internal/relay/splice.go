@@ -16,6 +16,9 @@ const (
 	spliceRounds = 8
 	// scratchSize bounds what is copied at once where a pipe is of no use.
 	scratchSize = 64 << 10
+	// A splice that returns fewer bytes than the pieces that it may take of a
+	// segment (MAX_SKB_FRAGS) was not cut short: the socket is empty.
+	wholeBelow = 16
 )
 
 // Socket is a connected, non-blocking TCP socket with its watch, which is
@@ -53,6 +56,7 @@ type spliceEnd struct {
 	readable bool
 	writable bool
 	done     bool // its end of stream was passed on
+	hangup   bool // its end of stream or an error is there to be found
 	urgent   bool // it has had urgent data, which splice does not pass
 }
 
@@ -65,7 +69,7 @@ func (r *Relay) Join(host, guest Socket, server netip.AddrPort) {
 	s.guest = spliceEnd{s: s, peer: &s.host, fd: guest.FD, watch: guest.Watch, moved: &s.counters.Out}
 	for e, events := range map[*spliceEnd]uint32{&s.host: host.Events, &s.guest: guest.Events} {
 		e.readable, e.writable = events&^unix.EPOLLOUT != 0, true
-		e.urgent = events&unix.EPOLLPRI != 0
+		e.note(events)
 		e.watch.SetHandler(e)
 	}
 	r.totals.Connections++
@@ -76,9 +80,7 @@ func (r *Relay) Join(host, guest Socket, server netip.AddrPort) {
 
 // Ready implements shard.Handler.
 func (e *spliceEnd) Ready(events uint32) {
-	if events&unix.EPOLLPRI != 0 {
-		e.urgent = true
-	}
+	e.note(events)
 	if events&(unix.EPOLLIN|unix.EPOLLPRI|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		e.readable = true
 	}
@@ -90,6 +92,12 @@ func (e *spliceEnd) Ready(events uint32) {
 		// Nobody reads this end now, so nobody would see the reset.
 		e.s.reset()
 	}
+}
+
+// note remembers what an edge tells only once.
+func (e *spliceEnd) note(events uint32) {
+	e.urgent = e.urgent || events&unix.EPOLLPRI != 0
+	e.hangup = e.hangup || events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0
 }
 
 // Run implements shard.Task: another turn for a connection with work left.
@@ -150,6 +158,7 @@ func (e *spliceEnd) fill() bool {
 	n, errno := spliceBytes(e.fd, p.w, pipeSize)
 	if p.held = n; n > 0 {
 		e.pipe = p
+		e.readable = n >= wholeBelow || e.hangup
 		return true
 	}
 	e.s.r.givePipe(p)
@@ -164,7 +173,7 @@ func (e *spliceEnd) ended(errno unix.Errno) {
 	case 0:
 		e.done = true
 		unix.Shutdown(e.peer.fd, unix.SHUT_WR)
-		if e == &e.s.host {
+		if e == &e.s.host && !e.peer.done {
 			// See halfClosedIdle.
 			unix.SetsockoptInt(e.fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(halfClosedIdle.Seconds()))
 			unix.SetsockoptInt(e.fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(halfClosedInterval.Seconds()))
