@@ -61,7 +61,8 @@ func TestB5_StartWhileThePredecessorDies(t *testing.T) {
 }
 
 // TestB32_ThousandPorts: ready within 300 ms, one descriptor each and no
-// process, the direct path's agent and its stock of sockets apart; and the first and the last of them work.
+// process, the direct path's agent and its stock of sockets apart; and the first
+// and the last of them work.
 func TestB32_ThousandPorts(t *testing.T) {
 	ours(t, "--publish")
 	var none harness.Usage

@@ -15,8 +15,8 @@ import (
 	"epiphyte/test/harness"
 )
 
-// eachPublished runs f with a published TCP port for each way to handle TCP, one
-// after the other.
+// eachPublished runs f with a published TCP port for each way to carry clients
+// in, one after the other.
 func eachPublished(t *testing.T, port string, f func(*testing.T, *world, family)) {
 	t.Helper()
 	for _, path := range publishPaths() {
