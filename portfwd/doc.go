@@ -8,10 +8,22 @@
 // promised, and then hands the sockets to the shard, which does the rest
 // without a goroutine per port or per client.
 //
-// A TCP client is accepted, and the stack connects to the guest's server as if
-// from the client's own address and port: that is what the server sees. When
-// the guest accepts, the relay joins the two; when it refuses, the client is
-// reset; when it stays silent, the client is reset after dialTimeout.
+// A TCP client is accepted and carried in by one of two paths; on both the
+// server sees the client's own address and port. On the stack path the stack
+// connects to the server by way of the device. On the direct path it is a
+// socket that was made in the guest's network namespace and is bound to the
+// client's address, so that the connection is made within the guest's kernel.
+// When the guest accepts, the relay joins the two; when it refuses, the client
+// is reset; when it stays silent, the client is reset after dialTimeout.
+//
+// The direct path leads to the guest's own servers only. Where it is refused,
+// or has no answer within directPatience, the client goes by the stack path,
+// which has the last word: a guest may pass connections on that come by its
+// device. If that answers, clients of the port leave the direct path alone for
+// avoidFor. There is no direct path for a rule that names an address other than
+// the guest's, nor, unless DirectOnly, without transparent sockets, when
+// servers would see the guest's own address. Servers on the guest's loopback
+// addresses are reached by neither path (B35).
 //
 // A UDP client's datagrams are sent on in the same way. A session per client
 // remembers which of the host's addresses was asked, so that replies leave from
@@ -29,7 +41,7 @@
 // Life of a rule: Add, then serving, then Remove or Close, which close the
 // listeners; connections that were carried in live on.
 //
-// Timers: dialTimeout per attempt, sessionIdle per UDP session, acceptPause
+// Timers: dialTimeout per attempt, directPatience before it on the direct path, sessionIdle per UDP session, acceptPause
 // when the process is out of descriptors.
 //
 // What it does not do: it parses no JSON, and asks nobody for permission.

@@ -35,6 +35,7 @@ type listener struct {
 	guest  netip.AddrPort
 	watch  *shard.Watch
 	paused bool
+	avoid  time.Duration // until when the direct path is not tried
 }
 
 func (l *listener) open() (err error) {
@@ -68,7 +69,7 @@ func (l *listener) Ready(uint32) {
 		fd, client, errno := sockio.Accept(l.fd)
 		switch errno {
 		case 0:
-			l.m.carry(fd, client, l.guest)
+			l.m.carry(l, fd, client)
 		case unix.ECONNABORTED, unix.EINTR: // that client has gone
 		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
 			l.pause()
@@ -104,35 +105,80 @@ func (m *Manager) resume() {
 // attempt is a client that was accepted and waits for the guest.
 type attempt struct {
 	m       *Manager
+	l       *listener
+	from    netip.AddrPort // the client, as the guest sees it
+	to      netip.AddrPort
 	fd      int // -1 once handed to the relay or closed
 	watch   *shard.Watch
 	events  uint32 // of the client's socket so far
-	dialing *stack.Dialing
+	begun   time.Duration
+	direct  direct         // the direct path, tried first
+	failed  bool           // the direct path was tried
+	dialing *stack.Dialing // the stack path
 	timer   shard.Timer
 }
 
 // carry begins to carry a client in.
-func (m *Manager) carry(fd int, client, guest netip.AddrPort) {
-	a := &attempt{m: m, fd: fd}
+func (m *Manager) carry(l *listener, fd int, client netip.AddrPort) {
+	a := &attempt{m: m, l: l, fd: fd, from: m.visible(client), to: m.destination(l.guest), begun: m.shard.Now()}
+	a.direct = direct{a: a, fd: -1}
 	var err error
-	if a.watch, err = m.shard.Watch(fd, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP|unix.EPOLLET, a); err != nil {
+	if a.watch, err = m.shard.Watch(fd, clientEvents, a); err != nil {
 		relay.SetAbortiveClose(fd)
 		unix.Close(fd)
 		return
 	}
-	from := m.visible(client)
-	to := m.destination(guest)
+	m.attempts[a] = struct{}{}
+	if m.mayGoDirect(l, a.to) {
+		a.goDirect()
+	} else {
+		a.goStack()
+	}
+}
+
+// goDirect takes the direct path, or the stack path when it cannot be tried.
+func (a *attempt) goDirect() {
+	m := a.m
+	patience := socketPatience
+	if m.mode == DirectOnly {
+		patience = dialTimeout
+	} else if m.starved {
+		patience = 0
+	}
+	started, none := a.direct.begin()
+	if waited := m.shard.Now() - a.begun; !none || waited >= socketPatience {
+		m.starved = none
+	}
+	switch {
+	case started:
+	case none && m.mayGoDirect(a.l, a.to) && m.shard.Now()-a.begun < patience:
+		m.shard.Arm(&a.direct.timer, socketPause, &a.direct)
+	case m.mode == DirectOnly:
+		delete(m.attempts, a)
+		a.refuse()
+	default:
+		a.goStack()
+	}
+}
+
+// anonymous reports whether the client is seen as the gateway. Then its port is
+// kept only if it is free.
+func (a *attempt) anonymous() bool { return a.m.plan.IsGateway(a.from.Addr()) }
+
+// goStack takes the stack path.
+func (a *attempt) goStack() {
+	m := a.m
 	var errno unix.Errno
-	a.dialing, errno = m.stack.Dial(from, to, a.answered)
+	a.dialing, errno = m.stack.Dial(a.from, a.to, a.answered)
 	if errno == unix.EADDRINUSE {
 		// Two clients that are both seen as the gateway have the same port.
-		a.dialing, errno = m.stack.Dial(netip.AddrPortFrom(from.Addr(), 0), to, a.answered)
+		a.dialing, errno = m.stack.Dial(netip.AddrPortFrom(a.from.Addr(), 0), a.to, a.answered)
 	}
 	if errno != 0 {
+		delete(m.attempts, a)
 		a.refuse()
 		return
 	}
-	m.attempts[a] = struct{}{}
 	m.shard.Arm(&a.timer, dialTimeout, a)
 }
 
@@ -143,13 +189,16 @@ func (a *attempt) Run() { a.dialing.Abort() }
 // is for the guest's server to find out: the events are kept for the relay.
 func (a *attempt) Ready(events uint32) { a.events |= events }
 
-// answered is called with the guest's answer.
+// answered is called with the guest's answer by the stack path.
 func (a *attempt) answered(c *stack.Conn, _ unix.Errno) {
 	delete(a.m.attempts, a)
 	a.m.shard.Disarm(&a.timer)
 	if c == nil {
 		a.refuse()
 		return
+	}
+	if a.failed {
+		a.l.avoid = a.m.shard.Now() + avoidFor
 	}
 	fd, watch := a.fd, a.watch
 	a.fd, a.watch = -1, nil
@@ -160,10 +209,11 @@ func (a *attempt) answered(c *stack.Conn, _ unix.Errno) {
 // guest itself.
 func (a *attempt) refuse() {
 	relay.SetAbortiveClose(a.fd)
-	a.closeSocket()
+	a.closeSockets()
 }
 
-func (a *attempt) closeSocket() {
+func (a *attempt) closeSockets() {
+	a.direct.close()
 	if a.fd >= 0 {
 		a.watch.Forget()
 		unix.Close(a.fd)

@@ -20,29 +20,34 @@ import (
 	"epiphyte/stack"
 )
 
-// Config of a Manager. All but Logger are required.
+// Config of a Manager. All but Sockets, Mode and Logger are required.
 type Config struct {
-	Plan   plan.Plan
-	Shard  *shard.Shard
-	Relay  *relay.Relay
-	Stack  *stack.Stack
-	Logger *slog.Logger
+	Plan    plan.Plan
+	Shard   *shard.Shard
+	Relay   *relay.Relay
+	Stack   *stack.Stack
+	Sockets Sockets // of the guest's namespace; nil: the stack path only
+	Mode    Mode
+	Logger  *slog.Logger
 }
 
 // Manager holds the published ports of one guest. Add, Remove and List may be
 // called by any goroutine while the shard serves, or before it does.
 type Manager struct {
-	plan  plan.Plan
-	shard *shard.Shard
-	relay *relay.Relay
-	stack *stack.Stack
-	log   *slog.Logger
+	plan    plan.Plan
+	shard   *shard.Shard
+	relay   *relay.Relay
+	stack   *stack.Stack
+	sockets Sockets
+	mode    Mode
+	log     *slog.Logger
 
 	// The shard's thread only:
 	attempts map[*attempt]struct{}
 	paused   []*listener // waiting for descriptors
 	retry    shard.Timer
 	sessions sessionTable
+	starved  bool // a client has waited for a socket in vain, and none came since
 
 	mu       sync.Mutex
 	last     int               // the id given last
@@ -70,6 +75,8 @@ func New(cfg Config) *Manager {
 		shard:    cfg.Shard,
 		relay:    cfg.Relay,
 		stack:    cfg.Stack,
+		sockets:  cfg.Sockets,
+		mode:     cfg.Mode,
 		log:      cfg.Logger,
 		attempts: make(map[*attempt]struct{}),
 		rules:    make(map[int]published),
@@ -249,7 +256,7 @@ func (m *Manager) Close() {
 		clear(rules)
 	}
 	for a := range m.attempts {
-		a.closeSocket()
+		a.closeSockets()
 	}
 	clear(m.attempts)
 	close(m.ended)

@@ -25,6 +25,7 @@ type request struct {
 	Name      string   `json:"name"`
 	Configure *Network `json:"configure,omitempty"`
 	NoOffload bool     `json:"noOffload,omitempty"`
+	Policy    *policy  `json:"policy,omitempty"` // instead of a device
 }
 
 // reply is what the child found, or why it failed. The descriptor travels
@@ -34,7 +35,9 @@ type reply struct {
 	VNetHdr  bool   `json:"vnetHdr"`
 	Offload  bool   `json:"offload"`
 	USO      bool   `json:"uso"`
-	Existing bool   `json:"existing"` // made by somebody else, and outlives us
+	Existing bool   `json:"existing"`          // made by somebody else, and outlives us
+	Marked4  bool   `json:"marked4,omitempty"` // the policy holds for IPv4
+	Marked6  bool   `json:"marked6,omitempty"` // the policy holds for IPv6
 	Fault    *fault `json:"fault,omitempty"`
 }
 
@@ -69,6 +72,9 @@ func perform(req request) (*reply, int, error) {
 	nl, err := newNetlink()
 	if err != nil {
 		return nil, -1, err
+	}
+	if req.Policy != nil {
+		return nl.routeMarked(*req.Policy), -1, nil
 	}
 	rep, fd, err := nl.device(req.Name, !req.NoOffload)
 	if err != nil {

@@ -57,17 +57,42 @@
 // segmentation offloads are negotiated down to what the kernel takes. What was
 // got is asked back: the header by TUNGETIFF, the features by ethtool.
 //
+// # Agent
+//
+// A socket keeps the network namespace it was made in. An Agent is a process
+// that stays in the guest's namespaces and makes TCP sockets for us there, in
+// batches, so that a published port need not go through the device.
+//
+// The guest's root has every capability over processes of its user namespace,
+// and shares our user id; it must not be able to look into one that carries our
+// code and memory. A process that is not dumpable may be traced only from the
+// user namespace in which its program was executed (ptrace(2), mm->user_ns).
+// So the agent executes nothing after it has joined: it is the copy that clone
+// made, not dumpable from before setns on, runs a loop of system calls laid out
+// in agentchild.go, and keeps one descriptor and at most CAP_NET_ADMIN. The
+// guest can kill it, as it can kill us; then there are no more sockets.
+//
+// Where the namespace is ours to configure, a child sets up policy routing in
+// it first (policy.go), and the sockets are transparent: bound to any address,
+// they talk to the guest's servers within the kernel. What is changed in the
+// guest: three rules and a table per family, net.ipv4.tcp_fwmark_accept and
+// net.ipv4/ipv6.fwmark_reflect, none of which touch packets without our mark.
+//
 // # Invariants
 //
 //   - The parent reaps every child it made, on every path, and the child dies
 //     with its parent (PR_SET_PDEATHSIG; the thread that cloned it is held until
 //     it is reaped, because the signal follows that thread).
-//   - Every descriptor is close-on-exec; the child keeps 0, 1, 2 and its socket.
+//   - Every descriptor is close-on-exec; the child keeps 0, 1, 2 and its socket,
+//     the agent its socket only.
+//   - What the agent sends is a fresh TCP socket of the one namespace, or it is
+//     the last that is taken from it. Its pool is bounded.
 //   - An error is one line with cause and remedy, and wraps the errno.
 //
 // # Timers
 //
-// One: the second for which a busy device is tried again, in the child.
+// The second for which a busy device is tried again, in the child; orderPause,
+// while the agent has nothing to give.
 //
 // # What it does not do
 //

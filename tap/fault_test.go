@@ -68,7 +68,7 @@ func TestReceive_ReportBehindReset(t *testing.T) {
 			}
 		}
 		unix.Close(theirs)
-		_, _, err = receive(ours, &join{})
+		_, _, err = receive(ours, &join{}, true)
 		if report != nil {
 			wantError(t, err, unix.EMFILE, "prepare child")
 		} else if !errors.Is(err, errSilent) {

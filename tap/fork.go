@@ -36,6 +36,7 @@ const (
 	stageSetns = 1 + iota
 	stageDup
 	stageExec
+	stageConfine
 	reportLen = 8 // stage, index of the setns step, 2 bytes of nothing, errno
 )
 
@@ -52,6 +53,7 @@ type launch struct {
 	capHdr  unix.CapUserHeader
 	capData [2]unix.CapUserData
 	report  [reportLen]byte
+	agent   *agentChild // not nil: hand out sockets instead of execve
 }
 
 func newLaunch(j *join, socket int, argv, envv []string) (*launch, error) {
@@ -113,11 +115,20 @@ func (l *launch) child() {
 	afterForkInChild()
 
 	var errno unix.Errno
+	if l.agent != nil {
+		// Before setns, so that there is no moment in which the guest could
+		// look into this copy of our memory.
+		syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0)
+	}
 	for i := 0; i < l.nsteps; i++ {
 		_, _, errno = syscall.RawSyscall(unix.SYS_SETNS, uintptr(l.steps[i].fd), uintptr(l.steps[i].flags), 0)
 		if errno != 0 {
 			l.fail(stageSetns, byte(i), errno)
 		}
+	}
+
+	if l.agent != nil {
+		l.handOut()
 	}
 
 	// Ambient, so that execve keeps it where we are not root. Refusal is not

@@ -106,6 +106,7 @@ type guest struct {
 type command struct {
 	Do     string
 	Name   string
+	PID    int
 	Config Config
 	Nested nesting
 }
@@ -113,6 +114,7 @@ type command struct {
 type answerTo struct {
 	Err    string
 	PID    int
+	Text   string
 	Link   linkFacts
 	Device deviceFacts
 }
@@ -260,6 +262,7 @@ func guestMain() int {
 
 type guestServer struct {
 	held     int
+	listener net.Listener
 	children []*exec.Cmd
 }
 
@@ -295,6 +298,22 @@ func (s *guestServer) serve(c command) (a answerTo, err error) {
 			s.children = append(s.children, cmd)
 			a.PID = cmd.Process.Pid
 		}
+	case "address": // the IPv6 one that a router would have it take
+		err = netlink.AddrAdd(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index(c.Name)}}, &netlink.Addr{
+			IPNet: &net.IPNet{IP: net.ParseIP("fd00::100"), Mask: net.CIDRMask(64, 128)}, Flags: unix.IFA_F_NODAD,
+		})
+	case "listen":
+		if s.listener, err = net.Listen("tcp", c.Name); err == nil {
+			a.Text = s.listener.Addr().String()
+		}
+	case "accept": // and say who it is
+		var conn net.Conn
+		if conn, err = s.listener.Accept(); err == nil {
+			a.Text = conn.RemoteAddr().String()
+			conn.Close()
+		}
+	case "trace":
+		err = trace(c.PID)
 	default:
 		err = fmt.Errorf("unknown command %q", c.Do)
 	}

@@ -86,7 +86,11 @@ func (p *Pending) Close() error {
 func (p *Pending) run(ctx context.Context, cfg Config, j *join) {
 	defer close(p.done)
 	defer j.close()
-	dev, err := delegate(ctx, cfg, j)
+	var dev *Device
+	rep, fd, err := delegate(ctx, j, request{Name: cfg.Name, Configure: cfg.Configure, NoOffload: cfg.NoOffload})
+	if err == nil {
+		dev = newDevice(fd, rep)
+	}
 	if ctx.Err() != nil {
 		if dev != nil {
 			dev.Close()
@@ -102,26 +106,27 @@ func (p *Pending) run(ctx context.Context, cfg Config, j *join) {
 	p.dev = dev
 }
 
-// delegate has a child do the work inside the target, and reaps it.
-func delegate(ctx context.Context, cfg Config, j *join) (*Device, error) {
+// delegate has a child do the work inside the target, and reaps it. The
+// descriptor is the device's, -1 if the request is for none.
+func delegate(ctx context.Context, j *join, r request) (*reply, int, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
-		return nil, fmt.Errorf("make socket pair: %w", err)
+		return nil, -1, fmt.Errorf("make socket pair: %w", err)
 	}
 	defer unix.Close(ours)
 
-	req, err := json.Marshal(request{Name: cfg.Name, Configure: cfg.Configure, NoOffload: cfg.NoOffload})
+	req, err := json.Marshal(r)
 	if err == nil {
 		_, err = unix.Write(ours, req)
 	}
 	if err != nil {
 		unix.Close(theirs)
-		return nil, fmt.Errorf("hand request to child: %w", err)
+		return nil, -1, fmt.Errorf("hand request to child: %w", err)
 	}
 	l, err := newLaunch(j, theirs, []string{childName}, childEnv())
 	if err != nil {
 		unix.Close(theirs)
-		return nil, err
+		return nil, -1, err
 	}
 
 	runtime.LockOSThread()
@@ -129,14 +134,14 @@ func delegate(ctx context.Context, cfg Config, j *join) (*Device, error) {
 	pid, errno := l.start()
 	unix.Close(theirs)
 	if errno != 0 {
-		return nil, fail("fork", errno, hintFork(errno))
+		return nil, -1, fail("fork", errno, hintFork(errno))
 	}
 	killed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		unix.Kill(pid, unix.SIGKILL)
 		close(killed)
 	})
-	rep, fd, err := receive(ours, j)
+	rep, fd, err := receive(ours, j, r.Policy == nil)
 	// The child may be reaped only when nobody is about to kill it by number.
 	if !stop() {
 		<-killed
@@ -146,9 +151,9 @@ func delegate(ctx context.Context, cfg Config, j *join) (*Device, error) {
 		if errors.Is(err, errSilent) {
 			err = fmt.Errorf("%w: %s", err, status)
 		}
-		return nil, err
+		return nil, -1, err
 	}
-	return newDevice(fd, rep), nil
+	return rep, fd, nil
 }
 
 func hintFork(errno unix.Errno) string {
@@ -178,8 +183,8 @@ func socketPair() (ours, theirs int, err error) {
 var errSilent = errors.New("the child in the namespace ended without an answer")
 
 // receive waits for the child's answer. The descriptor is valid only without
-// error.
-func receive(sock int, j *join) (*reply, int, error) {
+// error, and where one is wanted.
+func receive(sock int, j *join, wantFD bool) (*reply, int, error) {
 	buf := make([]byte, maxMessage)
 	oob := make([]byte, unix.CmsgSpace(4))
 	var n, oobn int
@@ -208,7 +213,7 @@ func receive(sock int, j *join) (*reply, int, error) {
 		}
 	}
 	rep, err := decode(buf[:n], j)
-	if err == nil && fd < 0 {
+	if err == nil && fd < 0 && wantFD {
 		err = errors.New("receive from child: no descriptor came, the limit of open files may be reached")
 	}
 	if err != nil {

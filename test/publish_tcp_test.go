@@ -15,13 +15,13 @@ import (
 	"epiphyte/test/harness"
 )
 
-// eachPublished runs f with a published TCP port for each way to handle TCP, one
-// after the other.
+// eachPublished runs f with a published TCP port for each way to carry clients
+// in, one after the other.
 func eachPublished(t *testing.T, port string, f func(*testing.T, *world, family)) {
 	t.Helper()
-	for _, path := range []string{"inline", "plain"} {
-		t.Run(path, func(t *testing.T) {
-			w := published(t, port, "", "--mtu=65520", "--tcp-path="+path)
+	for _, path := range publishPaths() {
+		t.Run(path.name, func(t *testing.T) {
+			w := published(t, port, "", append(path.flags, "--mtu=65520")...)
 			eachFamily(t, func(t *testing.T, fam family) { f(t, w, fam) })
 		})
 	}

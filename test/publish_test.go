@@ -50,6 +50,15 @@ func published(t testing.TB, port, suffix string, flags ...string) *world {
 	return serve(t, flags...)
 }
 
+// publishPaths are the ways in which TCP clients are carried in.
+func publishPaths() []cell {
+	return []cell{
+		{"inline", []string{"--publish-mode=stack", "--tcp-path=inline"}},
+		{"plain", []string{"--publish-mode=stack", "--tcp-path=plain"}},
+		{"direct", []string{"--publish-mode=direct"}},
+	}
+}
+
 // client connects from a namespace and closes the connection with the test.
 func client(t testing.TB, ns *harness.NetNS, network, addr string) net.Conn {
 	t.Helper()
@@ -130,11 +139,11 @@ func refusal(t testing.TB, ns *harness.NetNS, network, addr string) error {
 // those on the host's loopback are the gateway.
 func TestB31_ServerSeesTheClient(t *testing.T) {
 	const hostPort = "18031"
-	for _, path := range []string{"inline", "plain"} {
-		t.Run(path, func(t *testing.T) {
+	for _, path := range publishPaths() {
+		t.Run(path.name, func(t *testing.T) {
 			ours(t, "--publish")
-			w := serve(t, "--tcp-path="+path,
-				"-p", "0.0.0.0:18031:8080", "-p", "[::]:18031:8080", "-p", "0.0.0.0:18031:8080/udp", "-p", "[::]:18031:8080/udp")
+			w := serve(t, append(path.flags,
+				"-p", "0.0.0.0:18031:8080", "-p", "[::]:18031:8080", "-p", "0.0.0.0:18031:8080/udp", "-p", "[::]:18031:8080/udp")...)
 			eachFamily(t, func(t *testing.T, f family) {
 				everywhere := f.anyHost() + ":" + guestPort
 				serveTCP(t, w.NetNS, "tcp"+f.v, everywhere, func(c *net.TCPConn) {

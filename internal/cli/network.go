@@ -19,6 +19,7 @@ import (
 type network struct {
 	device  *tap.Device
 	guest   *guest.Guest
+	agent   *tap.Agent // nil: none
 	servers []*api.Server
 	cancel  context.CancelFunc
 	ended   chan struct{} // closed when Serve has returned
@@ -54,7 +55,12 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 	if err != nil {
 		return nil, err
 	}
-	g, err := guest.New(guest.Config{
+	agent, err := o.startAgent(ctx, cfg, r)
+	if err != nil {
+		device.Close()
+		return nil, err
+	}
+	gc := guest.Config{
 		Device:              device,
 		Plan:                o.Plan,
 		MTU:                 o.MTU,
@@ -63,21 +69,31 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 		PlainTCP:            o.TCPPath == tcpPlain,
 		Source:              o.Source,
 		ResolvConf:          o.ResolvConf,
+		PublishMode:         o.PublishMode,
 		Logger:              r.log,
-	})
+	}
+	if agent != nil {
+		gc.Sockets = agent
+	}
+	g, err := guest.New(gc)
 	if err != nil {
+		closeAgent(agent)
 		device.Close()
 		return nil, err
 	}
 	for _, rule := range o.Publish {
 		if _, err := g.Ports().Add(ctx, rule); err != nil {
 			g.Close()
+			closeAgent(agent)
 			device.Close()
 			return nil, err
 		}
 	}
+	if agent != nil {
+		agent.Wait(ctx) // or not: then the first clients go by the TAP
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	n := &network{device: device, guest: g, cancel: cancel, ended: make(chan struct{})}
+	n := &network{device: device, guest: g, agent: agent, cancel: cancel, ended: make(chan struct{})}
 	go n.serve(ctx)
 	if err := o.listen(ctx, n, r); err != nil {
 		n.Close()
@@ -110,6 +126,7 @@ func (n *network) Close() {
 		defer close(done)
 		<-n.ended
 		n.guest.Close()
+		closeAgent(n.agent)
 		n.device.Close()
 	}()
 	select {

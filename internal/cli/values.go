@@ -169,6 +169,19 @@ func publishValue(dst *[]portfwd.Rule) value {
 	}}
 }
 
+// modeValue takes the name of a path for published ports.
+func modeValue(dst *portfwd.Mode) value {
+	return value{initial: "auto", set: func(s string) error {
+		modes := map[string]portfwd.Mode{"auto": portfwd.Auto, "stack": portfwd.StackOnly, "direct": portfwd.DirectOnly}
+		m, ok := modes[s]
+		if !ok {
+			return errors.New("--publish-mode must be one of auto, stack, direct")
+		}
+		*dst = m
+		return nil
+	}}
+}
+
 // maxSocketPath is what fits into struct sockaddr_un with its final zero.
 const maxSocketPath = 107
 

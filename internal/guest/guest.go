@@ -58,6 +58,10 @@ type Config struct {
 	// BufferBytes bounds the TCP buffers of all connections; 0 is the default
 	// of package relay.
 	BufferBytes int
+	// Sockets of the guest's network namespace, for published ports; nil: they
+	// go through the device.
+	Sockets     portfwd.Sockets
+	PublishMode portfwd.Mode
 	Logger      *slog.Logger
 }
 
@@ -126,7 +130,8 @@ func New(cfg Config) (_ *Guest, err error) {
 	}
 	g.forwarder.Attach(g.stack)
 	g.ports = portfwd.New(portfwd.Config{
-		Plan: cfg.Plan, Shard: g.shard, Relay: g.relay, Stack: g.stack, Logger: cfg.Logger,
+		Plan: cfg.Plan, Shard: g.shard, Relay: g.relay, Stack: g.stack,
+		Sockets: cfg.Sockets, Mode: cfg.PublishMode, Logger: cfg.Logger,
 	})
 	g.forwarder.SetInbound(g.ports)
 	if g.ipv6 {

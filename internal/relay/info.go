@@ -48,6 +48,9 @@ func (r *Relay) Append(list []Info) []Info {
 		i.Fill(&fl.counters, now)
 		list = append(list, i)
 	}
+	for s := range r.splices {
+		list = append(list, s.info())
+	}
 	return list
 }
 

@@ -10,7 +10,12 @@
 // queue in between: when one end cannot take more, the other is not read, its
 // window closes, and the sender waits.
 //
-// Life of a flow: Start, pumping whenever an end moves, then one of
+// Where the guest's end is a socket too, made in its network namespace, the two
+// are joined by splice(2) (splice.go): a pipe between them for as long as bytes
+// are on the way, and one more round in our memory only for urgent data or when
+// there is no descriptor for a pipe.
+//
+// Life of a flow: Start or Join, pumping whenever an end moves, then one of
 //
 //   - both ends of stream were passed on, each by itself: closed in order;
 //   - the host's end failed or was reset: the guest's is reset;
@@ -38,6 +43,10 @@ type Relay struct {
 	budget  budget
 	totals  Totals // of flows that have ended, and their number so far
 	vectors [64]unix.Iovec
+
+	splices map[*splice]struct{}
+	pipes   []*pipe // empty ones, at most sparePipes
+	scratch []byte  // made when first needed
 }
 
 // Totals are sums over all TCP flows since the start.
@@ -52,11 +61,11 @@ func New(s *shard.Shard, bufferBytes int) *Relay {
 	if bufferBytes == 0 {
 		bufferBytes = DefaultBufferBytes
 	}
-	return &Relay{shard: s, flows: make(map[*Flow]struct{}), budget: budget{free: bufferBytes}}
+	return &Relay{shard: s, flows: make(map[*Flow]struct{}), splices: make(map[*splice]struct{}), budget: budget{free: bufferBytes}}
 }
 
 // Len is the number of flows. Shard's thread only.
-func (r *Relay) Len() int { return len(r.flows) }
+func (r *Relay) Len() int { return len(r.flows) + len(r.splices) }
 
 // Totals sums up. Shard's thread only.
 func (r *Relay) Totals() Totals {
@@ -65,16 +74,35 @@ func (r *Relay) Totals() Totals {
 		t.In += fl.counters.In
 		t.Out += fl.counters.Out
 	}
+	for s := range r.splices {
+		t.In += s.counters.In
+		t.Out += s.counters.Out
+	}
 	return t
 }
 
-// Close closes the host's end of every flow. The shard must have stopped
-// serving; the guest's ends are the stack's to close.
+func (r *Relay) scratchSpace() []byte {
+	if r.scratch == nil {
+		r.scratch = make([]byte, scratchSize)
+	}
+	return r.scratch
+}
+
+// Close closes the sockets of every flow and the pipes. The shard must have
+// stopped serving; connections of the stack are the stack's to close.
 func (r *Relay) Close() {
 	for fl := range r.flows {
 		fl.closeSocket()
 	}
 	clear(r.flows)
+	for s := range r.splices {
+		s.closeSockets()
+	}
+	clear(r.splices)
+	for _, p := range r.pipes {
+		p.close()
+	}
+	r.pipes = nil
 }
 
 // SetAbortiveClose makes the coming close of a socket a RST: SO_LINGER with

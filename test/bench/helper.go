@@ -53,7 +53,7 @@ func newHelper(path string, args ...string) (*helper, error) {
 // startSlirp is for the command line of slirp4netns, and so ours: ready is a
 // byte on a descriptor.
 func startSlirp(ctx context.Context, s *scene) (*helper, error) {
-	args := slices.Concat([]string{"-c", "-r", "3", "--mtu=" + strconv.Itoa(s.mtu)}, s.peer.Args,
+	args := slices.Concat([]string{"-c", "-r", "3", "--mtu=" + strconv.Itoa(s.mtu)}, s.publishArgs(), s.peer.Args,
 		[]string{strconv.Itoa(s.guest.PID), tapName})
 	h, err := newHelper(s.peer.Path, args...)
 	if err != nil {
@@ -81,6 +81,10 @@ func startSlirp(ctx context.Context, s *scene) (*helper, error) {
 		defer h.kill()
 		return nil, fmt.Errorf("%s is not ready: %w: %s", s.peer.Label, err, h.output())
 	}
+	if err := s.addForward(ctx); err != nil {
+		defer h.kill()
+		return nil, fmt.Errorf("%s publishes no port: %w: %s", s.peer.Label, err, h.output())
+	}
 	return h, nil
 }
 
@@ -88,7 +92,7 @@ func startSlirp(ctx context.Context, s *scene) (*helper, error) {
 // for and which costs it time.
 func pastaArgs(s *scene, more ...string) []string {
 	return slices.Concat([]string{"--config-net", "-4", "-q", "-I", tapName, "-m", strconv.Itoa(s.mtu),
-		"-t", "none", "-u", "none", "-T", "none", "-U", "none"}, more, s.peer.Args, []string{strconv.Itoa(s.guest.PID)})
+		"-t", s.pastaForward(), "-u", "none", "-T", "none", "-U", "none"}, more, s.peer.Args, []string{strconv.Itoa(s.guest.PID)})
 }
 
 // startPasta keeps it in the foreground and watches the guest for its address:

@@ -19,6 +19,8 @@ type row struct {
 	starts  int  // samples to take over all rounds; 0: one a round
 	metrics []metric
 	run     func(context.Context, *scene, time.Duration) (values, error)
+
+	published *published // the server is in the guest; nil: on the host
 }
 
 // values of one sample, by [metric.key].
@@ -58,6 +60,7 @@ func allRows() []row {
 	for _, size := range []int{1400, 64} {
 		rows = append(rows, packets(size), flood(size))
 	}
+	rows = append(rows, publishedRows()...)
 	rows = append(rows, startUp(), idle())
 	for _, n := range []int{1000, 5000, 9000} {
 		rows = append(rows, hold(n))

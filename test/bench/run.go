@@ -114,6 +114,9 @@ func (b *bench) one(ctx context.Context, r row, p peer) (values, error) {
 		return nil, err
 	}
 	defer s.close()
+	if r.published != nil {
+		s.publish(r.published)
+	}
 	if r.starts == 0 {
 		if err := s.start(ctx); err != nil {
 			return nil, err

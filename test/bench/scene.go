@@ -33,6 +33,9 @@ type scene struct {
 	client *harness.NetNS // where clients run
 	server netip.Addr     // where servers listen, on the host
 	target netip.Addr     // what a client connects to, to reach the server
+
+	servers   *harness.NetNS // where servers run
+	published *published     // a port of the host leads to the server, in the guest; nil: none
 }
 
 // newScene makes the namespaces for a peer, without a helper.
@@ -64,7 +67,7 @@ func newScene(e *harness.Env, p peer, mtu int) (s *scene, err error) {
 			return nil, err
 		}
 	}
-	s.client = s.guest.NetNS
+	s.client, s.servers = s.guest.NetNS, s.host
 	switch p.Kind {
 	case kindLoopback:
 		s.client, s.target = s.host, s.server

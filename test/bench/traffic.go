@@ -55,10 +55,13 @@ func (s *scene) newTraffic(ctx context.Context, l load) (_ *traffic, err error) 
 		return nil, err
 	}
 	defer listener.Close()
+	if s.published != nil && s.helper != nil {
+		port = publishedPort
+	}
 	l.Target = netip.AddrPortFrom(s.target, port)
 	client := l
 	l.Server = true
-	if t.server, err = startGenerator(s.host, l, shared, listener); err != nil {
+	if t.server, err = startGenerator(s.servers, l, shared, listener); err != nil {
 		return nil, err
 	}
 	if t.client, err = startGenerator(s.client, client, shared); err != nil {
@@ -71,7 +74,7 @@ func (s *scene) newTraffic(ctx context.Context, l load) (_ *traffic, err error) 
 
 // listen makes the server's socket, which is ready for clients from then on.
 func (s *scene) listen(udp bool) (f *os.File, port uint16, err error) {
-	err = s.host.Do(func() error {
+	err = s.servers.Do(func() error {
 		typ := unix.SOCK_STREAM
 		if udp {
 			typ = unix.SOCK_DGRAM
@@ -85,7 +88,7 @@ func (s *scene) listen(udp bool) (f *os.File, port uint16, err error) {
 			// Deep enough that loss is the path's and not the server's.
 			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20)
 		}
-		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: s.server.As4()}); err != nil {
+		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: s.server.As4(), Port: s.serverPort()}); err != nil {
 			return os.NewSyscallError("bind", err)
 		}
 		if !udp {

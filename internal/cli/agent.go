@@ -1,0 +1,70 @@
+package cli
+
+import (
+	"context"
+	"errors"
+
+	"epiphyte/portfwd"
+	"epiphyte/tap"
+)
+
+// startAgent starts what the direct path of published ports needs, nil when
+// that path will not be taken. The namespace is ours to configure when the
+// device in it is.
+func (o *Options) startAgent(ctx context.Context, cfg tap.Config, r *reporter) (*tap.Agent, error) {
+	if !o.wantsAgent(cfg) {
+		return nil, nil
+	}
+	must := o.PublishMode == portfwd.DirectOnly
+	if must && cfg.Target.FD > 0 {
+		return nil, errors.New("--publish-mode=direct: a TAP file descriptor does not tell which namespace it is of")
+	}
+	ac := tap.AgentConfig{Target: cfg.Target, Logger: r.log}
+	if cfg.Configure != nil {
+		ac.Subnet4, ac.Gateway4 = o.Plan.Prefix, o.Plan.Gateway
+		ac.Subnet6, ac.Gateway6 = o.Plan.Prefix6, o.Plan.Gateway6
+	}
+	a, err := tap.StartAgent(ctx, ac)
+	if err == nil && must {
+		if err = a.Wait(ctx); err != nil {
+			a.Close()
+		}
+	}
+	switch {
+	case err == nil:
+		return a, nil
+	case must:
+		return nil, err
+	}
+	r.log.Warn("published ports go by the TAP only", "error", err)
+	return nil, nil
+}
+
+// wantsAgent reports whether TCP ports may be published by the direct path.
+// Where servers would not see the clients' addresses, only those take it who
+// asked for it.
+func (o *Options) wantsAgent(cfg tap.Config) bool {
+	switch o.PublishMode {
+	case portfwd.StackOnly:
+		return false
+	case portfwd.Auto:
+		if cfg.Configure == nil || cfg.Target.FD > 0 {
+			return false
+		}
+	}
+	if o.APISocket != "" || o.HTTPSocket != "" {
+		return true
+	}
+	for _, rule := range o.Publish {
+		if rule.Proto != portfwd.UDP {
+			return true
+		}
+	}
+	return false
+}
+
+func closeAgent(a *tap.Agent) {
+	if a != nil {
+		a.Close()
+	}
+}

@@ -1,0 +1,49 @@
+package relay
+
+import "golang.org/x/sys/unix"
+
+const (
+	// pipeSize is the capacity asked for, in bytes: what one splice moves at
+	// most. A user has 16384 pages of pipe buffers (pipe(7),
+	// pipe-user-pages-soft); beyond, the kernel gives less, which works too.
+	pipeSize = 512 << 10
+	// sparePipes are kept for the next bytes. A connection has a pipe only
+	// while bytes are on the way, so that thousands at rest have none.
+	sparePipes = 16
+)
+
+// pipe is the kernel's buffer between two sockets.
+type pipe struct {
+	r, w int
+	held int // bytes in it
+}
+
+// takePipe returns an empty pipe, nil when there are no descriptors.
+func (r *Relay) takePipe() *pipe {
+	if n := len(r.pipes); n > 0 {
+		p := r.pipes[n-1]
+		r.pipes = r.pipes[:n-1]
+		return p
+	}
+	var fds [2]int
+	if unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK) != nil {
+		return nil
+	}
+	unix.FcntlInt(uintptr(fds[1]), unix.F_SETPIPE_SZ, pipeSize)
+	return &pipe{r: fds[0], w: fds[1]}
+}
+
+// givePipe takes a pipe back. One that holds bytes is of no use to another
+// connection.
+func (r *Relay) givePipe(p *pipe) {
+	if p.held > 0 || len(r.pipes) >= sparePipes {
+		p.close()
+		return
+	}
+	r.pipes = append(r.pipes, p)
+}
+
+func (p *pipe) close() {
+	unix.Close(p.r)
+	unix.Close(p.w)
+}

@@ -1,0 +1,306 @@
+package relay
+
+import (
+	"net/netip"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/shard"
+	"epiphyte/internal/sockio"
+)
+
+const (
+	// spliceRounds of one direction before others get their turn; each moves
+	// up to pipeSize.
+	spliceRounds = 8
+	// scratchSize bounds what is copied at once where a pipe is of no use.
+	scratchSize = 64 << 10
+	// A splice that returns fewer bytes than the pieces that it may take of a
+	// segment (MAX_SKB_FRAGS) was not cut short: the socket is empty.
+	wholeBelow = 16
+)
+
+// Socket is a connected, non-blocking TCP socket with its watch, which is
+// edge-triggered, and the events that the watch has delivered so far.
+type Socket struct {
+	FD     int
+	Watch  *shard.Watch
+	Events uint32
+}
+
+// splice is one established TCP connection both of whose ends are sockets: the
+// host's, and one that was made in the guest's network namespace. The kernel
+// moves the bytes, by way of a pipe.
+type splice struct {
+	r        *Relay
+	host     spliceEnd
+	guest    spliceEnd
+	server   netip.AddrPort
+	queued   bool
+	closed   bool
+	counters Counters
+}
+
+// spliceEnd is one socket, and the direction that begins at it.
+//
+// The able flags are set by edge-triggered events, and cleared by the call that
+// finds nothing to do.
+type spliceEnd struct {
+	s        *splice
+	peer     *spliceEnd
+	fd       int
+	watch    *shard.Watch
+	pipe     *pipe   // bytes from here that the peer has not taken; nil: none
+	moved    *uint64 // bytes from here that the peer has taken
+	readable bool
+	writable bool
+	done     bool // its end of stream was passed on
+	hangup   bool // its end of stream or an error is there to be found
+	urgent   bool // it has had urgent data, which splice does not pass
+}
+
+// Join joins a client's connection to one with a server of the guest, and moves
+// bytes until both sides have closed or one has failed. It takes over both
+// sockets and their watches.
+func (r *Relay) Join(host, guest Socket, server netip.AddrPort) {
+	s := &splice{r: r, server: server, counters: Counters{Begun: r.shard.Now(), Last: r.shard.Now()}}
+	s.host = spliceEnd{s: s, peer: &s.guest, fd: host.FD, watch: host.Watch, moved: &s.counters.In}
+	s.guest = spliceEnd{s: s, peer: &s.host, fd: guest.FD, watch: guest.Watch, moved: &s.counters.Out}
+	for e, events := range map[*spliceEnd]uint32{&s.host: host.Events, &s.guest: guest.Events} {
+		e.readable, e.writable = events&^unix.EPOLLOUT != 0, true
+		e.note(events)
+		e.watch.SetHandler(e)
+	}
+	r.totals.Connections++
+	r.splices[s] = struct{}{}
+	setSocketOptions(host.FD)
+	s.pump()
+}
+
+// Ready implements shard.Handler.
+func (e *spliceEnd) Ready(events uint32) {
+	e.note(events)
+	if events&(unix.EPOLLIN|unix.EPOLLPRI|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		e.readable = true
+	}
+	if events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		e.writable = true
+	}
+	e.s.pump()
+	if events&unix.EPOLLERR != 0 && !e.s.closed && (e.done || e.pipe != nil || !e.peer.writable) {
+		// Nobody reads this end now, so nobody would see the reset.
+		e.s.reset()
+	}
+}
+
+// note remembers what an edge tells only once.
+func (e *spliceEnd) note(events uint32) {
+	e.urgent = e.urgent || events&unix.EPOLLPRI != 0
+	e.hangup = e.hangup || events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0
+}
+
+// Run implements shard.Task: another turn for a connection with work left.
+func (s *splice) Run() {
+	s.queued = false
+	if !s.closed {
+		s.pump()
+	}
+}
+
+// able reports whether the direction that begins at e may make progress.
+func (e *spliceEnd) able() bool {
+	return !e.done && e.peer.writable && (e.readable || e.pipe != nil)
+}
+
+// pump moves what can be moved, both ways.
+func (s *splice) pump() {
+	for _, e := range [2]*spliceEnd{&s.host, &s.guest} {
+		if e.able() {
+			e.pump()
+		}
+		if s.closed {
+			return
+		}
+	}
+	switch {
+	case s.host.done && s.guest.done:
+		s.close()
+	case !s.queued && (s.host.able() || s.guest.able()):
+		s.queued = true
+		s.r.shard.Again(s)
+	}
+}
+
+func (e *spliceEnd) pump() {
+	for range spliceRounds {
+		if e.urgent {
+			if e.pipe == nil || e.drain() {
+				e.copy()
+			}
+		} else if e.pipe != nil || e.fill() {
+			e.drain()
+		}
+		if e.s.closed || !e.able() {
+			return
+		}
+	}
+}
+
+// fill takes what has arrived into a pipe and reports whether there is
+// something in it.
+func (e *spliceEnd) fill() bool {
+	p := e.s.r.takePipe()
+	if p == nil {
+		e.copy()
+		return false
+	}
+	n, errno := spliceBytes(e.fd, p.w, pipeSize)
+	if p.held = n; n > 0 {
+		e.pipe = p
+		e.readable = n >= wholeBelow || e.hangup
+		return true
+	}
+	e.s.r.givePipe(p)
+	e.ended(errno)
+	return false
+}
+
+// ended deals with the end of what there is to read: for now, for good (errno
+// zero), or by a failure.
+func (e *spliceEnd) ended(errno unix.Errno) {
+	switch errno {
+	case 0:
+		e.done = true
+		unix.Shutdown(e.peer.fd, unix.SHUT_WR)
+		if e == &e.s.host && !e.peer.done {
+			// See halfClosedIdle.
+			unix.SetsockoptInt(e.fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(halfClosedIdle.Seconds()))
+			unix.SetsockoptInt(e.fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(halfClosedInterval.Seconds()))
+		}
+	case unix.EAGAIN:
+		e.readable = false
+	case unix.EINTR:
+	default:
+		e.s.reset()
+	}
+}
+
+// drain passes the pipe's bytes on and reports whether it is empty.
+func (e *spliceEnd) drain() bool {
+	p := e.pipe
+	n, errno := spliceBytes(p.r, e.peer.fd, p.held)
+	switch errno {
+	case 0:
+		p.held -= n
+		e.count(n)
+		if p.held > 0 {
+			return false // an EAGAIN will follow, and an edge after it
+		}
+		e.pipe = nil
+		e.s.r.givePipe(p)
+		return true
+	case unix.EAGAIN:
+		e.peer.writable = false
+	case unix.EINTR:
+	default:
+		e.s.reset()
+	}
+	return false
+}
+
+// copy moves bytes by way of our memory: urgent ones, which splice stops at,
+// and any when there is no descriptor for a pipe. What the peer does not take
+// stays where it was.
+func (e *spliceEnd) copy() {
+	b := e.s.r.scratchSpace()
+	n, errno := call(unix.SYS_RECVFROM, e.fd, b, unix.MSG_PEEK)
+	if n == 0 {
+		e.ended(errno)
+		return
+	}
+	n, errno = call(unix.SYS_SENDTO, e.peer.fd, b[:n], unix.MSG_NOSIGNAL)
+	switch errno {
+	case 0:
+		e.count(n)
+		for n > 0 && errno == 0 { // urgent bytes come by themselves
+			var m int
+			m, errno = call(unix.SYS_RECVFROM, e.fd, b[:n], 0)
+			n -= m
+		}
+	case unix.EAGAIN:
+		e.peer.writable = false
+	case unix.EINTR:
+	default:
+		e.s.reset()
+	}
+}
+
+func (e *spliceEnd) count(n int) {
+	*e.moved += uint64(n)
+	e.s.counters.Last = e.s.r.shard.Now()
+}
+
+// reset passes a failure of one end on to the other. The one that has failed
+// does not mind.
+func (s *splice) reset() {
+	SetAbortiveClose(s.host.fd)
+	SetAbortiveClose(s.guest.fd)
+	s.close()
+}
+
+func (s *splice) close() {
+	s.closeSockets()
+	s.r.totals.In += s.counters.In
+	s.r.totals.Out += s.counters.Out
+	delete(s.r.splices, s)
+}
+
+func (s *splice) closeSockets() {
+	s.closed = true
+	for _, e := range [2]*spliceEnd{&s.host, &s.guest} {
+		e.watch.Forget()
+		unix.Close(e.fd)
+		if e.pipe != nil {
+			s.r.givePipe(e.pipe)
+			e.pipe = nil
+		}
+	}
+}
+
+func (s *splice) info() Info {
+	i := Info{
+		Proto:  "tcp",
+		Guest:  s.server,
+		Remote: sockio.LocalAddr(s.guest.fd),
+		Host:   sockio.LocalAddr(s.host.fd),
+		State:  "established",
+	}
+	switch {
+	case s.guest.done:
+		i.State = "guest closed"
+	case s.host.done:
+		i.State = "host closed"
+	}
+	i.Fill(&s.counters, s.r.shard.Now())
+	return i
+}
+
+// spliceBytes is splice(2). Zero bytes without an error are the end of the
+// stream.
+func spliceBytes(from, to, size int) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(size), unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
+}
+
+// call is recvfrom(2) or sendto(2) without an address.
+func call(trap uintptr, fd int, b []byte, flags uintptr) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall6(trap, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), flags, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
+}

@@ -1,0 +1,299 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/shard"
+)
+
+const patience = 10 * time.Second
+
+// world is a relay that is being served.
+type world struct {
+	*Relay
+	t     *testing.T
+	shard *shard.Shard
+}
+
+func newWorld(t *testing.T) *world {
+	s, err := shard.New(shard.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{Relay: New(s, 0), t: t, shard: s}
+	ctx, cancel := context.WithCancel(t.Context())
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := s.Serve(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		serving.Wait()
+		w.Relay.Close()
+		s.Close()
+	})
+	return w
+}
+
+// connect makes a TCP connection over loopback: our end, and the other's.
+func connect(t *testing.T) (fd int, other *net.TCPConn) {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp4", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	accepted, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { accepted.Close() })
+	accepted.SetDeadline(time.Now().Add(patience))
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(func(f uintptr) { fd, err = unix.FcntlInt(f, unix.F_DUPFD_CLOEXEC, 0) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd, accepted.(*net.TCPConn)
+}
+
+// keep remembers events until the relay takes over.
+type keep uint32
+
+func (k *keep) Ready(events uint32) { *k |= keep(events) }
+
+// join joins two connections and returns the far ends.
+func (w *world) join() (host, guest *net.TCPConn) {
+	w.t.Helper()
+	a, host := connect(w.t)
+	b, guest := connect(w.t)
+	unix.SetsockoptInt(a, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
+	unix.SetsockoptInt(b, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
+	w.do(func() {
+		var ends [2]Socket
+		for i, fd := range [2]int{a, b} {
+			watch, err := w.shard.Watch(fd, unix.EPOLLIN|unix.EPOLLPRI|unix.EPOLLOUT|unix.EPOLLRDHUP|unix.EPOLLET, new(keep))
+			if err != nil {
+				w.t.Error(err)
+			}
+			ends[i] = Socket{FD: fd, Watch: watch}
+		}
+		w.Join(ends[0], ends[1], netip.MustParseAddrPort("10.0.2.100:80"))
+	})
+	return host, guest
+}
+
+// do runs f on the shard's thread.
+func (w *world) do(f func()) {
+	done := make(chan struct{})
+	w.shard.Post(shard.TaskFunc(func() {
+		f()
+		close(done)
+	}))
+	<-done
+}
+
+// wantIdle waits until no connection is left.
+func (w *world) wantIdle() {
+	w.t.Helper()
+	for end := time.Now().Add(patience); ; {
+		n, pipes := 0, 0
+		w.do(func() { n, pipes = w.Len(), len(w.pipes) })
+		if n == 0 && pipes <= sparePipes {
+			return
+		}
+		if time.Now().After(end) {
+			w.t.Fatalf("%d connections left, %d pipes", n, pipes)
+		}
+	}
+}
+
+func random(n int, seed byte) []byte {
+	b := make([]byte, n)
+	rand.NewChaCha8([32]byte{seed}).Read(b)
+	return b
+}
+
+// Both ways at once, more than all buffers hold, and each end closes when it
+// has sent all: the other goes on (B11).
+func TestB11_JoinHalfClose(t *testing.T) {
+	w := newWorld(t)
+	host, guest := w.join()
+	const size = 20 << 20
+	var all sync.WaitGroup
+	for i, c := range [2]*net.TCPConn{host, guest} {
+		mine, other := random(size, byte(i)), random(size, byte(1-i))
+		all.Go(func() {
+			if _, err := c.Write(mine); err != nil {
+				t.Error(err)
+			}
+			if err := c.CloseWrite(); err != nil {
+				t.Error(err)
+			}
+		})
+		all.Go(func() {
+			if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, other) {
+				t.Errorf("%d of %d bytes arrived, or others, %v", len(got), size, err)
+			}
+		})
+	}
+	all.Wait()
+	w.wantIdle()
+	if total := w.totals; total != (Totals{1, size, size}) {
+		t.Errorf("counted %+v", total)
+	}
+}
+
+// One end closes first, and hears the other's answer of later.
+func TestB11_JoinAnswerAfterEnd(t *testing.T) {
+	w := newWorld(t)
+	for _, swap := range []bool{false, true} {
+		a, b := w.join()
+		if swap {
+			a, b = b, a
+		}
+		io.WriteString(a, "question")
+		a.CloseWrite()
+		if got, err := io.ReadAll(b); err != nil || string(got) != "question" {
+			t.Fatalf("%q, %v", got, err)
+		}
+		io.WriteString(b, "answer")
+		b.Close()
+		if got, err := io.ReadAll(a); err != nil || string(got) != "answer" {
+			t.Fatalf("%q, %v", got, err)
+		}
+		w.wantIdle()
+	}
+}
+
+// B12: a reset of either end is one of the other, at once: with nothing to be
+// moved, with bytes that nobody takes, and with one direction closed.
+func TestB12_JoinReset(t *testing.T) {
+	w := newWorld(t)
+	for _, swap := range []bool{false, true} {
+		for name, before := range map[string]func(a, b *net.TCPConn){
+			"idle": func(a, b *net.TCPConn) {},
+			"stalled": func(a, b *net.TCPConn) {
+				a.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+				if _, err := a.Write(make([]byte, 64<<20)); !errors.Is(err, syscall.ETIMEDOUT) && !isTimeout(err) {
+					t.Errorf("64 MiB that nobody reads: %v", err)
+				}
+			},
+			"half closed": func(a, b *net.TCPConn) {
+				a.CloseWrite()
+				io.Copy(io.Discard, b)
+			},
+		} {
+			a, b := w.join()
+			if swap {
+				a, b = b, a
+			}
+			before(a, b)
+			a.SetLinger(0)
+			a.Close()
+			if name == "stalled" {
+				// What had arrived may be read; then comes the reset.
+				if _, err := io.Copy(io.Discard, b); !errors.Is(err, unix.ECONNRESET) {
+					t.Errorf("%s: %v", name, err)
+				}
+			} else if name == "idle" {
+				if _, err := b.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+					t.Errorf("%s: %v", name, err)
+				}
+			} else {
+				for end := time.Now().Add(patience); ; {
+					if _, err := b.Write([]byte("x")); err != nil {
+						break
+					}
+					if time.Now().After(end) {
+						t.Fatal("the other end never hears of the reset")
+					}
+				}
+			}
+			w.wantIdle()
+		}
+	}
+}
+
+func isTimeout(err error) bool {
+	e, ok := errors.AsType[net.Error](err)
+	return ok && e.Timeout()
+}
+
+// Urgent data stays data, in its place.
+func TestJoinUrgent(t *testing.T) {
+	w := newWorld(t)
+	host, guest := w.join()
+	raw, err := host.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []struct {
+		text  string
+		flags int
+	}{{"before", 0}, {"!", unix.MSG_OOB}, {"after", 0}} {
+		raw.Control(func(f uintptr) { err = unix.Send(int(f), []byte(part.text), part.flags) })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	host.CloseWrite()
+	if got, err := io.ReadAll(guest); err != nil || string(got) != "before!after" {
+		t.Errorf("%q, %v", got, err)
+	}
+	guest.Close()
+	w.wantIdle()
+}
+
+// B19: with no descriptor for a pipe the bytes go by our memory.
+func TestB19_JoinWithoutPipes(t *testing.T) {
+	w := newWorld(t)
+	host, guest := w.join()
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	low := old
+	low.Cur = 3
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &low); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
+	data := random(8<<20, 3)
+	go func() {
+		host.Write(data)
+		host.CloseWrite()
+	}()
+	if got, err := io.ReadAll(guest); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d bytes arrived, %v", len(got), err)
+	}
+	w.do(func() {
+		if len(w.pipes) != 0 {
+			t.Error("there was a pipe")
+		}
+	})
+	guest.Close()
+	w.wantIdle()
+}

@@ -1,0 +1,436 @@
+package tap
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// agentName is what process listings show.
+const agentName = "epiphyte-agent"
+
+const (
+	// poolMax sockets of each family are held, or fewer where descriptors are
+	// scarce: one in poolShare of them.
+	poolMax   = 32
+	poolShare = 32
+	// Three in four left, more are ordered at once: that takes about 0.3 ms,
+	// in which a busy machine accepts a few connections. Before, the rest is
+	// made good after topUp, so that an idle program always holds the same.
+	topUp = 100 * time.Millisecond
+	// orderPause is how long the agent is left alone when it has nothing to
+	// give, as when descriptors have run out.
+	orderPause = 200 * time.Millisecond
+)
+
+// AgentConfig says where an agent makes its sockets.
+type AgentConfig struct {
+	Target Target
+	// Subnet4 and Subnet6 are the guest's subnets with their gateways, where
+	// the network namespace is ours to configure: its policy routing is then
+	// set up so that transparent sockets work. Not valid: plain sockets.
+	Subnet4, Subnet6   netip.Prefix
+	Gateway4, Gateway6 netip.Addr
+	Logger             *slog.Logger // nil: the default one
+}
+
+// Agent hands out TCP sockets that live in a guest's network namespace. Any
+// goroutine may use it.
+type Agent struct {
+	cfg    AgentConfig
+	log    *slog.Logger
+	cancel context.CancelFunc
+	ready  chan struct{} // closed when the first sockets are there, or none will be
+	done   chan struct{} // closed when the agent is reaped and nothing is left
+	short  chan struct{} // sockets are to be ordered
+	size   int           // of the pool, per family
+
+	mu     sync.Mutex
+	err    error    // why there are none
+	marked [2]bool  // of the families, whether sockets are transparent
+	pool   [2][]int // ready-made sockets
+	closed bool     // no socket is to be added any more
+	later  bool     // an order is due after topUp
+	cookie uint64   // of the namespace, 0: not known; the ordering goroutine's
+}
+
+// StartAgent starts an agent in the target's namespaces and returns at once; a
+// target that does not exist or may not be inspected is an error. Close must be
+// called in the end; ctx bounds the agent's life as well.
+func StartAgent(ctx context.Context, cfg AgentConfig) (*Agent, error) {
+	if cfg.Target.FD > 0 || cfg.Target.PID <= 0 && cfg.Target.NetNS == "" {
+		return nil, errors.New("start socket agent: no target namespace given")
+	}
+	j, err := resolve(cfg.Target)
+	if err != nil {
+		return nil, fmt.Errorf("start socket agent: %w", err)
+	}
+	a := &Agent{
+		cfg: cfg, log: cfg.Logger,
+		ready: make(chan struct{}), done: make(chan struct{}), short: make(chan struct{}, 1),
+	}
+	if a.log == nil {
+		a.log = slog.Default()
+	}
+	a.size = poolMax
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
+		a.size = int(max(1, min(poolMax, limit.Cur/poolShare)))
+	}
+	ctx, a.cancel = context.WithCancel(ctx)
+	go a.run(ctx, j)
+	return a, nil
+}
+
+// Wait returns when the first sockets are ready, or with the reason why there
+// will be none.
+func (a *Agent) Wait(ctx context.Context) error {
+	select {
+	case <-a.ready:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.err
+}
+
+// Socket takes a non-blocking, close-on-exec TCP socket of a family, AF_INET or
+// AF_INET6, that is neither bound nor connected. It never waits; false means
+// that there is none now, or that the agent is gone.
+func (a *Agent) Socket(family int) (fd int, ok bool) {
+	f := familyIndex(family)
+	a.mu.Lock()
+	n := len(a.pool[f])
+	if n > 0 {
+		fd, ok = a.pool[f][n-1], true
+		a.pool[f] = a.pool[f][:n-1]
+	}
+	later := a.later
+	a.later = true
+	a.mu.Unlock()
+	if n <= a.size*3/4 {
+		a.wantMore()
+	} else if !later {
+		time.AfterFunc(topUp, a.wantMore)
+	}
+	return fd, ok
+}
+
+func (a *Agent) wantMore() {
+	select {
+	case a.short <- struct{}{}:
+	default:
+	}
+}
+
+// Transparent reports whether there are sockets of a family that may be bound
+// to any address. With others a server of the guest sees the guest's own.
+func (a *Agent) Transparent(family int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.closed && a.marked[familyIndex(family)]
+}
+
+func familyIndex(family int) int {
+	if family == unix.AF_INET6 {
+		return v6
+	}
+	return v4
+}
+
+// Close ends the agent and closes the sockets that nobody took.
+func (a *Agent) Close() error {
+	a.cancel()
+	<-a.done
+	return nil
+}
+
+// run is the agent's whole life. It holds its thread, whose end would be the
+// agent's.
+func (a *Agent) run(ctx context.Context, j *join) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer close(a.done)
+	defer a.cancel()
+	err := a.serve(ctx, j)
+	a.mu.Lock()
+	a.closed = true
+	if a.err == nil {
+		a.err = fmt.Errorf("socket agent: %w", err)
+	}
+	for f := range a.pool {
+		for _, fd := range a.pool[f] {
+			unix.Close(fd)
+		}
+		a.pool[f] = nil
+	}
+	a.mu.Unlock()
+	a.becomeReady()
+	if ctx.Err() == nil {
+		a.log.Warn("published ports go by the TAP only", "error", err)
+	}
+}
+
+func (a *Agent) becomeReady() {
+	select {
+	case <-a.ready:
+	default:
+		close(a.ready)
+	}
+}
+
+// serve starts the agent and stays until it has ended.
+func (a *Agent) serve(ctx context.Context, j *join) error {
+	defer j.close()
+	if a.cfg.Subnet4.IsValid() || a.cfg.Subnet6.IsValid() {
+		rep, _, err := delegate(ctx, j, request{Policy: &policy{
+			a.cfg.Subnet4, a.cfg.Gateway4, a.cfg.Subnet6, a.cfg.Gateway6,
+		}})
+		if err != nil {
+			return fmt.Errorf("set up policy routing: %w", err)
+		}
+		a.mu.Lock()
+		a.marked = [2]bool{rep.Marked4, rep.Marked6}
+		a.mu.Unlock()
+	}
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return fmt.Errorf("make socket pair: %w", err)
+	}
+	l, err := newLaunch(j, theirs, nil, nil)
+	if err != nil {
+		unix.Close(ours)
+		unix.Close(theirs)
+		return err
+	}
+	l.agent = newAgentChild(a.marked)
+	pid, errno := l.start()
+	unix.Close(theirs)
+	if errno != 0 {
+		unix.Close(ours)
+		return fail("fork", errno, hintFork(errno))
+	}
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	ordering := make(chan struct{})
+	go func() {
+		defer close(ordering)
+		cancel(a.order(ctx, ours, j))
+		unix.Close(ours) // the agent ends with it
+	}()
+	killed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		unix.Kill(pid, unix.SIGKILL)
+		close(killed)
+	})
+	// Reaped only when nobody is about to kill it by number.
+	awaitExit(pid)
+	if !stop() {
+		<-killed
+	}
+	status := reap(pid)
+	cancel(errors.New(status))
+	<-ordering
+	return context.Cause(ctx)
+}
+
+// awaitExit waits until a child has ended and leaves it to be reaped.
+func awaitExit(pid int) {
+	for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+	}
+}
+
+// order keeps the pool filled until the agent is silent or ctx ends.
+func (a *Agent) order(ctx context.Context, sock int, j *join) error {
+	var wait *time.Timer
+	for {
+		pause := false
+		for f, family := range [2]int{unix.AF_INET, unix.AF_INET6} {
+			for ctx.Err() == nil {
+				want := a.missing(f)
+				if want == 0 {
+					break
+				}
+				n, err := a.fetch(sock, family, want, j)
+				if err != nil {
+					return err
+				}
+				if n == 0 {
+					pause = true
+					break
+				}
+			}
+		}
+		a.becomeReady()
+		if pause {
+			if wait == nil {
+				wait = time.NewTimer(orderPause)
+				defer wait.Stop()
+			} else {
+				wait.Reset(orderPause)
+			}
+			select {
+			case <-wait.C:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			continue
+		}
+		select {
+		case <-a.short:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// missing is how many sockets the pool is short of.
+func (a *Agent) missing(f int) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.later = false
+	return a.size - len(a.pool[f])
+}
+
+// fetch asks for sockets of a family, adds those that are as they should be,
+// and returns how many they were.
+func (a *Agent) fetch(sock, family, want int, j *join) (int, error) {
+	if _, err := unix.Write(sock, []byte{byte(family), byte(want)}); err != nil {
+		if fault := a.lastWords(sock, j); fault != nil {
+			return 0, fault
+		}
+		return 0, fmt.Errorf("ask for sockets: %w", err)
+	}
+	buf := make([]byte, reportLen+1)
+	oob := make([]byte, unix.CmsgSpace(4*maxSockets))
+	var n, oobn int
+	var err error
+	for {
+		n, oobn, _, _, err = unix.Recvmsg(sock, buf, oob, unix.MSG_CMSG_CLOEXEC)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		if fault := a.lastWords(sock, j); fault != nil {
+			return 0, fault
+		}
+		return 0, fmt.Errorf("receive sockets: %w", err)
+	}
+	if n == 0 {
+		return 0, errSilent
+	}
+	var fds []int
+	if msgs, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil {
+		for i := range msgs {
+			if got, err := unix.ParseUnixRights(&msgs[i]); err == nil {
+				fds = append(fds, got...)
+			}
+		}
+	}
+	if n == reportLen && buf[0] != 0 {
+		closeAll(fds)
+		_, err := decode(buf[:n], j)
+		return 0, err
+	}
+	good := fds[:0]
+	for i, fd := range fds {
+		if err := a.check(fd, family); err != nil {
+			closeAll(good)
+			closeAll(fds[i:])
+			return 0, fmt.Errorf("receive sockets: %w", err)
+		}
+		good = append(good, fd)
+	}
+	if len(good) == 0 && n == reportLen {
+		if errno := unix.Errno(binary.LittleEndian.Uint16(buf[4:])); errno != 0 && errno != unix.EMFILE && errno != unix.ENFILE && errno != unix.ENOMEM && errno != unix.ENOBUFS {
+			// A kernel without IPv6, say: the other family goes on.
+			a.log.Debug("no sockets of this family", "family", family, "error", errno)
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		closeAll(good)
+		return 0, errSilent
+	}
+	f := familyIndex(family)
+	a.pool[f] = append(a.pool[f], good...)
+	return len(good), nil
+}
+
+// lastWords is the report of an agent that failed before its first answer.
+func (a *Agent) lastWords(sock int, j *join) error {
+	buf := make([]byte, reportLen)
+	n, _, err := unix.Recvfrom(sock, buf, unix.MSG_DONTWAIT)
+	if err != nil || n != reportLen || buf[0] == 0 {
+		return nil
+	}
+	_, err = decode(buf, j)
+	return err
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}
+
+// check refuses what is not a fresh TCP socket of the guest's namespace.
+func (a *Agent) check(fd, family int) error {
+	for _, want := range [...]struct {
+		name  string
+		opt   int
+		value int
+	}{
+		{"SO_DOMAIN", unix.SO_DOMAIN, family},
+		{"SO_TYPE", unix.SO_TYPE, unix.SOCK_STREAM},
+		{"SO_PROTOCOL", unix.SO_PROTOCOL, unix.IPPROTO_TCP},
+		{"SO_ACCEPTCONN", unix.SO_ACCEPTCONN, 0},
+	} {
+		if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, want.opt); err != nil || got != want.value {
+			return fmt.Errorf("%s is %d (%v), want %d", want.name, got, err, want.value)
+		}
+	}
+	if _, err := unix.Getpeername(fd); err != unix.ENOTCONN {
+		return errors.New("a socket is connected")
+	}
+	local, err := unix.Getsockname(fd)
+	if err != nil {
+		return fmt.Errorf("getsockname: %w", err)
+	}
+	switch sa := local.(type) {
+	case *unix.SockaddrInet4:
+		if sa.Port != 0 || sa.Addr != [4]byte{} {
+			return errors.New("a socket is bound")
+		}
+	case *unix.SockaddrInet6:
+		if sa.Port != 0 || sa.Addr != [16]byte{} {
+			return errors.New("a socket is bound")
+		}
+	}
+	// Linux 5.14; before, the agent is taken at its word.
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err == nil {
+		if a.cookie == 0 {
+			a.cookie = cookie
+		}
+		if cookie != a.cookie {
+			return errors.New("a socket is of another network namespace")
+		}
+	}
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err != nil || flags&unix.O_NONBLOCK == 0 {
+		return errors.New("a socket would block")
+	}
+	return nil
+}

@@ -1,0 +1,195 @@
+package tap
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxSockets is how many sockets one answer of the agent carries at most;
+	// the kernel's limit is 253 (SCM_MAX_FD).
+	maxSockets = 64
+	// agentSocket is the agent's end of the socket pair, its only descriptor.
+	agentSocket = 0
+	// requestLen is the length of a request: address family and count.
+	requestLen = 2
+	// loIndex is the interface index of lo in every namespace.
+	loIndex = 1
+)
+
+// socketOption is one integer option set on every socket of a family; level
+// zero and name zero end the list.
+type socketOption struct {
+	level, name uintptr
+	value       int32
+}
+
+// agentChild is what the agent touches after clone, laid out before. The agent
+// is a copy of one thread of ours that never runs the scheduler or the
+// collector again, so it may not allocate, lock or grow its stack.
+type agentChild struct {
+	name    [16]byte
+	root    [2]byte
+	caps    uint32 // kept, of those below 32
+	options [2][9]socketOption
+	request [requestLen]byte
+	answer  [reportLen]byte
+	control rights
+	iov     unix.Iovec
+	msg     unix.Msghdr
+}
+
+// rights is a control message with descriptors, SCM_RIGHTS.
+type rights struct {
+	hdr unix.Cmsghdr
+	fds [maxSockets]int32
+}
+
+// Indexes of families.
+const (
+	v4 = iota
+	v6
+)
+
+func newAgentChild(marked [2]bool) *agentChild {
+	a := new(agentChild)
+	copy(a.name[:], agentName)
+	a.root = [2]byte{'/', 0}
+	for f := range a.options {
+		// What every connection of ours has, see the relay, is set ahead.
+		list := []socketOption{
+			{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+			{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1},
+		}
+		if f == v6 {
+			list = append(list, socketOption{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1})
+		}
+		if marked[f] {
+			a.caps = 1 << unix.CAP_NET_ADMIN
+			transparent := socketOption{unix.IPPROTO_IP, unix.IP_TRANSPARENT, 1}
+			if f == v6 {
+				transparent = socketOption{unix.IPPROTO_IPV6, unix.IPV6_TRANSPARENT, 1}
+			}
+			mark := uint32(directMark)
+			list = append(list, transparent,
+				socketOption{unix.SOL_SOCKET, unix.SO_MARK, int32(mark)},
+				// On lo, and nowhere else; and then the kernel takes a port in
+				// TIME-WAIT anew after a second, as it does for loopback
+				// addresses (net.ipv4.tcp_tw_reuse, 2).
+				socketOption{unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, loIndex},
+				socketOption{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1},
+				// The port is chosen when the destination is known.
+				socketOption{unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1})
+		}
+		copy(a.options[f][:len(a.options[f])-1], list)
+	}
+	return a
+}
+
+// handOut is the life of the agent, after setns. It does not return.
+//
+//go:norace
+//go:nosplit
+func (l *launch) handOut() {
+	a := l.agent
+
+	// The rest of what setns gave is not needed.
+	_, _, errno := syscall.RawSyscall(unix.SYS_CAPGET, uintptr(unsafe.Pointer(&l.capHdr)), uintptr(unsafe.Pointer(&l.capData[0])), 0)
+	if errno != 0 {
+		l.fail(stageConfine, 0, errno)
+	}
+	l.capData[0].Permitted &= a.caps
+	l.capData[0].Effective = l.capData[0].Permitted
+	l.capData[0].Inheritable = 0
+	l.capData[1] = unix.CapUserData{}
+	_, _, errno = syscall.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&l.capHdr)), uintptr(unsafe.Pointer(&l.capData[0])), 0)
+	if errno != 0 {
+		l.fail(stageConfine, 1, errno)
+	}
+	syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0)
+	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(&a.name[0])), 0)
+	// The keyboard's signals are for the command.
+	syscall.RawSyscall(unix.SYS_SETSID, 0, 0, 0)
+	syscall.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(&a.root[0])), 0, 0)
+
+	// Last, because changes of credentials clear it.
+	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
+	if ppid, _, _ := syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); ppid != l.parent {
+		l.exit()
+	}
+
+	_, _, errno = syscall.RawSyscall(unix.SYS_DUP3, uintptr(l.socket), agentSocket, 0)
+	if errno != 0 {
+		l.fail(stageDup, 0, errno)
+	}
+	_, _, errno = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, agentSocket+1, uintptr(^uint32(0)), 0)
+	l.socket = agentSocket
+	if errno != 0 {
+		l.fail(stageConfine, 2, errno) // an agent that held our descriptors would be a hole
+	}
+
+	for {
+		n, _, errno := syscall.RawSyscall(unix.SYS_READ, agentSocket, uintptr(unsafe.Pointer(&a.request[0])), requestLen)
+		if errno == unix.EINTR {
+			continue
+		}
+		if errno != 0 || n != requestLen {
+			l.exit()
+		}
+		made := a.make()
+		a.iov.Base = &a.answer[0]
+		a.iov.Len = reportLen
+		a.msg.Iov = &a.iov
+		a.msg.Iovlen = 1
+		a.msg.Control = nil
+		a.msg.Controllen = 0
+		if made > 0 {
+			a.control.hdr.Level = unix.SOL_SOCKET
+			a.control.hdr.Type = unix.SCM_RIGHTS
+			a.control.hdr.Len = unix.SizeofCmsghdr + 4*uint64(made)
+			a.msg.Control = (*byte)(unsafe.Pointer(&a.control))
+			a.msg.Controllen = a.control.hdr.Len
+		}
+		syscall.RawSyscall(unix.SYS_SENDMSG, agentSocket, uintptr(unsafe.Pointer(&a.msg)), unix.MSG_NOSIGNAL)
+		for i := 0; i < made; i++ {
+			syscall.RawSyscall(unix.SYS_CLOSE, uintptr(a.control.fds[i]), 0, 0)
+		}
+	}
+}
+
+// make makes the sockets asked for, or as many as the kernel gives, and puts
+// the error that ended it into the answer.
+//
+//go:norace
+//go:nosplit
+func (a *agentChild) make() int {
+	a.answer = [reportLen]byte{}
+	f, domain := v4, uintptr(unix.AF_INET)
+	if a.request[0] == unix.AF_INET6 {
+		f, domain = v6, unix.AF_INET6
+	}
+	made := 0
+	for made < int(a.request[1]) && made < maxSockets {
+		fd, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+		if errno == 0 {
+			for i := 0; a.options[f][i].name != 0; i++ {
+				o := &a.options[f][i]
+				_, _, errno = syscall.RawSyscall6(unix.SYS_SETSOCKOPT, fd, o.level, o.name, uintptr(unsafe.Pointer(&o.value)), 4, 0)
+				if errno != 0 {
+					syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
+					break
+				}
+			}
+		}
+		if errno != 0 {
+			a.answer[4] = byte(errno)
+			a.answer[5] = byte(errno >> 8)
+			break
+		}
+		a.control.fds[made] = int32(fd)
+		made++
+	}
+	return made
+}

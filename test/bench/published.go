@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+const (
+	// publishedPort of the host leads to guestPort of the guest.
+	publishedPort = 18080
+	guestPort     = 8080
+)
+
+// published says how clients of the host reach a server of the guest.
+type published struct {
+	mode     string // our path: auto or stack
+	external bool   // the client asks for the host's address, not for loopback
+	socket   string // of the helper, where a port is asked for by one
+}
+
+// publishedRows are a stream each way and short connections, by either path of
+// ours and by the one path of the others.
+func publishedRows() []row {
+	var rows []row
+	for _, p := range []struct {
+		name, title string
+		published
+	}{
+		{"published", "Published port by 127.0.0.1", published{mode: "auto"}},
+		{"published-host", "Published port by the host's address", published{mode: "auto", external: true}},
+		{"published-stack", "Published port by the host's address, our stack path", published{mode: "stack", external: true}},
+	} {
+		how := &p.published
+		for _, r := range []row{stream("up", loadSend, 1, bigMTU), stream("down", loadReceive, 1, bigMTU), connects(1), connects(16), roundTrip("tcp", loadEcho, "TCP")} {
+			r.published = how
+			r.name = p.name + "-" + r.name
+			metrics := make([]metric, len(r.metrics))
+			for i, m := range r.metrics {
+				m.title = p.title + ": " + m.title
+				metrics[i] = m
+			}
+			r.metrics = metrics
+			rows = append(rows, r)
+		}
+	}
+	return rows
+}
+
+// publish puts the server into the guest and the client on the host.
+func (s *scene) publish(p *published) {
+	how := *p
+	s.published = &how
+	s.client, s.servers = s.host, s.guest.NetNS
+	s.server = netip.IPv4Unspecified()
+	switch s.peer.Kind {
+	case kindLoopback:
+		s.servers = s.host
+	case kindVeth:
+		s.target = netip.MustParsePrefix(vethGuest).Addr()
+	default:
+		s.target = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		if p.external {
+			s.target = netip.MustParsePrefix(hostAddr).Addr()
+		}
+	}
+}
+
+// serverPort is where servers listen; 0: the kernel chooses.
+func (s *scene) serverPort() int {
+	if s.published == nil {
+		return 0
+	}
+	return guestPort
+}
+
+// publishArgs make a helper with slirp4netns's command line publish the port,
+// or ready to be asked to.
+func (s *scene) publishArgs() []string {
+	switch {
+	case s.published == nil:
+		return nil
+	case s.peer.Kind == kindOurs:
+		return []string{"--publish-mode=" + s.published.mode, fmt.Sprintf("--publish=0.0.0.0:%d:%d", publishedPort, guestPort)}
+	}
+	dir, err := os.MkdirTemp("", "forward-")
+	if err != nil {
+		return nil // and addForward says that there is no socket
+	}
+	s.published.socket = filepath.Join(dir, "api")
+	return []string{"--api-socket=" + s.published.socket}
+}
+
+// addForward asks for the port where it was not given on the command line.
+func (s *scene) addForward(ctx context.Context) error {
+	if s.published == nil || s.peer.Kind == kindOurs {
+		return nil
+	}
+	defer os.RemoveAll(filepath.Dir(s.published.socket))
+	c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", s.published.socket)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
+	request := fmt.Sprintf(`{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_addr":"0.0.0.0","host_port":%d,"guest_port":%d}}`, publishedPort, guestPort)
+	if _, err := io.WriteString(c, request); err != nil {
+		return err
+	}
+	if err := c.(*net.UnixConn).CloseWrite(); err != nil {
+		return err
+	}
+	var reply struct {
+		Error json.RawMessage `json:"error"`
+	}
+	if err := json.NewDecoder(c).Decode(&reply); err != nil {
+		return err
+	}
+	if reply.Error != nil {
+		return fmt.Errorf("add_hostfwd: %s", reply.Error)
+	}
+	return nil
+}
+
+// pastaForward is the value of pasta's -t.
+func (s *scene) pastaForward() string {
+	if s.published == nil {
+		return "none"
+	}
+	return fmt.Sprintf("%d:%d", publishedPort, guestPort)
+}
