@@ -303,7 +303,7 @@ func TestB19_PublishedAtTheDescriptorLimit(t *testing.T) {
 	ours(t, "--publish")
 	const limit, clients = 100, 150
 	g := newGuest(t)
-	h := attach(t, g, harness.HelperConfig{Wrap: []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, limit)}}, "-p", "18019:8080")
+	h := attach(t, g, harness.HelperConfig{Wrap: []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, limit)}}, "--publish-mode=stack", "-p", "18019:8080")
 	w := &world{g, h}
 	serveTCP(t, g.NetNS, "tcp4", "0.0.0.0:8080", echoTCP)
 	var in, waiting []net.Conn
