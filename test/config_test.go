@@ -30,7 +30,7 @@ func unconfigured(t testing.TB, flags ...string) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(h.Kill)
-	return &world{g, h}
+	return &world{Guest: g, helper: h}
 }
 
 // setUp brings a link of the guest up.
@@ -255,7 +255,7 @@ func joinAllNodes(t testing.TB, c *pinger, index int) {
 func TestAnotherAddressPlan(t *testing.T) {
 	serveDNS(t, env.Net.Net, "198.51.100.4", named("192.0.2.44"))
 	g := newGuest(t)
-	w := &world{g, attach(t, g, harness.HelperConfig{Etc: etc(t, "198.51.100.4")}, "--cidr=10.0.135.128/25")}
+	w := &world{Guest: g, helper: attach(t, g, harness.HelperConfig{Etc: etc(t, "198.51.100.4")}, "--cidr=10.0.135.128/25")}
 	if addr := w.waitAddress(t, unix.AF_INET); addr.String() != "10.0.135.228" {
 		t.Errorf("address %v, want 10.0.135.228", addr)
 	}

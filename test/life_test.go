@@ -318,7 +318,7 @@ func TestB7_WithoutIPv6(t *testing.T) {
 			}); err != nil {
 				t.Fatal(err)
 			}
-			w := &world{g, attach(t, g, harness.HelperConfig{Host: host}, "-6")}
+			w := &world{Guest: g, helper: attach(t, g, harness.HelperConfig{Host: host}, "-6")}
 			addr := serveTCP(t, host, "tcp4", "127.0.0.1:0", echoTCP)
 			w.dial(t, "tcp4", hostPort(gateway4, addr))
 		})
@@ -387,7 +387,7 @@ func TestTargets(t *testing.T) {
 			}
 			defer h.Kill()
 			addr := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", echoTCP)
-			(&world{g, h}).dial(t, "tcp4", addr.String())
+			(&world{Guest: g, helper: h}).dial(t, "tcp4", addr.String())
 		})
 	}
 }
@@ -426,7 +426,7 @@ func TestPersistentTAPIsAttachedAndStays(t *testing.T) {
 	}
 	defer h.Kill()
 	addr := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", echoTCP)
-	(&world{g, h}).dial(t, "tcp4", addr.String()).Close()
+	(&world{Guest: g, helper: h}).dial(t, "tcp4", addr.String()).Close()
 	h.Kill()
 	if links, err := g.Links(); err != nil || len(links) != 1 {
 		t.Errorf("links after the helper's end: %v, %v, want the persistent TAP", links, err)
