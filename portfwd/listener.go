@@ -87,7 +87,7 @@ func (l *listener) pause() {
 	}
 	l.paused = true
 	l.m.paused = append(l.m.paused, l)
-	if !l.m.retry.Armed() {
+	if !l.m.shard.Armed(&l.m.retry) {
 		l.m.shard.Arm(&l.m.retry, acceptPause, shard.TaskFunc(l.m.resume))
 	}
 }

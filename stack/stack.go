@@ -149,6 +149,7 @@ func New(cfg Config) (*Stack, error) {
 // as no packet may find them missing.
 func (s *Stack) build() error {
 	s.gv = gvisor.New(gvisor.Options{
+		Clock:            clock{s.shard},
 		NetworkProtocols: []gvisor.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []gvisor.TransportProtocolFactory{
 			tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6,

@@ -6,7 +6,8 @@
 // A Shard multiplexes file descriptors, timers and tasks on one goroutine
 // locked to its thread. Whatever belongs to a shard (tables, flows, sockets,
 // timers) is touched by that thread only, so the hot path takes no lock and
-// wakes nobody. Other goroutines reach a shard in exactly one way: Post.
+// wakes nobody. Other goroutines reach a shard in two ways: they Post a task for
+// the next turn, or arm a timer with ArmAt.
 //
 // One turn of the loop:
 //
@@ -53,7 +54,7 @@ func (f TaskFunc) Run() { f() }
 // A Handler is told which of the events of its Watch are pending.
 type Handler interface{ Ready(events uint32) }
 
-// Clock tells monotonic time since an arbitrary start.
+// Clock tells monotonic time since an arbitrary start. Any goroutine may read it.
 type Clock interface{ Now() time.Duration }
 
 // Event is one readiness report of a Poller.
@@ -82,8 +83,7 @@ type Config struct {
 	Poller Poller
 }
 
-// Shard is one event loop. All methods but Post and Wake-safe ones noted as
-// such belong to the shard's own thread, or to the goroutine that builds the
+// Shard is one event loop. All methods but those noted as such belong to the shard's own thread, or to the goroutine that builds the
 // shard before Serve.
 type Shard struct {
 	clock  Clock
@@ -92,8 +92,7 @@ type Shard struct {
 
 	watches map[int32]*Watch
 	serial  uint32
-	timers  timerHeap
-	armed   uint64 // timers armed so far
+	timers  timers
 	run     []Task // runnable in this turn
 	next    []Task // runnable in the next
 	events  [eventBatch]Event
@@ -171,19 +170,20 @@ func (s *Shard) Turn(wait time.Duration) error {
 	return nil
 }
 
-// poll asks the poller, sleeping only if nothing became runnable and no post
-// slipped in: the order (set sleeping, look at posted, wait) pairs with Post's
-// (append, then clear sleeping), so a wake-up cannot be lost.
+// poll asks the poller, sleeping only if nothing became runnable and no post or
+// timer slipped in: the order (set sleeping, look at timers and posted, wait)
+// pairs with that of Post and ArmAt (append, then clear sleeping), so a wake-up
+// cannot be lost.
 func (s *Shard) poll(wait time.Duration) (int, error) {
 	if len(s.next) > 0 || wait == 0 {
 		return s.poller.Wait(s.events[:], 0)
 	}
+	s.sleeping.Store(true)
 	if when, ok := s.timers.first(); ok {
 		if d := max(0, when-s.clock.Now()); wait < 0 || d < wait {
 			wait = d
 		}
 	}
-	s.sleeping.Store(true)
 	s.mu.Lock()
 	if len(s.posted) > 0 {
 		wait = 0
@@ -205,10 +205,15 @@ func (s *Shard) Post(t Task) bool {
 	}
 	s.posted = append(s.posted, t)
 	s.mu.Unlock()
+	s.wake()
+	return true
+}
+
+// wake ends the poller's wait if there is one.
+func (s *Shard) wake() {
 	if s.sleeping.Load() && s.sleeping.CompareAndSwap(true, false) {
 		s.poller.Wake()
 	}
-	return true
 }
 
 func (s *Shard) takePosted() {
@@ -228,6 +233,9 @@ func (s *Shard) Again(t Task) { s.next = append(s.next, t) }
 
 // Now is the time at which this turn began.
 func (s *Shard) Now() time.Duration { return s.now }
+
+// Clock is the shard's clock. Any goroutine may read it.
+func (s *Shard) Clock() Clock { return s.clock }
 
 // Close releases the poller. Serve must have returned; watched descriptors are
 // their owners' to close.
