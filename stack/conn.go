@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	gvisor "gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
@@ -36,6 +37,7 @@ type Conn struct {
 	wq     *waiter.Queue
 	entry  waiter.Entry
 	key    Tuple
+	id     gvisor.TransportEndpointID // the same for gVisor
 	notify func(Readiness)
 	ready  atomic.Uint32
 	locked bool // held by the batch being read

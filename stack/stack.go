@@ -72,7 +72,8 @@ type Stack struct {
 	gv            *gvisor.Stack
 	link          *link
 	forwarder     *tcp.Forwarder // of the plain path
-	listen        *listenContext // of the inline path
+	listen        *listenContext // of the inline path, and so is
+	tcp           queuedProtocol
 	neigh         neighbors
 	watch         *shard.Watch
 
@@ -162,7 +163,7 @@ func (s *Stack) build() error {
 	if s.plain {
 		s.forwarder = tcp.NewForwarder(s.gv, defaultBuffer, maxHandshakes, s.completeHandshake)
 	} else {
-		s.listen = newListener(s.gv)
+		s.openInline()
 	}
 	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, s.handleTCP)
 	for _, proto := range []tcpip.TransportProtocolNumber{udp.ProtocolNumber, icmp.ProtocolNumber4, icmp.ProtocolNumber6} {
