@@ -333,6 +333,7 @@ func tryBind(proto string, at netip.AddrPort) (int, unix.Errno) {
 	if errno := sockio.Bind(fd, &sa); errno != 0 {
 		return fail(errno)
 	}
+	relay.Prepare(fd)
 	if err := unix.Listen(fd, backlog); err != nil {
 		return fail(err)
 	}

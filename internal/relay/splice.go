@@ -40,6 +40,8 @@ type splice struct {
 	queued   bool
 	closed   bool
 	counters Counters
+
+	keepalive keepalive
 }
 
 // spliceEnd is one socket, and the direction that begins at it.
@@ -60,22 +62,26 @@ type spliceEnd struct {
 	urgent   bool // it has had urgent data, which splice does not pass
 }
 
-// Join joins a client's connection to one with a server of the guest, and moves
-// bytes until both sides have closed or one has failed. It takes over both
+// Join joins a client's connection, for whose socket or listener Prepare was
+// called, to one with a server of the guest, and moves bytes until both sides have closed or one has failed. It takes over both
 // sockets and their watches.
 func (r *Relay) Join(host, guest Socket, server netip.AddrPort) {
 	s := &splice{r: r, server: server, counters: Counters{Begun: r.shard.Now(), Last: r.shard.Now()}}
 	s.host = spliceEnd{s: s, peer: &s.guest, fd: host.FD, watch: host.Watch, moved: &s.counters.In}
 	s.guest = spliceEnd{s: s, peer: &s.host, fd: guest.FD, watch: guest.Watch, moved: &s.counters.Out}
-	for e, events := range map[*spliceEnd]uint32{&s.host: host.Events, &s.guest: guest.Events} {
-		e.readable, e.writable = events&^unix.EPOLLOUT != 0, true
-		e.note(events)
-		e.watch.SetHandler(e)
-	}
+	s.host.take(host.Events)
+	s.guest.take(guest.Events)
 	r.totals.Connections++
 	r.splices[s] = struct{}{}
-	setSocketOptions(host.FD)
+	r.keepaliveLater()
 	s.pump()
+}
+
+// take takes the watch over, with the events that it has delivered so far.
+func (e *spliceEnd) take(events uint32) {
+	e.readable, e.writable = events&^unix.EPOLLOUT != 0, true
+	e.note(events)
+	e.watch.SetHandler(e)
 }
 
 // Ready implements shard.Handler.
@@ -173,11 +179,7 @@ func (e *spliceEnd) ended(errno unix.Errno) {
 	case 0:
 		e.done = true
 		unix.Shutdown(e.peer.fd, unix.SHUT_WR)
-		if e == &e.s.host && !e.peer.done {
-			// See halfClosedIdle.
-			unix.SetsockoptInt(e.fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(halfClosedIdle.Seconds()))
-			unix.SetsockoptInt(e.fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(halfClosedInterval.Seconds()))
-		}
+		e.s.r.keepaliveLater()
 	case unix.EAGAIN:
 		e.readable = false
 	case unix.EINTR:
