@@ -109,7 +109,10 @@ func (c *Conn) finish() {
 	case tcp.StateTimeWait, tcp.StateClose, tcp.StateError:
 		// Unlocking wakes a processor, which knows what to do in these states.
 	default:
-		switch err := handleSegmentsLocked(c.ep); {
+		c.follow(c.acks.received < holdBelow)
+		err := handleSegmentsLocked(c.ep)
+		c.unfollow()
+		switch {
 		case err != nil:
 			resetConnectionLocked(c.ep, err)
 			dead = true
@@ -119,7 +122,7 @@ func (c *Conn) finish() {
 			startTimeWait(c.ep)
 		}
 	}
-	c.locked = false
+	c.locked, c.acks.received = false, 0
 	c.ep.UnlockUser()
 	if dead {
 		c.wq.Notify(allEvents)
@@ -128,6 +131,7 @@ func (c *Conn) finish() {
 
 // queue queues a segment on an endpoint that is locked for the batch.
 func (s *Stack) queue(c *Conn, pkt *gvisor.PacketBuffer) {
+	c.acks.received += pkt.Data().Size()
 	s.tcp.QueuePacket(c.ep, c.id, pkt)
 	pkt.DecRef()
 }

@@ -78,12 +78,14 @@ type Stack struct {
 	watch         *shard.Watch
 
 	// The shard's thread only:
-	in      receiver
-	out     sender
-	echo    []byte
-	conns   map[Tuple]*Conn
-	orphans list.List  // of *Conn, closed longest ago first
-	guest6  netip.Addr // last seen in use
+	in       receiver
+	out      sender
+	echo     []byte
+	conns    map[Tuple]*Conn
+	orphans  list.List // of *Conn, closed longest ago first
+	held     []*Conn   // with an acknowledgement that waits; see ack.go
+	ackTimer shard.Timer
+	guest6   netip.Addr // last seen in use
 
 	acceptMu  sync.Mutex
 	accepting map[Tuple]*Handshake // guarded by acceptMu
@@ -116,6 +118,7 @@ func New(cfg Config) (*Stack, error) {
 		accepting:     make(map[Tuple]*Handshake),
 		failed:        make(chan error, 1),
 	}
+	s.shard.BeforeSleep((*ackTask)(s))
 	s.neigh.self.Store(pack(cfg.Device.HardwareAddr()))
 	mac := cfg.Plan.HardwareAddr()
 	s.link = &link{

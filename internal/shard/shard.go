@@ -73,6 +73,10 @@ type Poller interface {
 	// Wait fills events; a negative timeout waits without limit, zero not at
 	// all. It returns early after Wake.
 	Wait(events []Event, timeout time.Duration) (int, error)
+	// Spin fills events if there are any soon. It does not sleep, and comes
+	// back at once unless events have been coming in quick succession, or
+	// after Wake.
+	Spin(events []Event) (int, error)
 	Wake()
 	Close() error
 }
@@ -95,6 +99,7 @@ type Shard struct {
 	timers  timers
 	run     []Task // runnable in this turn
 	next    []Task // runnable in the next
+	idle    []Task // to run before sleeping
 	events  [eventBatch]Event
 
 	sleeping atomic.Bool // set while Wait may block; whoever clears it wakes
@@ -171,28 +176,41 @@ func (s *Shard) Turn(wait time.Duration) error {
 }
 
 // poll asks the poller, sleeping only if nothing became runnable and no post or
-// timer slipped in: the order (set sleeping, look at timers and posted, wait)
+// timer slipped in: the order (set sleeping, look at posted and timers, wait)
 // pairs with that of Post and ArmAt (append, then clear sleeping), so a wake-up
-// cannot be lost.
+// cannot be lost. Spin may swallow one, which sleeping still tells.
 func (s *Shard) poll(wait time.Duration) (int, error) {
 	if len(s.next) > 0 || wait == 0 {
 		return s.poller.Wait(s.events[:], 0)
 	}
 	s.sleeping.Store(true)
+	defer s.sleeping.Store(false)
+	s.mu.Lock()
+	idle := len(s.posted) == 0
+	s.mu.Unlock()
+	if !idle {
+		return s.poller.Wait(s.events[:], 0)
+	}
+	if n, err := s.poller.Spin(s.events[:]); n > 0 || err != nil {
+		return n, err
+	}
+	for _, t := range s.idle {
+		t.Run()
+	}
 	if when, ok := s.timers.first(); ok {
 		if d := max(0, when-s.clock.Now()); wait < 0 || d < wait {
 			wait = d
 		}
 	}
-	s.mu.Lock()
-	if len(s.posted) > 0 {
+	if !s.sleeping.Load() {
 		wait = 0
 	}
-	s.mu.Unlock()
-	n, err := s.poller.Wait(s.events[:], wait)
-	s.sleeping.Store(false)
-	return n, err
+	return s.poller.Wait(s.events[:], wait)
 }
+
+// BeforeSleep adds a task that runs whenever the shard is about to sleep. What
+// it wants to be done later it must arm or post.
+func (s *Shard) BeforeSleep(t Task) { s.idle = append(s.idle, t) }
 
 // Post hands a task to the shard's thread; it runs in the next turn. Any
 // goroutine may call it. After Close the task is dropped and Post reports
