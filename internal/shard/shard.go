@@ -20,7 +20,9 @@
 //
 // Invariants: a handler never blocks; a Watch delivers nothing after Close,
 // even if the descriptor number was reused within the same batch of events;
-// time stands still within a turn (Now is read once per turn).
+// time stands still within a turn, but for a sleep in it: handlers are told of
+// events by the time at which the poller woke, not by that at which it went to
+// sleep.
 //
 // An idle shard makes no system call and no wake-up at all: timers are armed
 // only while a flow needs one.
@@ -191,6 +193,7 @@ func (s *Shard) poll(wait time.Duration) (int, error) {
 	s.mu.Unlock()
 	n, err := s.poller.Wait(s.events[:], wait)
 	s.sleeping.Store(false)
+	s.now = s.clock.Now()
 	return n, err
 }
 
@@ -226,7 +229,8 @@ func (s *Shard) takePosted() {
 // is not queued twice, as a flag beside it is cheaper than a set.
 func (s *Shard) Again(t Task) { s.next = append(s.next, t) }
 
-// Now is the time at which this turn began.
+// Now is the time at which this turn began or, for the handlers of events that
+// it slept for, woke.
 func (s *Shard) Now() time.Duration { return s.now }
 
 // Close releases the poller. Serve must have returned; watched descriptors are
