@@ -41,6 +41,10 @@ func (s *Addr) Set(a netip.AddrPort) {
 	s.len = unix.SizeofSockaddrInet6
 }
 
+// SetScope adds the index of the interface that a link-local IPv6 address is
+// meant on; of a zone's name Set knows nothing.
+func (s *Addr) SetScope(index uint32) { s.raw.Scope_id = index }
+
 // AddrPort reads the address; it is not valid if the kernel gave none.
 func (s *Addr) AddrPort() netip.AddrPort {
 	be := *(*[2]byte)(unsafe.Pointer(&s.raw.Port)) // at the same place in both
