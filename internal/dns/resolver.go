@@ -108,15 +108,13 @@ type Resolver struct {
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 
+	// Never held for longer than a moment, not while a warning is written
+	// either: the shard's thread takes it too.
 	mu         sync.Mutex
-	named      []*server // guarded by mu: by resolv.conf, at the last look of anybody
-	confFailed bool      // guarded by mu
-
-	// Apart from mu, which is held while a warning is written: Stream is called
-	// from the data path.
-	streamMu sync.Mutex
-	ending   bool // guarded by streamMu
-	streams  int  // guarded by streamMu
+	named      []*server // guarded by mu, as are those below: at the last look of anybody
+	confFailed bool
+	ending     bool
+	streams    int
 }
 
 // New makes a resolver. Nothing is read or opened before the first query. Close
@@ -171,8 +169,8 @@ func (r *Resolver) Submit(query []byte, from, to netip.AddrPort, reply Reply) bo
 //
 // Errors: ErrTooManyStreams, ErrClosed, and those of socketpair(2).
 func (r *Resolver) Stream() (fd int, err error) {
-	r.streamMu.Lock()
-	defer r.streamMu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.ending {
 		return -1, ErrClosed
 	}
@@ -200,9 +198,9 @@ func (r *Resolver) Stream() (fd int, err error) {
 // and all descriptors but those given out by Stream are closed. No reply is
 // called afterwards. The shard must have stopped serving.
 func (r *Resolver) Close() error {
-	r.streamMu.Lock()
+	r.mu.Lock()
 	r.ending = true
-	r.streamMu.Unlock()
+	r.mu.Unlock()
 	r.closed = true
 	r.cancel()
 	for len(r.active) > 0 {

@@ -67,22 +67,34 @@ func (h *health) probe(now, most time.Duration) bool {
 func (r *Resolver) nameservers() ([]*server, error) {
 	addrs, err := r.conf.nameservers()
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	news := r.confFailed != (err != nil)
+	r.confFailed = err != nil
+	r.mu.Unlock()
 	if err != nil {
-		if !r.confFailed {
-			r.confFailed = true
+		if news {
 			r.cfg.Logger.Warn("no resolver configuration, answering SERVFAIL", "error", err)
 		}
 		return nil, err
 	}
-	r.confFailed = false
+	list, changed := r.servers(addrs)
+	if changed {
+		r.cfg.Logger.Debug("nameservers", "addresses", addrs)
+	}
+	return list, nil
+}
+
+// servers gives the servers at the addresses, those known already as they are,
+// and reports whether they are others than at the last look.
+func (r *Resolver) servers(addrs []netip.Addr) (list []*server, changed bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	same := slices.EqualFunc(addrs, r.named, func(a netip.Addr, s *server) bool {
 		return a == s.addr.Addr()
 	})
 	if same {
-		return r.named, nil
+		return r.named, false
 	}
-	list := make([]*server, 0, len(addrs))
+	list = make([]*server, 0, len(addrs))
 	for _, a := range addrs {
 		i := slices.IndexFunc(r.named, func(s *server) bool { return s.addr.Addr() == a })
 		if i >= 0 {
@@ -92,8 +104,7 @@ func (r *Resolver) nameservers() ([]*server, error) {
 		list = append(list, &server{addr: netip.AddrPortFrom(a, r.cfg.Port)})
 	}
 	r.named = list
-	r.cfg.Logger.Debug("nameservers", "addresses", addrs)
-	return list, nil
+	return list, true
 }
 
 // preferredTCP gives the servers in the order in which to ask them over TCP:

@@ -84,9 +84,9 @@ func (r *Resolver) serveStream(client net.Conn) {
 	if s.up != nil {
 		s.up.conn.Close()
 	}
-	r.streamMu.Lock()
+	r.mu.Lock()
 	r.streams--
-	r.streamMu.Unlock()
+	r.mu.Unlock()
 }
 
 // run serves until the guest has closed and has all its answers, nothing has
