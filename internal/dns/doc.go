@@ -26,8 +26,8 @@
 // All of it takes place on the shard's thread: Submit copies the query, orders
 // the nameservers and sends to the first, and the answer goes from the socket
 // straight to the guest. No goroutine is woken, no lock taken, and exchanges are
-// used again, so that a query costs the system calls of a datagram translated
-// by address: send and receive. The exchange is driven by events:
+// used again, so that a query costs no more system calls than a datagram whose
+// address is translated. The exchange is driven by events:
 //
 //   - an answer ends it;
 //   - SERVFAIL, NOTIMP or REFUSED is kept, and the next nameserver is asked at

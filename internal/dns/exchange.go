@@ -168,15 +168,20 @@ func (x *exchange) send(a *attempt) bool {
 	}
 	a.sent = x.r.shard.Now()
 	binary.BigEndian.PutUint16(x.query, a.id)
-	switch errno := sockio.Send(a.sock.fd, x.query); errno {
-	case 0, unix.EAGAIN, unix.ENOBUFS:
+	errno := sockio.Send(a.sock.fd, x.query)
+	if errno == 0 || errno == unix.EAGAIN || errno == unix.ENOBUFS {
 		return true
-	default:
-		a.over = true
-		a.sock.forget(a)
-		a.sock.failed(errno)
-		return false
 	}
+	a.over = true
+	a.sock.forget(a)
+	switch errno {
+	case unix.EMSGSIZE: // the query's fault
+	case unix.ECONNREFUSED: // the answer to an earlier query, and news for all on the socket
+		a.sock.refused(errno)
+	default:
+		x.r.demoteUDP(a.srv, errno)
+	}
+	return false
 }
 
 // answered takes the answer m of a's nameserver, which is then of no more

@@ -258,10 +258,10 @@ func (s *socket) refuse(err error) {
 	}
 }
 
-// failed tells that a send said what refuse would have learned, and so took the
+// refused tells that a send said what refuse would have learned, and so took the
 // news away from those awaiting an answer. They hear of it in the next turn, as
-// the sender may be in the midst of another exchange.
-func (s *socket) failed(err error) {
+// the sender is in the midst of another exchange.
+func (s *socket) refused(err error) {
 	s.r.demoteUDP(s.srv, err)
 	s.retire()
 	if s.fd >= 0 {

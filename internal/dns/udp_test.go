@@ -400,6 +400,20 @@ func TestB29_RefusalConcernsAllOnTheSocket(t *testing.T) {
 	}
 }
 
+// A query too large for any datagram over IPv4 fails, and the nameserver is not
+// blamed. A guest can send it over IPv6.
+func TestOversizedQueryFailsAlone(t *testing.T) {
+	port := freePort(t, "127.0.0.1", "127.0.0.2")
+	serve(t, "127.0.0.1", port, says("192.0.2.1"))
+	serve(t, "127.0.0.2", port, says("192.0.2.2"))
+	r := start(t, Config{Port: port}, "127.0.0.1", "127.0.0.2")
+	big := append(pack(t, query("name.example.", mdns.TypeA)), make([]byte, 65500)...)
+	if a := raw(t, r, big); a[3]&maskRcode != rcodeServFail {
+		t.Errorf("got %x, want SERVFAIL", a)
+	}
+	wantA(t, r, "192.0.2.1")
+}
+
 // Neither ids nor ports of two queries in a row tell those of the next.
 func TestIDsAndPortsAreUnforeseeable(t *testing.T) {
 	port := freePort(t, "127.0.0.1")
