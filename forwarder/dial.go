@@ -9,6 +9,7 @@ import (
 
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
+	"epiphyte/internal/sockio"
 	"epiphyte/stack"
 )
 
@@ -107,9 +108,7 @@ func (f *Forwarder) dial(syn *stack.SYN, to netip.AddrPort) {
 		f.refuse(syn, errno)
 		return
 	}
-	// On this machine the answer is there already, though connect says
-	// otherwise: getpeername(2) knows.
-	if _, err := unix.Getpeername(fd); err == nil {
+	if sockio.Connected(fd) {
 		f.add(d)
 		d.accept()
 		return

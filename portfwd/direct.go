@@ -131,8 +131,7 @@ func (d *direct) begin() (started, none bool) {
 	if m.mode == DirectOnly {
 		patience = dialTimeout
 	}
-	// On lo the answer is often there before connect returns.
-	if _, err := unix.Getpeername(d.fd); err == nil {
+	if sockio.Connected(d.fd) {
 		d.join()
 		return true, false
 	}
@@ -172,7 +171,7 @@ func (d *direct) Run() {
 		return
 	}
 	// The answer may be there and we were too busy to hear it.
-	if _, err := unix.Getpeername(d.fd); err == nil {
+	if sockio.Connected(d.fd) {
 		d.Ready(unix.EPOLLOUT)
 		return
 	}

@@ -21,7 +21,9 @@
 //
 // Invariants: a handler never blocks; a Watch delivers nothing after Close,
 // even if the descriptor number was reused within the same batch of events;
-// time stands still within a turn (Now is read once per turn).
+// time stands still within a turn, but for a sleep in it: handlers are told of
+// events by the time at which the poller woke, not by that at which it went to
+// sleep.
 //
 // An idle shard makes no system call and no wake-up at all: timers are armed
 // only while a flow needs one.
@@ -166,6 +168,7 @@ func (s *Shard) Turn(wait time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("wait for events: %w", err)
 	}
+	s.now = s.clock.Now()
 	for i := range s.events[:n] {
 		e := &s.events[i]
 		if w := s.watches[e.FD]; w != nil && w.serial == e.Serial {
@@ -249,7 +252,8 @@ func (s *Shard) takePosted() {
 // is not queued twice, as a flag beside it is cheaper than a set.
 func (s *Shard) Again(t Task) { s.next = append(s.next, t) }
 
-// Now is the time at which this turn began.
+// Now is the time at which this turn began or, for the handlers of events that
+// it slept for, woke.
 func (s *Shard) Now() time.Duration { return s.now }
 
 // Clock is the shard's clock. Any goroutine may read it.
