@@ -64,7 +64,7 @@ func (r *Relay) Start(c *stack.Conn, fd int, w *shard.Watch, events uint32) {
 	r.totals.Connections++
 	r.flows[fl] = struct{}{}
 	w.SetHandler(fl)
-	setSocketOptions(fd)
+	SetSocketOptions(fd)
 	c.SetKeepalive(keepaliveIdle, keepaliveInterval)
 	if fl.buffers < maxBuffers {
 		c.SetBuffers(fl.buffers, fl.buffers)
@@ -73,10 +73,11 @@ func (r *Relay) Start(c *stack.Conn, fd int, w *shard.Watch, events uint32) {
 	fl.pump()
 }
 
-// setSocketOptions sets up the host's end. Failures leave a slower or less
-// watchful connection, and do not happen on TCP sockets; the resolver's
-// streams, which are not, need none of it.
-func setSocketOptions(fd int) {
+// SetSocketOptions sets up a socket for the relay, or a listener for the sockets
+// that are accepted from it. Failures leave a slower or less watchful connection,
+// and do not happen on TCP sockets; the resolver's streams, which are not, need
+// none of it.
+func SetSocketOptions(fd int) {
 	for _, o := range [...]struct{ level, name, value int }{
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1}, // the guest's sender decides
 		{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1}, // urgent data is data, in order

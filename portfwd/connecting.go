@@ -1,0 +1,82 @@
+package portfwd
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/relay"
+	"epiphyte/internal/shard"
+)
+
+// connecting is a socket whose connect is under way, towards the guest's server
+// or the host's.
+type connecting struct {
+	relay.Socket // FD -1: none
+	shard        *shard.Shard
+	timer        shard.Timer
+	answered     func(unix.Errno) // zero: connected; called once for each await
+}
+
+// await takes over a socket that has begun to connect. false: it could not,
+// and the socket is closed.
+func (c *connecting) await(fd int, patience time.Duration) bool {
+	watch, err := c.shard.Watch(fd, clientEvents, c)
+	if err != nil {
+		unix.Close(fd)
+		return false
+	}
+	c.Socket = relay.Socket{FD: fd, Watch: watch}
+	// On lo the answer is often there before connect returns.
+	if c.connected() {
+		c.answered(0)
+		return true
+	}
+	c.shard.Arm(&c.timer, patience, c)
+	return true
+}
+
+func (c *connecting) connected() bool {
+	_, err := unix.Getpeername(c.FD)
+	return err == nil
+}
+
+// Ready implements shard.Handler: the server's kernel has answered.
+func (c *connecting) Ready(events uint32) {
+	c.Events |= events
+	if events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
+		return
+	}
+	c.shard.Disarm(&c.timer)
+	errno, err := unix.GetsockoptInt(c.FD, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil {
+		errno = int(unix.EIO)
+	}
+	c.answered(unix.Errno(errno))
+}
+
+// Run implements shard.Task for the timer.
+func (c *connecting) Run() {
+	// The answer may be there and we were too busy to hear it.
+	if c.connected() {
+		c.Ready(unix.EPOLLOUT)
+		return
+	}
+	c.answered(unix.ETIMEDOUT)
+}
+
+// release gives the socket away.
+func (c *connecting) release() relay.Socket {
+	s := c.Socket
+	c.Socket = relay.Socket{FD: -1}
+	return s
+}
+
+func (c *connecting) close() {
+	c.shard.Disarm(&c.timer)
+	if c.FD >= 0 {
+		c.Watch.Forget()
+		unix.Close(c.FD)
+		c.FD = -1
+	}
+}
