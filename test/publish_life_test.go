@@ -105,7 +105,8 @@ func TestB32_ThousandPorts(t *testing.T) {
 }
 
 // TestB36_FailureIsOneLineAndNothingPublished: exit status 1, a line that names
-// the port and what to do, and no port and no interface is left.
+// the port and what to do, and no port is left; nor is there an interface, not
+// even while a busy port is waited for.
 func TestB36_FailureIsOneLineAndNothingPublished(t *testing.T) {
 	ours(t, "--publish")
 	busy := serveTCP(t, env.Host, "tcp4", "127.0.0.1:0", echoTCP)
@@ -122,9 +123,13 @@ func TestB36_FailureIsOneLineAndNothingPublished(t *testing.T) {
 		"IPv6":         {"[::]:80", []string{"[::]:80", "permission denied"}, time.Second},
 		"not ours":     {"203.0.113.1:8080", []string{"203.0.113.1:8080", "cannot assign requested address"}, time.Second},
 		"no interface": {"nosuch0:8080", []string{"nosuch0", "no such network interface"}, time.Second},
+		"twice":        {"", []string{"address already in use", "published by 127.0.0.1:1836", "already"}, time.Second},
 	} {
 		first++
 		works := fmt.Sprintf("127.0.0.1:%d", 18360+first)
+		if c.rule == "" {
+			c.rule = works
+		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g := newGuest(t)
@@ -133,7 +138,11 @@ func TestB36_FailureIsOneLineAndNothingPublished(t *testing.T) {
 				Args: []string{"-6", "-c", "-r", harness.ReadyFD, "-p", works, "-p", c.rule, fmt.Sprint(g.PID), tapName}, NoWait: true,
 			}))(t)
 			defer h.Kill()
+			seen := watchLinks(g, h, 0)
 			code, sig, err := h.Exit(timeout(t, deadline))
+			if links := <-seen; links != "" {
+				t.Errorf("while it failed the guest had %s", links)
+			}
 			if took := time.Since(begin); err != nil || code != 1 || took > c.took {
 				t.Errorf("exit status %d, signal %v, %v after %v, want 1", code, sig, err, took)
 			}
@@ -165,6 +174,27 @@ func TestB36_FailureIsOneLineAndNothingPublished(t *testing.T) {
 		}
 		h.Kill()
 	}
+}
+
+// watchLinks looks at the guest until the helper ends: what its interfaces were
+// when they were not as many as expected.
+func watchLinks(g *harness.Guest, h *harness.Helper, expected int) <-chan string {
+	seen := make(chan string, 1)
+	go func() {
+		for {
+			select {
+			case <-h.Done():
+				seen <- ""
+				return
+			default:
+			}
+			if links, err := g.Links(); err != nil || len(links) != expected {
+				seen <- fmt.Sprint(links, err)
+				return
+			}
+		}
+	}()
+	return seen
 }
 
 // TestB36_MorePortsThanDescriptors: a range that the limit of open files has no

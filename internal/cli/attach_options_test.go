@@ -311,7 +311,7 @@ func TestHelp_EveryOptionWorks(t *testing.T) {
 	samples := map[string][]string{
 		"--exit-fd": {closedFD}, "--ready-fd": {closedFD}, "--mtu": {"1400"}, "--cidr": {"10.1.0.0/16"},
 		"--netns-type": {"tapfd"}, "--userns-path": {dir}, "--macaddress": {"02:00:00:00:00:01", "-c"},
-		"--log-level": {"debug"}, "--log-format": {"json"}, "--resolv-conf": {"/r"}, "--tcp-path": {"plain"}, "--publish": {"8080:80"}, "--publish-mode": {"stack"}, "--cidr6": {"fd01::/64", "-6"}, "--api-socket": {"/a"}, "--http-socket": {"/h"},
+		"--log-level": {"debug"}, "--log-format": {"json"}, "--resolv-conf": {"/r"}, "--tcp-path": {"plain"}, "--publish": {"8080:80"}, "--publish-mode": {"stack"}, "--expose-host": {"5432:80"}, "--cidr6": {"fd01::/64", "-6"}, "--api-socket": {"/a"}, "--http-socket": {"/h"},
 		"--outbound-addr": {"127.0.0.1"}, "--outbound-addr6": {"::1"},
 	}
 	base, exit := ParseAttach("epiphyte", []string{"4242", "tap0"})
