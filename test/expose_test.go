@@ -280,6 +280,41 @@ func TestB36_ExposedPortIsBusy(t *testing.T) {
 	}
 }
 
+// TestB42_ExposedListenerDestroyed: the guest's root ends the listening socket,
+// which costs it that port, and us neither time nor more than a line.
+func TestB42_ExposedListenerDestroyed(t *testing.T) {
+	ours(t, "--expose-host")
+	needs(t, "ss")
+	service := hostService(t, families()[0], echoTCP)
+	w := serve(t, "--expose-host", service+":8079", "--expose-host", service+":8080")
+	if out, err := w.Run(timeout(t, deadline), "ss", "-K", "-ltn", "sport = :8079"); err != nil || !strings.Contains(out, ":8079") {
+		t.Skipf("no sockets can be destroyed here: %v: %s", err, out)
+	}
+	eventually(t, deadline, func() error {
+		if n := strings.Count(w.helper.Stderr.String(), "a listening socket was destroyed"); n != 2 {
+			return fmt.Errorf("%d of two listeners are missed: %s", n, w.helper.Stderr)
+		}
+		return nil
+	})
+	before := w.usage(t)
+	eachFamily(t, func(t *testing.T, f family) {
+		if err := refusal(t, w.NetNS, "tcp", net.JoinHostPort(f.loop, "8079")); !isErrno(err, unix.ECONNREFUSED) {
+			t.Errorf("the port that was destroyed: %v", err)
+		}
+		c := w.dial(t, "tcp", net.JoinHostPort(f.loop, "8080"))
+		if err := says(c, "hello"); err != nil {
+			t.Errorf("the other port: %v", err)
+		}
+		_ = c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		if n, err := c.Read(make([]byte, 1)); err == nil {
+			t.Errorf("%d bytes came of nowhere", n)
+		}
+	})
+	if used := w.usage(t).CPU - before.CPU; used > 100*time.Millisecond {
+		t.Errorf("%v of processor time in 600 ms of rest", used)
+	}
+}
+
 // TestRunExposes: a command reaches a service of the host's loopback by its own.
 func TestRunExposes(t *testing.T) {
 	service := hostService(t, families()[0], func(c *net.TCPConn) { _, _ = io.WriteString(c, "from the host\n") })
