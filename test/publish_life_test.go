@@ -3,6 +3,7 @@ package test
 import (
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -21,16 +22,23 @@ func TestB5_RestartWithTheSamePort(t *testing.T) {
 	var slowest time.Duration
 	for round := range 50 {
 		if !t.Run("", func(t *testing.T) {
-			h := attach(t, g, harness.HelperConfig{}, "-p", hostPort+":"+guestPort, "-p", hostPort+":"+guestPort+"/udp")
-			slowest = max(slowest, h.Ready)
-			serveTCP(t, g.NetNS, "tcp4", "0.0.0.0:"+guestPort, echoTCP)
-			for range 3 {
-				c := client(t, env.Host, "tcp4", "127.0.0.1:"+hostPort)
-				if err := says(c, "hello"); err != nil {
-					t.Fatal(err)
-				}
+			flags := []string{"-6"}
+			for _, f := range families() {
+				flags = append(flags, f.rule(hostPort)+":"+guestPort, f.rule(hostPort)+":"+guestPort+"/udp")
 			}
-			client(t, env.Net.Net, "tcp4", harness.HostIPv4+":"+hostPort).Close()
+			h := attach(t, g, harness.HelperConfig{}, flags...)
+			slowest = max(slowest, h.Ready)
+			(&world{Guest: g}).waitAddress(t, unix.AF_INET6)
+			for _, f := range families() {
+				serveTCP(t, g.NetNS, "tcp"+f.v, f.anyHost()+":"+guestPort, echoTCP)
+				for range 3 {
+					c := client(t, env.Host, "tcp"+f.v, net.JoinHostPort(f.loop, hostPort))
+					if err := says(c, "hello"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				client(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.host(), hostPort)).Close()
+			}
 			var err error
 			switch round % 3 { // attach's cleanup waits for the end
 			case 0:
@@ -70,38 +78,40 @@ func TestB32_ThousandPorts(t *testing.T) {
 		w := serve(t)
 		none = w.usage(t)
 	})
-	for _, proto := range []string{"tcp", "udp"} {
-		t.Run(proto, func(t *testing.T) {
-			w := serve(t, "--publish-mode=stack", "-p", "20000-20999:30000-30999/"+proto)
-			if w.helper.Ready > 300*time.Millisecond {
-				t.Errorf("ready after %v", w.helper.Ready)
-			}
-			now := w.usage(t)
-			if got := now.FDs - none.FDs; got < 1000-runtimePoller || got > 1000+runtimePoller {
-				t.Errorf("%d descriptors for 1000 ports", got)
-			}
-			if kids := w.helper.Descendants(); len(kids) > 0 {
-				t.Errorf("processes: %v", kids)
-			}
-			// Package portfwd measures what a port costs; a resident set is only
-			// good for a bound.
-			if grown := now.RSS - none.RSS; grown > 4<<20 {
-				t.Errorf("grown by %d kB for 1000 ports", grown>>10)
-			}
-			t.Logf("ready after %v, %d kB more resident", w.helper.Ready, (now.RSS-none.RSS)>>10)
-			for _, n := range []int{0, 500, 999} {
-				at := fmt.Sprintf("0.0.0.0:%d", 30000+n)
-				if proto == "tcp" {
-					serveTCP(t, w.NetNS, "tcp4", at, echoTCP)
-				} else {
-					servePacket(t, w.NetNS, "udp4", at, echoPacket)
+	eachFamily(t, func(t *testing.T, f family) {
+		for _, proto := range []string{"tcp", "udp"} {
+			t.Run(proto, func(t *testing.T) {
+				w := serve(t, "--publish-mode=stack", f.rule("20000-20999")+":30000-30999/"+proto)
+				if w.helper.Ready > 300*time.Millisecond {
+					t.Errorf("ready after %v", w.helper.Ready)
 				}
-				if err := says(client(t, env.Host, proto+"4", fmt.Sprintf("127.0.0.1:%d", 20000+n)), "hello"); err != nil {
-					t.Errorf("port %d: %v", 20000+n, err)
+				now := w.usage(t)
+				if got := now.FDs - none.FDs; got < 1000-runtimePoller || got > 1000+runtimePoller {
+					t.Errorf("%d descriptors for 1000 ports", got)
 				}
-			}
-		})
-	}
+				if kids := w.helper.Descendants(); len(kids) > 0 {
+					t.Errorf("processes: %v", kids)
+				}
+				// Package portfwd measures what a port costs; a resident set is only
+				// good for a bound.
+				if grown := now.RSS - none.RSS; grown > 4<<20 {
+					t.Errorf("grown by %d kB for 1000 ports", grown>>10)
+				}
+				t.Logf("ready after %v, %d kB more resident", w.helper.Ready, (now.RSS-none.RSS)>>10)
+				for _, n := range []int{0, 500, 999} {
+					at := fmt.Sprintf("%s:%d", f.anyHost(), 30000+n)
+					if proto == "tcp" {
+						serveTCP(t, w.NetNS, "tcp"+f.v, at, echoTCP)
+					} else {
+						servePacket(t, w.NetNS, "udp"+f.v, at, echoPacket)
+					}
+					if err := says(client(t, env.Host, proto+f.v, net.JoinHostPort(f.loop, fmt.Sprint(20000+n))), "hello"); err != nil {
+						t.Errorf("port %d: %v", 20000+n, err)
+					}
+				}
+			})
+		}
+	})
 }
 
 // TestB36_FailureIsOneLineAndNothingPublished: exit status 1, a line that names
