@@ -39,6 +39,7 @@ type attempt struct {
 	begun   time.Duration
 	direct  direct         // the direct path, tried first
 	failed  bool           // the direct path was tried
+	tried   netip.AddrPort // from there, when it was
 	dialing *stack.Dialing // the stack path
 	timer   shard.Timer
 }
@@ -91,6 +92,12 @@ func (a *attempt) anonymous() bool { return a.m.plan.IsGateway(a.from.Addr()) }
 // goStack takes the stack path.
 func (a *attempt) goStack() {
 	m := a.m
+	if a.tried.Port() != 0 {
+		// The guest may have passed that attempt on by address translation and
+		// remember it. A SYN of the same address and port, but another sequence
+		// number, would be taken for a part of it.
+		m.stack.SendAbort(a.tried, a.to)
+	}
 	var errno unix.Errno
 	a.dialing, errno = m.stack.Dial(a.from, a.to, a.answered)
 	if errno == unix.EADDRINUSE {

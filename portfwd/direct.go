@@ -103,7 +103,8 @@ func (d *direct) begin() (started, none bool) {
 			sa.Set(from)
 			errno = sockio.Bind(fd, &sa)
 		}
-		if errno == 0 {
+		bound := errno == 0
+		if bound {
 			sa.Set(d.a.to)
 			errno = sockio.Connect(fd, &sa)
 		}
@@ -112,16 +113,20 @@ func (d *direct) begin() (started, none bool) {
 			if m.mode == DirectOnly {
 				patience = dialTimeout
 			}
+			d.a.tried = from
 			return d.await(fd, patience), false
 		}
 		unix.Close(fd)
-		if (errno == unix.EADDRINUSE || errno == unix.EADDRNOTAVAIL) && d.a.anonymous() && from.Port() != 0 {
+		taken := errno == unix.EADDRINUSE || errno == unix.EADDRNOTAVAIL
+		if taken && d.a.anonymous() && from.Port() != 0 {
 			// Another client that is seen as the gateway has the port, or had
 			// it a moment ago.
 			from = netip.AddrPortFrom(from.Addr(), 0)
 			continue
 		}
-		d.a.failed = errno == unix.ECONNREFUSED // see done
+		if bound && !taken {
+			d.a.tried, d.a.failed = from, true // see done
+		}
 		return false, false
 	}
 }

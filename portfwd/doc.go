@@ -20,7 +20,8 @@
 // The direct path leads to the guest's own servers only. Where it is refused,
 // or has no answer within directPatience, the client goes by the stack path,
 // which has the last word: a guest may pass connections on that come by its
-// device. If that answers, clients of the port leave the direct path alone for
+// device. What the guest may remember of the failed attempt is ended first, for
+// the two have the same address and port. If that answers, clients of the port leave the direct path alone for
 // avoidFor. There is no direct path for a rule that names an address other than
 // the guest's, nor, unless DirectOnly, without transparent sockets, when
 // servers would see the guest's own address. Servers on the guest's loopback
