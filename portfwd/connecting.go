@@ -9,13 +9,34 @@ import (
 	"epiphyte/internal/shard"
 )
 
+// held is a socket that is ours until the relay takes it over.
+type held struct{ relay.Socket }
+
+// none is no socket.
+func none() held { return held{relay.Socket{FD: -1}} }
+
+// release gives the socket away.
+func (h *held) release() relay.Socket {
+	s := h.Socket
+	*h = none()
+	return s
+}
+
+func (h *held) close() {
+	if h.FD >= 0 {
+		h.Watch.Forget()
+		unix.Close(h.FD)
+		h.FD = -1
+	}
+}
+
 // connecting is a socket whose connect is under way, towards the guest's server
 // or the host's.
 type connecting struct {
-	relay.Socket // FD -1: none
-	shard        *shard.Shard
-	timer        shard.Timer
-	answered     func(unix.Errno) // zero: connected; called once for each await
+	held
+	shard    *shard.Shard
+	timer    shard.Timer
+	answered func(unix.Errno) // zero: connected; called once for each await
 }
 
 // await takes over a socket that has begun to connect. false: it could not,
@@ -26,7 +47,7 @@ func (c *connecting) await(fd int, patience time.Duration) bool {
 		unix.Close(fd)
 		return false
 	}
-	c.Socket = relay.Socket{FD: fd, Watch: watch}
+	c.held = held{relay.Socket{FD: fd, Watch: watch}}
 	// On lo the answer is often there before connect returns.
 	if c.connected() {
 		c.answered(0)
@@ -65,18 +86,7 @@ func (c *connecting) Run() {
 	c.answered(unix.ETIMEDOUT)
 }
 
-// release gives the socket away.
-func (c *connecting) release() relay.Socket {
-	s := c.Socket
-	c.Socket = relay.Socket{FD: -1}
-	return s
-}
-
 func (c *connecting) close() {
 	c.shard.Disarm(&c.timer)
-	if c.FD >= 0 {
-		c.Watch.Forget()
-		unix.Close(c.FD)
-		c.FD = -1
-	}
+	c.held.close()
 }

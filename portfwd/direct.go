@@ -6,7 +6,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/sockio"
 )
@@ -62,7 +61,7 @@ type direct struct {
 
 func (d *direct) init(a *attempt) {
 	d.a = a
-	d.connecting = connecting{Socket: relay.Socket{FD: -1}, shard: a.m.shard, answered: d.done}
+	d.connecting = connecting{held: none(), shard: a.m.shard, answered: d.done}
 }
 
 // mayGoDirect reports whether the direct path would do for a client.

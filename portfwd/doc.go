@@ -21,11 +21,11 @@
 // or has no answer within directPatience, the client goes by the stack path,
 // which has the last word: a guest may pass connections on that come by its
 // device. What the guest may remember of the failed attempt is ended first, for
-// the two have the same address and port. If that answers, clients of the port leave the direct path alone for
-// avoidFor. There is no direct path for a rule that names an address other than
-// the guest's, nor, unless DirectOnly, without transparent sockets, when
-// servers would see the guest's own address. Servers on the guest's loopback
-// addresses are reached by neither path (B35).
+// the two have the same address and port. If the stack path answers, clients of
+// the port leave the direct path alone for avoidFor. There is no direct path for a
+// rule that names an address other than the guest's, nor, unless DirectOnly,
+// without transparent sockets, when servers would see the guest's own address.
+// Servers on the guest's loopback addresses are reached by neither path (B35).
 //
 // A UDP client's datagrams are sent on in the same way. A session per client
 // remembers which of the host's addresses was asked, so that replies leave from

@@ -110,7 +110,7 @@ type visit struct {
 // take begins to carry a client out.
 func (p *exposedPort) take(fd int, from netip.AddrPort) {
 	v := &visit{p: p, from: from}
-	v.server = connecting{Socket: relay.Socket{FD: -1}, shard: p.m.shard, answered: v.answered}
+	v.server = connecting{held: none(), shard: p.m.shard, answered: v.answered}
 	if !v.client.hold(p.m.shard, fd) {
 		return
 	}

@@ -116,7 +116,7 @@ func (m *Manager) resume() {
 // accepted is a connection that waits for its server's answer. What it
 // sends meanwhile, and that it has gone, is for the server to find out: the
 // events are kept for the relay.
-type accepted struct{ relay.Socket }
+type accepted struct{ held }
 
 // hold takes over an accepted socket, or resets it.
 func (c *accepted) hold(s *shard.Shard, fd int) (ok bool) {
@@ -133,24 +133,9 @@ func (c *accepted) hold(s *shard.Shard, fd int) (ok bool) {
 // Ready implements shard.Handler.
 func (c *accepted) Ready(events uint32) { c.Events |= events }
 
-// release gives the socket away.
-func (c *accepted) release() relay.Socket {
-	s := c.Socket
-	c.Socket = relay.Socket{FD: -1}
-	return s
-}
-
 // refuse resets the client, which is what it would see if it had asked the
 // server itself.
 func (c *accepted) refuse() {
 	relay.SetAbortiveClose(c.FD)
 	c.close()
-}
-
-func (c *accepted) close() {
-	if c.FD >= 0 {
-		c.Watch.Forget()
-		unix.Close(c.FD)
-		c.FD = -1
-	}
 }
