@@ -255,10 +255,11 @@ func TestB5_BusyPortIsTriedAgain(t *testing.T) {
 		if err := w.Remove(e.ID); err != nil {
 			t.Fatal(err)
 		}
-		if fd, errno = tryBind(proto, at); errno != 0 {
+		busy, errno := tryBind(proto, at)
+		if errno != 0 {
 			t.Fatal(errno)
 		}
-		defer unix.Close(fd)
+		defer unix.Close(busy)
 		begin = time.Now()
 		_, err = w.Add(t.Context(), e.Rule)
 		if took := time.Since(begin); !errors.Is(err, unix.EADDRINUSE) || took < bindPatience || took > 2*bindPatience {
