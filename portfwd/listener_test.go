@@ -357,7 +357,7 @@ func TestRemoveWhilePaused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.onShard(func() { w.rules[e.ID].sockets[0].(*listener).pause() })
+	w.onShard(func() { w.rules[e.ID].sockets[0].(*tcpPort).pause() })
 	if err := w.Remove(e.ID); err != nil {
 		t.Fatal(err)
 	}
@@ -365,7 +365,7 @@ func TestRemoveWhilePaused(t *testing.T) {
 	w.eventually("the pause is over", func() bool { return len(w.paused) == 0 && !w.shard.Armed(&w.retry) })
 	// The same, removed by Close at the end of the test.
 	e = w.publish(TCP, loop4, 80)
-	w.onShard(func() { w.rules[e.ID].sockets[0].(*listener).pause() })
+	w.onShard(func() { w.rules[e.ID].sockets[0].(*tcpPort).pause() })
 }
 
 // Attempts are bounded: further clients wait in the listener's queue.

@@ -192,12 +192,13 @@ func (a *Agent) becomeReady() {
 func (a *Agent) serve(ctx context.Context, j *join) error {
 	defer j.close()
 	if a.cfg.Subnet4.IsValid() || a.cfg.Subnet6.IsValid() {
-		rep, _, err := delegate(ctx, j, request{Policy: &policy{
+		rep, fds, err := delegate(ctx, j, request{Policy: &policy{
 			a.cfg.Subnet4, a.cfg.Gateway4, a.cfg.Subnet6, a.cfg.Gateway6,
 		}})
 		if err != nil {
 			return fmt.Errorf("set up policy routing: %w", err)
 		}
+		closeAll(fds) // of a child that is not itself any more
 		a.mu.Lock()
 		a.marked = [2]bool{rep.Marked4, rep.Marked6}
 		a.mu.Unlock()
@@ -329,14 +330,7 @@ func (a *Agent) fetch(sock, family, want int, j *join) (int, error) {
 	if n == 0 {
 		return 0, errSilent
 	}
-	var fds []int
-	if msgs, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil {
-		for i := range msgs {
-			if got, err := unix.ParseUnixRights(&msgs[i]); err == nil {
-				fds = append(fds, got...)
-			}
-		}
-	}
+	fds := descriptors(oob[:oobn])
 	if n == reportLen && buf[0] != 0 {
 		closeAll(fds)
 		_, err := decode(buf[:n], j)
@@ -379,27 +373,10 @@ func (a *Agent) lastWords(sock int, j *join) error {
 	return err
 }
 
-func closeAll(fds []int) {
-	for _, fd := range fds {
-		unix.Close(fd)
-	}
-}
-
 // check refuses what is not a fresh TCP socket of the guest's namespace.
 func (a *Agent) check(fd, family int) error {
-	for _, want := range [...]struct {
-		name  string
-		opt   int
-		value int
-	}{
-		{"SO_DOMAIN", unix.SO_DOMAIN, family},
-		{"SO_TYPE", unix.SO_TYPE, unix.SOCK_STREAM},
-		{"SO_PROTOCOL", unix.SO_PROTOCOL, unix.IPPROTO_TCP},
-		{"SO_ACCEPTCONN", unix.SO_ACCEPTCONN, 0},
-	} {
-		if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, want.opt); err != nil || got != want.value {
-			return fmt.Errorf("%s is %d (%v), want %d", want.name, got, err, want.value)
-		}
+	if err := checkTCP(fd, family, 0); err != nil {
+		return err
 	}
 	if _, err := unix.Getpeername(fd); err != unix.ENOTCONN {
 		return errors.New("a socket is connected")
@@ -426,6 +403,26 @@ func (a *Agent) check(fd, family int) error {
 		}
 		if cookie != a.cookie {
 			return errors.New("a socket is of another network namespace")
+		}
+	}
+	return nil
+}
+
+// checkTCP refuses what is not a non-blocking TCP socket of the family that
+// listens (1) or does not (0).
+func checkTCP(fd, family, listens int) error {
+	for _, want := range [...]struct {
+		name  string
+		opt   int
+		value int
+	}{
+		{"SO_DOMAIN", unix.SO_DOMAIN, family},
+		{"SO_TYPE", unix.SO_TYPE, unix.SOCK_STREAM},
+		{"SO_PROTOCOL", unix.SO_PROTOCOL, unix.IPPROTO_TCP},
+		{"SO_ACCEPTCONN", unix.SO_ACCEPTCONN, listens},
+	} {
+		if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, want.opt); err != nil || got != want.value {
+			return fmt.Errorf("%s is %d (%v), want %d", want.name, got, err, want.value)
 		}
 	}
 	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)

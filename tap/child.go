@@ -26,6 +26,15 @@ type request struct {
 	Configure *Network `json:"configure,omitempty"`
 	NoOffload bool     `json:"noOffload,omitempty"`
 	Policy    *policy  `json:"policy,omitempty"` // instead of a device
+	Listen    []string `json:"listen,omitempty"` // likewise: address and port of each
+}
+
+// capability is the one that the request takes.
+func (r *request) capability() uintptr {
+	if r.Listen != nil {
+		return unix.CAP_NET_BIND_SERVICE
+	}
+	return unix.CAP_NET_ADMIN
 }
 
 // reply is what the child found, or why it failed. The descriptor travels
@@ -58,44 +67,49 @@ func ChildMain() int {
 	}
 	var req request
 	if err := json.Unmarshal(buf[:n], &req); err != nil {
-		return answer(&reply{Fault: fail("decode request", err, "")}, -1)
+		return answer(&reply{Fault: fail("decode request", err, "")}, nil)
 	}
-	rep, fd, err := perform(req)
+	rep, fds, err := perform(req)
 	if err != nil {
-		return answer(&reply{Fault: asFault("make TAP", err)}, -1)
+		return answer(&reply{Fault: asFault("make TAP", err)}, nil)
 	}
-	return answer(rep, fd)
+	return answer(rep, fds)
 }
 
-// perform makes the device. The descriptor is left open: the process ends soon.
-func perform(req request) (*reply, int, error) {
+// perform does what is asked for. The descriptors are left open: the process
+// ends soon.
+func perform(req request) (*reply, []int, error) {
+	if req.Listen != nil {
+		fds, err := listenAll(req.Listen)
+		return &reply{}, fds, err
+	}
 	nl, err := newNetlink()
 	if err != nil {
-		return nil, -1, err
+		return nil, nil, err
 	}
 	if req.Policy != nil {
-		return nl.routeMarked(*req.Policy), -1, nil
+		return nl.routeMarked(*req.Policy), nil, nil
 	}
 	rep, fd, err := nl.device(req.Name, !req.NoOffload)
 	if err != nil {
-		return nil, -1, err
+		return nil, nil, err
 	}
 	if req.Configure != nil {
 		if err := nl.configure(rep.Name, *req.Configure); err != nil {
-			return nil, -1, err
+			return nil, nil, err
 		}
 	}
-	return rep, fd, nil
+	return rep, []int{fd}, nil
 }
 
-func answer(rep *reply, fd int) int {
+func answer(rep *reply, fds []int) int {
 	msg, err := json.Marshal(rep)
 	if err != nil || len(msg) > maxMessage {
 		return 2
 	}
 	var rights []byte
-	if fd >= 0 {
-		rights = unix.UnixRights(fd)
+	if len(fds) > 0 {
+		rights = unix.UnixRights(fds...)
 	}
 	if err := unix.Sendmsg(childSocket, msg, rights, nil, unix.MSG_NOSIGNAL); err != nil {
 		return 2

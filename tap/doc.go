@@ -78,6 +78,10 @@
 // guest: three rules and a table per family, net.ipv4.tcp_fwmark_accept and
 // net.ipv4/ipv6.fwmark_reflect, none of which touch packets without our mark.
 //
+// Listen has the child make TCP sockets that listen in the guest. They are bound
+// there because the right to take a port below 1024 is asked of the process that
+// binds; what is done with a socket afterwards needs no right at all.
+//
 // # Invariants
 //
 //   - The parent reaps every child it made, on every path, and the child dies
@@ -85,13 +89,15 @@
 //     it is reaped, because the signal follows that thread).
 //   - Every descriptor is close-on-exec; the child keeps 0, 1, 2 and its socket,
 //     the agent its socket only.
+//   - What Listen returns listens at the very address that was asked for; how
+//     the child came to it does not matter.
 //   - What the agent sends is a fresh TCP socket of the one namespace, or it is
 //     the last that is taken from it. Its pool is bounded.
 //   - An error is one line with cause and remedy, and wraps the errno.
 //
 // # Timers
 //
-// The second for which a busy device is tried again, in the child; orderPause,
+// The second for which a busy device or port is tried again, in the child; orderPause,
 // while the agent has nothing to give.
 //
 // # What it does not do

@@ -52,6 +52,7 @@ type launch struct {
 	envv    **byte
 	capHdr  unix.CapUserHeader
 	capData [2]unix.CapUserData
+	ambient uintptr // the capability that execve is to leave
 	report  [reportLen]byte
 	agent   *agentChild // not nil: hand out sockets instead of execve
 }
@@ -135,9 +136,9 @@ func (l *launch) child() {
 	// an error: root needs none of this.
 	_, _, errno = syscall.RawSyscall(unix.SYS_CAPGET, uintptr(unsafe.Pointer(&l.capHdr)), uintptr(unsafe.Pointer(&l.capData[0])), 0)
 	if errno == 0 {
-		l.capData[0].Inheritable |= 1 << unix.CAP_NET_ADMIN
+		l.capData[0].Inheritable |= 1 << l.ambient
 		syscall.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&l.capHdr)), uintptr(unsafe.Pointer(&l.capData[0])), 0)
-		syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, unix.CAP_NET_ADMIN, 0, 0, 0)
+		syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, l.ambient, 0, 0, 0)
 	}
 
 	// After setns, because a change of credentials clears it.

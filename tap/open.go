@@ -87,9 +87,13 @@ func (p *Pending) run(ctx context.Context, cfg Config, j *join) {
 	defer close(p.done)
 	defer j.close()
 	var dev *Device
-	rep, fd, err := delegate(ctx, j, request{Name: cfg.Name, Configure: cfg.Configure, NoOffload: cfg.NoOffload})
+	rep, fds, err := delegate(ctx, j, request{Name: cfg.Name, Configure: cfg.Configure, NoOffload: cfg.NoOffload})
+	if err == nil && len(fds) != 1 {
+		closeAll(fds)
+		err = errNoDescriptor
+	}
 	if err == nil {
-		dev = newDevice(fd, rep)
+		dev = newDevice(fds[0], rep)
 	}
 	if ctx.Err() != nil {
 		if dev != nil {
@@ -106,12 +110,12 @@ func (p *Pending) run(ctx context.Context, cfg Config, j *join) {
 	p.dev = dev
 }
 
-// delegate has a child do the work inside the target, and reaps it. The
-// descriptor is the device's, -1 if the request is for none.
-func delegate(ctx context.Context, j *join, r request) (*reply, int, error) {
+// delegate has a child do the work inside the target, and reaps it. What it made
+// is the caller's to close.
+func delegate(ctx context.Context, j *join, r request) (*reply, []int, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
-		return nil, -1, fmt.Errorf("make socket pair: %w", err)
+		return nil, nil, fmt.Errorf("make socket pair: %w", err)
 	}
 	defer unix.Close(ours)
 
@@ -121,27 +125,28 @@ func delegate(ctx context.Context, j *join, r request) (*reply, int, error) {
 	}
 	if err != nil {
 		unix.Close(theirs)
-		return nil, -1, fmt.Errorf("hand request to child: %w", err)
+		return nil, nil, fmt.Errorf("hand request to child: %w", err)
 	}
 	l, err := newLaunch(j, theirs, []string{childName}, childEnv())
 	if err != nil {
 		unix.Close(theirs)
-		return nil, -1, err
+		return nil, nil, err
 	}
+	l.ambient = r.capability()
 
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	pid, errno := l.start()
 	unix.Close(theirs)
 	if errno != 0 {
-		return nil, -1, fail("fork", errno, hintFork(errno))
+		return nil, nil, fail("fork", errno, hintFork(errno))
 	}
 	killed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		unix.Kill(pid, unix.SIGKILL)
 		close(killed)
 	})
-	rep, fd, err := receive(ours, j, r.Policy == nil)
+	rep, fds, err := receive(ours, j)
 	// The child may be reaped only when nobody is about to kill it by number.
 	if !stop() {
 		<-killed
@@ -151,9 +156,9 @@ func delegate(ctx context.Context, j *join, r request) (*reply, int, error) {
 		if errors.Is(err, errSilent) {
 			err = fmt.Errorf("%w: %s", err, status)
 		}
-		return nil, -1, err
+		return nil, nil, err
 	}
-	return rep, fd, nil
+	return rep, fds, nil
 }
 
 func hintFork(errno unix.Errno) string {
@@ -182,11 +187,14 @@ func socketPair() (ours, theirs int, err error) {
 // errSilent means that the child went without a word.
 var errSilent = errors.New("the child in the namespace ended without an answer")
 
-// receive waits for the child's answer. The descriptor is valid only without
-// error, and where one is wanted.
-func receive(sock int, j *join, wantFD bool) (*reply, int, error) {
+// errNoDescriptor means that what the child made did not arrive.
+var errNoDescriptor = errors.New("receive from child: no descriptor came, the limit of open files may be reached")
+
+// receive waits for the child's answer. There are descriptors only without
+// error.
+func receive(sock int, j *join) (*reply, []int, error) {
 	buf := make([]byte, maxMessage)
-	oob := make([]byte, unix.CmsgSpace(4))
+	oob := make([]byte, unix.CmsgSpace(4*maxSockets))
 	var n, oobn int
 	var err error
 	for {
@@ -198,31 +206,38 @@ func receive(sock int, j *join, wantFD bool) (*reply, int, error) {
 		}
 	}
 	if err == nil && n == 0 {
-		return nil, -1, errSilent
+		return nil, nil, errSilent
 	}
 	if err != nil {
-		return nil, -1, fmt.Errorf("receive from child: %w", err)
+		return nil, nil, fmt.Errorf("receive from child: %w", err)
 	}
-	fd := -1
-	if oobn > 0 {
-		msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
-		if err == nil && len(msgs) == 1 {
-			if fds, err := unix.ParseUnixRights(&msgs[0]); err == nil && len(fds) == 1 {
-				fd = fds[0]
-			}
-		}
-	}
+	fds := descriptors(oob[:oobn])
 	rep, err := decode(buf[:n], j)
-	if err == nil && fd < 0 && wantFD {
-		err = errors.New("receive from child: no descriptor came, the limit of open files may be reached")
-	}
 	if err != nil {
-		if fd >= 0 {
-			unix.Close(fd)
-		}
-		return nil, -1, err
+		closeAll(fds)
+		return nil, nil, err
 	}
-	return rep, fd, nil
+	return rep, fds, nil
+}
+
+// descriptors are those of a message (SCM_RIGHTS).
+func descriptors(oob []byte) (fds []int) {
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil
+	}
+	for i := range msgs {
+		if got, err := unix.ParseUnixRights(&msgs[i]); err == nil {
+			fds = append(fds, got...)
+		}
+	}
+	return fds
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
 }
 
 // decode reads what the child sent: the report of a failure before execve, or

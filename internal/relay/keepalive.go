@@ -78,16 +78,21 @@ func (fl *Flow) updateKeepalive() {
 	}
 }
 
-// updateKeepalive probes the client, which is the end that may vanish, sooner
-// when it has closed its side.
+// updateKeepalive probes the host's end of a joined connection, and either end
+// that has closed its side.
 func (s *splice) updateKeepalive() {
-	want := keepaliveOpen
-	if s.host.done && !s.guest.done {
-		want = keepaliveHalfClosed
-	}
-	if s.keepalive != want {
-		s.keepalive = want
-		probe(s.host.fd, want)
+	for _, e := range [2]*spliceEnd{&s.host, &s.guest} {
+		want := e.keepalive
+		if e == &s.host {
+			want = keepaliveOpen
+		}
+		if e.done && !e.peer.done {
+			want = keepaliveHalfClosed
+		}
+		if e.keepalive != want {
+			e.keepalive = want
+			probe(e.fd, want)
+		}
 	}
 }
 

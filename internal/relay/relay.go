@@ -11,9 +11,9 @@
 // window closes, and the sender waits.
 //
 // Where the guest's end is a socket too, made in its network namespace, the two
-// are joined by splice(2) (splice.go): a pipe between them for as long as bytes
-// are on the way, and one more round in our memory only for urgent data or when
-// there is no descriptor for a pipe.
+// are joined by splice(2) (splice.go), whichever side has asked for the other: a
+// pipe between them for as long as bytes are on the way, and one more round in our
+// memory only for urgent data or when there is no descriptor for a pipe.
 //
 // Life of a flow: Start or Join, pumping whenever an end moves, then one of
 //

@@ -36,12 +36,11 @@ type splice struct {
 	r        *Relay
 	host     spliceEnd
 	guest    spliceEnd
-	server   netip.AddrPort
+	inside   netip.AddrPort // the guest's program
+	ended    func()
 	queued   bool
 	closed   bool
 	counters Counters
-
-	keepalive keepalive
 }
 
 // spliceEnd is one socket, and the direction that begins at it.
@@ -60,13 +59,17 @@ type spliceEnd struct {
 	done     bool // its end of stream was passed on
 	hangup   bool // its end of stream or an error is there to be found
 	urgent   bool // it has had urgent data, which splice does not pass
+
+	keepalive keepalive
 }
 
-// Join joins a client's connection, for whose socket or listener Prepare was
-// called, to one with a server of the guest, and moves bytes until both sides have closed or one has failed. It takes over both
-// sockets and their watches.
-func (r *Relay) Join(host, guest Socket, server netip.AddrPort) {
-	s := &splice{r: r, server: server, counters: Counters{Begun: r.shard.Now(), Last: r.shard.Now()}}
+// Join joins a connection of the host to one within the guest, whose program
+// there has the address inside, and moves bytes until both sides have closed or
+// one has failed. It takes over both sockets, which Prepare was called for, and
+// their watches. ended, unless
+// nil, is called when they are closed, but not by Close.
+func (r *Relay) Join(host, guest Socket, inside netip.AddrPort, ended func()) {
+	s := &splice{r: r, inside: inside, ended: ended, counters: Counters{Begun: r.shard.Now(), Last: r.shard.Now()}}
 	s.host = spliceEnd{s: s, peer: &s.guest, fd: host.FD, watch: host.Watch, moved: &s.counters.In}
 	s.guest = spliceEnd{s: s, peer: &s.host, fd: guest.FD, watch: guest.Watch, moved: &s.counters.Out}
 	s.host.take(host.Events)
@@ -256,6 +259,9 @@ func (s *splice) close() {
 	s.r.totals.In += s.counters.In
 	s.r.totals.Out += s.counters.Out
 	delete(s.r.splices, s)
+	if s.ended != nil {
+		s.ended()
+	}
 }
 
 func (s *splice) closeSockets() {
@@ -273,7 +279,7 @@ func (s *splice) closeSockets() {
 func (s *splice) info() Info {
 	i := Info{
 		Proto:  "tcp",
-		Guest:  s.server,
+		Guest:  s.inside,
 		Remote: sockio.LocalAddr(s.guest.fd),
 		Host:   sockio.LocalAddr(s.host.fd),
 		State:  "established",
