@@ -202,6 +202,10 @@ func TestB18_JoinHalfClosedIsWatched(t *testing.T) {
 			t.Fatalf("%q, %v", rest, err)
 		}
 		w.do(func() {
+			if !w.shard.Armed(&w.keepalive) {
+				t.Error("nobody will look after it")
+			}
+			w.updateKeepalive() // which the timer does ten seconds from now
 			for s := range w.splices {
 				e := &s.host
 				if swap {
