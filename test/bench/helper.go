@@ -35,6 +35,7 @@ type helper struct {
 	ready time.Duration // from before fork to ready
 	cmd   *exec.Cmd     // nil for a daemon, which is a child by adoption
 	log   *os.File
+	clear func() // called once it has ended; nil: nothing to clear
 }
 
 // newHelper prepares the process. Its output goes to a file: a pipe would be
@@ -169,6 +170,9 @@ func (h *helper) kill() {
 		}
 	}
 	h.log.Close()
+	if h.clear != nil {
+		h.clear()
+	}
 }
 
 // alive gives an error with the helper's last words when it has ended.

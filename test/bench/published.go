@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -41,12 +43,12 @@ func publishedRows() []row {
 		for _, r := range []row{stream("up", loadSend, 1, bigMTU), stream("down", loadReceive, 1, bigMTU), connects(1), connects(16), roundTrip("tcp", loadEcho, "TCP")} {
 			r.published = how
 			r.name = p.name + "-" + r.name
-			metrics := make([]metric, len(r.metrics))
-			for i, m := range r.metrics {
-				m.title = p.title + ": " + m.title
-				metrics[i] = m
+			if strings.HasSuffix(r.name, "-tcp-up-1-65520") && p.external {
+				r.metrics = append(r.metrics, metric{key: "source_kept", title: "the server sees the client's address", unit: "1: yes", helpers: true, alone: true})
 			}
-			r.metrics = metrics
+			for i := range r.metrics {
+				r.metrics[i].title = p.title + ": " + r.metrics[i].title
+			}
 			rows = append(rows, r)
 		}
 	}
@@ -70,6 +72,17 @@ func (s *scene) publish(p *published) {
 			s.target = netip.MustParsePrefix(hostAddr).Addr()
 		}
 	}
+}
+
+// sourceKept is 1 when the guest's server sees the address of a client on the
+// host, else 0.
+func (t *traffic) sourceKept() float64 {
+	var a [4]byte
+	binary.BigEndian.PutUint32(a[:], t.page.client.Load())
+	if netip.AddrFrom4(a) == netip.MustParsePrefix(hostAddr).Addr() {
+		return 1
+	}
+	return 0
 }
 
 // serverPort is where servers listen; 0: the kernel chooses.

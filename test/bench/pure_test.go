@@ -8,9 +8,10 @@ import (
 )
 
 func TestParsePeers(t *testing.T) {
-	got, err := parsePeers("epiphyte, pasta-new=/opt/pasta --flag x,,veth")
+	got, err := parsePeers("epiphyte,rootlesskit-old=/usr/bin/rootlesskit, pasta-new=/opt/pasta --flag x,,veth")
 	want := []peer{
 		{Label: "epiphyte", Kind: kindOurs},
+		{Label: "rootlesskit-old", Kind: kindKit, Path: "/usr/bin/rootlesskit"},
 		{Label: "pasta-new", Kind: kindPasta, Path: "/opt/pasta", Args: []string{"--flag", "x"}},
 		{Label: "veth", Kind: kindVeth},
 	}
@@ -46,6 +47,21 @@ func TestSelectRows(t *testing.T) {
 	}
 	if _, err := selectRows(options{rows: "rtt-tcp,nosuch*"}); err == nil {
 		t.Error("a pattern without rows is accepted")
+	}
+}
+
+// TestPortDriverIsMeasuredByPublishedRowsAlone and has no column without them.
+func TestPortDriverIsMeasuredByPublishedRowsAlone(t *testing.T) {
+	kit := peer{Label: kindKit, Kind: kindKit}
+	for _, r := range allRows() {
+		if kit.takes(r) != strings.HasPrefix(r.name, "published") {
+			t.Errorf("%s: taken is %v", r.name, kit.takes(r))
+		}
+	}
+	b := &bench{rows: []row{stream("out", loadSend, 1, bigMTU)}, peers: []peer{{Label: kindOurs, Kind: kindOurs}, kit}}
+	var w strings.Builder
+	if b.table(&w); strings.Contains(w.String(), kindKit) {
+		t.Error(w.String())
 	}
 }
 

@@ -134,6 +134,9 @@ func stream(way, kind string, streams, mtu int) row {
 				return nil, err
 			}
 			v := values{"gbps": w.done * 8 / 1e9 / w.seconds}
+			if s.published != nil && s.published.external {
+				v["source_kept"] = t.sourceKept()
+			}
 			if w.done > 0 {
 				v["cpu_s_per_gb"] = w.cpu / (w.done / 1e9)
 			}

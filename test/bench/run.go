@@ -41,6 +41,9 @@ func run(ctx context.Context, e *harness.Env, o options, out outputs) error {
 	for i := range peers {
 		peers[i].find(e.Binary)
 	}
+	if err := subordinateIDs(); err != nil {
+		return err
+	}
 	b := &bench{env: e, options: o, peers: peers, rows: rows, begin: time.Now()}
 	for round := range o.rounds {
 		for i, r := range rows {
@@ -80,7 +83,7 @@ func (b *bench) measure(ctx context.Context, r row, round, turn int, log *os.Fil
 	for again := range times {
 		for i := range b.peers {
 			p := b.peers[(turn+again+i)%len(b.peers)]
-			if p.Missing != "" || r.helpers && p.ceiling() {
+			if p.Missing != "" || !p.takes(r) {
 				continue
 			}
 			s := sample{Time: time.Now().UTC(), Row: r.name, Round: round*times + again, Peer: p.Label, Version: p.Version}

@@ -55,7 +55,9 @@ func (b *bench) report() string {
 
 // table is one line per metric, one column per peer, and our ratio to each.
 func (b *bench) table(w *strings.Builder) {
-	peers := slices.DeleteFunc(slices.Clone(b.peers), func(p peer) bool { return p.Missing != "" })
+	peers := slices.DeleteFunc(slices.Clone(b.peers), func(p peer) bool {
+		return p.Missing != "" || !slices.ContainsFunc(b.rows, p.takes)
+	})
 	if len(peers) == 0 {
 		return
 	}
@@ -107,7 +109,7 @@ func compared(peers []peer) []peer {
 
 // cell is what a peer did: a figure, SKIP, or nothing where none is to be had.
 func (b *bench) cell(r row, m metric, p peer) string {
-	if p.ceiling() && (m.helpers || r.helpers) {
+	if !p.takes(r) || p.ceiling() && m.helpers {
 		return ""
 	}
 	f := figures(b.samples, r.name, p.Label, m.key)
