@@ -75,6 +75,15 @@ func sleep(ns int64) {
 	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&ts)), 0, 0)
 }
 
+// monotonic is the clock that all processes share, in ns.
+func monotonic() int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return 0
+	}
+	return ts.Nano()
+}
+
 // failed names what a thread could not do.
 func failed(verb string, n int, e unix.Errno) error {
 	if e == 0 {

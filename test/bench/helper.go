@@ -19,6 +19,7 @@ import (
 // launch is how helpers of a kind are started.
 type launch struct {
 	hostAddr string // the guest's name for the host's loopback
+	resolver string // the guest's name for the host's resolver
 	// start starts a helper that dies with the runner, ready for traffic.
 	start func(context.Context, *scene) (*helper, error)
 	// startUp starts a helper in the way in which it can say itself that it is
@@ -93,7 +94,7 @@ func startSlirp(ctx context.Context, s *scene) (*helper, error) {
 // for and which costs it time.
 func pastaArgs(s *scene, more ...string) []string {
 	return slices.Concat([]string{"--config-net", "-4", "-q", "-I", tapName, "-m", strconv.Itoa(s.mtu),
-		"-t", s.pastaForward(), "-u", "none", "-T", "none", "-U", "none"}, more, s.peer.Args, []string{strconv.Itoa(s.guest.PID)})
+		"--dns-forward", pastaResolver, "-t", s.pastaForward(), "-u", "none", "-T", "none", "-U", "none"}, more, s.peer.Args, []string{strconv.Itoa(s.guest.PID)})
 }
 
 // startPasta keeps it in the foreground and watches the guest for its address:

@@ -21,7 +21,9 @@ type page struct {
 	sent   atomic.Uint64 // UDP packets sent
 	timed  atomic.Uint64 // operations timed: entries of delays that hold
 	client atomic.Uint32 // IPv4 address of the last client accepted, as the server sees it
-	_      [28]byte
+	_      [4]byte
+	first  atomic.Int64 // when the first byte came back, by [monotonic]
+	_      [16]byte
 
 	done   [maxThreads]counter // bytes, packets or operations, by thread
 	delays [maxDelays]uint32   // of operations, nanoseconds

@@ -42,9 +42,9 @@ func (p peer) ceiling() bool { return p.Kind == kindVeth || p.Kind == kindLoopba
 func (p peer) launch() launch {
 	switch p.Kind {
 	case kindOurs, kindSlirp:
-		return launch{hostAddr: slirpGateway, start: startSlirp, startUp: startSlirp}
+		return launch{hostAddr: slirpGateway, resolver: slirpResolver, start: startSlirp, startUp: startSlirp}
 	case kindPasta:
-		return launch{hostAddr: hostGateway, start: startPasta, startUp: startPastaDaemon}
+		return launch{hostAddr: hostGateway, resolver: pastaResolver, start: startPasta, startUp: startPastaDaemon}
 	case kindKit:
 		return launch{start: startKit}
 	}

@@ -60,7 +60,10 @@ func (s *scene) publish(p *published) {
 	how := *p
 	s.published = &how
 	s.client, s.servers = s.host, s.guest.NetNS
-	s.server = netip.IPv4Unspecified()
+	s.server, s.port = netip.IPv4Unspecified(), guestPort
+	if !s.peer.ceiling() {
+		s.targetPort = publishedPort
+	}
 	switch s.peer.Kind {
 	case kindLoopback:
 		s.servers = s.host
@@ -83,14 +86,6 @@ func (t *traffic) sourceKept() float64 {
 		return 1
 	}
 	return 0
-}
-
-// serverPort is where servers listen; 0: the kernel chooses.
-func (s *scene) serverPort() int {
-	if s.published == nil {
-		return 0
-	}
-	return guestPort
 }
 
 // publishArgs make a helper with slirp4netns's command line publish the port,

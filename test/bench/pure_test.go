@@ -11,7 +11,7 @@ func TestParsePeers(t *testing.T) {
 	got, err := parsePeers("epiphyte,rootlesskit-old=/usr/bin/rootlesskit, pasta-new=/opt/pasta --flag x,,veth")
 	want := []peer{
 		{Label: "epiphyte", Kind: kindOurs},
-		{Label: "rootlesskit-old", Kind: kindKit, Path: "/usr/bin/rootlesskit"},
+		{Label: "rootlesskit-old", Kind: kindKit, Path: "/usr/bin/rootlesskit", Args: []string{}},
 		{Label: "pasta-new", Kind: kindPasta, Path: "/opt/pasta", Args: []string{"--flag", "x"}},
 		{Label: "veth", Kind: kindVeth},
 	}

@@ -21,6 +21,7 @@ type row struct {
 	run     func(context.Context, *scene, time.Duration) (values, error)
 
 	published *published // the server is in the guest; nil: on the host
+	dns       bool       // the server is the host's resolver
 }
 
 // values of one sample, by [metric.key].
@@ -41,6 +42,7 @@ type metric struct {
 const (
 	chunk   = 128 << 10 // bytes of a write or a read of a stream, as iperf3's
 	bigMTU  = 65520     // the largest that helpers agree on
+	jumboMT = 9000
 	etherMT = 1500
 	settle  = 300 * time.Millisecond // slow start and the growth of buffers
 )
@@ -48,7 +50,7 @@ const (
 // allRows in the order of the table.
 func allRows() []row {
 	var rows []row
-	for _, mtu := range []int{bigMTU, etherMT} {
+	for _, mtu := range []int{bigMTU, jumboMT, etherMT} {
 		for _, streams := range []int{1, 4, 16} {
 			rows = append(rows, stream("out", loadSend, streams, mtu), stream("in", loadReceive, streams, mtu))
 		}
@@ -60,8 +62,9 @@ func allRows() []row {
 	for _, size := range []int{1400, 64} {
 		rows = append(rows, packets(size), flood(size))
 	}
+	rows = append(rows, packets(512), packets(8000), bursts(), queries("dns-one", loadDNS, "by one socket"), queries("dns-fresh", loadDNSFresh, "by a new socket each"))
 	rows = append(rows, publishedRows()...)
-	rows = append(rows, startUp(), idle())
+	rows = append(rows, startUp(), firstByte(), idle(), busy("out", loadSend), busy("in", loadReceive))
 	for _, n := range []int{1000, 5000, 9000} {
 		rows = append(rows, hold(n))
 	}
@@ -107,7 +110,7 @@ func listRows(w io.Writer) {
 			if i > 0 {
 				name = ""
 			}
-			fmt.Fprintf(w, "%-20s %s, %s%s\n", name, m.title, m.unit, note)
+			fmt.Fprintf(w, "%-32s %s, %s%s\n", name, m.title, m.unit, note)
 		}
 	}
 }
@@ -118,7 +121,7 @@ func stream(way, kind string, streams, mtu int) row {
 	return row{
 		name:  fmt.Sprintf("tcp-%s-%d-%d", way, streams, mtu),
 		mtu:   mtu,
-		extra: streams > 4,
+		extra: streams > 4 || mtu == jumboMT,
 		metrics: []metric{
 			{key: "gbps", title: title, unit: "Gbit/s", digits: 1},
 			{key: "cpu_s_per_gb", title: title, unit: "helper CPU s/GB", lower: true, digits: 2, helpers: true},
@@ -195,15 +198,7 @@ func connects(parallel int) row {
 				return nil, err
 			}
 			defer t.close()
-			w, err := t.window(ctx, settle/3, window)
-			if err != nil {
-				return nil, err
-			}
-			v := values{"per_s": w.done / w.seconds, "errors": float64(t.errors.Load())}
-			if w.done > 0 {
-				v["cpu_us_per_op"] = w.cpu * 1e6 / w.done
-			}
-			return v, nil
+			return t.operations(ctx, window)
 		},
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -41,7 +42,7 @@ func run(ctx context.Context, e *harness.Env, o options, out outputs) error {
 	for i := range peers {
 		peers[i].find(e.Binary)
 	}
-	if err := subordinateIDs(); err != nil {
+	if err := errors.Join(subordinateIDs(), nameResolver()); err != nil {
 		return err
 	}
 	b := &bench{env: e, options: o, peers: peers, rows: rows, begin: time.Now()}
@@ -119,6 +120,9 @@ func (b *bench) one(ctx context.Context, r row, p peer) (values, error) {
 	defer s.close()
 	if r.published != nil {
 		s.publish(r.published)
+	}
+	if r.dns {
+		s.resolve()
 	}
 	if r.starts == 0 {
 		if err := s.start(ctx); err != nil {

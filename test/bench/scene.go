@@ -14,11 +14,13 @@ import (
 
 // Addresses of a scene, from ranges reserved for documentation (RFC 5737).
 const (
-	hostAddr     = "192.0.2.1/24"
-	hostGateway  = "192.0.2.254" // what pasta offers its guest as the host
-	slirpGateway = "10.0.2.2"    // what slirp4netns and we offer
-	vethHost     = "198.51.100.1/24"
-	vethGuest    = "198.51.100.2/24"
+	hostAddr      = "192.0.2.1/24"
+	hostGateway   = "192.0.2.254" // what pasta offers its guest as the host
+	slirpGateway  = "10.0.2.2"    // what slirp4netns and we offer
+	slirpResolver = "10.0.2.3"
+	pastaResolver = "192.0.2.253"
+	vethHost      = "198.51.100.1/24"
+	vethGuest     = "198.51.100.2/24"
 )
 
 // scene is what one sample is measured in: a host, a guest, a helper.
@@ -32,7 +34,10 @@ type scene struct {
 
 	client *harness.NetNS // where clients run
 	server netip.Addr     // where servers listen, on the host
+	port   uint16         // their port; 0: one that the kernel chooses
 	target netip.Addr     // what a client connects to, to reach the server
+
+	targetPort uint16 // 0: the server's own
 
 	servers   *harness.NetNS // where servers run
 	published *published     // a port of the host leads to the server, in the guest; nil: none
