@@ -112,6 +112,9 @@ func startPasta(ctx context.Context, s *scene) (*helper, error) {
 	for {
 		_, err := s.guest.Address(tapName, unix.AF_INET)
 		if err == nil {
+			err = s.publishes()
+		}
+		if err == nil {
 			return h, nil
 		}
 		select {
@@ -218,6 +221,39 @@ func (h *helper) tree() []int {
 		}
 	}
 	return pids
+}
+
+// pin keeps what the helper runs, and will run, to the first n processors; 0: to
+// all. There may be no helper.
+func (h *helper) pin(n int) error {
+	if h == nil || n == 0 {
+		return nil
+	}
+	var all, some unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		return fmt.Errorf("read processors: %w", err)
+	}
+	for cpu := 0; some.Count() < min(n, all.Count()); cpu++ {
+		if all.IsSet(cpu) {
+			some.Set(cpu)
+		}
+	}
+	for _, pid := range h.tree() {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+		if err != nil {
+			return err
+		}
+		for _, task := range tasks {
+			tid, err := strconv.Atoi(filepath.Base(task))
+			if err != nil {
+				return err
+			}
+			if err := unix.SchedSetaffinity(tid, &some); err != nil && err != unix.ESRCH {
+				return fmt.Errorf("keep helper to %d processors: %w", n, err)
+			}
+		}
+	}
+	return nil
 }
 
 // cpu is the time that the helper has spent on a processor so far.

@@ -85,19 +85,12 @@ func newKit(s *scene, dir string) (*helper, error) {
 func (h *helper) kitGuest(ctx context.Context, s *scene, state string) (*harness.NetNS, error) {
 	ctx, cancel := context.WithTimeout(ctx, defaultPatience)
 	defer cancel()
-	for {
-		listening, err := listens(s.host, publishedPort)
-		if err != nil {
-			return nil, err
+	for err := s.publishes(); err != nil; err = s.publishes() {
+		if dead := h.alive(); dead != nil {
+			return nil, dead
 		}
-		if listening {
-			break
-		}
-		if err := h.alive(); err != nil {
-			return nil, err
-		}
-		if err := pause(ctx, 5*time.Millisecond); err != nil {
-			return nil, err
+		if late := pause(ctx, 5*time.Millisecond); late != nil {
+			return nil, errors.Join(err, late)
 		}
 	}
 	text, err := os.ReadFile(filepath.Join(state, "child_pid"))
@@ -113,26 +106,6 @@ func (h *helper) kitGuest(ctx context.Context, s *scene, state string) (*harness
 		return nil, err
 	}
 	return guest, guest.Sysctl("net/ipv4/tcp_congestion_control", "reno")
-}
-
-// listens tells whether there is a listening TCP socket, without connecting to it.
-func listens(ns *harness.NetNS, port uint16) (found bool, err error) {
-	err = ns.Do(func() error {
-		for _, table := range []string{"tcp", "tcp6"} {
-			text, err := os.ReadFile("/proc/thread-self/net/" + table)
-			if err != nil {
-				return err
-			}
-			for line := range strings.Lines(string(text)) {
-				f := strings.Fields(line)
-				if len(f) > 3 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) && f[3] == "0A" {
-					found = true
-				}
-			}
-		}
-		return nil
-	})
-	return found, err
 }
 
 // subordinateIDs gives the runner's uid subordinate ones on paper, which

@@ -20,6 +20,9 @@ const (
 
 const defaultPeers = kindOurs + "," + kindSlirp + "," + kindPasta + "," + kindKit + "," + kindVeth + "," + kindLoopback
 
+// quickPeers are those that recorded floors are set against.
+const quickPeers = kindOurs + "," + kindSlirp + "," + kindPasta
+
 // peer is one of the things measured beside each other.
 type peer struct {
 	Label   string   // its column: the kind, or kind-label as given

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"epiphyte/test/harness"
 )
 
 const (
@@ -136,6 +138,38 @@ func (s *scene) addForward(ctx context.Context) error {
 		return fmt.Errorf("add_hostfwd: %s", reply.Error)
 	}
 	return nil
+}
+
+// publishes gives an error while the port is not there, if there is to be one.
+func (s *scene) publishes() error {
+	if s.published == nil {
+		return nil
+	}
+	found, err := listens(s.host, publishedPort)
+	if err == nil && !found {
+		err = fmt.Errorf("nobody listens on port %d", publishedPort)
+	}
+	return err
+}
+
+// listens tells whether there is a listening TCP socket, without connecting to it.
+func listens(ns *harness.NetNS, port uint16) (found bool, err error) {
+	err = ns.Do(func() error {
+		for _, table := range []string{"tcp", "tcp6"} {
+			text, err := os.ReadFile("/proc/thread-self/net/" + table)
+			if err != nil {
+				return err
+			}
+			for line := range strings.Lines(string(text)) {
+				f := strings.Fields(line)
+				if len(f) > 3 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) && f[3] == "0A" {
+					found = true
+				}
+			}
+		}
+		return nil
+	})
+	return found, err
 }
 
 // pastaForward is the value of pasta's -t.

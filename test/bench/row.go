@@ -22,6 +22,7 @@ type row struct {
 
 	published *published // the server is in the guest; nil: on the host
 	dns       bool       // the server is the host's resolver
+	cpus      int        // processors that the helper is kept to; 0: all
 }
 
 // values of one sample, by [metric.key].
@@ -68,15 +69,40 @@ func allRows() []row {
 	for _, n := range []int{1000, 5000, 9000} {
 		rows = append(rows, hold(n))
 	}
+	rows = append(rows, coreRows()...)
 	for _, streams := range []int{1, 4} {
 		rows = append(rows, iperf("out", streams), iperf("in", streams, "-R"))
 	}
 	return rows
 }
 
-// selectRows picks rows by the patterns asked for, in the order of the table.
+// groups are names for rows that are measured for one purpose.
+func groups() map[string][]string {
+	g := map[string][]string{}
+	for _, x := range goals() {
+		g["goals"] = append(g["goals"], x.row)
+	}
+	for _, x := range floors() {
+		g["floors"] = append(g["floors"], x.row)
+	}
+	for _, x := range growths() {
+		for _, p := range x.points {
+			g["growth"] = append(g["growth"], p.row)
+		}
+	}
+	return g
+}
+
+// selectRows picks rows by the patterns and groups asked for, in the order of the table.
 func selectRows(o options) ([]row, error) {
-	patterns := strings.FieldsFunc(o.rows, func(r rune) bool { return r == ',' || r == ' ' })
+	var patterns []string
+	for _, p := range strings.FieldsFunc(o.rows, func(r rune) bool { return r == ',' || r == ' ' }) {
+		if members := groups()[p]; members != nil {
+			patterns = append(patterns, members...)
+		} else {
+			patterns = append(patterns, p)
+		}
+	}
 	used := make([]bool, len(patterns))
 	rows := slices.DeleteFunc(allRows(), func(r row) bool {
 		if len(patterns) == 0 {

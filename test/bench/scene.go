@@ -87,6 +87,16 @@ func newScene(e *harness.Env, p peer, mtu int) (s *scene, err error) {
 	return s, err
 }
 
+// arrange puts client and server where a row wants them.
+func (s *scene) arrange(r row) {
+	if r.published != nil {
+		s.publish(r.published)
+	}
+	if r.dns {
+		s.resolve()
+	}
+}
+
 // start starts the helper and waits until it is ready.
 func (s *scene) start(ctx context.Context) (err error) {
 	if !s.peer.ceiling() {

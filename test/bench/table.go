@@ -49,6 +49,12 @@ func (b *bench) report() string {
 	}
 	w.WriteString("\nMedian (lowest–highest). ↓: lower is better. `x/y`: the median of ratios taken round by round.\n\n")
 	b.table(&w)
+	if b.options.quick {
+		verdictTable(&w, "Recorded floors", b.judge(floors()))
+	} else {
+		verdictTable(&w, "Goals", b.judge(goals()))
+		b.growthTables(&w)
+	}
 	b.failures(&w)
 	return w.String()
 }
