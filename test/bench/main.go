@@ -24,6 +24,7 @@ type options struct {
 	quick       bool
 	jsonPath    string
 	docPath     string
+	from        string // samples to report instead of measuring
 }
 
 func main() {
@@ -38,6 +39,13 @@ func main() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(2)
+	}
+	if o.from != "" {
+		if err := replay(o, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
 	}
 	svg, err := openOutputs(o)
 	if err != nil {
@@ -97,6 +105,7 @@ func parse(args []string, getenv func(string) string) (options, error) {
 	fs.BoolVar(&o.quick, "quick", o.quick, "a few rows in short windows, and an error if a ratio is below its recorded floor")
 	fs.StringVar(&o.jsonPath, "json", getenv("JSON"), "append one JSON line per sample to `file`")
 	fs.StringVar(&o.docPath, "write", getenv("WRITE"), "replace the generated section of the markdown `file`")
+	fs.StringVar(&o.from, "from", getenv("FROM"), "measure nothing, and report the samples that -json has put into `file`")
 	list := fs.Bool("list", false, "list the rows and exit")
 	if err := fs.Parse(args); err != nil {
 		return o, err

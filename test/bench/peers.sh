@@ -54,7 +54,7 @@ packages() {
 	private() {
 		apt-get -qq -o Dir::State="$apt" -o Dir::State::lists="$apt/lists" -o Dir::State::status="$apt/status" \
 			-o Dir::Cache="$apt" -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$apt/etc" \
-			-o APT::Sandbox::User="$(id -un)" -o Debug::NoLocking=true "$@" </dev/null >/dev/null
+			-o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o APT::Sandbox::User="$(id -un)" -o Debug::NoLocking=true "$@" </dev/null >/dev/null
 	}
 	private update
 	private install -y --no-install-recommends --download-only slirp4netns passt
@@ -77,13 +77,16 @@ packages() {
 	done
 }
 
-# want NAME: fetched unless that was tried within a week. In a shell of its own,
+# want NAME TITLE: fetched unless that was done within a week. In a shell of its own,
 # since set -e does not hold within a condition.
 want() {
 	fresh ".$1" && return
 	echo "fetching the newest $2 for the benchmarks"
-	sh "$0" "fetch-$1" 2>"$dir/$1.log" || echo "cannot fetch the newest $2 ($(tail -n 1 "$dir/$1.log")): the machine's own is measured"
-	touch "$dir/.$1"
+	if sh "$0" "fetch-$1" 2>"$dir/$1.log"; then
+		touch "$dir/.$1"
+	else
+		echo "cannot fetch the newest $2 ($(tail -n 1 "$dir/$1.log")): the machine's own is measured"
+	fi
 }
 
 case ${1-} in

@@ -111,6 +111,8 @@ type bench struct {
 	rows    []row
 	begin   time.Time
 	samples []sample
+
+	recorded bool // by earlier runs
 }
 
 // measure takes the samples of a row in a round, one peer after the other,

@@ -34,9 +34,12 @@ func replaceSection(doc, section string) (string, error) {
 // report is the table of a run with what is needed to judge it.
 func (b *bench) report() string {
 	var w strings.Builder
-	fmt.Fprintf(&w, "%s; %s, %v a sample, %v in all; %d CPUs (%s), Linux %s, %s; congestion control reno on both sides.\n\n",
-		b.begin.UTC().Format("2006-01-02"), plural(b.options.rounds, "round"), b.options.window,
-		time.Since(b.begin).Round(time.Second), runtime.NumCPU(), cpuModel(), kernel(), runtime.Version())
+	how := "recorded samples"
+	if !b.recorded {
+		how = fmt.Sprintf("%s, %v a sample, %v in all", plural(b.options.rounds, "round"), b.options.window, time.Since(b.begin).Round(time.Second))
+	}
+	fmt.Fprintf(&w, "%s; %s; %d CPUs (%s), Linux %s, %s; congestion control reno on both sides.\n\n",
+		b.begin.UTC().Format("2006-01-02"), how, runtime.NumCPU(), cpuModel(), kernel(), runtime.Version())
 	for _, p := range b.peers {
 		switch {
 		case p.Missing != "":
