@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"sync"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,24 +27,12 @@ func answer(q []byte) []byte {
 
 // serveDNS answers every query by the same address.
 func serveDNS(load, *page, int) error {
-	b := make([]byte, 1<<12)
-	var from unix.RawSockaddrAny
-	for {
-		size := uint32(unix.SizeofSockaddrAny)
-		n, e := raw6(unix.SYS_RECVFROM, socketFD, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0,
-			uintptr(unsafe.Pointer(&from)), uintptr(unsafe.Pointer(&size)))
-		if e != 0 {
-			return failed("receive", n, e)
+	return serveUDP(func(b []byte) []byte {
+		if len(b) < len(query(0)) {
+			return nil
 		}
-		if n < len(query(0)) {
-			continue
-		}
-		a := answer(b[:len(query(0))])
-		if n, e = raw6(unix.SYS_SENDTO, socketFD, uintptr(unsafe.Pointer(&a[0])), uintptr(len(a)), 0,
-			uintptr(unsafe.Pointer(&from)), uintptr(size)); e != 0 {
-			return failed("send", n, e)
-		}
-	}
+		return answer(b[:len(query(0))])
+	})
 }
 
 // newDNSClient is a client whose threads share a socket: whichever reads first

@@ -10,6 +10,11 @@ import (
 
 // serveEchoUDP answers whoever asks, so its socket is not connected.
 func serveEchoUDP(_ load, _ *page, _ int) error {
+	return serveUDP(func(b []byte) []byte { return b })
+}
+
+// serveUDP sends to whoever sends a datagram what reply makes of it, if anything.
+func serveUDP(reply func([]byte) []byte) error {
 	b := make([]byte, 1<<16)
 	var from unix.RawSockaddrAny
 	for {
@@ -19,7 +24,11 @@ func serveEchoUDP(_ load, _ *page, _ int) error {
 		if e != 0 {
 			return failed("receive", n, e)
 		}
-		if n, e = raw6(unix.SYS_SENDTO, socketFD, uintptr(unsafe.Pointer(&b[0])), uintptr(n), 0,
+		a := reply(b[:n])
+		if len(a) == 0 {
+			continue
+		}
+		if n, e = raw6(unix.SYS_SENDTO, socketFD, uintptr(unsafe.Pointer(&a[0])), uintptr(len(a)), 0,
 			uintptr(unsafe.Pointer(&from)), uintptr(size)); e != 0 {
 			return failed("send", n, e)
 		}
