@@ -22,25 +22,25 @@ const kitUser = "bench"
 
 // startKit starts RootlessKit with its builtin port driver. The guest is one
 // that it makes itself, with nothing but lo where its version allows: its port
-// driver reaches servers by the guest's loopback, whatever the network. From version 3 on it keeps
-// the client's address of TCP, by nft(8) or iptables(8).
+// driver reaches servers by the guest's loopback, whatever the network. From
+// version 3 on it keeps the client's address of TCP, by nft(8) or iptables(8).
 func startKit(ctx context.Context, s *scene) (*helper, error) {
 	dir, err := os.MkdirTemp("", "kit-")
 	if err != nil {
 		return nil, err
 	}
-	clear := func() { os.RemoveAll(dir) }
+	tidy := func() { os.RemoveAll(dir) }
 	h, err := newKit(s, dir)
 	if err != nil {
-		clear()
+		tidy()
 		return nil, err
 	}
 	if err := s.host.Start(h.cmd); err != nil {
 		h.log.Close()
-		clear()
+		tidy()
 		return nil, fmt.Errorf("start %s: %w", s.peer.Label, err)
 	}
-	h.pid, h.clear = h.cmd.Process.Pid, clear
+	h.pid, h.clear = h.cmd.Process.Pid, tidy
 	guest, err := h.kitGuest(ctx, s, filepath.Join(dir, "state"))
 	if err != nil {
 		defer h.kill()
@@ -49,7 +49,7 @@ func startKit(ctx context.Context, s *scene) (*helper, error) {
 	s.servers = guest
 	h.clear = func() {
 		guest.Close()
-		clear()
+		tidy()
 	}
 	return h, nil
 }
@@ -105,7 +105,11 @@ func (h *helper) kitGuest(ctx context.Context, s *scene, state string) (*harness
 	if err != nil {
 		return nil, err
 	}
-	return guest, guest.Sysctl("net/ipv4/tcp_congestion_control", "reno")
+	if err := guest.Sysctl("net/ipv4/tcp_congestion_control", "reno"); err != nil {
+		guest.Close()
+		return nil, err
+	}
+	return guest, nil
 }
 
 // subordinateIDs gives the runner's uid subordinate ones on paper, which

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -44,6 +45,9 @@ func TestSelectRows(t *testing.T) {
 		if name == "connect-64" || strings.HasPrefix(name, "iperf3") {
 			t.Errorf("%s is measured unasked", name)
 		}
+	}
+	if got := names("growth"); !slices.Contains(got, "hold-9000") || slices.Contains(got, "idle") {
+		t.Errorf("growth is %v", got)
 	}
 	if _, err := selectRows(options{rows: "rtt-tcp,nosuch*"}); err == nil {
 		t.Error("a pattern without rows is accepted")
