@@ -76,8 +76,8 @@ func coreRows() []row {
 	return rows
 }
 
-// growthTables are one per growth of which the run has measured two sizes, with
-// the sizes side by side.
+// growthTables are one per growth that the run has measured, with the sizes side
+// by side.
 func (b *bench) growthTables(w *strings.Builder) {
 	heading := "\n### How cost grows\n"
 	for _, g := range growths() {
@@ -105,8 +105,14 @@ func (b *bench) growthTables(w *strings.Builder) {
 	}
 }
 
-// grown gives the figures of each peer that has some, at each size.
+// grown gives the figures of each peer that has some, at each size; none unless
+// every size is in the run.
 func (b *bench) grown(g growth) (names []string, lines [][]summary) {
+	for _, at := range g.points {
+		if !slices.ContainsFunc(b.rows, func(r row) bool { return r.name == at.row }) {
+			return nil, nil
+		}
+	}
 	for _, p := range b.peers {
 		var line []summary
 		measured := 0

@@ -61,18 +61,20 @@ func TestPicturesAndTablesOfARun(t *testing.T) {
 	b := measured(t, []string{kindOurs, kindVeth}, map[string]map[string][]float64{
 		"hold-1000 growth_mb": {kindOurs: {8}},
 		"hold-5000 growth_mb": {kindOurs: {33, 35}},
+		"hold-9000 growth_mb": {},
 		"dns-one per_s":       {kindOurs: {1000}, kindVeth: {2000}},
-		"connect-1 per_s":     {},
+		"connect-1 per_s":     {kindOurs: {10}},
+		"connect-16 per_s":    {kindOurs: {20}},
 	})
 	drawn := b.pictures()
 	for name, svg := range drawn {
 		elements(t, svg)
-		if name != "dns" && name != "growth-connections-memory" {
+		if name != "dns" && name != "connections" && name != "growth-connections-memory" {
 			t.Errorf("%s is drawn", name)
 		}
 	}
 	if got, want := pictureLinks(drawn, "docs/performance.md"),
-		"\n### Plots\n\n![dns](performance/dns.svg)\n![growth-connections-memory](performance/growth-connections-memory.svg)\n"; got != want {
+		"\n### Plots\n\n![connections](performance/connections.svg)\n![dns](performance/dns.svg)\n![growth-connections-memory](performance/growth-connections-memory.svg)\n"; got != want {
 		t.Error(got)
 	}
 	var w strings.Builder
