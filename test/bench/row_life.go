@@ -13,7 +13,7 @@ const starts = 20
 // startUp is the time from exec to ready, said by the helper in its own way.
 func startUp() row {
 	return row{
-		name: "start", mtu: bigMTU, helpers: true, starts: starts,
+		name: "start", mtu: bigMTU, helpers: true, samples: starts, starts: true,
 		metrics: []metric{{key: "ms", title: "exec to ready", unit: "ms", lower: true, digits: 1}},
 		run: func(ctx context.Context, s *scene, _ time.Duration) (_ values, err error) {
 			if s.helper, err = s.peer.launch().startUp(ctx, s); err != nil {
@@ -28,7 +28,7 @@ func startUp() row {
 // Its client has been trying all the time, so it is a row of its own.
 func firstByte() row {
 	return row{
-		name: "start-byte", mtu: bigMTU, helpers: true, starts: starts,
+		name: "start-byte", mtu: bigMTU, helpers: true, samples: starts, starts: true,
 		metrics: []metric{{key: "ms", title: "exec to first byte", unit: "ms", lower: true, digits: 1}},
 		run: func(ctx context.Context, s *scene, _ time.Duration) (_ values, err error) {
 			t, err := s.newTraffic(ctx, load{Kind: loadFirst, Threads: 1})

@@ -119,8 +119,8 @@ type bench struct {
 // starting with peer turn.
 func (b *bench) measure(ctx context.Context, r row, round, turn int, log *os.File) error {
 	times := 1
-	if r.starts > 0 {
-		times = (r.starts + b.options.rounds - 1) / b.options.rounds
+	if r.samples > 0 {
+		times = (r.samples + b.options.rounds - 1) / b.options.rounds
 	}
 	for again := range times {
 		for i := range b.peers {
@@ -160,7 +160,7 @@ func (b *bench) one(ctx context.Context, r row, p peer) (values, error) {
 	}
 	defer s.close()
 	s.arrange(r)
-	if r.starts == 0 {
+	if !r.starts {
 		if err := s.start(ctx); err != nil {
 			return nil, err
 		}
