@@ -229,6 +229,11 @@ func (h *helper) pin(n int) error {
 	if h == nil || n == 0 {
 		return nil
 	}
+	return pin(h.tree(), n)
+}
+
+// pin keeps processes to the first n processors.
+func pin(pids []int, n int) error {
 	var all, some unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &all); err != nil {
 		return fmt.Errorf("read processors: %w", err)
@@ -238,7 +243,7 @@ func (h *helper) pin(n int) error {
 			some.Set(cpu)
 		}
 	}
-	for _, pid := range h.tree() {
+	for _, pid := range pids {
 		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
 		if err != nil {
 			return err
@@ -249,7 +254,7 @@ func (h *helper) pin(n int) error {
 				return err
 			}
 			if err := unix.SchedSetaffinity(tid, &some); err != nil && err != unix.ESRCH {
-				return fmt.Errorf("keep helper to %d processors: %w", n, err)
+				return fmt.Errorf("keep process %d to %d processors: %w", pid, n, err)
 			}
 		}
 	}

@@ -42,7 +42,7 @@ func publishedRows() []row {
 		{"published-stack", "Published port by the host's address, our stack path", published{mode: "stack", external: true}},
 	} {
 		how := &p.published
-		for _, r := range []row{stream("up", loadSend, 1, bigMTU), stream("down", loadReceive, 1, bigMTU), connects(1), connects(16), roundTrip("tcp", loadEcho, "TCP")} {
+		for _, r := range []row{stream("up", loadSend, 1, bigMTU), stream("down", loadReceive, 1, bigMTU), connects(1), connects(16), roundTrip("tcp", loadEcho, "TCP", false)} {
 			r.published = how
 			r.name = p.name + "-" + r.name
 			if strings.HasSuffix(r.name, "-tcp-up-1-65520") && p.external {

@@ -58,7 +58,8 @@ func allRows() []row {
 		}
 	}
 	rows = append(rows, stream("out", loadSend, 1, jumboMT), stream("in", loadReceive, 1, jumboMT))
-	rows = append(rows, roundTrip("tcp", loadEcho, "TCP"), roundTrip("udp", loadEchoUDP, "UDP"))
+	rows = append(rows, roundTrip("tcp", loadEcho, "TCP", false), roundTrip("udp", loadEchoUDP, "UDP", false))
+	rows = append(rows, roundTrip("tcp-pinned", loadEcho, "TCP on one processor:", true), roundTrip("udp-pinned", loadEchoUDP, "UDP on one processor:", true))
 	for _, parallel := range []int{1, 16, 64} {
 		rows = append(rows, connects(parallel))
 	}
@@ -176,8 +177,9 @@ func stream(way, kind string, streams, mtu int) row {
 	}
 }
 
-// roundTrip is one byte to and fro, again and again.
-func roundTrip(name, kind, title string) row {
+// roundTrip is one byte to and fro, again and again. With all three processes
+// together, what is measured is work and the change from one to the next alone.
+func roundTrip(name, kind, title string, together bool) row {
 	return row{
 		name: "rtt-" + name,
 		mtu:  bigMTU,
@@ -196,6 +198,11 @@ func roundTrip(name, kind, title string) row {
 				return nil, err
 			}
 			defer t.close()
+			if together {
+				if err := t.together(); err != nil {
+					return nil, err
+				}
+			}
 			w, err := t.window(ctx, settle/3, window/3)
 			if err != nil {
 				return nil, err

@@ -155,6 +155,11 @@ func (t *traffic) wait(ctx context.Context, f func() bool) error {
 	return nil
 }
 
+// together puts client, helper and server on one processor.
+func (t *traffic) together() error {
+	return errors.Join(t.scene.helper.pin(1), pin([]int{t.client.cmd.Process.Pid, t.server.cmd.Process.Pid}, 1))
+}
+
 func (t *traffic) close() {
 	for _, g := range []*process{t.client, t.server} {
 		if g != nil {
