@@ -15,14 +15,14 @@ func floors() []goal {
 		title: "TCP out, CPU s per GB", row: "tcp-out-1-65520", key: "cpu_s_per_gb", against: slirp, floor: 0.9, lower: true,
 		why: "medians 0.58-0.67; a copy or a hand-off more for each byte",
 	}, {
-		title: "TCP in", row: "tcp-in-1-65520", key: "gbps", against: slirp, floor: 1.8,
-		why: "medians 2.58-3.12; segments handed between threads, small writes to the TAP",
+		title: "TCP in", row: "tcp-in-1-65520", key: "gbps", against: slirp, floor: 1.5,
+		why: "medians 2.21-3.12; segments handed between threads, small writes to the TAP",
 	}, {
 		title: "TCP in, CPU s per GB", row: "tcp-in-1-65520", key: "cpu_s_per_gb", against: slirp, floor: 0.9, lower: true,
-		why: "medians 0.58-0.68; a copy or a hand-off more for each byte",
+		why: "medians 0.58-0.72; a copy or a hand-off more for each byte",
 	}, {
 		title: "TCP in, CPU s per GB", row: "tcp-in-1-65520", key: "cpu_s_per_gb", against: pasta, floor: 1.6, lower: true,
-		why: "medians 1.06-1.14; the same, where slirp4netns got slower too",
+		why: "medians 1.06-1.32; the same, where slirp4netns got slower too",
 	}, {
 		title: "TCP out, MTU 1500", row: "tcp-out-1-1500", key: "gbps", against: slirp, floor: 6,
 		why: "medians 12.7-16.0; without offloads of the TAP it is about 1",
@@ -30,11 +30,11 @@ func floors() []goal {
 		title: "TCP out, MTU 1500, CPU s per GB", row: "tcp-out-1-1500", key: "cpu_s_per_gb", against: slirp, floor: 0.15, lower: true,
 		why: "medians 0.06-0.08; without offloads of the TAP it is about 1",
 	}, {
-		title: "TCP round trip, p50", row: "rtt-tcp", key: "p50_us", against: slirp, floor: 2.2, lower: true,
-		why: "medians 1.06-1.28, on a taken processor 1.59; another thread woken on the way",
+		title: "TCP round trip, p50", row: "rtt-tcp-pinned", key: "p50_us", against: slirp, floor: 2.2, lower: true,
+		why: "median 1.59 of one run, samples of 24-26 against 15-20 µs; another thread woken on the way",
 	}, {
-		title: "TCP round trip, CPU", row: "rtt-tcp", key: "cpu_us_per_op", against: slirp, floor: 2.4, lower: true,
-		why: "medians 1.16-1.29, on a taken processor 1.86; system calls added to a small packet",
+		title: "TCP round trip, CPU", row: "rtt-tcp-pinned", key: "cpu_us_per_op", against: slirp, floor: 2.4, lower: true,
+		why: "median 1.74 of one run; system calls added to a small packet",
 	}, {
 		title: "connections per second", row: "connect-16", key: "per_s", against: slirp, floor: 0.5,
 		why: "medians 0.71-0.83; a handshake by a goroutine of its own",
