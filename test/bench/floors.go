@@ -31,10 +31,10 @@ func floors() []goal {
 		why: "medians 0.06-0.08; without offloads of the TAP it is about 1",
 	}, {
 		title: "TCP round trip, p50", row: "rtt-tcp-pinned", key: "p50_us", against: slirp, floor: 2.2, lower: true,
-		why: "median 1.59 of one run, samples of 24-26 against 15-20 µs; another thread woken on the way",
+		why: "medians 1.59, on a taken processor the same; another thread woken on the way",
 	}, {
 		title: "TCP round trip, CPU", row: "rtt-tcp-pinned", key: "cpu_us_per_op", against: slirp, floor: 2.4, lower: true,
-		why: "median 1.74 of one run; system calls added to a small packet",
+		why: "medians 1.74, on a taken processor 1.72; system calls added to a small packet",
 	}, {
 		title: "connections per second", row: "connect-16", key: "per_s", against: slirp, floor: 0.5,
 		why: "medians 0.71-0.83; a handshake by a goroutine of its own",

@@ -94,16 +94,16 @@ func TestGoalWithoutPeerOrOfAnotherRow(t *testing.T) {
 // failed, but not for a peer that has.
 func TestQuickFormFails(t *testing.T) {
 	b := measured(t, []string{kindOurs, kindSlirp, kindPasta}, map[string]map[string][]float64{
-		"tcp-out-1-65520 gbps": {kindOurs: {1}, kindSlirp: {10}},
-		"rtt-tcp p50_us":       {kindSlirp: {1}},
-		"idle rss_mb":          {kindOurs: {1000}},
+		"tcp-out-1-65520 gbps":  {kindOurs: {1}, kindSlirp: {10}},
+		"rtt-tcp-pinned p50_us": {kindSlirp: {1}},
+		"idle rss_mb":           {kindOurs: {1000}},
 	})
 	// What has no figure at all would hide what is tested here.
 	b.samples = append(b.samples,
 		sample{Row: "tcp-out-1-65520", Peer: kindOurs, Round: 1, Values: values{"cpu_s_per_gb": 0.1}})
 	got := strings.Split(names(b.below()), ", ")
 	slices.Sort(got)
-	if d := cmp.Diff([]string{"rtt-tcp", "tcp-out-1-65520"}, got); d != "" {
+	if d := cmp.Diff([]string{"rtt-tcp-pinned", "tcp-out-1-65520"}, got); d != "" {
 		t.Error(d)
 	}
 }
