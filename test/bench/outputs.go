@@ -78,7 +78,7 @@ func (out outputs) document(b *bench, section string) error {
 	if err := json.NewEncoder(out.svg).Encode(drawn); err != nil {
 		return fmt.Errorf("write pictures: %w", err)
 	}
-	return out.svg.Close()
+	return nil
 }
 
 // rewrite replaces the generated section of a document.

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -30,4 +33,31 @@ func TestRecordedRunsAreOne(t *testing.T) {
 			t.Errorf("%q is accepted", bad)
 		}
 	}
+}
+
+// TestReplayWritesDocumentAndPictures, and leaves the rest of the document.
+func TestReplayWritesDocumentAndPictures(t *testing.T) {
+	dir := t.TempDir()
+	doc, from := filepath.Join(dir, "speed.md"), filepath.Join(dir, "samples")
+	for path, text := range map[string]string{
+		doc:  "before\n" + markBegin + "\n" + markEnd + "\nafter\n",
+		from: `{"row":"dns-one","round":0,"peer":"epiphyte","values":{"per_s":20}}`,
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := replay(options{peers: defaultPeers, from: from, docPath: doc}, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(doc)
+	if err != nil || !strings.HasPrefix(string(text), "before\n") || !strings.HasSuffix(string(text), "after\n") ||
+		!strings.Contains(string(text), "![dns](speed/dns.svg)") {
+		t.Errorf("%s, %v", text, err)
+	}
+	svg, err := os.ReadFile(filepath.Join(dir, "speed", "dns.svg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	elements(t, string(svg))
 }
