@@ -29,7 +29,7 @@ lint:
 
 bench: build
 	@sh test/prepare.sh bench
-	EPIPHYTE=$(CURDIR)/bin/epiphyte $(GO) run ./test/bench
+	PATH="$$(sh test/bench/peers.sh where):$$PATH" EPIPHYTE=$(CURDIR)/bin/epiphyte $(GO) run ./test/bench
 
 # Real callers: HELPER names other helpers to give them, CHECKS a pattern.
 interop: build

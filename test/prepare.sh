@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes a machine ready for the end-to-end tests: the programs that users judge a
 # network by, and the TAP device node; with the word bench, for the benchmarks
-# too: the peers. What is missing is skipped, so nothing here is fatal.
+# too: the peers, the newest that can be had. What is missing is skipped, so nothing here is fatal.
 set -eu
 
 missing=
@@ -16,6 +16,8 @@ need nft nftables
 if [ "${1-}" = bench ]; then
 	need slirp4netns slirp4netns
 	need pasta passt
+	need nft nftables # RootlessKit keeps the client's address by it
+	need patchelf patchelf
 fi
 
 if [ -n "$missing" ]; then
@@ -38,4 +40,8 @@ if [ "$(id -u)" = 0 ]; then
 	fi
 elif ! [ -r $tun ] || ! [ -w $tun ]; then
 	echo "$tun is closed to this user: run 'chmod 666 $tun' as root"
+fi
+
+if [ "${1-}" = bench ]; then
+	sh "$(dirname "$0")/bench/peers.sh"
 fi

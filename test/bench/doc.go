@@ -2,7 +2,7 @@
 // without any helper, and prints a table of medians and ratios.
 //
 //	go run ./test/bench                       # everything, a few minutes
-//	go run ./test/bench -quick -rows 'tcp-*'  # a first impression
+//	go run ./test/bench -quick                # a few rows: is a ratio below its floor?
 //	make bench ROWS='rtt-*' PEERS='epiphyte,pasta=/opt/passt/pasta' ROUNDS=5
 //
 // # Theory of operation
@@ -37,6 +37,12 @@
 // Both sides run reno: a namespace inherits the machine's congestion control,
 // and a peer that cannot stand another one would be measured for that.
 //
+// RootlessKit makes its guest itself, so a scene with it (kit.go) has another one.
+//
+// What a run is held against is data: goals.go, and floors.go for the quick form;
+// verdict.go compares, growth.go shows what rises with the size of a workload,
+// plots.go and svg.go draw.
+//
 // What it does not do: nothing leaves the machine, no packet is lost or delayed
-// on purpose, and names are not resolved.
+// on purpose, and the one resolver is ours.
 package main

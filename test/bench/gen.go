@@ -26,6 +26,9 @@ const (
 	loadHold     = "hold"      // TCP, many connections that stay open, idle
 	loadEchoUDP  = "echo-udp"  // one datagram to and fro
 	loadFloodUDP = "flood-udp" // UDP, the client sends at the rate of the page
+	loadDNS      = "dns"       // queries, all threads by one socket
+	loadDNSFresh = "dns-fresh" // queries, a new socket for each
+	loadFirst    = "first"     // TCP, tries until a byte has gone to and fro
 )
 
 // load is what a pair of generators does.
@@ -35,6 +38,7 @@ type load struct {
 	Target  netip.AddrPort // what the client connects to
 	Threads int            // of the client; connections for loadHold
 	Size    int            // bytes of a write, of a read, of a datagram
+	Burst   int            // datagrams that one write leaves to the kernel to cut (UDP_SEGMENT); 0: none
 
 	// For the runner: the load has begun when ready connections have carried a
 	// byte, and has failed when they have not within patience.
@@ -57,7 +61,7 @@ func (l load) environment() ([]string, error) {
 // threads that the generator runs.
 func (l load) threads() int {
 	switch {
-	case l.Kind == loadHold:
+	case l.Kind == loadHold, l.Server && l.dns():
 		return 1
 	case l.Kind == loadConnect && l.Server:
 		// Each waits for its client to close, so as many again can accept.
@@ -65,6 +69,10 @@ func (l load) threads() int {
 	}
 	return l.Threads
 }
+
+func (l load) dns() bool { return l.Kind == loadDNS || l.Kind == loadDNSFresh }
+
+func (l load) udp() bool { return l.dns() || l.Kind == loadEchoUDP || l.Kind == loadFloodUDP }
 
 // generate runs a generator until it is killed or can do no more.
 func generate(spec string) error {
@@ -105,6 +113,9 @@ func servers() map[string]generator {
 		loadHold:     serveHold,
 		loadEchoUDP:  serveEchoUDP,
 		loadFloodUDP: serveSinkUDP,
+		loadDNS:      serveDNS,
+		loadDNSFresh: serveDNS,
+		loadFirst:    serveConnect,
 	}
 }
 
@@ -117,5 +128,8 @@ func clients() map[string]generator {
 		loadHold:     runHold,
 		loadEchoUDP:  runEchoUDP,
 		loadFloodUDP: runSourceUDP,
+		loadDNS:      newDNSClient(),
+		loadDNSFresh: runDNSFresh,
+		loadFirst:    runFirst,
 	}
 }

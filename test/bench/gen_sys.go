@@ -40,8 +40,15 @@ func write(fd int, b []byte) (int, unix.Errno) {
 
 func closeFD(fd int) { raw3(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
 
-func accept(fd int) (int, unix.Errno) {
-	return raw3(unix.SYS_ACCEPT, uintptr(fd), 0, 0)
+// accept notes in the page who the client is.
+func accept(p *page) (int, unix.Errno) {
+	var from unix.RawSockaddrInet4
+	size := uint32(unsafe.Sizeof(from))
+	fd, e := raw3(unix.SYS_ACCEPT, socketFD, uintptr(unsafe.Pointer(&from)), uintptr(unsafe.Pointer(&size)))
+	if e == 0 {
+		p.client.Store(binary.BigEndian.Uint32(from.Addr[:]))
+	}
+	return fd, e
 }
 
 // socket makes a blocking IPv4 socket connected to addr.
@@ -66,6 +73,15 @@ func noDelay(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, uni
 func sleep(ns int64) {
 	ts := unix.NsecToTimespec(ns)
 	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&ts)), 0, 0)
+}
+
+// monotonic is the clock that all processes share, in ns.
+func monotonic() int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return 0
+	}
+	return ts.Nano()
 }
 
 // failed names what a thread could not do.

@@ -8,7 +8,7 @@ import (
 
 // serveSink accepts one connection and reads it.
 func serveSink(l load, p *page, thread int) error {
-	fd, e := accept(socketFD)
+	fd, e := accept(p)
 	if e != 0 {
 		return failed("accept", 0, e)
 	}
@@ -29,7 +29,7 @@ func sink(fd int, l load, p *page, thread int) error {
 
 // serveSource accepts one connection and fills it.
 func serveSource(l load, p *page, thread int) error {
-	fd, e := accept(socketFD)
+	fd, e := accept(p)
 	if e != 0 {
 		return failed("accept", 0, e)
 	}
@@ -63,8 +63,8 @@ func runSink(l load, p *page, thread int) error {
 }
 
 // serveEcho accepts one connection and sends back what comes.
-func serveEcho(l load, _ *page, _ int) error {
-	fd, e := accept(socketFD)
+func serveEcho(l load, p *page, _ int) error {
+	fd, e := accept(p)
 	if e != 0 {
 		return failed("accept", 0, e)
 	}
@@ -115,10 +115,10 @@ func runEcho(l load, p *page, thread int) error {
 
 // serveConnect answers one byte on each connection and waits for its end, so
 // that the client is the one that closes.
-func serveConnect(_ load, _ *page, _ int) error {
+func serveConnect(_ load, p *page, _ int) error {
 	b := make([]byte, 1)
 	for {
-		fd, e := accept(socketFD)
+		fd, e := accept(p)
 		if e != 0 {
 			return failed("accept", 0, e)
 		}
@@ -150,6 +150,20 @@ func runConnect(l load, p *page, thread int) error {
 	}
 }
 
+// runFirst tries until a byte has gone to and fro, and notes when that was.
+// Until there is a network, connecting fails at once.
+func runFirst(l load, p *page, _ int) error {
+	for {
+		fd, e := exchange(l)
+		if e == 0 {
+			p.first.Store(monotonic())
+			p.ready.Add(1)
+			read(fd, make([]byte, 1)) // until killed
+		}
+		sleep(50e3)
+	}
+}
+
 // exchange connects and sends one byte to and fro.
 func exchange(l load) (fd int, e unix.Errno) {
 	if fd, e = socket(unix.SOCK_STREAM, l.Target); e != 0 {
@@ -170,10 +184,10 @@ func exchange(l load) (fd int, e unix.Errno) {
 }
 
 // serveHold answers one byte on each connection and keeps it.
-func serveHold(_ load, _ *page, _ int) error {
+func serveHold(_ load, p *page, _ int) error {
 	b := make([]byte, 1)
 	for {
-		fd, e := accept(socketFD)
+		fd, e := accept(p)
 		if e != 0 {
 			return failed("accept", 0, e)
 		}

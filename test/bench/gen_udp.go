@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"time"
 	"unsafe"
 
@@ -9,6 +10,11 @@ import (
 
 // serveEchoUDP answers whoever asks, so its socket is not connected.
 func serveEchoUDP(_ load, _ *page, _ int) error {
+	return serveUDP(func(b []byte) []byte { return b })
+}
+
+// serveUDP sends to whoever sends a datagram what reply makes of it, if anything.
+func serveUDP(reply func([]byte) []byte) error {
 	b := make([]byte, 1<<16)
 	var from unix.RawSockaddrAny
 	for {
@@ -18,7 +24,11 @@ func serveEchoUDP(_ load, _ *page, _ int) error {
 		if e != 0 {
 			return failed("receive", n, e)
 		}
-		if n, e = raw6(unix.SYS_SENDTO, socketFD, uintptr(unsafe.Pointer(&b[0])), uintptr(n), 0,
+		a := reply(b[:n])
+		if len(a) == 0 {
+			continue
+		}
+		if n, e = raw6(unix.SYS_SENDTO, socketFD, uintptr(unsafe.Pointer(&a[0])), uintptr(len(a)), 0,
 			uintptr(unsafe.Pointer(&from)), uintptr(size)); e != 0 {
 			return failed("send", n, e)
 		}
@@ -58,7 +68,14 @@ func runEchoUDP(l load, p *page, thread int) error {
 	}
 }
 
+// serveSinkUDP counts datagrams. A client that sends bursts is a QUIC sender, and
+// so the receiver takes what the kernel has joined again, as QUIC receivers do.
 func serveSinkUDP(l load, p *page, thread int) error {
+	if l.Burst > 0 {
+		if err := unix.SetsockoptInt(socketFD, unix.IPPROTO_UDP, unix.UDP_GRO, 1); err != nil {
+			return fmt.Errorf("set UDP_GRO: %w", err)
+		}
+	}
 	b := make([]byte, 1<<16)
 	for first := true; ; first = false {
 		n, e := read(socketFD, b)
@@ -68,7 +85,7 @@ func serveSinkUDP(l load, p *page, thread int) error {
 		if first {
 			p.ready.Add(1)
 		}
-		p.done[thread].Add(1)
+		p.done[thread].Add(uint64(max(1, (n+l.Size-1)/l.Size)))
 	}
 }
 
@@ -84,7 +101,13 @@ func runSourceUDP(l load, p *page, _ int) error {
 	if e != 0 {
 		return failed("connect", 0, e)
 	}
-	b := make([]byte, l.Size)
+	step := uint64(max(1, l.Burst))
+	b := make([]byte, l.Size*int(step))
+	if l.Burst > 0 {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, l.Size); err != nil {
+			return fmt.Errorf("set UDP_SEGMENT: %w", err)
+		}
+	}
 	var rate uint64
 	var begin time.Time // when the rate was set
 	var sent uint64     // since then
@@ -95,7 +118,7 @@ func runSourceUDP(l load, p *page, _ int) error {
 		due := uint64(burst)
 		if rate != unpaced {
 			due = uint64(time.Since(begin).Seconds() * float64(rate))
-			if due <= sent {
+			if due < sent+step {
 				sleep(interval)
 				continue
 			}
@@ -105,13 +128,13 @@ func runSourceUDP(l load, p *page, _ int) error {
 				due = burst
 			}
 		}
-		for range due {
+		for ; due >= step; due -= step {
 			if _, e := write(fd, b); e == 0 {
-				p.sent.Add(1)
+				p.sent.Add(step)
 			} else {
 				p.errors.Add(1)
 			}
+			sent += step
 		}
-		sent += due
 	}
 }

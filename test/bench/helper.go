@@ -19,6 +19,7 @@ import (
 // launch is how helpers of a kind are started.
 type launch struct {
 	hostAddr string // the guest's name for the host's loopback
+	resolver string // the guest's name for the host's resolver
 	// start starts a helper that dies with the runner, ready for traffic.
 	start func(context.Context, *scene) (*helper, error)
 	// startUp starts a helper in the way in which it can say itself that it is
@@ -35,6 +36,7 @@ type helper struct {
 	ready time.Duration // from before fork to ready
 	cmd   *exec.Cmd     // nil for a daemon, which is a child by adoption
 	log   *os.File
+	clear func() // called once it has ended; nil: nothing to clear
 }
 
 // newHelper prepares the process. Its output goes to a file: a pipe would be
@@ -92,7 +94,7 @@ func startSlirp(ctx context.Context, s *scene) (*helper, error) {
 // for and which costs it time.
 func pastaArgs(s *scene, more ...string) []string {
 	return slices.Concat([]string{"--config-net", "-4", "-q", "-I", tapName, "-m", strconv.Itoa(s.mtu),
-		"-t", s.pastaForward(), "-u", "none", "-T", "none", "-U", "none"}, more, s.peer.Args, []string{strconv.Itoa(s.guest.PID)})
+		"--dns-forward", pastaResolver, "-t", s.pastaForward(), "-u", "none", "-T", "none", "-U", "none"}, more, s.peer.Args, []string{strconv.Itoa(s.guest.PID)})
 }
 
 // startPasta keeps it in the foreground and watches the guest for its address:
@@ -109,6 +111,9 @@ func startPasta(ctx context.Context, s *scene) (*helper, error) {
 	h.pid = h.cmd.Process.Pid
 	for {
 		_, err := s.guest.Address(tapName, unix.AF_INET)
+		if err == nil {
+			err = s.publishes()
+		}
 		if err == nil {
 			return h, nil
 		}
@@ -169,6 +174,9 @@ func (h *helper) kill() {
 		}
 	}
 	h.log.Close()
+	if h.clear != nil {
+		h.clear()
+	}
 }
 
 // alive gives an error with the helper's last words when it has ended.
@@ -213,6 +221,44 @@ func (h *helper) tree() []int {
 		}
 	}
 	return pids
+}
+
+// pin keeps what the helper runs, and will run, to the first n processors; 0: to
+// all. There may be no helper.
+func (h *helper) pin(n int) error {
+	if h == nil || n == 0 {
+		return nil
+	}
+	return pin(h.tree(), n)
+}
+
+// pin keeps processes to the first n processors.
+func pin(pids []int, n int) error {
+	var all, some unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		return fmt.Errorf("read processors: %w", err)
+	}
+	for cpu := 0; some.Count() < min(n, all.Count()); cpu++ {
+		if all.IsSet(cpu) {
+			some.Set(cpu)
+		}
+	}
+	for _, pid := range pids {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+		if err != nil {
+			return err
+		}
+		for _, task := range tasks {
+			tid, err := strconv.Atoi(filepath.Base(task))
+			if err != nil {
+				return err
+			}
+			if err := unix.SchedSetaffinity(tid, &some); err != nil && err != unix.ESRCH {
+				return fmt.Errorf("keep process %d to %d processors: %w", pid, n, err)
+			}
+		}
+	}
+	return nil
 }
 
 // cpu is the time that the helper has spent on a processor so far.

@@ -1,11 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"strings"
@@ -19,11 +19,12 @@ import (
 // options are what the user asked for.
 type options struct {
 	rows, peers string
-	rounds      int
+	rounds      int // 0: as many as the form has
 	window      time.Duration
 	quick       bool
 	jsonPath    string
 	docPath     string
+	from        string // samples to report instead of measuring
 }
 
 func main() {
@@ -39,7 +40,15 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(2)
 	}
-	if err := openOutputs(o); err != nil {
+	if o.from != "" {
+		if err := replay(o, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	svg, err := openOutputs(o)
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(2)
 	}
@@ -48,7 +57,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(2)
 	}
-	os.Exit(harness.Run(func(e *harness.Env) int {
+	code := harness.Run(func(e *harness.Env) int {
 		err := bounded(e, o)
 		if err == nil {
 			err = e.Leaks()
@@ -58,7 +67,14 @@ func main() {
 			return 1
 		}
 		return 0
-	}))
+	})
+	if svg != nil {
+		if err := savePictures(svg, o.docPath); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			code = max(code, 1)
+		}
+	}
+	os.Exit(code)
 }
 
 // bounded is a run that a signal ends.
@@ -75,24 +91,21 @@ func bounded(e *harness.Env, o options) error {
 // parse reads flags, whose defaults are variables of the environment, as make
 // hands them on: make bench ROWS=... PEERS=... ROUNDS=... QUICK=1.
 func parse(args []string, getenv func(string) string) (options, error) {
-	o := options{rounds: 3, quick: getenv("QUICK") != ""}
+	o := options{quick: getenv("QUICK") != ""}
 	if v := getenv("ROUNDS"); v != "" {
 		if _, err := fmt.Sscan(v, &o.rounds); err != nil {
 			return o, fmt.Errorf("parse ROUNDS=%s: %w", v, err)
 		}
 	}
-	peers := getenv("PEERS")
-	if peers == "" {
-		peers = defaultPeers
-	}
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
-	fs.StringVar(&o.rows, "rows", getenv("ROWS"), "`patterns` of rows to measure, comma-separated: 'tcp-*,rtt-*' (default: all that are not extra)")
-	fs.StringVar(&o.peers, "peers", peers, "`peers`, comma-separated: KIND or KIND-LABEL=PATH [ARG]..., kinds "+strings.Join(kinds(), ", "))
-	fs.IntVar(&o.rounds, "rounds", o.rounds, "`number` of rounds")
-	fs.DurationVar(&o.window, "window", time.Second, "`time` for which a workload is measured once it runs")
-	fs.BoolVar(&o.quick, "quick", o.quick, "one round of short windows: whether it works, not how fast")
+	fs.StringVar(&o.rows, "rows", getenv("ROWS"), "`patterns` or groups (goals, growth, floors) of rows to measure, comma-separated: 'tcp-*,rtt-*' (default: all that are not extra)")
+	fs.StringVar(&o.peers, "peers", getenv("PEERS"), "`peers`, comma-separated: KIND or KIND-LABEL=PATH [ARG]..., kinds "+strings.Join(kinds(), ", "))
+	fs.IntVar(&o.rounds, "rounds", o.rounds, "`number` of rounds (default: 3, quick 5)")
+	fs.DurationVar(&o.window, "window", 0, "`time` for which a workload is measured once it runs (default: 1s, quick 300ms)")
+	fs.BoolVar(&o.quick, "quick", o.quick, "a few rows in short windows, and an error if a ratio is below its recorded floor")
 	fs.StringVar(&o.jsonPath, "json", getenv("JSON"), "append one JSON line per sample to `file`")
 	fs.StringVar(&o.docPath, "write", getenv("WRITE"), "replace the generated section of the markdown `file`")
+	fs.StringVar(&o.from, "from", getenv("FROM"), "measure nothing, and report the samples that -json has put into `file`")
 	list := fs.Bool("list", false, "list the rows and exit")
 	if err := fs.Parse(args); err != nil {
 		return o, err
@@ -100,12 +113,10 @@ func parse(args []string, getenv func(string) string) (options, error) {
 	if fs.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
-	if o.rounds < 1 || o.window <= 0 {
+	if o.rounds < 0 || o.window < 0 {
 		return o, errors.New("rounds and window must be positive")
 	}
-	if o.quick {
-		o.rounds, o.window = 1, min(o.window, 300*time.Millisecond)
-	}
+	o.fill()
 	if *list {
 		listRows(os.Stdout)
 		return o, flag.ErrHelp
@@ -117,68 +128,14 @@ func parse(args []string, getenv func(string) string) (options, error) {
 	return o, err
 }
 
-// outputs are files that the user's own uid has opened: the runner's may not.
-type outputs struct {
-	json *os.File // nil: none
-	doc  *os.File // nil: none
-}
-
-const envOutputs = "EPIPHYTE_BENCH_OUTPUTS"
-
-// openOutputs opens the files in the first stage of this program; it does
-// nothing in the stages that follow, which inherit them.
-func openOutputs(o options) (err error) {
-	if os.Getenv(envOutputs) != "" {
-		return nil
+// fill puts in what the user has left open.
+func (o *options) fill() {
+	rounds, window, peers, rows := 3, time.Second, defaultPeers, ""
+	if o.quick {
+		rounds, window, peers, rows = 5, 300*time.Millisecond, quickPeers, "floors"
 	}
-	jsonFD, docFD := -1, -1
-	// Not close-on-exec: the descriptors go through two further executions.
-	if o.jsonPath != "" {
-		if jsonFD, err = unix.Open(o.jsonPath, unix.O_WRONLY|unix.O_CREAT|unix.O_APPEND, 0o644); err != nil {
-			return fmt.Errorf("open %s: %w", o.jsonPath, err)
-		}
-	}
-	if o.docPath != "" {
-		if docFD, err = unix.Open(o.docPath, unix.O_RDWR, 0); err != nil {
-			return fmt.Errorf("open %s: %w", o.docPath, err)
-		}
-	}
-	return os.Setenv(envOutputs, fmt.Sprintf("%d %d", jsonFD, docFD))
-}
-
-// inheritOutputs takes the files over in the runner and keeps them from what
-// it starts.
-func inheritOutputs() (out outputs, err error) {
-	var jsonFD, docFD int
-	if _, err := fmt.Sscanf(os.Getenv(envOutputs), "%d %d", &jsonFD, &docFD); err != nil {
-		return out, fmt.Errorf("parse %s: %w", envOutputs, err)
-	}
-	if jsonFD >= 0 {
-		unix.CloseOnExec(jsonFD)
-		out.json = os.NewFile(uintptr(jsonFD), "samples")
-	}
-	if docFD >= 0 {
-		unix.CloseOnExec(docFD)
-		out.doc = os.NewFile(uintptr(docFD), "document")
-	}
-	return out, nil
-}
-
-// rewrite replaces the generated section of a document.
-func rewrite(f *os.File, section string) error {
-	old, err := io.ReadAll(f)
-	if err != nil {
-		return fmt.Errorf("read document: %w", err)
-	}
-	text, err := replaceSection(string(old), section)
-	if err != nil {
-		return err
-	}
-	if err := f.Truncate(int64(len(text))); err != nil {
-		return fmt.Errorf("write document: %w", err)
-	}
-	if _, err := f.WriteAt([]byte(text), 0); err != nil {
-		return fmt.Errorf("write document: %w", err)
-	}
-	return f.Close()
+	o.rounds = cmp.Or(o.rounds, rounds)
+	o.window = cmp.Or(o.window, window)
+	o.peers = cmp.Or(o.peers, peers)
+	o.rows = cmp.Or(o.rows, rows)
 }

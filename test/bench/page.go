@@ -20,7 +20,10 @@ type page struct {
 	errors atomic.Uint64 // operations that have failed
 	sent   atomic.Uint64 // UDP packets sent
 	timed  atomic.Uint64 // operations timed: entries of delays that hold
-	_      [32]byte
+	client atomic.Uint32 // IPv4 address of the last client accepted, as the server sees it
+	_      [4]byte
+	first  atomic.Int64 // when the first byte came back, by [monotonic]
+	_      [16]byte
 
 	done   [maxThreads]counter // bytes, packets or operations, by thread
 	delays [maxDelays]uint32   // of operations, nanoseconds

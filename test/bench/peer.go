@@ -13,11 +13,15 @@ const (
 	kindOurs     = "epiphyte"
 	kindSlirp    = "slirp4netns"
 	kindPasta    = "pasta"
+	kindKit      = "rootlesskit" // its builtin port driver: published ports alone
 	kindVeth     = "veth"
 	kindLoopback = "loopback"
 )
 
-const defaultPeers = kindOurs + "," + kindSlirp + "," + kindPasta + "," + kindVeth + "," + kindLoopback
+const defaultPeers = kindOurs + "," + kindSlirp + "," + kindPasta + "," + kindKit + "," + kindVeth + "," + kindLoopback
+
+// quickPeers are those that recorded floors are set against.
+const quickPeers = kindOurs + "," + kindSlirp + "," + kindPasta
 
 // peer is one of the things measured beside each other.
 type peer struct {
@@ -30,7 +34,7 @@ type peer struct {
 }
 
 func kinds() []string {
-	return []string{kindOurs, kindSlirp, kindPasta, kindVeth, kindLoopback}
+	return []string{kindOurs, kindSlirp, kindPasta, kindKit, kindVeth, kindLoopback}
 }
 
 // ceiling peers have no helper.
@@ -41,11 +45,24 @@ func (p peer) ceiling() bool { return p.Kind == kindVeth || p.Kind == kindLoopba
 func (p peer) launch() launch {
 	switch p.Kind {
 	case kindOurs, kindSlirp:
-		return launch{hostAddr: slirpGateway, start: startSlirp, startUp: startSlirp}
+		return launch{hostAddr: slirpGateway, resolver: slirpResolver, start: startSlirp, startUp: startSlirp}
 	case kindPasta:
-		return launch{hostAddr: hostGateway, start: startPasta, startUp: startPastaDaemon}
+		return launch{hostAddr: hostGateway, resolver: pastaResolver, start: startPasta, startUp: startPastaDaemon}
+	case kindKit:
+		return launch{start: startKit}
 	}
 	return launch{}
+}
+
+// takes tells whether a row means something for the peer.
+func (p peer) takes(r row) bool {
+	switch {
+	case p.ceiling():
+		return !r.helpers
+	case p.Kind == kindKit:
+		return r.published != nil
+	}
+	return true
 }
 
 // parsePeers reads "epiphyte,pasta-new=/opt/passt/pasta --flag". Programs are

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -9,7 +10,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
+
+	"epiphyte/test/harness"
 )
 
 const (
@@ -38,15 +42,15 @@ func publishedRows() []row {
 		{"published-stack", "Published port by the host's address, our stack path", published{mode: "stack", external: true}},
 	} {
 		how := &p.published
-		for _, r := range []row{stream("up", loadSend, 1, bigMTU), stream("down", loadReceive, 1, bigMTU), connects(1), connects(16), roundTrip("tcp", loadEcho, "TCP")} {
+		for _, r := range []row{stream("up", loadSend, 1, bigMTU), stream("down", loadReceive, 1, bigMTU), connects(1), connects(16), roundTrip("tcp", loadEcho, "TCP", false)} {
 			r.published = how
 			r.name = p.name + "-" + r.name
-			metrics := make([]metric, len(r.metrics))
-			for i, m := range r.metrics {
-				m.title = p.title + ": " + m.title
-				metrics[i] = m
+			if strings.HasSuffix(r.name, "-tcp-up-1-65520") && p.external {
+				r.metrics = append(r.metrics, metric{key: "source_kept", title: "the server sees the client's address", unit: "1: yes", helpers: true, alone: true})
 			}
-			r.metrics = metrics
+			for i := range r.metrics {
+				r.metrics[i].title = p.title + ": " + r.metrics[i].title
+			}
 			rows = append(rows, r)
 		}
 	}
@@ -58,7 +62,10 @@ func (s *scene) publish(p *published) {
 	how := *p
 	s.published = &how
 	s.client, s.servers = s.host, s.guest.NetNS
-	s.server = netip.IPv4Unspecified()
+	s.server, s.port = netip.IPv4Unspecified(), guestPort
+	if !s.peer.ceiling() {
+		s.targetPort = publishedPort
+	}
 	switch s.peer.Kind {
 	case kindLoopback:
 		s.servers = s.host
@@ -72,12 +79,15 @@ func (s *scene) publish(p *published) {
 	}
 }
 
-// serverPort is where servers listen; 0: the kernel chooses.
-func (s *scene) serverPort() int {
-	if s.published == nil {
-		return 0
+// sourceKept is 1 when the guest's server sees the address of a client on the
+// host, else 0.
+func (t *traffic) sourceKept() float64 {
+	var a [4]byte
+	binary.BigEndian.PutUint32(a[:], t.page.client.Load())
+	if netip.AddrFrom4(a) == netip.MustParsePrefix(hostAddr).Addr() {
+		return 1
 	}
-	return guestPort
+	return 0
 }
 
 // publishArgs make a helper with slirp4netns's command line publish the port,
@@ -128,6 +138,38 @@ func (s *scene) addForward(ctx context.Context) error {
 		return fmt.Errorf("add_hostfwd: %s", reply.Error)
 	}
 	return nil
+}
+
+// publishes gives an error while the port is not there, if there is to be one.
+func (s *scene) publishes() error {
+	if s.published == nil {
+		return nil
+	}
+	found, err := listens(s.host, publishedPort)
+	if err == nil && !found {
+		err = fmt.Errorf("nobody listens on port %d", publishedPort)
+	}
+	return err
+}
+
+// listens tells whether there is a listening TCP socket, without connecting to it.
+func listens(ns *harness.NetNS, port uint16) (found bool, err error) {
+	err = ns.Do(func() error {
+		for _, table := range []string{"tcp", "tcp6"} {
+			text, err := os.ReadFile("/proc/thread-self/net/" + table)
+			if err != nil {
+				return err
+			}
+			for line := range strings.Lines(string(text)) {
+				f := strings.Fields(line)
+				if len(f) > 3 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) && f[3] == "0A" {
+					found = true
+				}
+			}
+		}
+		return nil
+	})
+	return found, err
 }
 
 // pastaForward is the value of pasta's -t.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -8,9 +9,10 @@ import (
 )
 
 func TestParsePeers(t *testing.T) {
-	got, err := parsePeers("epiphyte, pasta-new=/opt/pasta --flag x,,veth")
+	got, err := parsePeers("epiphyte,rootlesskit-old=/usr/bin/rootlesskit, pasta-new=/opt/pasta --flag x,,veth")
 	want := []peer{
 		{Label: "epiphyte", Kind: kindOurs},
+		{Label: "rootlesskit-old", Kind: kindKit, Path: "/usr/bin/rootlesskit", Args: []string{}},
 		{Label: "pasta-new", Kind: kindPasta, Path: "/opt/pasta", Args: []string{"--flag", "x"}},
 		{Label: "veth", Kind: kindVeth},
 	}
@@ -40,12 +42,30 @@ func TestSelectRows(t *testing.T) {
 		t.Error(d)
 	}
 	for _, name := range names("") {
-		if strings.HasSuffix(name, "-64") || strings.HasPrefix(name, "iperf3") {
+		if name == "connect-64" || strings.HasPrefix(name, "iperf3") {
 			t.Errorf("%s is measured unasked", name)
 		}
 	}
+	if got := names("growth"); !slices.Contains(got, "hold-9000") || slices.Contains(got, "idle") {
+		t.Errorf("growth is %v", got)
+	}
 	if _, err := selectRows(options{rows: "rtt-tcp,nosuch*"}); err == nil {
 		t.Error("a pattern without rows is accepted")
+	}
+}
+
+// TestPortDriverIsMeasuredByPublishedRowsAlone and has no column without them.
+func TestPortDriverIsMeasuredByPublishedRowsAlone(t *testing.T) {
+	kit := peer{Label: kindKit, Kind: kindKit}
+	for _, r := range allRows() {
+		if kit.takes(r) != strings.HasPrefix(r.name, "published") {
+			t.Errorf("%s: taken is %v", r.name, kit.takes(r))
+		}
+	}
+	b := &bench{rows: []row{stream("out", loadSend, 1, bigMTU)}, peers: []peer{{Label: kindOurs, Kind: kindOurs}, kit}}
+	var w strings.Builder
+	if b.table(&w); strings.Contains(w.String(), kindKit) {
+		t.Error(w.String())
 	}
 }
 
@@ -55,7 +75,7 @@ func TestEnvironmentGivesDefaults(t *testing.T) {
 	if err != nil || o.rows != "rtt-*" || o.rounds != 7 || o.peers != "veth" {
 		t.Errorf("%+v, %v", o, err)
 	}
-	for _, args := range [][]string{{"-rounds", "0"}, {"-rows", "nosuch"}, {"-peers", "nosuch"}, {"-window", "0s"}, {"stray"}} {
+	for _, args := range [][]string{{"-rounds", "-1"}, {"-rows", "nosuch"}, {"-peers", "nosuch"}, {"-window", "-1s"}, {"stray"}} {
 		if _, err := parse(args, func(string) string { return "" }); err == nil {
 			t.Errorf("%q is accepted", args)
 		}

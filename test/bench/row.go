@@ -16,11 +16,14 @@ type row struct {
 	mtu     int
 	helpers bool // means nothing for a ceiling
 	extra   bool // measured only when asked for by name
-	starts  int  // samples to take over all rounds; 0: one a round
+	samples int  // to take over all rounds, at least; 0: one a round
+	starts  bool // it starts the helper itself
 	metrics []metric
 	run     func(context.Context, *scene, time.Duration) (values, error)
 
 	published *published // the server is in the guest; nil: on the host
+	dns       bool       // the server is the host's resolver
+	cpus      int        // processors that the helper is kept to; 0: all
 }
 
 // values of one sample, by [metric.key].
@@ -41,6 +44,7 @@ type metric struct {
 const (
 	chunk   = 128 << 10 // bytes of a write or a read of a stream, as iperf3's
 	bigMTU  = 65520     // the largest that helpers agree on
+	jumboMT = 9000
 	etherMT = 1500
 	settle  = 300 * time.Millisecond // slow start and the growth of buffers
 )
@@ -53,27 +57,55 @@ func allRows() []row {
 			rows = append(rows, stream("out", loadSend, streams, mtu), stream("in", loadReceive, streams, mtu))
 		}
 	}
-	rows = append(rows, roundTrip("tcp", loadEcho, "TCP"), roundTrip("udp", loadEchoUDP, "UDP"))
+	rows = append(rows, stream("out", loadSend, 1, jumboMT), stream("in", loadReceive, 1, jumboMT))
+	rows = append(rows, roundTrip("tcp", loadEcho, "TCP", false), roundTrip("udp", loadEchoUDP, "UDP", false))
+	rows = append(rows, roundTrip("tcp-pinned", loadEcho, "TCP on one processor:", true), roundTrip("udp-pinned", loadEchoUDP, "UDP on one processor:", true))
 	for _, parallel := range []int{1, 16, 64} {
 		rows = append(rows, connects(parallel))
 	}
 	for _, size := range []int{1400, 64} {
 		rows = append(rows, packets(size), flood(size))
 	}
+	rows = append(rows, packets(512), packets(8000), bursts(), queries("dns-one", loadDNS, "by one socket"), queries("dns-fresh", loadDNSFresh, "by a new socket each"))
 	rows = append(rows, publishedRows()...)
-	rows = append(rows, startUp(), idle())
+	rows = append(rows, startUp(), firstByte(), idle(), busy("out", loadSend), busy("in", loadReceive))
 	for _, n := range []int{1000, 5000, 9000} {
 		rows = append(rows, hold(n))
 	}
+	rows = append(rows, coreRows()...)
 	for _, streams := range []int{1, 4} {
 		rows = append(rows, iperf("out", streams), iperf("in", streams, "-R"))
 	}
 	return rows
 }
 
-// selectRows picks rows by the patterns asked for, in the order of the table.
+// groups are names for rows that are measured for one purpose.
+func groups() map[string][]string {
+	g := map[string][]string{}
+	for _, x := range goals() {
+		g["goals"] = append(g["goals"], x.row)
+	}
+	for _, x := range floors() {
+		g["floors"] = append(g["floors"], x.row)
+	}
+	for _, x := range growths() {
+		for _, p := range x.points {
+			g["growth"] = append(g["growth"], p.row)
+		}
+	}
+	return g
+}
+
+// selectRows picks rows by the patterns and groups asked for, in the order of the table.
 func selectRows(o options) ([]row, error) {
-	patterns := strings.FieldsFunc(o.rows, func(r rune) bool { return r == ',' || r == ' ' })
+	var patterns []string
+	for _, p := range strings.FieldsFunc(o.rows, func(r rune) bool { return r == ',' || r == ' ' }) {
+		if members := groups()[p]; members != nil {
+			patterns = append(patterns, members...)
+		} else {
+			patterns = append(patterns, p)
+		}
+	}
 	used := make([]bool, len(patterns))
 	rows := slices.DeleteFunc(allRows(), func(r row) bool {
 		if len(patterns) == 0 {
@@ -107,7 +139,7 @@ func listRows(w io.Writer) {
 			if i > 0 {
 				name = ""
 			}
-			fmt.Fprintf(w, "%-20s %s, %s%s\n", name, m.title, m.unit, note)
+			fmt.Fprintf(w, "%-32s %s, %s%s\n", name, m.title, m.unit, note)
 		}
 	}
 }
@@ -118,7 +150,7 @@ func stream(way, kind string, streams, mtu int) row {
 	return row{
 		name:  fmt.Sprintf("tcp-%s-%d-%d", way, streams, mtu),
 		mtu:   mtu,
-		extra: streams > 4,
+		extra: streams > 4 || mtu == jumboMT,
 		metrics: []metric{
 			{key: "gbps", title: title, unit: "Gbit/s", digits: 1},
 			{key: "cpu_s_per_gb", title: title, unit: "helper CPU s/GB", lower: true, digits: 2, helpers: true},
@@ -134,6 +166,9 @@ func stream(way, kind string, streams, mtu int) row {
 				return nil, err
 			}
 			v := values{"gbps": w.done * 8 / 1e9 / w.seconds}
+			if s.published != nil && s.published.external {
+				v["source_kept"] = t.sourceKept()
+			}
 			if w.done > 0 {
 				v["cpu_s_per_gb"] = w.cpu / (w.done / 1e9)
 			}
@@ -142,11 +177,16 @@ func stream(way, kind string, streams, mtu int) row {
 	}
 }
 
-// roundTrip is one byte to and fro, again and again.
-func roundTrip(name, kind, title string) row {
+// roundTrip is one byte to and fro, again and again. With all three processes
+// together, what is measured is work and the change from one to the next alone.
+func roundTrip(name, kind, title string, together bool) row {
 	return row{
 		name: "rtt-" + name,
 		mtu:  bigMTU,
+		// Where the scheduler happens to put client, helper and server makes a
+		// difference of several times, and holds for most of a sample: short samples,
+		// many of them.
+		samples: 15,
 		metrics: []metric{
 			{key: "p50_us", title: title + " round trip of 1 byte, p50", unit: "µs", lower: true},
 			{key: "p99_us", title: title + " round trip of 1 byte, p99", unit: "µs", lower: true},
@@ -158,7 +198,12 @@ func roundTrip(name, kind, title string) row {
 				return nil, err
 			}
 			defer t.close()
-			w, err := t.window(ctx, settle/3, window)
+			if together {
+				if err := t.together(); err != nil {
+					return nil, err
+				}
+			}
+			w, err := t.window(ctx, settle/3, window/3)
 			if err != nil {
 				return nil, err
 			}
@@ -192,15 +237,7 @@ func connects(parallel int) row {
 				return nil, err
 			}
 			defer t.close()
-			w, err := t.window(ctx, settle/3, window)
-			if err != nil {
-				return nil, err
-			}
-			v := values{"per_s": w.done / w.seconds, "errors": float64(t.errors.Load())}
-			if w.done > 0 {
-				v["cpu_us_per_op"] = w.cpu * 1e6 / w.done
-			}
-			return v, nil
+			return t.operations(ctx, window)
 		},
 	}
 }

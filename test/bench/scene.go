@@ -14,11 +14,13 @@ import (
 
 // Addresses of a scene, from ranges reserved for documentation (RFC 5737).
 const (
-	hostAddr     = "192.0.2.1/24"
-	hostGateway  = "192.0.2.254" // what pasta offers its guest as the host
-	slirpGateway = "10.0.2.2"    // what slirp4netns and we offer
-	vethHost     = "198.51.100.1/24"
-	vethGuest    = "198.51.100.2/24"
+	hostAddr      = "192.0.2.1/24"
+	hostGateway   = "192.0.2.254" // what pasta offers its guest as the host
+	slirpGateway  = "10.0.2.2"    // what slirp4netns and we offer
+	slirpResolver = "10.0.2.3"
+	pastaResolver = "192.0.2.253"
+	vethHost      = "198.51.100.1/24"
+	vethGuest     = "198.51.100.2/24"
 )
 
 // scene is what one sample is measured in: a host, a guest, a helper.
@@ -32,7 +34,10 @@ type scene struct {
 
 	client *harness.NetNS // where clients run
 	server netip.Addr     // where servers listen, on the host
+	port   uint16         // their port; 0: one that the kernel chooses
 	target netip.Addr     // what a client connects to, to reach the server
+
+	targetPort uint16 // 0: the server's own
 
 	servers   *harness.NetNS // where servers run
 	published *published     // a port of the host leads to the server, in the guest; nil: none
@@ -76,9 +81,20 @@ func newScene(e *harness.Env, p peer, mtu int) (s *scene, err error) {
 		s.target = s.server
 		err = s.connectVeth()
 	default:
-		s.target = netip.MustParseAddr(p.launch().hostAddr)
+		// One that only publishes ports has no such address.
+		s.target, _ = netip.ParseAddr(p.launch().hostAddr)
 	}
 	return s, err
+}
+
+// arrange puts client and server where a row wants them.
+func (s *scene) arrange(r row) {
+	if r.published != nil {
+		s.publish(r.published)
+	}
+	if r.dns {
+		s.resolve()
+	}
 }
 
 // start starts the helper and waits until it is ready.

@@ -45,17 +45,19 @@ func figures(samples []sample, row, peer, key string) map[int]float64 {
 	return f
 }
 
-// ratio is the median of ours divided by theirs, taken round by round, so that
-// both sides are of the same moment. A round without either does not count.
-func ratio(ours, theirs map[int]float64) (float64, bool) {
-	var r []float64
+// ratios are ours divided by theirs, taken round by round, so that both sides
+// are of the same moment. A round without either does not count.
+func ratios(ours, theirs map[int]float64) (r []float64) {
 	for round, v := range ours {
 		if t := theirs[round]; t > 0 {
 			r = append(r, v/t)
 		}
 	}
-	if len(r) == 0 {
-		return 0, false
-	}
-	return summarize(r).median, true
+	return r
+}
+
+// ratio is the median of the ratios, if there are any.
+func ratio(ours, theirs map[int]float64) (float64, bool) {
+	s := summarize(ratios(ours, theirs))
+	return s.median, s.n > 0
 }

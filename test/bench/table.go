@@ -34,9 +34,12 @@ func replaceSection(doc, section string) (string, error) {
 // report is the table of a run with what is needed to judge it.
 func (b *bench) report() string {
 	var w strings.Builder
-	fmt.Fprintf(&w, "%s; %s, %v a sample, %v in all; %d CPUs (%s), Linux %s, %s; congestion control reno on both sides.\n\n",
-		b.begin.UTC().Format("2006-01-02"), plural(b.options.rounds, "round"), b.options.window,
-		time.Since(b.begin).Round(time.Second), runtime.NumCPU(), cpuModel(), kernel(), runtime.Version())
+	how := "recorded samples"
+	if !b.recorded {
+		how = fmt.Sprintf("%s, %v a sample, %v in all", plural(b.options.rounds, "round"), b.options.window, time.Since(b.begin).Round(time.Second))
+	}
+	fmt.Fprintf(&w, "%s; %s; %d CPUs (%s), Linux %s, %s; congestion control reno on both sides.\n\n",
+		b.begin.UTC().Format("2006-01-02"), how, runtime.NumCPU(), cpuModel(), kernel(), runtime.Version())
 	for _, p := range b.peers {
 		switch {
 		case p.Missing != "":
@@ -49,13 +52,21 @@ func (b *bench) report() string {
 	}
 	w.WriteString("\nMedian (lowest–highest). ↓: lower is better. `x/y`: the median of ratios taken round by round.\n\n")
 	b.table(&w)
+	if b.options.quick {
+		verdictTable(&w, "Recorded floors", b.judge(floors()))
+	} else {
+		verdictTable(&w, "Goals", b.judge(goals()))
+		b.growthTables(&w)
+	}
 	b.failures(&w)
 	return w.String()
 }
 
 // table is one line per metric, one column per peer, and our ratio to each.
 func (b *bench) table(w *strings.Builder) {
-	peers := slices.DeleteFunc(slices.Clone(b.peers), func(p peer) bool { return p.Missing != "" })
+	peers := slices.DeleteFunc(slices.Clone(b.peers), func(p peer) bool {
+		return p.Missing != "" || !slices.ContainsFunc(b.rows, p.takes)
+	})
 	if len(peers) == 0 {
 		return
 	}
@@ -107,7 +118,7 @@ func compared(peers []peer) []peer {
 
 // cell is what a peer did: a figure, SKIP, or nothing where none is to be had.
 func (b *bench) cell(r row, m metric, p peer) string {
-	if p.ceiling() && (m.helpers || r.helpers) {
+	if !p.takes(r) || p.ceiling() && m.helpers {
 		return ""
 	}
 	f := figures(b.samples, r.name, p.Label, m.key)

@@ -50,13 +50,13 @@ func (s *scene) newTraffic(ctx context.Context, l load) (_ *traffic, err error) 
 			t.close()
 		}
 	}()
-	listener, port, err := s.listen(l.Kind == loadEchoUDP || l.Kind == loadFloodUDP)
+	listener, port, err := s.listen(l.udp())
 	if err != nil {
 		return nil, err
 	}
 	defer listener.Close()
-	if s.published != nil && s.helper != nil {
-		port = publishedPort
+	if s.targetPort != 0 {
+		port = s.targetPort
 	}
 	l.Target = netip.AddrPortFrom(s.target, port)
 	client := l
@@ -88,7 +88,7 @@ func (s *scene) listen(udp bool) (f *os.File, port uint16, err error) {
 			// Deep enough that loss is the path's and not the server's.
 			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20)
 		}
-		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: s.server.As4(), Port: s.serverPort()}); err != nil {
+		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: s.server.As4(), Port: int(s.port)}); err != nil {
 			return os.NewSyscallError("bind", err)
 		}
 		if !udp {
@@ -153,6 +153,11 @@ func (t *traffic) wait(ctx context.Context, f func() bool) error {
 		}
 	}
 	return nil
+}
+
+// together puts client, helper and server on one processor.
+func (t *traffic) together() error {
+	return errors.Join(t.scene.helper.pin(1), pin([]int{t.client.cmd.Process.Pid, t.server.cmd.Process.Pid}, 1))
 }
 
 func (t *traffic) close() {

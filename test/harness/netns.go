@@ -35,6 +35,10 @@ func openNS(path string) (*NetNS, error) {
 // NewNS makes an empty network namespace that stands for a host: its lo is down.
 func (e *Env) NewNS() (*NetNS, error) { return newNS() }
 
+// NSOf opens the network namespace of a process that the runner has started, or
+// whose user namespace it has made.
+func (e *Env) NSOf(pid int) (*NetNS, error) { return openNS(fmt.Sprintf("/proc/%d/ns/net", pid)) }
+
 // newNS makes a network namespace owned by the runner's user namespace.
 func newNS() (ns *NetNS, err error) {
 	onThread(func() {

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"encoding/xml"
+	"fmt"
+	"math"
+	"strings"
+)
+
+// chart is a picture of figures: a group for each label, and in it one figure of
+// each series.
+type chart struct {
+	title, unit string
+	labels      []string // of the groups
+	series      []string
+	values      [][]summary // by series, then by group; n is 0 where there is none
+	lines       bool        // join the figures of a series; else a bar for each
+	digits      int         // of the figures written beside bars
+}
+
+// Sizes in pixels.
+const (
+	chartWidth = 860
+	marginLeft = 330 // room for the labels of groups
+	barHeight  = 13
+	groupGap   = 12
+	headHeight = 56 // title and legend
+	plotHeight = 260
+)
+
+// colours are distinct for the colour-blind too (Okabe and Ito).
+func colour(i int) string {
+	c := [...]string{"#0072b2", "#e69f00", "#009e73", "#cc79a7", "#999999", "#000000", "#d55e00", "#56b4e9"}
+	return c[i%len(c)]
+}
+
+// canvas collects elements.
+type canvas struct{ strings.Builder }
+
+func (w *canvas) text(x, y float64, anchor, size, s string) {
+	fmt.Fprintf(w, `<text x="%.1f" y="%.1f" text-anchor="%s" font-size="%s">`, x, y, anchor, size)
+	_ = xml.EscapeText(w, []byte(s)) // a builder does not fail
+	w.WriteString("</text>\n")
+}
+
+func (w *canvas) line(x1, y1, x2, y2 float64, stroke string) {
+	fmt.Fprintf(w, `<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" stroke="%s"/>`+"\n", x1, y1, x2, y2, stroke)
+}
+
+func (w *canvas) box(x, y, width, height float64, fill string) {
+	fmt.Fprintf(w, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"/>`+"\n", x, y, width, height, fill)
+}
+
+// svg draws the chart.
+func (c chart) svg() string {
+	height := float64(headHeight + plotHeight + 50)
+	if !c.lines {
+		height = headHeight + 10
+		for g := range c.labels {
+			height += float64(c.inGroup(g)*barHeight + groupGap)
+		}
+	}
+	var w canvas
+	fmt.Fprintf(&w, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%.0f" viewBox="0 0 %d %.0f" font-family="sans-serif">`+"\n", chartWidth, height, chartWidth, height)
+	w.box(0, 0, chartWidth, height, "white")
+	w.text(10, 20, "start", "15", c.title+", "+c.unit)
+	x := 10.0
+	for i, name := range c.series {
+		w.box(x, 32, 10, 10, colour(i))
+		w.text(x+14, 41, "start", "12", name)
+		x += 34 + 7*float64(len(name))
+	}
+	if c.lines {
+		c.drawLines(&w)
+	} else {
+		c.drawBars(&w)
+	}
+	w.WriteString("</svg>\n")
+	return w.String()
+}
+
+// most is the largest figure, so that it and what is written beside it fit.
+func (c chart) most() float64 {
+	most := 0.0
+	for _, line := range c.values {
+		for _, s := range line {
+			most = max(most, s.max)
+		}
+	}
+	if most == 0 {
+		return 1
+	}
+	return most
+}
+
+func (c chart) inGroup(g int) (n int) {
+	for _, line := range c.values {
+		if line[g].n > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// drawBars draws medians, and a thin line from the lowest to the highest.
+func (c chart) drawBars(w *canvas) {
+	const room = chartWidth - marginLeft - 70
+	scale := room / c.most()
+	y := float64(headHeight)
+	for g, label := range c.labels {
+		n := float64(c.inGroup(g))
+		w.text(marginLeft-8, y+n*barHeight/2+4, "end", "12", label)
+		for i, line := range c.values {
+			s := line[g]
+			if s.n == 0 {
+				continue
+			}
+			w.box(marginLeft, y+1, max(1, s.median*scale), barHeight-2, colour(i))
+			middle := y + barHeight/2
+			w.line(marginLeft+s.min*scale, middle, marginLeft+s.max*scale, middle, "black")
+			w.text(marginLeft+s.max*scale+5, y+barHeight-3, "start", "10", number(s.median, c.digits))
+			y += barHeight
+		}
+		y += groupGap
+	}
+	w.line(marginLeft, headHeight-4, marginLeft, y-groupGap+4, "black")
+}
+
+// drawLines draws one line per series over evenly spaced groups.
+func (c chart) drawLines(w *canvas) {
+	const left, bottom = 70.0, headHeight + plotHeight
+	top := roundUp(c.most())
+	at := func(g int) float64 {
+		return left + (chartWidth-left-60)*(float64(g)+0.5)/float64(len(c.labels))
+	}
+	height := func(v float64) float64 { return bottom - v/top*plotHeight }
+	for i := range 5 {
+		v := top * float64(i) / 4
+		w.line(left, height(v), chartWidth-40, height(v), "#dddddd")
+		w.text(left-6, height(v)+4, "end", "11", fmt.Sprintf("%.4g", v))
+	}
+	for g, label := range c.labels {
+		w.text(at(g), bottom+18, "middle", "12", label)
+	}
+	for i, line := range c.values {
+		var points []string
+		for g, s := range line {
+			if s.n > 0 {
+				points = append(points, fmt.Sprintf("%.1f,%.1f", at(g), height(s.median)))
+				w.line(at(g), height(s.min), at(g), height(s.max), colour(i))
+				fmt.Fprintf(w, `<circle cx="%.1f" cy="%.1f" r="3" fill="%s"/>`+"\n", at(g), height(s.median), colour(i))
+			}
+		}
+		fmt.Fprintf(w, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2"/>`+"\n", strings.Join(points, " "), colour(i))
+	}
+}
+
+// roundUp gives the next of 1, 2, 4, 5, 8, 10 and their multiples by tens.
+func roundUp(v float64) float64 {
+	unit := math.Pow(10, math.Floor(math.Log10(v)))
+	for _, m := range []float64{1, 2, 4, 5, 8} {
+		if v <= m*unit {
+			return m * unit
+		}
+	}
+	return 10 * unit
+}
