@@ -44,6 +44,7 @@ type mapping struct {
 	idle     time.Duration
 	counters relay.Counters
 	pending  []outDatagram // to be sent at the end of the batch
+	single   bool          // the kernel does not segment on its way
 }
 
 // mappingTable holds the mappings, least recently used first.

@@ -14,27 +14,7 @@ const (
 	// receiveRounds batches are taken from one socket before others get their
 	// turn.
 	receiveRounds = 4
-	// ttlPassed is the TTL from which on the host's default is as good. Hosts
-	// start at 64 or above; what is lower is meant (traceroute, RFC 5082 the
-	// other way round), and costs a control message per datagram.
-	ttlPassed = 64
 )
-
-// outDatagram waits for the end of the batch. Its payload lies in the
-// receiver's buffers, which are stable until then.
-type outDatagram struct {
-	to      netip.AddrPort
-	payload [2][]byte
-	ttl     uint8
-	segment uint16
-}
-
-// datagramBatch is the shard's scratch space for datagrams, and the mappings
-// with datagrams to send.
-type datagramBatch struct {
-	sockio.Batch
-	dirty []*mapping
-}
 
 // sendDatagram sends a datagram of the guest, now or with the rest of its
 // batch.
@@ -54,75 +34,8 @@ func (f *Forwarder) sendDatagram(p *stack.Packet, src, to netip.AddrPort) {
 		f.batch.dirty = append(f.batch.dirty, m)
 	}
 	m.pending = append(m.pending, d)
-	if len(p.Tail) > 0 || !p.Fresh || len(m.pending) == sockio.BatchSize {
+	if len(p.Tail) > 0 || !p.Fresh || len(m.pending) == runMax {
 		f.flushDatagrams() // the tail is read over by the next frame
-	}
-}
-
-func (f *Forwarder) flushDatagrams() {
-	for i, m := range f.batch.dirty {
-		f.batch.dirty[i] = nil
-		if m.fd >= 0 {
-			m.send()
-		}
-		clear(m.pending)
-		m.pending = m.pending[:0]
-	}
-	f.batch.dirty = f.batch.dirty[:0]
-}
-
-// send sends what is pending. Datagrams that the host has no room for are
-// lost, as on any network.
-func (m *mapping) send() {
-	b := &m.f.batch
-	for i := range m.pending {
-		d := &m.pending[i]
-		m.counters.Out += uint64(len(d.payload[0]) + len(d.payload[1]))
-		b.Addrs[i].Set(d.to)
-		b.Iovs[i] = [2]unix.Iovec{sockio.Vec(d.payload[0]), sockio.Vec(d.payload[1])}
-		h := &b.Msgs[i].Hdr
-		*h = unix.Msghdr{Iov: &b.Iovs[i][0], Iovlen: 2}
-		b.Addrs[i].Name(h)
-		if n := d.putControl(b.Control[i][:]); n > 0 {
-			h.Control = &b.Control[i][0]
-			h.SetControllen(n)
-		}
-	}
-	retried := false
-	for sent := 0; sent < len(m.pending); {
-		n, errno := sockio.SendMessages(m.fd, b.Msgs[sent:len(m.pending)])
-		if errno == 0 {
-			sent += n
-			retried = false
-			continue
-		}
-		if errno == unix.EINTR {
-			continue
-		}
-		if errno == unix.EAGAIN || errno == unix.ENOBUFS {
-			return
-		}
-		// The error may be an earlier datagram's, left on the socket by ICMP:
-		// reported by the error queue, and out of the way now.
-		if !retried {
-			retried = true
-			continue
-		}
-		m.sendFailed(&m.pending[sent], errno)
-		sent++
-		retried = false
-	}
-}
-
-// sendFailed handles a datagram that the host's kernel refuses to send. One
-// that it cannot cut into segments is cut here.
-func (m *mapping) sendFailed(d *outDatagram, errno unix.Errno) {
-	if d.segment > 0 && (errno == unix.EINVAL || errno == unix.EIO || errno == unix.EMSGSIZE || errno == unix.EOPNOTSUPP) {
-		m.sendSegments(d)
-		return
-	}
-	if q, ok := m.quote(d.to, d.payload[0], len(d.payload[0])+len(d.payload[1])); ok {
-		m.f.tellUnreachable(errno, netip.Addr{}, &q)
 	}
 }
 
@@ -143,36 +56,6 @@ func (m *mapping) quote(to netip.AddrPort, data []byte, size int) (stack.Quote, 
 		binary.BigEndian.PutUint16(q.Transport[4:], m.key.guest.Port())
 	}
 	return q, true
-}
-
-func (m *mapping) sendSegments(d *outDatagram) {
-	whole := append(append([]byte(nil), d.payload[0]...), d.payload[1]...)
-	var sa sockio.Addr
-	sa.Set(d.to)
-	for len(whole) > 0 {
-		n := min(int(d.segment), len(whole))
-		sockio.SendTo(m.fd, whole[:n], &sa)
-		whole = whole[n:]
-	}
-}
-
-// putControl writes the datagram's control messages: a TTL that is meant, less
-// the hop that we are, and the size of its segments.
-func (d *outDatagram) putControl(b []byte) int {
-	n := 0
-	if d.ttl < ttlPassed {
-		level, typ := unix.IPPROTO_IP, unix.IP_TTL
-		if d.to.Addr().Is6() {
-			level, typ = unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT
-		}
-		n += sockio.PutControl(b[n:], level, typ, 4)
-		binary.NativeEndian.PutUint32(b[n-8:], uint32(d.ttl-1))
-	}
-	if d.segment > 0 {
-		n += sockio.PutControl(b[n:], unix.SOL_UDP, unix.UDP_SEGMENT, 2)
-		binary.NativeEndian.PutUint16(b[n-8:], d.segment)
-	}
-	return n
 }
 
 // receive takes what has arrived for the mapping and sends it to the guest.

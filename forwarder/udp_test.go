@@ -2,6 +2,7 @@ package forwarder
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"testing"
@@ -321,5 +322,59 @@ func TestLargeAndSmallDatagramsInOneBatch(t *testing.T) {
 				t.Fatalf("round %d: datagram %d has %d bytes, want %d", round, i, len(got), size)
 			}
 		}
+	}
+}
+
+// What leaves as one message arrives as the datagrams that it was made of, in
+// order, whatever stands next to what: shorter and longer ones, empty ones,
+// other peers, other TTLs.
+func TestRunsKeepTheirBounds(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			r := newRigOn(t, Config{}, true)
+			var hosts [2]*net.UDPConn
+			var ports [2]uint16
+			for i := range hosts {
+				var addr netip.AddrPort
+				hosts[i], addr = listenUDP(t, f.host)
+				hosts[i].SetReadBuffer(8 << 20)
+				ports[i] = addr.Port()
+			}
+			rnd := rand.New(rand.NewPCG(1, 2))
+			var want [2][][]byte
+			const datagrams = 2000
+			size := 0
+			for i := range datagrams {
+				if rnd.IntN(5) == 0 {
+					size = []int{0, 1, 50, 1000, 1400, 1900}[rnd.IntN(6)]
+				}
+				to, ttl := 0, byte(64)
+				if rnd.IntN(10) == 0 {
+					to = 1
+				}
+				if rnd.IntN(20) == 0 {
+					ttl = 20
+				}
+				payload := bytes.Repeat([]byte{byte(i)}, size)
+				want[to] = append(want[to], payload)
+				if err := r.port.Write(forwardertest.UDP(at(f.guest, 4000), at(f.gateway, ports[to]), ttl, payload)); err != nil {
+					t.Fatal(err)
+				}
+				if i%40 != 39 && i != datagrams-1 {
+					continue
+				}
+				for range 40 {
+					r.turn()
+				}
+				for to, host := range hosts {
+					for i, want := range want[to] {
+						if got, _ := readDatagram(t, host); !bytes.Equal(got, want) {
+							t.Fatalf("peer %d, datagram %d: %d bytes, want %d", to, i, len(got), len(want))
+						}
+					}
+					want[to] = nil
+				}
+			}
+		})
 	}
 }

@@ -17,10 +17,11 @@ const (
 	headSize = 2048
 	// tailSize holds the rest of the largest frame, an IP packet of 65535 bytes.
 	tailSize = 65536
-	// batchMax frames are read before flows get their turn. It bounds the ACKs
-	// that are saved (one per batch) against the time flows wait: at 64 kB a
-	// frame, eight are half a megabyte.
-	batchMax = 8
+	// batchMax frames, or batchBytes, are read before flows get their turn. It
+	// bounds what is saved by batches (acknowledgements, system calls for
+	// datagrams) against the time flows wait.
+	batchMax   = 32
+	batchBytes = 512 << 10
 	// growAfter full batches in a row make the next one larger. Reading on
 	// after a single frame costs a system call that says EAGAIN; in a request
 	// and reply exchange, where a second frame is never there, that is one in
@@ -50,8 +51,8 @@ func (s *Stack) Ready(events uint32) {
 	if r.limit == 0 {
 		r.limit = 1
 	}
-	n := 0
-	for n < r.limit {
+	n, bytes := 0, 0
+	for n < r.limit && bytes < batchBytes {
 		size, errno := r.read(s.dev, n)
 		if errno == unix.EAGAIN {
 			break
@@ -62,12 +63,13 @@ func (s *Stack) Ready(events uint32) {
 		}
 		if errno == 0 {
 			s.receive(r, n, size)
+			bytes += size
 		}
 		n++
 	}
 	s.finishBatch()
 	s.handler.Flush()
-	if n < r.limit {
+	if n < r.limit && bytes < batchBytes {
 		r.limit, r.filled = max(1, n), 0
 	} else if r.filled++; r.filled >= growAfter {
 		r.limit, r.filled = min(2*r.limit, batchMax), 0

@@ -358,7 +358,7 @@ func TestBatches(t *testing.T) {
 			t.Fatalf("datagram %d is %q", i, p.Data[8:])
 		}
 	}
-	if s.flushes < 200/8 || s.flushes > 60 {
+	if s.flushes < 200/32 || s.flushes > 60 {
 		t.Errorf("%d flushes for 200 frames", s.flushes)
 	}
 }

@@ -206,3 +206,42 @@ func TestB24_BurstsLoseNothing(t *testing.T) {
 		}
 	})
 }
+
+// TestB20_RunsBeyondTheMTU: datagrams of one size one after the other, which
+// would leave as one message, over a link that has to fragment each of them.
+func TestB20_RunsBeyondTheMTU(t *testing.T) {
+	const datagrams, size = 30, 4000
+	eachCell(t, func(t *testing.T, w *world, f family) {
+		arrived := make(chan []byte, datagrams)
+		s := servePacket(t, env.Net.Net, "udp"+f.v, net.JoinHostPort(f.server, "0"), func(b []byte, _ net.Addr) []byte {
+			arrived <- bytes.Clone(b)
+			return nil
+		})
+		c := w.listenPacket(t, f)
+		// Neighbours are resolved by a first one, see above.
+		if _, err := c.WriteTo([]byte("first"), udpAddr(f.server, s.LocalAddr())); err != nil {
+			t.Fatal(err)
+		}
+		late := time.After(5 * time.Second)
+		select {
+		case <-arrived:
+		case <-late:
+			t.Fatal("the first datagram did not arrive")
+		}
+		for i := range datagrams {
+			if _, err := c.WriteTo(bytes.Repeat([]byte{byte(i)}, size), udpAddr(f.server, s.LocalAddr())); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range datagrams {
+			select {
+			case b := <-arrived:
+				if !bytes.Equal(b, bytes.Repeat([]byte{byte(i)}, size)) {
+					t.Fatalf("datagram %d is %d bytes of %d", i, len(b), b[0])
+				}
+			case <-late:
+				t.Fatalf("%d of %d datagrams arrived", i, datagrams)
+			}
+		}
+	})
+}

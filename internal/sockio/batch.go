@@ -3,8 +3,8 @@ package sockio
 import "golang.org/x/sys/unix"
 
 const (
-	// BatchSize datagrams are moved by one system call at most. The device is
-	// read in batches of eight frames, so more would never fill on the way out.
+	// BatchSize messages are moved by one system call at most. More bring little:
+	// the call itself is a tenth of a microsecond of each.
 	BatchSize = 16
 	// datagramMax is the largest datagram, rounded up to whole pages.
 	datagramMax = 1 << 16
@@ -17,7 +17,7 @@ const (
 type Batch struct {
 	Msgs    [BatchSize]Message
 	Addrs   [BatchSize]Addr
-	Iovs    [BatchSize][2]unix.Iovec
+	Iovs    [BatchSize]unix.Iovec
 	Control [BatchSize][controlMax]byte
 	buffers []byte // BatchSize times datagramMax, made when first needed
 }
@@ -28,9 +28,9 @@ func (b *Batch) Receive(fd int, control bool) (int, unix.Errno) {
 		b.buffers = make([]byte, BatchSize*datagramMax)
 	}
 	for i := range b.Msgs {
-		b.Iovs[i][0] = Vec(b.buffers[i*datagramMax : (i+1)*datagramMax])
+		b.Iovs[i] = Vec(b.buffers[i*datagramMax : (i+1)*datagramMax])
 		h := &b.Msgs[i].Hdr
-		*h = unix.Msghdr{Iov: &b.Iovs[i][0], Iovlen: 1}
+		*h = unix.Msghdr{Iov: &b.Iovs[i], Iovlen: 1}
 		b.Addrs[i].Room(h)
 		if control {
 			h.Control = &b.Control[i][0]
