@@ -192,26 +192,19 @@ func (a *Agent) becomeReady() {
 func (a *Agent) serve(ctx context.Context, j *join) error {
 	defer j.close()
 	if a.cfg.Subnet4.IsValid() || a.cfg.Subnet6.IsValid() {
-		rep, _, err := delegate(ctx, j, request{Policy: &policy{
-			a.cfg.Subnet4, a.cfg.Gateway4, a.cfg.Subnet6, a.cfg.Gateway6,
-		}})
+		marked, err := routeMarked(ctx, j, [2]subnet{{a.cfg.Subnet4, a.cfg.Gateway4}, {a.cfg.Subnet6, a.cfg.Gateway6}})
 		if err != nil {
 			return fmt.Errorf("set up policy routing: %w", err)
 		}
 		a.mu.Lock()
-		a.marked = [2]bool{rep.Marked4, rep.Marked6}
+		a.marked = marked
 		a.mu.Unlock()
 	}
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return fmt.Errorf("make socket pair: %w", err)
 	}
-	l, err := newLaunch(j, theirs, nil, nil)
-	if err != nil {
-		unix.Close(ours)
-		unix.Close(theirs)
-		return err
-	}
+	l := newLaunch(j, theirs)
 	l.agent = newAgentChild(a.marked)
 	pid, errno := l.start()
 	unix.Close(theirs)
@@ -329,18 +322,10 @@ func (a *Agent) fetch(sock, family, want int, j *join) (int, error) {
 	if n == 0 {
 		return 0, errSilent
 	}
-	var fds []int
-	if msgs, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil {
-		for i := range msgs {
-			if got, err := unix.ParseUnixRights(&msgs[i]); err == nil {
-				fds = append(fds, got...)
-			}
-		}
-	}
+	fds := descriptors(oob[:oobn])
 	if n == reportLen && buf[0] != 0 {
 		closeAll(fds)
-		_, err := decode(buf[:n], j)
-		return 0, err
+		return 0, reported(buf, j)
 	}
 	good := fds[:0]
 	for i, fd := range fds {
@@ -375,8 +360,7 @@ func (a *Agent) lastWords(sock int, j *join) error {
 	if err != nil || n != reportLen || buf[0] == 0 {
 		return nil
 	}
-	_, err = decode(buf, j)
-	return err
+	return reported(buf, j)
 }
 
 func closeAll(fds []int) {

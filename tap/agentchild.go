@@ -26,9 +26,7 @@ type socketOption struct {
 	value       int32
 }
 
-// agentChild is what the agent touches after clone, laid out before. The agent
-// is a copy of one thread of ours that never runs the scheduler or the
-// collector again, so it may not allocate, lock or grow its stack.
+// agentChild is what the agent touches after clone, laid out before.
 type agentChild struct {
 	name    [16]byte
 	root    [2]byte
@@ -45,6 +43,22 @@ type agentChild struct {
 type rights struct {
 	hdr unix.Cmsghdr
 	fds [maxSockets]int32
+}
+
+// attach puts the first n descriptors into a message.
+//
+//go:norace
+//go:nosplit
+func (r *rights) attach(msg *unix.Msghdr, n int) {
+	msg.Control, msg.Controllen = nil, 0
+	if n == 0 {
+		return
+	}
+	r.hdr.Level = unix.SOL_SOCKET
+	r.hdr.Type = unix.SCM_RIGHTS
+	r.hdr.Len = unix.SizeofCmsghdr + 4*uint64(n)
+	msg.Control = (*byte)(unsafe.Pointer(r))
+	msg.Controllen = r.hdr.Len
 }
 
 // Indexes of families.
@@ -114,11 +128,7 @@ func (l *launch) handOut() {
 	syscall.RawSyscall(unix.SYS_SETSID, 0, 0, 0)
 	syscall.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(&a.root[0])), 0, 0)
 
-	// Last, because changes of credentials clear it.
-	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
-	if ppid, _, _ := syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); ppid != l.parent {
-		l.exit()
-	}
+	l.dieWithParent()
 
 	_, _, errno = syscall.RawSyscall(unix.SYS_DUP3, uintptr(l.socket), agentSocket, 0)
 	if errno != 0 {
@@ -143,15 +153,7 @@ func (l *launch) handOut() {
 		a.iov.Len = reportLen
 		a.msg.Iov = &a.iov
 		a.msg.Iovlen = 1
-		a.msg.Control = nil
-		a.msg.Controllen = 0
-		if made > 0 {
-			a.control.hdr.Level = unix.SOL_SOCKET
-			a.control.hdr.Type = unix.SCM_RIGHTS
-			a.control.hdr.Len = unix.SizeofCmsghdr + 4*uint64(made)
-			a.msg.Control = (*byte)(unsafe.Pointer(&a.control))
-			a.msg.Controllen = a.control.hdr.Len
-		}
+		a.control.attach(&a.msg, made)
 		syscall.RawSyscall(unix.SYS_SENDMSG, agentSocket, uintptr(unsafe.Pointer(&a.msg)), unix.MSG_NOSIGNAL)
 		for i := 0; i < made; i++ {
 			syscall.RawSyscall(unix.SYS_CLOSE, uintptr(a.control.fds[i]), 0, 0)

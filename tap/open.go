@@ -2,14 +2,7 @@ package tap
 
 import (
 	"context"
-	"encoding/binary"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
-	"runtime"
-
-	"golang.org/x/sys/unix"
 )
 
 // Open makes or attaches to the device that cfg describes and returns it ready
@@ -86,17 +79,12 @@ func (p *Pending) Close() error {
 func (p *Pending) run(ctx context.Context, cfg Config, j *join) {
 	defer close(p.done)
 	defer j.close()
-	var dev *Device
-	rep, fd, err := delegate(ctx, j, request{Name: cfg.Name, Configure: cfg.Configure, NoOffload: cfg.NoOffload})
-	if err == nil {
-		dev = newDevice(fd, rep)
-	}
+	dev, err := cfg.make(ctx, j)
 	if ctx.Err() != nil {
 		if dev != nil {
 			dev.Close()
 		}
-		p.err = fmt.Errorf("open TAP: %w", context.Cause(ctx))
-		return
+		dev, err = nil, context.Cause(ctx)
 	}
 	if err != nil {
 		p.err = fmt.Errorf("open TAP: %w", err)
@@ -104,170 +92,4 @@ func (p *Pending) run(ctx context.Context, cfg Config, j *join) {
 	}
 	dev.log(cfg)
 	p.dev = dev
-}
-
-// delegate has a child do the work inside the target, and reaps it. The
-// descriptor is the device's, -1 if the request is for none.
-func delegate(ctx context.Context, j *join, r request) (*reply, int, error) {
-	ours, theirs, err := socketPair()
-	if err != nil {
-		return nil, -1, fmt.Errorf("make socket pair: %w", err)
-	}
-	defer unix.Close(ours)
-
-	req, err := json.Marshal(r)
-	if err == nil {
-		_, err = unix.Write(ours, req)
-	}
-	if err != nil {
-		unix.Close(theirs)
-		return nil, -1, fmt.Errorf("hand request to child: %w", err)
-	}
-	l, err := newLaunch(j, theirs, []string{childName}, childEnv())
-	if err != nil {
-		unix.Close(theirs)
-		return nil, -1, err
-	}
-
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	pid, errno := l.start()
-	unix.Close(theirs)
-	if errno != 0 {
-		return nil, -1, fail("fork", errno, hintFork(errno))
-	}
-	killed := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		unix.Kill(pid, unix.SIGKILL)
-		close(killed)
-	})
-	rep, fd, err := receive(ours, j, r.Policy == nil)
-	// The child may be reaped only when nobody is about to kill it by number.
-	if !stop() {
-		<-killed
-	}
-	status := reap(pid)
-	if err != nil {
-		if errors.Is(err, errSilent) {
-			err = fmt.Errorf("%w: %s", err, status)
-		}
-		return nil, -1, err
-	}
-	return rep, fd, nil
-}
-
-func hintFork(errno unix.Errno) string {
-	if errno == unix.EAGAIN {
-		return "the limit of processes is reached: ulimit -u, pids.max"
-	}
-	return ""
-}
-
-// socketPair makes the connection to the child. SOCK_SEQPACKET keeps messages
-// whole and shows the death of the peer as end of file.
-func socketPair() (ours, theirs int, err error) {
-	sp, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, -1, err
-	}
-	theirs, err = unix.FcntlInt(uintptr(sp[1]), unix.F_DUPFD_CLOEXEC, aboveChild)
-	unix.Close(sp[1])
-	if err != nil {
-		unix.Close(sp[0])
-		return -1, -1, err
-	}
-	return sp[0], theirs, nil
-}
-
-// errSilent means that the child went without a word.
-var errSilent = errors.New("the child in the namespace ended without an answer")
-
-// receive waits for the child's answer. The descriptor is valid only without
-// error, and where one is wanted.
-func receive(sock int, j *join, wantFD bool) (*reply, int, error) {
-	buf := make([]byte, maxMessage)
-	oob := make([]byte, unix.CmsgSpace(4))
-	var n, oobn int
-	var err error
-	for {
-		n, oobn, _, _, err = unix.Recvmsg(sock, buf, oob, unix.MSG_CMSG_CLOEXEC)
-		// ECONNRESET: the child went before it read the request. That is
-		// reported once and first; its last words are still in the queue.
-		if err != unix.EINTR && err != unix.ECONNRESET {
-			break
-		}
-	}
-	if err == nil && n == 0 {
-		return nil, -1, errSilent
-	}
-	if err != nil {
-		return nil, -1, fmt.Errorf("receive from child: %w", err)
-	}
-	fd := -1
-	if oobn > 0 {
-		msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
-		if err == nil && len(msgs) == 1 {
-			if fds, err := unix.ParseUnixRights(&msgs[0]); err == nil && len(fds) == 1 {
-				fd = fds[0]
-			}
-		}
-	}
-	rep, err := decode(buf[:n], j)
-	if err == nil && fd < 0 && wantFD {
-		err = errors.New("receive from child: no descriptor came, the limit of open files may be reached")
-	}
-	if err != nil {
-		if fd >= 0 {
-			unix.Close(fd)
-		}
-		return nil, -1, err
-	}
-	return rep, fd, nil
-}
-
-// decode reads what the child sent: the report of a failure before execve, or
-// the answer of the role.
-func decode(msg []byte, j *join) (*reply, error) {
-	if len(msg) == reportLen && msg[0] != '{' {
-		errno := unix.Errno(binary.LittleEndian.Uint16(msg[4:]))
-		switch msg[0] {
-		case stageSetns:
-			if i := int(msg[1]); i < len(j.steps) {
-				return nil, fail(j.steps[i].String(), errno, j.explain(j.steps[i], errno))
-			}
-		case stageExec:
-			hint := "this program must be able to run itself again"
-			if errno == unix.ENOENT {
-				hint = "mount /proc: this program runs itself again inside the namespace"
-			}
-			return nil, fail("execve /proc/self/exe", errno, hint)
-		}
-		return nil, fail("prepare child", errno, "")
-	}
-	rep := new(reply)
-	if err := json.Unmarshal(msg, rep); err != nil {
-		return nil, fmt.Errorf("decode answer of child: %w", err)
-	}
-	if rep.Fault != nil {
-		return nil, rep.Fault
-	}
-	return rep, nil
-}
-
-// reap waits for the child's end and says how it ended.
-func reap(pid int) string {
-	var ws unix.WaitStatus
-	for {
-		_, err := unix.Wait4(pid, &ws, 0, nil)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err != nil:
-			return os.NewSyscallError("wait4", err).Error()
-		case ws.Signaled():
-			return "killed by signal " + ws.Signal().String()
-		default:
-			return fmt.Sprintf("exit status %d", ws.ExitStatus())
-		}
-	}
 }
