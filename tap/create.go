@@ -32,7 +32,12 @@ type facts struct {
 // make makes or attaches to the device in the namespaces that j leads to, and
 // configures it when asked.
 func (cfg Config) make(ctx context.Context, j *join) (*Device, error) {
-	got, err := openInside(ctx, j, openTun(), openNetlink())
+	child, err := openInside(ctx, j, openTun(), openNetlink())
+	if err != nil {
+		return nil, err
+	}
+	defer child.end()
+	got, err := child.opened()
 	if err != nil {
 		return nil, err
 	}

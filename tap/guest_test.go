@@ -292,7 +292,11 @@ func (s *guestServer) serve(c command) (a answerTo, err error) {
 	case "wait inside": // by a child that opens a pipe with nobody at the other end
 		var j *join
 		if j, err = resolve(Target{PID: c.PID}); err == nil {
-			_, err = openInside(context.Background(), j, openFile(c.Name, unix.O_RDONLY))
+			var child *insider
+			if child, err = openInside(context.Background(), j, openFile(c.Name, unix.O_RDONLY)); err == nil {
+				_, err = child.opened()
+				child.end()
+			}
 		}
 	case "nest": // a guest inside, that lives until we end
 		var cmd *exec.Cmd

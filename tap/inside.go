@@ -26,39 +26,55 @@ func closeOpened(all []opened) {
 	}
 }
 
-// openInside has a child open files and sockets in the target's namespaces, and
-// reaps it. There is one outcome for each opening, in the order asked for.
-func openInside(ctx context.Context, j *join, openings ...opening) ([]opened, error) {
+// insider is a child that opens files and sockets in a target's namespaces.
+type insider struct {
+	j     *join
+	count int
+	pid   int
+	sock  int
+	stop  func() bool   // the killing at the end of the context
+	kill  chan struct{} // closed when it was killed
+}
+
+// openInside starts a child that makes the openings. end must be called, by the
+// same goroutine.
+func openInside(ctx context.Context, j *join, openings ...opening) (*insider, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, fmt.Errorf("make socket pair: %w", err)
 	}
-	defer unix.Close(ours)
 	l := newLaunch(j, theirs)
 	l.opener = newOpenChild(openings)
-
 	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	pid, errno := l.start()
 	unix.Close(theirs)
 	if errno != 0 {
+		runtime.UnlockOSThread()
+		unix.Close(ours)
 		return nil, fail("fork", errno, hintFork(errno))
 	}
-	killed := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
+	c := &insider{j: j, count: len(openings), pid: pid, sock: ours, kill: make(chan struct{})}
+	c.stop = context.AfterFunc(ctx, func() {
 		unix.Kill(pid, unix.SIGKILL)
-		close(killed)
+		close(c.kill)
 	})
-	all, err := receive(ours, j, len(openings))
-	// The child may be reaped only when nobody is about to kill it by number.
-	if !stop() {
-		<-killed
+	return c, nil
+}
+
+// opened waits for the child's answer: one outcome for each opening, in the
+// order asked for.
+func (c *insider) opened() ([]opened, error) { return receive(c.sock, c.j, c.count) }
+
+// end reaps the child. The kernel takes a tenth of a millisecond and more to
+// free what it shared with us, on another processor: end is better deferred.
+func (c *insider) end() {
+	// It may be reaped only when nobody is about to kill it by number.
+	if !c.stop() {
+		<-c.kill
 	}
-	status := reap(pid)
-	if errors.Is(err, errSilent) {
-		err = fmt.Errorf("%w: %s", err, status)
-	}
-	return all, err
+	reap(c.pid)
+	runtime.UnlockOSThread()
+	unix.Close(c.sock)
 }
 
 func hintFork(errno unix.Errno) string {
@@ -152,7 +168,7 @@ func reported(msg []byte, j *join) error {
 	return fail("prepare child", errno, "")
 }
 
-// reap waits for the child's end and says how it ended.
+// reap waits for a child's end and says how it ended.
 func reap(pid int) string {
 	var ws unix.WaitStatus
 	for {

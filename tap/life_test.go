@@ -33,23 +33,24 @@ func TestB4_BusyDeviceIsTriedAgain(t *testing.T) {
 				t.Errorf("gave up after %v, want about %v", took, busyFor)
 			}
 
-			p, err := Start(t.Context(), cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
+			opened := make(chan error, 1)
+			go func() {
+				d, err := Open(t.Context(), cfg)
+				if err == nil {
+					d.Close()
+				}
+				opened <- err
+			}()
 			timer := time.NewTimer(150 * time.Millisecond)
-			<-timer.C
 			select {
-			case <-p.done:
-				t.Error("did not wait for the busy device")
-			default:
+			case err := <-opened:
+				t.Fatalf("did not wait for the busy device: %v", err)
+			case <-timer.C:
 			}
 			g.do(command{Do: "release"})
-			d, err := p.Wait()
-			if err != nil {
-				t.Fatal(err)
+			if err := <-opened; err != nil {
+				t.Error(err)
 			}
-			d.Close()
 		})
 	}
 }
@@ -71,13 +72,6 @@ func TestOpen_ContextEnds(t *testing.T) {
 	}
 	if kids := children(t); !slices.Equal(kids, before) {
 		t.Errorf("children %v, before %v", kids, before)
-	}
-	p, err := Start(t.Context(), Config{Target: Target{PID: g.pid}, Name: "tap0"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Close(); err != nil {
-		t.Error(err)
 	}
 }
 
@@ -149,10 +143,14 @@ func TestOpenInside_ContextEnds(t *testing.T) {
 	defer cancel()
 	began := time.Now()
 	// The child waits for somebody to open the other end.
-	_, err = openInside(ctx, j, openFile(fifo, unix.O_RDONLY))
-	if !errors.Is(err, errSilent) || !strings.Contains(err.Error(), "killed by signal") {
+	c, err := openInside(ctx, j, openFile(fifo, unix.O_RDONLY))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = c.opened(); !errors.Is(err, errSilent) {
 		t.Errorf("error %v", err)
 	}
+	c.end()
 	if took := time.Since(began); took < 50*time.Millisecond || took > time.Second {
 		t.Errorf("took %v", took)
 	}
@@ -161,8 +159,8 @@ func TestOpenInside_ContextEnds(t *testing.T) {
 	}
 }
 
-// The child that waits goes with us.
-func TestOpenInside_ChildGoesWithUs(t *testing.T) {
+// kill -9 takes the child along, even one that waits.
+func TestB4_ChildGoesWithUs(t *testing.T) {
 	g := newGuest(t, nesting{})
 	fifo := t.TempDir() + "/fifo"
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {

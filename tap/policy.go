@@ -33,10 +33,15 @@ type subnet struct {
 // it has plain sockets only.
 func routeMarked(ctx context.Context, j *join, subnets [2]subnet) (marked [2]bool, err error) {
 	setting := func(name string) opening { return openFile("/proc/sys/net/"+name, unix.O_WRONLY) }
-	got, err := openInside(ctx, j, openNetlink(),
+	child, err := openInside(ctx, j, openNetlink(),
 		// Connections take the mark over from the segment that opens them; and a
 		// reset, which belongs to no connection, from what it answers.
 		setting("ipv4/tcp_fwmark_accept"), setting("ipv4/fwmark_reflect"), setting("ipv6/fwmark_reflect"))
+	if err != nil {
+		return marked, err
+	}
+	defer child.end()
+	got, err := child.opened()
 	if err != nil {
 		return marked, err
 	}

@@ -47,11 +47,7 @@ func (o *Options) tapConfig(target tap.Target, name string, configure bool, mac 
 // startNetwork makes the device and begins to serve it. Nothing is left when it
 // fails.
 func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter) (*network, error) {
-	pending, err := tap.Start(ctx, cfg)
-	if err != nil {
-		return nil, err
-	}
-	device, err := pending.Wait()
+	device, err := tap.Open(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
