@@ -303,29 +303,19 @@ func (a *Agent) fetch(sock, family, want int, j *join) (int, error) {
 		}
 		return 0, fmt.Errorf("ask for sockets: %w", err)
 	}
-	buf := make([]byte, reportLen+1)
-	oob := make([]byte, unix.CmsgSpace(4*maxSockets))
-	var n, oobn int
-	var err error
-	for {
-		n, oobn, _, _, err = unix.Recvmsg(sock, buf, oob, unix.MSG_CMSG_CLOEXEC)
-		if err != unix.EINTR {
-			break
-		}
-	}
+	msg, fds, err := receiveMessage(sock, reportLen+1, maxSockets)
 	if err != nil {
 		if fault := a.lastWords(sock, j); fault != nil {
 			return 0, fault
 		}
 		return 0, fmt.Errorf("receive sockets: %w", err)
 	}
-	if n == 0 {
+	if len(msg) == 0 {
 		return 0, errSilent
 	}
-	fds := descriptors(oob[:oobn])
-	if n == reportLen && buf[0] != 0 {
+	if len(msg) == reportLen && msg[0] != 0 {
 		closeAll(fds)
-		return 0, reported(buf, j)
+		return 0, reported(msg, j)
 	}
 	good := fds[:0]
 	for i, fd := range fds {
@@ -336,8 +326,8 @@ func (a *Agent) fetch(sock, family, want int, j *join) (int, error) {
 		}
 		good = append(good, fd)
 	}
-	if len(good) == 0 && n == reportLen {
-		if errno := unix.Errno(binary.LittleEndian.Uint16(buf[4:])); errno != 0 && errno != unix.EMFILE && errno != unix.ENFILE && errno != unix.ENOMEM && errno != unix.ENOBUFS {
+	if len(good) == 0 && len(msg) == reportLen {
+		if errno := unix.Errno(binary.LittleEndian.Uint16(msg[4:])); errno != 0 && errno != unix.EMFILE && errno != unix.ENFILE && errno != unix.ENOMEM && errno != unix.ENOBUFS {
 			// A kernel without IPv6, say: the other family goes on.
 			a.log.Debug("no sockets of this family", "family", family, "error", errno)
 		}

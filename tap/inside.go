@@ -96,40 +96,42 @@ var errSilent = errors.New("the child in the namespace ended without an answer")
 
 // receive waits for the child's answer to that many openings.
 func receive(sock int, j *join, count int) ([]opened, error) {
-	buf := make([]byte, answerLen)
-	oob := make([]byte, unix.CmsgSpace(4*maxOpenings))
+	msg, fds, err := receiveMessage(sock, answerLen, maxOpenings)
+	if err != nil {
+		return nil, fmt.Errorf("receive from child: %w", err)
+	}
+	all, err := decode(msg, j, count, fds)
+	if err != nil {
+		closeAll(fds)
+	}
+	return all, err
+}
+
+// receiveMessage takes a message of at most size bytes, the rest of which is
+// lost, and the descriptors that come with it.
+func receiveMessage(sock, size, maxFDs int) (msg []byte, fds []int, err error) {
+	msg = make([]byte, size)
+	oob := make([]byte, unix.CmsgSpace(4*maxFDs))
 	var n, oobn int
-	var err error
 	for {
-		n, oobn, _, _, err = unix.Recvmsg(sock, buf, oob, unix.MSG_CMSG_CLOEXEC)
+		n, oobn, _, _, err = unix.Recvmsg(sock, msg, oob, unix.MSG_CMSG_CLOEXEC)
 		if err != unix.EINTR {
 			break
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("receive from child: %w", err)
+		return nil, nil, err
 	}
-	fds := descriptors(oob[:oobn])
-	all, err := decode(buf[:n], j, count, fds)
+	controls, err := unix.ParseSocketControlMessage(oob[:oobn])
 	if err != nil {
-		closeAll(fds)
-		return nil, err
+		return nil, nil, err
 	}
-	return all, nil
-}
-
-// descriptors are those that came with a message.
-func descriptors(oob []byte) (fds []int) {
-	msgs, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return nil
-	}
-	for i := range msgs {
-		if got, err := unix.ParseUnixRights(&msgs[i]); err == nil {
+	for i := range controls {
+		if got, err := unix.ParseUnixRights(&controls[i]); err == nil {
 			fds = append(fds, got...)
 		}
 	}
-	return fds
+	return msg[:n], fds, nil
 }
 
 // decode reads what the child sent: the report of a failure, or its answer,
