@@ -9,6 +9,7 @@ import (
 
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
+	"epiphyte/internal/sockio"
 	"epiphyte/stack"
 )
 
@@ -17,8 +18,8 @@ import (
 type dial struct {
 	f         *Forwarder
 	syn       *stack.SYN
-	fd        int // -1 once handed to the flow or closed
-	watch     *shard.Watch
+	fd        int          // -1 once handed to the flow or closed
+	watch     *shard.Watch // nil if the host had answered before connect returned
 	begun     time.Duration
 	connected bool
 	handshake *stack.Handshake
@@ -99,11 +100,17 @@ func (f *Forwarder) dial(syn *stack.SYN, to netip.AddrPort) {
 		f.refuse(syn, errno)
 		return
 	}
+	relay.Prepare(fd)
 	d := &dial{f: f, syn: syn, fd: fd}
 	errno = connect(fd, to)
 	if errno != 0 && errno != unix.EINPROGRESS {
 		unix.Close(fd)
 		f.refuse(syn, errno)
+		return
+	}
+	if sockio.Connected(fd) {
+		f.add(d)
+		d.accept()
 		return
 	}
 	f.start(d)
@@ -130,13 +137,18 @@ func (f *Forwarder) dialDNS(syn *stack.SYN) {
 // start registers the dial; the poller reports the outcome of the connect, an
 // immediate one too.
 func (f *Forwarder) start(d *dial) {
-	w, err := f.shard.Watch(d.fd, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP|unix.EPOLLET, d)
+	w, err := f.shard.Watch(d.fd, relay.FlowEvents, d)
 	if err != nil {
 		unix.Close(d.fd)
 		f.refuse(d.syn, unix.ENOBUFS)
 		return
 	}
-	d.watch, d.begun = w, f.shard.Now()
+	d.watch = w
+	f.add(d)
+}
+
+func (f *Forwarder) add(d *dial) {
+	d.begun = f.shard.Now()
 	f.dials.add(d)
 }
 
@@ -170,6 +182,11 @@ func (d *dial) Ready(events uint32) {
 		d.f.refuse(d.syn, errno)
 		return
 	}
+	d.accept()
+}
+
+// accept lets the guest know that the host has accepted.
+func (d *dial) accept() {
 	d.connected = true
 	d.handshake = d.f.stack.Accept(d.syn, d.accepted)
 }
@@ -203,7 +220,9 @@ func (d *dial) cancel() {
 
 func (d *dial) closeSocket() {
 	if d.fd >= 0 {
-		d.watch.Forget()
+		if d.watch != nil {
+			d.watch.Forget()
+		}
 		unix.Close(d.fd)
 		d.fd = -1
 	}

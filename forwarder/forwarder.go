@@ -11,9 +11,11 @@ import (
 
 // DNS is the resolver behind the plan's DNS address.
 type DNS interface {
-	// Submit takes a query and calls reply at most once, from any goroutine.
-	// It copies the query and never blocks; false: overloaded.
-	Submit(query []byte, reply func(response []byte)) bool
+	// Submit takes a query that the guest's from sent to its to. It copies the
+	// query and never blocks; false: overloaded. reply is called at most once,
+	// at once or later, on the shard's thread and with the same addresses; the
+	// response is valid during that call only.
+	Submit(query []byte, from, to netip.AddrPort, reply func(from, to netip.AddrPort, response []byte)) bool
 	// Stream returns a non-blocking stream socket that serves DNS over TCP.
 	Stream() (fd int, err error)
 }
@@ -63,6 +65,7 @@ type Forwarder struct {
 	dials    dialTable
 	mappings mappingTable
 	batch    datagramBatch
+	answer   func(from, to netip.AddrPort, response []byte) // answerDNS, bound once
 
 	inbound     Inbound // nil: nothing is published
 	pingRefused bool    // said once
@@ -89,6 +92,7 @@ func New(cfg Config) *Forwarder {
 	if f.relay == nil {
 		f.relay = relay.New(f.shard, 0)
 	}
+	f.answer = f.answerDNS
 	f.dials.init()
 	f.mappings.init()
 	return f
@@ -170,9 +174,11 @@ func (f *Forwarder) serveDNS(p *stack.Packet, src, dst netip.AddrPort) {
 	if len(p.Tail) > 0 {
 		query = append(append([]byte(nil), query...), p.Tail...)
 	}
-	f.dns.Submit(query, func(response []byte) {
-		f.shard.Post(shard.TaskFunc(func() { f.stack.SendUDP(dst, src, response) }))
-	})
+	f.dns.Submit(query, src, dst, f.answer)
+}
+
+func (f *Forwarder) answerDNS(from, to netip.AddrPort, response []byte) {
+	f.stack.SendUDP(to, from, response)
 }
 
 // ICMP implements stack.Handler: echo requests leave, all else ends here.

@@ -3,34 +3,33 @@ package forwarder
 import (
 	"bytes"
 	"net/netip"
-	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/dhcp"
+	"epiphyte/internal/shard"
 	"epiphyte/stack"
 )
 
-// fakeDNS answers a query with itself behind "answer:", from a goroutine of its
-// own as the resolver does.
+// fakeDNS answers a query with itself behind "answer:", in the next turn of the
+// shard, with bytes that are good for no longer.
 type fakeDNS struct {
-	wg         sync.WaitGroup
+	shard      *shard.Shard
 	overloaded bool
 	streams    []int // ends that the forwarder is given
 }
 
-func (d *fakeDNS) Submit(query []byte, reply func([]byte)) bool {
+func (d *fakeDNS) Submit(query []byte, from, to netip.AddrPort, reply func(netip.AddrPort, netip.AddrPort, []byte)) bool {
 	if d.overloaded {
 		return false
 	}
 	answer := append([]byte("answer:"), query...)
-	d.wg.Add(1)
-	go func() {
-		defer d.wg.Done()
-		reply(answer)
-	}()
+	d.shard.Again(shard.TaskFunc(func() {
+		reply(from, to, answer)
+		clear(answer)
+	}))
 	return true
 }
 
@@ -52,6 +51,7 @@ func TestB27_QueryByUDP(t *testing.T) {
 		for _, size := range []int{0, 1, 12, 512, 2019, 2020, 2021, 4096, 20000} {
 			dns := new(fakeDNS)
 			r := newRig(t, Config{DNS: dns})
+			dns.shard = r.shard
 			query := bytes.Repeat([]byte{0xa5}, size)
 			src, dst := at(netip.MustParseAddr(tt.guest), 4000), at(netip.MustParseAddr(tt.dns), 53)
 			r.send(forwardertest.UDP(src, dst, 64, query))
@@ -63,7 +63,6 @@ func TestB27_QueryByUDP(t *testing.T) {
 				t.Errorf("query of %d bytes to %v came back as %d bytes", size, dst, len(p.Transport)-8)
 			}
 			r.wantCounts(Counts{}) // no mapping is made of it
-			dns.wg.Wait()
 		}
 	}
 }

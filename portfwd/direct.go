@@ -6,7 +6,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/sockio"
 )
@@ -52,21 +51,21 @@ const (
 	socketPatience = 100 * time.Millisecond
 )
 
-// clientEvents are what the sockets of a connection are watched for.
-const clientEvents = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
-
 // direct is the direct path of an attempt: a socket of the guest's namespace
 // that is being connected to the server.
 type direct struct {
-	a      *attempt
-	fd     int // -1: none
-	watch  *shard.Watch
-	events uint32
-	timer  shard.Timer
+	connecting
+	a     *attempt
+	retry shard.Timer // there may be a socket then
+}
+
+func (d *direct) init(a *attempt) {
+	d.a = a
+	d.connecting = connecting{held: none(), shard: a.m.shard, answered: d.done}
 }
 
 // mayGoDirect reports whether the direct path would do for a client.
-func (m *Manager) mayGoDirect(l *listener, to netip.AddrPort) bool {
+func (m *Manager) mayGoDirect(p *tcpPort, to netip.AddrPort) bool {
 	if m.sockets == nil || m.mode == StackOnly {
 		return false
 	}
@@ -75,8 +74,8 @@ func (m *Manager) mayGoDirect(l *listener, to netip.AddrPort) bool {
 	}
 	// The rule may name an address that is not the guest's own; whether its
 	// kernel passes such a connection on, only its device tells.
-	own := to.Addr() == m.plan.Guest || to.Addr().Is6() && !l.guest.Addr().IsValid()
-	return own && m.sockets.Transparent(familyOf(to.Addr())) && m.shard.Now() >= l.avoid
+	own := to.Addr() == m.plan.Guest || to.Addr().Is6() && !p.guest.Addr().IsValid()
+	return own && m.sockets.Transparent(familyOf(to.Addr())) && m.shard.Now() >= p.avoid
 }
 
 func familyOf(a netip.Addr) int {
@@ -103,104 +102,58 @@ func (d *direct) begin() (started, none bool) {
 			sa.Set(from)
 			errno = sockio.Bind(fd, &sa)
 		}
-		if errno == 0 {
+		bound := errno == 0
+		if bound {
 			sa.Set(d.a.to)
 			errno = sockio.Connect(fd, &sa)
 		}
 		if errno == 0 || errno == unix.EINPROGRESS {
-			d.fd = fd
-			break
+			patience := directPatience
+			if m.mode == DirectOnly {
+				patience = dialTimeout
+			}
+			d.a.tried = from
+			return d.await(fd, patience), false
 		}
 		unix.Close(fd)
-		if (errno == unix.EADDRINUSE || errno == unix.EADDRNOTAVAIL) && d.a.anonymous() && from.Port() != 0 {
+		taken := errno == unix.EADDRINUSE || errno == unix.EADDRNOTAVAIL
+		if taken && d.a.anonymous() && from.Port() != 0 {
 			// Another client that is seen as the gateway has the port, or had
 			// it a moment ago.
 			from = netip.AddrPortFrom(from.Addr(), 0)
 			continue
 		}
-		d.a.failed = errno == unix.ECONNREFUSED // see fail
+		if bound && !taken {
+			d.a.tried, d.a.failed = from, true // see done
+		}
 		return false, false
 	}
-	var err error
-	if d.watch, err = m.shard.Watch(d.fd, clientEvents, d); err != nil {
-		unix.Close(d.fd)
-		d.fd = -1
-		return false, false
-	}
-	patience := directPatience
-	if m.mode == DirectOnly {
-		patience = dialTimeout
-	}
-	// On lo the answer is often there before connect returns.
-	if _, err := unix.Getpeername(d.fd); err == nil {
-		d.join()
-		return true, false
-	}
-	m.shard.Arm(&d.timer, patience, d)
-	return true, false
 }
 
-// Ready implements shard.Handler: the guest's kernel has answered.
-func (d *direct) Ready(events uint32) {
-	d.events |= events
-	if events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
-		return
-	}
-	if errno, err := unix.GetsockoptInt(d.fd, unix.SOL_SOCKET, unix.SO_ERROR); err != nil || errno != 0 {
-		d.fail(unix.Errno(errno))
-		return
-	}
-	d.join()
-}
-
-// join hands both sockets to the relay.
-func (d *direct) join() {
+// done has the answer of the guest's kernel.
+func (d *direct) done(errno unix.Errno) {
 	a := d.a
-	a.m.shard.Disarm(&d.timer)
-	delete(a.m.attempts, a)
-	host := relay.Socket{FD: a.fd, Watch: a.watch, Events: a.events}
-	guest := relay.Socket{FD: d.fd, Watch: d.watch, Events: d.events}
-	a.fd, a.watch, d.fd, d.watch = -1, nil, -1, nil
-	a.m.relay.Join(host, guest, a.to)
-}
-
-// Run implements shard.Task for the timer: the time is over, or there may be a
-// socket now.
-func (d *direct) Run() {
-	if d.fd < 0 {
-		d.a.goDirect()
-		return
-	}
-	// The answer may be there and we were too busy to hear it.
-	if _, err := unix.Getpeername(d.fd); err == nil {
-		d.Ready(unix.EPOLLOUT)
-		return
-	}
-	d.fail(unix.ETIMEDOUT)
-}
-
-// fail gives the direct path up. That nobody listens is for the stack path to
-// say: the guest may pass on what comes by its device.
-func (d *direct) fail(errno unix.Errno) {
-	a := d.a
-	d.close()
-	if a.m.mode == DirectOnly {
-		delete(a.m.attempts, a)
+	m := a.m
+	switch {
+	case errno == 0:
+		delete(m.attempts, a)
+		m.relay.Join(a.client.release(), d.release(), a.to, nil)
+	case m.mode == DirectOnly:
+		delete(m.attempts, a)
 		a.refuse()
-		return
+	default:
+		// That nobody listens is for the stack path to say: the guest may pass
+		// on what comes by its device.
+		d.close()
+		a.failed = true
+		if errno != unix.ECONNREFUSED {
+			a.p.avoid = m.shard.Now() + avoidFor
+		}
+		a.goStack()
 	}
-	a.failed = true
-	if errno != unix.ECONNREFUSED {
-		a.l.avoid = a.m.shard.Now() + avoidFor
-	}
-	a.goStack()
 }
 
 func (d *direct) close() {
-	d.a.m.shard.Disarm(&d.timer)
-	if d.fd >= 0 {
-		d.watch.Forget()
-		unix.Close(d.fd)
-		d.fd = -1
-	}
+	d.shard.Disarm(&d.retry)
+	d.connecting.close()
 }

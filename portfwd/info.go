@@ -18,8 +18,8 @@ func (m *Manager) Append(list []relay.Info) []relay.Info {
 	return list
 }
 
-// Counts is the number of TCP clients that wait for the guest and of UDP
-// sessions. Shard's thread only.
-func (m *Manager) Counts() (attempts, sessions int) {
-	return len(m.attempts), len(m.sessions.byKey)
+// Counts is the number of TCP clients that wait for the guest, or in it for the
+// host, and of UDP sessions. Shard's thread only.
+func (m *Manager) Counts() (waiting, sessions int) {
+	return len(m.attempts) + len(m.visits), len(m.sessions.byKey)
 }

@@ -319,8 +319,8 @@ func TestB19_AcceptPause(t *testing.T) {
 	c := dial(t, address(e))
 	restore := fillDescriptors(t)
 	turn(0)
-	if len(w.attempts) != 0 || len(w.paused) != 1 || !w.retry.Armed() {
-		t.Fatalf("out of descriptors: %d attempts, %d listeners paused, timer armed: %v", len(w.attempts), len(w.paused), w.retry.Armed())
+	if len(w.attempts) != 0 || len(w.paused) != 1 || !w.shard.Armed(&w.retry) {
+		t.Fatalf("out of descriptors: %d attempts, %d listeners paused, timer armed: %v", len(w.attempts), len(w.paused), w.shard.Armed(&w.retry))
 	}
 	// A listener that were still watched would end each of these waits at once;
 	// a signal of the runtime's ends one now and then.
@@ -343,8 +343,8 @@ func TestB19_AcceptPause(t *testing.T) {
 	clock.Advance(acceptPause)
 	turn(0)
 	turn(0)
-	if len(w.attempts) != 1 || len(w.paused) != 0 || w.retry.Armed() {
-		t.Errorf("with descriptors again: %d attempts, %d listeners paused, timer armed: %v", len(w.attempts), len(w.paused), w.retry.Armed())
+	if len(w.attempts) != 1 || len(w.paused) != 0 || w.shard.Armed(&w.retry) {
+		t.Errorf("with descriptors again: %d attempts, %d listeners paused, timer armed: %v", len(w.attempts), len(w.paused), w.shard.Armed(&w.retry))
 	}
 	c.Close()
 }
@@ -357,15 +357,15 @@ func TestRemoveWhilePaused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.onShard(func() { w.rules[e.ID].sockets[0].(*listener).pause() })
+	w.onShard(func() { w.rules[e.ID].sockets[0].(*tcpPort).pause() })
 	if err := w.Remove(e.ID); err != nil {
 		t.Fatal(err)
 	}
 	clock.Advance(acceptPause)
-	w.eventually("the pause is over", func() bool { return len(w.paused) == 0 && !w.retry.Armed() })
+	w.eventually("the pause is over", func() bool { return len(w.paused) == 0 && !w.shard.Armed(&w.retry) })
 	// The same, removed by Close at the end of the test.
 	e = w.publish(TCP, loop4, 80)
-	w.onShard(func() { w.rules[e.ID].sockets[0].(*listener).pause() })
+	w.onShard(func() { w.rules[e.ID].sockets[0].(*tcpPort).pause() })
 }
 
 // Attempts are bounded: further clients wait in the listener's queue.

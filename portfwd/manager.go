@@ -2,21 +2,16 @@ package portfwd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/plan"
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
-	"epiphyte/internal/sockio"
 	"epiphyte/stack"
 )
 
@@ -47,12 +42,15 @@ type Manager struct {
 	paused   []*listener // waiting for descriptors
 	retry    shard.Timer
 	sessions sessionTable
+	visits   map[*visit]struct{}
+	visitors int  // visits that have been joined to a connection of the host
 	starved  bool // a client has waited for a socket in vain, and none came since
 
 	mu       sync.Mutex
 	last     int               // the id given last
 	rules    map[int]published // in force; guarded by mu
 	removing map[int]published // taken back, not yet closed; guarded by mu
+	exposed  []*exposedPort    // guarded by mu
 	closed   bool
 	ended    chan struct{} // closed by Close
 }
@@ -79,6 +77,7 @@ func New(cfg Config) *Manager {
 		mode:     cfg.Mode,
 		log:      cfg.Logger,
 		attempts: make(map[*attempt]struct{}),
+		visits:   make(map[*visit]struct{}),
 		rules:    make(map[int]published),
 		removing: make(map[int]published),
 		ended:    make(chan struct{}),
@@ -94,33 +93,44 @@ func New(cfg Config) *Manager {
 // is a *FieldError, a *BindError or the context's. A port that was just
 // released is tried again for bindPatience.
 func (m *Manager) Add(ctx context.Context, r Rule) (Entry, error) {
-	if err := m.resolve(&r); err != nil {
+	err := r.resolve(&m.plan)
+	if err == nil {
+		var others []Rule
+		for _, e := range m.List() {
+			others = append(others, e.Rule)
+		}
+		err = r.conflict(others)
+	}
+	if err != nil {
 		return Entry{}, fmt.Errorf("publish %v: %w", r, err)
 	}
-	var sockets []socket
-	undo := func() {
-		for _, s := range sockets {
-			s.close()
-		}
+	b, err := bindRule(ctx, r)
+	if err != nil {
+		return Entry{}, err
 	}
-	for i := range r.Ports() {
-		at := netip.AddrPortFrom(r.Host, r.HostPort+uint16(i))
+	return m.Serve(b)
+}
+
+// Serve begins to carry in the clients of ports that are bound. It takes them
+// over, also when it fails, which it does only after Close.
+func (m *Manager) Serve(b *Bound) (Entry, error) {
+	r := b.rule
+	sockets := make([]socket, len(b.fds))
+	for i, fd := range b.fds {
 		to := netip.AddrPortFrom(r.Guest, r.GuestPort+uint16(i))
-		fd, err := bind(ctx, r.Proto, at)
-		if err != nil {
-			undo()
-			return Entry{}, fmt.Errorf("publish %v: %w", r, err)
-		}
 		if r.Proto == TCP {
-			sockets = append(sockets, &listener{m: m, fd: fd, guest: to})
+			sockets[i] = m.newTCPPort(fd, to)
 		} else {
-			sockets = append(sockets, &udpSocket{m: m, fd: fd, guest: to, v6: r.Host.Is6()})
+			sockets[i] = &udpSocket{m: m, fd: fd, guest: to, v6: r.Host.Is6()}
 		}
 	}
+	b.fds = nil
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
-		undo()
+		for _, s := range sockets {
+			s.close()
+		}
 		return Entry{}, fmt.Errorf("publish %v: %w", r, net.ErrClosed)
 	}
 	m.last++
@@ -135,59 +145,6 @@ func (m *Manager) Add(ctx context.Context, r Rule) (Entry, error) {
 		}
 	}))
 	return e, nil
-}
-
-// resolve checks the rule and fills in what it leaves open.
-func (m *Manager) resolve(r *Rule) error {
-	if r.Proto == "" {
-		r.Proto = TCP
-	}
-	if r.Interface != "" {
-		if r.Host.IsValid() {
-			return r.Validate()
-		}
-		host, err := firstAddress(r.Interface)
-		if err != nil {
-			return &FieldError{"host_addr", err}
-		}
-		r.Host, r.Interface = host, ""
-	}
-	if err := r.Validate(); err != nil {
-		return err
-	}
-	r.Host, r.GuestPort = r.host(), r.guestPort()
-	if r.Host.Is6() && !m.plan.IPv6() {
-		return badField("host_addr", "%v is an IPv6 address, and IPv6 is not enabled", r.Host)
-	}
-	if !r.Guest.IsValid() && r.Host.Is4() {
-		r.Guest = m.plan.Guest
-	}
-	return nil
-}
-
-// firstAddress is the first address of an interface, IPv4 before IPv6.
-func firstAddress(name string) (netip.Addr, error) {
-	ifi, err := net.InterfaceByName(name)
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("interface %s: %w", name, errors.Unwrap(err))
-	}
-	addrs, err := ifi.Addrs()
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("addresses of %s: %w", name, err)
-	}
-	var found []netip.Addr
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
-			found = append(found, p.Addr())
-		}
-	}
-	if len(found) == 0 {
-		return netip.Addr{}, fmt.Errorf("interface %s has no address", name)
-	}
-	if i := slices.IndexFunc(found, netip.Addr.Is4); i >= 0 {
-		return found[i], nil
-	}
-	return found[0], nil
 }
 
 // Remove closes the ports of a rule. When it returns no more clients are
@@ -255,88 +212,18 @@ func (m *Manager) Close() {
 		}
 		clear(rules)
 	}
+	for _, p := range m.exposed {
+		p.close()
+	}
 	for a := range m.attempts {
 		a.closeSockets()
 	}
 	clear(m.attempts)
+	for v := range m.visits {
+		v.closeSockets()
+	}
+	clear(m.visits)
 	close(m.ended)
-}
-
-// bindPatience is how long a busy port is tried again: a predecessor that was
-// told to go needs some milliseconds, under load up to a second.
-const (
-	bindPatience = 2 * time.Second
-	bindPause    = 20 * time.Millisecond
-)
-
-// backlog is the number of clients that may wait to be accepted; the kernel
-// cuts it to net.core.somaxconn, which is 4096 since Linux 5.4.
-const backlog = 4096
-
-// bind opens, binds and, for TCP, listens.
-func bind(ctx context.Context, proto string, at netip.AddrPort) (int, error) {
-	deadline := time.Now().Add(bindPatience)
-	for {
-		fd, errno := tryBind(proto, at)
-		if errno == 0 {
-			return fd, nil
-		}
-		if errno != unix.EADDRINUSE || time.Now().After(deadline) {
-			return -1, bindError(proto, at, errno)
-		}
-		select {
-		case <-ctx.Done():
-			return -1, errors.Join(ctx.Err(), bindError(proto, at, errno))
-		case <-time.After(bindPause):
-		}
-	}
-}
-
-func tryBind(proto string, at netip.AddrPort) (int, unix.Errno) {
-	family, typ := unix.AF_INET, unix.SOCK_STREAM
-	if at.Addr().Is6() {
-		family = unix.AF_INET6
-	}
-	var sa sockio.Addr
-	sa.Set(at)
-	if proto == UDP {
-		typ = unix.SOCK_DGRAM
-	}
-	fd, err := unix.Socket(family, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, err.(unix.Errno)
-	}
-	fail := func(err error) (int, unix.Errno) {
-		unix.Close(fd)
-		return -1, err.(unix.Errno)
-	}
-	if family == unix.AF_INET6 {
-		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
-			return fail(err)
-		}
-	}
-	if proto == UDP {
-		// As much as the kernel grants: a burst is taken batch by batch.
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
-		if err := askDestination(fd, family); err != nil {
-			return fail(err)
-		}
-		if errno := sockio.Bind(fd, &sa); errno != 0 {
-			return fail(errno)
-		}
-		return fd, 0
-	}
-	// A port whose last connections are in TIME-WAIT is free to listen on.
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
-		return fail(err)
-	}
-	if errno := sockio.Bind(fd, &sa); errno != 0 {
-		return fail(errno)
-	}
-	if err := unix.Listen(fd, backlog); err != nil {
-		return fail(err)
-	}
-	return fd, 0
 }
 
 // visible is the address under which the guest sees a client, by which its

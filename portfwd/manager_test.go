@@ -252,6 +252,14 @@ func TestB5_BusyPortIsTriedAgain(t *testing.T) {
 		if took := time.Since(begin); err != nil || took > time.Second {
 			t.Fatalf("%v after %v", err, took)
 		}
+		if err := w.Remove(e.ID); err != nil {
+			t.Fatal(err)
+		}
+		busy, errno := tryBind(proto, at)
+		if errno != 0 {
+			t.Fatal(errno)
+		}
+		defer unix.Close(busy)
 		begin = time.Now()
 		_, err = w.Add(t.Context(), e.Rule)
 		if took := time.Since(begin); !errors.Is(err, unix.EADDRINUSE) || took < bindPatience || took > 2*bindPatience {
@@ -264,6 +272,58 @@ func TestB5_BusyPortIsTriedAgain(t *testing.T) {
 		if took := time.Since(begin); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, unix.EADDRINUSE) || took > time.Second {
 			t.Errorf("with a context of 50 ms: %v after %v", err, took)
 		}
+	}
+}
+
+// B36: a port that another rule of ours has is not waited for, neither by Add
+// nor among rules that are bound together, which then are not bound at all.
+func TestB36_RulesInEachOthersWay(t *testing.T) {
+	w := newWorld(t, setting{})
+	port := freeRange(t, netip.IPv4Unspecified(), 10)
+	any4, any6, loop6 := netip.IPv4Unspecified(), netip.IPv6Unspecified(), netip.IPv6Loopback()
+	first := Rule{Host: any4, HostPort: port, HostPortEnd: port + 4, GuestPort: 80}
+	for _, c := range []struct {
+		name string
+		rule Rule
+		busy uint16 // 0: not in the way
+	}{
+		{"the same", first, port},
+		{"overlapping", Rule{Host: any4, HostPort: port + 4, HostPortEnd: port + 6}, port + 4},
+		{"one of its addresses", Rule{Host: loop4, HostPort: port + 2}, port + 2},
+		{"by default", Rule{HostPort: port + 1, GuestPort: 99}, port + 1},
+		{"by interface", Rule{Interface: "lo", HostPort: port}, port},
+		{"beside", Rule{Host: any4, HostPort: port + 5}, 0},
+		{"UDP", Rule{Proto: UDP, Host: any4, HostPort: port}, 0},
+		{"IPv6", Rule{Host: any6, HostPort: port}, 0},
+		{"IPv6 loopback", Rule{Host: loop6, HostPort: port}, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			begin := time.Now()
+			bound, err := Bind(t.Context(), w.plan, []Rule{first, c.rule})
+			for _, b := range bound {
+				b.Close()
+			}
+			e, addErr := w.Add(t.Context(), first)
+			if addErr != nil {
+				t.Fatal(addErr) // Bind has left something
+			}
+			defer w.Remove(e.ID)
+			e2, addErr := w.Add(t.Context(), c.rule)
+			if addErr == nil {
+				defer w.Remove(e2.ID)
+			}
+			if took := time.Since(begin); took > bindPatience/2 {
+				t.Errorf("took %v", took)
+			}
+			for _, err := range []error{err, addErr} {
+				be, ok := errors.AsType[*BindError](err)
+				if ok != (c.busy != 0) || err != nil && !ok {
+					t.Errorf("%v, want it in the way: %v", err, c.busy != 0)
+				} else if ok && (be.Errno != unix.EADDRINUSE || be.Addr.Port() != c.busy || !strings.Contains(err.Error(), "published by "+e.Rule.String()+" already")) {
+					t.Errorf("%v, want port %d", err, c.busy)
+				}
+			}
+		})
 	}
 }
 

@@ -177,7 +177,7 @@ func (m *Manager) newSession(key sessionKey, u *udpSocket, client sockio.Addr) *
 		u.sessions = make(map[*session]struct{})
 	}
 	u.sessions[s] = struct{}{}
-	if !t.expire.Armed() {
+	if !m.shard.Armed(&t.expire) {
 		m.shard.Arm(&t.expire, sessionIdle, shard.TaskFunc(m.expireSessions))
 	}
 	return s

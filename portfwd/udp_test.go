@@ -294,8 +294,8 @@ func TestSessionsExpire(t *testing.T) {
 	}
 	pass(time.Second)
 	w.onShard(func() {
-		if len(w.sessions.byKey) != 0 || w.sessions.expire.Armed() {
-			t.Errorf("%d sessions after the time, timer armed: %v", len(w.sessions.byKey), w.sessions.expire.Armed())
+		if len(w.sessions.byKey) != 0 || w.shard.Armed(&w.sessions.expire) {
+			t.Errorf("%d sessions after the time, timer armed: %v", len(w.sessions.byKey), w.shard.Armed(&w.sessions.expire))
 		}
 	})
 	ask() // and again

@@ -47,6 +47,7 @@ type SYN struct {
 	Key      Tuple
 	seq      uint32
 	packet   []byte // from the IP header on
+	header   int    // length of the IP header
 }
 
 func newSYN(p *Packet, key Tuple) *SYN {
@@ -56,7 +57,15 @@ func newSYN(p *Packet, key Tuple) *SYN {
 		Key:    key,
 		seq:    binary.BigEndian.Uint32(p.Head[4:]),
 		packet: append([]byte(nil), p.ip...),
+		header: len(p.ip) - len(p.Head),
 	}
+}
+
+func (y *SYN) network() tcpip.NetworkProtocolNumber {
+	if y.Src.Addr().Is6() {
+		return header.IPv6ProtocolNumber
+	}
+	return header.IPv4ProtocolNumber
 }
 
 // Quote is the quote of the SYN.
@@ -100,11 +109,12 @@ func (s *Stack) Accept(syn *SYN, done func(*Conn, unix.Errno)) *Handshake {
 	s.finishBatch()
 	s.evictTimeWait(syn)
 	s.setAccepting(syn.Key, h)
-	proto := header.IPv4ProtocolNumber
-	if syn.Src.Addr().Is6() {
-		proto = header.IPv6ProtocolNumber
+	if s.plain {
+		s.inject(buffer.MakeWithData(syn.packet), syn.network(), true)
+	} else {
+		p := Packet{Src: syn.Src.Addr(), ip: syn.packet, Head: syn.packet[syn.header:]}
+		h.begin(s.segment(&p, buffer.MakeWithData(syn.packet), true))
 	}
-	s.inject(buffer.MakeWithData(syn.packet), proto, true)
 	if !h.taken {
 		s.finishHandshake(h, nil, unix.EIO)
 	}
@@ -195,18 +205,14 @@ func idOf(t *Tuple) (tcpip.NetworkProtocolNumber, gvisor.TransportEndpointID) {
 }
 
 // handleTCP is gVisor's handler for segments that belong to no endpoint. Only
-// SYNs that Accept plays in are taken; others that come this way, in fragments,
-// are dropped, and what is no SYN is answered with a RST by gVisor.
+// SYNs that Accept plays in, on the plain path, are taken; others that come this
+// way, in fragments, are dropped, and what is no SYN is answered with a RST by gVisor.
 func (s *Stack) handleTCP(id gvisor.TransportEndpointID, pkt *gvisor.PacketBuffer) bool {
 	flags := header.TCP(pkt.TransportHeader().Slice()).Flags()
 	if flags&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) != header.TCPFlagSyn {
 		return false
 	}
-	if h := s.acceptingFor(tupleOfID(id)); h != nil && !h.taken {
-		if !s.plain {
-			h.begin(id, pkt)
-			return true
-		}
+	if h := s.acceptingFor(tupleOfID(id)); h != nil && !h.taken && s.plain {
 		s.handshakes.Add(1)
 		if h.taken = s.forwarder.HandlePacket(id, pkt); !h.taken {
 			s.handshakes.Done()

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	gvisor "gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
@@ -36,8 +37,10 @@ type Conn struct {
 	wq     *waiter.Queue
 	entry  waiter.Entry
 	key    Tuple
+	id     gvisor.TransportEndpointID // the same for gVisor
 	notify func(Readiness)
 	ready  atomic.Uint32
+	acks   acks
 	locked bool // held by the batch being read
 	closed bool
 
@@ -130,7 +133,9 @@ func (c *Conn) Peek(iov []unix.Iovec) (elements, size int, errno unix.Errno) {
 // much as the receiver has earned.
 func (c *Conn) Discard(n int, grow bool) {
 	d := discard(n)
+	c.follow(false) // it may tell of a larger window
 	c.ep.Read(&d, tcpip.ReadOptions{})
+	c.unfollow()
 	if grow {
 		c.ep.ModerateRecvBuf(n)
 	}
@@ -145,7 +150,9 @@ const MaxWrite = gsoMax - header.TCPTotalHeaderMaximumSize - 1
 // failure to read is EIO; EPIPE and ECONNRESET are the guest's doing.
 func (c *Conn) WriteFrom(fd, n int) (int, unix.Errno) {
 	src := fdSource{fd: fd, left: n}
+	c.follow(false)
 	written, err := c.ep.Write(&src, tcpip.WriteOptions{})
+	c.unfollow()
 	if src.errno != 0 {
 		return int(written), unix.EIO
 	}
@@ -156,7 +163,11 @@ func (c *Conn) WriteFrom(fd, n int) (int, unix.Errno) {
 }
 
 // CloseWrite sends the guest a FIN after what was written.
-func (c *Conn) CloseWrite() { c.ep.Shutdown(tcpip.ShutdownWrite) }
+func (c *Conn) CloseWrite() {
+	c.follow(false)
+	c.ep.Shutdown(tcpip.ShutdownWrite)
+	c.unfollow()
+}
 
 // Abort resets the connection. Gone follows.
 func (c *Conn) Abort() {

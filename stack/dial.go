@@ -50,6 +50,7 @@ func (s *Stack) Dial(from, to netip.AddrPort, done func(*Conn, unix.Errno)) (*Di
 	c := &Conn{s: s, ep: ep.(*tcp.Endpoint), wq: wq, key: Tuple{
 		src: to.Addr().As16(), dst: from.Addr().As16(), srcPort: to.Port(), dstPort: from.Port(),
 	}}
+	_, c.id = idOf(&c.key)
 	d := &Dialing{conn: c, done: done}
 	c.notify = d.moved
 	c.register()

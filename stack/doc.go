@@ -34,7 +34,7 @@
 // unexported functions of gVisor that the inline path needs are named in
 // inline.go alone.
 //
-// Timers: TCP's are gVisor's. The package arms none of its own.
+// Timers: TCP's, which gVisor arms on the shard (clock.go).
 //
 // What it does not do: it opens no host socket and knows neither NAT nor
 // policy.

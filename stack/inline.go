@@ -64,12 +64,19 @@ type (
 	handshake     struct{ ep *tcp.Endpoint } // gVisor's first field too
 )
 
-// newListener makes what startHandshake takes its parameters from.
-func newListener(s *gvisor.Stack) *listenContext {
-	protocol := s.TransportProtocolInstance(tcp.ProtocolNumber)
+// queuedProtocol is how gVisor's IP layer sees the protocol TCP.
+type queuedProtocol interface {
+	QueuePacket(ep gvisor.TransportEndpoint, id gvisor.TransportEndpointID, pkt *gvisor.PacketBuffer)
+}
+
+// openInline finds gVisor's protocol TCP, and makes what startHandshake takes
+// its parameters from.
+func (s *Stack) openInline() {
+	protocol := s.gv.TransportProtocolInstance(tcp.ProtocolNumber)
+	s.tcp = protocol.(queuedProtocol)
 	// The second word of an interface is the pointer in it.
 	pointer := (*[2]unsafe.Pointer)(unsafe.Pointer(&protocol))[1]
-	return newListenContext(s, pointer, nil, defaultBuffer, true, 0)
+	s.listen = newListenContext(s.gv, pointer, nil, defaultBuffer, true, 0)
 }
 
 // GVisorVersion is the module version of gVisor that the above was written
@@ -102,7 +109,10 @@ func (c *Conn) finish() {
 	case tcp.StateTimeWait, tcp.StateClose, tcp.StateError:
 		// Unlocking wakes a processor, which knows what to do in these states.
 	default:
-		switch err := handleSegmentsLocked(c.ep); {
+		c.follow(c.acks.received < holdBelow)
+		err := handleSegmentsLocked(c.ep)
+		c.unfollow()
+		switch {
 		case err != nil:
 			resetConnectionLocked(c.ep, err)
 			dead = true
@@ -112,15 +122,24 @@ func (c *Conn) finish() {
 			startTimeWait(c.ep)
 		}
 	}
-	c.locked = false
+	c.locked, c.acks.received = false, 0
 	c.ep.UnlockUser()
 	if dead {
 		c.wq.Notify(allEvents)
 	}
 }
 
+// queue queues a segment on an endpoint that is locked for the batch.
+func (s *Stack) queue(c *Conn, pkt *gvisor.PacketBuffer) {
+	c.acks.received += pkt.Data().Size()
+	s.tcp.QueuePacket(c.ep, c.id, pkt)
+	pkt.DecRef()
+}
+
 // begin plays the SYN in and has gVisor send the SYN-ACK.
-func (h *Handshake) begin(id gvisor.TransportEndpointID, pkt *gvisor.PacketBuffer) {
+func (h *Handshake) begin(pkt *gvisor.PacketBuffer) {
+	defer pkt.DecRef()
+	_, id := idOf(&h.key)
 	seg, err := newIncomingSegment(id, h.s.gv.Clock(), pkt)
 	if err != nil {
 		return
@@ -134,16 +153,15 @@ func (h *Handshake) begin(id gvisor.TransportEndpointID, pkt *gvisor.PacketBuffe
 		return
 	}
 	h.taken, h.inline = true, hs
-	h.conn = &Conn{s: h.s, ep: hs.ep, wq: &h.wq, key: h.key, notify: h.moved}
+	h.conn = &Conn{s: h.s, ep: hs.ep, id: id, wq: &h.wq, key: h.key, notify: h.moved}
 	h.conn.register()
 }
 
-// step handles what the guest has sent in answer to the SYN-ACK; deliver queues
-// it on the endpoint.
-func (h *Handshake) step(deliver func()) {
+// step handles what the guest has sent in answer to the SYN-ACK.
+func (h *Handshake) step(pkt *gvisor.PacketBuffer) {
 	ep := h.inline.ep
 	ep.LockUser()
-	deliver()
+	h.s.queue(h.conn, pkt)
 	failed := false
 	if st := ep.EndpointState(); st == tcp.StateSynRecv {
 		if err := processSegments(h.inline); err != nil {

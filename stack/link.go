@@ -3,6 +3,7 @@ package stack
 import (
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +29,8 @@ type link struct {
 	neigh   *neighbors
 	disp    gvisor.NetworkDispatcher
 	scratch sync.Pool // *writeScratch: segments leave from timers and processors too
+
+	followed atomic.Pointer[Conn] // the one that the shard's thread works on; see ack.go
 }
 
 type writeScratch struct {
@@ -88,7 +91,9 @@ func (l *link) AddHeader(pkt *gvisor.PacketBuffer) {
 func (l *link) WritePackets(pkts gvisor.PacketBufferList) (int, tcpip.Error) {
 	n := 0
 	for _, pkt := range pkts.AsSlice() {
-		l.writePacket(pkt)
+		if c := l.followed.Load(); c == nil || !c.sends(pkt) {
+			l.writePacket(pkt)
+		}
 		n++
 	}
 	return n, nil

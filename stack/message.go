@@ -51,13 +51,25 @@ func (s *Stack) SendICMP(src, dst netip.Addr, ttl uint8, message ...[]byte) {
 // SendReset refuses the connection that a SYN asks for (RFC 9293, section
 // 3.10.7.1: a reset that acknowledges what the SYN occupies).
 func (s *Stack) SendReset(syn *SYN) {
+	s.sendReset(syn.Dst, syn.Src, header.TCPFlagRst|header.TCPFlagAck, syn.seq+1)
+}
+
+// SendAbort ends, for those between us and a server of the guest, an attempt to
+// connect to it that was not made by Dial: a RST of sequence number zero, which
+// Linux's connection tracking takes for the end of any attempt
+// (tcp_in_window in nf_conntrack_proto_tcp.c), and hosts ignore.
+func (s *Stack) SendAbort(from, to netip.AddrPort) {
+	s.sendReset(from, to, header.TCPFlagRst, 0)
+}
+
+func (s *Stack) sendReset(src, dst netip.AddrPort, flags header.TCPFlags, ack uint32) {
 	var h [header.TCPMinimumSize]byte
-	binary.BigEndian.PutUint16(h[0:], syn.Dst.Port())
-	binary.BigEndian.PutUint16(h[2:], syn.Src.Port())
-	binary.BigEndian.PutUint32(h[8:], syn.seq+1)
+	binary.BigEndian.PutUint16(h[0:], src.Port())
+	binary.BigEndian.PutUint16(h[2:], dst.Port())
+	binary.BigEndian.PutUint32(h[8:], ack)
 	h[12] = header.TCPMinimumSize << 2
-	h[13] = uint8(header.TCPFlagRst | header.TCPFlagAck)
-	s.out.send(&outgoing{src: syn.Dst.Addr(), dst: syn.Src.Addr(), proto: ProtoTCP, ttl: DefaultTTL, transport: h[:], sumAt: 16})
+	h[13] = uint8(flags)
+	s.out.send(&outgoing{src: src.Addr(), dst: dst.Addr(), proto: ProtoTCP, ttl: DefaultTTL, transport: h[:], sumAt: 16})
 }
 
 // Unreachable is a reason for which a packet went nowhere, told to the guest

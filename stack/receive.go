@@ -240,8 +240,11 @@ func (s *Stack) receiveTCP(r *receiver, p *Packet, i, size int, proto tcpip.Netw
 	if !s.plain {
 		if c != nil {
 			s.lockForBatch(c)
-		} else if h := s.acceptingFor(key); h != nil && h.inline != nil {
-			h.step(func() { s.deliver(r, i, size, proto) })
+			s.queue(c, s.segment(p, r.take(i, size), r.checked()))
+			return
+		}
+		if h := s.acceptingFor(key); h != nil && h.inline != nil {
+			h.step(s.segment(p, r.take(i, size), r.checked()))
 			return
 		}
 	}
@@ -264,22 +267,26 @@ func (s *Stack) openingSYN(p *Packet, key Tuple, checked bool) {
 	s.handler.SYN(newSYN(p, key))
 }
 
-// deliver hands the frame's packet to gVisor, together with the view that
-// holds it; the next frame is read into a new one.
-func (s *Stack) deliver(r *receiver, i, size int, proto tcpip.NetworkProtocolNumber) {
-	var payload buffer.Buffer
+// take takes the frame's packet out of the receiver, together with the views
+// that hold it; the next frame is read into new ones.
+func (r *receiver) take(i, size int) (packet buffer.Buffer) {
 	head := r.heads[i]
 	r.heads[i] = nil
 	if size <= headSize {
 		head.CapLength(size)
-		payload.Append(head)
+		packet.Append(head)
 	} else {
-		payload.Append(head)
+		packet.Append(head)
 		r.tail.CapLength(size - headSize)
-		payload.Append(r.tail)
+		packet.Append(r.tail)
 		r.tail = nil
 	}
-	s.inject(payload, proto, s.link.offload && r.checked())
+	return packet
+}
+
+// deliver hands the frame's packet to gVisor's IP layer.
+func (s *Stack) deliver(r *receiver, i, size int, proto tcpip.NetworkProtocolNumber) {
+	s.inject(r.take(i, size), proto, s.link.offload && r.checked())
 }
 
 func (s *Stack) inject(payload buffer.Buffer, proto tcpip.NetworkProtocolNumber, checked bool) {
@@ -288,4 +295,21 @@ func (s *Stack) inject(payload buffer.Buffer, proto tcpip.NetworkProtocolNumber,
 	pkt.RXChecksumValidated = checked
 	s.link.disp.DeliverNetworkPacket(proto, pkt)
 	pkt.DecRef()
+}
+
+// segment makes of a TCP packet what gVisor's IP layer would: its headers were
+// checked here already, and whose it is we know.
+func (s *Stack) segment(p *Packet, packet buffer.Buffer, checked bool) *gvisor.PacketBuffer {
+	pkt := gvisor.NewPacketBuffer(gvisor.PacketBufferOptions{Payload: packet})
+	pkt.NICID = nicID
+	pkt.NetworkProtocolNumber = header.IPv4ProtocolNumber
+	if p.Src.Is6() {
+		pkt.NetworkProtocolNumber = header.IPv6ProtocolNumber
+	}
+	pkt.TransportProtocolNumber = header.TCPProtocolNumber
+	pkt.RXChecksumValidated = checked && s.link.offload
+	pkt.Data().CapLength(len(p.ip) + len(p.Tail)) // without Ethernet's padding
+	pkt.NetworkHeader().Consume(len(p.ip) - len(p.Head))
+	pkt.TransportHeader().Consume(int(header.TCP(p.Head).DataOffset()))
+	return pkt
 }

@@ -181,6 +181,23 @@ func TestB13_SYNAndReset(t *testing.T) {
 	})
 }
 
+// An attempt that was made elsewhere is ended by a RST of sequence number zero.
+func TestSendAbort(t *testing.T) {
+	families(t, func(t *testing.T, guest, remote netip.AddrPort) {
+		s := newSeam(t, seamConfig{})
+		s.stack.SendAbort(remote, guest)
+		sent := s.sent()
+		if len(sent) != 1 || sent[0].Src != remote.Addr() || sent[0].Dst != guest.Addr() || sent[0].Proto != stacktest.ProtoTCP {
+			t.Fatalf("sent %+v", sent)
+		}
+		b := sent[0].Payload
+		if binary.BigEndian.Uint16(b) != remote.Port() || binary.BigEndian.Uint16(b[2:]) != guest.Port() ||
+			b[13] != stacktest.RST || binary.BigEndian.Uint64(b[4:]) != 0 {
+			t.Errorf("sent %x", b)
+		}
+	})
+}
+
 func TestB15_ErrorsQuoteThePacket(t *testing.T) {
 	families(t, func(t *testing.T, guest, remote netip.AddrPort) {
 		s := newSeam(t, seamConfig{})

@@ -72,17 +72,20 @@ type Stack struct {
 	gv            *gvisor.Stack
 	link          *link
 	forwarder     *tcp.Forwarder // of the plain path
-	listen        *listenContext // of the inline path
+	listen        *listenContext // of the inline path, and so is
+	tcp           queuedProtocol
 	neigh         neighbors
 	watch         *shard.Watch
 
 	// The shard's thread only:
-	in      receiver
-	out     sender
-	echo    []byte
-	conns   map[Tuple]*Conn
-	orphans list.List  // of *Conn, closed longest ago first
-	guest6  netip.Addr // last seen in use
+	in       receiver
+	out      sender
+	echo     []byte
+	conns    map[Tuple]*Conn
+	orphans  list.List // of *Conn, closed longest ago first
+	held     []*Conn   // with an acknowledgement that waits; see ack.go
+	ackTimer shard.Timer
+	guest6   netip.Addr // last seen in use
 
 	acceptMu  sync.Mutex
 	accepting map[Tuple]*Handshake // guarded by acceptMu
@@ -115,6 +118,7 @@ func New(cfg Config) (*Stack, error) {
 		accepting:     make(map[Tuple]*Handshake),
 		failed:        make(chan error, 1),
 	}
+	s.shard.BeforeSleep((*ackTask)(s))
 	s.neigh.self.Store(pack(cfg.Device.HardwareAddr()))
 	mac := cfg.Plan.HardwareAddr()
 	s.link = &link{
@@ -149,6 +153,7 @@ func New(cfg Config) (*Stack, error) {
 // as no packet may find them missing.
 func (s *Stack) build() error {
 	s.gv = gvisor.New(gvisor.Options{
+		Clock:            clock{s.shard},
 		NetworkProtocols: []gvisor.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []gvisor.TransportProtocolFactory{
 			tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6,
@@ -161,7 +166,7 @@ func (s *Stack) build() error {
 	if s.plain {
 		s.forwarder = tcp.NewForwarder(s.gv, defaultBuffer, maxHandshakes, s.completeHandshake)
 	} else {
-		s.listen = newListener(s.gv)
+		s.openInline()
 	}
 	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, s.handleTCP)
 	for _, proto := range []tcpip.TransportProtocolNumber{udp.ProtocolNumber, icmp.ProtocolNumber4, icmp.ProtocolNumber6} {

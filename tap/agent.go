@@ -361,19 +361,8 @@ func closeAll(fds []int) {
 
 // check refuses what is not a fresh TCP socket of the guest's namespace.
 func (a *Agent) check(fd, family int) error {
-	for _, want := range [...]struct {
-		name  string
-		opt   int
-		value int
-	}{
-		{"SO_DOMAIN", unix.SO_DOMAIN, family},
-		{"SO_TYPE", unix.SO_TYPE, unix.SOCK_STREAM},
-		{"SO_PROTOCOL", unix.SO_PROTOCOL, unix.IPPROTO_TCP},
-		{"SO_ACCEPTCONN", unix.SO_ACCEPTCONN, 0},
-	} {
-		if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, want.opt); err != nil || got != want.value {
-			return fmt.Errorf("%s is %d (%v), want %d", want.name, got, err, want.value)
-		}
+	if err := checkTCP(fd, family, 0); err != nil {
+		return err
 	}
 	if _, err := unix.Getpeername(fd); err != unix.ENOTCONN {
 		return errors.New("a socket is connected")
@@ -400,6 +389,26 @@ func (a *Agent) check(fd, family int) error {
 		}
 		if cookie != a.cookie {
 			return errors.New("a socket is of another network namespace")
+		}
+	}
+	return nil
+}
+
+// checkTCP refuses what is not a non-blocking TCP socket of the family that
+// listens (1) or does not (0).
+func checkTCP(fd, family, listens int) error {
+	for _, want := range [...]struct {
+		name  string
+		opt   int
+		value int
+	}{
+		{"SO_DOMAIN", unix.SO_DOMAIN, family},
+		{"SO_TYPE", unix.SO_TYPE, unix.SOCK_STREAM},
+		{"SO_PROTOCOL", unix.SO_PROTOCOL, unix.IPPROTO_TCP},
+		{"SO_ACCEPTCONN", unix.SO_ACCEPTCONN, listens},
+	} {
+		if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, want.opt); err != nil || got != want.value {
+			return fmt.Errorf("%s is %d (%v), want %d", want.name, got, err, want.value)
 		}
 	}
 	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)

@@ -19,19 +19,12 @@ const (
 	loIndex = 1
 )
 
-// socketOption is one integer option set on every socket of a family; level
-// zero and name zero end the list.
-type socketOption struct {
-	level, name uintptr
-	value       int32
-}
-
 // agentChild is what the agent touches after clone, laid out before.
 type agentChild struct {
 	name    [16]byte
 	root    [2]byte
-	caps    uint32 // kept, of those below 32
-	options [2][9]socketOption
+	caps    uint32            // kept, of those below 32
+	options [2][]socketOption // of every socket of a family
 	request [requestLen]byte
 	answer  [reportLen]byte
 	control rights
@@ -97,7 +90,7 @@ func newAgentChild(marked [2]bool) *agentChild {
 				// The port is chosen when the destination is known.
 				socketOption{unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1})
 		}
-		copy(a.options[f][:len(a.options[f])-1], list)
+		a.options[f] = list
 	}
 	return a
 }
@@ -176,13 +169,8 @@ func (a *agentChild) make() int {
 	for made < int(a.request[1]) && made < maxSockets {
 		fd, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 		if errno == 0 {
-			for i := 0; a.options[f][i].name != 0; i++ {
-				o := &a.options[f][i]
-				_, _, errno = syscall.RawSyscall6(unix.SYS_SETSOCKOPT, fd, o.level, o.name, uintptr(unsafe.Pointer(&o.value)), 4, 0)
-				if errno != 0 {
-					syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
-					break
-				}
+			if errno = setOptions(fd, a.options[f]); errno != 0 {
+				syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
 			}
 		}
 		if errno != 0 {

@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// busyFor is how long a device in use is tried again (behaviour B4: the
-	// predecessor was killed and its descriptor is about to go).
+	// busyFor is how long a device or port in use is tried again (behaviour B4:
+	// the predecessor was killed and its descriptors are about to go).
 	busyFor   = time.Second
 	busyPause = 10 * time.Millisecond
 )
@@ -68,15 +68,25 @@ func (cfg Config) make(ctx context.Context, j *join) (*Device, error) {
 // device attaches tun to the named interface, which is created when there is
 // none.
 func (n *netns) device(ctx context.Context, tun int, name string, offload bool) (*facts, error) {
+	var f *facts
+	err := whileBusy(ctx, unix.EBUSY, func() (err error) {
+		f, err = n.tryDevice(tun, name, offload)
+		return err
+	})
+	return f, err
+}
+
+// whileBusy tries something again for busyFor, as long as it fails with errno.
+func whileBusy(ctx context.Context, errno unix.Errno, try func() error) error {
 	deadline := time.Now().Add(busyFor)
 	for {
-		f, err := n.tryDevice(tun, name, offload)
-		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
-			return f, err
+		err := try()
+		if !errors.Is(err, errno) || time.Now().After(deadline) {
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		case <-time.After(busyPause):
 		}
 	}

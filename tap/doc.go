@@ -76,8 +76,16 @@
 //
 // Where the namespace is ours to configure, policy routing is set up in it first
 // (policy.go), and the sockets are transparent: bound to any address, they talk
-// to the guest's servers within the kernel. What is changed in the guest: three rules and a table per family, net.ipv4.tcp_fwmark_accept and
+// to the guest's servers within the kernel. What is changed in the guest: three
+// rules and a table per family, net.ipv4.tcp_fwmark_accept and
 // net.ipv4/ipv6.fwmark_reflect, none of which touch packets without our mark.
+//
+// # Listening
+//
+// Listen has a child of the first kind make TCP sockets that listen in the guest,
+// up to 64 at a time. They are bound there because the right to take a port below
+// 1024 is asked of the process that binds; what is done with a socket afterwards
+// needs no right at all.
 //
 // # Invariants
 //
@@ -86,14 +94,15 @@
 //     it is reaped, because the signal follows that thread).
 //   - Every descriptor is close-on-exec; the agent keeps its socket only, and any
 //     other child is reaped before its parent goes on.
+//   - What Listen returns listens at the very address that was asked for.
 //   - What the agent sends is a fresh TCP socket of the one namespace, or it is
 //     the last that is taken from it. Its pool is bounded.
 //   - An error is one line with cause and remedy, and wraps the errno.
 //
 // # Timers
 //
-// The second for which a busy device is tried again; orderPause, while the agent
-// has nothing to give.
+// The second for which a busy device or port is tried again; orderPause, while
+// the agent has nothing to give.
 //
 // # What it does not do
 //

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -316,6 +317,14 @@ func (s *guestServer) serve(c command) (a answerTo, err error) {
 		var conn net.Conn
 		if conn, err = s.listener.Accept(); err == nil {
 			a.Text = conn.RemoteAddr().String()
+			conn.Close()
+		}
+	case "connect": // and read to the end
+		var conn net.Conn
+		if conn, err = net.Dial("tcp", c.Name); err == nil {
+			var b []byte
+			b, err = io.ReadAll(conn)
+			a.Text = string(b)
 			conn.Close()
 		}
 	case "trace":

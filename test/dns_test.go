@@ -383,6 +383,37 @@ func TestB29_EitherFamilyServesBoth(t *testing.T) {
 	}
 }
 
+// TestB29_LinkLocalNameserver: the scope in resolv.conf says on which interface
+// it is.
+func TestB29_LinkLocalNameserver(t *testing.T) {
+	ours(t, "link-local nameserver")
+	var local string
+	var index int
+	if err := env.Net.Router.Do(func() error {
+		ifi, err := net.InterfaceByName("down0")
+		if err != nil {
+			return err
+		}
+		index = ifi.Index
+		addrs, err := ifi.Addrs()
+		for _, a := range addrs {
+			if ip, _, err := net.ParseCIDR(a.String()); err == nil && ip.IsLinkLocalUnicast() {
+				local = ip.String()
+			}
+		}
+		return err
+	}); err != nil || local == "" {
+		t.Fatalf("the router's link-local address is %q, %v", local, err)
+	}
+	serveDNS(t, env.Net.Router, fmt.Sprintf("%s%%%d", local, index), named("192.0.2.80"))
+	w := serveWith(t, harness.HelperConfig{Etc: etc(t, local+"%up0")})
+	for _, network := range []string{"udp4", "tcp4"} {
+		if _, got, err := w.lookup(t, network, dns4, "a.example.", 3*time.Second); err != nil || got != "192.0.2.80" {
+			t.Errorf("%s: %q, %v", network, got, err)
+		}
+	}
+}
+
 // TestB29_LoopbackResolverDespiteDisabledLoopback: 127.0.0.53 is the helper's
 // to ask, not the guest's.
 func TestB29_LoopbackResolverDespiteDisabledLoopback(t *testing.T) {

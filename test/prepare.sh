@@ -11,6 +11,8 @@ need dig bind9-dnsutils
 need ping iputils-ping
 need traceroute traceroute
 need ip iproute2
+need ss iproute2
+need nft nftables
 if [ "${1-}" = bench ]; then
 	need slirp4netns slirp4netns
 	need pasta passt

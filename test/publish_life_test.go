@@ -3,6 +3,7 @@ package test
 import (
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -21,16 +22,23 @@ func TestB5_RestartWithTheSamePort(t *testing.T) {
 	var slowest time.Duration
 	for round := range 50 {
 		if !t.Run("", func(t *testing.T) {
-			h := attach(t, g, harness.HelperConfig{}, "-p", hostPort+":"+guestPort, "-p", hostPort+":"+guestPort+"/udp")
-			slowest = max(slowest, h.Ready)
-			serveTCP(t, g.NetNS, "tcp4", "0.0.0.0:"+guestPort, echoTCP)
-			for range 3 {
-				c := client(t, env.Host, "tcp4", "127.0.0.1:"+hostPort)
-				if err := says(c, "hello"); err != nil {
-					t.Fatal(err)
-				}
+			flags := []string{"-6"}
+			for _, f := range families() {
+				flags = append(flags, f.rule(hostPort)+":"+guestPort, f.rule(hostPort)+":"+guestPort+"/udp")
 			}
-			client(t, env.Net.Net, "tcp4", harness.HostIPv4+":"+hostPort).Close()
+			h := attach(t, g, harness.HelperConfig{}, flags...)
+			slowest = max(slowest, h.Ready)
+			(&world{Guest: g}).waitAddress(t, unix.AF_INET6)
+			for _, f := range families() {
+				serveTCP(t, g.NetNS, "tcp"+f.v, f.anyHost()+":"+guestPort, echoTCP)
+				for range 3 {
+					c := client(t, env.Host, "tcp"+f.v, net.JoinHostPort(f.loop, hostPort))
+					if err := says(c, "hello"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				client(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.host(), hostPort)).Close()
+			}
 			var err error
 			switch round % 3 { // attach's cleanup waits for the end
 			case 0:
@@ -70,42 +78,45 @@ func TestB32_ThousandPorts(t *testing.T) {
 		w := serve(t)
 		none = w.usage(t)
 	})
-	for _, proto := range []string{"tcp", "udp"} {
-		t.Run(proto, func(t *testing.T) {
-			w := serve(t, "--publish-mode=stack", "-p", "20000-20999:30000-30999/"+proto)
-			if w.helper.Ready > 300*time.Millisecond {
-				t.Errorf("ready after %v", w.helper.Ready)
-			}
-			now := w.usage(t)
-			if got := now.FDs - none.FDs; got < 1000-runtimePoller || got > 1000+runtimePoller {
-				t.Errorf("%d descriptors for 1000 ports", got)
-			}
-			if kids := w.helper.Descendants(); len(kids) > 0 {
-				t.Errorf("processes: %v", kids)
-			}
-			// Package portfwd measures what a port costs; a resident set is only
-			// good for a bound.
-			if grown := now.RSS - none.RSS; grown > 4<<20 {
-				t.Errorf("grown by %d kB for 1000 ports", grown>>10)
-			}
-			t.Logf("ready after %v, %d kB more resident", w.helper.Ready, (now.RSS-none.RSS)>>10)
-			for _, n := range []int{0, 500, 999} {
-				at := fmt.Sprintf("0.0.0.0:%d", 30000+n)
-				if proto == "tcp" {
-					serveTCP(t, w.NetNS, "tcp4", at, echoTCP)
-				} else {
-					servePacket(t, w.NetNS, "udp4", at, echoPacket)
+	eachFamily(t, func(t *testing.T, f family) {
+		for _, proto := range []string{"tcp", "udp"} {
+			t.Run(proto, func(t *testing.T) {
+				w := serve(t, "--publish-mode=stack", f.rule("20000-20999")+":30000-30999/"+proto)
+				if w.helper.Ready > 300*time.Millisecond {
+					t.Errorf("ready after %v", w.helper.Ready)
 				}
-				if err := says(client(t, env.Host, proto+"4", fmt.Sprintf("127.0.0.1:%d", 20000+n)), "hello"); err != nil {
-					t.Errorf("port %d: %v", 20000+n, err)
+				now := w.usage(t)
+				if got := now.FDs - none.FDs; got < 1000-runtimePoller || got > 1000+runtimePoller {
+					t.Errorf("%d descriptors for 1000 ports", got)
 				}
-			}
-		})
-	}
+				if kids := w.helper.Descendants(); len(kids) > 0 {
+					t.Errorf("processes: %v", kids)
+				}
+				// Package portfwd measures what a port costs; a resident set is only
+				// good for a bound.
+				if grown := now.RSS - none.RSS; grown > 4<<20 {
+					t.Errorf("grown by %d kB for 1000 ports", grown>>10)
+				}
+				t.Logf("ready after %v, %d kB more resident", w.helper.Ready, (now.RSS-none.RSS)>>10)
+				for _, n := range []int{0, 500, 999} {
+					at := fmt.Sprintf("%s:%d", f.anyHost(), 30000+n)
+					if proto == "tcp" {
+						serveTCP(t, w.NetNS, "tcp"+f.v, at, echoTCP)
+					} else {
+						servePacket(t, w.NetNS, "udp"+f.v, at, echoPacket)
+					}
+					if err := says(client(t, env.Host, proto+f.v, net.JoinHostPort(f.loop, fmt.Sprint(20000+n))), "hello"); err != nil {
+						t.Errorf("port %d: %v", 20000+n, err)
+					}
+				}
+			})
+		}
+	})
 }
 
 // TestB36_FailureIsOneLineAndNothingPublished: exit status 1, a line that names
-// the port and what to do, and no port and no interface is left.
+// the port and what to do, and no port is left; nor is there an interface, not
+// even while a busy port is waited for.
 func TestB36_FailureIsOneLineAndNothingPublished(t *testing.T) {
 	ours(t, "--publish")
 	busy := serveTCP(t, env.Host, "tcp4", "127.0.0.1:0", echoTCP)
@@ -122,9 +133,13 @@ func TestB36_FailureIsOneLineAndNothingPublished(t *testing.T) {
 		"IPv6":         {"[::]:80", []string{"[::]:80", "permission denied"}, time.Second},
 		"not ours":     {"203.0.113.1:8080", []string{"203.0.113.1:8080", "cannot assign requested address"}, time.Second},
 		"no interface": {"nosuch0:8080", []string{"nosuch0", "no such network interface"}, time.Second},
+		"twice":        {"", []string{"address already in use", "published by 127.0.0.1:1836", "already"}, time.Second},
 	} {
 		first++
 		works := fmt.Sprintf("127.0.0.1:%d", 18360+first)
+		if c.rule == "" {
+			c.rule = works
+		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g := newGuest(t)
@@ -133,7 +148,11 @@ func TestB36_FailureIsOneLineAndNothingPublished(t *testing.T) {
 				Args: []string{"-6", "-c", "-r", harness.ReadyFD, "-p", works, "-p", c.rule, fmt.Sprint(g.PID), tapName}, NoWait: true,
 			}))(t)
 			defer h.Kill()
+			seen := watchLinks(g, h, 0)
 			code, sig, err := h.Exit(timeout(t, deadline))
+			if links := <-seen; links != "" {
+				t.Errorf("while it failed the guest had %s", links)
+			}
 			if took := time.Since(begin); err != nil || code != 1 || took > c.took {
 				t.Errorf("exit status %d, signal %v, %v after %v, want 1", code, sig, err, took)
 			}
@@ -165,6 +184,27 @@ func TestB36_FailureIsOneLineAndNothingPublished(t *testing.T) {
 		}
 		h.Kill()
 	}
+}
+
+// watchLinks looks at the guest until the helper ends: what its interfaces were
+// when they were not as many as expected.
+func watchLinks(g *harness.Guest, h *harness.Helper, expected int) <-chan string {
+	seen := make(chan string, 1)
+	go func() {
+		for {
+			select {
+			case <-h.Done():
+				seen <- ""
+				return
+			default:
+			}
+			if links, err := g.Links(); err != nil || len(links) != expected {
+				seen <- fmt.Sprint(links, err)
+				return
+			}
+		}
+	}()
+	return seen
 }
 
 // TestB36_MorePortsThanDescriptors: a range that the limit of open files has no

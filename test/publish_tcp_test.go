@@ -81,26 +81,39 @@ func TestB34_NobodyListens(t *testing.T) {
 func TestB34_SilentGuest(t *testing.T) {
 	t.Parallel()
 	ours(t, "--publish")
-	w := serve(t, "-p", "18134:8080", "-p", "18135:8081")
-	serveTCP(t, w.NetNS, "tcp4", "0.0.0.0:8081", echoTCP)
-	// A listener whose queue is full lets a SYN pass without a word.
-	fd := must(w.Socket(unix.AF_INET, unix.SOCK_STREAM, 0))(t)
-	defer unix.Close(fd)
-	if err := errors.Join(unix.Bind(fd, sockaddr("0.0.0.0", 8080)), unix.Listen(fd, 0)); err != nil {
-		t.Fatal(err)
+	var flags []string
+	for _, f := range families() {
+		flags = append(flags, f.rule("18134")+":8080", f.rule("18135")+":8081")
 	}
-	client(t, w.NetNS, "tcp4", "127.0.0.1:8080")
+	w := serve(t, flags...)
+	for _, f := range families() {
+		serveTCP(t, w.NetNS, "tcp"+f.v, f.anyHost()+":8081", echoTCP)
+		// A listener whose queue is full lets a SYN pass without a word.
+		fd := must(w.Socket(f.af, unix.SOCK_STREAM, 0))(t)
+		defer unix.Close(fd)
+		if f.af == unix.AF_INET6 {
+			if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(unix.Bind(fd, sockaddr(strings.Trim(f.anyHost(), "[]"), 8080)), unix.Listen(fd, 0)); err != nil {
+			t.Fatal(err)
+		}
+		client(t, w.NetNS, "tcp"+f.v, net.JoinHostPort(f.loop, "8080"))
+	}
 	before := w.usage(t)
 	begin := time.Now()
 	var waiting []net.Conn
-	for range 100 {
-		waiting = append(waiting, client(t, env.Host, "tcp4", "127.0.0.1:18134"))
+	for _, f := range families() {
+		for range 100 {
+			waiting = append(waiting, client(t, env.Host, "tcp"+f.v, net.JoinHostPort(f.loop, "18134")))
+		}
+		beside := client(t, env.Host, "tcp"+f.v, net.JoinHostPort(f.loop, "18135"))
+		if err := says(beside, "hello"); err != nil {
+			t.Errorf("beside clients that wait: %v", err)
+		}
+		beside.Close()
 	}
-	beside := client(t, env.Host, "tcp4", "127.0.0.1:18135")
-	if err := says(beside, "hello"); err != nil {
-		t.Errorf("beside clients that wait: %v", err)
-	}
-	beside.Close()
 	if took := time.Since(begin); took > 2*time.Second {
 		t.Errorf("another port answers after %v", took)
 	}
@@ -308,14 +321,17 @@ func TestB16_PublishedConcurrentConnections(t *testing.T) {
 // there is room.
 func TestB19_PublishedAtTheDescriptorLimit(t *testing.T) {
 	ours(t, "--publish")
+	eachFamily(t, publishedAtTheDescriptorLimit)
+}
+
+func publishedAtTheDescriptorLimit(t *testing.T, f family) {
 	const limit, clients = 100, 150
-	g := newGuest(t)
-	h := attach(t, g, harness.HelperConfig{Wrap: []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, limit)}}, "--publish-mode=stack", "-p", "18019:8080")
-	w := &world{Guest: g, helper: h}
-	serveTCP(t, g.NetNS, "tcp4", "0.0.0.0:8080", echoTCP)
+	w := serveWith(t, harness.HelperConfig{Wrap: []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, limit)}},
+		"--publish-mode=stack", f.rule("18019")+":8080")
+	serveTCP(t, w.NetNS, "tcp"+f.v, f.anyHost()+":8080", echoTCP)
 	var in, waiting []net.Conn
 	for range clients {
-		c := client(t, env.Net.Net, "tcp4", harness.HostIPv4+":18019")
+		c := client(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.host(), "18019"))
 		if err := c.SetDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
 			t.Fatal(err)
 		}

@@ -103,6 +103,9 @@ func (p *attachParser) parse(args []string) *Exit {
 	if err := p.target(operands); err != nil {
 		return usageError(err.Error(), usage())
 	}
+	if len(p.Expose) > 0 && (p.bess || p.netnsType == netnsTapFD) {
+		return usageError("--expose-host needs to know the guest's network namespace: name a PID or a PATH, not a descriptor or a socket", usage())
+	}
 	if exit := p.setPlan(p.cidr, p.cidr6, p.ipv6); exit != nil {
 		return exit
 	}

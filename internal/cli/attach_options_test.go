@@ -287,18 +287,27 @@ func helpOf(t *testing.T, prog string) string {
 	return exit.Stdout
 }
 
-// What podman, RootlessKit and dockerd-rootless.sh search the help text for, of
-// the functions that exist.
+// What podman, RootlessKit and dockerd-rootless.sh search the help text for, and
+// every other option of the contract, of the functions that exist.
 func TestHelp_WhatCallersLookFor(t *testing.T) {
 	for _, prog := range []string{"slirp4netns", "epiphyte"} {
 		words := strings.Fields(helpOf(t, prog))
-		for _, flag := range []string{"--disable-host-loopback", "--mtu", "--cidr", "--enable-ipv6", "--netns-type"} {
+		for _, flag := range []string{
+			"-c,", "--configure", "-e,", "--exit-fd", "-r,", "--ready-fd", "-m,", "--mtu", "-6,", "--enable-ipv6", "-a,", "--api-socket",
+			"--cidr", "--disable-host-loopback", "--no-host-loopback", "--netns-type", "--userns-path", "--outbound-addr", "--outbound-addr6",
+			"--disable-dns", "--macaddress", "--target-type", "-h,", "--help", "-v,", "--version",
+		} {
 			found := false
 			for _, w := range words {
 				found = found || w == flag // grep -w
 			}
 			if !found {
 				t.Errorf("%s --help lacks %s as a word", prog, flag)
+			}
+		}
+		for _, w := range words {
+			if strings.Contains(w, "sandbox") || strings.Contains(w, "seccomp") {
+				t.Errorf("%s --help promises %s", prog, w)
 			}
 		}
 	}
@@ -311,7 +320,7 @@ func TestHelp_EveryOptionWorks(t *testing.T) {
 	samples := map[string][]string{
 		"--exit-fd": {closedFD}, "--ready-fd": {closedFD}, "--mtu": {"1400"}, "--cidr": {"10.1.0.0/16"},
 		"--netns-type": {"tapfd"}, "--userns-path": {dir}, "--macaddress": {"02:00:00:00:00:01", "-c"},
-		"--log-level": {"debug"}, "--log-format": {"json"}, "--resolv-conf": {"/r"}, "--tcp-path": {"plain"}, "--publish": {"8080:80"}, "--publish-mode": {"stack"}, "--cidr6": {"fd01::/64", "-6"}, "--api-socket": {"/a"}, "--http-socket": {"/h"},
+		"--log-level": {"debug"}, "--log-format": {"json"}, "--resolv-conf": {"/r"}, "--tcp-path": {"plain"}, "--publish": {"8080:80"}, "--publish-mode": {"stack"}, "--expose-host": {"5432:80"}, "--cidr6": {"fd01::/64", "-6"}, "--api-socket": {"/a"}, "--http-socket": {"/h"},
 		"--outbound-addr": {"127.0.0.1"}, "--outbound-addr6": {"::1"},
 	}
 	base, exit := ParseAttach("epiphyte", []string{"4242", "tap0"})

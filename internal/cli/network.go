@@ -44,20 +44,28 @@ func (o *Options) tapConfig(target tap.Target, name string, configure bool, mac 
 	return cfg
 }
 
-// startNetwork makes the device and begins to serve it. Nothing is left when it
-// fails.
-func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter) (*network, error) {
-	device, err := tap.Open(ctx, cfg)
+// startNetwork binds the ports, makes the device and begins to serve it. Nothing
+// is left when it fails.
+func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter) (_ *network, err error) {
+	ports, err := o.bindPorts(ctx, cfg.Target)
 	if err != nil {
 		return nil, err
 	}
-	agent, err := o.startAgent(ctx, cfg, r)
-	if err != nil {
-		device.Close()
+	n := &network{ended: make(chan struct{})}
+	defer func() {
+		ports.close()
+		if err != nil {
+			n.discard()
+		}
+	}()
+	if n.device, err = tap.Open(ctx, cfg); err != nil {
+		return nil, err
+	}
+	if n.agent, err = o.startAgent(ctx, cfg, r); err != nil {
 		return nil, err
 	}
 	gc := guest.Config{
-		Device:              device,
+		Device:              n.device,
 		Plan:                o.Plan,
 		MTU:                 o.MTU,
 		DisableHostLoopback: o.DisableHostLoopback,
@@ -68,34 +76,40 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 		PublishMode:         o.PublishMode,
 		Logger:              r.log,
 	}
-	if agent != nil {
-		gc.Sockets = agent
+	if n.agent != nil {
+		gc.Sockets = n.agent
 	}
-	g, err := guest.New(gc)
-	if err != nil {
-		closeAgent(agent)
-		device.Close()
+	if n.guest, err = guest.New(gc); err != nil {
 		return nil, err
 	}
-	for _, rule := range o.Publish {
-		if _, err := g.Ports().Add(ctx, rule); err != nil {
-			g.Close()
-			closeAgent(agent)
-			device.Close()
-			return nil, err
-		}
+	if err := ports.serve(n.guest.Ports()); err != nil {
+		return nil, err
 	}
-	if agent != nil {
-		agent.Wait(ctx) // or not: then the first clients go by the TAP
+	if n.agent != nil {
+		n.agent.Wait(ctx) // or not: then the first clients go by the TAP
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	n := &network{device: device, guest: g, agent: agent, cancel: cancel, ended: make(chan struct{})}
-	go n.serve(ctx)
-	if err := o.listen(ctx, n, r); err != nil {
-		n.Close()
+	serving, cancel := context.WithCancel(ctx)
+	n.cancel = cancel
+	go n.serve(serving)
+	if err := o.listen(serving, n, r); err != nil {
 		return nil, err
 	}
 	return n, nil
+}
+
+// discard takes down what a start that failed has made.
+func (n *network) discard() {
+	if n.cancel != nil {
+		n.Close()
+		return
+	}
+	if n.guest != nil {
+		n.guest.Close()
+	}
+	closeAgent(n.agent)
+	if n.device != nil {
+		n.device.Close()
+	}
 }
 
 func (n *network) serve(ctx context.Context) {

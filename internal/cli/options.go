@@ -19,9 +19,10 @@ type Options struct {
 	MTU                 int // bytes of an IP packet, 68 to 65521
 	DisableHostLoopback bool
 	DisableDNS          bool
-	Publish             []portfwd.Rule   // host ports to carry in, in the order given
-	PublishMode         portfwd.Mode     // by which path TCP clients are carried in
-	Source              *outbound.Source // of the host's sockets
+	Publish             []portfwd.Rule    // host ports to carry in, in the order given
+	PublishMode         portfwd.Mode      // by which path TCP clients are carried in
+	Expose              []portfwd.Exposed // ports of host loopback, on the guest's own
+	Source              *outbound.Source  // of the host's sockets
 
 	APISocket  string     // control socket, slirp4netns's JSON; empty: none
 	HTTPSocket string     // the same and more over HTTP; empty: none
@@ -54,13 +55,14 @@ func defaultOptions(mtu int) Options {
 func (o *Options) addOwn(fs *pflag.FlagSet) {
 	fs.VarP(publishValue(&o.Publish), "publish", "p", "carry clients of host port `[HOST:]PORT[-END][:GUESTPORT[-END]][/udp]` in to the guest; repeatable")
 	fs.Var(modeValue(&o.PublishMode), "publish-mode", "carry TCP clients in by `PATH`: auto, stack (through the TAP), direct (sockets of the guest's namespace)")
+	fs.Var(exposeValue(&o.Expose), "expose-host", "show TCP port `PORT[:GUESTPORT]` of the host's 127.0.0.1 on the guest's own; repeatable")
 	fs.Var(socketValue("HTTP", &o.HTTPSocket), "http-socket", "answer HTTP requests about ports, flows and statistics at `PATH`")
 	fs.Var(levelValue(&o.LogLevel), "log-level", "log to stderr from `LEVEL` on: debug, info, warn, error")
 	fs.Var(choiceValue("log-format", &o.LogFormat, logText, logJSON), "log-format", "write the log as `FORMAT`: text, json")
 	fs.Var(stringValue(&o.ResolvConf), "resolv-conf", "read the host's name servers from `PATH`")
 	fs.Var(choiceValue("tcp-path", &o.TCPPath, tcpInline, tcpPlain), "tcp-path", "handle TCP segments by `PATH`: inline (faster), plain")
 	boolFlag(fs, "no-offload", "", "use the TAP without checksum and segmentation offload", &o.NoOffload)
-	for _, name := range [...]string{"publish", "publish-mode", "http-socket", "log-level", "log-format", "resolv-conf", "tcp-path", "no-offload"} {
+	for _, name := range [...]string{"publish", "publish-mode", "expose-host", "http-socket", "log-level", "log-format", "resolv-conf", "tcp-path", "no-offload"} {
 		own(fs.Lookup(name))
 	}
 }

@@ -169,6 +169,24 @@ func publishValue(dst *[]portfwd.Rule) value {
 	}}
 }
 
+// exposeValue gathers the ports of a repeatable option, each guest port once.
+func exposeValue(dst *[]portfwd.Exposed) value {
+	return value{set: func(s string) error {
+		e, err := portfwd.ParseExposed(s)
+		if err != nil {
+			return err
+		}
+		for _, other := range *dst {
+			if other.GuestPort == e.GuestPort {
+				return fmt.Errorf("expose port %v: guest port %d leads to port %d already: choose another, as in %d:GUESTPORT",
+					e, e.GuestPort, other.HostPort, e.HostPort)
+			}
+		}
+		*dst = append(*dst, e)
+		return nil
+	}}
+}
+
 // modeValue takes the name of a path for published ports.
 func modeValue(dst *portfwd.Mode) value {
 	return value{initial: "auto", set: func(s string) error {

@@ -72,10 +72,10 @@ func (r *Resolver) dialFirst(ctx context.Context, servers []*server) dialResult 
 // demoteTCP notes that a nameserver failed over TCP.
 func (r *Resolver) demoteTCP(srv *server, why string) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := r.now()
-	if srv.tcp.failed(now, r.cfg.Demotion) {
-		r.tellDemoted(srv, "tcp", why, now)
+	demoted := srv.tcp.failed(r.sinceStart(), r.cfg.Demotion)
+	r.mu.Unlock()
+	if demoted {
+		r.tellDemoted(srv, "tcp", why)
 	}
 }
 

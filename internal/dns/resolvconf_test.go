@@ -122,6 +122,7 @@ func TestB28_NextQueryFollowsTheFile(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "resolv.conf")
 			r := start(t, Config{Port: port, ResolvConf: path})
 			for i := range 20 {
+				r.advance(lookWindow) // at the pace of a person
 				tc.replace(t, path, i%2)
 				wantA(t, r, answers[i%2])
 				if i%5 == 0 {

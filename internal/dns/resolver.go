@@ -6,14 +6,16 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/outbound"
+	"epiphyte/internal/shard"
+	"epiphyte/internal/sockio"
 )
 
 // Errors of Stream.
@@ -22,9 +24,10 @@ var (
 	ErrTooManyStreams = errors.New("too many DNS streams")
 )
 
-// Config says where queries go and what they may cost. Zero fields mean the
-// defaults given with each.
+// Config says where queries go and what they may cost. Shard is required; other
+// zero fields mean the defaults given with each.
 type Config struct {
+	Shard      *shard.Shard
 	ResolvConf string           // default /etc/resolv.conf
 	Port       uint16           // of the nameservers; default 53
 	Logger     *slog.Logger     // default: discard
@@ -81,113 +84,81 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Resolver forwards DNS messages to the host's nameservers. Its methods may be
-// called from any goroutine.
+// Reply takes the answer to a query, with the addresses given to Submit. It is
+// called on the shard's thread; response is overwritten after the call.
+type Reply = func(from, to netip.AddrPort, response []byte)
+
+// Resolver forwards DNS messages to the host's nameservers. It belongs to the
+// shard's thread, but for what its streams share.
 type Resolver struct {
-	cfg      Config
-	conf     resolvConf
-	now      func() time.Time
-	inbox    chan *exchange
-	inFlight atomic.Int64
-	buffers  sync.Pool // *[maxMessage]byte
-	ctx      context.Context
-	cancel   context.CancelFunc
-	running  sync.WaitGroup
+	cfg     Config
+	shard   *shard.Shard
+	lookout lookout
+	active  []*exchange // each knows its place
+	spare   []*exchange
+	sockets map[*socket]struct{}
+	ids     randomIDs
+	batch   sockio.Batch
+	closed  bool
 
+	// For goroutines: those that look at resolv.conf and those of streams.
+	conf    resolvConf
+	start   time.Time
+	ctx     context.Context
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+
+	// Never held for longer than a moment, not while a warning is written
+	// either: the shard's thread takes it too.
 	mu         sync.Mutex
-	closed     bool // guarded by mu, as are those below
-	current    []*server
+	named      []*server // guarded by mu, as are those below: at the last look of anybody
 	confFailed bool
-	sockets    map[*socket]struct{}
-	active     map[*exchange]struct{}
-	finished   []finished // replies to be called once mu is free
-
-	// Apart from mu, which is held while a socket is opened or a warning
-	// written: Stream is called from the data path.
-	streamMu sync.Mutex
-	ending   bool // guarded by streamMu
-	streams  int  // guarded by streamMu
+	ending     bool
+	streams    int
 }
 
-type finished struct {
-	reply func([]byte)
-	resp  []byte
-}
-
-// New makes a resolver and starts its dispatcher; Close ends it. Nothing is
-// read or opened before the first query.
+// New makes a resolver. Nothing is read or opened before the first query. Close
+// ends it.
 func New(cfg Config) *Resolver {
 	cfg = cfg.withDefaults()
 	r := &Resolver{
 		cfg:     cfg,
-		conf:    resolvConf{path: cfg.ResolvConf},
-		now:     time.Now,
-		inbox:   make(chan *exchange, cfg.MaxInFlight),
-		buffers: sync.Pool{New: func() any { return new([maxMessage]byte) }},
+		shard:   cfg.Shard,
 		sockets: make(map[*socket]struct{}),
-		active:  make(map[*exchange]struct{}),
+		conf:    resolvConf{path: cfg.ResolvConf},
+		start:   time.Now(),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	r.running.Add(1)
-	go r.dispatch()
 	return r
 }
 
-// Submit takes one query as it came in a UDP datagram. It copies the query,
-// opens nothing and never blocks.
+// sinceStart is the time of the goroutines.
+func (r *Resolver) sinceStart() time.Duration { return time.Since(r.start) }
+
+// Submit takes one query as it came in a UDP datagram, between addresses that
+// mean nothing here. It copies the query and never blocks. Shard's thread.
 //
-// reply is called at most once, from another goroutine, with an answer that is
-// the callee's to keep; it must not block. It is never called when the query is
-// dropped: because it is none (shorter than a header, or a response), or because
-// the resolver is closed.
+// reply is called at most once, at once or later. It is never called when the
+// query is dropped: because it is none (shorter than a header, or a response),
+// or because the resolver is closed.
 //
 // False means that MaxInFlight queries are waiting already, or that the
 // resolver is closed; the query is dropped.
-func (r *Resolver) Submit(query []byte, reply func(resp []byte)) bool {
+func (r *Resolver) Submit(query []byte, from, to netip.AddrPort, reply Reply) bool {
 	if !isQuery(query) {
 		return true
 	}
-	if r.ctx.Err() != nil {
+	if r.closed || len(r.active) >= r.cfg.MaxInFlight {
 		return false
 	}
-	if r.inFlight.Add(1) > int64(r.cfg.MaxInFlight) {
-		r.inFlight.Add(-1)
-		return false
+	x := r.begin(query, from, to, reply)
+	if !r.lookout.needsLook(r.shard.Now()) {
+		x.start()
+		return true
 	}
-	// inbox has room for every query in flight.
-	r.inbox <- newExchange(r, query, reply)
+	x.arm(min(r.cfg.Retry, r.cfg.Timeout))
+	r.await(x)
 	return true
-}
-
-// dispatch starts the exchanges. It is apart from Submit because looking at
-// resolv.conf may wait for a file system.
-func (r *Resolver) dispatch() {
-	defer r.running.Done()
-	for {
-		select {
-		case <-r.ctx.Done():
-			return
-		case x := <-r.inbox:
-			servers, err := r.servers()
-			r.mu.Lock()
-			if err != nil {
-				x.finish(servFail(x.query))
-			} else {
-				x.start(servers)
-			}
-			r.unlock()
-		}
-	}
-}
-
-// unlock releases mu and then calls the replies that became due under it.
-func (r *Resolver) unlock() {
-	due := r.finished
-	r.finished = nil
-	r.mu.Unlock()
-	for _, f := range due {
-		f.reply(f.resp)
-	}
 }
 
 // Stream opens one DNS-over-TCP connection of a guest. It gives a connected
@@ -198,8 +169,8 @@ func (r *Resolver) unlock() {
 //
 // Errors: ErrTooManyStreams, ErrClosed, and those of socketpair(2).
 func (r *Resolver) Stream() (fd int, err error) {
-	r.streamMu.Lock()
-	defer r.streamMu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.ending {
 		return -1, ErrClosed
 	}
@@ -225,21 +196,19 @@ func (r *Resolver) Stream() (fd int, err error) {
 
 // Close drops everything in flight and returns when all goroutines have ended
 // and all descriptors but those given out by Stream are closed. No reply is
-// called afterwards. It must not be called from a reply.
+// called afterwards. The shard must have stopped serving.
 func (r *Resolver) Close() error {
-	r.streamMu.Lock()
-	r.ending = true
-	r.streamMu.Unlock()
 	r.mu.Lock()
+	r.ending = true
+	r.mu.Unlock()
 	r.closed = true
 	r.cancel()
-	for x := range r.active {
-		x.drop()
+	for len(r.active) > 0 {
+		r.active[0].drop()
 	}
 	for s := range r.sockets {
-		s.abandon()
+		s.close()
 	}
-	r.mu.Unlock()
 	r.running.Wait()
 	return nil
 }

@@ -3,14 +3,15 @@ package dns
 import (
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
-	"net"
+	"fmt"
 	"net/netip"
-	"os"
-	"syscall"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/shard"
+	"epiphyte/internal/sockio"
 )
 
 // How long a socket takes new queries; see "Spoofing" in the package comment.
@@ -20,56 +21,120 @@ const (
 )
 
 // socket is one connected UDP socket and the queries sent from it that are not
-// answered. A goroutine reads it. Its fields are guarded by Resolver.mu, except
-// those set once at the start.
+// answered. Like all of an exchange it belongs to the shard's thread.
 type socket struct {
-	r    *Resolver
-	srv  *server
-	conn *net.UDPConn
-	raw  syscall.RawConn
-	born time.Time
+	r     *Resolver
+	srv   *server
+	fd    int // -1: closed
+	watch *shard.Watch
+	timer shard.Timer
 
 	uses    int
+	aged    bool
 	retired bool // takes no new queries
-	closed  bool
-	pending map[uint16]*attempt
+	// pending has few entries, so that looking through them beats hashing.
+	pending []awaited
 }
 
-// socketTo gives a socket for one more query to srv. The caller holds r.mu.
-func (r *Resolver) socketTo(srv *server, now time.Time) (*socket, error) {
+// awaited is a query whose answer may come.
+type awaited struct {
+	id uint16
+	a  *attempt
+}
+
+// socketTo gives a socket for one more query to srv.
+func (r *Resolver) socketTo(srv *server) (*socket, error) {
 	if s := srv.sock; s != nil {
-		if s.uses < socketUses && now.Sub(s.born) < socketAge {
+		if s.uses < socketUses {
 			return s, nil
 		}
 		s.retire()
 	}
-	if r.closed {
-		return nil, ErrClosed
-	}
-	from, _, err := r.cfg.Source.For(srv.addr.Addr())
+	fd, err := r.connect(srv.addr)
 	if err != nil {
 		return nil, err
 	}
-	var local *net.UDPAddr
-	if from.IsValid() {
-		local = net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
-	}
-	conn, err := net.DialUDP("udp", local, net.UDPAddrFromAddrPort(srv.addr))
-	if err != nil {
+	s := &socket{r: r, srv: srv, fd: fd}
+	// Level-triggered: a batch is read, and more of it reported again.
+	if s.watch, err = r.shard.Watch(fd, unix.EPOLLIN, s); err != nil {
+		unix.Close(fd)
 		return nil, err
 	}
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		conn.Close()
-		return nil, err
-	}
-	s := &socket{r: r, srv: srv, conn: conn, raw: raw, born: now, pending: make(map[uint16]*attempt)}
-	conn.SetReadDeadline(time.Now().Add(socketAge))
+	r.shard.Arm(&s.timer, socketAge, s)
 	srv.sock = s
 	r.sockets[s] = struct{}{}
-	r.running.Add(1)
-	go s.read()
 	return s, nil
+}
+
+// connect opens a socket to addr from the configured source, at a port of the
+// kernel's random choice.
+func (r *Resolver) connect(addr netip.AddrPort) (fd int, err error) {
+	from, bound, err := r.cfg.Source.For(addr.Addr())
+	if err != nil {
+		return -1, err
+	}
+	family := unix.AF_INET
+	if addr.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open socket: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			unix.Close(fd)
+		}
+	}()
+	var sa sockio.Addr
+	if bound {
+		sa.Set(netip.AddrPortFrom(from, 0))
+		if errno := sockio.Bind(fd, &sa); errno != 0 {
+			return -1, fmt.Errorf("bind to %v: %w", from, errno)
+		}
+	}
+	sa.Set(addr)
+	if zone := addr.Addr().Zone(); zone != "" {
+		index, err := interfaceIndex(fd, zone)
+		if err != nil {
+			return -1, fmt.Errorf("look up interface %q: %w", zone, err)
+		}
+		sa.SetScope(index)
+	}
+	if errno := sockio.Connect(fd, &sa); errno != 0 {
+		return -1, fmt.Errorf("connect: %w", errno)
+	}
+	return fd, nil
+}
+
+// interfaceIndex reads a zone, which names an interface or is its index. Any
+// socket will do.
+func interfaceIndex(fd int, zone string) (uint32, error) {
+	if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
+		return uint32(n), nil
+	}
+	req, err := unix.NewIfreq(zone)
+	if err != nil {
+		return 0, err
+	}
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, req); err != nil {
+		return 0, err
+	}
+	return req.Uint32(), nil
+}
+
+// Run implements shard.Task for the timer: the socket takes no more queries,
+// and after as long again as a query may last it is closed, whatever is awaited.
+func (s *socket) Run() {
+	if s.aged {
+		s.close()
+		return
+	}
+	s.aged = true
+	s.retire()
+	if s.fd >= 0 {
+		s.r.shard.Arm(&s.timer, s.r.cfg.Timeout, s)
+	}
 }
 
 // retire keeps the socket for the answers still awaited, if any.
@@ -79,117 +144,91 @@ func (s *socket) retire() {
 		s.srv.sock = nil
 	}
 	if len(s.pending) == 0 {
-		s.abandon()
+		s.close()
 	}
 }
 
-// abandon closes the socket, whatever is awaited; read then ends.
-func (s *socket) abandon() {
-	if s.closed {
+func (s *socket) close() {
+	if s.fd < 0 {
 		return
 	}
-	s.closed, s.retired = true, true
+	s.retired = true
 	if s.srv.sock == s {
 		s.srv.sock = nil
 	}
 	delete(s.r.sockets, s)
-	s.conn.Close()
+	s.r.shard.Disarm(&s.timer)
+	s.watch.Forget()
+	unix.Close(s.fd)
+	s.fd = -1
+	s.pending = nil
 }
 
 // forget takes an attempt off the list of those awaited.
 func (s *socket) forget(a *attempt) {
-	if s.pending[a.id] == a {
-		delete(s.pending, a.id)
+	for i := range s.pending {
+		if s.pending[i].a == a {
+			last := len(s.pending) - 1
+			s.pending[i] = s.pending[last]
+			s.pending[last] = awaited{}
+			s.pending = s.pending[:last]
+			break
+		}
 	}
 	if s.retired && len(s.pending) == 0 {
-		s.abandon()
+		s.close()
 	}
+}
+
+// find gives the attempt with the given id, or nil.
+func (s *socket) find(id uint16) *attempt {
+	for i := range s.pending {
+		if s.pending[i].id == id {
+			return s.pending[i].a
+		}
+	}
+	return nil
 }
 
 // register finds an id for the attempt that nothing else on the socket has.
 func (s *socket) register(a *attempt) {
-	var b [2]byte
-	for {
-		rand.Read(b[:])
-		a.id = binary.BigEndian.Uint16(b[:])
-		if _, taken := s.pending[a.id]; !taken {
-			break
-		}
+	a.id = s.r.ids.next()
+	for s.find(a.id) != nil {
+		a.id = s.r.ids.next()
 	}
 	a.sock = s
 	s.uses++
-	s.pending[a.id] = a
+	s.pending = append(s.pending, awaited{a.id, a})
 }
 
-// send never waits: a datagram that does not fit the send buffer is lost, as it
-// would be anywhere else on its way.
-func (s *socket) send(m []byte) error {
-	var sent error
-	err := s.raw.Write(func(fd uintptr) bool {
-		sent = unix.Send(int(fd), m, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		return true
-	})
-	if err != nil {
-		return err
-	}
-	if sent == unix.EAGAIN || sent == unix.ENOBUFS {
-		return nil
-	}
-	return sent
+// randomIDs are numbers that nobody can foresee, fetched for several queries at
+// a time: that is a system call on some machines.
+type randomIDs struct {
+	bytes [2 * socketUses]byte
+	left  int
 }
 
-// receive waits for one datagram, and holds a buffer only once it is there.
-func (s *socket) receive() ([]byte, error) {
-	var m []byte
-	var failed error
-	err := s.raw.Read(func(fd uintptr) bool {
-		buf := s.r.buffers.Get().(*[maxMessage]byte)
-		defer s.r.buffers.Put(buf)
-		n, err := unix.Read(int(fd), buf[:])
-		switch err {
-		case nil:
-			m = append([]byte(nil), buf[:n]...)
-		case unix.EAGAIN:
-			return false
-		default:
-			failed = err
-		}
-		return true
-	})
-	if err != nil {
-		return nil, err
+func (r *randomIDs) next() uint16 {
+	if r.left == 0 {
+		rand.Read(r.bytes[:])
+		r.left = len(r.bytes)
 	}
-	return m, failed
+	r.left -= 2
+	return binary.BigEndian.Uint16(r.bytes[r.left:])
 }
 
-// read delivers what arrives until the socket is closed, which it does itself
-// when nothing can come any more.
-func (s *socket) read() {
-	defer s.r.running.Done()
-	end := s.born.Add(socketAge + s.r.cfg.Timeout)
-	for {
-		m, err := s.receive()
-		s.r.mu.Lock()
-		switch {
-		case s.closed:
-		case err == nil:
-			s.deliver(m)
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			s.retire()
-			if left := end.Sub(s.r.now()); left > 0 && !s.closed {
-				s.conn.SetReadDeadline(time.Now().Add(left))
-			} else {
-				s.abandon()
-			}
-		case errors.Is(err, unix.EINTR):
-		default:
-			s.refuse(err)
-		}
-		closed := s.closed
-		s.r.unlock()
-		if closed {
-			return
-		}
+// Ready implements shard.Handler: it takes a batch of answers.
+func (s *socket) Ready(uint32) {
+	b := &s.r.batch
+	n, errno := b.Receive(s.fd, false)
+	switch errno {
+	case 0, unix.EAGAIN, unix.EINTR:
+	default:
+		s.refuse(errno)
+		return
+	}
+	for i := range n {
+		s.deliver(b.Datagram(i))
 	}
 }
 
@@ -198,11 +237,11 @@ func (s *socket) deliver(m []byte) {
 	if len(m) < headerLen {
 		return
 	}
-	a := s.pending[binary.BigEndian.Uint16(m)]
+	a := s.find(binary.BigEndian.Uint16(m))
 	if a == nil || !answers(m, a.x.query) {
 		return
 	}
-	s.srv.udp.answer(s.r.now())
+	s.srv.udp.answer(s.r.shard.Now())
 	s.forget(a)
 	a.x.answered(a, m)
 }
@@ -210,17 +249,22 @@ func (s *socket) deliver(m []byte) {
 // refuse ends all attempts on the socket: the nameserver's host says that
 // nobody listens there.
 func (s *socket) refuse(err error) {
-	now := s.r.now()
-	if s.srv.udp.failed(now, s.r.cfg.Demotion) {
-		s.r.tellDemoted(s.srv, "udp", err.Error(), now)
-	}
-	failed := make([]*attempt, 0, len(s.pending))
-	for _, a := range s.pending {
-		failed = append(failed, a)
-	}
+	s.r.demoteUDP(s.srv, err)
 	s.retire()
-	for _, a := range failed {
+	for len(s.pending) > 0 {
+		a := s.pending[0].a
 		s.forget(a)
 		a.x.failed(a)
+	}
+}
+
+// refused tells that a send said what refuse would have learned, and so took the
+// news away from those awaiting an answer. They hear of it in the next turn, as
+// the sender is in the midst of another exchange.
+func (s *socket) refused(err error) {
+	s.r.demoteUDP(s.srv, err)
+	s.retire()
+	if s.fd >= 0 {
+		s.r.shard.Again(shard.TaskFunc(func() { s.refuse(err) }))
 	}
 }

@@ -84,9 +84,9 @@ func (r *Resolver) serveStream(client net.Conn) {
 	if s.up != nil {
 		s.up.conn.Close()
 	}
-	r.streamMu.Lock()
+	r.mu.Lock()
 	r.streams--
-	r.streamMu.Unlock()
+	r.mu.Unlock()
 }
 
 // run serves until the guest has closed and has all its answers, nothing has
@@ -200,10 +200,8 @@ func (s *stream) forward(q *streamQuery) {
 func (s *stream) connect() {
 	if len(s.tried) == 0 {
 		s.servers = nil
-		if servers, err := s.r.servers(); err == nil {
-			s.r.mu.Lock()
-			s.servers = preferred(servers, overTCP)
-			s.r.mu.Unlock()
+		if servers, err := s.r.nameservers(); err == nil {
+			s.servers = s.r.preferredTCP(servers)
 		}
 	}
 	left := slices.DeleteFunc(slices.Clone(s.servers), func(srv *server) bool {
@@ -264,7 +262,7 @@ func (s *stream) answer(m []byte) bool {
 	}
 	now := time.Now()
 	s.r.mu.Lock()
-	s.up.srv.tcp.answer(s.r.now())
+	s.up.srv.tcp.answer(s.r.sinceStart())
 	s.r.mu.Unlock()
 	s.up.answers++
 	s.up.asked = now

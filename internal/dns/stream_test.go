@@ -86,7 +86,7 @@ func TestB27_StreamHonoursHalfClose(t *testing.T) {
 
 func TestB27_StreamFailureIsServFail(t *testing.T) {
 	port := freePort(t, "127.0.0.1", "127.0.0.2")
-	check := func(t *testing.T, r *Resolver) {
+	check := func(t *testing.T, r *rig) {
 		t.Helper()
 		c := dial(t, r)
 		for range 2 {

@@ -1,6 +1,8 @@
 package dns
 
 import (
+	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -16,6 +18,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/shard"
 
 	mdns "github.com/miekg/dns"
 )
@@ -149,7 +153,7 @@ func deadServer(t *testing.T, addr string, port uint16) {
 	t.Cleanup(func() { pc.Close(); l.Close() })
 }
 
-func writeConf(t *testing.T, path string, servers ...string) {
+func writeConf(t testing.TB, path string, servers ...string) {
 	t.Helper()
 	var b strings.Builder
 	for _, s := range servers {
@@ -160,15 +164,87 @@ func writeConf(t *testing.T, path string, servers ...string) {
 	}
 }
 
-func start(t *testing.T, cfg Config, servers ...string) *Resolver {
+// rig is a resolver on a shard that serves, whose clock a test may advance.
+type rig struct {
+	*Resolver
+	clock   *clock
+	stop    context.CancelFunc
+	stopped chan struct{} // closed when the shard has stopped
+}
+
+// clock is a clock that runs by itself and can be put forward.
+type clock struct {
+	start time.Time
+	plus  atomic.Int64
+}
+
+func (c *clock) Now() time.Duration { return time.Since(c.start) + time.Duration(c.plus.Load()) }
+
+func start(t testing.TB, cfg Config, servers ...string) *rig {
 	t.Helper()
 	if cfg.ResolvConf == "" {
 		cfg.ResolvConf = filepath.Join(t.TempDir(), "resolv.conf")
 		writeConf(t, cfg.ResolvConf, servers...)
 	}
-	r := New(cfg)
-	t.Cleanup(func() { r.Close() })
+	r := &rig{clock: &clock{start: time.Now()}, stopped: make(chan struct{})}
+	s, err := shard.New(shard.Config{Clock: r.clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Shard = s
+	r.Resolver = New(cfg)
+	var ctx context.Context
+	ctx, r.stop = context.WithCancel(context.Background())
+	go func() {
+		defer close(r.stopped)
+		if err := s.Serve(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	t.Cleanup(func() {
+		r.Close()
+		s.Close()
+	})
 	return r
+}
+
+// do runs f on the shard's thread.
+func (r *rig) do(f func()) {
+	done := make(chan struct{})
+	r.shard.Post(shard.TaskFunc(func() { defer close(done); f() }))
+	select {
+	case <-done:
+	case <-r.stopped:
+		f()
+	}
+}
+
+// advance puts the clock forward.
+func (r *rig) advance(d time.Duration) {
+	r.clock.plus.Add(int64(d))
+	r.do(func() {}) // so that it takes notice
+}
+
+// Submit is the resolver's, with answers that the callee may keep.
+func (r *rig) Submit(q []byte, reply func([]byte)) (ok bool) {
+	r.do(func() {
+		ok = r.Resolver.Submit(q, guestAt(), dnsAt(), func(from, to netip.AddrPort, m []byte) {
+			if from != guestAt() || to != dnsAt() {
+				panic(fmt.Sprintf("an answer between %v and %v", from, to))
+			}
+			reply(bytes.Clone(m))
+		})
+	})
+	return ok
+}
+
+func guestAt() netip.AddrPort { return netip.MustParseAddrPort("10.0.2.100:4000") }
+func dnsAt() netip.AddrPort   { return netip.MustParseAddrPort("10.0.2.3:53") }
+
+func (r *rig) Close() {
+	r.stop()
+	<-r.stopped
+	r.Resolver.Close()
 }
 
 func query(name string, qtype uint16) *mdns.Msg {
@@ -194,7 +270,7 @@ func unpack(t *testing.T, b []byte) *mdns.Msg {
 }
 
 // raw sends a query and waits for the answer.
-func raw(t *testing.T, r *Resolver, q []byte) []byte {
+func raw(t *testing.T, r *rig, q []byte) []byte {
 	t.Helper()
 	got := make(chan []byte, 1)
 	if !r.Submit(q, func(m []byte) { got <- m }) {
@@ -209,7 +285,7 @@ func raw(t *testing.T, r *Resolver, q []byte) []byte {
 	}
 }
 
-func ask(t *testing.T, r *Resolver, m *mdns.Msg) *mdns.Msg {
+func ask(t *testing.T, r *rig, m *mdns.Msg) *mdns.Msg {
 	t.Helper()
 	a := unpack(t, raw(t, r, pack(t, m)))
 	if a.Id != m.Id {
@@ -219,7 +295,7 @@ func ask(t *testing.T, r *Resolver, m *mdns.Msg) *mdns.Msg {
 }
 
 // wantA asks for an address and compares it.
-func wantA(t *testing.T, r *Resolver, want string) {
+func wantA(t *testing.T, r *rig, want string) {
 	t.Helper()
 	a := ask(t, r, query("name.example.", mdns.TypeA))
 	checkA(t, a, want)
@@ -241,7 +317,7 @@ type client struct {
 	*os.File
 }
 
-func dial(t *testing.T, r *Resolver) client {
+func dial(t *testing.T, r *rig) client {
 	t.Helper()
 	fd, err := r.Stream()
 	if err != nil {

@@ -109,7 +109,7 @@ func New(cfg Config) (_ *Guest, err error) {
 		Limits: cfg.Limits,
 	}
 	if !cfg.DisableDNS {
-		g.resolver = dns.New(dns.Config{ResolvConf: cfg.ResolvConf, Source: cfg.Source, Logger: cfg.Logger})
+		g.resolver = dns.New(dns.Config{Shard: g.shard, ResolvConf: cfg.ResolvConf, Source: cfg.Source, Logger: cfg.Logger})
 		fc.DNS = g.resolver
 	}
 	g.forwarder = forwarder.New(fc)

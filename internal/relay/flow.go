@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -14,19 +13,6 @@ const (
 	// Rounds of one flow before others get their turn: at 64 kB each, half a
 	// megabyte, about what one batch of the device is.
 	pumpRounds = 8
-
-	// RFC 9293 section 3.8.4 has keepalive off by default and above two hours;
-	// a helper that lives as long as its container would gather the flows of
-	// peers that vanished meanwhile. Probes cost one segment each.
-	keepaliveIdle     = 5 * time.Minute
-	keepaliveInterval = time.Minute
-
-	// Once the guest has closed its side it may have closed the socket, and
-	// then a Linux guest forgets it after 60 s in FIN-WAIT-2 and answers the
-	// next probe with a RST; a guest that only shut its side down keeps
-	// answering. So a host that never closes does not keep a flow for ever.
-	halfClosedIdle     = 65 * time.Second
-	halfClosedInterval = 15 * time.Second
 )
 
 // Flow is one established TCP connection: the guest's end and the host's.
@@ -42,66 +28,77 @@ type Flow struct {
 	hostReadable, hostWritable   bool
 	guestReadable, guestWritable bool
 	hostHangup                   bool // the host's end said EOF or error: look for it
+	hostFailed                   bool // it said error
 	hostDone                     bool // the host's EOF was passed on
 	guestDone                    bool // the guest's EOF was passed on
 	queued                       bool // runnable again in the next turn
+	watchesOut                   bool // the watch tells when the host's end can take more
+	keepalive                    keepalive
 	buffers                      int
 	counters                     Counters
 }
 
+// flowEvents are what the host's end of a flow is watched for, edge-triggered.
+// Most connections are never told to wait with writing: EPOLLOUT is added when
+// one is, and saves the others a wake-up at their beginning.
+const flowEvents = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET
+
 // Start joins a connection of the guest to a connected, non-blocking stream
-// socket of the host and moves bytes until both sides have closed or one has
-// failed. It takes over both, and the socket's watch; events are those that
-// the watch has delivered so far.
+// socket of the host, which Prepare was called for, and moves bytes until both
+// sides have closed or one has failed. It takes over both.
+//
+// Where the socket is watched already, for FlowEvents, the watch is w, and
+// events are those that it has delivered so far; else w is nil.
 func (r *Relay) Start(c *stack.Conn, fd int, w *shard.Watch, events uint32) {
 	fl := &Flow{
-		r: r, conn: c, fd: fd, watch: w,
-		hostReadable: true, hostWritable: true, guestReadable: true, guestWritable: true,
-		hostHangup: events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0,
-		buffers:    r.budget.take(),
-		counters:   Counters{Begun: r.shard.Now(), Last: r.shard.Now()},
+		r: r, conn: c, fd: fd, watch: w, watchesOut: w != nil,
+		hostWritable: true, guestReadable: true, guestWritable: true,
+		buffers:  r.budget.take(),
+		counters: Counters{Begun: r.shard.Now(), Last: r.shard.Now()},
 	}
+	fl.note(events)
 	r.totals.Connections++
 	r.flows[fl] = struct{}{}
-	w.SetHandler(fl)
-	setSocketOptions(fd)
-	c.SetKeepalive(keepaliveIdle, keepaliveInterval)
+	if w != nil {
+		w.SetHandler(fl)
+	} else if w, err := r.shard.Watch(fd, flowEvents, fl); err == nil {
+		fl.watch = w // what is there already is told in the next turn
+	} else {
+		fl.abortGuest()
+		return
+	}
 	if fl.buffers < maxBuffers {
 		c.SetBuffers(fl.buffers, fl.buffers)
 	}
 	c.SetNotify(fl.guestReady)
+	r.keepaliveLater()
 	fl.pump()
 }
 
-// setSocketOptions sets up the host's end. Failures leave a slower or less
-// watchful connection, and do not happen on TCP sockets; the resolver's
-// streams, which are not, need none of it.
-func setSocketOptions(fd int) {
-	for _, o := range [...]struct{ level, name, value int }{
-		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1}, // the guest's sender decides
-		{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1}, // urgent data is data, in order
-		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepaliveIdle.Seconds())},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepaliveInterval.Seconds())},
-	} {
-		if unix.SetsockoptInt(fd, o.level, o.name, o.value) != nil {
-			return
-		}
+// FlowEvents are what the watch of a socket has to be for if it is given to
+// Start.
+const FlowEvents = flowEvents | unix.EPOLLOUT
+
+// note remembers what an edge tells only once.
+func (fl *Flow) note(events uint32) {
+	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		fl.hostReadable = true
+	}
+	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		fl.hostHangup = true
+	}
+	if events&unix.EPOLLERR != 0 {
+		fl.hostFailed = true
 	}
 }
 
 // Ready implements shard.Handler: the host's end moved.
 func (fl *Flow) Ready(events uint32) {
-	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-		fl.hostHangup = true
-		if fl.hostDone && events&unix.EPOLLERR != 0 {
-			// Nobody reads any more, so nobody would see the reset.
-			fl.abortGuest()
-			return
-		}
-	}
-	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-		fl.hostReadable = true
+	fl.note(events)
+	if fl.hostDone && events&unix.EPOLLERR != 0 {
+		// Nobody reads any more, so nobody would see the reset.
+		fl.abortGuest()
+		return
 	}
 	if events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		fl.hostWritable = true
@@ -167,12 +164,12 @@ func (fl *Flow) pumpOut() {
 		if size == 0 {
 			fl.guestDone = true
 			unix.Shutdown(fl.fd, unix.SHUT_WR)
-			fl.conn.SetKeepalive(halfClosedIdle, halfClosedInterval)
+			fl.r.keepaliveLater()
 			return
 		}
 		n, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(fl.fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(elements))
 		if errno == unix.EAGAIN {
-			fl.hostWritable = false
+			fl.hostFull()
 			return
 		}
 		if errno != 0 {
@@ -182,9 +179,18 @@ func (fl *Flow) pumpOut() {
 		fl.conn.Discard(int(n), fl.buffers == maxBuffers)
 		fl.moved(&fl.counters.Out, int(n))
 		if int(n) < size {
-			fl.hostWritable = false // full; an edge will tell
+			fl.hostFull()
 			return
 		}
+	}
+}
+
+// hostFull waits for the host's end to take more.
+func (fl *Flow) hostFull() {
+	fl.hostWritable = false
+	if !fl.watchesOut {
+		fl.watchesOut = true
+		fl.watch.Modify(FlowEvents) // tells at once if there is room again
 	}
 }
 
@@ -228,6 +234,11 @@ func (fl *Flow) moved(counter *uint64, n int) {
 
 // readHangup finds out how the host's end ended, with nothing left to read.
 func (fl *Flow) readHangup() {
+	if !fl.hostFailed {
+		fl.hostDone = true
+		fl.conn.CloseWrite()
+		return
+	}
 	var b [1]byte
 	n, _, err := unix.Recvfrom(fl.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	switch {
@@ -266,7 +277,9 @@ func (fl *Flow) close() {
 
 func (fl *Flow) closeSocket() {
 	if fl.fd >= 0 {
-		fl.watch.Forget()
+		if fl.watch != nil {
+			fl.watch.Forget()
+		}
 		unix.Close(fl.fd)
 		fl.fd = -1
 	}

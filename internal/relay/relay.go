@@ -11,9 +11,9 @@
 // window closes, and the sender waits.
 //
 // Where the guest's end is a socket too, made in its network namespace, the two
-// are joined by splice(2) (splice.go): a pipe between them for as long as bytes
-// are on the way, and one more round in our memory only for urgent data or when
-// there is no descriptor for a pipe.
+// are joined by splice(2) (splice.go), whichever side has asked for the other: a
+// pipe between them for as long as bytes are on the way, and one more round in our
+// memory only for urgent data or when there is no descriptor for a pipe.
 //
 // Life of a flow: Start or Join, pumping whenever an end moves, then one of
 //
@@ -24,8 +24,8 @@
 // Invariants: everything happens on the shard's thread; a flow owns its socket
 // and its Conn; the buffers of all flows together stay within one budget.
 //
-// Timers: TCP keepalive on both ends, sooner towards a guest that has closed
-// its side.
+// Timers: one, which sets up TCP keepalive on the ends of flows that have lived
+// for some seconds (keepalive.go).
 //
 // What it does not do: it neither connects nor accepts, and knows no address.
 package relay
@@ -43,6 +43,8 @@ type Relay struct {
 	budget  budget
 	totals  Totals // of flows that have ended, and their number so far
 	vectors [64]unix.Iovec
+
+	keepalive shard.Timer
 
 	splices map[*splice]struct{}
 	pipes   []*pipe // empty ones, at most sparePipes
@@ -103,6 +105,14 @@ func (r *Relay) Close() {
 		p.close()
 	}
 	r.pipes = nil
+}
+
+// Prepare sets the options that the relay needs on a TCP socket of the host: one
+// that is going to connect, or a listener, whose connections have them too.
+// Failures leave a slower connection, and do not happen.
+func Prepare(fd int) {
+	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // the guest's sender decides
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // urgent data is data, in order
 }
 
 // SetAbortiveClose makes the coming close of a socket a RST: SO_LINGER with

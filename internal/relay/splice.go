@@ -36,7 +36,8 @@ type splice struct {
 	r        *Relay
 	host     spliceEnd
 	guest    spliceEnd
-	server   netip.AddrPort
+	inside   netip.AddrPort // the guest's program
+	ended    func()
 	queued   bool
 	closed   bool
 	counters Counters
@@ -58,24 +59,32 @@ type spliceEnd struct {
 	done     bool // its end of stream was passed on
 	hangup   bool // its end of stream or an error is there to be found
 	urgent   bool // it has had urgent data, which splice does not pass
+
+	keepalive keepalive
 }
 
-// Join joins a client's connection to one with a server of the guest, and moves
-// bytes until both sides have closed or one has failed. It takes over both
-// sockets and their watches.
-func (r *Relay) Join(host, guest Socket, server netip.AddrPort) {
-	s := &splice{r: r, server: server, counters: Counters{Begun: r.shard.Now(), Last: r.shard.Now()}}
+// Join joins a connection of the host to one within the guest, whose program
+// there has the address inside, and moves bytes until both sides have closed or
+// one has failed. It takes over both sockets, which Prepare was called for, and
+// their watches. ended, unless
+// nil, is called when they are closed, but not by Close.
+func (r *Relay) Join(host, guest Socket, inside netip.AddrPort, ended func()) {
+	s := &splice{r: r, inside: inside, ended: ended, counters: Counters{Begun: r.shard.Now(), Last: r.shard.Now()}}
 	s.host = spliceEnd{s: s, peer: &s.guest, fd: host.FD, watch: host.Watch, moved: &s.counters.In}
 	s.guest = spliceEnd{s: s, peer: &s.host, fd: guest.FD, watch: guest.Watch, moved: &s.counters.Out}
-	for e, events := range map[*spliceEnd]uint32{&s.host: host.Events, &s.guest: guest.Events} {
-		e.readable, e.writable = events&^unix.EPOLLOUT != 0, true
-		e.note(events)
-		e.watch.SetHandler(e)
-	}
+	s.host.take(host.Events)
+	s.guest.take(guest.Events)
 	r.totals.Connections++
 	r.splices[s] = struct{}{}
-	setSocketOptions(host.FD)
+	r.keepaliveLater()
 	s.pump()
+}
+
+// take takes the watch over, with the events that it has delivered so far.
+func (e *spliceEnd) take(events uint32) {
+	e.readable, e.writable = events&^unix.EPOLLOUT != 0, true
+	e.note(events)
+	e.watch.SetHandler(e)
 }
 
 // Ready implements shard.Handler.
@@ -173,11 +182,7 @@ func (e *spliceEnd) ended(errno unix.Errno) {
 	case 0:
 		e.done = true
 		unix.Shutdown(e.peer.fd, unix.SHUT_WR)
-		if e == &e.s.host && !e.peer.done {
-			// See halfClosedIdle.
-			unix.SetsockoptInt(e.fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(halfClosedIdle.Seconds()))
-			unix.SetsockoptInt(e.fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(halfClosedInterval.Seconds()))
-		}
+		e.s.r.keepaliveLater()
 	case unix.EAGAIN:
 		e.readable = false
 	case unix.EINTR:
@@ -254,6 +259,9 @@ func (s *splice) close() {
 	s.r.totals.In += s.counters.In
 	s.r.totals.Out += s.counters.Out
 	delete(s.r.splices, s)
+	if s.ended != nil {
+		s.ended()
+	}
 }
 
 func (s *splice) closeSockets() {
@@ -271,7 +279,7 @@ func (s *splice) closeSockets() {
 func (s *splice) info() Info {
 	i := Info{
 		Proto:  "tcp",
-		Guest:  s.server,
+		Guest:  s.inside,
 		Remote: sockio.LocalAddr(s.guest.fd),
 		Host:   sockio.LocalAddr(s.host.fd),
 		State:  "established",

@@ -100,7 +100,7 @@ func (w *world) join() (host, guest *net.TCPConn) {
 			}
 			ends[i] = Socket{FD: fd, Watch: watch}
 		}
-		w.Join(ends[0], ends[1], netip.MustParseAddrPort("10.0.2.100:80"))
+		w.Join(ends[0], ends[1], netip.MustParseAddrPort("10.0.2.100:80"), nil)
 	})
 	return host, guest
 }
@@ -184,6 +184,37 @@ func TestB11_JoinAnswerAfterEnd(t *testing.T) {
 		if got, err := io.ReadAll(a); err != nil || string(got) != "answer" {
 			t.Fatalf("%q, %v", got, err)
 		}
+		w.wantIdle()
+	}
+}
+
+// B18: the end that has closed its side is asked soon whether it is still there,
+// so that a peer which never closes does not keep the connection for ever.
+func TestB18_JoinHalfClosedIsWatched(t *testing.T) {
+	w := newWorld(t)
+	for _, swap := range []bool{false, true} {
+		a, b := w.join()
+		if swap {
+			a, b = b, a
+		}
+		a.CloseWrite()
+		if rest, err := io.ReadAll(b); err != nil || len(rest) > 0 {
+			t.Fatalf("%q, %v", rest, err)
+		}
+		w.do(func() {
+			for s := range w.splices {
+				e := &s.host
+				if swap {
+					e = &s.guest
+				}
+				on, _ := unix.GetsockoptInt(e.fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE)
+				idle, _ := unix.GetsockoptInt(e.fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE)
+				if !e.done || on != 1 || idle != int(halfClosedIdle.Seconds()) {
+					t.Errorf("swapped %v: done %v, keepalive %d after %d s", swap, e.done, on, idle)
+				}
+			}
+		})
+		b.Close()
 		w.wantIdle()
 	}
 }

@@ -6,7 +6,8 @@
 // A Shard multiplexes file descriptors, timers and tasks on one goroutine
 // locked to its thread. Whatever belongs to a shard (tables, flows, sockets,
 // timers) is touched by that thread only, so the hot path takes no lock and
-// wakes nobody. Other goroutines reach a shard in exactly one way: Post.
+// wakes nobody. Other goroutines reach a shard in two ways: they Post a task for
+// the next turn, or arm a timer with ArmAt.
 //
 // One turn of the loop:
 //
@@ -20,7 +21,9 @@
 //
 // Invariants: a handler never blocks; a Watch delivers nothing after Close,
 // even if the descriptor number was reused within the same batch of events;
-// time stands still within a turn (Now is read once per turn).
+// time stands still within a turn, but for a sleep in it: handlers are told of
+// events by the time at which the poller woke, not by that at which it went to
+// sleep.
 //
 // An idle shard makes no system call and no wake-up at all: timers are armed
 // only while a flow needs one.
@@ -53,7 +56,7 @@ func (f TaskFunc) Run() { f() }
 // A Handler is told which of the events of its Watch are pending.
 type Handler interface{ Ready(events uint32) }
 
-// Clock tells monotonic time since an arbitrary start.
+// Clock tells monotonic time since an arbitrary start. Any goroutine may read it.
 type Clock interface{ Now() time.Duration }
 
 // Event is one readiness report of a Poller.
@@ -72,6 +75,10 @@ type Poller interface {
 	// Wait fills events; a negative timeout waits without limit, zero not at
 	// all. It returns early after Wake.
 	Wait(events []Event, timeout time.Duration) (int, error)
+	// Spin fills events if there are any soon. It does not sleep, and comes
+	// back at once unless events have been coming in quick succession, or
+	// after Wake.
+	Spin(events []Event) (int, error)
 	Wake()
 	Close() error
 }
@@ -82,8 +89,7 @@ type Config struct {
 	Poller Poller
 }
 
-// Shard is one event loop. All methods but Post and Wake-safe ones noted as
-// such belong to the shard's own thread, or to the goroutine that builds the
+// Shard is one event loop. All methods but those noted as such belong to the shard's own thread, or to the goroutine that builds the
 // shard before Serve.
 type Shard struct {
 	clock  Clock
@@ -92,10 +98,10 @@ type Shard struct {
 
 	watches map[int32]*Watch
 	serial  uint32
-	timers  timerHeap
-	armed   uint64 // timers armed so far
+	timers  timers
 	run     []Task // runnable in this turn
 	next    []Task // runnable in the next
+	idle    []Task // to run before sleeping
 	events  [eventBatch]Event
 
 	sleeping atomic.Bool // set while Wait may block; whoever clears it wakes
@@ -162,6 +168,7 @@ func (s *Shard) Turn(wait time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("wait for events: %w", err)
 	}
+	s.now = s.clock.Now()
 	for i := range s.events[:n] {
 		e := &s.events[i]
 		if w := s.watches[e.FD]; w != nil && w.serial == e.Serial {
@@ -171,28 +178,42 @@ func (s *Shard) Turn(wait time.Duration) error {
 	return nil
 }
 
-// poll asks the poller, sleeping only if nothing became runnable and no post
-// slipped in: the order (set sleeping, look at posted, wait) pairs with Post's
-// (append, then clear sleeping), so a wake-up cannot be lost.
+// poll asks the poller, sleeping only if nothing became runnable and no post or
+// timer slipped in: the order (set sleeping, look at posted and timers, wait)
+// pairs with that of Post and ArmAt (append, then clear sleeping), so a wake-up
+// cannot be lost. Spin may swallow one, which sleeping still tells.
 func (s *Shard) poll(wait time.Duration) (int, error) {
 	if len(s.next) > 0 || wait == 0 {
 		return s.poller.Wait(s.events[:], 0)
+	}
+	s.sleeping.Store(true)
+	defer s.sleeping.Store(false)
+	s.mu.Lock()
+	idle := len(s.posted) == 0
+	s.mu.Unlock()
+	if !idle {
+		return s.poller.Wait(s.events[:], 0)
+	}
+	if n, err := s.poller.Spin(s.events[:]); n > 0 || err != nil {
+		return n, err
+	}
+	for _, t := range s.idle {
+		t.Run()
 	}
 	if when, ok := s.timers.first(); ok {
 		if d := max(0, when-s.clock.Now()); wait < 0 || d < wait {
 			wait = d
 		}
 	}
-	s.sleeping.Store(true)
-	s.mu.Lock()
-	if len(s.posted) > 0 {
+	if !s.sleeping.Load() {
 		wait = 0
 	}
-	s.mu.Unlock()
-	n, err := s.poller.Wait(s.events[:], wait)
-	s.sleeping.Store(false)
-	return n, err
+	return s.poller.Wait(s.events[:], wait)
 }
+
+// BeforeSleep adds a task that runs whenever the shard is about to sleep. What
+// it wants to be done later it must arm or post.
+func (s *Shard) BeforeSleep(t Task) { s.idle = append(s.idle, t) }
 
 // Post hands a task to the shard's thread; it runs in the next turn. Any
 // goroutine may call it. After Close the task is dropped and Post reports
@@ -205,10 +226,15 @@ func (s *Shard) Post(t Task) bool {
 	}
 	s.posted = append(s.posted, t)
 	s.mu.Unlock()
+	s.wake()
+	return true
+}
+
+// wake ends the poller's wait if there is one.
+func (s *Shard) wake() {
 	if s.sleeping.Load() && s.sleeping.CompareAndSwap(true, false) {
 		s.poller.Wake()
 	}
-	return true
 }
 
 func (s *Shard) takePosted() {
@@ -226,8 +252,12 @@ func (s *Shard) takePosted() {
 // is not queued twice, as a flag beside it is cheaper than a set.
 func (s *Shard) Again(t Task) { s.next = append(s.next, t) }
 
-// Now is the time at which this turn began.
+// Now is the time at which this turn began or, for the handlers of events that
+// it slept for, woke.
 func (s *Shard) Now() time.Duration { return s.now }
+
+// Clock is the shard's clock. Any goroutine may read it.
+func (s *Shard) Clock() Clock { return s.clock }
 
 // Close releases the poller. Serve must have returned; watched descriptors are
 // their owners' to close.

@@ -1,6 +1,10 @@
 package shard
 
-import "time"
+import (
+	"math"
+	"sync"
+	"time"
+)
 
 // Timer runs a task on the shard's thread at a later time. Its zero value is
 // not armed; it is embedded in what it times, so arming allocates nothing.
@@ -15,37 +19,92 @@ type Timer struct {
 	task  Task
 }
 
-// Arm makes t run task after d, replacing an earlier arming.
-func (s *Shard) Arm(t *Timer, d time.Duration, task Task) {
-	s.armed++
-	t.when, t.order, t.task = s.now+d, s.armed, task
+// timers are all armed timers of a shard. The lock is for those that other
+// goroutines arm; on the shard's own thread it is free.
+type timers struct {
+	mu    sync.Mutex
+	heap  timerHeap // guarded by mu, and so are the fields of its timers
+	armed uint64    // timers armed so far; guarded by mu
+}
+
+// Arm makes t run task d after the beginning of this turn, replacing an earlier
+// arming. Shard's thread only.
+func (s *Shard) Arm(t *Timer, d time.Duration, task Task) { s.ArmAt(t, s.now+d, task) }
+
+// ArmAt makes t run task at a time of the shard's clock, replacing an earlier
+// arming. Any goroutine may call it.
+func (s *Shard) ArmAt(t *Timer, when time.Duration, task Task) {
+	ts := &s.timers
+	ts.mu.Lock()
+	ts.armed++
+	t.when, t.order, t.task = when, ts.armed, task
 	if t.index == 0 {
-		s.timers = append(s.timers, t)
-		t.index = len(s.timers)
+		ts.heap = append(ts.heap, t)
+		t.index = len(ts.heap)
 	}
-	s.timers.up(t.index - 1)
-	s.timers.down(t.index - 1)
-}
-
-// Disarm stops t if it is armed.
-func (s *Shard) Disarm(t *Timer) {
-	if t.index != 0 {
-		s.timers.remove(t.index - 1)
+	ts.heap.up(t.index - 1)
+	ts.heap.down(t.index - 1)
+	first := t.index == 1
+	ts.mu.Unlock()
+	if first {
+		s.wake() // it would sleep too long
 	}
 }
 
-// Armed reports whether the timer will fire.
-func (t *Timer) Armed() bool { return t.index != 0 }
+// Disarm stops t and reports whether it was armed. Any goroutine may call it.
+func (s *Shard) Disarm(t *Timer) bool {
+	s.timers.mu.Lock()
+	defer s.timers.mu.Unlock()
+	if t.index == 0 {
+		return false
+	}
+	s.timers.heap.remove(t.index - 1)
+	return true
+}
+
+// Armed reports whether t will fire. Any goroutine may call it.
+func (s *Shard) Armed(t *Timer) bool {
+	s.timers.mu.Lock()
+	defer s.timers.mu.Unlock()
+	return t.index != 0
+}
 
 // fireTimers fires what is due. A timer that a task arms for now waits for the
 // next turn, or one that keeps doing so would never let the turn end.
 func (s *Shard) fireTimers() {
-	last := s.armed
-	for len(s.timers) > 0 && s.timers[0].when <= s.now && s.timers[0].order <= last {
-		t := s.timers[0]
-		s.timers.remove(0)
-		t.task.Run()
+	last := uint64(math.MaxUint64)
+	for {
+		var task Task
+		if task, last = s.timers.due(s.now, last); task == nil {
+			return
+		}
+		task.Run()
 	}
+}
+
+// due takes the next timer out that is due and was among the first last ones
+// to be armed, and returns its task, nil if there is none. It lowers last to
+// the number armed so far.
+func (ts *timers) due(now time.Duration, last uint64) (Task, uint64) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	last = min(last, ts.armed)
+	if len(ts.heap) == 0 || ts.heap[0].when > now || ts.heap[0].order > last {
+		return nil, last
+	}
+	t := ts.heap[0]
+	ts.heap.remove(0)
+	return t.task, last
+}
+
+// first is the time of the timer that fires next.
+func (ts *timers) first() (time.Duration, bool) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if len(ts.heap) == 0 {
+		return 0, false
+	}
+	return ts.heap[0].when, true
 }
 
 func (t *Timer) before(u *Timer) bool {
@@ -54,13 +113,6 @@ func (t *Timer) before(u *Timer) bool {
 
 // timerHeap is a binary min-heap by time; container/heap would box every call.
 type timerHeap []*Timer
-
-func (h timerHeap) first() (time.Duration, bool) {
-	if len(h) == 0 {
-		return 0, false
-	}
-	return h[0].when, true
-}
 
 func (h *timerHeap) remove(i int) {
 	old := *h

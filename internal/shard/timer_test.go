@@ -14,12 +14,12 @@ func TestTimerLife(t *testing.T) {
 	var timer shard.Timer
 	fired := 0
 	task := shard.TaskFunc(func() { fired++ })
-	if timer.Armed() {
+	if b.Armed(&timer) {
 		t.Error("the zero Timer is armed")
 	}
 	b.Disarm(&timer) // of one that never was armed
 	b.Arm(&timer, time.Second, task)
-	if !timer.Armed() {
+	if !b.Armed(&timer) {
 		t.Error("not armed after Arm")
 	}
 	b.clock.Advance(time.Second - 1)
@@ -29,8 +29,8 @@ func TestTimerLife(t *testing.T) {
 	}
 	b.clock.Advance(1)
 	b.turn(t)
-	if fired != 1 || timer.Armed() {
-		t.Fatalf("fired %d times, armed %v", fired, timer.Armed())
+	if fired != 1 || b.Armed(&timer) {
+		t.Fatalf("fired %d times, armed %v", fired, b.Armed(&timer))
 	}
 	b.clock.Advance(time.Hour)
 	b.turn(t)
@@ -200,8 +200,8 @@ func TestTimersAgainstAModel(t *testing.T) {
 					model[j] = -1
 				}
 			}
-			if timers[i].Armed() != (model[i] >= 0) {
-				t.Fatalf("seed %d step %d: timer %d armed %v, model %v", seed, step, i, timers[i].Armed(), model[i])
+			if b.Armed(&timers[i]) != (model[i] >= 0) {
+				t.Fatalf("seed %d step %d: timer %d armed %v, model %v", seed, step, i, b.Armed(&timers[i]), model[i])
 			}
 		}
 	}

@@ -141,6 +141,56 @@ func TestNowStandsStillWithinATurn(t *testing.T) {
 	}
 }
 
+// sleeper is a poller that sleeps until its event comes.
+type sleeper struct {
+	*shardtest.Poller
+	clock *shardtest.Clock
+	sleep time.Duration
+}
+
+func (p *sleeper) Wait(events []shard.Event, timeout time.Duration) (int, error) {
+	p.clock.Advance(p.sleep)
+	p.sleep = 0
+	return p.Poller.Wait(events, timeout)
+}
+
+// However long the shard slept, an event that wakes it is handled by the time of
+// now: what its handler arms has its whole time left.
+func TestEventIsHandledAtTheTimeOfWaking(t *testing.T) {
+	clock, poller := new(shardtest.Clock), new(shardtest.Poller)
+	s, err := shard.New(shard.Config{Clock: clock, Poller: &sleeper{poller, clock, time.Minute}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var timer shard.Timer
+	fired := false
+	if _, err := s.Watch(7, 1, handlerFunc(func(uint32) {
+		if s.Now() != time.Minute {
+			t.Errorf("the handler's Now is %v, want 1m", s.Now())
+		}
+		s.Arm(&timer, time.Second, shard.TaskFunc(func() { fired = true }))
+	})); err != nil {
+		t.Fatal(err)
+	}
+	poller.Ready(7, 1)
+	for range 3 {
+		if err := s.Turn(-1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if fired {
+		t.Error("a timer of a second fired at once")
+	}
+	clock.Advance(time.Second)
+	if err := s.Turn(0); err != nil {
+		t.Fatal(err)
+	}
+	if !fired {
+		t.Error("the timer did not fire after a second")
+	}
+}
+
 // Waiting is decided by what is left to do: nothing (without limit), a timer
 // (until then), a runnable task or a post (not at all).
 func TestWaitTimes(t *testing.T) {

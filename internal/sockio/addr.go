@@ -41,6 +41,10 @@ func (s *Addr) Set(a netip.AddrPort) {
 	s.len = unix.SizeofSockaddrInet6
 }
 
+// SetScope adds the index of the interface that a link-local IPv6 address is
+// meant on; of a zone's name Set knows nothing.
+func (s *Addr) SetScope(index uint32) { s.raw.Scope_id = index }
+
 // AddrPort reads the address; it is not valid if the kernel gave none.
 func (s *Addr) AddrPort() netip.AddrPort {
 	be := *(*[2]byte)(unsafe.Pointer(&s.raw.Port)) // at the same place in both
@@ -75,6 +79,15 @@ func AddrFromBytes(b []byte) (s Addr) {
 func Connect(fd int, to *Addr) unix.Errno {
 	_, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&to.raw)), uintptr(to.len))
 	return errno
+}
+
+// Connected reports whether a stream socket has a peer (getpeername(2)). A connect
+// on this machine is often through when connect(2) says that it is under way.
+func Connected(fd int) bool {
+	var a Addr
+	size := uint32(unix.SizeofSockaddrInet6)
+	_, _, errno := unix.RawSyscall(unix.SYS_GETPEERNAME, uintptr(fd), uintptr(unsafe.Pointer(&a.raw)), uintptr(unsafe.Pointer(&size)))
+	return errno == 0
 }
 
 // Bind is bind(2).

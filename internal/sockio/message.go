@@ -32,6 +32,12 @@ func SendMessage(fd int, h *unix.Msghdr) unix.Errno {
 	return errno
 }
 
+// Send is send(2) on a connected socket; b must not be empty.
+func Send(fd int, b []byte) unix.Errno {
+	_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0, 0, 0)
+	return errno
+}
+
 // SendTo is sendto(2); b must not be empty.
 func SendTo(fd int, b []byte, to *Addr) unix.Errno {
 	_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0, uintptr(unsafe.Pointer(&to.raw)), uintptr(to.len))

@@ -75,10 +75,10 @@ func (i *Internet) connect(host *NetNS) error {
 			return err
 		}
 	}
-	if err := host.link("up0", i.Router, "down0"); err != nil {
+	if err := host.Link("up0", i.Router, "down0"); err != nil {
 		return err
 	}
-	if err := i.Router.link("up0", i.Net, "down0"); err != nil {
+	if err := i.Router.Link("up0", i.Net, "down0"); err != nil {
 		return err
 	}
 	if err := host.Do(func() error {
@@ -131,8 +131,8 @@ func (n *NetNS) prepare() error {
 	})
 }
 
-// link joins two namespaces by a veth pair, both ends up.
-func (n *NetNS) link(name string, peer *NetNS, peerName string) error {
+// Link joins two namespaces by a veth pair, both ends up.
+func (n *NetNS) Link(name string, peer *NetNS, peerName string) error {
 	err := n.Do(func() error {
 		veth := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: peerName, PeerNamespace: netlink.NsFd(int(peer.f.Fd()))}
 		veth.Name = name

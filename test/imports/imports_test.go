@@ -115,7 +115,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"portfwd":            append(own("forwarder", "tap", "internal/guest", "internal/api", "internal/cli"), "encoding/json"),
 		"internal/shard":     append(own("tap", "stack", "forwarder", "portfwd"), gvisor, "net", "os/exec"),
 		"internal/plan":      append(own("tap", "stack", "forwarder"), gvisor, "net", "os", "os/exec"),
-		"internal/dns":       append(own("stack", "tap", "forwarder", "portfwd", "internal/shard"), gvisor, "os/exec"),
+		"internal/dns":       append(own("stack", "tap", "forwarder", "portfwd", "internal/relay", "internal/guest"), gvisor, "os/exec"),
 		"internal/dhcp":      append(own("stack", "tap", "forwarder", "portfwd", "internal/shard"), gvisor, "os/exec"),
 		"internal/guest":     own("tap", "internal/cli", "internal/api"),
 		"internal/api":       own("tap", "forwarder", "internal/guest", "internal/cli"), // the stack behind portfwd's rules is no business of its own

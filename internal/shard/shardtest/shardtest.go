@@ -145,6 +145,9 @@ func (p *Poller) Wait(events []shard.Event, timeout time.Duration) (int, error) 
 	return n, nil
 }
 
+// Spin implements shard.Poller: it never pays.
+func (p *Poller) Spin([]shard.Event) (int, error) { return 0, nil }
+
 // maxWaits bounds what Waits gives when nobody asks for long.
 const maxWaits = 1 << 16
 

@@ -1,0 +1,141 @@
+package portfwd
+
+import (
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/shard"
+	"epiphyte/stack"
+)
+
+// maxAttempts bounds the connects towards the guest that are under way; further
+// clients wait in the listeners' queues.
+const maxAttempts = 4096
+
+// tcpPort is a published TCP port.
+type tcpPort struct {
+	listener
+	guest netip.AddrPort
+	avoid time.Duration // until when the direct path is not tried
+}
+
+func (m *Manager) newTCPPort(fd int, guest netip.AddrPort) *tcpPort {
+	p := &tcpPort{listener: listener{m: m, fd: fd}, guest: guest}
+	p.to = p
+	return p
+}
+
+func (p *tcpPort) full() bool { return len(p.m.attempts) >= maxAttempts }
+
+// attempt is a client that was accepted and waits for the guest.
+type attempt struct {
+	m       *Manager
+	p       *tcpPort
+	from    netip.AddrPort // the client, as the guest sees it
+	to      netip.AddrPort
+	client  accepted
+	begun   time.Duration
+	direct  direct         // the direct path, tried first
+	failed  bool           // the direct path was tried
+	tried   netip.AddrPort // from there, when it was
+	dialing *stack.Dialing // the stack path
+	timer   shard.Timer
+}
+
+// take begins to carry a client in.
+func (p *tcpPort) take(fd int, client netip.AddrPort) {
+	m := p.m
+	a := &attempt{m: m, p: p, from: m.visible(client), to: m.destination(p.guest), begun: m.shard.Now()}
+	a.direct.init(a)
+	if !a.client.hold(m.shard, fd) {
+		return
+	}
+	m.attempts[a] = struct{}{}
+	if m.mayGoDirect(p, a.to) {
+		a.goDirect()
+	} else {
+		a.goStack()
+	}
+}
+
+// goDirect takes the direct path, or the stack path when it cannot be tried.
+func (a *attempt) goDirect() {
+	m := a.m
+	patience := socketPatience
+	if m.mode == DirectOnly {
+		patience = dialTimeout
+	} else if m.starved {
+		patience = 0
+	}
+	started, none := a.direct.begin()
+	if waited := m.shard.Now() - a.begun; !none || waited >= socketPatience {
+		m.starved = none
+	}
+	switch {
+	case started:
+	case none && m.mayGoDirect(a.p, a.to) && m.shard.Now()-a.begun < patience:
+		m.shard.Arm(&a.direct.retry, socketPause, shard.TaskFunc(a.goDirect))
+	case m.mode == DirectOnly:
+		delete(m.attempts, a)
+		a.refuse()
+	default:
+		a.goStack()
+	}
+}
+
+// anonymous reports whether the client is seen as the gateway. Then its port is
+// kept only if it is free.
+func (a *attempt) anonymous() bool { return a.m.plan.IsGateway(a.from.Addr()) }
+
+// goStack takes the stack path.
+func (a *attempt) goStack() {
+	m := a.m
+	if a.tried.Port() != 0 {
+		// The guest may have passed that attempt on by address translation and
+		// remember it. A SYN of the same address and port, but another sequence
+		// number, would be taken for a part of it.
+		m.stack.SendAbort(a.tried, a.to)
+	}
+	var errno unix.Errno
+	a.dialing, errno = m.stack.Dial(a.from, a.to, a.answered)
+	if errno == unix.EADDRINUSE {
+		// Two clients that are both seen as the gateway have the same port.
+		a.dialing, errno = m.stack.Dial(netip.AddrPortFrom(a.from.Addr(), 0), a.to, a.answered)
+	}
+	if errno != 0 {
+		delete(m.attempts, a)
+		a.refuse()
+		return
+	}
+	m.shard.Arm(&a.timer, dialTimeout, a)
+}
+
+// Run implements shard.Task for the timer.
+func (a *attempt) Run() { a.dialing.Abort() }
+
+// answered is called with the guest's answer by the stack path.
+func (a *attempt) answered(c *stack.Conn, _ unix.Errno) {
+	delete(a.m.attempts, a)
+	a.m.shard.Disarm(&a.timer)
+	if c == nil {
+		a.refuse()
+		return
+	}
+	if a.failed {
+		a.p.avoid = a.m.shard.Now() + avoidFor
+	}
+	s := a.client.release()
+	a.m.relay.Start(c, s.FD, s.Watch, s.Events)
+}
+
+func (a *attempt) refuse() {
+	a.direct.close()
+	a.client.refuse()
+}
+
+func (a *attempt) closeSockets() {
+	a.direct.close()
+	a.client.close()
+}

@@ -1,0 +1,220 @@
+package portfwd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/plan"
+	"epiphyte/internal/relay"
+	"epiphyte/internal/sockio"
+)
+
+// Bound is a rule whose ports are bound and wait for a Manager to serve them;
+// clients wait in the kernel's queues.
+type Bound struct {
+	rule Rule
+	fds  []int // one for each port
+}
+
+// Bind binds the ports of all rules, or of none. Its errors are those of Add;
+// rules that want the same port of each other are told at once.
+func Bind(ctx context.Context, p plan.Plan, rules []Rule) ([]*Bound, error) {
+	rules = slices.Clone(rules)
+	for i := range rules {
+		if err := rules[i].resolve(&p); err != nil {
+			return nil, fmt.Errorf("publish %v: %w", rules[i], err)
+		}
+		if err := rules[i].conflict(rules[:i]); err != nil {
+			return nil, fmt.Errorf("publish %v: %w", rules[i], err)
+		}
+	}
+	var list []*Bound
+	for _, r := range rules {
+		b, err := bindRule(ctx, r)
+		if err != nil {
+			for _, b := range list {
+				b.Close()
+			}
+			return nil, err
+		}
+		list = append(list, b)
+	}
+	return list, nil
+}
+
+// bindRule binds the ports of a rule that is resolved.
+func bindRule(ctx context.Context, r Rule) (*Bound, error) {
+	b := &Bound{rule: r}
+	for i := range r.Ports() {
+		fd, err := bind(ctx, r.Proto, netip.AddrPortFrom(r.Host, r.HostPort+uint16(i)))
+		if err != nil {
+			b.Close()
+			return nil, fmt.Errorf("publish %v: %w", r, err)
+		}
+		b.fds = append(b.fds, fd)
+	}
+	return b, nil
+}
+
+// Close gives the ports up, if no Manager has taken them over.
+func (b *Bound) Close() {
+	for _, fd := range b.fds {
+		unix.Close(fd)
+	}
+	b.fds = nil
+}
+
+// resolve checks the rule and fills in what it leaves open.
+func (r *Rule) resolve(p *plan.Plan) error {
+	if r.Proto == "" {
+		r.Proto = TCP
+	}
+	if r.Interface != "" {
+		if r.Host.IsValid() {
+			return r.Validate()
+		}
+		host, err := firstAddress(r.Interface)
+		if err != nil {
+			return &FieldError{"host_addr", err}
+		}
+		r.Host, r.Interface = host, ""
+	}
+	if err := r.Validate(); err != nil {
+		return err
+	}
+	r.Host, r.GuestPort = r.host(), r.guestPort()
+	if r.Host.Is6() && !p.IPv6() {
+		return badField("host_addr", "%v is an IPv6 address, and IPv6 is not enabled", r.Host)
+	}
+	if !r.Guest.IsValid() && r.Host.Is4() {
+		r.Guest = p.Guest
+	}
+	return nil
+}
+
+// firstAddress is the first address of an interface, IPv4 before IPv6.
+func firstAddress(name string) (netip.Addr, error) {
+	ifi, err := net.InterfaceByName(name)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("interface %s: %w", name, errors.Unwrap(err))
+	}
+	addrs, err := ifi.Addrs()
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("addresses of %s: %w", name, err)
+	}
+	var found []netip.Addr
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
+			found = append(found, p.Addr())
+		}
+	}
+	if len(found) == 0 {
+		return netip.Addr{}, fmt.Errorf("interface %s has no address", name)
+	}
+	if i := slices.IndexFunc(found, netip.Addr.Is4); i >= 0 {
+		return found[i], nil
+	}
+	return found[0], nil
+}
+
+// conflict is the error of a rule that wants a port which one of others has: not
+// to be waited for, as a port of another program is. All are resolved.
+func (r *Rule) conflict(others []Rule) error {
+	for _, o := range others {
+		sameHost := r.Host == o.Host || r.Host.Is4() == o.Host.Is4() && (r.Host.IsUnspecified() || o.Host.IsUnspecified())
+		first := max(r.HostPort, o.HostPort)
+		end := min(int(r.HostPort)+r.Ports(), int(o.HostPort)+o.Ports())
+		if r.Proto == o.Proto && sameHost && int(first) < end {
+			return &BindError{
+				Proto: r.Proto, Addr: netip.AddrPortFrom(r.Host, first), Errno: unix.EADDRINUSE,
+				Remedy: fmt.Sprintf("published by %v already", o),
+			}
+		}
+	}
+	return nil
+}
+
+// bindPatience is how long a busy port is tried again: a predecessor that was
+// told to go needs some milliseconds, under load up to a second.
+const (
+	bindPatience = 2 * time.Second
+	bindPause    = 20 * time.Millisecond
+)
+
+// backlog is the number of clients that may wait to be accepted; the kernel
+// cuts it to net.core.somaxconn, which is 4096 since Linux 5.4.
+const backlog = 4096
+
+// bind opens, binds and, for TCP, listens.
+func bind(ctx context.Context, proto string, at netip.AddrPort) (int, error) {
+	deadline := time.Now().Add(bindPatience)
+	for {
+		fd, errno := tryBind(proto, at)
+		if errno == 0 {
+			return fd, nil
+		}
+		if errno != unix.EADDRINUSE || time.Now().After(deadline) {
+			return -1, bindError(proto, at, errno)
+		}
+		select {
+		case <-ctx.Done():
+			return -1, errors.Join(ctx.Err(), bindError(proto, at, errno))
+		case <-time.After(bindPause):
+		}
+	}
+}
+
+func tryBind(proto string, at netip.AddrPort) (int, unix.Errno) {
+	family, typ := unix.AF_INET, unix.SOCK_STREAM
+	if at.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	var sa sockio.Addr
+	sa.Set(at)
+	if proto == UDP {
+		typ = unix.SOCK_DGRAM
+	}
+	fd, err := unix.Socket(family, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err.(unix.Errno)
+	}
+	fail := func(err error) (int, unix.Errno) {
+		unix.Close(fd)
+		return -1, err.(unix.Errno)
+	}
+	if family == unix.AF_INET6 {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
+			return fail(err)
+		}
+	}
+	if proto == UDP {
+		// As much as the kernel grants: a burst is taken batch by batch.
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+		if err := askDestination(fd, family); err != nil {
+			return fail(err)
+		}
+		if errno := sockio.Bind(fd, &sa); errno != 0 {
+			return fail(errno)
+		}
+		return fd, 0
+	}
+	// A port whose last connections are in TIME-WAIT is free to listen on.
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return fail(err)
+	}
+	if errno := sockio.Bind(fd, &sa); errno != 0 {
+		return fail(errno)
+	}
+	relay.Prepare(fd)
+	if err := unix.Listen(fd, backlog); err != nil {
+		return fail(err)
+	}
+	return fd, 0
+}

@@ -1,0 +1,303 @@
+package portfwd
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/relay"
+	"epiphyte/internal/shard/shardtest"
+)
+
+func TestParseExposed(t *testing.T) {
+	for text, want := range map[string]Exposed{
+		"80":        {80, 80},
+		"80:8080":   {80, 8080},
+		"80:80/tcp": {80, 80},
+		"65535:1":   {65535, 1},
+	} {
+		got, err := ParseExposed(text)
+		if err != nil || got != want {
+			t.Errorf("%q: %v, %v, want %v", text, got, err, want)
+		}
+		if again, err := ParseExposed(got.String()); err != nil || again != want {
+			t.Errorf("%v is written %q", want, got)
+		}
+	}
+	for text, says := range map[string]string{
+		"":                "a port is missing",
+		"0":               "is not a port",
+		"65536":           "is not a port",
+		"-1":              "is not a port",
+		"80:":             "a port is missing",
+		":80":             "a port is missing",
+		"80:81:82":        "is not a port",
+		"127.0.0.1:80:80": "is not a port",
+		"80-90":           "is not a port",
+		"53/udp":          "only TCP",
+		"80/":             "only TCP",
+	} {
+		_, err := ParseExposed(text)
+		if err == nil || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), fmt.Sprintf("%q", text)) {
+			t.Errorf("%q: %v, want it to say %q", text, err, says)
+		}
+	}
+}
+
+// expose makes a listener as there is one in the guest, which leads to a port of
+// the host, and returns its address.
+func (w *world) expose(loop netip.Addr, hostPort uint16) netip.AddrPort {
+	w.t.Helper()
+	at := netip.AddrPortFrom(loop, freePort(w.t, TCP, loop))
+	fd, errno := tryBind(TCP, at)
+	if errno != 0 {
+		w.t.Fatal(errno)
+	}
+	if err := w.Expose(hostPort, fd); err != nil {
+		w.t.Fatal(err)
+	}
+	return at
+}
+
+// serveHost serves a port of the host's loopback.
+func serveHost(t *testing.T, loop netip.Addr, handle func(*net.TCPConn)) uint16 {
+	t.Helper()
+	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(loop, 0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			c, err := l.AcceptTCP()
+			if err != nil {
+				return
+			}
+			all.Go(func() {
+				defer c.Close()
+				c.SetDeadline(time.Now().Add(patience))
+				handle(c)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		all.Wait()
+	})
+	return l.Addr().(*net.TCPAddr).AddrPort().Port()
+}
+
+func (w *world) wantNoVisits() {
+	w.t.Helper()
+	w.eventually("no visit left", func() bool { return len(w.visits) == 0 && w.visitors == 0 && w.relay.Len() == 0 })
+}
+
+// Clients of either family reach the host's server, each its own, and are seen
+// as the host's loopback; the flow is described.
+func TestExposed(t *testing.T) {
+	w := newWorld(t, setting{noLoopback: true})
+	eachFamily(t, func(t *testing.T, loop netip.Addr) {
+		seen := make(chan net.Addr, 1)
+		port := serveHost(t, loop4, func(c *net.TCPConn) {
+			seen <- c.RemoteAddr()
+			echo(c)
+		})
+		at := w.expose(loop, port)
+		a, b := dial(t, at), dial(t, at)
+		for range 2 {
+			if from := receive(t, seen).(*net.TCPAddr).AddrPort(); from.Addr() != loop4 {
+				t.Errorf("the server sees %v", from)
+			}
+		}
+		says(t, a, "one")
+		says(t, b, "other")
+		w.onShard(func() {
+			var got *relay.Info
+			for _, i := range w.relay.Append(nil) {
+				if i.Guest == a.LocalAddr().(*net.TCPAddr).AddrPort() {
+					got = &i
+				}
+			}
+			if got == nil || got.Remote != at || !got.Host.Addr().IsLoopback() || got.In != 3 || got.Out != 3 {
+				t.Errorf("the flow is described as %+v", got)
+			}
+			if w.visitors != 2 {
+				t.Errorf("%d visitors are counted", w.visitors)
+			}
+		})
+		a.CloseWrite()
+		if rest, err := io.ReadAll(a); err != nil || len(rest) > 0 {
+			t.Errorf("after the end: %q, %v", rest, err)
+		}
+		b.SetLinger(0)
+		b.Close()
+		w.wantNoVisits()
+	})
+}
+
+// A server that has only IPv6 is found, unless there is no IPv6; where nobody
+// listens the client is reset at once.
+func TestExposedFallsBackToIPv6(t *testing.T) {
+	for _, noIPv6 := range []bool{false, true} {
+		w := newWorld(t, setting{noIPv6: noIPv6})
+		at := w.expose(loop4, serveHost(t, netip.IPv6Loopback(), func(c *net.TCPConn) { echo(c) }))
+		if noIPv6 {
+			if err := refusal(t, at); !isReset(err) {
+				t.Errorf("without IPv6: %v", err)
+			}
+		} else {
+			says(t, dial(t, at), "hello")
+		}
+		begin := time.Now()
+		if err := refusal(t, w.expose(loop4, freePort(t, TCP, loop4))); !isReset(err) || time.Since(begin) > time.Second {
+			t.Errorf("nobody listens: %v after %v", err, time.Since(begin))
+		}
+	}
+}
+
+// A server that does not keep up is a bounded wait.
+func TestExposedSilentHost(t *testing.T) {
+	clock := new(shardtest.Clock)
+	w := newWorld(t, setting{clock: clock})
+	fd, errno := tryBind(TCP, netip.AddrPortFrom(loop4, 0))
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	defer unix.Close(fd)
+	unix.Listen(fd, 0) // a queue for one
+	sa, _ := unix.Getsockname(fd)
+	port := uint16(sa.(*unix.SockaddrInet4).Port)
+	dial(t, netip.AddrPortFrom(loop4, port))
+	c := dial(t, w.expose(loop4, port))
+	w.eventually("the client waits", func() bool { return len(w.visits) == 1 })
+	clock.Advance(dialTimeout)
+	w.wantNoVisits()
+	if _, err := c.Read(make([]byte, 1)); !isReset(err) {
+		t.Errorf("a silent host: %v", err)
+	}
+}
+
+// Visits are bounded, established ones included; further clients wait.
+func TestVisitsAreBounded(t *testing.T) {
+	clock := new(shardtest.Clock)
+	w := newWorld(t, setting{clock: clock})
+	at := w.expose(loop4, serveHost(t, loop4, func(c *net.TCPConn) { echo(c) }))
+	w.onShard(func() { w.exposed[0].limit = 2 })
+	a, b := dial(t, at), dial(t, at)
+	says(t, a, "a")
+	says(t, b, "b")
+	third := dial(t, at)
+	w.eventually("the listener rests", func() bool { return len(w.paused) == 1 })
+	a.Close()
+	w.eventually("there is room", func() bool { return w.visitors == 1 })
+	clock.Advance(acceptPause)
+	w.eventually("the client is taken", func() bool { return w.visitors == 2 })
+	says(t, third, "c")
+}
+
+// B19: out of descriptors, clients are reset or wait, and the shard rests.
+func TestB19_ExposedAtTheDescriptorLimit(t *testing.T) {
+	clock := new(shardtest.Clock)
+	w := newWorld(t, setting{clock: clock, idle: true})
+	turn := func(wait time.Duration) {
+		t.Helper()
+		if err := w.shard.Turn(wait); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := w.expose(loop4, serveHost(t, loop4, func(c *net.TCPConn) { echo(c) }))
+	turn(0)
+	dial(t, at)
+	restore := fillDescriptors(t)
+	turns := 0
+	for begin := time.Now(); time.Since(begin) < 60*time.Millisecond; turns++ {
+		turn(20 * time.Millisecond)
+	}
+	if turns > 20 || len(w.paused) != 1 || len(w.visits) != 0 {
+		t.Errorf("%d turns in 60 ms, %d listeners paused, %d visits", turns, len(w.paused), len(w.visits))
+	}
+	restore()
+	clock.Advance(acceptPause)
+	turn(0)
+	turn(0)
+	if len(w.visits)+w.visitors != 1 || len(w.paused) != 0 {
+		t.Errorf("with descriptors again: %d visits, %d listeners paused", len(w.visits)+w.visitors, len(w.paused))
+	}
+}
+
+// With one descriptor left the client is accepted and cannot be carried: it is
+// told so.
+func TestB19_ExposedWithoutASocket(t *testing.T) {
+	w := newWorld(t, setting{clock: new(shardtest.Clock), idle: true})
+	at := w.expose(loop4, 1)
+	w.shard.Turn(0)
+	c := dial(t, at)
+	spare, err := unix.Open("/dev/null", unix.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restore := fillDescriptors(t)
+	unix.Close(spare)
+	w.shard.Turn(0)
+	restore()
+	if _, err := c.Read(make([]byte, 1)); !isReset(err) || len(w.paused) != 1 {
+		t.Errorf("the client saw %v, %d listeners are paused", err, len(w.paused))
+	}
+}
+
+// A listener that is ended from outside, as the guest's root can end sockets of
+// its namespace, costs no processor time.
+func TestListenerIsDestroyed(t *testing.T) {
+	for _, paused := range []bool{false, true} {
+		w := newWorld(t, setting{clock: new(shardtest.Clock), idle: true})
+		w.expose(loop4, 1)
+		w.shard.Turn(0)
+		p := w.exposed[0]
+		if paused {
+			p.pause()
+		}
+		if err := unix.Shutdown(p.fd, unix.SHUT_RD); err != nil {
+			t.Fatal(err)
+		}
+		turns := 0
+		for begin := time.Now(); time.Since(begin) < 60*time.Millisecond; turns++ {
+			w.shard.Turn(20 * time.Millisecond)
+		}
+		if turns > 20 || p.fd >= 0 {
+			t.Errorf("%d turns in 60 ms, closed: %v", turns, p.fd < 0)
+		}
+	}
+}
+
+// Close leaves no descriptor, whatever is under way, and takes nothing more.
+func TestExposedClose(t *testing.T) {
+	before := 0
+	w := newWorld(t, setting{})
+	before = forwardertest.Descriptors(t)
+	port := serveHost(t, loop4, func(c *net.TCPConn) { echo(c) })
+	c := dial(t, w.expose(loop4, port))
+	says(t, c, "hello")
+	w.stop()
+	w.Manager.Close()
+	w.relay.Close()
+	c.Close()
+	fd, errno := tryBind(TCP, netip.AddrPortFrom(loop4, 0))
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	if err := w.Expose(port, fd); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("exposed after Close: %v", err)
+	}
+	if !forwardertest.Within(patience, func() bool { return forwardertest.Descriptors(t) <= before+1 }) { // serveHost's
+		t.Errorf("%d descriptors left", forwardertest.Descriptors(t)-before)
+	}
+}

@@ -1,0 +1,116 @@
+package stack
+
+import (
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	gvisor "gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+// gVisor acknowledges each batch at once. After a request the answer is often
+// there within microseconds, and carries an acknowledgement itself: the first
+// one was a system call, a frame and a trip through the guest's kernel for
+// nothing. So the acknowledgement of a small batch is held back until something
+// else is sent to the guest, more arrives (RFC 5681 section 4.2: every second
+// segment at the latest), or the shard has nothing else to do and goes to
+// sleep: a sender that waits for the acknowledgement (Nagle) does not feel it.
+// A timer is for the shard that never sleeps.
+//
+// It happens on the link, where gVisor takes it for sent: a connection is
+// followed while it is worked on, and what it sends then is looked at.
+
+const (
+	// ackDelay bounds the wait while the shard is busy. RFC 9293 section
+	// 3.8.6.3 allows half a second, and Linux takes 40 ms. As a timer that the
+	// shard slept with it made round trips half as slow again, since arming
+	// the processor's timer is dear on virtual machines.
+	ackDelay = time.Millisecond
+	// holdBelow is the size of the batches that count as small. A stream gains
+	// nothing by waiting.
+	holdBelow = headSize
+	// ackHeader is the longest TCP header of an acknowledgement that may wait:
+	// with timestamps, but without SACK blocks, which tell of a loss.
+	ackHeader = header.TCPMinimumSize + 12
+)
+
+// acks is what one connection has acknowledged. It belongs to the shard's
+// thread.
+type acks struct {
+	received int                  // payload in the batch
+	hold     bool                 // what is being done may hold one back
+	last     uint32               // the highest told, or held
+	held     *gvisor.PacketBuffer // the one that waits
+	listed   bool                 // in Stack.held
+}
+
+// follow makes the link look at what c sends, until unfollow.
+func (c *Conn) follow(hold bool) {
+	c.acks.hold = hold
+	c.s.link.followed.Store(c)
+}
+
+func (c *Conn) unfollow() { c.s.link.followed.Store(nil) }
+
+// sends looks at a segment that is about to leave while c is followed, and
+// reports whether it is to be held back. It may be another connection's, sent
+// by a goroutine of gVisor's: then nothing is touched.
+func (c *Conn) sends(pkt *gvisor.PacketBuffer) (held bool) {
+	h := header.TCP(pkt.TransportHeader().Slice())
+	flags := h.Flags()
+	if h.SourcePort() != c.id.LocalPort || h.DestinationPort() != c.id.RemotePort ||
+		flags&header.TCPFlagAck == 0 || flags&header.TCPFlagRst != 0 {
+		return false
+	}
+	if n := pkt.Network(); n.SourceAddress() != c.id.LocalAddress || n.DestinationAddress() != c.id.RemoteAddress {
+		return false
+	}
+	a := &c.acks
+	first, ack := a.held == nil, h.AckNumber()
+	held = a.hold && first && ack != a.last && flags == header.TCPFlagAck && pkt.Data().Size() == 0 && len(h) <= ackHeader
+	c.dropAck()
+	a.last = ack
+	if held {
+		a.held = pkt.IncRef()
+		c.s.holdAck(c)
+	}
+	return held
+}
+
+// dropAck forgets the acknowledgement that waits: a later one leaves.
+func (c *Conn) dropAck() {
+	if c.acks.held != nil {
+		c.acks.held.DecRef()
+		c.acks.held = nil
+	}
+}
+
+// holdAck sees to it that c's acknowledgement leaves in time.
+func (s *Stack) holdAck(c *Conn) {
+	if !c.acks.listed {
+		c.acks.listed = true
+		s.held = append(s.held, c)
+	}
+	if !s.shard.Armed(&s.ackTimer) {
+		s.shard.Arm(&s.ackTimer, ackDelay, (*ackTask)(s))
+	}
+}
+
+// ackTask sends the acknowledgements that wait.
+type ackTask Stack
+
+func (t *ackTask) Run() {
+	s := (*Stack)(t)
+	if len(s.held) == 0 {
+		return
+	}
+	s.shard.Disarm(&s.ackTimer)
+	for i, c := range s.held {
+		s.held[i] = nil
+		c.acks.listed = false
+		if c.acks.held != nil {
+			s.link.writePacket(c.acks.held)
+			c.dropAck()
+		}
+	}
+	s.held = s.held[:0]
+}
