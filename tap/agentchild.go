@@ -27,31 +27,7 @@ type agentChild struct {
 	options [2][]socketOption // of every socket of a family
 	request [requestLen]byte
 	answer  [reportLen]byte
-	control rights
-	iov     unix.Iovec
-	msg     unix.Msghdr
-}
-
-// rights is a control message with descriptors, SCM_RIGHTS.
-type rights struct {
-	hdr unix.Cmsghdr
-	fds [maxSockets]int32
-}
-
-// attach puts the first n descriptors into a message.
-//
-//go:norace
-//go:nosplit
-func (r *rights) attach(msg *unix.Msghdr, n int) {
-	msg.Control, msg.Controllen = nil, 0
-	if n == 0 {
-		return
-	}
-	r.hdr.Level = unix.SOL_SOCKET
-	r.hdr.Type = unix.SCM_RIGHTS
-	r.hdr.Len = unix.SizeofCmsghdr + 4*uint64(n)
-	msg.Control = (*byte)(unsafe.Pointer(r))
-	msg.Controllen = r.hdr.Len
+	message message
 }
 
 // Indexes of families.
@@ -62,6 +38,7 @@ const (
 
 func newAgentChild(marked [2]bool) *agentChild {
 	a := new(agentChild)
+	a.message.layOut(a.answer[:])
 	copy(a.name[:], agentName)
 	a.root = [2]byte{'/', 0}
 	for f := range a.options {
@@ -142,14 +119,9 @@ func (l *launch) handOut() {
 			l.exit()
 		}
 		made := a.make()
-		a.iov.Base = &a.answer[0]
-		a.iov.Len = reportLen
-		a.msg.Iov = &a.iov
-		a.msg.Iovlen = 1
-		a.control.attach(&a.msg, made)
-		syscall.RawSyscall(unix.SYS_SENDMSG, agentSocket, uintptr(unsafe.Pointer(&a.msg)), unix.MSG_NOSIGNAL)
+		a.message.send(l.socket, made)
 		for i := 0; i < made; i++ {
-			syscall.RawSyscall(unix.SYS_CLOSE, uintptr(a.control.fds[i]), 0, 0)
+			syscall.RawSyscall(unix.SYS_CLOSE, uintptr(a.message.fds[i]), 0, 0)
 		}
 	}
 }
@@ -178,7 +150,7 @@ func (a *agentChild) make() int {
 			a.answer[5] = byte(errno >> 8)
 			break
 		}
-		a.control.fds[made] = int32(fd)
+		a.message.fds[made] = int32(fd)
 		made++
 	}
 	return made

@@ -32,7 +32,8 @@ const (
 
 // launch is everything the child touches, laid out before: it is a copy of one
 // thread of ours that never runs the scheduler or the collector again, so it
-// may not allocate, lock or grow its stack.
+// may not allocate, lock, grow its stack or store a pointer. A store tells the
+// collector, if one was at work on clone, by a buffer that nobody empties any more.
 type launch struct {
 	steps   [2]setns
 	nsteps  int
@@ -127,4 +128,33 @@ func (l *launch) exit() {
 	for {
 		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 1, 0, 0)
 	}
+}
+
+// message is what a child sends: bytes, and descriptors (SCM_RIGHTS).
+type message struct {
+	msg unix.Msghdr
+	iov unix.Iovec
+	hdr unix.Cmsghdr
+	fds [maxSockets]int32 // behind hdr without a gap, as in a control message
+}
+
+// layOut comes before clone.
+func (m *message) layOut(bytes []byte) {
+	m.iov.Base, m.iov.Len = &bytes[0], uint64(len(bytes))
+	m.msg.Iov, m.msg.Iovlen = &m.iov, 1
+	m.msg.Control = (*byte)(unsafe.Pointer(&m.hdr))
+	m.hdr.Level, m.hdr.Type = unix.SOL_SOCKET, unix.SCM_RIGHTS
+}
+
+// send sends it with the first n descriptors.
+//
+//go:norace
+//go:nosplit
+func (m *message) send(socket, n int) {
+	m.hdr.Len = unix.SizeofCmsghdr + 4*uint64(n)
+	m.msg.Controllen = m.hdr.Len
+	if n == 0 {
+		m.msg.Controllen = 0
+	}
+	syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(socket), uintptr(unsafe.Pointer(&m.msg)), unix.MSG_NOSIGNAL)
 }

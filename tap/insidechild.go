@@ -53,13 +53,12 @@ type openChild struct {
 	openings [maxOpenings]opening
 	count    int
 	answer   [maxOpenings]uint32
-	control  rights
-	iov      unix.Iovec
-	msg      unix.Msghdr
+	message  message
 }
 
 func newOpenChild(openings []opening) *openChild {
 	o := new(openChild)
+	o.message.layOut((*[answerLen]byte)(unsafe.Pointer(&o.answer))[:])
 	o.count = copy(o.openings[:], openings)
 	return o
 }
@@ -81,15 +80,10 @@ func (l *launch) open() {
 			o.answer[i] = uint32(errno)
 			continue
 		}
-		o.control.fds[made] = int32(fd)
+		o.message.fds[made] = int32(fd)
 		made++
 	}
-	o.iov.Base = (*byte)(unsafe.Pointer(&o.answer[0]))
-	o.iov.Len = answerLen
-	o.msg.Iov = &o.iov
-	o.msg.Iovlen = 1
-	o.control.attach(&o.msg, made)
-	syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(l.socket), uintptr(unsafe.Pointer(&o.msg)), unix.MSG_NOSIGNAL)
+	o.message.send(l.socket, made)
 	l.exit()
 }
 
