@@ -192,27 +192,19 @@ func (a *Agent) becomeReady() {
 func (a *Agent) serve(ctx context.Context, j *join) error {
 	defer j.close()
 	if a.cfg.Subnet4.IsValid() || a.cfg.Subnet6.IsValid() {
-		rep, fds, err := delegate(ctx, j, request{Policy: &policy{
-			a.cfg.Subnet4, a.cfg.Gateway4, a.cfg.Subnet6, a.cfg.Gateway6,
-		}})
+		marked, err := routeMarked(ctx, j, [2]subnet{{a.cfg.Subnet4, a.cfg.Gateway4}, {a.cfg.Subnet6, a.cfg.Gateway6}})
 		if err != nil {
 			return fmt.Errorf("set up policy routing: %w", err)
 		}
-		closeAll(fds) // of a child that is not itself any more
 		a.mu.Lock()
-		a.marked = [2]bool{rep.Marked4, rep.Marked6}
+		a.marked = marked
 		a.mu.Unlock()
 	}
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return fmt.Errorf("make socket pair: %w", err)
 	}
-	l, err := newLaunch(j, theirs, nil, nil)
-	if err != nil {
-		unix.Close(ours)
-		unix.Close(theirs)
-		return err
-	}
+	l := newLaunch(j, theirs)
 	l.agent = newAgentChild(a.marked)
 	pid, errno := l.start()
 	unix.Close(theirs)
@@ -311,30 +303,19 @@ func (a *Agent) fetch(sock, family, want int, j *join) (int, error) {
 		}
 		return 0, fmt.Errorf("ask for sockets: %w", err)
 	}
-	buf := make([]byte, reportLen+1)
-	oob := make([]byte, unix.CmsgSpace(4*maxSockets))
-	var n, oobn int
-	var err error
-	for {
-		n, oobn, _, _, err = unix.Recvmsg(sock, buf, oob, unix.MSG_CMSG_CLOEXEC)
-		if err != unix.EINTR {
-			break
-		}
-	}
+	msg, fds, err := receiveMessage(sock, reportLen+1, maxSockets)
 	if err != nil {
 		if fault := a.lastWords(sock, j); fault != nil {
 			return 0, fault
 		}
 		return 0, fmt.Errorf("receive sockets: %w", err)
 	}
-	if n == 0 {
+	if len(msg) == 0 {
 		return 0, errSilent
 	}
-	fds := descriptors(oob[:oobn])
-	if n == reportLen && buf[0] != 0 {
+	if len(msg) == reportLen && msg[0] != 0 {
 		closeAll(fds)
-		_, err := decode(buf[:n], j)
-		return 0, err
+		return 0, reported(msg, j)
 	}
 	good := fds[:0]
 	for i, fd := range fds {
@@ -345,8 +326,8 @@ func (a *Agent) fetch(sock, family, want int, j *join) (int, error) {
 		}
 		good = append(good, fd)
 	}
-	if len(good) == 0 && n == reportLen {
-		if errno := unix.Errno(binary.LittleEndian.Uint16(buf[4:])); errno != 0 && errno != unix.EMFILE && errno != unix.ENFILE && errno != unix.ENOMEM && errno != unix.ENOBUFS {
+	if len(good) == 0 && len(msg) == reportLen {
+		if errno := unix.Errno(binary.LittleEndian.Uint16(msg[4:])); errno != 0 && errno != unix.EMFILE && errno != unix.ENFILE && errno != unix.ENOMEM && errno != unix.ENOBUFS {
 			// A kernel without IPv6, say: the other family goes on.
 			a.log.Debug("no sockets of this family", "family", family, "error", errno)
 		}
@@ -369,8 +350,13 @@ func (a *Agent) lastWords(sock int, j *join) error {
 	if err != nil || n != reportLen || buf[0] == 0 {
 		return nil
 	}
-	_, err = decode(buf, j)
-	return err
+	return reported(buf, j)
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
 }
 
 // check refuses what is not a fresh TCP socket of the guest's namespace.

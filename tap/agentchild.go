@@ -19,32 +19,15 @@ const (
 	loIndex = 1
 )
 
-// socketOption is one integer option set on every socket of a family; level
-// zero and name zero end the list.
-type socketOption struct {
-	level, name uintptr
-	value       int32
-}
-
-// agentChild is what the agent touches after clone, laid out before. The agent
-// is a copy of one thread of ours that never runs the scheduler or the
-// collector again, so it may not allocate, lock or grow its stack.
+// agentChild is what the agent touches after clone, laid out before.
 type agentChild struct {
 	name    [16]byte
 	root    [2]byte
-	caps    uint32 // kept, of those below 32
-	options [2][9]socketOption
+	caps    uint32            // kept, of those below 32
+	options [2][]socketOption // of every socket of a family
 	request [requestLen]byte
 	answer  [reportLen]byte
-	control rights
-	iov     unix.Iovec
-	msg     unix.Msghdr
-}
-
-// rights is a control message with descriptors, SCM_RIGHTS.
-type rights struct {
-	hdr unix.Cmsghdr
-	fds [maxSockets]int32
+	message message
 }
 
 // Indexes of families.
@@ -55,6 +38,7 @@ const (
 
 func newAgentChild(marked [2]bool) *agentChild {
 	a := new(agentChild)
+	a.message.layOut(a.answer[:])
 	copy(a.name[:], agentName)
 	a.root = [2]byte{'/', 0}
 	for f := range a.options {
@@ -83,7 +67,7 @@ func newAgentChild(marked [2]bool) *agentChild {
 				// The port is chosen when the destination is known.
 				socketOption{unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1})
 		}
-		copy(a.options[f][:len(a.options[f])-1], list)
+		a.options[f] = list
 	}
 	return a
 }
@@ -114,11 +98,7 @@ func (l *launch) handOut() {
 	syscall.RawSyscall(unix.SYS_SETSID, 0, 0, 0)
 	syscall.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(&a.root[0])), 0, 0)
 
-	// Last, because changes of credentials clear it.
-	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
-	if ppid, _, _ := syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); ppid != l.parent {
-		l.exit()
-	}
+	l.dieWithParent()
 
 	_, _, errno = syscall.RawSyscall(unix.SYS_DUP3, uintptr(l.socket), agentSocket, 0)
 	if errno != 0 {
@@ -139,22 +119,9 @@ func (l *launch) handOut() {
 			l.exit()
 		}
 		made := a.make()
-		a.iov.Base = &a.answer[0]
-		a.iov.Len = reportLen
-		a.msg.Iov = &a.iov
-		a.msg.Iovlen = 1
-		a.msg.Control = nil
-		a.msg.Controllen = 0
-		if made > 0 {
-			a.control.hdr.Level = unix.SOL_SOCKET
-			a.control.hdr.Type = unix.SCM_RIGHTS
-			a.control.hdr.Len = unix.SizeofCmsghdr + 4*uint64(made)
-			a.msg.Control = (*byte)(unsafe.Pointer(&a.control))
-			a.msg.Controllen = a.control.hdr.Len
-		}
-		syscall.RawSyscall(unix.SYS_SENDMSG, agentSocket, uintptr(unsafe.Pointer(&a.msg)), unix.MSG_NOSIGNAL)
+		a.message.send(l.socket, made)
 		for i := 0; i < made; i++ {
-			syscall.RawSyscall(unix.SYS_CLOSE, uintptr(a.control.fds[i]), 0, 0)
+			syscall.RawSyscall(unix.SYS_CLOSE, uintptr(a.message.fds[i]), 0, 0)
 		}
 	}
 }
@@ -174,13 +141,8 @@ func (a *agentChild) make() int {
 	for made < int(a.request[1]) && made < maxSockets {
 		fd, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 		if errno == 0 {
-			for i := 0; a.options[f][i].name != 0; i++ {
-				o := &a.options[f][i]
-				_, _, errno = syscall.RawSyscall6(unix.SYS_SETSOCKOPT, fd, o.level, o.name, uintptr(unsafe.Pointer(&o.value)), 4, 0)
-				if errno != 0 {
-					syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
-					break
-				}
+			if errno = setOptions(fd, a.options[f]); errno != 0 {
+				syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
 			}
 		}
 		if errno != 0 {
@@ -188,7 +150,7 @@ func (a *agentChild) make() int {
 			a.answer[5] = byte(errno >> 8)
 			break
 		}
-		a.control.fds[made] = int32(fd)
+		a.message.fds[made] = int32(fd)
 		made++
 	}
 	return made

@@ -1,59 +1,33 @@
 package tap
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 
-	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
-
-// netns is a route netlink socket in the network namespace we are in.
-type netns struct {
-	h *netlink.Handle
-}
-
-func newNetlink() (*netns, error) {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, fail("open netlink socket", err, "")
-	}
-	return &netns{h}, nil
-}
-
-// find returns the named interface, nil when there is none.
-func (n *netns) find(name string) (netlink.Link, error) {
-	if name == "" {
-		return nil, nil
-	}
-	link, err := n.h.LinkByName(name)
-	if _, ok := errors.AsType[netlink.LinkNotFoundError](err); ok {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fail("look up interface "+name, err, "")
-	}
-	return link, nil
-}
 
 // configure brings the namespace into the state of slirp4netns -c: loopback and
 // device up, MTU, MAC, address, default route. IPv6 is left to the kernel, which
 // takes its address and route from router advertisements.
 func (n *netns) configure(name string, want Network) error {
-	lo, err := n.h.LinkByName("lo")
-	if err == nil {
-		err = n.h.LinkSetUp(lo)
-	}
-	if err != nil {
+	if err := n.setLink(loIndex); err != nil {
 		return fail("cannot bring up lo", err, hintConfigure(err))
 	}
-	link, err := n.h.LinkByName(name)
-	if err != nil {
-		return fail("cannot find "+name, err, "it was deleted or renamed meanwhile")
+	link, err := n.find(name)
+	if err == nil && link == nil {
+		err = fail("cannot find "+name, unix.ENODEV, "it was deleted or renamed meanwhile")
 	}
+	if err != nil {
+		return err
+	}
+	index := link.Attrs().Index
 	if want.MTU != 0 {
-		if err := n.h.LinkSetMTU(link, want.MTU); err != nil {
+		if err := n.setLink(index, nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(want.MTU)))); err != nil {
 			hint := hintConfigure(err)
 			if errors.Is(err, unix.EINVAL) {
 				hint = fmt.Sprintf("the kernel takes 68 to 65521 bytes, not %d", want.MTU)
@@ -63,7 +37,7 @@ func (n *netns) configure(name string, want Network) error {
 	}
 	// Before the device is up: the kernel derives its IPv6 address from it.
 	if want.MAC != nil {
-		if err := n.h.LinkSetHardwareAddr(link, want.MAC); err != nil {
+		if err := n.setLink(index, nl.NewRtAttr(unix.IFLA_ADDRESS, want.MAC)); err != nil {
 			hint := hintConfigure(err)
 			if errors.Is(err, unix.EADDRNOTAVAIL) {
 				hint = fmt.Sprintf("%s is no unicast address", want.MAC)
@@ -72,55 +46,86 @@ func (n *netns) configure(name string, want Network) error {
 		}
 	}
 	if want.Address.IsValid() {
-		addr := &netlink.Addr{IPNet: &net.IPNet{
-			IP:   want.Address.Addr().AsSlice(),
-			Mask: net.CIDRMask(want.Address.Bits(), want.Address.Addr().BitLen()),
-		}}
 		// EEXIST: a persistent device that was configured before.
-		if err := n.h.AddrAdd(link, addr); err != nil && !errors.Is(err, unix.EEXIST) {
+		if err := n.addAddress(index, want.Address); err != nil && err != unix.EEXIST {
 			return fail("cannot set address "+want.Address.String(), err, hintConfigure(err))
 		}
 	}
-	if err := n.h.LinkSetUp(link); err != nil {
+	if err := n.setLink(index); err != nil {
 		return fail("cannot bring up "+name, err, hintConfigure(err))
 	}
 	if want.Gateway.IsValid() {
-		return n.defaultRoute(link, want)
+		return n.defaultRoute(index, want.Gateway)
 	}
 	return nil
 }
 
+func (n *netns) addAddress(index int, addr netip.Prefix) error {
+	ip := addr.Addr().AsSlice()
+	msg := nl.NewIfAddrmsg(family(ip))
+	msg.Index, msg.Prefixlen = uint32(index), uint8(addr.Bits())
+	parts := []nl.NetlinkRequestData{msg, nl.NewRtAttr(unix.IFA_LOCAL, ip), nl.NewRtAttr(unix.IFA_ADDRESS, ip)}
+	if addr.Addr().Is4() && addr.Bits() < 31 { // RFC 3021: smaller subnets have none
+		broadcast := binary.BigEndian.Uint32(ip) | ^uint32(0)>>addr.Bits()
+		parts = append(parts, nl.NewRtAttr(unix.IFA_BROADCAST, binary.BigEndian.AppendUint32(nil, broadcast)))
+	}
+	return n.change(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, parts...)
+}
+
 // defaultRoute adds the route, and accepts one that is there if it is the same.
-func (n *netns) defaultRoute(link netlink.Link, want Network) error {
-	route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: want.Gateway.AsSlice()}
-	err := n.h.RouteAdd(route)
+func (n *netns) defaultRoute(index int, gateway netip.Addr) error {
+	gw := gateway.AsSlice()
+	msg := nl.NewRtMsg()
+	msg.Family = uint8(family(gw))
+	err := n.change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, msg,
+		nl.NewRtAttr(unix.RTA_GATEWAY, gw), nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
 	if err == nil {
 		return nil
 	}
-	if !errors.Is(err, unix.EEXIST) {
-		return fail("cannot set default route", err, hintConfigure(err))
-	}
-	family := netlink.FAMILY_V4
-	if want.Gateway.Is6() {
-		family = netlink.FAMILY_V6
-	}
-	routes, listErr := n.h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-	if listErr != nil {
-		return fail("cannot set default route", err, "")
-	}
-	for _, r := range routes {
-		if r.Dst != nil {
-			if ones, _ := r.Dst.Mask.Size(); ones != 0 {
-				continue
-			}
-		}
-		if r.LinkIndex == route.LinkIndex && r.Gw.Equal(route.Gw) {
+	hint := hintConfigure(err)
+	if err == unix.EEXIST {
+		gw, oif := n.findDefault(msg.Family)
+		if there, ok := netip.AddrFromSlice(gw); ok && there == gateway && oif == index {
 			return nil
 		}
-		return fail("cannot set default route", err,
-			fmt.Sprintf("the namespace has one already, via %s: delete it, or do not ask for configuration", r.Gw))
+		hint = fmt.Sprintf("the namespace has one already, via %s: delete it, or do not ask for configuration", net.IP(gw))
 	}
-	return fail("cannot set default route", err, "")
+	return fail("cannot set default route", err, hint)
+}
+
+// findDefault is the gateway and the interface of the default route that the
+// main table has now.
+func (n *netns) findDefault(family uint8) (gateway []byte, index int) {
+	msg := nl.NewRtMsg()
+	msg.Family = family
+	routes, err := n.ask(unix.RTM_GETROUTE, unix.NLM_F_DUMP, msg)
+	if err != nil {
+		return nil, 0
+	}
+	for _, r := range routes {
+		if len(r) < unix.SizeofRtMsg {
+			continue
+		}
+		msg := nl.DeserializeRtMsg(r)
+		if msg.Table != unix.RT_TABLE_MAIN || msg.Dst_len != 0 {
+			continue
+		}
+		attrs, err := nl.ParseRouteAttr(r[msg.Len():])
+		if err != nil {
+			continue
+		}
+		gateway, index = nil, 0
+		for _, a := range attrs {
+			switch {
+			case a.Attr.Type == unix.RTA_GATEWAY:
+				gateway = a.Value
+			case a.Attr.Type == unix.RTA_OIF && len(a.Value) == 4:
+				index = int(binary.NativeEndian.Uint32(a.Value))
+			}
+		}
+		return gateway, index
+	}
+	return nil, 0
 }
 
 func hintConfigure(err error) string {

@@ -22,14 +22,14 @@ type Device struct {
 	restore bool // the interface outlives us: leave it without offloads
 }
 
-func newDevice(fd int, rep *reply) *Device {
+func newDevice(fd int, f *facts) *Device {
 	d := &Device{
 		fd:      fd,
-		name:    rep.Name,
-		vnetHdr: rep.VNetHdr,
-		offload: rep.Offload,
-		uso:     rep.USO,
-		restore: rep.Existing && rep.Offload,
+		name:    f.Name,
+		vnetHdr: f.VNetHdr,
+		offload: f.Offload,
+		uso:     f.USO,
+		restore: f.Existing && f.Offload,
 	}
 	// Unknown stays zero: a device that vanished meanwhile shows at the
 	// first read.
@@ -43,7 +43,7 @@ func adopt(cfg Config) (*Device, error) {
 	if err != nil {
 		return nil, fail("use "+cfg.Target.String(), err, "the caller must pass an open TAP")
 	}
-	rep, err := inspect(fd, cfg)
+	f, err := inspect(fd, cfg)
 	if err == nil {
 		err = unix.SetNonblock(fd, true)
 	}
@@ -51,13 +51,13 @@ func adopt(cfg Config) (*Device, error) {
 		unix.Close(fd)
 		return nil, asFault("use "+cfg.Target.String(), err)
 	}
-	return newDevice(fd, rep), nil
+	return newDevice(fd, f), nil
 }
 
 // inspect finds out what a foreign descriptor is and settles its offloads. The
 // interface may live in a namespace that we cannot enter, so the ioctl's answer
 // has to do for verification.
-func inspect(fd int, cfg Config) (*reply, error) {
+func inspect(fd int, cfg Config) (*facts, error) {
 	op := "use " + cfg.Target.String()
 	name, flags, err := tunFlags(fd)
 	switch {
@@ -65,24 +65,24 @@ func inspect(fd int, cfg Config) (*reply, error) {
 		return nil, fail(op, err, "it is /dev/net/tun without an interface: attach one with TUNSETIFF first")
 	case err != nil:
 		// Something else that carries frames, like a SOCK_SEQPACKET socket.
-		return &reply{Name: cfg.Target.String(), Existing: true}, nil
+		return &facts{Name: cfg.Target.String(), Existing: true}, nil
 	case flags&unix.IFF_TAP == 0:
 		return nil, &fault{Op: op, Text: name + " is a TUN, not a TAP"}
 	case flags&unix.IFF_NO_PI == 0:
 		return nil, &fault{Op: op, Text: name + " has packet information before each frame", Hint: "open it with IFF_NO_PI"}
 	}
-	rep := &reply{Name: name, VNetHdr: flags&unix.IFF_VNET_HDR != 0, Existing: true}
-	if !rep.VNetHdr {
-		return rep, noOffload(fd)
+	f := &facts{Name: name, VNetHdr: flags&unix.IFF_VNET_HDR != 0, Existing: true}
+	if !f.VNetHdr {
+		return f, noOffload(fd)
 	}
 	if err := shapeVNetHdr(fd); err != nil {
 		return nil, err
 	}
 	if cfg.NoOffload {
-		return rep, noOffload(fd)
+		return f, noOffload(fd)
 	}
-	rep.Offload, rep.USO, err = negotiate(fd)
-	return rep, err
+	f.Offload, f.USO, err = negotiate(fd)
+	return f, err
 }
 
 func (d *Device) log(cfg Config) {

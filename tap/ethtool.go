@@ -15,17 +15,9 @@ const (
 )
 
 // activeFeatures returns the names of the device features that are on now
-// (ETHTOOL_GFEATURES), as ethtool -k prints them.
-func activeFeatures(name string) (map[string]bool, error) {
-	sock, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		// No IPv4 in this kernel.
-		sock, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(sock)
+// (ETHTOOL_GFEATURES), as ethtool -k prints them. Any socket of the interface's
+// network namespace will do.
+func activeFeatures(sock int, name string) (map[string]bool, error) {
 	ne := binary.NativeEndian
 
 	// struct ethtool_sset_info: cmd, reserved, 64-bit mask, one count.

@@ -9,13 +9,12 @@ import (
 )
 
 // fault is a failed step: what was attempted, what the kernel said, and what
-// the user can do about it. It crosses from child to parent as JSON, so that
-// errors.Is with an errno works on both sides.
+// the user can do about it.
 type fault struct {
-	Op   string     `json:"op"`
-	Err  unix.Errno `json:"errno,omitempty"`
-	Text string     `json:"text,omitempty"` // in place of Err where there is no errno
-	Hint string     `json:"hint,omitempty"`
+	Op   string
+	Err  unix.Errno
+	Text string // in place of Err where there is no errno
+	Hint string
 }
 
 func (f *fault) Error() string {

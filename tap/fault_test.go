@@ -1,36 +1,26 @@
 package tap
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
-func TestFault_CrossesTheProcessBoundary(t *testing.T) {
-	sent := &reply{Fault: fail("ioctl(TUNSETIFF)", &fs.PathError{Op: "open", Path: "x", Err: unix.EBUSY}, "stop it")}
-	msg, err := json.Marshal(sent)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = decode(msg, &join{})
-	wantError(t, err, unix.EBUSY, "ioctl(TUNSETIFF): device or resource busy (stop it)")
-
-	msg, err = json.Marshal(&reply{Fault: asFault("make TAP", errors.New("broken"))})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = decode(msg, &join{})
+func TestFault_WrapsTheErrno(t *testing.T) {
+	wantError(t, fail("ioctl(TUNSETIFF)", &fs.PathError{Op: "open", Path: "x", Err: unix.EBUSY}, "stop it"),
+		unix.EBUSY, "ioctl(TUNSETIFF): device or resource busy (stop it)")
+	err := asFault("make TAP", errors.New("broken"))
 	wantError(t, err, 0, "make TAP: broken")
 	if errors.Is(err, unix.Errno(0)) {
 		t.Error("an error without errno wraps one")
 	}
 }
 
-func TestDecode_FailureBeforeExec(t *testing.T) {
+func TestDecode_Reports(t *testing.T) {
 	j := &join{steps: []setns{{0, unix.CLONE_NEWUSER | unix.CLONE_NEWNET}, {0, unix.CLONE_NEWNET}}}
 	for _, tt := range []struct {
 		report [reportLen]byte
@@ -40,40 +30,29 @@ func TestDecode_FailureBeforeExec(t *testing.T) {
 		{[reportLen]byte{stageSetns, 0, 0, 0, byte(unix.ESRCH)}, unix.ESRCH, "setns(CLONE_NEWUSER|CLONE_NEWNET): no such process (the process has ended)"},
 		{[reportLen]byte{stageSetns, 1, 0, 0, byte(unix.EPERM)}, unix.EPERM, "setns(CLONE_NEWNET): operation not permitted (joining a network namespace needs"},
 		{[reportLen]byte{stageSetns, 9, 0, 0, byte(unix.EPERM)}, unix.EPERM, "prepare child"},
-		{[reportLen]byte{stageExec, 0, 0, 0, byte(unix.ENOENT)}, unix.ENOENT, "execve /proc/self/exe: no such file or directory (mount /proc"},
 		{[reportLen]byte{stageDup, 0, 0, 0, byte(unix.EMFILE)}, unix.EMFILE, "prepare child: too many open files"},
 	} {
-		_, err := decode(tt.report[:], j)
+		_, err := decode(tt.report[:], j, 1, nil)
 		wantError(t, err, tt.errno, tt.text)
 	}
-	_, err := decode([]byte("{"), j)
-	wantError(t, err, 0, "decode answer")
 }
 
-// A child that fails before it reads its request leaves a reset connection, with
-// its report in the queue behind the reset.
-func TestReceive_ReportBehindReset(t *testing.T) {
-	for _, report := range [][]byte{{stageDup, 0, 0, 0, byte(unix.EMFILE), 0, 0, 0}, nil} {
-		ours, theirs, err := socketPair()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer unix.Close(ours)
-		if _, err := unix.Write(ours, []byte("{}")); err != nil {
-			t.Fatal(err)
-		}
-		if report != nil {
-			if _, err := unix.Write(theirs, report); err != nil {
-				t.Fatal(err)
-			}
-		}
-		unix.Close(theirs)
-		_, _, err = receive(ours, &join{})
-		if report != nil {
-			wantError(t, err, unix.EMFILE, "prepare child")
-		} else if !errors.Is(err, errSilent) {
-			t.Errorf("error %v", err)
-		}
+func TestDecode_Answers(t *testing.T) {
+	j := &join{}
+	answer := make([]byte, answerLen)
+	answer[4] = byte(unix.ENOENT)
+	all, err := decode(answer, j, 3, []int{7, 8})
+	want := []opened{{7, nil}, {-1, unix.ENOENT}, {8, nil}}
+	if err != nil || !slices.Equal(all, want) {
+		t.Errorf("%v, %v, want %v", all, err, want)
+	}
+	// What the limit of open files cut off.
+	_, err = decode(answer, j, 3, []int{7})
+	wantError(t, err, 0, "a descriptor is missing")
+	_, err = decode(answer[:5], j, 3, []int{7, 8})
+	wantError(t, err, 0, "no answer of ours")
+	if _, err = decode(nil, j, 3, nil); !errors.Is(err, errSilent) {
+		t.Errorf("error %v", err)
 	}
 }
 

@@ -22,76 +22,45 @@ func afterFork()
 //go:linkname afterForkInChild syscall.runtime_AfterForkInChild
 func afterForkInChild()
 
-const (
-	// childSocket is the child's end of the socket pair, after execve.
-	childSocket = 3
-	// aboveChild is where the parent's descriptors for the child begin, so
-	// that none of them is childSocket.
-	aboveChild = 10
-)
-
-// Stages of the child before execve, as reported when one fails. None is the
-// first byte of a JSON object.
+// Stages of the child, as reported when one fails.
 const (
 	stageSetns = 1 + iota
 	stageDup
-	stageExec
 	stageConfine
 	reportLen = 8 // stage, index of the setns step, 2 bytes of nothing, errno
 )
 
-// launch is everything the child touches between clone and execve, laid out
-// before: there it may not allocate, lock, grow its stack or be scheduled.
+// launch is everything the child touches, laid out before: it is a copy of one
+// thread of ours that never runs the scheduler or the collector again, so it
+// may not allocate, lock, grow its stack or store a pointer. A store tells the
+// collector, if one was at work on clone, by a buffer that nobody empties any more.
 type launch struct {
 	steps   [2]setns
 	nsteps  int
 	socket  int
 	parent  uintptr
-	path    *byte
-	argv    **byte
-	envv    **byte
 	capHdr  unix.CapUserHeader
 	capData [2]unix.CapUserData
-	ambient uintptr // the capability that execve is to leave
 	report  [reportLen]byte
-	agent   *agentChild // not nil: hand out sockets instead of execve
+
+	// What the child is for, one of:
+	opener *openChild
+	agent  *agentChild
 }
 
-func newLaunch(j *join, socket int, argv, envv []string) (*launch, error) {
+func newLaunch(j *join, socket int) *launch {
 	l := &launch{socket: socket, parent: uintptr(unix.Getpid())}
 	l.nsteps = copy(l.steps[:], j.steps)
 	l.capHdr.Version = unix.LINUX_CAPABILITY_VERSION_3
-	var err error
-	if l.path, err = unix.BytePtrFromString("/proc/self/exe"); err != nil {
-		return nil, err
-	}
-	if l.argv, err = pointers(argv); err != nil {
-		return nil, err
-	}
-	if l.envv, err = pointers(envv); err != nil {
-		return nil, err
-	}
-	return l, nil
-}
-
-// pointers makes a NULL-terminated array of C strings.
-func pointers(ss []string) (**byte, error) {
-	out := make([]*byte, len(ss)+1)
-	for i, s := range ss {
-		p, err := unix.BytePtrFromString(s)
-		if err != nil {
-			return nil, err
-		}
-		out[i] = p
-	}
-	return &out[0], nil
+	return l
 }
 
 // start clones the child. The caller must hold its OS thread until the child is
 // reaped: the child is killed when the thread that made it ends.
 //
 // A plain fork, not CLONE_VM: a change of credentials in a child that shares
-// our memory would change our dumpable flag, too.
+// our memory would change our dumpable flag, too, and a child that shares our
+// stack takes assembly to come back from.
 //
 //go:norace
 func (l *launch) start() (pid int, errno unix.Errno) {
@@ -108,56 +77,38 @@ func (l *launch) start() (pid int, errno unix.Errno) {
 	return 0, 0 // never: child does not return
 }
 
-// child joins the target and becomes the program anew.
+// child joins the target and does what it is for. It does not return.
 //
 //go:norace
 //go:nosplit
 func (l *launch) child() {
 	afterForkInChild()
 
-	var errno unix.Errno
-	if l.agent != nil {
-		// Before setns, so that there is no moment in which the guest could
-		// look into this copy of our memory.
-		syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0)
-	}
+	// Before setns, so that there is no moment in which the guest could look
+	// into this copy of our memory.
+	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0)
 	for i := 0; i < l.nsteps; i++ {
-		_, _, errno = syscall.RawSyscall(unix.SYS_SETNS, uintptr(l.steps[i].fd), uintptr(l.steps[i].flags), 0)
+		_, _, errno := syscall.RawSyscall(unix.SYS_SETNS, uintptr(l.steps[i].fd), uintptr(l.steps[i].flags), 0)
 		if errno != 0 {
 			l.fail(stageSetns, byte(i), errno)
 		}
 	}
-
 	if l.agent != nil {
 		l.handOut()
 	}
+	l.dieWithParent()
+	l.open()
+}
 
-	// Ambient, so that execve keeps it where we are not root. Refusal is not
-	// an error: root needs none of this.
-	_, _, errno = syscall.RawSyscall(unix.SYS_CAPGET, uintptr(unsafe.Pointer(&l.capHdr)), uintptr(unsafe.Pointer(&l.capData[0])), 0)
-	if errno == 0 {
-		l.capData[0].Inheritable |= 1 << l.ambient
-		syscall.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&l.capHdr)), uintptr(unsafe.Pointer(&l.capData[0])), 0)
-		syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, l.ambient, 0, 0, 0)
-	}
-
-	// After setns, because a change of credentials clears it.
+// dieWithParent comes after the last change of credentials, which would undo it.
+//
+//go:norace
+//go:nosplit
+func (l *launch) dieWithParent() {
 	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
 	if ppid, _, _ := syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); ppid != l.parent {
 		l.exit()
 	}
-
-	_, _, errno = syscall.RawSyscall(unix.SYS_DUP3, uintptr(l.socket), childSocket, 0)
-	if errno != 0 {
-		l.fail(stageDup, 0, errno)
-	}
-	// The caller's own descriptors (ready-fd, exit-fd) are not close-on-exec;
-	// a child that kept them would hold the caller up. Linux 5.11; before, the
-	// child holds them for the milliseconds it lives.
-	syscall.RawSyscall(unix.SYS_CLOSE_RANGE, childSocket+1, uintptr(^uint32(0)), unix.CLOSE_RANGE_CLOEXEC)
-
-	_, _, errno = syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(l.path)), uintptr(unsafe.Pointer(l.argv)), uintptr(unsafe.Pointer(l.envv)))
-	l.fail(stageExec, 0, errno)
 }
 
 //go:norace
@@ -177,4 +128,33 @@ func (l *launch) exit() {
 	for {
 		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 1, 0, 0)
 	}
+}
+
+// message is what a child sends: bytes, and descriptors (SCM_RIGHTS).
+type message struct {
+	msg unix.Msghdr
+	iov unix.Iovec
+	hdr unix.Cmsghdr
+	fds [maxSockets]int32 // behind hdr without a gap, as in a control message
+}
+
+// layOut comes before clone.
+func (m *message) layOut(bytes []byte) {
+	m.iov.Base, m.iov.Len = &bytes[0], uint64(len(bytes))
+	m.msg.Iov, m.msg.Iovlen = &m.iov, 1
+	m.msg.Control = (*byte)(unsafe.Pointer(&m.hdr))
+	m.hdr.Level, m.hdr.Type = unix.SOL_SOCKET, unix.SCM_RIGHTS
+}
+
+// send sends it with the first n descriptors.
+//
+//go:norace
+//go:nosplit
+func (m *message) send(socket, n int) {
+	m.hdr.Len = unix.SizeofCmsghdr + 4*uint64(n)
+	m.msg.Controllen = m.hdr.Len
+	if n == 0 {
+		m.msg.Controllen = 0
+	}
+	syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(socket), uintptr(unsafe.Pointer(&m.msg)), unix.MSG_NOSIGNAL)
 }

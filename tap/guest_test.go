@@ -26,9 +26,6 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	if IsChild() {
-		os.Exit(ChildMain())
-	}
 	if os.Args[0] == guestName {
 		os.Exit(guestMain())
 	}
@@ -282,9 +279,9 @@ func (s *guestServer) serve(c command) (a answerTo, err error) {
 	case "up":
 		err = netlink.LinkSetUp(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index(c.Name)}})
 	case "hold": // be the other program that is attached
-		s.held, _, err = attach(c.Name, flagsPlain)
+		s.held, err = hold(c.Name, flagsPlain)
 	case "hold-mq":
-		s.held, _, err = attach(c.Name, flagsPlain|unix.IFF_MULTI_QUEUE)
+		s.held, err = hold(c.Name, flagsPlain|unix.IFF_MULTI_QUEUE)
 	case "release":
 		err = unix.Close(s.held)
 	case "open":
@@ -292,6 +289,15 @@ func (s *guestServer) serve(c command) (a answerTo, err error) {
 		if d, err = Open(context.Background(), c.Config); err == nil {
 			a.Device = factsOf(d)
 			err = d.Close()
+		}
+	case "wait inside": // by a child that opens a pipe with nobody at the other end
+		var j *join
+		if j, err = resolve(Target{PID: c.PID}); err == nil {
+			var child *insider
+			if child, err = openInside(context.Background(), j, openFile(c.Name, unix.O_RDONLY)); err == nil {
+				_, err = child.opened()
+				child.end()
+			}
 		}
 	case "nest": // a guest inside, that lives until we end
 		var cmd *exec.Cmd
@@ -337,8 +343,21 @@ func index(name string) int {
 	return ifi.Index
 }
 
+// hold opens a queue of an interface, creating it when it does not exist.
+func hold(name string, flags uint16) (int, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	if _, err := attach(fd, name, flags); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
 func persistentTAP(name string, extra uint16) error {
-	fd, _, err := attach(name, unix.IFF_TAP|extra)
+	fd, err := hold(name, unix.IFF_TAP|extra)
 	if err != nil {
 		return err
 	}
@@ -363,7 +382,12 @@ func inspectLink(name string) (linkFacts, error) {
 	f.Up = at.Flags&net.FlagUp != 0
 	f.MTU = at.MTU
 	f.MAC = at.HardwareAddr.String()
-	if features, err := activeFeatures(name); err == nil {
+	sock, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return f, err
+	}
+	defer unix.Close(sock)
+	if features, err := activeFeatures(sock, name); err == nil {
 		f.TSO = features["tx-tcp-segmentation"]
 	}
 	if tun, ok := link.(*netlink.Tuntap); ok {

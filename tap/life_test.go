@@ -33,23 +33,24 @@ func TestB4_BusyDeviceIsTriedAgain(t *testing.T) {
 				t.Errorf("gave up after %v, want about %v", took, busyFor)
 			}
 
-			p, err := Start(t.Context(), cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
+			opened := make(chan error, 1)
+			go func() {
+				d, err := Open(t.Context(), cfg)
+				if err == nil {
+					d.Close()
+				}
+				opened <- err
+			}()
 			timer := time.NewTimer(150 * time.Millisecond)
-			<-timer.C
 			select {
-			case <-p.done:
-				t.Error("did not wait for the busy device")
-			default:
+			case err := <-opened:
+				t.Fatalf("did not wait for the busy device: %v", err)
+			case <-timer.C:
 			}
 			g.do(command{Do: "release"})
-			d, err := p.Wait()
-			if err != nil {
-				t.Fatal(err)
+			if err := <-opened; err != nil {
+				t.Error(err)
 			}
-			d.Close()
 		})
 	}
 }
@@ -72,27 +73,104 @@ func TestOpen_ContextEnds(t *testing.T) {
 	if kids := children(t); !slices.Equal(kids, before) {
 		t.Errorf("children %v, before %v", kids, before)
 	}
-	p, err := Start(t.Context(), Config{Target: Target{PID: g.pid}, Name: "tap0"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Close(); err != nil {
-		t.Error(err)
-	}
 }
 
-// The child may not keep the program busy that waits for the end of a pipe which
-// kill -9 takes the child along, even one that waits for a busy device.
-func TestB4_ChildGoesWithUs(t *testing.T) {
+// A kill -9 while we wait for a busy device leaves the device alone and nothing
+// else behind.
+func TestB4_KilledWhileWaiting(t *testing.T) {
 	g := newGuest(t, nesting{})
 	g.do(command{Do: "add", Name: "tap0"})
 	g.do(command{Do: "hold", Name: "tap0"})
 	h := newProcess(t, nesting{SameUser: true, KeepNet: true})
-	if err := h.in.Encode(command{Do: "open", Config: Config{Target: Target{PID: g.pid}, Name: "tap0"}}); err != nil {
+	cfg := Config{Target: Target{PID: g.pid}, Name: "tap0"}
+	if err := h.in.Encode(command{Do: "open", Config: cfg}); err != nil {
 		t.Fatal(err)
 	}
-	child := awaitChild(t, h.pid)
-	pidfd, err := unix.PidfdOpen(child, 0)
+	awaitOpen(t, h.pid, "/dev/net/tun")
+	if err := unix.Kill(h.pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	g.do(command{Do: "release"})
+	if d := open(t, cfg); !d.Offload() {
+		t.Errorf("the next one: %+v", factsOf(d))
+	}
+}
+
+// awaitOpen waits until a process has opened a file.
+func awaitOpen(t *testing.T, pid int, path string) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for range 250 {
+		if slices.ContainsFunc(filesOf(t, fmt.Sprintf("/proc/%d/fd", pid)), func(s string) bool { return strings.HasSuffix(s, " "+path) }) {
+			return
+		}
+		<-tick.C
+	}
+	t.Fatalf("process %d has not opened %s", pid, path)
+}
+
+// The caller may wait for the end of a pipe that we inherited.
+func TestOpen_NobodyKeepsDescriptors(t *testing.T) {
+	g := newGuest(t, nesting{})
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], 0); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pipe[0])
+	open(t, Config{Target: Target{PID: g.pid}, Name: "tap0"})
+	unix.Close(pipe[1])
+	if !ready(t, pipe[0], 0, 0) {
+		t.Error("somebody holds the pipe")
+	}
+}
+
+// A guest that stops the child, which is of its user, does not hold us up for
+// longer than we want.
+func TestOpenInside_ContextEnds(t *testing.T) {
+	g := newGuest(t, nesting{})
+	j, err := resolve(Target{PID: g.pid})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.close()
+	fifo := t.TempDir() + "/fifo"
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := children(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	// The child waits for somebody to open the other end.
+	c, err := openInside(ctx, j, openFile(fifo, unix.O_RDONLY))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = c.opened(); !errors.Is(err, errSilent) {
+		t.Errorf("error %v", err)
+	}
+	c.end()
+	if took := time.Since(began); took < 50*time.Millisecond || took > time.Second {
+		t.Errorf("took %v", took)
+	}
+	if kids := children(t); !slices.Equal(kids, before) {
+		t.Errorf("children %v, before %v", kids, before)
+	}
+}
+
+// kill -9 takes the child along, even one that waits.
+func TestB4_ChildGoesWithUs(t *testing.T) {
+	g := newGuest(t, nesting{})
+	fifo := t.TempDir() + "/fifo"
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h := newProcess(t, nesting{SameUser: true, KeepNet: true})
+	if err := h.in.Encode(command{Do: "wait inside", PID: g.pid, Name: fifo}); err != nil {
+		t.Fatal(err)
+	}
+	pidfd, err := unix.PidfdOpen(awaitChild(t, h.pid), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,35 +180,6 @@ func TestB4_ChildGoesWithUs(t *testing.T) {
 	}
 	if !ready(t, pidfd, unix.POLLIN, 300*time.Millisecond) {
 		t.Error("the child lives on")
-	}
-}
-
-// The caller may wait for the end of a pipe that we inherited.
-func TestOpen_ChildKeepsNoDescriptors(t *testing.T) {
-	g := newGuest(t, nesting{})
-	g.do(command{Do: "add", Name: "tap0"})
-	g.do(command{Do: "hold", Name: "tap0"})
-	var pipe [2]int
-	if err := unix.Pipe2(pipe[:], 0); err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(pipe[0])
-	p, err := Start(t.Context(), Config{Target: Target{PID: g.pid}, Name: "tap0"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	awaitChild(t, os.Getpid())
-	unix.Close(pipe[1])
-	if !ready(t, pipe[0], 0, 500*time.Millisecond) {
-		t.Error("the child holds the pipe")
-	}
-	select {
-	case <-p.done:
-		t.Error("the child had ended already, nothing was shown")
-	default:
-	}
-	if err := p.Close(); err != nil {
-		t.Error(err)
 	}
 }
 
@@ -194,13 +243,19 @@ func deep(n int) int {
 
 func openFDs(t *testing.T) []string {
 	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
+	return filesOf(t, "/proc/self/fd")
+}
+
+// filesOf lists the descriptors of a process with what they are.
+func filesOf(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var out []string
 	for _, e := range entries {
-		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil {
+		if to, err := os.Readlink(dir + "/" + e.Name()); err == nil {
 			out = append(out, e.Name()+" "+to)
 		}
 	}
@@ -213,26 +268,19 @@ func children(t *testing.T) []int {
 	return childrenOf(t, os.Getpid())
 }
 
-// awaitChild waits until parent has a child in its role.
+// awaitChild waits until a process has a child.
 func awaitChild(t *testing.T, parent int) int {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for range 250 {
-		for _, pid := range childrenOf(t, parent) {
-			if hasName(pid, childName) {
-				return pid
-			}
+		if kids := childrenOf(t, parent); len(kids) > 0 {
+			return kids[0]
 		}
 		<-tick.C
 	}
 	t.Fatal("no child seen")
 	return 0
-}
-
-func hasName(pid int, argv0 string) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && strings.HasPrefix(string(b), argv0+"\x00")
 }
 
 func childrenOf(t *testing.T, parent int) []int {

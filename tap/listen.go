@@ -2,11 +2,11 @@ package tap
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -50,38 +50,50 @@ func Listen(ctx context.Context, t Target, at []netip.AddrPort) (fds []int, err 
 	return fds, nil
 }
 
-// listenIn has a child make the sockets. What arrives may be the guest's
-// invention, like all that the child says.
-func listenIn(ctx context.Context, j *join, at []netip.AddrPort) ([]int, error) {
-	req := request{Listen: []string{}}
-	for _, a := range at {
-		req.Listen = append(req.Listen, a.String())
+// listenIn has a child make the sockets, all or none.
+func listenIn(ctx context.Context, j *join, at []netip.AddrPort) (fds []int, err error) {
+	openings := make([]opening, len(at))
+	for i, a := range at {
+		openings[i] = openListener(a)
 	}
-	_, got, err := delegate(ctx, j, req)
-	if err != nil {
-		return nil, err
-	}
+	err = whileBusy(ctx, unix.EADDRINUSE, func() error {
+		child, err := openInside(ctx, j, openings...)
+		if err != nil {
+			return err
+		}
+		defer child.end() // before the next try: it has the sockets, too
+		got, err := child.opened()
+		if err != nil {
+			return err
+		}
+		if fds, err = listeners(got, at); err != nil {
+			closeOpened(got)
+		}
+		return err
+	})
+	return fds, err
+}
+
+// listeners are the sockets that a child made for the addresses. How it came to
+// them does not matter, as long as they listen there.
+func listeners(got []opened, at []netip.AddrPort) ([]int, error) {
 	fds := make([]int, len(at))
 	for i, a := range at {
-		n := slices.IndexFunc(got, func(fd int) bool { return listensAt(fd, a) })
-		switch {
-		case n >= 0:
-			fds[i] = got[n]
-			got = slices.Delete(got, n, n+1)
-		case a.Addr().Is6():
-			fds[i] = -1
-		default:
-			err = errNoDescriptor
-			fds[i] = -1
+		fds[i] = got[i].fd
+		switch err := got[i].err; {
+		case err == unix.EAFNOSUPPORT && a.Addr().Is6():
+		case err != nil:
+			return nil, fail(fmt.Sprintf("listen on tcp %v", a), err, hintListen(err))
+		case !listensAt(fds[i], a):
+			return nil, fmt.Errorf("receive from child: what came does not listen on tcp %v", a)
 		}
 	}
-	closeAll(got)
-	return fds, err
+	return fds, nil
 }
 
 // listensAt reports whether fd is a socket as Listen makes it.
 func listensAt(fd int, at netip.AddrPort) bool {
-	if checkTCP(fd, familyOf(at.Addr()), 1) != nil {
+	if checkTCP(fd, family(at.Addr().AsSlice()), 1) != nil {
 		return false
 	}
 	local, err := unix.Getsockname(fd)
@@ -97,66 +109,29 @@ func listensAt(fd int, at netip.AddrPort) bool {
 	return false
 }
 
-func familyOf(a netip.Addr) int {
-	if a.Is6() {
-		return unix.AF_INET6
-	}
-	return unix.AF_INET
-}
-
-// listenAll is the child's part.
-func listenAll(at []string) (fds []int, err error) {
-	deadline := time.Now().Add(busyFor)
-	for _, text := range at {
-		a, err := netip.ParseAddrPort(text)
-		if err != nil {
-			return nil, fail("listen", err, "")
-		}
-		fd, err := listenAt(a)
-		for errors.Is(err, unix.EADDRINUSE) && time.Now().Before(deadline) {
-			time.Sleep(busyPause)
-			fd, err = listenAt(a)
-		}
-		if err == unix.EAFNOSUPPORT && a.Addr().Is6() {
-			continue
-		}
-		if err != nil {
-			return nil, fail(fmt.Sprintf("listen on tcp %v", a), err, hintListen(err))
-		}
-		fds = append(fds, fd)
-	}
-	return fds, nil
-}
-
-func listenAt(a netip.AddrPort) (int, error) {
-	family := familyOf(a.Addr())
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
-	if err != nil {
-		return -1, err
-	}
+// openListener is how a child makes a socket that listens.
+func openListener(a netip.AddrPort) opening {
+	ip := a.Addr().AsSlice()
+	domain := family(ip)
 	// A port whose last connections are in TIME-WAIT is free to listen on.
-	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
-	var sa unix.Sockaddr
-	if family == unix.AF_INET6 {
-		err = errors.Join(err,
-			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1),
-			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1))
-		sa = &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+	l := &listening{options: []socketOption{{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}}, backlog: listenBacklog}
+	// See ip(7) and ipv6(7) for the addresses.
+	binary.NativeEndian.PutUint16(l.addr[0:], uint16(domain))
+	binary.BigEndian.PutUint16(l.addr[2:], a.Port())
+	if domain == unix.AF_INET6 {
+		l.options = append(l.options,
+			socketOption{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1},
+			socketOption{unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1})
+		copy(l.addr[8:], ip)
+		l.addrLen = unix.SizeofSockaddrInet6
 	} else {
-		err = errors.Join(err, unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_FREEBIND, 1))
-		sa = &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+		l.options = append(l.options, socketOption{unix.IPPROTO_IP, unix.IP_FREEBIND, 1})
+		copy(l.addr[4:], ip)
+		l.addrLen = unix.SizeofSockaddrInet4
 	}
-	if err == nil {
-		err = unix.Bind(fd, sa)
-	}
-	if err == nil {
-		err = unix.Listen(fd, listenBacklog)
-	}
-	if err != nil {
-		unix.Close(fd)
-		return -1, err
-	}
-	return fd, nil
+	o := openSocket(domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, unix.IPPROTO_TCP)
+	o.listen = l
+	return o
 }
 
 func hintListen(err error) string {

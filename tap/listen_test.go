@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,6 +38,7 @@ func TestListen(t *testing.T) {
 	for name, n := range map[string]nesting{"root": {}, "no root": {UID: 1000}} {
 		t.Run(name, func(t *testing.T) {
 			g := newGuest(t, n)
+			before := children(t)
 			fds, err := Listen(t.Context(), Target{PID: g.pid}, at)
 			if err != nil {
 				t.Fatal(err)
@@ -72,10 +74,8 @@ func TestListen(t *testing.T) {
 				c.Close()
 				t.Error("the port is open in our namespace")
 			}
-			for _, pid := range children(t) {
-				if hasName(pid, childName) {
-					t.Errorf("child %d is left", pid)
-				}
+			if kids := children(t); !slices.Equal(kids, before) {
+				t.Errorf("children %v, before %v", kids, before)
 			}
 		})
 	}
@@ -155,12 +155,18 @@ func TestListensAt(t *testing.T) {
 		t.Cleanup(func() { unix.Close(fd) })
 		return fd
 	}
-	for _, a := range at {
-		fd, err := listenAt(a)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer unix.Close(fd)
+	child, err := openInside(t.Context(), new(join), openListener(at[0]), openListener(at[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer child.end()
+	got, err := child.opened()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeOpened(got)
+	for i, a := range at {
+		fd := got[i].fd
 		local, _ := unix.Getsockname(fd)
 		switch sa := local.(type) {
 		case *unix.SockaddrInet4:
@@ -188,6 +194,33 @@ func TestListensAt(t *testing.T) {
 	} {
 		if listensAt(fd, netip.MustParseAddrPort("0.0.0.0:0")) {
 			t.Errorf("%s is taken", name)
+		}
+	}
+}
+
+func TestListeners(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	for _, tt := range []struct {
+		at    string
+		got   opened
+		errno unix.Errno
+		text  string // of the error; none: it is no error
+	}{
+		{"[::1]:80", opened{-1, unix.EAFNOSUPPORT}, 0, ""},
+		{"127.0.0.1:80", opened{-1, unix.EAFNOSUPPORT}, unix.EAFNOSUPPORT, "listen on tcp 127.0.0.1:80: address family not supported"},
+		{"[::1]:80", opened{-1, unix.EACCES}, unix.EACCES, "listen on tcp [::1]:80: permission denied (ports below 1024 are closed to us there"},
+		{"127.0.0.1:80", opened{fd: int(r.Fd())}, 0, "what came does not listen on tcp 127.0.0.1:80"},
+	} {
+		fds, err := listeners([]opened{tt.got}, addrPorts(tt.at))
+		if tt.text != "" {
+			wantError(t, err, tt.errno, tt.text)
+		} else if err != nil || fds[0] != -1 {
+			t.Errorf("%+v: %v, %v", tt.got, fds, err)
 		}
 	}
 }

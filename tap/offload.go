@@ -40,12 +40,11 @@ func noOffload(fd int) error {
 
 // verified asks back what negotiate got: the kernel accepts a set of offloads
 // as a wish, and may drop some of them by its own rules (netdev_fix_features).
-// It must run in the interface's network namespace.
-func verified(name string, offload, uso bool) (bool, bool) {
+func (n *netns) verified(name string, offload, uso bool) (bool, bool) {
 	if !offload {
 		return false, false
 	}
-	active, err := activeFeatures(name)
+	active, err := activeFeatures(n.fd, name)
 	if err != nil {
 		return false, false
 	}

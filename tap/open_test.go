@@ -118,7 +118,7 @@ func TestOpen_OwnerAboveTheProcess(t *testing.T) {
 	}
 }
 
-// Where the user namespace maps no root, execve would drop what setns gave.
+// A user namespace may map no root.
 func TestOpen_NoRootInside(t *testing.T) {
 	g := newGuest(t, nesting{UID: 1000})
 	open(t, Config{Target: Target{PID: g.pid}, Name: "tap0", Configure: network()})
@@ -132,7 +132,7 @@ func TestOpen_Configure(t *testing.T) {
 	d := open(t, Config{Target: Target{PID: g.pid}, Name: "tap0", Configure: network()})
 	want := linkFacts{
 		Exists: true, Up: true, LoopbackUp: true, MTU: 65520, MAC: "02:01:02:03:04:05",
-		Addrs: []string{"10.0.2.100/24"}, Routes: []string{"default via 10.0.2.2"}, MultiQueue: true, TSO: true,
+		Addrs: []string{"10.0.2.100/24"}, Routes: []string{"default via 10.0.2.2"}, TSO: true,
 	}
 	if diff := cmp.Diff(want, g.link("tap0")); diff != "" {
 		t.Error("inside (-want +got):\n", diff)

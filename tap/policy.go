@@ -1,12 +1,10 @@
 package tap
 
 import (
-	"errors"
-	"net"
+	"context"
 	"net/netip"
-	"os"
 
-	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,80 +21,90 @@ const (
 	rulePriority = 30100
 )
 
-// policy names the guest's subnets. Marked packets to and from them stay in the
+// subnet is one of the guest's. Marked packets to and from it stay in the
 // namespace; where the guest sends a marked packet elsewhere, as one with
 // containers of its own does, ours are in the way and must not catch it.
-type policy struct {
-	Prefix4  netip.Prefix
-	Gateway4 netip.Addr
-	Prefix6  netip.Prefix
-	Gateway6 netip.Addr
+type subnet struct {
+	prefix  netip.Prefix
+	gateway netip.Addr
 }
 
-// routeMarked sets up what can be set up. A family without it has plain
-// sockets only.
-func (n *netns) routeMarked(p policy) *reply {
-	// Connections take the mark over from the segment that opens them; and a
-	// reset, which belongs to no connection, from what it answers.
-	if !setting("net/ipv4/tcp_fwmark_accept") {
-		return &reply{}
-	}
-	rep := &reply{}
-	if p.Prefix4.IsValid() && setting("net/ipv4/fwmark_reflect") {
-		rep.Marked4 = n.addPolicy(netlink.FAMILY_V4, p.Prefix4, p.Gateway4) == nil
-	}
-	if p.Prefix6.IsValid() && setting("net/ipv6/fwmark_reflect") {
-		rep.Marked6 = n.addPolicy(netlink.FAMILY_V6, p.Prefix6, p.Gateway6) == nil
-	}
-	return rep
-}
-
-func setting(name string) bool {
-	return os.WriteFile("/proc/sys/"+name, []byte("1"), 0) == nil
-}
-
-func (n *netns) addPolicy(family int, prefix netip.Prefix, gateway netip.Addr) error {
-	lo, err := n.h.LinkByName("lo")
+// routeMarked sets up what can be set up, for IPv4 and IPv6. A family without
+// it has plain sockets only.
+func routeMarked(ctx context.Context, j *join, subnets [2]subnet) (marked [2]bool, err error) {
+	setting := func(name string) opening { return openFile("/proc/sys/net/"+name, unix.O_WRONLY) }
+	child, err := openInside(ctx, j, openNetlink(),
+		// Connections take the mark over from the segment that opens them; and a
+		// reset, which belongs to no connection, from what it answers.
+		setting("ipv4/tcp_fwmark_accept"), setting("ipv4/fwmark_reflect"), setting("ipv6/fwmark_reflect"))
 	if err != nil {
+		return marked, err
+	}
+	defer child.end()
+	got, err := child.opened()
+	if err != nil {
+		return marked, err
+	}
+	defer closeOpened(got[1:])
+	n, err := newNetns(got[0])
+	if err != nil {
+		return marked, err
+	}
+	defer n.close()
+	if !switchOn(got[1]) {
+		return marked, nil
+	}
+	for f, s := range subnets {
+		marked[f] = s.prefix.IsValid() && switchOn(got[2+f]) && n.addPolicy(s) == nil
+	}
+	return marked, nil
+}
+
+func switchOn(setting opened) bool {
+	if setting.err != nil {
+		return false
+	}
+	_, err := unix.Write(setting.fd, []byte("1"))
+	return err == nil
+}
+
+func (n *netns) addPolicy(s subnet) error {
+	if err := n.setLink(loIndex); err != nil {
 		return err
 	}
-	if err := n.h.LinkSetUp(lo); err != nil {
+	network, router := s.prefix.Masked().Addr().AsSlice(), s.gateway.AsSlice()
+	table := nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(directTable))
+	route := nl.NewRtMsg()
+	route.Family, route.Table = uint8(family(network)), unix.RT_TABLE_UNSPEC
+	route.Type, route.Scope = unix.RTN_LOCAL, unix.RT_SCOPE_HOST
+	if err := n.change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, route,
+		table, nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(loIndex))); err != nil {
 		return err
 	}
-	all := net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
-	if family == netlink.FAMILY_V4 {
-		all = net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
-	}
-	route := &netlink.Route{
-		Family: family, LinkIndex: lo.Attrs().Index, Dst: &all, Table: directTable,
-		Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST,
-	}
-	if err := n.h.RouteReplace(route); err != nil {
-		return err
-	}
-	subnet, router := ipNet(prefix), ipNet(netip.PrefixFrom(gateway, gateway.BitLen()))
-	rules := [...]netlink.Rule{
-		{Dst: subnet, Table: directTable},
+	for i, r := range []struct {
+		action   uint8
+		dst, src uint8 // lengths of their prefixes
+		attr     *nl.RtAttr
+	}{
+		{unix.FR_ACT_TO_TBL, uint8(s.prefix.Bits()), 0, nl.NewRtAttr(nl.FRA_DST, network)},
 		// Clients that are seen as the gateway have an address of the subnet,
 		// too; sent elsewhere by the guest, they are not for its own servers.
-		{Src: router, Type: unix.RTN_UNREACHABLE},
-		{Src: subnet, Table: directTable},
-	}
-	for i := range rules {
-		r := netlink.NewRule()
-		r.Family, r.Mark, r.Priority = family, directMark, rulePriority+i
-		r.Dst, r.Src, r.Type = rules[i].Dst, rules[i].Src, rules[i].Type
-		if r.Table = rules[i].Table; r.Table == 0 {
-			r.Table = -1
+		{unix.FR_ACT_UNREACHABLE, 0, uint8(s.gateway.BitLen()), nl.NewRtAttr(nl.FRA_SRC, router)},
+		{unix.FR_ACT_TO_TBL, 0, uint8(s.prefix.Bits()), nl.NewRtAttr(nl.FRA_SRC, network)},
+	} {
+		rule := nl.NewRtMsg()
+		rule.Family, rule.Table, rule.Type = route.Family, unix.RT_TABLE_UNSPEC, r.action
+		rule.Dst_len, rule.Src_len = r.dst, r.src
+		parts := []nl.NetlinkRequestData{rule, r.attr,
+			nl.NewRtAttr(nl.FRA_PRIORITY, nl.Uint32Attr(rulePriority+uint32(i))),
+			nl.NewRtAttr(nl.FRA_FWMARK, nl.Uint32Attr(directMark))}
+		if r.action == unix.FR_ACT_TO_TBL {
+			parts = append(parts, nl.NewRtAttr(nl.FRA_TABLE, nl.Uint32Attr(directTable)))
 		}
 		// EEXIST: a predecessor's.
-		if err := n.h.RuleAdd(r); err != nil && !errors.Is(err, unix.EEXIST) {
+		if err := n.change(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, parts...); err != nil && err != unix.EEXIST {
 			return err
 		}
 	}
 	return nil
-}
-
-func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }

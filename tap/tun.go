@@ -9,32 +9,24 @@ import (
 // vnetHdrLen is the size in bytes of the virtio-net header before each frame.
 const vnetHdrLen = 10
 
-// openTun opens the clone device, attached to no interface yet.
-func openTun() (int, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return -1, fail("open /dev/net/tun", err, hintTunDevice(err))
-	}
-	return fd, nil
+// openTun is how a child opens the clone device: attached to no interface yet,
+// and in whose namespace that will be is settled.
+func openTun() opening {
+	return openFile("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK)
 }
 
-// attach opens a queue of the interface, creating it when it does not exist,
-// and returns its real name.
-func attach(name string, flags uint16) (int, string, error) {
-	fd, err := openTun()
-	if err != nil {
-		return -1, "", err
-	}
+// attach makes fd a queue of the interface, which is created when it does not
+// exist, and returns its real name.
+func attach(fd int, name string, flags uint16) (string, error) {
 	ifr, err := unix.NewIfreq(name)
 	if err == nil {
 		ifr.SetUint16(flags)
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
 	}
 	if err != nil {
-		unix.Close(fd)
-		return -1, "", fail("ioctl(TUNSETIFF)", err, hintAttach(name, err))
+		return "", fail("ioctl(TUNSETIFF)", err, hintAttach(name, err))
 	}
-	return fd, ifr.Name(), nil
+	return ifr.Name(), nil
 }
 
 // tunFlags asks the kernel which interface a descriptor is attached to, and how.

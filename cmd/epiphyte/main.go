@@ -10,10 +10,10 @@
 //
 // # Theory of operation
 //
-// The program starts itself again for two short-lived roles inside the guest's
-// namespaces; which role a process has is decided before anything else. All
-// logic is in the packages: this one maps a role to its main function, and is
-// the only one that ends the process.
+// run starts the program again, for a role inside the guest's namespaces; which
+// role a process has is decided before anything else. All logic is in the
+// packages: this one maps a role to its main function, and is the only one that
+// ends the process.
 package main
 
 import (
@@ -22,14 +22,10 @@ import (
 
 	"epiphyte/internal/cli"
 	"epiphyte/internal/namespace"
-	"epiphyte/tap"
 )
 
 func main() {
-	switch {
-	case tap.IsChild():
-		os.Exit(tap.ChildMain())
-	case namespace.IsChild():
+	if namespace.IsChild() {
 		os.Exit(namespace.ChildMain())
 	}
 	os.Exit(cli.Main(context.Background(), os.Args, os.Stdout, os.Stderr))

@@ -58,11 +58,7 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 			n.discard()
 		}
 	}()
-	pending, err := tap.Start(ctx, cfg)
-	if err != nil {
-		return nil, err
-	}
-	if n.device, err = pending.Wait(); err != nil {
+	if n.device, err = tap.Open(ctx, cfg); err != nil {
 		return nil, err
 	}
 	if n.agent, err = o.startAgent(ctx, cfg, r); err != nil {

@@ -1,0 +1,122 @@
+package tap
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxOpenings is how many descriptors one child opens at most: those of a
+	// message.
+	maxOpenings = maxSockets
+	// answerLen is the length of its answer: an errno for each opening.
+	answerLen = 4 * maxOpenings
+)
+
+// opening is a system call that returns a descriptor, and what is done with that
+// before it is sent.
+type opening struct {
+	nr     uintptr
+	args   [3]uintptr
+	path   *byte      // what an argument points to
+	listen *listening // nil: nothing
+}
+
+// listening is what makes a socket listen.
+type listening struct {
+	options []socketOption
+	addr    [unix.SizeofSockaddrInet6]byte // a sockaddr_in or sockaddr_in6
+	addrLen uintptr
+	backlog uintptr
+}
+
+// openFile is open(2), of a path without a zero byte.
+func openFile(path string, flags int) opening {
+	p, err := unix.BytePtrFromString(path)
+	if err != nil {
+		panic(err)
+	}
+	at := unix.AT_FDCWD
+	return opening{unix.SYS_OPENAT, [3]uintptr{uintptr(at), uintptr(unsafe.Pointer(p)), uintptr(flags | unix.O_CLOEXEC)}, p, nil}
+}
+
+// openSocket is socket(2).
+func openSocket(domain, typ, protocol int) opening {
+	return opening{unix.SYS_SOCKET, [3]uintptr{uintptr(domain), uintptr(typ | unix.SOCK_CLOEXEC), uintptr(protocol)}, nil, nil}
+}
+
+// openChild is what a child that opens descriptors touches after clone, laid
+// out before.
+type openChild struct {
+	openings [maxOpenings]opening
+	count    int
+	answer   [maxOpenings]uint32
+	message  message
+}
+
+func newOpenChild(openings []opening) *openChild {
+	o := new(openChild)
+	o.message.layOut((*[answerLen]byte)(unsafe.Pointer(&o.answer))[:])
+	o.count = copy(o.openings[:], openings)
+	return o
+}
+
+// open makes the descriptors, sends them and ends the child.
+//
+//go:norace
+//go:nosplit
+func (l *launch) open() {
+	o := l.opener
+	made := 0
+	for i := 0; i < o.count; i++ {
+		c := &o.openings[i]
+		fd, _, errno := syscall.RawSyscall(c.nr, c.args[0], c.args[1], c.args[2])
+		if errno == 0 && c.listen != nil {
+			errno = c.listen.begin(fd)
+		}
+		if errno != 0 {
+			o.answer[i] = uint32(errno)
+			continue
+		}
+		o.message.fds[made] = int32(fd)
+		made++
+	}
+	o.message.send(l.socket, made)
+	l.exit()
+}
+
+//go:norace
+//go:nosplit
+func (n *listening) begin(fd uintptr) unix.Errno {
+	if errno := setOptions(fd, n.options); errno != 0 {
+		return errno
+	}
+	if _, _, errno := syscall.RawSyscall(unix.SYS_BIND, fd, uintptr(unsafe.Pointer(&n.addr[0])), n.addrLen); errno != 0 {
+		return errno
+	}
+	_, _, errno := syscall.RawSyscall(unix.SYS_LISTEN, fd, n.backlog, 0)
+	return errno
+}
+
+// socketOption is one integer option of a socket.
+type socketOption struct {
+	level, name uintptr
+	value       int32
+}
+
+// setOptions stops at the first that fails.
+//
+//go:norace
+//go:nosplit
+func setOptions(fd uintptr, options []socketOption) unix.Errno {
+	for i := range options {
+		o := &options[i]
+		_, _, errno := syscall.RawSyscall6(unix.SYS_SETSOCKOPT, fd, o.level, o.name, uintptr(unsafe.Pointer(&o.value)), 4, 0)
+		if errno != 0 {
+			return errno
+		}
+	}
+	return 0
+}
