@@ -27,7 +27,7 @@ const (
 	ackDelay = time.Millisecond
 	// holdBelow is the size of the batches that count as small. A stream gains
 	// nothing by waiting.
-	holdBelow = headSize
+	holdBelow = 96 << 10
 	// ackHeader is the longest TCP header of an acknowledgement that may wait:
 	// with timestamps, but without SACK blocks, which tell of a loss.
 	ackHeader = header.TCPMinimumSize + 12
