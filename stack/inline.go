@@ -3,6 +3,7 @@ package stack
 import (
 	"unsafe"
 
+	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
@@ -56,6 +57,11 @@ func processSegments(h *handshake) tcpip.Error
 
 //go:linkname handshakeFailed gvisor.dev/gvisor/pkg/tcpip/transport/tcp.(*Endpoint).handshakeFailed
 func handshakeFailed(e *tcp.Endpoint, err tcpip.Error)
+
+// The receiver needs this one (tail.go):
+
+//go:linkname sharesChunk gvisor.dev/gvisor/pkg/buffer.(*View).sharesChunk
+func sharesChunk(v *buffer.View) bool
 
 // The types of these functions' arguments, as far as they are looked into here.
 type (

@@ -37,7 +37,8 @@ type receiver struct {
 	hdr   virtioHdr
 	eth   [header.EthernetMinimumSize]byte
 	heads [batchMax]*buffer.View
-	tail  *buffer.View
+	tails tailPool
+	tail  *buffer.View // the one that is read into
 	iov   [4]unix.Iovec
 	pkt   Packet
 
@@ -91,7 +92,7 @@ func (r *receiver) read(dev Device, i int) (int, unix.Errno) {
 		r.heads[i] = buffer.NewViewSize(headSize)
 	}
 	if r.tail == nil {
-		r.tail = buffer.NewViewSize(tailSize)
+		r.tail = r.tails.next()
 	}
 	iov := r.iov[:0]
 	prefix := header.EthernetMinimumSize
