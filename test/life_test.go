@@ -345,6 +345,43 @@ func TestB8_IdleCostsNothing(t *testing.T) {
 	}
 }
 
+// TestB8_BurstsComeToRest: after round trips in quick succession, for which the
+// helper waits awake, and some thousand connections it rests as before.
+func TestB8_BurstsComeToRest(t *testing.T) {
+	w := serve(t)
+	addr := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", echoTCP)
+	trip := func(c net.Conn) {
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := w.dial(t, "tcp4", addr.String())
+	for range 5000 {
+		trip(c)
+	}
+	for range 2000 {
+		c := must(w.Dial(t.Context(), "tcp4", addr.String()))(t)
+		trip(c)
+		c.Close()
+	}
+	// TIME-WAIT of the last connections and the runtime's garbage collection
+	// are over by then.
+	<-time.After(3 * time.Second)
+	before, switches := w.usage(t), must(w.helper.Switches())(t)
+	const idle = 5 * time.Second
+	<-time.After(idle)
+	after, switched := w.usage(t), must(w.helper.Switches())(t)-switches
+	if cpu := after.CPU - before.CPU; cpu > 20*time.Millisecond {
+		t.Errorf("%v of CPU time in %v after a burst", cpu, idle)
+	}
+	if switched > 20 {
+		t.Errorf("woke %d times in %v after a burst", switched, idle)
+	}
+}
+
 // TestB9_OddSurroundings: closed standard streams, a deleted directory, a
 // read-only root, and in all cases a nested user namespace.
 func TestB9_OddSurroundings(t *testing.T) {
