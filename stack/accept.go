@@ -114,6 +114,9 @@ func (s *Stack) Accept(syn *SYN, done func(*Conn, unix.Errno)) *Handshake {
 	} else {
 		p := Packet{Src: syn.Src.Addr(), ip: syn.packet, Head: syn.packet[syn.header:]}
 		h.begin(s.segment(&p, buffer.MakeWithData(syn.packet), true))
+		if h.conn != nil {
+			h.conn.acks.last = syn.seq + 1
+		}
 	}
 	if !h.taken {
 		s.finishHandshake(h, nil, unix.EIO)

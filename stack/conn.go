@@ -174,6 +174,7 @@ func (c *Conn) Abort() {
 	if !c.closed {
 		c.closed = true
 		c.ep.Abort()
+		c.dropAck()
 		c.ep.Close()
 	}
 }

@@ -131,6 +131,7 @@ func (c *Conn) finish() {
 	c.locked, c.acks.received = false, 0
 	c.ep.UnlockUser()
 	if dead {
+		c.dropAck()
 		c.wq.Notify(allEvents)
 	}
 }

@@ -44,6 +44,7 @@ type seamConfig struct {
 	mtu     int
 	adverts []byte
 	noIPv6  bool
+	clock   *shardtest.Clock // one that stands still if nil
 }
 
 func newSeam(t testing.TB, cfg seamConfig) *seam {
@@ -59,8 +60,11 @@ func newSeam(t testing.TB, cfg seamConfig) *seam {
 		cfg.device.HardwareAddr = stacktest.GuestMAC
 	}
 	s.dev = stacktest.NewDevice(t, cfg.device)
+	if cfg.clock == nil {
+		cfg.clock = new(shardtest.Clock)
+	}
 	var err error
-	if s.shard, err = shard.New(shard.Config{Poller: s.poller, Clock: new(shardtest.Clock)}); err != nil {
+	if s.shard, err = shard.New(shard.Config{Poller: s.poller, Clock: cfg.clock}); err != nil {
 		t.Fatal(err)
 	}
 	s.stack, err = stack.New(stack.Config{
