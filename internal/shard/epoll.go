@@ -13,29 +13,8 @@ type epoll struct {
 	buf      [eventBatch + 1]unix.EpollEvent
 
 	woken bool // by Wake, in the last call
-	short int  // waits in a row that were short
-	need  int  // so many of them before spinning
+	spin  spin
 }
-
-// Going to sleep and being woken takes longer than the answer of a peer on the
-// same machine: a round trip of one byte took 91 us with two sleeps of ours in
-// it and takes 68 without, a connection 240 us and 180
-// (make bench ROWS=rtt-tcp,connect-1). So where events have been coming in quick
-// succession, the next one is waited for awake.
-const (
-	// spinFor bounds that. 20 us were too short for most answers and worth
-	// nothing; 30 are worth as much as 50 on a good day.
-	spinFor = 50 * time.Microsecond
-	// shortWait is a sleep that spinning would have spared: spinFor, and what a
-	// wake-up takes.
-	shortWait = 100 * time.Microsecond
-	// spinAfter short sleeps in a row it begins. Each time that it was in vain
-	// twice as many are asked for, up to spinAtMost: the processor's time that
-	// is lost by guessing wrong stays below spinFor in 256 wake-ups, and a
-	// program that is at rest never spins.
-	spinAfter  = 4
-	spinAtMost = 256
-)
 
 func newEpoll() (*epoll, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
@@ -47,7 +26,7 @@ func newEpoll() (*epoll, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	e := &epoll{fd: fd, wake: wake, need: spinAfter}
+	e := &epoll{fd: fd, wake: wake}
 	// Edge-triggered, and so never read: a full counter takes 2^64 writes.
 	if err := e.Add(wake, unix.EPOLLIN|unix.EPOLLET, 0); err != nil {
 		e.Close()
@@ -72,18 +51,18 @@ func (e *epoll) Remove(fd int) error { return e.ctl(unix.EPOLL_CTL_DEL, fd, 0, 0
 
 // Spin implements Poller.
 func (e *epoll) Spin(events []Event) (int, error) {
-	if e.short < e.need {
+	if !e.spin.pays() {
 		return 0, nil
 	}
 	for begun := time.Now(); ; {
 		e.woken = false
 		n, err := e.collect(events, e.wait(len(events), 0))
 		if n > 0 || err != nil || e.woken {
-			e.need = max(spinAfter, e.need/2)
+			e.spin.hit()
 			return n, err
 		}
 		if time.Since(begun) > spinFor {
-			e.short, e.need = 0, min(2*e.need, spinAtMost)
+			e.spin.miss()
 			return 0, nil
 		}
 		// Who has the event to make may be waiting for this processor.
@@ -100,11 +79,7 @@ func (e *epoll) Wait(events []Event, timeout time.Duration) (int, error) {
 	}
 	begun := time.Now()
 	n, err := e.collect(events, e.wait(len(events), timeout))
-	if time.Since(begun) < shortWait {
-		e.short++
-	} else {
-		e.short = 0
-	}
+	e.spin.slept(time.Since(begun))
 	return n, err
 }
 

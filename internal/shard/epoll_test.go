@@ -2,7 +2,9 @@ package shard_test
 
 import (
 	"context"
+	"math/rand/v2"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -91,6 +93,20 @@ func TestPostsAreNeverLost(t *testing.T) {
 			}
 		}
 	})
+}
+
+// One goroutine posts at odd moments to a shard that waits awake at times: a
+// wake-up that is swallowed there would leave the post lying.
+func TestPostsWhileSpinningAreNeverLost(t *testing.T) {
+	s := serve(t)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 20_000 {
+		pause := time.Duration(rnd.IntN(80)) * time.Microsecond
+		for begun := time.Now(); time.Since(begun) < pause; {
+			runtime.Gosched()
+		}
+		do(t, s, func() {})
+	}
 }
 
 func TestServeEndsWithItsContext(t *testing.T) {

@@ -1,0 +1,61 @@
+package shard
+
+import (
+	"testing"
+	"time"
+)
+
+func TestSpinBeginsAfterShortSleeps(t *testing.T) {
+	var s spin
+	for range spinAfter {
+		if s.pays() {
+			t.Fatal("spins too early")
+		}
+		s.slept(shortSleep - 1)
+	}
+	if !s.pays() {
+		t.Fatal("does not spin after short sleeps")
+	}
+	s.hit()
+	if !s.pays() {
+		t.Fatal("does not go on after a hit")
+	}
+	s.slept(time.Second)
+	if s.pays() {
+		t.Fatal("spins after a long sleep")
+	}
+}
+
+// Whoever guesses wrong always, as with events every 90 us, spins seldom.
+func TestSpinInVainBecomesRare(t *testing.T) {
+	var s spin
+	const sleeps = 10_000
+	spins := 0
+	for range sleeps {
+		if s.pays() {
+			spins++
+			s.miss()
+		}
+		s.slept(90 * time.Microsecond)
+	}
+	if most := sleeps/spinAtMost + 8; spins > most {
+		t.Errorf("spun %d times in %d wake-ups, want at most %d", spins, sleeps, most)
+	}
+	// When it pays again it comes back.
+	for range spinAtMost {
+		s.slept(time.Microsecond)
+	}
+	for range 10 {
+		if !s.pays() {
+			t.Fatal("never spins again")
+		}
+		s.hit()
+	}
+	s.miss()
+	for range 2 * spinAfter {
+		s.slept(time.Microsecond)
+	}
+	if !s.pays() {
+		t.Error("the hits are forgotten")
+	}
+}
