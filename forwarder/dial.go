@@ -109,6 +109,11 @@ func (f *Forwarder) dial(syn *stack.SYN, to netip.AddrPort) {
 		return
 	}
 	if sockio.Connected(fd) {
+		if sockio.ConnectedToItself(fd, to) {
+			unix.Close(fd)
+			f.refuse(syn, unix.ECONNREFUSED)
+			return
+		}
 		f.add(d)
 		d.accept()
 		return

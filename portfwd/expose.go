@@ -147,9 +147,7 @@ func (v *visit) dial(addr netip.Addr) {
 // answered has the answer of the host's kernel.
 func (v *visit) answered(errno unix.Errno) {
 	m := v.p.m
-	if errno == 0 && sockio.LocalAddr(v.server.FD) == v.to {
-		// Nobody listens, and the kernel chose that very port for our side:
-		// TCP then connects the socket to itself (RFC 9293, 3.5, figure 7).
+	if errno == 0 && sockio.ConnectedToItself(v.server.FD, v.to) {
 		errno = unix.ECONNREFUSED
 	}
 	switch {

@@ -90,6 +90,11 @@ func Connected(fd int) bool {
 	return errno == 0
 }
 
+// ConnectedToItself reports whether a connected socket is its own peer: nobody
+// listens, and the kernel chose that very port for our side (RFC 9293 section
+// 3.5, figure 7). It happens on this machine's own addresses alone.
+func ConnectedToItself(fd int, to netip.AddrPort) bool { return LocalAddr(fd) == to }
+
 // Bind is bind(2).
 func Bind(fd int, to *Addr) unix.Errno {
 	_, _, errno := unix.RawSyscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&to.raw)), uintptr(to.len))

@@ -1,0 +1,53 @@
+package sockio_test
+
+import (
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/sockio"
+)
+
+// A socket that connects to the port that it has itself is its own peer.
+func TestConnectedToItself(t *testing.T) {
+	for family, addr := range map[int]string{unix.AF_INET: "127.0.0.1", unix.AF_INET6: "::1"} {
+		at := func(port uint16) (netip.AddrPort, *sockio.Addr) {
+			a := netip.AddrPortFrom(netip.MustParseAddr(addr), port)
+			sa := new(sockio.Addr)
+			sa.Set(a)
+			return a, sa
+		}
+		open := func() int {
+			fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Skipf("%s: %v", addr, err)
+			}
+			t.Cleanup(func() { unix.Close(fd) })
+			_, any := at(0)
+			if errno := sockio.Bind(fd, any); errno != 0 {
+				t.Skipf("bind %s: %v", addr, errno)
+			}
+			return fd
+		}
+		self, listener, other := open(), open(), open()
+		if err := unix.Listen(listener, 1); err != nil {
+			t.Fatal(err)
+		}
+		if sockio.Connected(self) {
+			t.Error("connected before connect")
+		}
+		for _, tt := range []struct {
+			fd, to int
+			want   bool
+		}{{self, self, true}, {other, listener, false}} {
+			to, sa := at(sockio.LocalAddr(tt.to).Port())
+			if errno := sockio.Connect(tt.fd, sa); errno != 0 {
+				t.Fatalf("connect to %v: %v", to, errno)
+			}
+			if !sockio.Connected(tt.fd) || sockio.ConnectedToItself(tt.fd, to) != tt.want {
+				t.Errorf("to %v: connected %v, to itself %v, want %v", to, sockio.Connected(tt.fd), !tt.want, tt.want)
+			}
+		}
+	}
+}
