@@ -43,8 +43,12 @@ type acks struct {
 	listed   bool                 // in Stack.held
 }
 
-// follow makes the link look at what c sends, until unfollow.
+// follow makes the link look at what c sends, until unfollow. On the plain path
+// gVisor's goroutines send for c at the same time, and nothing is held back.
 func (c *Conn) follow(hold bool) {
+	if c.s.plain {
+		return
+	}
 	c.acks.hold = hold
 	c.s.link.followed.Store(c)
 }
