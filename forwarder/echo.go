@@ -3,10 +3,10 @@ package forwarder
 import (
 	"encoding/binary"
 	"net/netip"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/sockio"
 	"epiphyte/stack"
 )
 
@@ -56,6 +56,15 @@ func (f *Forwarder) explainPing() {
 		"remedy", `as root: sysctl -w net.ipv4.ping_group_range="0 2147483647"`)
 }
 
+func (m *mapping) receiveEchoes(n int) {
+	b := &m.f.batch
+	for i := range n {
+		data := b.Datagram(i)
+		m.counters.In += uint64(len(data))
+		m.receiveEcho(b.Addrs[i].AddrPort().Addr(), data, b.ControlOf(i))
+	}
+}
+
 // receiveEcho sends a reply to the guest under the guest's own identifier,
 // with the TTL that it arrived with, less our hop.
 func (m *mapping) receiveEcho(from netip.Addr, data, control []byte) {
@@ -80,17 +89,12 @@ func (m *mapping) receiveEcho(from netip.Addr, data, control []byte) {
 
 // receivedTTL finds IP_TTL or IPV6_HOPLIMIT among the control messages.
 func receivedTTL(b []byte) (uint8, bool) {
-	for len(b) >= unix.SizeofCmsghdr {
-		h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
-		size := int(h.Len)
-		if size < unix.SizeofCmsghdr || size > len(b) {
-			return 0, false
-		}
-		if size >= unix.CmsgLen(4) && (h.Level == unix.IPPROTO_IP && h.Type == unix.IP_TTL ||
-			h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_HOPLIMIT) {
-			return uint8(binary.NativeEndian.Uint32(b[unix.CmsgLen(0):])), true
-		}
-		b = b[min(unix.CmsgSpace(size-unix.SizeofCmsghdr), len(b)):]
+	d := sockio.FindControl(b, unix.IPPROTO_IP, unix.IP_TTL)
+	if d == nil {
+		d = sockio.FindControl(b, unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT)
 	}
-	return 0, false
+	if len(d) < 4 {
+		return 0, false
+	}
+	return uint8(binary.NativeEndian.Uint32(d)), true
 }

@@ -25,6 +25,8 @@ type Inbound interface {
 	// Reply takes a datagram that answers such a client, and reports whether
 	// it is one.
 	Reply(p *stack.Packet, src, dst netip.AddrPort) bool
+	// Flush ends a batch, as [stack.Handler]'s does.
+	Flush()
 }
 
 // DHCP answers a request, or does not (nil). Payloads are those of UDP.
@@ -197,4 +199,9 @@ func (f *Forwarder) ICMP(p *stack.Packet) {
 }
 
 // Flush implements stack.Handler.
-func (f *Forwarder) Flush() { f.flushDatagrams() }
+func (f *Forwarder) Flush() {
+	f.flushDatagrams()
+	if f.inbound != nil {
+		f.inbound.Flush()
+	}
+}

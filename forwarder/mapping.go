@@ -45,6 +45,7 @@ type mapping struct {
 	counters relay.Counters
 	pending  []outDatagram // to be sent at the end of the batch
 	single   bool          // the kernel does not segment on its way
+	joined   bool          // the kernel may join datagrams
 }
 
 // mappingTable holds the mappings, least recently used first.

@@ -14,12 +14,8 @@ const (
 	// start at 64 or above; what is lower is meant (traceroute, RFC 5082 the
 	// other way round), and costs a control message per datagram.
 	ttlPassed = 64
-	// runMax datagrams wait for the end of a batch of one mapping at most, and
-	// go as one message: the least that UDP_SEGMENT takes (UDP_MAX_SEGMENTS of
-	// the kernels before 6.9).
-	runMax = 64
-	// runBytes is what fits a message, of either family.
-	runBytes = 1<<16 - 1 - 48
+	// runMax datagrams of one mapping wait for the end of a batch at most.
+	runMax = sockio.RunMax
 )
 
 // outDatagram waits for the end of the batch. Its payload lies in the
@@ -74,7 +70,7 @@ func (m *mapping) send() {
 				continue
 			}
 			retried = false
-			if n > 1 && cannotSegment(errno) {
+			if n > 1 && sockio.CannotSegment(errno) {
 				m.single = true
 				continue
 			}
@@ -150,7 +146,7 @@ func (m *mapping) run(pending []outDatagram) int {
 		d := &pending[n]
 		size := len(d.payload[0])
 		total += size
-		if d.to != first.to || !d.plain() || size > segment || total > runBytes {
+		if d.to != first.to || !d.plain() || size > segment || total > sockio.RunBytes {
 			return n
 		}
 		if size < segment {
@@ -166,16 +162,10 @@ func (d *outDatagram) plain() bool {
 
 func (d *outDatagram) size() int { return len(d.payload[0]) + len(d.payload[1]) }
 
-// cannotSegment reports whether an error may mean that the kernel does not cut
-// what is sent by this way.
-func cannotSegment(errno unix.Errno) bool {
-	return errno == unix.EINVAL || errno == unix.EIO || errno == unix.EMSGSIZE || errno == unix.EOPNOTSUPP
-}
-
 // sendFailed handles a datagram that the host's kernel refuses to send. One
 // that it cannot cut into segments is cut here.
 func (m *mapping) sendFailed(d *outDatagram, errno unix.Errno) {
-	if d.segment > 0 && cannotSegment(errno) {
+	if d.segment > 0 && sockio.CannotSegment(errno) {
 		m.sendSegments(d)
 		return
 	}

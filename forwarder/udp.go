@@ -10,12 +10,6 @@ import (
 	"epiphyte/stack"
 )
 
-const (
-	// receiveRounds batches are taken from one socket before others get their
-	// turn.
-	receiveRounds = 4
-)
-
 // sendDatagram sends a datagram of the guest, now or with the rest of its
 // batch.
 func (f *Forwarder) sendDatagram(p *stack.Packet, src, to netip.AddrPort) {
@@ -60,10 +54,14 @@ func (m *mapping) quote(to netip.AddrPort, data []byte, size int) (stack.Quote, 
 
 // receive takes what has arrived for the mapping and sends it to the guest.
 func (m *mapping) receive() {
-	for range receiveRounds {
+	begun := m.counters.In
+	for range sockio.TurnBatches {
 		n := m.receiveBatch()
 		if n < sockio.BatchSize || m.fd < 0 {
 			return // an edge tells of more
+		}
+		if m.counters.In-begun >= sockio.TurnBytes {
+			break
 		}
 	}
 	// More is waiting, perhaps: take it in the next turn.
@@ -80,22 +78,31 @@ func (r receiveAgain) Run() {
 
 func (m *mapping) receiveBatch() int {
 	b := &m.f.batch
-	n, errno := b.Receive(m.fd, m.key.proto != stack.ProtoUDP)
+	echo := m.key.proto != stack.ProtoUDP
+	n, errno := b.Receive(m.fd, echo || m.joined)
 	if errno != 0 {
 		return 0 // EAGAIN, or an error that the error queue tells better
 	}
 	m.used()
-	for i := range n {
+	if echo {
+		m.receiveEchoes(n)
+		return n
+	}
+	for i := 0; i < n; {
 		from := b.Addrs[i].AddrPort()
-		data := b.Datagram(i)
-		m.counters.In += uint64(len(data))
-		if m.key.proto == stack.ProtoUDP {
-			if seen, ok := m.f.guestView(m.key.guest.Addr(), from); ok {
-				m.f.stack.SendUDP(seen, m.key.guest, data)
-			}
-			continue
+		segment, parts, next := b.Run(i, n)
+		for ; i < next; i++ {
+			m.counters.In += uint64(b.Msgs[i].Len)
 		}
-		m.receiveEcho(from.Addr(), data, b.ControlOf(i))
+		if seen, ok := m.f.guestView(m.key.guest.Addr(), from); ok && len(parts) > 0 {
+			m.f.stack.SendUDPs(seen, m.key.guest, segment, parts...)
+		}
+	}
+	if n > 1 && !m.joined {
+		// A query and its answer do without this call, and most mappings see
+		// nothing else.
+		m.joined = true
+		sockio.Join(m.fd)
 	}
 	return n
 }

@@ -124,7 +124,7 @@ func TestRemoveRangeIsQuick(t *testing.T) {
 		u := w.rules[other.ID].sockets[0].(*udpSocket)
 		for i := range maxSessions {
 			a.Set(netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, byte(i >> 8), byte(i)}), 4444))
-			u.receive(a, netip.AddrPortFrom(w.guest.Addr, 53), nil, nil)
+			u.receive(a, netip.AddrPortFrom(w.guest.Addr, 53), nil, 0)
 		}
 	})
 	begin := time.Now()

@@ -27,7 +27,8 @@
 // without transparent sockets, when servers would see the guest's own address.
 // Servers on the guest's loopback addresses are reached by neither path (B35).
 //
-// A UDP client's datagrams are sent on in the same way. A session per client
+// A UDP client's datagrams are sent on in the same way, and replies (reply.go)
+// wait for their neighbours until the guest's batch ends. A session per client
 // remembers which of the host's addresses was asked, so that replies leave from
 // there; the forwarder offers us what the guest sends before it looks for a
 // mapping of its own.

@@ -5,14 +5,12 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/sockio"
-	"epiphyte/stack"
 )
 
 const (
@@ -25,9 +23,6 @@ const (
 	// receiveBuffer is asked for; the kernel grants up to net.core.rmem_max. A
 	// burst of 200 full-sized datagrams weighs 460 kB there.
 	receiveBuffer = 1 << 20
-	// receiveRounds batches are taken from one port before others get their
-	// turn.
-	receiveRounds = 4
 )
 
 // udpSocket is a published UDP port.
@@ -37,6 +32,9 @@ type udpSocket struct {
 	guest netip.AddrPort
 	v6    bool
 	watch *shard.Watch
+
+	joined bool // the kernel may join datagrams
+	single bool // the kernel does not segment on its way
 
 	sessions map[*session]struct{}
 }
@@ -62,6 +60,7 @@ type sessionTable struct {
 	recent *list.List
 	expire shard.Timer
 	batch  sockio.Batch
+	run    replyRun
 }
 
 func (t *sessionTable) init() {
@@ -110,28 +109,45 @@ func (u *udpSocket) close() {
 // Ready implements shard.Handler. What is left waiting is reported again.
 func (u *udpSocket) Ready(uint32) {
 	b := &u.m.sessions.batch
-	for range receiveRounds {
+	bytes := 0
+	for range sockio.TurnBatches {
 		n, errno := b.Receive(u.fd, true)
 		if errno != 0 {
 			return // EAGAIN; other errors are about datagrams sent before
 		}
 		to := u.m.destination(u.guest)
-		for i := range n {
-			u.receive(b.Addrs[i], to, b.Datagram(i), b.ControlOf(i))
+		for i := 0; i < n; {
+			client := b.Addrs[i]
+			segment, parts, next := b.Run(i, n)
+			if len(parts) > 0 {
+				u.receive(client, to, b.ControlOf(next-1), segment, parts...)
+			}
+			for ; i < next; i++ {
+				bytes += int(b.Msgs[i].Len)
+			}
 		}
-		if n < sockio.BatchSize {
+		if n > 1 && !u.joined {
+			u.joined = true
+			sockio.Join(u.fd)
+		}
+		if n < sockio.BatchSize || bytes >= sockio.TurnBytes {
 			return
 		}
 	}
 }
 
-func (u *udpSocket) receive(client sockio.Addr, to netip.AddrPort, data, control []byte) {
+// receive takes datagrams of a client, of segment bytes each, in parts as
+// [sockio.Batch.Run] makes them. The last one's control messages say where
+// replies are to come from.
+func (u *udpSocket) receive(client sockio.Addr, to netip.AddrPort, control []byte, segment int, parts ...[]byte) {
 	m := u.m
 	s := m.sessionOf(u, client, to)
-	s.asked = u.replyFrom(s.asked[:0], control)
+	s.asked = replyFrom(s.asked[:0], control)
 	s.touch()
-	s.counters.In += uint64(len(data))
-	m.stack.SendUDP(s.key.client, to, data)
+	for _, p := range parts {
+		s.counters.In += uint64(len(p))
+	}
+	m.stack.SendUDPs(s.key.client, to, segment, parts...)
 }
 
 const (
@@ -199,83 +215,5 @@ func (m *Manager) expireSessions() {
 			return
 		}
 		t.remove(s)
-	}
-}
-
-// replyFrom turns the destination that the kernel reported into the source
-// that it is to use for replies (ip(7), ipv6(7)): on a host with several
-// addresses a client takes no answer from another one than it asked.
-func (u *udpSocket) replyFrom(b, control []byte) []byte {
-	for len(control) >= unix.SizeofCmsghdr {
-		h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
-		size := int(h.Len)
-		if size < unix.SizeofCmsghdr || size > len(control) {
-			break
-		}
-		v4 := h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && size >= unix.CmsgLen(unix.SizeofInet4Pktinfo)
-		v6 := h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && size >= unix.CmsgLen(unix.SizeofInet6Pktinfo)
-		if v4 || v6 {
-			b = append(b, control[:min(unix.CmsgSpace(size-unix.CmsgLen(0)), len(control))]...)
-			if v4 {
-				// Spec_dst is the address asked, or for a broadcast the
-				// interface's own; the interface is for the routing table to
-				// choose.
-				info := (*unix.Inet4Pktinfo)(unsafe.Pointer(&b[unix.CmsgLen(0)]))
-				info.Addr, info.Ifindex = [4]byte{}, 0
-				return b
-			}
-			info := (*unix.Inet6Pktinfo)(unsafe.Pointer(&b[unix.CmsgLen(0)]))
-			switch asked := netip.AddrFrom16(info.Addr); {
-			case asked.IsMulticast():
-				info.Addr = [16]byte{}
-			case !asked.IsLinkLocalUnicast():
-				info.Ifindex = 0
-			}
-			return b
-		}
-		control = control[min(unix.CmsgSpace(size-unix.CmsgLen(0)), len(control)):]
-	}
-	return b
-}
-
-// Reply takes a datagram of the guest that answers a client of a published
-// port, and reports whether it is one. Shard's thread only.
-func (m *Manager) Reply(p *stack.Packet, src, dst netip.AddrPort) bool {
-	if len(m.sessions.byKey) == 0 {
-		return false
-	}
-	s := m.sessions.byKey[sessionKey{guest: src, client: dst}]
-	if s == nil {
-		return false
-	}
-	s.touch()
-	s.counters.Out += uint64(len(p.Head) - 8 + len(p.Tail))
-	iov := [2]unix.Iovec{sockio.Vec(p.Head[8:]), sockio.Vec(p.Tail)}
-	h := unix.Msghdr{Iov: &iov[0], Iovlen: 2}
-	s.client.Name(&h)
-	if len(s.asked) > 0 {
-		h.Control = &s.asked[0]
-		h.SetControllen(len(s.asked))
-	}
-	if p.SegmentSize > 0 {
-		s.sendSegments(p, &h)
-		return true
-	}
-	if errno := sockio.SendMessage(s.socket.fd, &h); errno != 0 && errno != unix.EAGAIN {
-		// An earlier datagram's error, or this one's; a second try tells.
-		sockio.SendMessage(s.socket.fd, &h)
-	}
-	return true
-}
-
-// sendSegments sends a super-datagram of the guest one by one.
-func (s *session) sendSegments(p *stack.Packet, h *unix.Msghdr) {
-	whole := append(append([]byte(nil), p.Head[8:]...), p.Tail...)
-	for len(whole) > 0 {
-		n := min(int(p.SegmentSize), len(whole))
-		iov := sockio.Vec(whole[:n])
-		h.Iov, h.Iovlen = &iov, 1
-		sockio.SendMessage(s.socket.fd, h)
-		whole = whole[n:]
 	}
 }

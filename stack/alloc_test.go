@@ -21,6 +21,7 @@ type treadmill struct {
 func (d *treadmill) FD() int                  { return 1 }
 func (d *treadmill) VNetHdr() bool            { return false }
 func (d *treadmill) Offload() bool            { return false }
+func (d *treadmill) USO() bool                { return false }
 func (d *treadmill) HardwareAddr() [6]byte    { return stacktest.GuestMAC }
 func (d *treadmill) next() (f []byte, _ bool) { d.left--; return d.frame, d.left >= 0 }
 

@@ -21,6 +21,9 @@ type Device interface {
 	// Offload reports that frames may carry partial checksums and TCP
 	// super-segments, both ways. It implies VNetHdr.
 	Offload() bool
+	// USO reports that frames may be UDP super-datagrams too, both ways. It
+	// implies Offload.
+	USO() bool
 	// HardwareAddr is the Ethernet address at the guest's end, zero if unknown.
 	HardwareAddr() [6]byte
 	// Readv reads one frame. EAGAIN: none waits. EBADFD: the device is gone.

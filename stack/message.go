@@ -7,31 +7,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
-// SendUDP sends a datagram to the guest. The payload may come in two parts,
-// at most 65507 bytes in all over IPv4; larger ones than the MTU are
-// fragmented. Shard's thread only, as all Send functions.
-func (s *Stack) SendUDP(src, dst netip.AddrPort, payload ...[]byte) {
-	h := &s.out.udp
-	o := outgoing{src: src.Addr(), dst: dst.Addr(), proto: ProtoUDP, ttl: DefaultTTL, transport: h[:], sumAt: 6}
-	size := len(h)
-	for i := range min(len(payload), len(o.payload)) {
-		o.payload[i] = payload[i]
-		size += len(payload[i])
-	}
-	most := 0xffff
-	if src.Addr().Is4() {
-		most -= header.IPv4MinimumSize // IPv4 counts its own header
-	}
-	if size > most {
-		return
-	}
-	binary.BigEndian.PutUint16(h[0:], src.Port())
-	binary.BigEndian.PutUint16(h[2:], dst.Port())
-	binary.BigEndian.PutUint16(h[4:], uint16(size))
-	binary.BigEndian.PutUint16(h[6:], 0)
-	s.out.send(&o)
-}
-
 // SendBroadcastUDP sends a datagram to the guest's limited broadcast address.
 func (s *Stack) SendBroadcastUDP(src netip.AddrPort, port uint16, payload []byte) {
 	s.SendUDP(src, netip.AddrPortFrom(limitedBroadcast(), port), payload)
@@ -43,7 +18,8 @@ func (s *Stack) SendICMP(src, dst netip.Addr, ttl uint8, message ...[]byte) {
 	if src.Is6() {
 		o.proto = ProtoICMPv6
 	}
-	copy(o.payload[:], message[1:])
+	s.out.parts = append(s.out.parts[:0], message[1:]...)
+	o.payload = s.out.parts
 	binary.BigEndian.PutUint16(message[0][2:], 0)
 	s.out.send(&o)
 }

@@ -108,7 +108,7 @@ func (s *Stack) handleARP(frame []byte) {
 	copy(r.HardwareAddressTarget(), mac[:])
 	copy(r.ProtocolAddressTarget(), a.ProtocolAddressSender())
 	s.out.hdr = virtioHdr{}
-	s.out.write(b)
+	s.out.write(b, nil, nil)
 }
 
 // ICMPv6 types and flags of neighbour discovery, RFC 4861.

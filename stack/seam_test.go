@@ -198,6 +198,7 @@ func devices(t *testing.T, f func(*testing.T, stacktest.DeviceConfig)) {
 	t.Run("bare frames", func(t *testing.T) { f(t, stacktest.DeviceConfig{}) })
 	t.Run("virtio header", func(t *testing.T) { f(t, stacktest.DeviceConfig{VNetHdr: true}) })
 	t.Run("offload", func(t *testing.T) { f(t, stacktest.DeviceConfig{Offload: true}) })
+	t.Run("USO", func(t *testing.T) { f(t, stacktest.DeviceConfig{USO: true}) })
 }
 
 func (s *seam) oneDatagram(what string, guest, remote netip.AddrPort, data []byte) {

@@ -21,7 +21,7 @@ type outgoing struct {
 	ttl       uint8
 	transport []byte
 	sumAt     int
-	payload   [2][]byte
+	payload   [][]byte
 	gso       virtioHdr // gsoType and gsoSize of a super-datagram, else zero
 }
 
@@ -32,6 +32,7 @@ type sender struct {
 	dev   Device
 	vnet  bool
 	csum  bool // the guest's kernel completes checksums
+	uso   bool // and cuts super-datagrams
 	mtu   int
 	mac   [6]byte
 	neigh *neighbors
@@ -40,13 +41,16 @@ type sender struct {
 	hdr  virtioHdr
 	udp  [header.UDPMinimumSize]byte
 	head [header.EthernetMinimumSize + header.IPv6MinimumSize + header.IPv6FragmentHeaderSize + 64]byte
-	iov  [5]unix.Iovec
+	iov  []unix.Iovec
+
+	// Of the packet being sent; a caller's list of parts stays on its stack so.
+	parts [][]byte
 }
 
 // send writes the packet, cut into fragments when it exceeds the MTU. Packets
 // that the device refuses are lost, as on any link.
 func (s *sender) send(o *outgoing) {
-	size := len(o.transport) + len(o.payload[0]) + len(o.payload[1])
+	size := len(o.transport) + sizeOf(o.payload)
 	ipLen := header.IPv4MinimumSize
 	if o.src.Is6() {
 		ipLen = header.IPv6MinimumSize
@@ -67,8 +71,9 @@ func (s *sender) send(o *outgoing) {
 	} else {
 		var c checksum.Checksumer
 		c.Add(o.transport)
-		c.Add(o.payload[0])
-		c.Add(o.payload[1])
+		for _, p := range o.payload {
+			c.Add(p)
+		}
 		sum := ^checksum.Combine(pseudo, c.Checksum())
 		if sum == 0 && o.proto == ProtoUDP {
 			sum = 0xffff // RFC 768: zero means none
@@ -77,7 +82,7 @@ func (s *sender) send(o *outgoing) {
 	}
 	s.id++
 	if fits {
-		s.writeIP(o, ipLen, size, 0, false, o.transport, o.payload[0], o.payload[1])
+		s.writeIP(o, ipLen, size, 0, false, o.transport, o.payload)
 		return
 	}
 	s.fragment(o, ipLen, size)
@@ -91,17 +96,18 @@ func (s *sender) fragment(o *outgoing, ipLen, size int) {
 	}
 	whole := make([]byte, 0, size)
 	whole = append(whole, o.transport...)
-	whole = append(whole, o.payload[0]...)
-	whole = append(whole, o.payload[1]...)
+	for _, p := range o.payload {
+		whole = append(whole, p...)
+	}
 	piece := (s.mtu - ipLen) &^ 7
 	for off := 0; off < size; off += piece {
 		end := min(off+piece, size)
-		s.writeIP(o, ipLen, end-off, off, end < size, whole[off:end], nil, nil)
+		s.writeIP(o, ipLen, end-off, off, end < size, whole[off:end], nil)
 	}
 }
 
 // writeIP writes one IP packet or, if offset or more say so, one fragment.
-func (s *sender) writeIP(o *outgoing, ipLen, size, offset int, more bool, parts ...[]byte) {
+func (s *sender) writeIP(o *outgoing, ipLen, size, offset int, more bool, first []byte, rest [][]byte) {
 	eth := header.Ethernet(s.head[:header.EthernetMinimumSize])
 	dst := s.neigh.lookup(o.dst)
 	copy(eth[0:6], dst[:])
@@ -142,24 +148,36 @@ func (s *sender) writeIP(o *outgoing, ipLen, size, offset int, more bool, parts 
 			binary.BigEndian.PutUint32(ip[44:], uint32(s.id))
 		}
 	}
-	s.write(s.head[:header.EthernetMinimumSize+ipLen], parts...)
+	s.write(s.head[:header.EthernetMinimumSize+ipLen], first, rest)
 }
 
-// write writes one frame made of a head and up to three parts; the header in
-// s.hdr goes first when the device wants one.
-func (s *sender) write(head []byte, parts ...[]byte) {
+// write writes one frame made of a head and parts; the header in s.hdr goes
+// first when the device wants one.
+func (s *sender) write(head, first []byte, rest [][]byte) {
 	iov := s.iov[:0]
 	if s.vnet {
 		s.hdr.hdrLen = uint16(len(head))
 		iov = append(iov, vec(unsafe.Slice((*byte)(unsafe.Pointer(&s.hdr)), virtioHdrLen)))
 	}
 	iov = append(iov, vec(head))
-	for _, p := range parts {
+	if len(first) > 0 {
+		iov = append(iov, vec(first))
+	}
+	for _, p := range rest {
 		if len(p) > 0 {
 			iov = append(iov, vec(p))
 		}
 	}
 	s.dev.Writev(iov)
+	clear(iov)
+	s.iov = iov
+}
+
+func sizeOf(parts [][]byte) (n int) {
+	for _, p := range parts {
+		n += len(p)
+	}
+	return n
 }
 
 func vec(b []byte) unix.Iovec {

@@ -133,6 +133,7 @@ func New(cfg Config) (*Stack, error) {
 		dev:   cfg.Device,
 		vnet:  cfg.Device.VNetHdr(),
 		csum:  cfg.Device.Offload(),
+		uso:   cfg.Device.USO(),
 		mtu:   mtu,
 		mac:   mac,
 		neigh: &s.neigh,

@@ -61,6 +61,9 @@ func (d *Device) VNetHdr() bool { return d.offload }
 // Offload implements stack.Device.
 func (d *Device) Offload() bool { return d.offload }
 
+// USO implements stack.Device.
+func (d *Device) USO() bool { return false }
+
 // HardwareAddr implements stack.Device: it is the guest's.
 func (d *Device) HardwareAddr() [6]byte { return GuestMAC() }
 

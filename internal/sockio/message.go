@@ -44,14 +44,10 @@ func SendTo(fd int, b []byte, to *Addr) unix.Errno {
 	return errno
 }
 
-// PutControl writes the header of a control message with size bytes of data, at
-// most eight, which begin eight bytes before the end of what it returns.
-func PutControl(b []byte, level, typ, size int) int {
-	clear(b[:unix.CmsgSpace(size)])
-	h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
-	h.Level, h.Type = int32(level), int32(typ)
-	h.SetLen(unix.CmsgLen(size))
-	return unix.CmsgSpace(size)
+// CannotSegment reports whether an error of a message with UDP_SEGMENT may mean
+// that the kernel does not cut what is sent by this way.
+func CannotSegment(errno unix.Errno) bool {
+	return errno == unix.EINVAL || errno == unix.EIO || errno == unix.EMSGSIZE || errno == unix.EOPNOTSUPP
 }
 
 // Vec is the vector of a slice.

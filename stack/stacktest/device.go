@@ -60,6 +60,8 @@ type DeviceConfig struct {
 	VNetHdr bool
 	// Offload allows super-segments and partial checksums; it implies VNetHdr.
 	Offload bool
+	// USO allows super-datagrams; it implies Offload.
+	USO bool
 	// HardwareAddr of the guest's end; may be zero, as with a TAP that tells
 	// none.
 	HardwareAddr [6]byte
@@ -81,6 +83,7 @@ type Device struct {
 // NewDevice makes a device, which is closed when the test ends.
 func NewDevice(t testing.TB, cfg DeviceConfig) *Device {
 	t.Helper()
+	cfg.Offload = cfg.Offload || cfg.USO
 	cfg.VNetHdr = cfg.VNetHdr || cfg.Offload
 	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
 	if err != nil {
@@ -98,6 +101,9 @@ func (d *Device) VNetHdr() bool { return d.cfg.VNetHdr }
 
 // Offload implements stack.Device.
 func (d *Device) Offload() bool { return d.cfg.Offload }
+
+// USO implements stack.Device.
+func (d *Device) USO() bool { return d.cfg.USO }
 
 // HardwareAddr implements stack.Device.
 func (d *Device) HardwareAddr() [6]byte { return d.cfg.HardwareAddr }

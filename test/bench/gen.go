@@ -26,6 +26,7 @@ const (
 	loadHold     = "hold"      // TCP, many connections that stay open, idle
 	loadEchoUDP  = "echo-udp"  // one datagram to and fro
 	loadFloodUDP = "flood-udp" // UDP, the client sends at the rate of the page
+	loadUDPIn    = "udp-in"    // UDP, the server sends at the rate of the page to whoever asks
 	loadDNS      = "dns"       // queries, all threads by one socket
 	loadDNSFresh = "dns-fresh" // queries, a new socket for each
 	loadFirst    = "first"     // TCP, tries until a byte has gone to and fro
@@ -72,7 +73,9 @@ func (l load) threads() int {
 
 func (l load) dns() bool { return l.Kind == loadDNS || l.Kind == loadDNSFresh }
 
-func (l load) udp() bool { return l.dns() || l.Kind == loadEchoUDP || l.Kind == loadFloodUDP }
+func (l load) udp() bool {
+	return l.dns() || l.Kind == loadEchoUDP || l.Kind == loadFloodUDP || l.Kind == loadUDPIn
+}
 
 // generate runs a generator until it is killed or can do no more.
 func generate(spec string) error {
@@ -113,6 +116,7 @@ func servers() map[string]generator {
 		loadHold:     serveHold,
 		loadEchoUDP:  serveEchoUDP,
 		loadFloodUDP: serveSinkUDP,
+		loadUDPIn:    serveSourceUDP,
 		loadDNS:      serveDNS,
 		loadDNSFresh: serveDNS,
 		loadFirst:    serveConnect,
@@ -128,6 +132,7 @@ func clients() map[string]generator {
 		loadHold:     runHold,
 		loadEchoUDP:  runEchoUDP,
 		loadFloodUDP: runSourceUDP,
+		loadUDPIn:    runSinkUDP,
 		loadDNS:      newDNSClient(),
 		loadDNSFresh: runDNSFresh,
 		loadFirst:    runFirst,

@@ -68,17 +68,39 @@ func runEchoUDP(l load, p *page, thread int) error {
 	}
 }
 
-// serveSinkUDP counts datagrams. A client that sends bursts is a QUIC sender, and
-// so the receiver takes what the kernel has joined again, as QUIC receivers do.
-func serveSinkUDP(l load, p *page, thread int) error {
+func serveSinkUDP(l load, p *page, thread int) error { return sinkUDP(socketFD, l, p, thread) }
+
+// runSinkUDP asks until it is sent datagrams, and then counts them.
+func runSinkUDP(l load, p *page, thread int) error {
+	fd, e := socket(unix.SOCK_DGRAM, l.Target)
+	if e != 0 {
+		return failed("connect", 0, e)
+	}
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 8<<20) // as much as is granted
+	asking := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for {
+		if n, e := write(fd, []byte{0}); e != 0 {
+			return failed("send", n, e)
+		}
+		if n, err := unix.Poll(asking, lost/1e6); n > 0 {
+			return sinkUDP(fd, l, p, thread)
+		} else if err != nil && err != unix.EINTR {
+			return fmt.Errorf("poll: %w", err)
+		}
+	}
+}
+
+// sinkUDP counts datagrams. One that is sent bursts is sent to by QUIC, and takes
+// what the kernel has joined again, as QUIC receivers do.
+func sinkUDP(fd int, l load, p *page, thread int) error {
 	if l.Burst > 0 {
-		if err := unix.SetsockoptInt(socketFD, unix.IPPROTO_UDP, unix.UDP_GRO, 1); err != nil {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1); err != nil {
 			return fmt.Errorf("set UDP_GRO: %w", err)
 		}
 	}
 	b := make([]byte, 1<<16)
 	for first := true; ; first = false {
-		n, e := read(socketFD, b)
+		n, e := read(fd, b)
 		if e != 0 {
 			return failed("receive", n, e)
 		}
@@ -101,6 +123,22 @@ func runSourceUDP(l load, p *page, _ int) error {
 	if e != 0 {
 		return failed("connect", 0, e)
 	}
+	return sourceUDP(fd, l, p)
+}
+
+// serveSourceUDP sends to the first that asks.
+func serveSourceUDP(l load, p *page, _ int) error {
+	_, client, err := unix.Recvfrom(socketFD, make([]byte, 1), 0)
+	if err == nil {
+		err = unix.Connect(socketFD, client)
+	}
+	if err != nil {
+		return fmt.Errorf("wait for client: %w", err)
+	}
+	return sourceUDP(socketFD, l, p)
+}
+
+func sourceUDP(fd int, l load, p *page) error {
 	step := uint64(max(1, l.Burst))
 	b := make([]byte, l.Size*int(step))
 	if l.Burst > 0 {

@@ -94,7 +94,7 @@ func startSlirp(ctx context.Context, s *scene) (*helper, error) {
 // for and which costs it time.
 func pastaArgs(s *scene, more ...string) []string {
 	return slices.Concat([]string{"--config-net", "-4", "-q", "-I", tapName, "-m", strconv.Itoa(s.mtu),
-		"--dns-forward", pastaResolver, "-t", s.pastaForward(), "-u", "none", "-T", "none", "-U", "none"}, more, s.peer.Args, []string{strconv.Itoa(s.guest.PID)})
+		"--dns-forward", pastaResolver, "-t", s.pastaForward("tcp"), "-u", s.pastaForward("udp"), "-T", "none", "-U", "none"}, more, s.peer.Args, []string{strconv.Itoa(s.guest.PID)})
 }
 
 // startPasta keeps it in the foreground and watches the guest for its address:

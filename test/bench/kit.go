@@ -72,7 +72,7 @@ func newKit(s *scene, dir string) (*helper, error) {
 		network = []string{"--net=slirp4netns", "--disable-host-loopback", "--copy-up=/etc"}
 	}
 	args := slices.Concat([]string{"--state-dir=" + filepath.Join(dir, "state"), "--port-driver=builtin",
-		fmt.Sprintf("--publish=0.0.0.0:%d:%d/tcp", publishedPort, guestPort)}, network, s.peer.Args)
+		fmt.Sprintf("--publish=0.0.0.0:%d:%d/%s", publishedPort, guestPort, s.published.proto())}, network, s.peer.Args)
 	h, err := newHelper(s.peer.Path, append(args, "sleep", "infinity")...)
 	if err != nil {
 		return nil, err

@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 // TestEveryLoadRuns by the kernel alone, where nothing may fail or be lost: a
 // generator that does not work would be taken for a helper that does not.
 func TestEveryLoadRuns(t *testing.T) {
-	for _, name := range []string{"tcp-out-1-65520", "tcp-in-4-1500", "rtt-tcp", "rtt-udp", "rtt-tcp-pinned", "connect-16", "udp-flood-1400", "udp-gso-1200", "dns-one", "dns-fresh", "published-tcp-up-1-65520"} {
+	for _, name := range []string{"tcp-out-1-65520", "tcp-in-4-1500", "rtt-tcp", "rtt-udp", "rtt-tcp-pinned", "connect-16", "udp-flood-1400", "udp-gso-1200", "udp-in-1400", "udp-in-gso-1200", "published-udp-up-1400", "published-udp-down-1400", "dns-one", "dns-fresh", "published-tcp-up-1-65520"} {
 		for _, kind := range []string{kindVeth, kindLoopback} {
 			t.Run(name+"/"+kind, func(t *testing.T) {
 				rows, err := selectRows(options{rows: name})

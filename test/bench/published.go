@@ -26,6 +26,7 @@ const (
 type published struct {
 	mode     string // our path: auto or stack
 	external bool   // the client asks for the host's address, not for loopback
+	udp      bool
 	socket   string // of the helper, where a port is asked for by one
 }
 
@@ -54,7 +55,24 @@ func publishedRows() []row {
 			rows = append(rows, r)
 		}
 	}
+	for _, r := range []row{
+		paced(loadFloodUDP, "Published UDP port: 1400 B up, loss under 1 %", 1400, 0),
+		paced(loadUDPIn, "Published UDP port: 1400 B down, loss under 1 %", 1400, 0),
+	} {
+		r.published = &published{mode: "auto", udp: true}
+		rows = append(rows, r)
+	}
+	up, down := &rows[len(rows)-2], &rows[len(rows)-1]
+	up.name, down.name = "published-udp-up-1400", "published-udp-down-1400"
 	return rows
+}
+
+// proto is the published port's protocol, as helpers call it.
+func (p *published) proto() string {
+	if p.udp {
+		return "udp"
+	}
+	return "tcp"
 }
 
 // publish puts the server into the guest and the client on the host.
@@ -97,7 +115,7 @@ func (s *scene) publishArgs() []string {
 	case s.published == nil:
 		return nil
 	case s.peer.Kind == kindOurs:
-		return []string{"--publish-mode=" + s.published.mode, fmt.Sprintf("--publish=0.0.0.0:%d:%d", publishedPort, guestPort)}
+		return []string{"--publish-mode=" + s.published.mode, fmt.Sprintf("--publish=0.0.0.0:%d:%d/%s", publishedPort, guestPort, s.published.proto())}
 	}
 	dir, err := os.MkdirTemp("", "forward-")
 	if err != nil {
@@ -121,7 +139,7 @@ func (s *scene) addForward(ctx context.Context) error {
 	if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
 		return err
 	}
-	request := fmt.Sprintf(`{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_addr":"0.0.0.0","host_port":%d,"guest_port":%d}}`, publishedPort, guestPort)
+	request := fmt.Sprintf(`{"execute":"add_hostfwd","arguments":{"proto":"%s","host_addr":"0.0.0.0","host_port":%d,"guest_port":%d}}`, s.published.proto(), publishedPort, guestPort)
 	if _, err := io.WriteString(c, request); err != nil {
 		return err
 	}
@@ -145,24 +163,28 @@ func (s *scene) publishes() error {
 	if s.published == nil {
 		return nil
 	}
-	found, err := listens(s.host, publishedPort)
+	found, err := listens(s.host, s.published.proto(), publishedPort)
 	if err == nil && !found {
 		err = fmt.Errorf("nobody listens on port %d", publishedPort)
 	}
 	return err
 }
 
-// listens tells whether there is a listening TCP socket, without connecting to it.
-func listens(ns *harness.NetNS, port uint16) (found bool, err error) {
+// listens tells whether there is a socket that takes clients, without being one.
+func listens(ns *harness.NetNS, proto string, port uint16) (found bool, err error) {
+	state := "0A" // TCP_LISTEN
+	if proto == "udp" {
+		state = "07" // TCP_CLOSE: not connected
+	}
 	err = ns.Do(func() error {
-		for _, table := range []string{"tcp", "tcp6"} {
+		for _, table := range []string{proto, proto + "6"} {
 			text, err := os.ReadFile("/proc/thread-self/net/" + table)
 			if err != nil {
 				return err
 			}
 			for line := range strings.Lines(string(text)) {
 				f := strings.Fields(line)
-				if len(f) > 3 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) && f[3] == "0A" {
+				if len(f) > 3 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) && f[3] == state {
 					found = true
 				}
 			}
@@ -172,9 +194,9 @@ func listens(ns *harness.NetNS, port uint16) (found bool, err error) {
 	return found, err
 }
 
-// pastaForward is the value of pasta's -t.
-func (s *scene) pastaForward() string {
-	if s.published == nil {
+// pastaForward is the value of pasta's option for ports of a protocol.
+func (s *scene) pastaForward(proto string) string {
+	if s.published == nil || s.published.proto() != proto {
 		return "none"
 	}
 	return fmt.Sprintf("%d:%d", publishedPort, guestPort)

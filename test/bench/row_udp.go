@@ -9,21 +9,39 @@ import (
 // packets looks for the highest rate of datagrams from the guest that loses no
 // more than one in a hundred.
 func packets(size int) row {
-	r := paced(fmt.Sprintf("UDP %d B out, loss under 1 %%", size), size, 0)
+	r := paced(loadFloodUDP, fmt.Sprintf("UDP %d B out, loss under 1 %%", size), size, 0)
 	r.name = fmt.Sprintf("udp-%d", size)
 	r.extra = size == 512 || size == 8000
 	return r
 }
 
-// bursts is what a QUIC sender does: packets of one size, many to a system call.
-func bursts() row {
-	const size, segments = 1200, 10
-	r := paced(fmt.Sprintf("UDP %d B out in bursts of %d (UDP_SEGMENT), loss under 1 %%", size, segments), size, segments)
-	r.name = fmt.Sprintf("udp-gso-%d", size)
+// packetsIn is the same to the guest, which has asked for them.
+func packetsIn(size int) row {
+	r := paced(loadUDPIn, fmt.Sprintf("UDP %d B in, loss under 1 %%", size), size, 0)
+	r.name = fmt.Sprintf("udp-in-%d", size)
 	return r
 }
 
-func paced(title string, size, burst int) row {
+// Of a QUIC sender: packets of one size, many to a system call.
+const (
+	burstSize     = 1200
+	burstSegments = 10
+)
+
+// bursts is what a QUIC sender does.
+func bursts() row {
+	r := paced(loadFloodUDP, fmt.Sprintf("UDP %d B out in bursts of %d (UDP_SEGMENT), loss under 1 %%", burstSize, burstSegments), burstSize, burstSegments)
+	r.name = fmt.Sprintf("udp-gso-%d", burstSize)
+	return r
+}
+
+func burstsIn() row {
+	r := paced(loadUDPIn, fmt.Sprintf("UDP %d B in, in bursts of %d (UDP_SEGMENT), loss under 1 %%", burstSize, burstSegments), burstSize, burstSegments)
+	r.name = fmt.Sprintf("udp-in-gso-%d", burstSize)
+	return r
+}
+
+func paced(kind, title string, size, burst int) row {
 	return row{
 		mtu: bigMTU,
 		metrics: []metric{
@@ -31,7 +49,7 @@ func paced(title string, size, burst int) row {
 			{key: "cpu_us_per_packet", title: title, unit: "helper CPU µs/packet", lower: true, digits: 1, helpers: true},
 		},
 		run: func(ctx context.Context, s *scene, window time.Duration) (values, error) {
-			t, err := startDatagrams(ctx, s, size, burst)
+			t, err := startDatagrams(ctx, s, kind, size, burst)
 			if err != nil {
 				return nil, err
 			}
@@ -53,7 +71,7 @@ func flood(size int) row {
 			{key: "loss_percent", title: title + ": lost", unit: "%", lower: true, alone: true},
 		},
 		run: func(ctx context.Context, s *scene, window time.Duration) (values, error) {
-			t, err := startDatagrams(ctx, s, size, 0)
+			t, err := startDatagrams(ctx, s, loadFloodUDP, size, 0)
 			if err != nil {
 				return nil, err
 			}
@@ -74,8 +92,8 @@ func flood(size int) row {
 
 // startDatagrams starts a sender that is slow until told otherwise. The first
 // datagrams may be lost, as to an address not yet known.
-func startDatagrams(ctx context.Context, s *scene, size, burst int) (*traffic, error) {
-	return s.newTraffic(ctx, load{Kind: loadFloodUDP, Threads: 1, Size: size, Burst: burst, ready: 1, rate: 1000})
+func startDatagrams(ctx context.Context, s *scene, kind string, size, burst int) (*traffic, error) {
+	return s.newTraffic(ctx, load{Kind: kind, Threads: 1, Size: size, Burst: burst, ready: 1, rate: 1000})
 }
 
 const (

@@ -1,0 +1,47 @@
+package sockio
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// PutControl writes the header of a control message with size bytes of data, at
+// most eight, which begin eight bytes before the end of what it returns.
+func PutControl(b []byte, level, typ, size int) int {
+	clear(b[:unix.CmsgSpace(size)])
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
+	h.Level, h.Type = int32(level), int32(typ)
+	h.SetLen(unix.CmsgLen(size))
+	return unix.CmsgSpace(size)
+}
+
+// AppendControl appends a control message.
+func AppendControl(b []byte, level, typ int, data []byte) []byte {
+	h := unix.Cmsghdr{Level: int32(level), Type: int32(typ)}
+	h.SetLen(unix.CmsgLen(len(data)))
+	end := len(b) + unix.CmsgSpace(len(data))
+	b = append(b, (*[unix.SizeofCmsghdr]byte)(unsafe.Pointer(&h))[:]...)
+	b = append(b, data...)
+	for len(b) < end {
+		b = append(b, 0)
+	}
+	return b
+}
+
+// FindControl is the data of the first control message of a kind, nil if there
+// is none, or if one before it lies about its length.
+func FindControl(b []byte, level, typ int) []byte {
+	for len(b) >= unix.SizeofCmsghdr {
+		h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
+		size := int(h.Len)
+		if size < unix.SizeofCmsghdr || size > len(b) {
+			return nil
+		}
+		if h.Level == int32(level) && h.Type == int32(typ) {
+			return b[unix.CmsgLen(0):size]
+		}
+		b = b[min(unix.CmsgSpace(size-unix.SizeofCmsghdr), len(b)):]
+	}
+	return nil
+}
