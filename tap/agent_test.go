@@ -278,7 +278,7 @@ func TestAgent_ChecksSockets(t *testing.T) {
 		t.Cleanup(func() { unix.Close(fd) })
 		return fd
 	}
-	a := &Agent{}
+	a := &talk{}
 	if err := a.check(tcp(unix.AF_INET), unix.AF_INET); err != nil {
 		t.Errorf("a fresh socket: %v", err)
 	}
