@@ -104,6 +104,9 @@ func (d *direct) begin() (started, none bool) {
 		}
 		bound := errno == 0
 		if bound {
+			if d.a.client.speaks() {
+				unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
+			}
 			sa.Set(d.a.to)
 			errno = sockio.Connect(fd, &sa)
 		}

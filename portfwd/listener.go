@@ -118,6 +118,15 @@ type accepted struct{ held }
 // hold takes over an accepted socket.
 func (c *accepted) hold(fd int) { c.held = held{relay.Socket{FD: fd}} }
 
+// speaks reports whether the client has sent something, and notes it for the
+// relay.
+func (c *accepted) speaks() bool {
+	if n, err := unix.IoctlGetInt(c.FD, unix.SIOCINQ); err == nil && n > 0 {
+		c.Events |= unix.EPOLLIN
+	}
+	return c.Events&unix.EPOLLIN != 0
+}
+
 // refuse resets the client, which is what it would see if it had asked the
 // server itself.
 func (c *accepted) refuse() {

@@ -84,26 +84,39 @@ func (r *Relay) Join(host, guest Socket, inside netip.AddrPort, ended func()) {
 	s.guest = spliceEnd{s: s, peer: &s.host, fd: guest.FD, moved: &s.counters.Out}
 	r.totals.Connections++
 	r.splices[s] = struct{}{}
-	if errors.Join(s.host.take(host), s.guest.take(guest)) != nil {
-		s.reset()
-		return
-	}
+	s.host.take(host)
+	s.guest.take(guest)
 	r.keepaliveLater()
 	s.pump()
+	if !s.closed && errors.Join(s.host.observe(), s.guest.observe()) != nil {
+		s.reset()
+	}
 }
 
-// take takes the watch over, with the events that it has delivered so far, or
-// makes one: then what is there already is told in the next turn.
-func (e *spliceEnd) take(from Socket) (err error) {
+// take takes the socket over, and the events that its watch has delivered so far.
+func (e *spliceEnd) take(from Socket) {
 	e.readable, e.writable = from.Events&^unix.EPOLLOUT != 0, true
 	e.note(from.Events)
-	e.watch, e.outward = from.Watch, from.Watch != nil
-	if e.watch == nil {
-		e.watch, err = e.s.r.shard.Watch(e.fd, spliceEvents, e)
-		return err
+	if e.watch = from.Watch; e.watch != nil {
+		e.watch.SetHandler(e)
+		e.outward = true
 	}
-	e.watch.SetHandler(e)
-	return nil
+}
+
+// observe watches the socket if nobody has. What is there already is told in the
+// next turn.
+func (e *spliceEnd) observe() (err error) {
+	if e.watch == nil {
+		e.watch, err = e.s.r.shard.Watch(e.fd, e.events(), e)
+	}
+	return err
+}
+
+func (e *spliceEnd) events() uint32 {
+	if e.outward {
+		return SocketEvents
+	}
+	return spliceEvents
 }
 
 // Ready implements shard.Handler.
@@ -240,7 +253,9 @@ func (e *spliceEnd) full() {
 	e.writable = false
 	if !e.outward {
 		e.outward = true
-		e.watch.Modify(SocketEvents) // tells at once if there is room again
+		if e.watch != nil {
+			e.watch.Modify(e.events()) // tells at once if there is room again
+		}
 	}
 }
 
