@@ -158,7 +158,7 @@ func (t *talk) ask(family, want int) error {
 func (a *Agent) collect(flags int) (int, error) {
 	t := &a.talk
 	msg, fds, err := receiveMessage(t.sock, reportLen+1, maxSockets, flags)
-	if err == unix.EAGAIN {
+	if err == unix.EAGAIN { // the answer may come any moment, see lastWords
 		return 0, err
 	}
 	if err != nil {
