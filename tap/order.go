@@ -32,8 +32,8 @@ type talk struct {
 // refill goes on with the conversation when a family's pool is half empty, on
 // the goroutine that takes the sockets: it orders what is missing, and takes the
 // answer with half of the rest still left. It never waits. To wake the ordering
-// goroutine for each batch, and have it wait in system calls, cost a sixth of
-// the time of a short connection, half of it in the runtime's monitor thread
+// goroutine for each batch, and have it wait in system calls, cost an eighth of
+// the time of a short connection, a third of it in the runtime's monitor thread
 // (make bench ROWS=published-connect-16).
 func (a *Agent) refill(family, left int) {
 	t := &a.talk
