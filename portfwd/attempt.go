@@ -49,9 +49,7 @@ func (p *tcpPort) take(fd int, client netip.AddrPort) {
 	m := p.m
 	a := &attempt{m: m, p: p, from: m.visible(client), to: m.destination(p.guest), begun: m.shard.Now()}
 	a.direct.init(a)
-	if !a.client.hold(m.shard, fd) {
-		return
-	}
+	a.client.hold(fd)
 	m.attempts[a] = struct{}{}
 	if m.mayGoDirect(p, a.to) {
 		a.goDirect()
@@ -126,8 +124,7 @@ func (a *attempt) answered(c *stack.Conn, _ unix.Errno) {
 	if a.failed {
 		a.p.avoid = a.m.shard.Now() + avoidFor
 	}
-	s := a.client.release()
-	a.m.relay.Start(c, s.FD, s.Watch, s.Events)
+	a.m.relay.Start(c, a.client.release().FD, nil, 0)
 }
 
 func (a *attempt) refuse() {

@@ -25,9 +25,11 @@ func (h *held) release() relay.Socket {
 
 func (h *held) close() {
 	if h.FD >= 0 {
-		h.Watch.Forget()
+		if h.Watch != nil {
+			h.Watch.Forget()
+		}
 		unix.Close(h.FD)
-		h.FD = -1
+		*h = none()
 	}
 }
 
@@ -41,18 +43,19 @@ type connecting struct {
 }
 
 // await takes over a socket that has begun to connect. false: it could not,
-// and the socket is closed.
+// and the socket is closed. One that is connected already is not watched.
 func (c *connecting) await(fd int, patience time.Duration) bool {
-	watch, err := c.shard.Watch(fd, clientEvents, c)
+	if sockio.Connected(fd) {
+		c.held = held{relay.Socket{FD: fd}}
+		c.answered(0)
+		return true
+	}
+	watch, err := c.shard.Watch(fd, relay.SocketEvents, c)
 	if err != nil {
 		unix.Close(fd)
 		return false
 	}
 	c.held = held{relay.Socket{FD: fd, Watch: watch}}
-	if sockio.Connected(fd) {
-		c.answered(0)
-		return true
-	}
 	c.shard.Arm(&c.timer, patience, c)
 	return true
 }

@@ -104,6 +104,14 @@ func (d *direct) begin() (started, none bool) {
 		}
 		bound := errno == 0
 		if bound {
+			// What the client has sent follows at once and can say that the
+			// handshake is complete: a segment is spared, and the server woken
+			// once. It was 8 % more connections
+			// (make bench ROWS=published-host-connect-16). With nothing to
+			// send, a server that speaks first would wait 40 ms for its client.
+			if d.a.client.speaks() {
+				unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
+			}
 			sa.Set(d.a.to)
 			errno = sockio.Connect(fd, &sa)
 		}

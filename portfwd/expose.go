@@ -111,9 +111,7 @@ type visit struct {
 func (p *exposedPort) take(fd int, from netip.AddrPort) {
 	v := &visit{p: p, from: from}
 	v.server = connecting{held: none(), shard: p.m.shard, answered: v.answered}
-	if !v.client.hold(p.m.shard, fd) {
-		return
-	}
+	v.client.hold(fd)
 	p.m.visits[v] = struct{}{}
 	v.dial(netip.AddrFrom4([4]byte{127, 0, 0, 1}))
 }

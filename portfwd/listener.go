@@ -24,9 +24,6 @@ const (
 	dialTimeout = 10 * time.Second
 )
 
-// clientEvents are what the sockets of a connection are watched for.
-const clientEvents = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
-
 // listener takes the clients of a TCP socket that listens, in either direction.
 type listener struct {
 	m      *Manager
@@ -114,24 +111,21 @@ func (m *Manager) resume() {
 }
 
 // accepted is a connection that waits for its server's answer. What it
-// sends meanwhile, and that it has gone, is for the server to find out: the
-// events are kept for the relay.
+// sends meanwhile, and that it has gone, is for the server to find out: it is
+// watched by the relay and nobody before.
 type accepted struct{ held }
 
-// hold takes over an accepted socket, or resets it.
-func (c *accepted) hold(s *shard.Shard, fd int) (ok bool) {
-	c.FD = fd
-	var err error
-	if c.Watch, err = s.Watch(fd, clientEvents, c); err != nil {
-		relay.SetAbortiveClose(fd)
-		unix.Close(fd)
-		c.FD = -1
-	}
-	return err == nil
-}
+// hold takes over an accepted socket.
+func (c *accepted) hold(fd int) { c.held = held{relay.Socket{FD: fd}} }
 
-// Ready implements shard.Handler.
-func (c *accepted) Ready(events uint32) { c.Events |= events }
+// speaks reports whether the client has sent something, and notes it for the
+// relay.
+func (c *accepted) speaks() bool {
+	if n, err := unix.IoctlGetInt(c.FD, unix.SIOCINQ); err == nil && n > 0 {
+		c.Events |= unix.EPOLLIN
+	}
+	return c.Events&unix.EPOLLIN != 0
+}
 
 // refuse resets the client, which is what it would see if it had asked the
 // server itself.

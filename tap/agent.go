@@ -2,7 +2,6 @@ package tap
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,13 +21,9 @@ const (
 	// scarce: one in poolShare of them.
 	poolMax   = 32
 	poolShare = 32
-	// Three in four left, more are ordered at once: that takes about 0.3 ms,
-	// in which a busy machine accepts a few connections. Before, the rest is
-	// made good after topUp, so that an idle program always holds the same.
+	// What is missing is made good after topUp, so that an idle program always
+	// holds the same. Clients that come faster have more ordered before.
 	topUp = 100 * time.Millisecond
-	// orderPause is how long the agent is left alone when it has nothing to
-	// give, as when descriptors have run out.
-	orderPause = 200 * time.Millisecond
 )
 
 // AgentConfig says where an agent makes its sockets.
@@ -53,13 +48,14 @@ type Agent struct {
 	short  chan struct{} // sockets are to be ordered
 	size   int           // of the pool, per family
 
+	talk talk // taken before mu
+
 	mu     sync.Mutex
 	err    error    // why there are none
 	marked [2]bool  // of the families, whether sockets are transparent
 	pool   [2][]int // ready-made sockets
 	closed bool     // no socket is to be added any more
 	later  bool     // an order is due after topUp
-	cookie uint64   // of the namespace, 0: not known; the ordering goroutine's
 }
 
 // StartAgent starts an agent in the target's namespaces and returns at once; a
@@ -76,6 +72,7 @@ func StartAgent(ctx context.Context, cfg AgentConfig) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, log: cfg.Logger,
 		ready: make(chan struct{}), done: make(chan struct{}), short: make(chan struct{}, 1),
+		talk: talk{sock: -1},
 	}
 	if a.log == nil {
 		a.log = slog.Default()
@@ -117,10 +114,11 @@ func (a *Agent) Socket(family int) (fd int, ok bool) {
 	later := a.later
 	a.later = true
 	a.mu.Unlock()
-	if n <= a.size*3/4 {
-		a.wantMore()
-	} else if !later {
+	if !later {
 		time.AfterFunc(topUp, a.wantMore)
+	}
+	if left := max(0, n-1); left <= a.size/2 {
+		a.refill(family, left)
 	}
 	return fd, ok
 }
@@ -218,7 +216,6 @@ func (a *Agent) serve(ctx context.Context, j *join) error {
 	go func() {
 		defer close(ordering)
 		cancel(a.order(ctx, ours, j))
-		unix.Close(ours) // the agent ends with it
 	}()
 	killed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -240,180 +237,4 @@ func (a *Agent) serve(ctx context.Context, j *join) error {
 func awaitExit(pid int) {
 	for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
 	}
-}
-
-// order keeps the pool filled until the agent is silent or ctx ends.
-func (a *Agent) order(ctx context.Context, sock int, j *join) error {
-	var wait *time.Timer
-	for {
-		pause := false
-		for f, family := range [2]int{unix.AF_INET, unix.AF_INET6} {
-			for ctx.Err() == nil {
-				want := a.missing(f)
-				if want == 0 {
-					break
-				}
-				n, err := a.fetch(sock, family, want, j)
-				if err != nil {
-					return err
-				}
-				if n == 0 {
-					pause = true
-					break
-				}
-			}
-		}
-		a.becomeReady()
-		if pause {
-			if wait == nil {
-				wait = time.NewTimer(orderPause)
-				defer wait.Stop()
-			} else {
-				wait.Reset(orderPause)
-			}
-			select {
-			case <-wait.C:
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
-			continue
-		}
-		select {
-		case <-a.short:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// missing is how many sockets the pool is short of.
-func (a *Agent) missing(f int) int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.later = false
-	return a.size - len(a.pool[f])
-}
-
-// fetch asks for sockets of a family, adds those that are as they should be,
-// and returns how many they were.
-func (a *Agent) fetch(sock, family, want int, j *join) (int, error) {
-	if _, err := unix.Write(sock, []byte{byte(family), byte(want)}); err != nil {
-		if fault := a.lastWords(sock, j); fault != nil {
-			return 0, fault
-		}
-		return 0, fmt.Errorf("ask for sockets: %w", err)
-	}
-	msg, fds, err := receiveMessage(sock, reportLen+1, maxSockets)
-	if err != nil {
-		if fault := a.lastWords(sock, j); fault != nil {
-			return 0, fault
-		}
-		return 0, fmt.Errorf("receive sockets: %w", err)
-	}
-	if len(msg) == 0 {
-		return 0, errSilent
-	}
-	if len(msg) == reportLen && msg[0] != 0 {
-		closeAll(fds)
-		return 0, reported(msg, j)
-	}
-	good := fds[:0]
-	for i, fd := range fds {
-		if err := a.check(fd, family); err != nil {
-			closeAll(good)
-			closeAll(fds[i:])
-			return 0, fmt.Errorf("receive sockets: %w", err)
-		}
-		good = append(good, fd)
-	}
-	if len(good) == 0 && len(msg) == reportLen {
-		if errno := unix.Errno(binary.LittleEndian.Uint16(msg[4:])); errno != 0 && errno != unix.EMFILE && errno != unix.ENFILE && errno != unix.ENOMEM && errno != unix.ENOBUFS {
-			// A kernel without IPv6, say: the other family goes on.
-			a.log.Debug("no sockets of this family", "family", family, "error", errno)
-		}
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.closed {
-		closeAll(good)
-		return 0, errSilent
-	}
-	f := familyIndex(family)
-	a.pool[f] = append(a.pool[f], good...)
-	return len(good), nil
-}
-
-// lastWords is the report of an agent that failed before its first answer.
-func (a *Agent) lastWords(sock int, j *join) error {
-	buf := make([]byte, reportLen)
-	n, _, err := unix.Recvfrom(sock, buf, unix.MSG_DONTWAIT)
-	if err != nil || n != reportLen || buf[0] == 0 {
-		return nil
-	}
-	return reported(buf, j)
-}
-
-func closeAll(fds []int) {
-	for _, fd := range fds {
-		unix.Close(fd)
-	}
-}
-
-// check refuses what is not a fresh TCP socket of the guest's namespace.
-func (a *Agent) check(fd, family int) error {
-	if err := checkTCP(fd, family, 0); err != nil {
-		return err
-	}
-	if _, err := unix.Getpeername(fd); err != unix.ENOTCONN {
-		return errors.New("a socket is connected")
-	}
-	local, err := unix.Getsockname(fd)
-	if err != nil {
-		return fmt.Errorf("getsockname: %w", err)
-	}
-	switch sa := local.(type) {
-	case *unix.SockaddrInet4:
-		if sa.Port != 0 || sa.Addr != [4]byte{} {
-			return errors.New("a socket is bound")
-		}
-	case *unix.SockaddrInet6:
-		if sa.Port != 0 || sa.Addr != [16]byte{} {
-			return errors.New("a socket is bound")
-		}
-	}
-	// Linux 5.14; before, the agent is taken at its word.
-	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if err == nil {
-		if a.cookie == 0 {
-			a.cookie = cookie
-		}
-		if cookie != a.cookie {
-			return errors.New("a socket is of another network namespace")
-		}
-	}
-	return nil
-}
-
-// checkTCP refuses what is not a non-blocking TCP socket of the family that
-// listens (1) or does not (0).
-func checkTCP(fd, family, listens int) error {
-	for _, want := range [...]struct {
-		name  string
-		opt   int
-		value int
-	}{
-		{"SO_DOMAIN", unix.SO_DOMAIN, family},
-		{"SO_TYPE", unix.SO_TYPE, unix.SOCK_STREAM},
-		{"SO_PROTOCOL", unix.SO_PROTOCOL, unix.IPPROTO_TCP},
-		{"SO_ACCEPTCONN", unix.SO_ACCEPTCONN, listens},
-	} {
-		if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, want.opt); err != nil || got != want.value {
-			return fmt.Errorf("%s is %d (%v), want %d", want.name, got, err, want.value)
-		}
-	}
-	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
-	if err != nil || flags&unix.O_NONBLOCK == 0 {
-		return errors.New("a socket would block")
-	}
-	return nil
 }

@@ -245,6 +245,29 @@ func TestAgent_Killed(t *testing.T) {
 	}
 }
 
+// Sockets are taken faster than they are made, so that what was ordered is
+// looked for again and again before it comes: it is not lost, and the agent
+// stays in service.
+func TestAgent_Burst(t *testing.T) {
+	g := newGuest(t, nesting{})
+	a := agentFor(t, g, false)
+	end := time.Now().Add(10 * time.Second)
+	for taken := 0; taken < 3000; {
+		if fd, ok := a.Socket(unix.AF_INET); ok {
+			unix.Close(fd)
+			taken++
+		}
+		select {
+		case <-a.done:
+			t.Fatalf("the agent is gone after %d sockets: %v", taken, a.err)
+		default:
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d sockets in 10 s", taken)
+		}
+	}
+}
+
 // An agent that the guest has stopped does not hold up our end.
 func TestAgent_Stopped(t *testing.T) {
 	g := newGuest(t, nesting{})
@@ -278,7 +301,7 @@ func TestAgent_ChecksSockets(t *testing.T) {
 		t.Cleanup(func() { unix.Close(fd) })
 		return fd
 	}
-	a := &Agent{}
+	a := &talk{}
 	if err := a.check(tcp(unix.AF_INET), unix.AF_INET); err != nil {
 		t.Errorf("a fresh socket: %v", err)
 	}

@@ -63,7 +63,10 @@
 //
 // A socket keeps the network namespace it was made in. An Agent is a process
 // that stays in the guest's namespaces and makes TCP sockets for us there, in
-// batches, so that a published port need not go through the device.
+// batches, so that a published port need not go through the device. Who takes
+// sockets orders more, and receives what has come, without waiting; a goroutine
+// does what has to wait: the first batch, making good what is missing later, and
+// failures.
 //
 // The guest's root has every capability over processes of its user namespace,
 // and shares our user id; it must not be able to look into one that carries our

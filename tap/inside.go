@@ -96,7 +96,7 @@ var errSilent = errors.New("the child in the namespace ended without an answer")
 
 // receive waits for the child's answer to that many openings.
 func receive(sock int, j *join, count int) ([]opened, error) {
-	msg, fds, err := receiveMessage(sock, answerLen, maxOpenings)
+	msg, fds, err := receiveMessage(sock, answerLen, maxOpenings, 0)
 	if err != nil {
 		return nil, fmt.Errorf("receive from child: %w", err)
 	}
@@ -109,12 +109,12 @@ func receive(sock int, j *join, count int) ([]opened, error) {
 
 // receiveMessage takes a message of at most size bytes, the rest of which is
 // lost, and the descriptors that come with it.
-func receiveMessage(sock, size, maxFDs int) (msg []byte, fds []int, err error) {
+func receiveMessage(sock, size, maxFDs, flags int) (msg []byte, fds []int, err error) {
 	msg = make([]byte, size)
 	oob := make([]byte, unix.CmsgSpace(4*maxFDs))
 	var n, oobn int
 	for {
-		n, oobn, _, _, err = unix.Recvmsg(sock, msg, oob, unix.MSG_CMSG_CLOEXEC)
+		n, oobn, _, _, err = unix.Recvmsg(sock, msg, oob, unix.MSG_CMSG_CLOEXEC|flags)
 		if err != unix.EINTR {
 			break
 		}

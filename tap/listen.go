@@ -82,31 +82,15 @@ func listeners(got []opened, at []netip.AddrPort) ([]int, error) {
 		fds[i] = got[i].fd
 		switch err := got[i].err; {
 		case err == unix.EAFNOSUPPORT && a.Addr().Is6():
+			continue
 		case err != nil:
 			return nil, fail(fmt.Sprintf("listen on tcp %v", a), err, hintListen(err))
-		case !listensAt(fds[i], a):
-			return nil, fmt.Errorf("receive from child: what came does not listen on tcp %v", a)
+		}
+		if err := checkTCP(fds[i], tcpListen, a); err != nil {
+			return nil, fmt.Errorf("receive from child: what came does not listen on tcp %v: %w", a, err)
 		}
 	}
 	return fds, nil
-}
-
-// listensAt reports whether fd is a socket as Listen makes it.
-func listensAt(fd int, at netip.AddrPort) bool {
-	if checkTCP(fd, family(at.Addr().AsSlice()), 1) != nil {
-		return false
-	}
-	local, err := unix.Getsockname(fd)
-	if err != nil {
-		return false
-	}
-	switch sa := local.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)) == at
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port)) == at
-	}
-	return false
 }
 
 // openListener is how a child makes a socket that listens.

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"errors"
 	"net/netip"
 	"unsafe"
 
@@ -21,8 +22,16 @@ const (
 	wholeBelow = 16
 )
 
-// Socket is a connected, non-blocking TCP socket with its watch, which is
-// edge-triggered, and the events that the watch has delivered so far.
+// spliceEvents are what both ends are watched for, edge-triggered. EPOLLOUT is
+// added when one has been told to wait with writing, see flowEvents.
+const spliceEvents = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLRDHUP | unix.EPOLLET
+
+// SocketEvents are what the watch of a Socket has to be for.
+const SocketEvents = spliceEvents | unix.EPOLLOUT
+
+// Socket is a connected, non-blocking TCP socket. Where it is watched already,
+// for SocketEvents, Watch is the watch, and Events are those that it has
+// delivered so far.
 type Socket struct {
 	FD     int
 	Watch  *shard.Watch
@@ -56,6 +65,7 @@ type spliceEnd struct {
 	moved    *uint64 // bytes from here that the peer has taken
 	readable bool
 	writable bool
+	outward  bool // the watch tells when it can take more
 	done     bool // its end of stream was passed on
 	hangup   bool // its end of stream or an error is there to be found
 	urgent   bool // it has had urgent data, which splice does not pass
@@ -66,25 +76,47 @@ type spliceEnd struct {
 // Join joins a connection of the host to one within the guest, whose program
 // there has the address inside, and moves bytes until both sides have closed or
 // one has failed. It takes over both sockets, which Prepare was called for, and
-// their watches. ended, unless
-// nil, is called when they are closed, but not by Close.
+// their watches. ended, unless nil, is called when they are closed, but not by
+// Close.
 func (r *Relay) Join(host, guest Socket, inside netip.AddrPort, ended func()) {
 	s := &splice{r: r, inside: inside, ended: ended, counters: Counters{Begun: r.shard.Now(), Last: r.shard.Now()}}
-	s.host = spliceEnd{s: s, peer: &s.guest, fd: host.FD, watch: host.Watch, moved: &s.counters.In}
-	s.guest = spliceEnd{s: s, peer: &s.host, fd: guest.FD, watch: guest.Watch, moved: &s.counters.Out}
-	s.host.take(host.Events)
-	s.guest.take(guest.Events)
+	s.host = spliceEnd{s: s, peer: &s.guest, fd: host.FD, moved: &s.counters.In}
+	s.guest = spliceEnd{s: s, peer: &s.host, fd: guest.FD, moved: &s.counters.Out}
 	r.totals.Connections++
 	r.splices[s] = struct{}{}
+	s.host.take(host)
+	s.guest.take(guest)
 	r.keepaliveLater()
 	s.pump()
+	if !s.closed && errors.Join(s.host.observe(), s.guest.observe()) != nil {
+		s.reset()
+	}
 }
 
-// take takes the watch over, with the events that it has delivered so far.
-func (e *spliceEnd) take(events uint32) {
-	e.readable, e.writable = events&^unix.EPOLLOUT != 0, true
-	e.note(events)
-	e.watch.SetHandler(e)
+// take takes the socket over, and the events that its watch has delivered so far.
+func (e *spliceEnd) take(from Socket) {
+	e.readable, e.writable = from.Events&^unix.EPOLLOUT != 0, true
+	e.note(from.Events)
+	if e.watch = from.Watch; e.watch != nil {
+		e.watch.SetHandler(e)
+		e.outward = true
+	}
+}
+
+// observe watches the socket if nobody has. What is there already is told in the
+// next turn.
+func (e *spliceEnd) observe() (err error) {
+	if e.watch == nil {
+		e.watch, err = e.s.r.shard.Watch(e.fd, e.events(), e)
+	}
+	return err
+}
+
+func (e *spliceEnd) events() uint32 {
+	if e.outward {
+		return SocketEvents
+	}
+	return spliceEvents
 }
 
 // Ready implements shard.Handler.
@@ -181,8 +213,10 @@ func (e *spliceEnd) ended(errno unix.Errno) {
 	switch errno {
 	case 0:
 		e.done = true
-		unix.Shutdown(e.peer.fd, unix.SHUT_WR)
-		e.s.r.keepaliveLater()
+		if !e.peer.done { // else both are closed now, which says the same
+			unix.Shutdown(e.peer.fd, unix.SHUT_WR)
+			e.s.r.keepaliveLater()
+		}
 	case unix.EAGAIN:
 		e.readable = false
 	case unix.EINTR:
@@ -206,12 +240,23 @@ func (e *spliceEnd) drain() bool {
 		e.s.r.givePipe(p)
 		return true
 	case unix.EAGAIN:
-		e.peer.writable = false
+		e.peer.full()
 	case unix.EINTR:
 	default:
 		e.s.reset()
 	}
 	return false
+}
+
+// full waits for the end to take more.
+func (e *spliceEnd) full() {
+	e.writable = false
+	if !e.outward {
+		e.outward = true
+		if e.watch != nil {
+			e.watch.Modify(e.events()) // tells at once if there is room again
+		}
+	}
 }
 
 // copy moves bytes by way of our memory: urgent ones, which splice stops at,
@@ -234,7 +279,7 @@ func (e *spliceEnd) copy() {
 			n -= m
 		}
 	case unix.EAGAIN:
-		e.peer.writable = false
+		e.peer.full()
 	case unix.EINTR:
 	default:
 		e.s.reset()
@@ -267,7 +312,9 @@ func (s *splice) close() {
 func (s *splice) closeSockets() {
 	s.closed = true
 	for _, e := range [2]*spliceEnd{&s.host, &s.guest} {
-		e.watch.Forget()
+		if e.watch != nil {
+			e.watch.Forget()
+		}
 		unix.Close(e.fd)
 		if e.pipe != nil {
 			s.r.givePipe(e.pipe)

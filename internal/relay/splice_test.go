@@ -25,6 +25,7 @@ type world struct {
 	*Relay
 	t     *testing.T
 	shard *shard.Shard
+	joins int
 }
 
 func newWorld(t *testing.T) *world {
@@ -84,7 +85,8 @@ type keep uint32
 
 func (k *keep) Ready(events uint32) { *k |= keep(events) }
 
-// join joins two connections and returns the far ends.
+// join joins two connections, one of which is watched already, and returns the
+// far ends.
 func (w *world) join() (host, guest *net.TCPConn) {
 	w.t.Helper()
 	a, host := connect(w.t)
@@ -94,12 +96,16 @@ func (w *world) join() (host, guest *net.TCPConn) {
 	w.do(func() {
 		var ends [2]Socket
 		for i, fd := range [2]int{a, b} {
-			watch, err := w.shard.Watch(fd, unix.EPOLLIN|unix.EPOLLPRI|unix.EPOLLOUT|unix.EPOLLRDHUP|unix.EPOLLET, new(keep))
-			if err != nil {
-				w.t.Error(err)
+			ends[i] = Socket{FD: fd}
+			if i == w.joins%2 {
+				watch, err := w.shard.Watch(fd, SocketEvents, new(keep))
+				if err != nil {
+					w.t.Error(err)
+				}
+				ends[i].Watch = watch
 			}
-			ends[i] = Socket{FD: fd, Watch: watch}
 		}
+		w.joins++
 		w.Join(ends[0], ends[1], netip.MustParseAddrPort("10.0.2.100:80"), nil)
 	})
 	return host, guest

@@ -1,0 +1,67 @@
+package tap
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/sockio"
+)
+
+// States of a TCP socket, include/net/tcp_states.h.
+const (
+	tcpClosed = 7
+	tcpListen = 10
+)
+
+// check refuses what is not a fresh TCP socket of the guest's namespace.
+func (t *talk) check(fd, family int) error {
+	unbound := netip.IPv4Unspecified()
+	if family == unix.AF_INET6 {
+		unbound = netip.IPv6Unspecified()
+	}
+	if err := checkTCP(fd, tcpClosed, netip.AddrPortFrom(unbound, 0)); err != nil {
+		return err
+	}
+	// Linux 5.14; before, the agent is taken at its word.
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err == nil {
+		if t.cookie == 0 {
+			t.cookie = cookie
+		}
+		if cookie != t.cookie {
+			return errors.New("a socket is of another network namespace")
+		}
+	}
+	return nil
+}
+
+// checkTCP refuses what is not a non-blocking TCP socket in that state and at
+// that address.
+func checkTCP(fd, state int, local netip.AddrPort) error {
+	if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL); err != nil || got != unix.IPPROTO_TCP {
+		return fmt.Errorf("a socket has the protocol %d (%v), want TCP", got, err)
+	}
+	// A raw socket of this protocol has no such option. The state is the first
+	// byte of struct tcp_info.
+	info, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return fmt.Errorf("a socket is not TCP: %w", err)
+	}
+	var b [4]byte
+	binary.NativeEndian.PutUint32(b[:], uint32(info))
+	if int(b[0]) != state {
+		return fmt.Errorf("a socket is in the TCP state %d, want %d", b[0], state)
+	}
+	if got := sockio.LocalAddr(fd); got != local {
+		return fmt.Errorf("a socket is at %v, want %v", got, local)
+	}
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err != nil || flags&unix.O_NONBLOCK == 0 {
+		return errors.New("a socket would block")
+	}
+	return nil
+}
