@@ -70,7 +70,11 @@ func (c *Conn) sends(pkt *gvisor.PacketBuffer) (held bool) {
 	}
 	a := &c.acks
 	first, ack := a.held == nil, h.AckNumber()
-	held = a.hold && first && ack != a.last && flags == header.TCPFlagAck && pkt.Data().Size() == 0 && len(h) <= ackHeader
+	pure := flags == header.TCPFlagAck && pkt.Data().Size() == 0
+	held = a.hold && first && ack != a.last && pure && len(h) <= ackHeader
+	if pure && !first && ack == a.last {
+		c.s.link.writePacket(a.held) // the sender counts duplicates (RFC 5681 section 3.2)
+	}
 	c.dropAck()
 	a.last = ack
 	if held {
