@@ -81,7 +81,7 @@ func (y *SYN) Quote() Quote {
 type Handshake struct {
 	s    *Stack
 	key  Tuple
-	wq   waiter.Queue
+	wq   *waiter.Queue // the connection's: it outlives the handshake
 	done func(*Conn, unix.Errno)
 
 	// The shard's thread only:
@@ -105,11 +105,12 @@ type Handshake struct {
 // On the plain path gVisor's forwarder runs each handshake on a goroutine of its
 // own, which ends when done is called. The caller bounds how many there are.
 func (s *Stack) Accept(syn *SYN, done func(*Conn, unix.Errno)) *Handshake {
-	h := &Handshake{s: s, key: syn.Key, done: done, finished: make(chan struct{})}
+	h := &Handshake{s: s, key: syn.Key, wq: new(waiter.Queue), done: done}
 	s.finishBatch()
 	s.evictTimeWait(syn)
 	s.setAccepting(syn.Key, h)
 	if s.plain {
+		h.finished = make(chan struct{})
 		s.inject(buffer.MakeWithData(syn.packet), syn.network(), true)
 	} else {
 		p := Packet{Src: syn.Src.Addr(), ip: syn.packet, Head: syn.packet[syn.header:]}
@@ -228,13 +229,13 @@ func (s *Stack) completeHandshake(r *tcp.ForwarderRequest) {
 	var ep tcpip.Endpoint
 	var err tcpip.Error = &tcpip.ErrAborted{}
 	if !h.aborted.Load() {
-		ep, err = r.CreateEndpoint(&h.wq)
+		ep, err = r.CreateEndpoint(h.wq)
 	}
 	close(h.finished)
 	r.Complete(false)
 	var conn *Conn
 	if err == nil {
-		conn = &Conn{s: s, ep: ep.(*tcp.Endpoint), wq: &h.wq, key: h.key}
+		conn = &Conn{s: s, ep: ep.(*tcp.Endpoint), wq: h.wq, key: h.key}
 	}
 	if !s.shard.Post(handshakeDone{h, conn, toErrno(err)}) && conn != nil {
 		conn.ep.Abort()
