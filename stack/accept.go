@@ -188,6 +188,10 @@ func (h *Handshake) interrupt() {
 // remembers. The guest asks for a new one, so it has forgotten the old one
 // (RFC 9293 section 3.10.7.4 lets a new SYN end TIME-WAIT).
 func (s *Stack) evictTimeWait(syn *SYN) {
+	if c := s.conns[syn.Key]; c != nil {
+		c.ep.Abort()
+		return
+	}
 	proto, id := idOf(&syn.Key)
 	if ep, ok := s.gv.FindTransportEndpoint(proto, tcp.ProtocolNumber, id, nicID).(*tcp.Endpoint); ok && ep != nil {
 		ep.Abort()
@@ -205,10 +209,18 @@ func idOf(t *Tuple) (tcpip.NetworkProtocolNumber, gvisor.TransportEndpointID) {
 	return header.IPv6ProtocolNumber, id
 }
 
-// handleTCP is gVisor's handler for segments that belong to no endpoint. Only
-// SYNs that Accept plays in, on the plain path, are taken; others that come this
-// way, in fragments, are dropped, and what is no SYN is answered with a RST by gVisor.
+// handleTCP is gVisor's handler for segments that belong to no endpoint of its
+// demuxer: those of connections that have left it, in fragments, and SYNs that
+// Accept plays in, on the plain path. Other SYNs that come this way, in fragments,
+// are dropped, and what is no SYN is answered with a RST by gVisor.
 func (s *Stack) handleTCP(id gvisor.TransportEndpointID, pkt *gvisor.PacketBuffer) bool {
+	if !s.plain {
+		if c := s.conns[tupleOfID(id)]; c != nil {
+			s.lockForBatch(c)
+			s.queue(c, pkt.IncRef())
+			return true
+		}
+	}
 	flags := header.TCP(pkt.TransportHeader().Slice()).Flags()
 	if flags&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) != header.TCPFlagSyn {
 		return false
@@ -225,7 +237,8 @@ func (s *Stack) handleTCP(id gvisor.TransportEndpointID, pkt *gvisor.PacketBuffe
 // completeHandshake is the forwarder's handler, on a goroutine of its own.
 func (s *Stack) completeHandshake(r *tcp.ForwarderRequest) {
 	defer s.handshakes.Done()
-	h := s.acceptingFor(tupleOfID(r.ID()))
+	id := r.ID()
+	h := s.acceptingFor(tupleOfID(id))
 	var ep tcpip.Endpoint
 	var err tcpip.Error = &tcpip.ErrAborted{}
 	if !h.aborted.Load() {
@@ -235,7 +248,7 @@ func (s *Stack) completeHandshake(r *tcp.ForwarderRequest) {
 	r.Complete(false)
 	var conn *Conn
 	if err == nil {
-		conn = &Conn{s: s, ep: ep.(*tcp.Endpoint), wq: h.wq, key: h.key}
+		conn = &Conn{s: s, ep: ep.(*tcp.Endpoint), wq: h.wq, id: id}
 	}
 	if !s.shard.Post(handshakeDone{h, conn, toErrno(err)}) && conn != nil {
 		conn.ep.Abort()
@@ -257,8 +270,11 @@ func (s *Stack) finishHandshake(h *Handshake, c *Conn, errno unix.Errno) {
 		c, errno = nil, unix.ECONNABORTED
 	}
 	if c != nil {
-		s.conns[c.key] = c
+		s.conns[c.key()] = c
 		c.register()
+		if !s.plain {
+			c.leaveDemuxer()
+		}
 	}
 	h.done(c, errno)
 }

@@ -43,10 +43,13 @@ type acks struct {
 	listed   bool                 // in Stack.held
 }
 
-// follow makes the link look at what c sends, until unfollow.
+// follow makes the link look at what c sends, until unfollow. On the plain path,
+// where nothing is held, gVisor's processors send for c at the same time.
 func (c *Conn) follow(hold bool) {
-	c.acks.hold = hold
-	c.s.link.followed.Store(c)
+	if !c.s.plain {
+		c.acks.hold = hold
+		c.s.link.followed.Store(c)
+	}
 }
 
 func (c *Conn) unfollow() { c.s.link.followed.Store(nil) }
@@ -61,7 +64,7 @@ func (c *Conn) sends(pkt *gvisor.PacketBuffer) (held bool) {
 		flags&header.TCPFlagAck == 0 || flags&header.TCPFlagRst != 0 {
 		return false
 	}
-	if n := pkt.Network(); n.SourceAddress() != c.id.LocalAddress || n.DestinationAddress() != c.id.RemoteAddress {
+	if src, dst := addresses(pkt); src != addrFrom(c.id.LocalAddress) || dst != addrFrom(c.id.RemoteAddress) {
 		return false
 	}
 	a := &c.acks

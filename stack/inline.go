@@ -153,7 +153,7 @@ func (h *Handshake) begin(pkt *gvisor.PacketBuffer) {
 		return
 	}
 	h.taken, h.inline = true, hs
-	h.conn = &Conn{s: h.s, ep: hs.ep, id: id, wq: h.wq, key: h.key, notify: h.moved}
+	h.conn = &Conn{s: h.s, ep: hs.ep, id: id, wq: h.wq, notify: h.moved}
 	h.conn.register()
 }
 

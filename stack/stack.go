@@ -81,6 +81,8 @@ type Stack struct {
 	in       receiver
 	out      sender
 	echo     []byte
+	peek     vectors  // of the call under way, and so is
+	source   fdSource // as gVisor's interfaces would have each call allocate them
 	conns    map[Tuple]*Conn
 	orphans  list.List // of *Conn, closed longest ago first
 	held     []*Conn   // with an acknowledgement that waits; see ack.go
@@ -218,6 +220,9 @@ func (s *Stack) Close() error {
 		h.Abort()
 	}
 	s.handshakes.Wait()
+	for _, c := range s.conns {
+		c.ep.Abort() // gVisor would only find those of its demuxer
+	}
 	s.gv.Destroy()
 	return nil
 }
