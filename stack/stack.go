@@ -89,6 +89,10 @@ type Stack struct {
 	ackTimer shard.Timer
 	guest6   netip.Addr // last seen in use
 
+	mostConns    int // since memory was given back; see release.go
+	releaseTimer shard.Timer
+	releases     sync.WaitGroup
+
 	acceptMu  sync.Mutex
 	accepting map[Tuple]*Handshake // guarded by acceptMu
 
@@ -224,5 +228,6 @@ func (s *Stack) Close() error {
 		c.ep.Abort() // gVisor would only find those of its demuxer
 	}
 	s.gv.Destroy()
+	s.releases.Wait()
 	return nil
 }

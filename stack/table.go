@@ -31,6 +31,7 @@ func (s *Stack) orphan(c *Conn) {
 func (s *Stack) forget(c *Conn) {
 	c.unregister()
 	if key := c.key(); s.conns[key] == c {
+		s.fewer()
 		delete(s.conns, key)
 	}
 	if c.place != nil {
