@@ -37,10 +37,6 @@ func as16(a tcpip.Address) [16]byte {
 	return a.As16()
 }
 
-func (t *Tuple) guest() netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom16(t.src).Unmap(), t.srcPort)
-}
-
 // SYN is a guest's request for a connection. It outlives the packet.
 type SYN struct {
 	Src, Dst netip.AddrPort

@@ -81,8 +81,8 @@ type Stack struct {
 	in       receiver
 	out      sender
 	echo     []byte
-	peek     vectors  // of the call under way, and so is
-	source   fdSource // as gVisor's interfaces would have each call allocate them
+	peek     vectors  // of the call under way, like source: gVisor's
+	source   fdSource // interfaces would have each call allocate one
 	conns    map[Tuple]*Conn
 	orphans  list.List // of *Conn, closed longest ago first
 	held     []*Conn   // with an acknowledgement that waits; see ack.go
