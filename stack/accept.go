@@ -37,10 +37,6 @@ func as16(a tcpip.Address) [16]byte {
 	return a.As16()
 }
 
-func (t *Tuple) guest() netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom16(t.src).Unmap(), t.srcPort)
-}
-
 // SYN is a guest's request for a connection. It outlives the packet.
 type SYN struct {
 	Src, Dst netip.AddrPort
@@ -81,7 +77,7 @@ func (y *SYN) Quote() Quote {
 type Handshake struct {
 	s    *Stack
 	key  Tuple
-	wq   waiter.Queue
+	wq   *waiter.Queue // the connection's: it outlives the handshake
 	done func(*Conn, unix.Errno)
 
 	// The shard's thread only:
@@ -105,11 +101,12 @@ type Handshake struct {
 // On the plain path gVisor's forwarder runs each handshake on a goroutine of its
 // own, which ends when done is called. The caller bounds how many there are.
 func (s *Stack) Accept(syn *SYN, done func(*Conn, unix.Errno)) *Handshake {
-	h := &Handshake{s: s, key: syn.Key, done: done, finished: make(chan struct{})}
+	h := &Handshake{s: s, key: syn.Key, wq: new(waiter.Queue), done: done}
 	s.finishBatch()
 	s.evictTimeWait(syn)
 	s.setAccepting(syn.Key, h)
 	if s.plain {
+		h.finished = make(chan struct{})
 		s.inject(buffer.MakeWithData(syn.packet), syn.network(), true)
 	} else {
 		p := Packet{Src: syn.Src.Addr(), ip: syn.packet, Head: syn.packet[syn.header:]}
@@ -190,6 +187,10 @@ func (h *Handshake) interrupt() {
 // remembers. The guest asks for a new one, so it has forgotten the old one
 // (RFC 9293 section 3.10.7.4 lets a new SYN end TIME-WAIT).
 func (s *Stack) evictTimeWait(syn *SYN) {
+	if c := s.conns[syn.Key]; c != nil {
+		c.ep.Abort()
+		return
+	}
 	proto, id := idOf(&syn.Key)
 	if ep, ok := s.gv.FindTransportEndpoint(proto, tcp.ProtocolNumber, id, nicID).(*tcp.Endpoint); ok && ep != nil {
 		ep.Abort()
@@ -207,10 +208,18 @@ func idOf(t *Tuple) (tcpip.NetworkProtocolNumber, gvisor.TransportEndpointID) {
 	return header.IPv6ProtocolNumber, id
 }
 
-// handleTCP is gVisor's handler for segments that belong to no endpoint. Only
-// SYNs that Accept plays in, on the plain path, are taken; others that come this
-// way, in fragments, are dropped, and what is no SYN is answered with a RST by gVisor.
+// handleTCP is gVisor's handler for segments that belong to no endpoint of its
+// demuxer: those of connections that have left it, in fragments, and SYNs that
+// Accept plays in, on the plain path. Other SYNs that come this way, in fragments,
+// are dropped, and what is no SYN is answered with a RST by gVisor.
 func (s *Stack) handleTCP(id gvisor.TransportEndpointID, pkt *gvisor.PacketBuffer) bool {
+	if !s.plain {
+		if c := s.conns[tupleOfID(id)]; c != nil {
+			s.lockForBatch(c)
+			s.queue(c, pkt.IncRef())
+			return true
+		}
+	}
 	flags := header.TCP(pkt.TransportHeader().Slice()).Flags()
 	if flags&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) != header.TCPFlagSyn {
 		return false
@@ -227,17 +236,18 @@ func (s *Stack) handleTCP(id gvisor.TransportEndpointID, pkt *gvisor.PacketBuffe
 // completeHandshake is the forwarder's handler, on a goroutine of its own.
 func (s *Stack) completeHandshake(r *tcp.ForwarderRequest) {
 	defer s.handshakes.Done()
-	h := s.acceptingFor(tupleOfID(r.ID()))
+	id := r.ID()
+	h := s.acceptingFor(tupleOfID(id))
 	var ep tcpip.Endpoint
 	var err tcpip.Error = &tcpip.ErrAborted{}
 	if !h.aborted.Load() {
-		ep, err = r.CreateEndpoint(&h.wq)
+		ep, err = r.CreateEndpoint(h.wq)
 	}
 	close(h.finished)
 	r.Complete(false)
 	var conn *Conn
 	if err == nil {
-		conn = &Conn{s: s, ep: ep.(*tcp.Endpoint), wq: &h.wq, key: h.key}
+		conn = &Conn{s: s, ep: ep.(*tcp.Endpoint), wq: h.wq, id: id}
 	}
 	if !s.shard.Post(handshakeDone{h, conn, toErrno(err)}) && conn != nil {
 		conn.ep.Abort()
@@ -259,8 +269,11 @@ func (s *Stack) finishHandshake(h *Handshake, c *Conn, errno unix.Errno) {
 		c, errno = nil, unix.ECONNABORTED
 	}
 	if c != nil {
-		s.conns[c.key] = c
+		s.conns[c.key()] = c
 		c.register()
+		if !s.plain {
+			c.leaveDemuxer()
+		}
 	}
 	h.done(c, errno)
 }

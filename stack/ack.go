@@ -65,7 +65,7 @@ func (c *Conn) sends(pkt *gvisor.PacketBuffer) (held bool) {
 		flags&header.TCPFlagAck == 0 || flags&header.TCPFlagRst != 0 {
 		return false
 	}
-	if n := pkt.Network(); n.SourceAddress() != c.id.LocalAddress || n.DestinationAddress() != c.id.RemoteAddress {
+	if src, dst := addresses(pkt); src != addrFrom(c.id.LocalAddress) || dst != addrFrom(c.id.RemoteAddress) {
 		return false
 	}
 	a := &c.acks

@@ -36,8 +36,7 @@ type Conn struct {
 	ep     *tcp.Endpoint
 	wq     *waiter.Queue
 	entry  waiter.Entry
-	key    Tuple
-	id     gvisor.TransportEndpointID // the same for gVisor
+	id     gvisor.TransportEndpointID
 	notify func(Readiness)
 	ready  atomic.Uint32
 	acks   acks
@@ -45,6 +44,7 @@ type Conn struct {
 	closed bool
 
 	registered bool          // entry is in wq
+	undemuxed  bool          // see leaveDemuxer
 	place      *list.Element // among the orphans
 }
 
@@ -99,11 +99,13 @@ func (c *Conn) Run() {
 }
 
 // RemoteAddr is the guest's address and port.
-func (c *Conn) RemoteAddr() netip.AddrPort { return c.key.guest() }
+func (c *Conn) RemoteAddr() netip.AddrPort {
+	return netip.AddrPortFrom(addrFrom(c.id.RemoteAddress), c.id.RemotePort)
+}
 
 // LocalAddr is the address and port outside, as the guest knows it.
 func (c *Conn) LocalAddr() netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom16(c.key.dst).Unmap(), c.key.dstPort)
+	return netip.AddrPortFrom(addrFrom(c.id.LocalAddress), c.id.LocalPort)
 }
 
 // SetNotify says whom to tell, on the shard's thread, what the connection has
@@ -118,8 +120,9 @@ func (c *Conn) Failed() bool { return c.ep.EndpointState() == tcp.StateError }
 // returns how many elements and bytes that is. No bytes and no errno: the
 // guest has closed its side.
 func (c *Conn) Peek(iov []unix.Iovec) (elements, size int, errno unix.Errno) {
-	v := vectors{iov: iov}
-	_, err := c.ep.Read(&v, tcpip.ReadOptions{Peek: true})
+	v := &c.s.peek
+	*v = vectors{iov: iov}
+	_, err := c.ep.Read(v, tcpip.ReadOptions{Peek: true})
 	if v.size > 0 {
 		return v.n, v.size, 0
 	}
@@ -149,9 +152,10 @@ const MaxWrite = gsoMax - header.TCPTotalHeaderMaximumSize - 1
 // buffer and returns how many. The descriptor must have n bytes to read. A
 // failure to read is EIO; EPIPE and ECONNRESET are the guest's doing.
 func (c *Conn) WriteFrom(fd, n int) (int, unix.Errno) {
-	src := fdSource{fd: fd, left: n}
+	src := &c.s.source
+	*src = fdSource{fd: fd, left: n}
 	c.follow(false)
-	written, err := c.ep.Write(&src, tcpip.WriteOptions{})
+	written, err := c.ep.Write(src, tcpip.WriteOptions{})
 	c.unfollow()
 	if src.errno != 0 {
 		return int(written), unix.EIO

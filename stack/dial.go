@@ -47,10 +47,13 @@ func (s *Stack) Dial(from, to netip.AddrPort, done func(*Conn, unix.Errno)) (*Di
 		bound, _ := ep.GetLocalAddress()
 		from = netip.AddrPortFrom(from.Addr(), bound.Port)
 	}
-	c := &Conn{s: s, ep: ep.(*tcp.Endpoint), wq: wq, key: Tuple{
-		src: to.Addr().As16(), dst: from.Addr().As16(), srcPort: to.Port(), dstPort: from.Port(),
-	}}
-	_, c.id = idOf(&c.key)
+	key := Tuple{src: to.Addr().As16(), dst: from.Addr().As16(), srcPort: to.Port(), dstPort: from.Port()}
+	if s.conns[key] != nil {
+		ep.Close()
+		return nil, unix.EADDRINUSE
+	}
+	c := &Conn{s: s, ep: ep.(*tcp.Endpoint), wq: wq}
+	_, c.id = idOf(&key)
 	d := &Dialing{conn: c, done: done}
 	c.notify = d.moved
 	c.register()
@@ -86,7 +89,7 @@ func (d *Dialing) moved(Readiness) {
 		done(nil, errno)
 		return
 	}
-	c.s.conns[c.key] = c
+	c.s.conns[c.key()] = c
 	done(c, 0)
 }
 

@@ -155,12 +155,12 @@ func (h *Handshake) begin(pkt *gvisor.PacketBuffer) {
 	o := parseSynSegmentOptions(seg)
 	hs, terr := startHandshake(h.s.listen, seg, header.TCPSynOptions{
 		MSS: o.MSS, WS: o.WS, TS: o.TS, TSVal: o.TSVal, TSEcr: o.TSEcr, SACKPermitted: o.SACKPermitted,
-	}, &h.wq, nil)
+	}, h.wq, nil)
 	if terr != nil {
 		return
 	}
 	h.taken, h.inline = true, hs
-	h.conn = &Conn{s: h.s, ep: hs.ep, id: id, wq: &h.wq, key: h.key, notify: h.moved}
+	h.conn = &Conn{s: h.s, ep: hs.ep, id: id, wq: h.wq, notify: h.moved}
 	h.conn.register()
 }
 

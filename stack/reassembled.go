@@ -34,8 +34,13 @@ func (s *Stack) handleReassembled(proto uint8, pkt *gvisor.PacketBuffer) bool {
 
 // addresses returns the source and destination of a packet that leaves.
 func addresses(pkt *gvisor.PacketBuffer) (src, dst netip.Addr) {
-	n := pkt.Network()
-	return addrFrom(n.SourceAddress()), addrFrom(n.DestinationAddress())
+	h := pkt.NetworkHeader().Slice() // pkt.Network() would allocate
+	if pkt.NetworkProtocolNumber == header.IPv4ProtocolNumber {
+		ip := header.IPv4(h)
+		return addrFrom(ip.SourceAddress()), addrFrom(ip.DestinationAddress())
+	}
+	ip := header.IPv6(h)
+	return addrFrom(ip.SourceAddress()), addrFrom(ip.DestinationAddress())
 }
 
 func addrFrom(a tcpip.Address) netip.Addr {

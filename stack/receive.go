@@ -191,7 +191,7 @@ func (s *Stack) dispatch(p *Packet, asError func()) {
 	case p.Proto != ProtoUDP && aboutTCP(p):
 		if asError != nil {
 			s.finishBatch()
-			asError()
+			s.withDemuxer(p, asError)
 		}
 	case p.TTL <= 1 && !own && !p.Dst.IsMulticast() && p.Dst != limitedBroadcast():
 		if isError(p) {
@@ -228,6 +228,22 @@ func aboutTCP(p *Packet) bool {
 		return p.Head[0] == 3 && len(p.Head) >= 8+header.IPv4MinimumSize+8 && p.Head[8+9] == ProtoTCP
 	}
 	return (p.Head[0] == 1 || p.Head[0] == 2) && len(p.Head) >= 8+header.IPv6MinimumSize+8 && p.Head[8+6] == ProtoTCP
+}
+
+// quotedTCP is the connection whose segment, sent by us, an ICMP error quotes;
+// aboutTCP holds.
+func (p *Packet) quotedTCP() (t Tuple) {
+	q, size := p.Head[8:], header.IPv6MinimumSize
+	if p.Proto == ProtoICMP {
+		if size = int(header.IPv4(q).HeaderLength()); len(q) < size+4 {
+			return t
+		}
+		t.dst, t.src = netip.AddrFrom4([4]byte(q[12:16])).As16(), netip.AddrFrom4([4]byte(q[16:20])).As16()
+	} else {
+		t.dst, t.src = [16]byte(q[8:24]), [16]byte(q[24:40])
+	}
+	t.dstPort, t.srcPort = header.TCP(q[size:]).SourcePort(), header.TCP(q[size:]).DestinationPort()
+	return t
 }
 
 // receiveTCP takes a segment of a known connection inline, an opening SYN to

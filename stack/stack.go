@@ -81,11 +81,17 @@ type Stack struct {
 	in       receiver
 	out      sender
 	echo     []byte
+	peek     vectors  // of the call under way, like source: gVisor's
+	source   fdSource // interfaces would have each call allocate one
 	conns    map[Tuple]*Conn
 	orphans  list.List // of *Conn, closed longest ago first
 	held     []*Conn   // with an acknowledgement that waits; see ack.go
 	ackTimer shard.Timer
 	guest6   netip.Addr // last seen in use
+
+	mostConns    int // since memory was given back; see release.go
+	releaseTimer shard.Timer
+	releases     sync.WaitGroup
 
 	acceptMu  sync.Mutex
 	accepting map[Tuple]*Handshake // guarded by acceptMu
@@ -219,6 +225,10 @@ func (s *Stack) Close() error {
 		h.Abort()
 	}
 	s.handshakes.Wait()
+	for _, c := range s.conns {
+		c.ep.Abort() // gVisor would only find those of its demuxer
+	}
 	s.gv.Destroy()
+	s.releases.Wait()
 	return nil
 }

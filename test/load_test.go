@@ -96,6 +96,23 @@ func TestB16_ConcurrentConnections(t *testing.T) {
 	})
 }
 
+// TestB16_MemoryIsGivenBack: some seconds after a burst is over the system has
+// its memory again, and need not wait for the next one.
+func TestB16_MemoryIsGivenBack(t *testing.T) {
+	ours(t, "a promise of ours")
+	w := serve(t, "--mtu=65520")
+	eachFamily(t, func(t *testing.T, f family) {
+		addr := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), echoTCP)
+		before, n := w.usage(t), descriptorRoom(t, 4000)
+		w.manyConnections(t, f, hostPort(f.server, addr), n)
+		if grown := w.usage(t).RSS - before.RSS; grown < 10<<20 {
+			t.Fatalf("%d connections took %d bytes: there is nothing to give back", n, grown)
+		}
+		// What is left are tables that do not shrink, and code that was used.
+		w.backTo(t, before, 8<<20)
+	})
+}
+
 // manyConnections opens n connections, 64 at a time, uses all of them while all
 // are open and closes them.
 func (w *world) manyConnections(t *testing.T, f family, addr string, n int) {

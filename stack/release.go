@@ -1,0 +1,44 @@
+package stack
+
+import (
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"epiphyte/internal/shard"
+)
+
+// The runtime keeps what it has collected for what may come, and looks at it
+// after two minutes at the earliest. A helper lives as long as its container, and
+// carries most of its connections in bursts: when one is over, its memory goes
+// back to the system.
+
+const (
+	// releaseConns is how many connections fewer than before are worth it: 5 kB
+	// each, so 2 to 3 MB.
+	releaseConns = 512
+	// releaseDelay leaves time for the next burst to use the memory again, and
+	// for TIME-WAIT. Two collections and the system calls take some milliseconds
+	// of another thread's time, so at most that in so much.
+	releaseDelay = 5 * time.Second
+)
+
+// fewer is called before a connection leaves the table.
+func (s *Stack) fewer() {
+	s.mostConns = max(s.mostConns, len(s.conns))
+	if s.mostConns-len(s.conns) >= releaseConns && !s.shard.Armed(&s.releaseTimer) {
+		s.shard.Arm(&s.releaseTimer, releaseDelay, shard.TaskFunc(s.release))
+	}
+}
+
+func (s *Stack) release() {
+	if s.mostConns-len(s.conns) >= releaseConns {
+		s.mostConns = len(s.conns)
+		s.releases.Go(func() {
+			// gVisor's pools let go of what they hold, segments that know their
+			// connection among it, at the second collection.
+			runtime.GC()
+			debug.FreeOSMemory()
+		})
+	}
+}
