@@ -1,6 +1,12 @@
 package relay
 
-import "golang.org/x/sys/unix"
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/shard"
+)
 
 const (
 	// pipeSize is the capacity asked for, in bytes: what one splice moves at
@@ -10,6 +16,10 @@ const (
 	// sparePipes are kept for the next bytes. A connection has a pipe only
 	// while bytes are on the way, so that thousands at rest have none.
 	sparePipes = 16
+	// sparePipesLinger is how long they stay when no connection is left: long
+	// enough that one after the other uses the same, which spares three calls
+	// for each, and soon enough that a program at rest holds none.
+	sparePipesLinger = 2 * time.Second
 )
 
 // pipe is the kernel's buffer between two sockets.
@@ -41,6 +51,24 @@ func (r *Relay) givePipe(p *pipe) {
 		return
 	}
 	r.pipes = append(r.pipes, p)
+}
+
+// atRest is called when a connection has ended.
+func (r *Relay) atRest() {
+	if len(r.splices) == 0 && len(r.pipes) > 0 && !r.shard.Armed(&r.sparesTimer) {
+		r.shard.Arm(&r.sparesTimer, sparePipesLinger, shard.TaskFunc(func() {
+			if len(r.splices) == 0 {
+				r.closeSparePipes()
+			}
+		}))
+	}
+}
+
+func (r *Relay) closeSparePipes() {
+	for _, p := range r.pipes {
+		p.close()
+	}
+	r.pipes = nil
 }
 
 func (p *pipe) close() {

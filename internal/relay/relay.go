@@ -24,8 +24,9 @@
 // Invariants: everything happens on the shard's thread; a flow owns its socket
 // and its Conn; the buffers of all flows together stay within one budget.
 //
-// Timers: one, which sets up TCP keepalive on the ends of flows that have lived
-// for some seconds (keepalive.go).
+// Timers: one that sets up TCP keepalive on the ends of flows that have lived
+// for some seconds (keepalive.go), and one that closes spare pipes when nothing has
+// been joined for a while (pipe.go).
 //
 // What it does not do: it neither connects nor accepts, and knows no address.
 package relay
@@ -46,9 +47,10 @@ type Relay struct {
 
 	keepalive shard.Timer
 
-	splices map[*splice]struct{}
-	pipes   []*pipe // empty ones, at most sparePipes
-	scratch []byte  // made when first needed
+	splices     map[*splice]struct{}
+	pipes       []*pipe // empty ones, at most sparePipes
+	sparesTimer shard.Timer
+	scratch     []byte // made when first needed
 }
 
 // Totals are sums over all TCP flows since the start.
@@ -101,10 +103,7 @@ func (r *Relay) Close() {
 		s.closeSockets()
 	}
 	clear(r.splices)
-	for _, p := range r.pipes {
-		p.close()
-	}
-	r.pipes = nil
+	r.closeSparePipes()
 }
 
 // Prepare sets the options that the relay needs on a TCP socket of the host: one

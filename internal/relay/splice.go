@@ -304,6 +304,7 @@ func (s *splice) close() {
 	s.r.totals.In += s.counters.In
 	s.r.totals.Out += s.counters.Out
 	delete(s.r.splices, s)
+	s.r.atRest()
 	if s.ended != nil {
 		s.ended()
 	}
