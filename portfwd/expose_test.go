@@ -234,13 +234,14 @@ func TestB19_ExposedAtTheDescriptorLimit(t *testing.T) {
 	}
 }
 
-// With one descriptor left the client is accepted and cannot be carried: it is
-// told so.
+// With one descriptor left a client is accepted and cannot be carried: it is
+// told so. Those behind it wait.
 func TestB19_ExposedWithoutASocket(t *testing.T) {
-	w := newWorld(t, setting{clock: new(shardtest.Clock), idle: true})
-	at := w.expose(loop4, 1)
+	clock := new(shardtest.Clock)
+	w := newWorld(t, setting{clock: clock, idle: true})
+	at := w.expose(loop4, serveHost(t, loop4, func(c *net.TCPConn) { echo(c) }))
 	w.shard.Turn(0)
-	c := dial(t, at)
+	c, next := dial(t, at), dial(t, at)
 	spare, err := unix.Open("/dev/null", unix.O_RDONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -251,6 +252,14 @@ func TestB19_ExposedWithoutASocket(t *testing.T) {
 	restore()
 	if _, err := c.Read(make([]byte, 1)); !isReset(err) || len(w.paused) != 1 {
 		t.Errorf("the client saw %v, %d listeners are paused", err, len(w.paused))
+	}
+	clock.Advance(acceptPause)
+	w.shard.Turn(0)
+	w.shard.Turn(0)
+	if w.visitors != 1 {
+		next.SetDeadline(time.Now().Add(time.Second))
+		_, err := next.Read(make([]byte, 1))
+		t.Errorf("the next client is not taken: %v", err)
 	}
 }
 
