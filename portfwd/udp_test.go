@@ -209,15 +209,9 @@ func TestB23_Sizes(t *testing.T) {
 // carried in whole and in order.
 func TestB24_Burst(t *testing.T) {
 	w := newWorld(t, setting{idle: true})
-	turn := func() {
-		t.Helper()
-		if err := w.shard.Turn(0); err != nil {
-			t.Fatal(err)
-		}
-	}
 	_, received := w.serveUDP(loop4, 53, false)
 	c := client(t, netip.AddrPort{}, address(w.publish(UDP, loop4, 53)))
-	turn()
+	w.turn(0)
 	b := make([]byte, 500)
 	for i := range uint32(200) {
 		binary.BigEndian.PutUint32(b, i)
@@ -226,7 +220,7 @@ func TestB24_Burst(t *testing.T) {
 		}
 	}
 	for range 20 {
-		turn()
+		w.turn(0)
 	}
 	for i := range uint32(200) {
 		if got := binary.BigEndian.Uint32([]byte(receive(t, received).payload)); got != i {
