@@ -111,4 +111,3 @@ func TestB8_AgentWithoutIPv6(t *testing.T) {
 	a.closed = true
 	closeAll(a.pool[v4])
 }
-
