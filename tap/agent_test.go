@@ -50,12 +50,11 @@ func socket(t *testing.T, a *Agent, family int) int {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for range 2000 {
+	for begun := time.Now(); time.Since(begun) < patience; <-tick.C {
 		if fd, ok := a.Socket(family); ok {
 			t.Cleanup(func() { unix.Close(fd) })
 			return fd
 		}
-		<-tick.C
 	}
 	t.Fatal("no socket came")
 	return -1
@@ -219,7 +218,7 @@ func TestAgent_HoldsNothing(t *testing.T) {
 	defer unix.Close(pipe[0])
 	agentFor(t, g, false)
 	unix.Close(pipe[1])
-	if !ready(t, pipe[0], 0, 500*time.Millisecond) {
+	if !ready(t, pipe[0], 0, patience) {
 		t.Error("the agent holds the pipe")
 	}
 }
@@ -233,7 +232,7 @@ func TestAgent_Killed(t *testing.T) {
 	}
 	select {
 	case <-a.done:
-	case <-time.After(time.Second):
+	case <-time.After(patience):
 		t.Fatal("nobody noticed")
 	}
 	if fd, ok := a.Socket(unix.AF_INET); ok {
