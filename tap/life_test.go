@@ -138,9 +138,9 @@ func TestOpenInside_ContextEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := children(t)
+	began := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	began := time.Now()
 	// The child waits for somebody to open the other end.
 	c, err := openInside(ctx, j, openFile(fifo, unix.O_RDONLY))
 	if err != nil {
