@@ -25,6 +25,7 @@ type dial struct {
 	handshake *stack.Handshake
 	events    uint32 // of the socket, seen during the handshake
 	place     *list.Element
+	to        netip.AddrPort // on the host; not valid of our own services
 }
 
 // dialTable holds the dials in the order in which their SYNs were last seen,
@@ -101,7 +102,7 @@ func (f *Forwarder) dial(syn *stack.SYN, to netip.AddrPort) {
 		return
 	}
 	relay.Prepare(fd)
-	d := &dial{f: f, syn: syn, fd: fd}
+	d := &dial{f: f, syn: syn, to: to, fd: fd}
 	errno = connect(fd, to)
 	if errno != 0 && errno != unix.EINPROGRESS {
 		unix.Close(fd)
@@ -180,6 +181,8 @@ func (d *dial) Ready(events uint32) {
 	var errno unix.Errno
 	if events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
 		errno = socketError(d.fd)
+	} else if d.to.IsValid() && sockio.ConnectedToItself(d.fd, d.to) {
+		errno = unix.ECONNREFUSED
 	}
 	if errno != 0 {
 		d.f.dials.remove(d)

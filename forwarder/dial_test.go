@@ -11,6 +11,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/sockio"
 	"epiphyte/stack"
 )
 
@@ -315,5 +316,36 @@ func TestConnectionLimit(t *testing.T) {
 	}
 	if got := r.f.Counts(); got.TCP+got.Dials > 3 {
 		t.Errorf("%+v with a limit of 3 connections", got)
+	}
+}
+
+// A connect that meets itself is refused, also if the kernel was too busy to
+// tell before connect returned.
+func TestConnectThatMetItself(t *testing.T) {
+	r := newRig(t, Config{})
+	r.send(forwardertest.SYN(at(guest4, 40000), at(gateway4, silentListener(t).Port()), 1))
+	r.wantCounts(Counts{Dials: 1})
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err == nil {
+		err = unix.Connect(fd, sa)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range r.f.dials.byKey {
+		d.closeSocket()
+		d.fd, d.to = fd, sockio.LocalAddr(fd)
+		d.Ready(unix.EPOLLOUT)
+	}
+	r.wantCounts(Counts{})
+	if p := r.receive(stack.ProtoTCP); header.TCP(p.Transport).Flags()&header.TCPFlagRst == 0 {
+		t.Errorf("the guest was told %+v, want a reset", p)
 	}
 }

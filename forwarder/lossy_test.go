@@ -26,7 +26,7 @@ func TestB10_LossyGuest(t *testing.T) {
 			for _, direction := range []string{"out", "in"} {
 				for range 2 {
 					guest, host := w.connect(l)
-					deadline := time.Now().Add(3 * patience)
+					deadline := time.Now().Add(w.patience)
 					guest.SetDeadline(deadline)
 					host.SetDeadline(deadline)
 					var first, second net.Conn = guest, host
@@ -80,7 +80,7 @@ func TestB12_LossyGuest(t *testing.T) {
 				host.Close()
 				// A lost RST is made up for by the answer to whatever comes next.
 				var err error
-				for deadline := time.Now().Add(patience); err == nil && time.Now().Before(deadline); {
+				for deadline := time.Now().Add(w.patience); err == nil && time.Now().Before(deadline); {
 					if _, err = guest.Write([]byte("x")); err != nil {
 						break // whichever call comes first is told of the reset, and no other
 					}
@@ -97,7 +97,7 @@ func TestB12_LossyGuest(t *testing.T) {
 			}
 			guest.Reset()
 			var err error
-			for deadline := time.Now().Add(patience); err == nil && time.Now().Before(deadline); {
+			for deadline := time.Now().Add(w.patience); err == nil && time.Now().Before(deadline); {
 				if _, err = host.Write([]byte("x")); err != nil {
 					break // whichever call comes first is told of the reset, and no other
 				}

@@ -23,6 +23,10 @@ import (
 // patience bounds every wait that ought to end by itself.
 const patience = 10 * time.Second
 
+// lossyPatience: each segment lost again has TCP wait twice as long, and the
+// waits stay long until a segment is acknowledged at the first attempt.
+const lossyPatience = 12 * patience
+
 // world is a whole way out: a guest's netstack, a device, the stack and the
 // forwarder on a serving shard, and the host's loopback at the end.
 type world struct {
@@ -33,6 +37,8 @@ type world struct {
 	f     *forwarder.Forwarder
 	port  *forwardertest.Port
 	guest *forwardertest.Guest
+
+	patience time.Duration // with this device
 }
 
 // kind is one way to build the data path.
@@ -87,7 +93,7 @@ func newWorld(t *testing.T, k kind, cfg forwarder.Config) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, plan: p}
+	w := &world{t: t, plan: p, patience: patience}
 	dev, port, err := forwardertest.Pipe(k.offload)
 	if err != nil {
 		t.Fatal(err)
@@ -97,6 +103,7 @@ func newWorld(t *testing.T, k kind, cfg forwarder.Config) *world {
 	var device stack.Device = dev
 	if k.lossy != 0 {
 		device = forwardertest.Worsen(dev, k.lossy)
+		w.patience = lossyPatience
 	}
 	if w.shard, err = shard.New(shard.Config{}); err != nil {
 		t.Fatal(err)
@@ -150,7 +157,7 @@ func (w *world) wantIdle() {
 		c, conns := w.counts()
 		return c.Dials == 0 && c.TCP == 0 && conns == 0
 	}
-	if !forwardertest.Within(patience, idle) {
+	if !forwardertest.Within(w.patience, idle) {
 		c, conns := w.counts()
 		w.t.Errorf("left: %+v, %d connections in the stack", c, conns)
 	}
@@ -167,13 +174,13 @@ func (w *world) dial(host netip.AddrPort) *forwardertest.Conn {
 }
 
 func (w *world) tryDial(host netip.AddrPort) (*forwardertest.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), w.patience)
 	defer cancel()
 	c, err := w.guest.DialTCP(ctx, w.outside(host))
 	if err != nil {
 		return nil, err
 	}
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(w.patience))
 	return c, nil
 }
 
@@ -189,12 +196,12 @@ func (w *world) outside(host netip.AddrPort) netip.AddrPort {
 func (w *world) connect(l *net.TCPListener) (*forwardertest.Conn, *net.TCPConn) {
 	w.t.Helper()
 	guest := w.dial(l.Addr().(*net.TCPAddr).AddrPort())
-	l.SetDeadline(time.Now().Add(patience))
+	l.SetDeadline(time.Now().Add(w.patience))
 	host, err := l.AcceptTCP()
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	host.SetDeadline(time.Now().Add(patience))
+	host.SetDeadline(time.Now().Add(w.patience))
 	w.t.Cleanup(func() { host.Close() })
 	return guest, host
 }

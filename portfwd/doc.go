@@ -46,10 +46,10 @@
 // being connected (listener.go, connecting.go).
 //
 // Invariants: sockets that wait in a listener's queue are never lost to a full
-// table, only delayed; every accepted socket belongs to one attempt or visit, or to one
-// flow of the relay and is closed with it; what the guest begins, visits, is
-// bounded by itself, so that it is not in the way of what it serves; sessions are bounded, the least
-// recently used making room.
+// table, only delayed; every accepted socket belongs to one attempt or visit, or
+// to one flow of the relay and is closed with it; what the guest begins, visits,
+// is bounded by itself, so that it is not in the way of what it serves; sessions
+// are bounded, the least recently used making room.
 //
 // Life of a rule: Add, then serving, then Remove or Close, which close the
 // listeners; connections that were carried in live on.

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -69,30 +68,13 @@ func (w *world) expose(loop netip.Addr, hostPort uint16) netip.AddrPort {
 }
 
 // serveHost serves a port of the host's loopback.
-func serveHost(t *testing.T, loop netip.Addr, handle func(*net.TCPConn)) uint16 {
+func serveHost(t *testing.T, loop netip.Addr, handle func(net.Conn)) uint16 {
 	t.Helper()
 	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(loop, 0)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			c, err := l.AcceptTCP()
-			if err != nil {
-				return
-			}
-			all.Go(func() {
-				defer c.Close()
-				c.SetDeadline(time.Now().Add(patience))
-				handle(c)
-			})
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		all.Wait()
-	})
+	acceptAll(t, l, handle)
 	return l.Addr().(*net.TCPAddr).AddrPort().Port()
 }
 
@@ -107,7 +89,7 @@ func TestExposed(t *testing.T) {
 	w := newWorld(t, setting{noLoopback: true})
 	eachFamily(t, func(t *testing.T, loop netip.Addr) {
 		seen := make(chan net.Addr, 1)
-		port := serveHost(t, loop4, func(c *net.TCPConn) {
+		port := serveHost(t, loop4, func(c net.Conn) {
 			seen <- c.RemoteAddr()
 			echo(c)
 		})
@@ -149,7 +131,7 @@ func TestExposed(t *testing.T) {
 func TestExposedFallsBackToIPv6(t *testing.T) {
 	for _, noIPv6 := range []bool{false, true} {
 		w := newWorld(t, setting{noIPv6: noIPv6})
-		at := w.expose(loop4, serveHost(t, netip.IPv6Loopback(), func(c *net.TCPConn) { echo(c) }))
+		at := w.expose(loop4, serveHost(t, netip.IPv6Loopback(), echo))
 		if noIPv6 {
 			if err := refusal(t, at); !isReset(err) {
 				t.Errorf("without IPv6: %v", err)
@@ -190,7 +172,7 @@ func TestExposedSilentHost(t *testing.T) {
 func TestVisitsAreBounded(t *testing.T) {
 	clock := new(shardtest.Clock)
 	w := newWorld(t, setting{clock: clock})
-	at := w.expose(loop4, serveHost(t, loop4, func(c *net.TCPConn) { echo(c) }))
+	at := w.expose(loop4, serveHost(t, loop4, echo))
 	w.onShard(func() { w.exposed[0].limit = 2 })
 	a, b := dial(t, at), dial(t, at)
 	says(t, a, "a")
@@ -208,49 +190,49 @@ func TestVisitsAreBounded(t *testing.T) {
 func TestB19_ExposedAtTheDescriptorLimit(t *testing.T) {
 	clock := new(shardtest.Clock)
 	w := newWorld(t, setting{clock: clock, idle: true})
-	turn := func(wait time.Duration) {
-		t.Helper()
-		if err := w.shard.Turn(wait); err != nil {
-			t.Fatal(err)
-		}
-	}
-	at := w.expose(loop4, serveHost(t, loop4, func(c *net.TCPConn) { echo(c) }))
-	turn(0)
+	at := w.expose(loop4, serveHost(t, loop4, echo))
+	w.turn(0)
 	dial(t, at)
 	restore := fillDescriptors(t)
-	turns := 0
-	for begin := time.Now(); time.Since(begin) < 60*time.Millisecond; turns++ {
-		turn(20 * time.Millisecond)
-	}
-	if turns > 20 || len(w.paused) != 1 || len(w.visits) != 0 {
-		t.Errorf("%d turns in 60 ms, %d listeners paused, %d visits", turns, len(w.paused), len(w.visits))
+	w.wantRest()
+	if len(w.paused) != 1 || len(w.visits) != 0 {
+		t.Errorf("%d listeners paused, %d visits", len(w.paused), len(w.visits))
 	}
 	restore()
 	clock.Advance(acceptPause)
-	turn(0)
-	turn(0)
+	w.turn(0)
+	w.turn(0)
 	if len(w.visits)+w.visitors != 1 || len(w.paused) != 0 {
 		t.Errorf("with descriptors again: %d visits, %d listeners paused", len(w.visits)+w.visitors, len(w.paused))
 	}
 }
 
-// With one descriptor left the client is accepted and cannot be carried: it is
-// told so.
+// With one descriptor left a client is accepted and cannot be carried: it is
+// told so. Those behind it wait.
 func TestB19_ExposedWithoutASocket(t *testing.T) {
-	w := newWorld(t, setting{clock: new(shardtest.Clock), idle: true})
-	at := w.expose(loop4, 1)
-	w.shard.Turn(0)
-	c := dial(t, at)
+	clock := new(shardtest.Clock)
+	w := newWorld(t, setting{clock: clock, idle: true})
+	at := w.expose(loop4, serveHost(t, loop4, echo))
+	w.turn(0)
+	c, next := dial(t, at), dial(t, at)
 	spare, err := unix.Open("/dev/null", unix.O_RDONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	restore := fillDescriptors(t)
 	unix.Close(spare)
-	w.shard.Turn(0)
+	w.turn(0)
 	restore()
 	if _, err := c.Read(make([]byte, 1)); !isReset(err) || len(w.paused) != 1 {
 		t.Errorf("the client saw %v, %d listeners are paused", err, len(w.paused))
+	}
+	clock.Advance(acceptPause)
+	w.turn(0)
+	w.turn(0)
+	if w.visitors != 1 {
+		next.SetDeadline(time.Now().Add(time.Second))
+		_, err := next.Read(make([]byte, 1))
+		t.Errorf("the next client is not taken: %v", err)
 	}
 }
 
@@ -260,7 +242,7 @@ func TestListenerIsDestroyed(t *testing.T) {
 	for _, paused := range []bool{false, true} {
 		w := newWorld(t, setting{clock: new(shardtest.Clock), idle: true})
 		w.expose(loop4, 1)
-		w.shard.Turn(0)
+		w.turn(0)
 		p := w.exposed[0]
 		if paused {
 			p.pause()
@@ -268,12 +250,9 @@ func TestListenerIsDestroyed(t *testing.T) {
 		if err := unix.Shutdown(p.fd, unix.SHUT_RD); err != nil {
 			t.Fatal(err)
 		}
-		turns := 0
-		for begin := time.Now(); time.Since(begin) < 60*time.Millisecond; turns++ {
-			w.shard.Turn(20 * time.Millisecond)
-		}
-		if turns > 20 || p.fd >= 0 {
-			t.Errorf("%d turns in 60 ms, closed: %v", turns, p.fd < 0)
+		w.wantRest()
+		if p.fd >= 0 {
+			t.Error("it is still open")
 		}
 	}
 }
@@ -283,7 +262,7 @@ func TestExposedClose(t *testing.T) {
 	before := 0
 	w := newWorld(t, setting{})
 	before = forwardertest.Descriptors(t)
-	port := serveHost(t, loop4, func(c *net.TCPConn) { echo(c) })
+	port := serveHost(t, loop4, echo)
 	c := dial(t, w.expose(loop4, port))
 	says(t, c, "hello")
 	w.stop()

@@ -77,7 +77,9 @@ func (l *listener) Ready(events uint32) {
 		fd, client, errno := sockio.Accept(l.fd)
 		switch errno {
 		case 0:
-			l.to.take(fd, client)
+			if l.to.take(fd, client); l.paused { // it found reason to
+				return
+			}
 		case unix.ECONNABORTED, unix.EINTR: // that client has gone
 		case unix.EAGAIN:
 			return

@@ -178,6 +178,28 @@ func (w *world) onShard(f func()) {
 	}
 }
 
+// turn is one turn of the shard of an idle world, which may sleep for wait.
+func (w *world) turn(wait time.Duration) {
+	w.t.Helper()
+	if err := w.shard.Turn(wait); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// wantRest fails if the shard of an idle world spins. A descriptor that were
+// still watched would end each of these waits at once; a signal of the runtime's
+// ends one now and then.
+func (w *world) wantRest() {
+	w.t.Helper()
+	turns := 0
+	for begin := time.Now(); time.Since(begin) < 60*time.Millisecond; turns++ {
+		w.turn(20 * time.Millisecond)
+	}
+	if turns > 20 {
+		w.t.Errorf("%d turns in 60 ms: the shard is spinning", turns)
+	}
+}
+
 // eventually waits until done, on the shard's thread, reports true.
 func (w *world) eventually(what string, done func() bool) {
 	w.t.Helper()
@@ -258,6 +280,12 @@ func (w *world) serve(host netip.Addr, port uint16, handle func(net.Conn)) *gone
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	acceptAll(w.t, l, handle)
+	return l
+}
+
+// acceptAll calls handle for each connection; all of it ends with the test.
+func acceptAll(t *testing.T, l net.Listener, handle func(net.Conn)) {
 	var all sync.WaitGroup
 	all.Go(func() {
 		for {
@@ -272,11 +300,10 @@ func (w *world) serve(host netip.Addr, port uint16, handle func(net.Conn)) *gone
 			})
 		}
 	})
-	w.t.Cleanup(func() {
+	t.Cleanup(func() {
 		l.Close()
 		all.Wait()
 	})
-	return l
 }
 
 // echo sends everything back, and the end of the stream too.

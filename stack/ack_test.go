@@ -136,8 +136,8 @@ func TestAckDoesNotWaitForLong(t *testing.T) {
 	})
 }
 
-// What tells of a loss, and what follows large batches, does not wait.
-func TestAckThatMustNotWait(t *testing.T) {
+// What tells of a loss does not wait.
+func TestAckOfALossDoesNotWait(t *testing.T) {
 	families(t, func(t *testing.T, guest, remote netip.AddrPort) {
 		k := newTalk(t, guest, remote)
 		k.feedData(k.seq+4, []byte("late"))
@@ -147,6 +147,33 @@ func TestAckThatMustNotWait(t *testing.T) {
 		got := k.told()
 		if len(got) == 0 || got[len(got)-1] != k.seq+8 {
 			t.Fatalf("acknowledged %v after the gap, want %d", got, k.seq+8)
+		}
+	})
+}
+
+// Nor does what follows a large batch: a stream gains nothing by waiting.
+func TestAckOfALargeBatchDoesNotWait(t *testing.T) {
+	families(t, func(t *testing.T, guest, remote netip.AddrPort) {
+		k := newTalk(t, guest, remote)
+		batch := func(frames, size int) []uint32 {
+			for range frames {
+				k.dev.Inject(stacktest.TCPFrame(k.guest, k.remote, stacktest.ACK, k.seq, k.ack, make([]byte, size)))
+				k.seq += uint32(size)
+			}
+			k.run()
+			return k.told()
+		}
+		for _, frames := range []int{2, 3} {
+			batch(64, 1) // batches grow with what waits
+			k.turn(-1)
+			k.told()
+			got := batch(frames, 40_000)
+			if frames == 2 {
+				k.want("a small batch", got)
+			} else {
+				k.want("a large batch", got, k.seq)
+			}
+			k.turn(-1)
 		}
 	})
 }

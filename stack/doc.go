@@ -34,7 +34,9 @@
 // unexported functions of gVisor that the inline path needs are named in
 // inline.go alone.
 //
-// Timers: TCP's, which gVisor arms on the shard (clock.go).
+// Timers: TCP's, which gVisor arms on the shard (clock.go); one for
+// acknowledgements that wait for an answer (ack.go); one that gives memory back
+// some seconds after a burst of connections (release.go).
 //
 // What it does not do: it opens no host socket and knows neither NAT nor
 // policy.

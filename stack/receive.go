@@ -34,13 +34,14 @@ type receiver struct {
 	limit  int // frames to read before asking the poller again
 	filled int // batches in a row that reached the limit
 
-	hdr   virtioHdr
-	eth   [header.EthernetMinimumSize]byte
-	heads [batchMax]*buffer.View
-	tails tailPool
-	tail  *buffer.View // the one that is read into
-	iov   [4]unix.Iovec
-	pkt   Packet
+	hdr    virtioHdr
+	eth    [header.EthernetMinimumSize]byte
+	heads  [batchMax]*buffer.View
+	tails  tailPool
+	tail   *buffer.View // the one that is read into
+	pooled bool         // it is one of tails
+	iov    [4]unix.Iovec
+	pkt    Packet
 
 	inline []*Conn // locked in this batch
 }
@@ -91,9 +92,7 @@ func (r *receiver) read(dev Device, i int) (int, unix.Errno) {
 	if r.heads[i] == nil {
 		r.heads[i] = buffer.NewViewSize(headSize)
 	}
-	if r.tail == nil {
-		r.tail = r.tails.next()
-	}
+	r.nextTail()
 	iov := r.iov[:0]
 	prefix := header.EthernetMinimumSize
 	if dev.VNetHdr() {
@@ -296,9 +295,7 @@ func (r *receiver) take(i, size int) (packet buffer.Buffer) {
 		packet.Append(head)
 	} else {
 		packet.Append(head)
-		r.tail.CapLength(size - headSize)
-		packet.Append(r.tail)
-		r.tail = nil
+		packet.Append(r.takeTail(size - headSize))
 	}
 	return packet
 }

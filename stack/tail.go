@@ -16,8 +16,9 @@ const tailCount = 2 * batchBytes / tailSize
 // handed out may be let go of by any goroutine.
 type tailPool [tailCount]*buffer.View
 
-// next returns a view of tailSize bytes, with whatever is in it. The first that
-// is free is the one most likely to be in the processor's cache.
+// next returns a view of tailSize bytes, with whatever is in it; nil when all are
+// in use, since a reader is slow. The first that is free is the one most likely to
+// be in the processor's cache.
 func (t *tailPool) next() *buffer.View {
 	for i, v := range t {
 		if v == nil {
@@ -28,5 +29,36 @@ func (t *tailPool) next() *buffer.View {
 		}
 		return v.Clone()
 	}
-	return buffer.NewViewSize(tailSize) // a reader is slow
+	return nil
+}
+
+// nextTail sees to a view that the next frame's tail can be read into.
+func (r *receiver) nextTail() {
+	if r.tail != nil && r.pooled {
+		return
+	}
+	if v := r.tails.next(); v != nil {
+		if r.tail != nil {
+			r.tail.Release()
+		}
+		r.tail, r.pooled = v, true
+	} else if r.tail == nil {
+		r.tail = buffer.NewViewSize(tailSize)
+	}
+}
+
+// takeTail takes the first size bytes of the tail out of the receiver. While all
+// buffers of the pool are held, this one may be held for long, too: unless it is
+// filled by half its bytes are copied, since a receive buffer counts the bytes of
+// its segments, and not the memory that holds them.
+func (r *receiver) takeTail(size int) *buffer.View {
+	v := r.tail
+	if !r.pooled && size <= tailSize/2 {
+		v = buffer.NewViewSize(size)
+		copy(v.AsSlice(), r.tail.AsSlice())
+		return v
+	}
+	v.CapLength(size)
+	r.tail, r.pooled = nil, false
+	return v
 }

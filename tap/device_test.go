@@ -18,6 +18,9 @@ func iovec(bufs ...[]byte) []unix.Iovec {
 	return iov
 }
 
+// patience bounds the wait for what comes by itself.
+const patience = 10 * time.Second
+
 // ready polls a descriptor until something happens to it.
 func ready(t *testing.T, fd int, events int16, timeout time.Duration) bool {
 	t.Helper()

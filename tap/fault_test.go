@@ -49,6 +49,9 @@ func TestDecode_Answers(t *testing.T) {
 	// What the limit of open files cut off.
 	_, err = decode(answer, j, 3, []int{7})
 	wantError(t, err, 0, "a descriptor is missing")
+	// What nobody would close.
+	_, err = decode(answer, j, 3, []int{7, 8, 9})
+	wantError(t, err, 0, "more descriptors")
 	_, err = decode(answer[:5], j, 3, []int{7, 8})
 	wantError(t, err, 0, "no answer of ours")
 	if _, err = decode(nil, j, 3, nil); !errors.Is(err, errSilent) {

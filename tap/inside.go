@@ -158,6 +158,9 @@ func decode(msg []byte, j *join, count int, fds []int) ([]opened, error) {
 		all[i] = opened{fd: fds[0]}
 		fds = fds[1:]
 	}
+	if len(fds) > 0 {
+		return nil, errors.New("receive from child: more descriptors than were asked for")
+	}
 	return all, nil
 }
 

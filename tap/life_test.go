@@ -101,11 +101,10 @@ func awaitOpen(t *testing.T, pid int, path string) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	for range 250 {
+	for begun := time.Now(); time.Since(begun) < patience; <-tick.C {
 		if slices.ContainsFunc(filesOf(t, fmt.Sprintf("/proc/%d/fd", pid)), func(s string) bool { return strings.HasSuffix(s, " "+path) }) {
 			return
 		}
-		<-tick.C
 	}
 	t.Fatalf("process %d has not opened %s", pid, path)
 }
@@ -139,9 +138,9 @@ func TestOpenInside_ContextEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := children(t)
+	began := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	began := time.Now()
 	// The child waits for somebody to open the other end.
 	c, err := openInside(ctx, j, openFile(fifo, unix.O_RDONLY))
 	if err != nil {
@@ -178,7 +177,7 @@ func TestB4_ChildGoesWithUs(t *testing.T) {
 	if err := unix.Kill(h.pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if !ready(t, pidfd, unix.POLLIN, 300*time.Millisecond) {
+	if !ready(t, pidfd, unix.POLLIN, patience) {
 		t.Error("the child lives on")
 	}
 }
@@ -273,11 +272,10 @@ func awaitChild(t *testing.T, parent int) int {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	for range 250 {
+	for begun := time.Now(); time.Since(begun) < patience; <-tick.C {
 		if kids := childrenOf(t, parent); len(kids) > 0 {
 			return kids[0]
 		}
-		<-tick.C
 	}
 	t.Fatal("no child seen")
 	return 0

@@ -25,6 +25,7 @@ type talk struct {
 	join    *join   // for what to say of failures
 	asked   int     // the family whose sockets are on the way, 0: none are
 	resting [2]bool // of the families, whether there were none a moment ago
+	absent  [2]bool // of the families, whether the kernel has it not
 	broken  error   // why it cannot go on
 	cookie  uint64  // of the namespace, 0: not known
 }
@@ -109,8 +110,8 @@ func (a *Agent) fill(ctx context.Context) (rest bool, err error) {
 		return false, t.broken
 	}
 	for f, family := range [2]int{v4: unix.AF_INET, v6: unix.AF_INET6} {
-		t.resting[f] = false
-		for ctx.Err() == nil {
+		t.resting[f] = t.absent[f]
+		for ctx.Err() == nil && !t.absent[f] {
 			if t.asked == 0 {
 				want := a.missing(f)
 				if want <= 0 {
@@ -128,7 +129,7 @@ func (a *Agent) fill(ctx context.Context) (rest bool, err error) {
 				return false, err
 			}
 			if n == 0 {
-				t.resting[f], rest = true, true
+				t.resting[f], rest = true, rest || !t.absent[f]
 				break
 			}
 		}
@@ -182,9 +183,13 @@ func (a *Agent) collect(flags int) (int, error) {
 			return 0, fmt.Errorf("receive sockets: %w", err)
 		}
 	}
+	f := familyIndex(family)
 	if len(fds) == 0 && len(msg) == reportLen {
-		if errno := unix.Errno(binary.LittleEndian.Uint16(msg[4:])); errno != 0 && errno != unix.EMFILE && errno != unix.ENFILE && errno != unix.ENOMEM && errno != unix.ENOBUFS {
+		switch errno := unix.Errno(binary.LittleEndian.Uint16(msg[4:])); errno {
+		case 0, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOBUFS: // it passes
+		default:
 			// A kernel without IPv6, say: the other family goes on.
+			t.absent[f] = errno == unix.EAFNOSUPPORT
 			a.log.Debug("no sockets of this family", "family", family, "error", errno)
 		}
 	}
@@ -194,7 +199,6 @@ func (a *Agent) collect(flags int) (int, error) {
 		closeAll(fds)
 		return 0, errSilent
 	}
-	f := familyIndex(family)
 	a.pool[f] = append(a.pool[f], fds...)
 	return len(fds), nil
 }

@@ -221,16 +221,7 @@ func TestB5_ExposedAgain(t *testing.T) {
 			if err := says(client(t, g.NetNS, "tcp", "127.0.0.1:8076"), "hello"); err != nil {
 				t.Fatal(err)
 			}
-			var err error
-			switch round % 3 { // attach's cleanup kills
-			case 0:
-				err = h.Signal(unix.SIGTERM)
-			case 1:
-				err = h.CloseExitFD()
-			}
-			if err != nil {
-				t.Error(err)
-			}
+			stop(t, h, round)
 		}) {
 			break
 		}

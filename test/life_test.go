@@ -325,60 +325,6 @@ func TestB7_WithoutIPv6(t *testing.T) {
 	}
 }
 
-// TestB8_IdleCostsNothing: no CPU time and hardly a wake-up in three seconds.
-func TestB8_IdleCostsNothing(t *testing.T) {
-	w := serve(t)
-	addr := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", echoTCP)
-	w.dial(t, "tcp4", addr.String()) // an idle connection is idle too
-	// Neighbour discovery of the guest's kernel and the runtime's own first
-	// garbage collection are over by then.
-	<-time.After(2 * time.Second)
-	w.wantRest(t, 3*time.Second)
-}
-
-// wantRest looks at the helper for a while: no CPU time but 10 ms in 3 s, and no
-// more than four wake-ups a second.
-func (w *world) wantRest(t *testing.T, idle time.Duration) {
-	t.Helper()
-	before, switches := w.usage(t), must(w.helper.Switches())(t)
-	<-time.After(idle)
-	after, switched := w.usage(t), must(w.helper.Switches())(t)-switches
-	if cpu := after.CPU - before.CPU; cpu > idle/300 {
-		t.Errorf("%v of CPU time in %v of doing nothing", cpu, idle)
-	}
-	if most := 4 * idle.Seconds(); float64(switched) > most {
-		t.Errorf("woke %d times in %v of doing nothing", switched, idle)
-	}
-}
-
-// TestB8_BurstsComeToRest: after round trips in quick succession, for which the
-// helper waits awake, and some thousand connections it rests as before.
-func TestB8_BurstsComeToRest(t *testing.T) {
-	w := serve(t)
-	addr := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", echoTCP)
-	trip := func(c net.Conn) {
-		if _, err := c.Write([]byte("x")); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	c := w.dial(t, "tcp4", addr.String())
-	for range 5000 {
-		trip(c)
-	}
-	for range 2000 {
-		c := must(w.Dial(t.Context(), "tcp4", addr.String()))(t)
-		trip(c)
-		c.Close()
-	}
-	// TIME-WAIT of the last connections and the runtime's garbage collection
-	// are over by then.
-	<-time.After(3 * time.Second)
-	w.wantRest(t, 5*time.Second)
-}
-
 // TestB9_OddSurroundings: closed standard streams, a deleted directory, a
 // read-only root, and in all cases a nested user namespace.
 func TestB9_OddSurroundings(t *testing.T) {

@@ -39,21 +39,28 @@ func TestB5_RestartWithTheSamePort(t *testing.T) {
 				}
 				client(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.host(), hostPort)).Close()
 			}
-			var err error
-			switch round % 3 { // attach's cleanup waits for the end
-			case 0:
-				err = h.Signal(unix.SIGTERM)
-			case 1:
-				err = h.CloseExitFD()
-			}
-			if err != nil {
-				t.Error(err)
-			}
+			stop(t, h, round)
 		}) {
 			break
 		}
 	}
 	t.Logf("slowest start: %v", slowest)
+}
+
+// stop has a helper end in one of three ways: asked to, by its exit descriptor,
+// or killed, which attach's cleanup does to all.
+func stop(t *testing.T, h *harness.Helper, round int) {
+	t.Helper()
+	var err error
+	switch round % 3 {
+	case 0:
+		err = h.Signal(unix.SIGTERM)
+	case 1:
+		err = h.CloseExitFD()
+	}
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 // TestB5_StartWhileThePredecessorDies: the port is waited for.

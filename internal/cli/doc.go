@@ -24,8 +24,9 @@
 // nothing half done; then the device is made. When the device is there and the
 // stack holds it, the ready byte is written and from then on three things can end
 // the program: the exit fd hangs up (code 0), the TAP vanishes (code 1, said
-// once), or a signal takes its default action. No signal handler is installed: nothing outlives the process,
-// because the kernel removes the TAP with its last descriptor.
+// once), or a signal takes its default action. No signal handler is installed:
+// nothing outlives the process, because the kernel removes the TAP with its last
+// descriptor.
 //
 // # Life of run
 //

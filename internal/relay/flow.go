@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// Rounds of one flow before others get their turn: at 64 kB each, half a
+	// pumpRounds of one flow before others get their turn: at 64 kB each, half a
 	// megabyte, about what one batch of the device is.
 	pumpRounds = 8
 )

@@ -24,8 +24,9 @@ const (
 
 // pipe is the kernel's buffer between two sockets.
 type pipe struct {
-	r, w int
-	held int // bytes in it
+	r, w  int
+	slots int // pieces that it holds, of a page at most each
+	held  int // bytes in it
 }
 
 // takePipe returns an empty pipe, nil when there are no descriptors.
@@ -35,12 +36,20 @@ func (r *Relay) takePipe() *pipe {
 		r.pipes = r.pipes[:n-1]
 		return p
 	}
+	return openPipe(pipeSize)
+}
+
+// openPipe makes a pipe of size bytes, or fewer if the kernel gives no more.
+func openPipe(size int) *pipe {
 	var fds [2]int
 	if unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK) != nil {
 		return nil
 	}
-	unix.FcntlInt(uintptr(fds[1]), unix.F_SETPIPE_SZ, pipeSize)
-	return &pipe{r: fds[0], w: fds[1]}
+	size, err := unix.FcntlInt(uintptr(fds[1]), unix.F_SETPIPE_SZ, size)
+	if err != nil {
+		size, _ = unix.FcntlInt(uintptr(fds[1]), unix.F_GETPIPE_SZ, 0)
+	}
+	return &pipe{r: fds[0], w: fds[1], slots: size / unix.Getpagesize()}
 }
 
 // givePipe takes a pipe back. One that holds bytes is of no use to another

@@ -17,8 +17,9 @@ const (
 	spliceRounds = 8
 	// scratchSize bounds what is copied at once where a pipe is of no use.
 	scratchSize = 64 << 10
-	// A splice that returns fewer bytes than the pieces that it may take of a
-	// segment (MAX_SKB_FRAGS) was not cut short: the socket is empty.
+	// A splice that returns fewer bytes than the pieces that it may take, of a
+	// segment (MAX_SKB_FRAGS) or into the pipe, was not cut short: the socket is
+	// empty.
 	wholeBelow = 16
 )
 
@@ -199,7 +200,7 @@ func (e *spliceEnd) fill() bool {
 	n, errno := spliceBytes(e.fd, p.w, pipeSize)
 	if p.held = n; n > 0 {
 		e.pipe = p
-		e.readable = n >= wholeBelow || e.hangup
+		e.readable = n >= min(wholeBelow, p.slots) || e.hangup
 		return true
 	}
 	e.s.r.givePipe(p)

@@ -167,6 +167,37 @@ func TestSparePipesGo(t *testing.T) {
 	w.wait("pipes", func() int { return len(w.pipes) })
 }
 
+// A pipe that the kernel gives less room than there are pieces to move does not
+// make the rest be forgotten: no edge would tell of it.
+func TestJoinBySmallPipe(t *testing.T) {
+	w := newWorld(t)
+	host, guest := w.join()
+	other, _ := w.join()
+	w.do(func() {
+		p := openPipe(unix.Getpagesize())
+		if p.slots != 1 {
+			t.Errorf("a pipe of one page has %d slots", p.slots)
+		}
+		w.givePipe(p)
+		// The pieces are all there when the relay looks, and apart: what one
+		// thread writes to two sockets in turn lies in turn in its memory.
+		for i := range 4 {
+			for _, c := range [2]*net.TCPConn{host, other} {
+				if _, err := c.Write([]byte{byte('a' + i)}); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	guest.SetReadDeadline(time.Now().Add(patience))
+	got := make([]byte, 4)
+	if _, err := io.ReadFull(guest, got); err != nil || string(got) != "abcd" {
+		t.Errorf("%q, %v", got, err)
+	}
+	host.Close()
+	guest.Close()
+}
+
 // Both ways at once, more than all buffers hold, and each end closes when it
 // has sent all: the other goes on (B11).
 func TestB11_JoinHalfClose(t *testing.T) {

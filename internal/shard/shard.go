@@ -89,8 +89,8 @@ type Config struct {
 	Poller Poller
 }
 
-// Shard is one event loop. All methods but those noted as such belong to the shard's own thread, or to the goroutine that builds the
-// shard before Serve.
+// Shard is one event loop. All methods but those noted as such belong to the
+// shard's own thread, or to the goroutine that builds the shard before Serve.
 type Shard struct {
 	clock  Clock
 	poller Poller

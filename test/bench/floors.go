@@ -8,56 +8,48 @@ package main
 // by one stream is not, since it stalls.
 func floors() []goal {
 	slirp, pasta := []string{kindSlirp}, []string{kindPasta}
-	return []goal{{
-		title: "TCP out", row: "tcp-out-1-65520", key: "gbps", against: slirp, floor: 1.1,
-		why: "medians 1.51-3.58, wide since slirp4netns loses packets of its guest now and then; data handed between threads",
-	}, {
-		title: "TCP out, CPU s per GB", row: "tcp-out-1-65520", key: "cpu_s_per_gb", against: slirp, floor: 0.9, lower: true,
-		why: "medians 0.58-0.67; a copy or a hand-off more for each byte",
-	}, {
-		title: "TCP in", row: "tcp-in-1-65520", key: "gbps", against: slirp, floor: 1.5,
-		why: "medians 2.21-3.12; segments handed between threads, small writes to the TAP",
-	}, {
-		title: "TCP in, CPU s per GB", row: "tcp-in-1-65520", key: "cpu_s_per_gb", against: slirp, floor: 0.9, lower: true,
-		why: "medians 0.58-0.72; a copy or a hand-off more for each byte",
-	}, {
-		title: "TCP in, CPU s per GB", row: "tcp-in-1-65520", key: "cpu_s_per_gb", against: pasta, floor: 1.6, lower: true,
-		why: "medians 1.06-1.32; the same, where slirp4netns got slower too",
-	}, {
-		title: "TCP out, MTU 1500", row: "tcp-out-1-1500", key: "gbps", against: slirp, floor: 6,
-		why: "medians 12.7-16.0; without offloads of the TAP it is about 1",
-	}, {
-		title: "TCP out, MTU 1500, CPU s per GB", row: "tcp-out-1-1500", key: "cpu_s_per_gb", against: slirp, floor: 0.15, lower: true,
-		why: "medians 0.06-0.08; without offloads of the TAP it is about 1",
-	}, {
-		title: "TCP round trip, p50", row: "rtt-tcp-pinned", key: "p50_us", against: slirp, floor: 2.2, lower: true,
-		why: "medians 1.59, on a taken processor the same; another thread woken on the way",
-	}, {
-		title: "TCP round trip, CPU", row: "rtt-tcp-pinned", key: "cpu_us_per_op", against: slirp, floor: 2.4, lower: true,
-		why: "medians 1.74, on a taken processor 1.72; system calls added to a small packet",
-	}, {
-		title: "connections per second", row: "connect-16", key: "per_s", against: slirp, floor: 0.5,
-		why: "medians 0.71-0.83; a handshake by a goroutine of its own",
-	}, {
-		title: "connections, CPU", row: "connect-16", key: "cpu_us_per_op", against: slirp, floor: 2, lower: true,
-		why: "medians 1.20-1.50; a handshake by a goroutine of its own",
-	}, {
-		title: "DNS, fresh sockets", row: "dns-fresh", key: "per_s", against: slirp, floor: 3,
-		why: "medians 6.85-9.42; a host socket for each query is what slirp4netns does",
-	}, {
-		title: "DNS, fresh sockets", row: "dns-fresh", key: "per_s", against: pasta, floor: 0.5,
-		why: "medians 0.88-1.06, beside pasta of 2023 0.69; a goroutine or a socket for each query",
-	}, {
-		title: "published by loopback", row: "published-tcp-up-1-65520", key: "gbps", against: pasta, floor: 0.6,
-		why: "medians 0.92-1.09; by the stack path it is about 0.4",
-	}, {
-		title: "published connections", row: "published-connect-16", key: "per_s", against: pasta, floor: 0.55,
-		why: "medians 1.01-1.25, on a taken processor 0.78; connections that wait for a socket of the guest",
-	}, {
-		title: "exec to ready", row: "start", key: "ms", against: pasta, floor: 1, lower: true,
-		why: "medians 0.61-0.65; imports with work at start, one more execution",
-	}, {
-		title: "idle RSS", row: "idle", key: "rss_mb", against: pasta, floor: 0.8, lower: true,
-		why: "medians 0.58, no spread; buffers allocated before there is traffic, pasta of 2023 is a third larger",
-	}}
+	above := func(title, row, key string, peer []string, floor float64, why string) goal {
+		return goal{title: title, row: row, key: key, against: peer, floor: floor, why: why}
+	}
+	below := func(title, row, key string, peer []string, floor float64, why string) goal {
+		g := above(title, row, key, peer, floor, why)
+		g.lower = true
+		return g
+	}
+	return []goal{
+		above("TCP out", "tcp-out-1-65520", "gbps", slirp, 1.1,
+			"medians 1.51-3.58, wide since slirp4netns loses packets of its guest now and then; data handed between threads"),
+		below("TCP out, CPU s per GB", "tcp-out-1-65520", "cpu_s_per_gb", slirp, 0.9,
+			"medians 0.58-0.67; a copy or a hand-off more for each byte"),
+		above("TCP in", "tcp-in-1-65520", "gbps", slirp, 1.5,
+			"medians 2.21-3.12; segments handed between threads, small writes to the TAP"),
+		below("TCP in, CPU s per GB", "tcp-in-1-65520", "cpu_s_per_gb", slirp, 0.9,
+			"medians 0.58-0.72; a copy or a hand-off more for each byte"),
+		below("TCP in, CPU s per GB", "tcp-in-1-65520", "cpu_s_per_gb", pasta, 1.6,
+			"medians 1.06-1.32; the same, where slirp4netns got slower too"),
+		above("TCP out, MTU 1500", "tcp-out-1-1500", "gbps", slirp, 6,
+			"medians 12.7-16.0; without offloads of the TAP it is about 1"),
+		below("TCP out, MTU 1500, CPU s per GB", "tcp-out-1-1500", "cpu_s_per_gb", slirp, 0.15,
+			"medians 0.06-0.08; without offloads of the TAP it is about 1"),
+		below("TCP round trip, p50", "rtt-tcp-pinned", "p50_us", slirp, 2.2,
+			"medians 1.59, on a taken processor the same; another thread woken on the way"),
+		below("TCP round trip, CPU", "rtt-tcp-pinned", "cpu_us_per_op", slirp, 2.4,
+			"medians 1.74, on a taken processor 1.72; system calls added to a small packet"),
+		above("connections per second", "connect-16", "per_s", slirp, 0.5,
+			"medians 0.71-0.83; a handshake by a goroutine of its own"),
+		below("connections, CPU", "connect-16", "cpu_us_per_op", slirp, 2,
+			"medians 1.20-1.50; a handshake by a goroutine of its own"),
+		above("DNS, fresh sockets", "dns-fresh", "per_s", slirp, 3,
+			"medians 6.85-9.42; a host socket for each query is what slirp4netns does"),
+		above("DNS, fresh sockets", "dns-fresh", "per_s", pasta, 0.5,
+			"medians 0.88-1.06, beside pasta of 2023 0.69; a goroutine or a socket for each query"),
+		above("published by loopback", "published-tcp-up-1-65520", "gbps", pasta, 0.6,
+			"medians 0.92-1.09; by the stack path it is about 0.4"),
+		above("published connections", "published-connect-16", "per_s", pasta, 0.55,
+			"medians 1.01-1.25, on a taken processor 0.78; connections that wait for a socket of the guest"),
+		below("exec to ready", "start", "ms", pasta, 1,
+			"medians 0.61-0.65; imports with work at start, one more execution"),
+		below("idle RSS", "idle", "rss_mb", pasta, 0.8,
+			"medians 0.58, no spread; buffers allocated before there is traffic, pasta of 2023 is a third larger"),
+	}
 }

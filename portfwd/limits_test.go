@@ -1,0 +1,126 @@
+package portfwd
+
+import (
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/shard/shardtest"
+)
+
+// B19: out of descriptors the listener rests instead of spinning; the client
+// waits in the queue and is served when there are descriptors again.
+func TestB19_AcceptPause(t *testing.T) {
+	clock := new(shardtest.Clock)
+	w := newWorld(t, setting{clock: clock, idle: true})
+	e, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: freePort(t, TCP, loop4), Guest: silent4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.turn(0)
+	c := dial(t, address(e))
+	restore := fillDescriptors(t)
+	w.turn(0)
+	if len(w.attempts) != 0 || len(w.paused) != 1 || !w.shard.Armed(&w.retry) {
+		t.Fatalf("out of descriptors: %d attempts, %d listeners paused, timer armed: %v", len(w.attempts), len(w.paused), w.shard.Armed(&w.retry))
+	}
+	w.wantRest()
+	for range 3 { // once more for each pause, and not more often
+		clock.Advance(acceptPause)
+		w.turn(0)
+		w.turn(0)
+		if len(w.paused) != 1 {
+			t.Errorf("%d listeners paused, want 1", len(w.paused))
+		}
+	}
+	restore()
+	clock.Advance(acceptPause)
+	w.turn(0)
+	w.turn(0)
+	if len(w.attempts) != 1 || len(w.paused) != 0 || w.shard.Armed(&w.retry) {
+		t.Errorf("with descriptors again: %d attempts, %d listeners paused, timer armed: %v", len(w.attempts), len(w.paused), w.shard.Armed(&w.retry))
+	}
+	c.Close()
+}
+
+// A listener that is removed while it rests stays closed.
+func TestRemoveWhilePaused(t *testing.T) {
+	clock := new(shardtest.Clock)
+	w := newWorld(t, setting{clock: clock})
+	e, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: freePort(t, TCP, loop4), Guest: silent4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.onShard(func() { w.rules[e.ID].sockets[0].(*tcpPort).pause() })
+	if err := w.Remove(e.ID); err != nil {
+		t.Fatal(err)
+	}
+	clock.Advance(acceptPause)
+	w.eventually("the pause is over", func() bool { return len(w.paused) == 0 && !w.shard.Armed(&w.retry) })
+	// The same, removed by Close at the end of the test.
+	e = w.publish(TCP, loop4, 80)
+	w.onShard(func() { w.rules[e.ID].sockets[0].(*tcpPort).pause() })
+}
+
+// Attempts are bounded: further clients wait in the listener's queue.
+func TestAttemptsAreBounded(t *testing.T) {
+	clock := new(shardtest.Clock)
+	w := newWorld(t, setting{clock: clock, idle: true})
+	e, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: freePort(t, TCP, loop4), Guest: silent4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.turn(0)
+	for range maxAttempts - 1 { // as if they were there
+		w.attempts[new(attempt)] = struct{}{}
+	}
+	for range 2 {
+		dial(t, address(e))
+	}
+	w.turn(0)
+	if len(w.attempts) != maxAttempts || len(w.paused) != 1 {
+		t.Errorf("%d attempts, %d listeners paused, want %d and 1", len(w.attempts), len(w.paused), maxAttempts)
+	}
+	for a := range w.attempts {
+		if a.m == nil {
+			delete(w.attempts, a)
+		}
+	}
+	clock.Advance(acceptPause)
+	w.turn(0)
+	w.turn(0)
+	if len(w.attempts) != 2 || len(w.paused) != 0 {
+		t.Errorf("%d attempts, %d listeners paused, want 2 and none", len(w.attempts), len(w.paused))
+	}
+}
+
+// fillDescriptors opens descriptors until there are no more, and undoes it.
+func fillDescriptors(t *testing.T) (restore func()) {
+	t.Helper()
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	low := old
+	low.Cur = 128
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &low); err != nil {
+		t.Fatal(err)
+	}
+	var fds []int
+	for {
+		fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			break
+		}
+		fds = append(fds, fd)
+	}
+	restore = sync.OnceFunc(func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+		unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
+	})
+	t.Cleanup(restore)
+	return restore
+}
