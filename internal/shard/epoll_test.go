@@ -317,3 +317,15 @@ func BenchmarkPost(b *testing.B) {
 	<-served
 	s.Close()
 }
+
+// Brief sleeps, of which Go's scheduler is not told, are in the way of neither
+// other goroutines nor the garbage collector, which stops the world.
+func TestBriefSleepsHoldNobodyUp(t *testing.T) {
+	s := serve(t)
+	for range 50 {
+		do(t, s, func() {})
+		collected := make(chan struct{})
+		go func() { defer close(collected); runtime.GC() }()
+		await(t, collected)
+	}
+}

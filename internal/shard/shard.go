@@ -140,6 +140,7 @@ func New(cfg Config) (*Shard, error) {
 func (s *Shard) Serve(ctx context.Context) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	defer yieldToWoken()()
 	stop := context.AfterFunc(ctx, func() { s.Post(TaskFunc(func() {})) })
 	defer stop()
 	for ctx.Err() == nil {

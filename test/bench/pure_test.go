@@ -101,6 +101,24 @@ func TestSearchFindsTheRate(t *testing.T) {
 	}
 }
 
+// TestSearchOutlivesBadLuck: a rate that fails although all others are carried,
+// those above it too, is not the limit; and one that always fails is.
+func TestSearchOutlivesBadLuck(t *testing.T) {
+	for _, c := range []struct{ failures, want float64 }{{2, 400}, {1e9, 128}} {
+		failures := c.failures
+		v, err := search(func(rate float64) (span, error) {
+			if rate == 8*firstRate && failures > 0 {
+				failures--
+				return span{seconds: 1, sent: rate}, nil
+			}
+			return span{seconds: 1, sent: rate, done: min(rate, 400e3)}, nil
+		})
+		if got := v["kpps"]; err != nil || got > c.want*1.011 || got < c.want*15/16 {
+			t.Errorf("%v failures: %v kpackets/s, %v; want %v", c.failures, got, err, c.want)
+		}
+	}
+}
+
 // TestRatioIsTakenRoundByRound: a machine that was half as fast in one round
 // leaves it alone.
 func TestRatioIsTakenRoundByRound(t *testing.T) {

@@ -105,7 +105,8 @@ const (
 // search doubles the rate until packets are lost, and then halves the distance
 // between the last that was carried and the first that was not. A rate that
 // fails is tried once more, since one moment in which nobody runs the helper
-// loses as much as a helper that is too slow.
+// loses as much as a helper that is too slow; and once more when all below it
+// were carried, since it then bounds the search alone.
 func search(probe func(rate float64) (span, error)) (values, error) {
 	var best span
 	carried := func(rate float64) (ok, more bool, err error) {
@@ -124,33 +125,37 @@ func search(probe func(rate float64) (span, error)) (values, error) {
 		}
 		return false, true, nil
 	}
-	low, high := 0.0, firstRate
+	low, high, again := 0.0, firstRate, false
 	for {
 		ok, more, err := carried(high)
 		if err != nil {
 			return nil, err
 		}
-		if !ok {
-			break
+		if ok && more {
+			low, high, again = high, 2*high, false
+			continue
 		}
-		if !more {
+		if ok || again {
 			return rates(best), nil
 		}
-		low, high = high, 2*high
-	}
-	for range refinements {
-		middle := (low + high) / 2
-		ok, more, err := carried(middle)
-		if err != nil {
-			return nil, err
+		top := high
+		for range refinements {
+			middle := (low + high) / 2
+			ok, more, err := carried(middle)
+			if err != nil {
+				return nil, err
+			}
+			if ok && more {
+				low = middle
+			} else {
+				high = middle
+			}
 		}
-		if ok && more {
-			low = middle
-		} else {
-			high = middle
+		if high < top {
+			return rates(best), nil
 		}
+		again = true
 	}
-	return rates(best), nil
 }
 
 func rates(w span) values {

@@ -85,7 +85,9 @@ func (s *scene) listen(udp bool) (f *os.File, port uint16, err error) {
 		}
 		f = os.NewFile(uintptr(fd), "server")
 		if udp {
-			// Deep enough that loss is the path's and not the server's.
+			// So that loss is the path's and not the server's. In a user
+			// namespace, where the runner puts itself, it is refused, and the
+			// buffer is the kernel's default (docs/performance.md).
 			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20)
 		}
 		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: s.server.As4(), Port: int(s.port)}); err != nil {
