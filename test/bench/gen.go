@@ -46,6 +46,8 @@ type load struct {
 	ready    int
 	patience time.Duration // default: 8 s
 	rate     uint64        // that the page has at first
+	// The server's socket has a receive buffer of the kernel's default size.
+	defaultBuffer bool
 }
 
 // environment of a generator: a processor of the scheduler for each thread, for

@@ -56,8 +56,8 @@ func publishedRows() []row {
 		}
 	}
 	for _, r := range []row{
-		paced(loadFloodUDP, "Published UDP port: 1400 B up, loss under 1 %", 1400, 0),
-		paced(loadUDPIn, "Published UDP port: 1400 B down, loss under 1 %", 1400, 0),
+		paced(load{Kind: loadFloodUDP, Size: 1400}, "Published UDP port: 1400 B up, loss under 1 %"),
+		paced(load{Kind: loadUDPIn, Size: 1400}, "Published UDP port: 1400 B down, loss under 1 %"),
 	} {
 		r.published = &published{mode: "auto", udp: true}
 		rows = append(rows, r)

@@ -66,7 +66,7 @@ func allRows() []row {
 	for _, size := range []int{1400, 64} {
 		rows = append(rows, packets(size), flood(size))
 	}
-	rows = append(rows, packets(512), packets(8000), bursts(), packetsIn(1400), burstsIn(), queries("dns-one", loadDNS, "by one socket"), queries("dns-fresh", loadDNSFresh, "by a new socket each"))
+	rows = append(rows, packets(512), packets(8000), packetsDefault(1400), bursts(), packetsIn(1400), burstsIn(), queries("dns-one", loadDNS, "by one socket"), queries("dns-fresh", loadDNSFresh, "by a new socket each"))
 	rows = append(rows, publishedRows()...)
 	rows = append(rows, startUp(), firstByte(), idle(), busy("out", loadSend), busy("in", loadReceive))
 	for _, n := range []int{1000, 5000, 9000} {

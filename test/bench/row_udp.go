@@ -9,15 +9,23 @@ import (
 // packets looks for the highest rate of datagrams from the guest that loses no
 // more than one in a hundred.
 func packets(size int) row {
-	r := paced(loadFloodUDP, fmt.Sprintf("UDP %d B out, loss under 1 %%", size), size, 0)
+	r := paced(load{Kind: loadFloodUDP, Size: size}, fmt.Sprintf("UDP %d B out, loss under 1 %%", size))
 	r.name = fmt.Sprintf("udp-%d", size)
 	r.extra = size == 512 || size == 8000
 	return r
 }
 
+// packetsDefault is the same to a server that has not asked for a larger buffer,
+// and loses what comes while it waits for a processor.
+func packetsDefault(size int) row {
+	r := paced(load{Kind: loadFloodUDP, Size: size, defaultBuffer: true}, fmt.Sprintf("UDP %d B out into a default buffer, loss under 1 %%", size))
+	r.name = fmt.Sprintf("udp-default-%d", size)
+	return r
+}
+
 // packetsIn is the same to the guest, which has asked for them.
 func packetsIn(size int) row {
-	r := paced(loadUDPIn, fmt.Sprintf("UDP %d B in, loss under 1 %%", size), size, 0)
+	r := paced(load{Kind: loadUDPIn, Size: size}, fmt.Sprintf("UDP %d B in, loss under 1 %%", size))
 	r.name = fmt.Sprintf("udp-in-%d", size)
 	return r
 }
@@ -30,18 +38,18 @@ const (
 
 // bursts is what a QUIC sender does.
 func bursts() row {
-	r := paced(loadFloodUDP, fmt.Sprintf("UDP %d B out in bursts of %d (UDP_SEGMENT), loss under 1 %%", burstSize, burstSegments), burstSize, burstSegments)
+	r := paced(load{Kind: loadFloodUDP, Size: burstSize, Burst: burstSegments}, fmt.Sprintf("UDP %d B out in bursts of %d (UDP_SEGMENT), loss under 1 %%", burstSize, burstSegments))
 	r.name = fmt.Sprintf("udp-gso-%d", burstSize)
 	return r
 }
 
 func burstsIn() row {
-	r := paced(loadUDPIn, fmt.Sprintf("UDP %d B in, in bursts of %d (UDP_SEGMENT), loss under 1 %%", burstSize, burstSegments), burstSize, burstSegments)
+	r := paced(load{Kind: loadUDPIn, Size: burstSize, Burst: burstSegments}, fmt.Sprintf("UDP %d B in, in bursts of %d (UDP_SEGMENT), loss under 1 %%", burstSize, burstSegments))
 	r.name = fmt.Sprintf("udp-in-gso-%d", burstSize)
 	return r
 }
 
-func paced(kind, title string, size, burst int) row {
+func paced(l load, title string) row {
 	return row{
 		mtu: bigMTU,
 		metrics: []metric{
@@ -49,7 +57,7 @@ func paced(kind, title string, size, burst int) row {
 			{key: "cpu_us_per_packet", title: title, unit: "helper CPU µs/packet", lower: true, digits: 1, helpers: true},
 		},
 		run: func(ctx context.Context, s *scene, window time.Duration) (values, error) {
-			t, err := startDatagrams(ctx, s, kind, size, burst)
+			t, err := startDatagrams(ctx, s, l)
 			if err != nil {
 				return nil, err
 			}
@@ -71,7 +79,7 @@ func flood(size int) row {
 			{key: "loss_percent", title: title + ": lost", unit: "%", lower: true, alone: true},
 		},
 		run: func(ctx context.Context, s *scene, window time.Duration) (values, error) {
-			t, err := startDatagrams(ctx, s, loadFloodUDP, size, 0)
+			t, err := startDatagrams(ctx, s, load{Kind: loadFloodUDP, Size: size})
 			if err != nil {
 				return nil, err
 			}
@@ -92,8 +100,9 @@ func flood(size int) row {
 
 // startDatagrams starts a sender that is slow until told otherwise. The first
 // datagrams may be lost, as to an address not yet known.
-func startDatagrams(ctx context.Context, s *scene, kind string, size, burst int) (*traffic, error) {
-	return s.newTraffic(ctx, load{Kind: kind, Threads: 1, Size: size, Burst: burst, ready: 1, rate: 1000})
+func startDatagrams(ctx context.Context, s *scene, l load) (*traffic, error) {
+	l.Threads, l.ready, l.rate = 1, 1, 1000
+	return s.newTraffic(ctx, l)
 }
 
 const (

@@ -50,7 +50,7 @@ func (s *scene) newTraffic(ctx context.Context, l load) (_ *traffic, err error) 
 			t.close()
 		}
 	}()
-	listener, port, err := s.listen(l.udp())
+	listener, port, err := s.listen(l)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +73,8 @@ func (s *scene) newTraffic(ctx context.Context, l load) (_ *traffic, err error) 
 }
 
 // listen makes the server's socket, which is ready for clients from then on.
-func (s *scene) listen(udp bool) (f *os.File, port uint16, err error) {
+func (s *scene) listen(l load) (f *os.File, port uint16, err error) {
+	udp := l.udp()
 	err = s.servers.Do(func() error {
 		typ := unix.SOCK_STREAM
 		if udp {
@@ -84,11 +85,10 @@ func (s *scene) listen(udp bool) (f *os.File, port uint16, err error) {
 			return os.NewSyscallError("socket", err)
 		}
 		f = os.NewFile(uintptr(fd), "server")
-		if udp {
-			// So that loss is the path's and not the server's. In a user
-			// namespace, where the runner puts itself, it is refused, and the
-			// buffer is the kernel's default (docs/performance.md).
-			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20)
+		if udp && !l.defaultBuffer {
+			// As much as is granted, so that loss is the path's and not the
+			// server's, which waits for a processor at times.
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 8<<20)
 		}
 		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: s.server.As4(), Port: int(s.port)}); err != nil {
 			return os.NewSyscallError("bind", err)
