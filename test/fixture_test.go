@@ -220,6 +220,7 @@ func cells() []cell {
 		}
 		all = append(all,
 			cell{"MTU" + mtu + "/plainTCP", []string{"--mtu=" + mtu, "--tcp-path=plain"}},
+			cell{"MTU" + mtu + "/queues", []string{"--mtu=" + mtu, "--queues=3"}},
 			cell{"MTU" + mtu + "/noOffload", []string{"--mtu=" + mtu, "--no-offload"}},
 			cell{"MTU" + mtu + "/plainTCP/noOffload", []string{"--mtu=" + mtu, "--tcp-path=plain", "--no-offload"}})
 	}

@@ -14,6 +14,7 @@ const claimSlots = 4096
 // claims are the flows that lane 0 has begun. Every lane looks whether a frame
 // is of one, with a single load as long as none is.
 type claims struct {
+	count atomic.Int32
 	slots [claimSlots]atomic.Int32 // claims of each hash
 
 	mu   sync.RWMutex
@@ -56,4 +57,5 @@ func (c *claims) change(by int, proto uint8, guest, outside netip.AddrPort) {
 		delete(c.held, k)
 	}
 	c.slots[k.slot()].Add(int32(by))
+	c.count.Add(int32(by))
 }

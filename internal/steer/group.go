@@ -54,12 +54,13 @@ func (g *Group) Release(proto uint8, guest, outside netip.AddrPort) {
 
 // owner is the lane whose a packet is.
 func (g *Group) owner(etherType uint16, ip []byte) int {
-	f := look(etherType, ip)
+	var f flow
+	f.look(etherType, ip)
 	if f.part == later {
 		return g.fragments.owner(&f)
 	}
 	owner := g.rules.owner(&f)
-	if owner != 0 && g.claims.holds(&f) {
+	if owner != 0 && g.claims.count.Load() > 0 && g.claims.holds(&f) {
 		owner = 0
 	}
 	if f.part == first {

@@ -27,9 +27,9 @@ const (
 	maxExtensions  = 8
 )
 
-// look finds the flow of a packet from the guest, given the Ethernet type and
+// look finds out the flow, zero before, of a packet from the guest, given the Ethernet type and
 // what begins with the IP header. Lengths are believed as far as there are bytes.
-func look(etherType uint16, ip []byte) (f flow) {
+func (f *flow) look(etherType uint16, ip []byte) {
 	var transport []byte
 	var proto uint8
 	switch etherType {
@@ -47,9 +47,10 @@ func look(etherType uint16, ip []byte) (f flow) {
 			f.outside.port = binary.BigEndian.Uint16(transport[2:])
 		}
 	case f.part == whole && quotes(proto, transport):
-		return look(etherType, transport[icmpLen:]).turned()
+		*f = flow{}
+		f.look(etherType, transport[icmpLen:])
+		f.turn()
 	}
-	return f
 }
 
 // quotes reports whether an ICMP message is an error that the stack hands to the
@@ -64,13 +65,12 @@ func quotes(proto uint8, icmp []byte) bool {
 	return false
 }
 
-// turned is the flow of a packet that we have sent.
-func (f flow) turned() flow {
+// turn makes it the flow of a packet that we have sent.
+func (f *flow) turn() {
 	if f.part != whole {
-		return flow{}
+		*f = flow{}
 	}
 	f.guest, f.outside = f.outside, f.guest
-	return f
 }
 
 func (f *flow) ipv4(ip []byte) (proto uint8, transport []byte) {
