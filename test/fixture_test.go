@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"epiphyte/test/harness"
@@ -150,6 +152,29 @@ func serveWith(t testing.TB, cfg harness.HelperConfig, flags ...string) *world {
 	w.waitAddress(t, unix.AF_INET)
 	w.waitAddress(t, unix.AF_INET6)
 	return w
+}
+
+// link is the guest's interface as its kernel describes it.
+func (w *world) link(t testing.TB) (link *netlink.Tuntap) {
+	t.Helper()
+	if err := w.Do(func() error {
+		l, err := netlink.LinkByName(tapName)
+		if err == nil {
+			link = l.(*netlink.Tuntap)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return link
+}
+
+// oneQueue skips a test of a device that cannot have more, if all are to have.
+func oneQueue(t testing.TB) {
+	t.Helper()
+	if flags := os.Getenv(harness.EnvFlags); strings.Contains(flags, "--queues") {
+		t.Skipf("the device of this test has one queue, and %s has %s", harness.EnvFlags, flags)
+	}
 }
 
 func (w *world) waitAddress(t testing.TB, af int) netip.Addr {
