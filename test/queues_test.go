@@ -259,8 +259,29 @@ func addTAP(several bool) error {
 	return err
 }
 
-// TestQueues_HoldLittle: a lane more is a few descriptors and a thread or two, and
-// a helper with several is as quiet at rest as one with one.
+// TestB8_QueuesRest: a helper with several queues, all of which have carried
+// something, is as quiet at rest as one with one.
+func TestB8_QueuesRest(t *testing.T) {
+	ours(t, "--queues")
+	w := serve(t, "--queues=4")
+	addr := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", echoTCP).String()
+	all(t, 64, func(i int) error {
+		c, err := w.Dial(timeout(t, deadline), "tcp4", addr)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		if err := c.SetDeadline(time.Now().Add(deadline)); err != nil {
+			return err
+		}
+		return echoesWhole(c, random(uint64(i), 100_000))
+	})
+	// As for TestB8_BurstsComeToRest.
+	<-time.After(3 * time.Second)
+	w.wantRest(t, 3*time.Second)
+}
+
+// TestQueues_HoldLittle: a lane more is a few descriptors and little memory.
 func TestQueues_HoldLittle(t *testing.T) {
 	ours(t, "--queues")
 	usage := func(flags ...string) harness.Usage {
