@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"sync"
@@ -62,6 +63,9 @@ type Config struct {
 	// RouterAdvertisement is the ICMPv6 message sent to a guest that solicits
 	// it; none if empty.
 	RouterAdvertisement []byte
+	// Lanes is how many stacks share the guest, and Lane which of them this one is,
+	// from 0 on; 0: it is alone. Fragments of theirs are not mixed up.
+	Lane, Lanes int
 	// Claims hears of the connections that Dial makes; nil: nobody has to.
 	Claims Claims
 	// PlainTCP leaves all TCP segments to gVisor's own processors.
@@ -154,6 +158,8 @@ func New(cfg Config) (*Stack, error) {
 		mtu:   mtu,
 		mac:   mac,
 		neigh: &s.neigh,
+		id:    uint16(cfg.Lane),
+		step:  1 << bits.Len(uint(max(1, cfg.Lanes)-1)),
 	}
 	if err := s.build(); err != nil {
 		s.gv.Destroy()

@@ -31,6 +31,7 @@ func (g *Guest) newLane(i int, cfg *Config, fc forwarder.Config, sc stack.Config
 	if g.steering != nil {
 		l.steered = g.steering.Lane(i)
 		sc.Device, sc.Claims = l.steered, g.steering
+		sc.Lane, sc.Lanes = i, 1+len(cfg.Queues)
 	}
 	fc.Shard, fc.Relay = l.shard, l.relay
 	if i == 0 {

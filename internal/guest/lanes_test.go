@@ -2,6 +2,7 @@ package guest_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -49,6 +50,13 @@ func TestB3_AnyQueueGone(t *testing.T) {
 // by.
 func (f *fixture) next(t *testing.T, proto uint8) (p forwardertest.Packet, queue int) {
 	t.Helper()
+	frame, queue := f.nextFrame(t, proto)
+	p, _ = forwardertest.Parse(frame)
+	return p, queue
+}
+
+func (f *fixture) nextFrame(t *testing.T, proto uint8) (frame []byte, queue int) {
+	t.Helper()
 	deadline := time.Now().Add(patience)
 	for time.Now().Before(deadline) {
 		for i, port := range f.ports {
@@ -60,12 +68,12 @@ func (f *fixture) next(t *testing.T, proto uint8) (p forwardertest.Packet, queue
 				t.Fatal(err)
 			}
 			if p, ok := forwardertest.Parse(frame); ok && p.Proto == proto {
-				return p, i
+				return frame, i
 			}
 		}
 	}
 	t.Fatal("nothing for the guest")
-	return p, 0
+	return nil, 0
 }
 
 // raw is a TCP connection of the guest's whose every segment is of the test's
@@ -274,6 +282,50 @@ func TestB21_OneMappingByAnyQueue(t *testing.T) {
 	}
 	if len(used) != lanes {
 		t.Errorf("16 sockets in %d lanes", len(used))
+	}
+}
+
+// Lanes send fragments from the same address to the same, at the same time: each
+// number is one lane's.
+func TestFragmentsOfLanesDoNotMix(t *testing.T) {
+	forwardertest.CheckLeaks(t)
+	const lanes = 3
+	p := testPlan(t, false)
+	f := startLanes(t, guest.Config{Plan: p, MTU: 1500}, lanes, true)
+	host, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	host.SetDeadline(time.Now().Add(patience))
+	dst := netip.AddrPortFrom(p.Gateway, host.LocalAddr().(*net.UDPAddr).AddrPort().Port())
+	lane, used := map[uint16]int{}, map[int]bool{}
+	for i := range 48 {
+		if err := f.ports[0].Write(forwardertest.UDP(netip.AddrPortFrom(p.Guest, uint16(43000+i)), dst, 64, []byte("x"))); err != nil {
+			t.Fatal(err)
+		}
+		_, from, err := host.ReadFromUDPAddrPort(make([]byte, 8))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := host.WriteToUDPAddrPort(make([]byte, 3000), from); err != nil {
+			t.Fatal(err)
+		}
+		id := uint16(0)
+		for part := range 3 {
+			frame, queue := f.nextFrame(t, stack.ProtoUDP)
+			if id = binary.BigEndian.Uint16(frame[18:]); frame[20]&0x3f == 0 && frame[21] == 0 {
+				t.Fatalf("part %d is whole: % x", part, frame[:34])
+			}
+			if other, ok := lane[id]; ok && other != queue {
+				t.Errorf("datagram %d: number %d is lane %d's and lane %d's", i, id, other, queue)
+			}
+			lane[id] = queue
+			used[queue] = true
+		}
+	}
+	if len(lane) != 48 || len(used) != lanes {
+		t.Errorf("%d numbers of %d lanes", len(lane), len(used))
 	}
 }
 
