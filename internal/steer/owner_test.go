@@ -300,7 +300,7 @@ func FuzzOwner(f *testing.F) {
 		if !ok || p.Fragment {
 			return
 		}
-		src, dst := netip.AddrPortFrom(p.Src, 0), netip.AddrPortFrom(p.Dst, 0)
+		var src, dst netip.AddrPort
 		var plain []byte
 		switch p.Proto {
 		case stack.ProtoTCP:
