@@ -21,7 +21,8 @@
 // answered by, for 3 s, and else by a hash of its own with a secret key
 // (tun_automq_select_queue in drivers/net/tun.c). Answers are written by the
 // owner, so after the first one a flow arrives where it belongs. A frame that
-// does not is copied into its owner's inbox, and the owner's shard is told.
+// does not is copied into its owner's inbox, and the owner's shard is told when the
+// batch that it was read in is over.
 //
 // A Lane does all that below the stack: it is the stack.Device of its queue, and
 // hands out what is in its inbox before it reads the queue, as those frames are

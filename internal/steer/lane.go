@@ -36,14 +36,15 @@ type Lane struct {
 	handler shard.Handler
 	taken   []*frame // out of the inbox; those before next are delivered
 	next    int
-	own     uint64 // frames of ours by our queue
+	own     uint64  // frames of ours by our queue
+	tell    []*Lane // owners of frames in this batch that are to be told
 
 	filled atomic.Bool // there is something in the inbox; spares readers the lock
 
 	mu      sync.Mutex
 	waiting []*frame // the inbox; guarded by mu, and so are:
 	bytes   int      // in it
-	told    bool     // Run is due
+	told    bool     // Run is due, or whoever read the frame is about to post it
 	handed  uint64
 	lost    uint64
 }
@@ -84,7 +85,13 @@ func (l *Lane) Readv(iov []unix.Iovec) (int, unix.Errno) {
 		l.own++
 		return n, 0
 	}
-	owner.deliver(iov, n)
+	if owner.deliver(iov, n) {
+		// When the batch is read: told of its first frame the owner would take that
+		// alone, and send on alone what could go together.
+		if l.tell = append(l.tell, owner); len(l.tell) == 1 {
+			l.shard.Again((*teller)(l))
+		}
+	}
 	return 0, unix.EINTR
 }
 
@@ -103,24 +110,36 @@ func (l *Lane) ownerOf(iov []unix.Iovec, n int) int {
 
 func bytesOf(v *unix.Iovec) []byte { return unsafe.Slice(v.Base, v.Len) }
 
-// deliver puts a frame into the inbox. Any lane's shard may call it.
-func (l *Lane) deliver(iov []unix.Iovec, n int) {
+// teller tells the owners of what a lane has read that something is in their
+// inboxes.
+type teller Lane
+
+// Run implements shard.Task.
+func (t *teller) Run() {
+	for i, owner := range t.tell {
+		t.tell[i] = nil
+		owner.shard.Post(owner)
+	}
+	t.tell = t.tell[:0]
+}
+
+// deliver puts a frame into the inbox, and reports whether l is to be told. Any
+// lane's shard may call it.
+func (l *Lane) deliver(iov []unix.Iovec, n int) (tell bool) {
 	l.mu.Lock()
 	if len(l.waiting) >= inboxFrames || l.bytes+n > inboxBytes {
 		l.lost++
 		l.mu.Unlock()
-		return
+		return false
 	}
 	l.waiting = append(l.waiting, l.group.gather(iov, n))
 	l.bytes += n
 	l.handed++
 	l.filled.Store(true)
-	told := l.told
+	tell = !l.told
 	l.told = true
 	l.mu.Unlock()
-	if !told {
-		l.shard.Post(l)
-	}
+	return tell
 }
 
 // take is the oldest frame handed over, nil if there is none. As all that wait
