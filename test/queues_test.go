@@ -138,6 +138,37 @@ func TestQueues_WorkIsPinned(t *testing.T) {
 	}
 }
 
+// TestQueues_IdleFlowsGoOn: the kernel forgets after 3 s, at most 6, by which queue
+// a flow was answered. What comes by another one then still reaches its flow.
+func TestQueues_IdleFlowsGoOn(t *testing.T) {
+	ours(t, "--queues")
+	t.Parallel()
+	socket := filepath.Join(t.TempDir(), "http")
+	w := serve(t, "--queues=4", "--http-socket="+socket)
+	f := families()[0]
+	tcp := serveTCP(t, env.Net.Net, "tcp4", net.JoinHostPort(f.server, "0"), echoTCP).String()
+	udp := servePacket(t, env.Net.Net, "udp4", net.JoinHostPort(f.server, "0"), echoPacket).LocalAddr().String()
+	var flows []net.Conn
+	for range 16 {
+		flows = append(flows, w.dial(t, "tcp4", tcp), w.dial(t, "udp4", udp))
+	}
+	exchange := func() int {
+		before := sum(lanesOf(t, socket).Handed)
+		for _, c := range flows {
+			if err := says(c, "hello"); err != nil {
+				t.Fatalf("%v: %v", c.LocalAddr(), err)
+			}
+		}
+		return sum(lanesOf(t, socket).Handed) - before
+	}
+	exchange()
+	fresh := exchange()
+	<-time.After(7 * time.Second)
+	if idle := exchange(); idle <= fresh {
+		t.Errorf("%d frames were handed over after a rest, and %d before: the kernel has not forgotten", idle, fresh)
+	}
+}
+
 // TestB21_OneMappingWithQueues: one socket of the guest is one port of the host,
 // whatever the destination, and whether or not its datagrams come in fragments.
 func TestB21_OneMappingWithQueues(t *testing.T) {
