@@ -307,9 +307,17 @@ func TestB8_QueuesRest(t *testing.T) {
 		}
 		return echoesWhole(c, random(uint64(i), 100_000))
 	})
-	// As for TestB8_BurstsComeToRest.
-	<-time.After(3 * time.Second)
-	w.wantRest(t, 3*time.Second)
+	// After TIME-WAIT of the connections, and what is tidied up seconds later.
+	eventually(t, 30*time.Second, func() error {
+		const idle = 3 * time.Second
+		before, switches := w.usage(t), must(w.helper.Switches())(t)
+		<-time.After(idle)
+		cpu, switched := w.usage(t).CPU-before.CPU, must(w.helper.Switches())(t)-switches
+		if cpu > idle/300 || float64(switched) > idle.Seconds() {
+			return fmt.Errorf("%v of CPU time and %d wake-ups in %v of doing nothing", cpu, switched, idle)
+		}
+		return nil
+	})
 }
 
 // TestQueues_HoldLittle: a lane more is a few descriptors and little memory.
