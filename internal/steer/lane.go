@@ -126,13 +126,15 @@ func (t *teller) Run() {
 // deliver puts a frame into the inbox, and reports whether l is to be told. Any
 // lane's shard may call it.
 func (l *Lane) deliver(iov []unix.Iovec, n int) (tell bool) {
+	f := l.group.gather(iov, n) // before the lock: 64 kB take some microseconds
 	l.mu.Lock()
 	if len(l.waiting) >= inboxFrames || l.bytes+n > inboxBytes {
 		l.lost++
 		l.mu.Unlock()
+		l.group.spare(f)
 		return false
 	}
-	l.waiting = append(l.waiting, l.group.gather(iov, n))
+	l.waiting = append(l.waiting, f)
 	l.bytes += n
 	l.handed++
 	l.filled.Store(true)
