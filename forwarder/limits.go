@@ -19,6 +19,14 @@ type Limits struct {
 // device, the resolver, listeners.
 const reservedFDs = 128
 
+// Divided is each one's share if n forwarders are to stay within the limits
+// together.
+func (l Limits) Divided(n int) Limits {
+	l = l.withDefaults()
+	share := func(v int) int { return max(1, v/n) }
+	return Limits{Dials: share(l.Dials), TCP: share(l.TCP), Mappings: share(l.Mappings)}
+}
+
 // withDefaults fills in zero limits, within the descriptor limit of the
 // process: half of it for connections, a quarter each for dials and mappings.
 func (l Limits) withDefaults() Limits {

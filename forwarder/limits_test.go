@@ -30,3 +30,25 @@ func TestDefaultLimitsFitDescriptors(t *testing.T) {
 		t.Errorf("limits that were set became %+v", got)
 	}
 }
+
+// Forwarders that divide limits among them stay within those of one, and each can
+// do something.
+func TestLimitsDivided(t *testing.T) {
+	for _, l := range []Limits{{}, {Dials: 100, TCP: 1000, Mappings: 10}, {Dials: 1, TCP: 1, Mappings: 1}} {
+		whole := l.Divided(1)
+		if whole != l.withDefaults() {
+			t.Errorf("%+v undivided is %+v", l, whole)
+		}
+		for _, n := range []int{2, 3, 16} {
+			d := l.Divided(n)
+			for name, v := range map[string][2]int{"Dials": {d.Dials, whole.Dials}, "TCP": {d.TCP, whole.TCP}, "Mappings": {d.Mappings, whole.Mappings}} {
+				if v[0] < 1 || n*v[0] > max(n, v[1]) || n*(v[0]+1) <= v[1] {
+					t.Errorf("%s of %d is %d for each of %d", name, v[1], v[0], n)
+				}
+			}
+			if again := d.withDefaults(); again != d {
+				t.Errorf("%+v is taken for %+v", d, again)
+			}
+		}
+	}
+}

@@ -31,7 +31,9 @@
 // wait for their neighbours until the guest's batch ends. A session per client
 // remembers which of the host's addresses was asked, so that replies leave from
 // there; the forwarder offers us what the guest sends before it looks for a
-// mapping of its own.
+// mapping of its own. Where several lanes serve a guest, we are on one of them, and
+// what the guest sends to our clients is claimed for it: the session's datagrams by
+// us, a connection's segments by the stack.
 //
 // An exposed port is a socket that listens in the guest's network namespace, made
 // there by somebody else (package tap). A client is accepted and connected to

@@ -15,7 +15,7 @@ import (
 	"epiphyte/stack"
 )
 
-// Config of a Manager. All but Sockets, Mode and Logger are required.
+// Config of a Manager. Plan, Shard, Relay and Stack are required.
 type Config struct {
 	Plan    plan.Plan
 	Shard   *shard.Shard
@@ -24,6 +24,8 @@ type Config struct {
 	Sockets Sockets // of the guest's namespace; nil: the stack path only
 	Mode    Mode
 	Logger  *slog.Logger
+	// Claims hears of the clients of UDP ports; nil: nobody has to.
+	Claims stack.Claims
 }
 
 // Manager holds the published ports of one guest. Add, Remove and List may be
@@ -36,6 +38,7 @@ type Manager struct {
 	sockets Sockets
 	mode    Mode
 	log     *slog.Logger
+	claims  stack.Claims
 
 	// The shard's thread only:
 	attempts map[*attempt]struct{}
@@ -76,6 +79,7 @@ func New(cfg Config) *Manager {
 		sockets:  cfg.Sockets,
 		mode:     cfg.Mode,
 		log:      cfg.Logger,
+		claims:   cfg.Claims,
 		attempts: make(map[*attempt]struct{}),
 		visits:   make(map[*visit]struct{}),
 		rules:    make(map[int]published),

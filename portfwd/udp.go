@@ -11,6 +11,7 @@ import (
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/sockio"
+	"epiphyte/stack"
 )
 
 const (
@@ -72,6 +73,9 @@ func (t *sessionTable) remove(s *session) {
 	delete(t.byKey, s.key)
 	t.recent.Remove(s.place)
 	delete(s.socket.sessions, s)
+	if m := s.socket.m; m.claims != nil {
+		m.claims.Release(stack.ProtoUDP, s.key.guest, s.key.client)
+	}
 }
 
 // askDestination has the kernel tell which address each datagram was sent to.
@@ -189,6 +193,9 @@ func (m *Manager) newSession(key sessionKey, u *udpSocket, client sockio.Addr) *
 	s := &session{key: key, socket: u, client: client, counters: relay.Counters{Begun: m.shard.Now()}}
 	s.place = t.recent.PushBack(s)
 	t.byKey[key] = s
+	if m.claims != nil {
+		m.claims.Claim(stack.ProtoUDP, key.guest, key.client)
+	}
 	if u.sessions == nil {
 		u.sessions = make(map[*session]struct{})
 	}

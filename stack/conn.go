@@ -45,6 +45,7 @@ type Conn struct {
 
 	registered bool          // entry is in wq
 	undemuxed  bool          // see leaveDemuxer
+	claimed    bool          // in Stack.claims
 	place      *list.Element // among the orphans
 }
 

@@ -26,7 +26,8 @@ type Device interface {
 	USO() bool
 	// HardwareAddr is the Ethernet address at the guest's end, zero if unknown.
 	HardwareAddr() [6]byte
-	// Readv reads one frame. EAGAIN: none waits. EBADFD: the device is gone.
+	// Readv reads one frame. EAGAIN: none waits. EINTR: another one may wait.
+	// EBADFD: the device is gone.
 	Readv(iov []unix.Iovec) (int, unix.Errno)
 	// Writev writes one frame. Any number of goroutines may call it at once.
 	Writev(iov []unix.Iovec) (int, unix.Errno)

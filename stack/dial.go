@@ -54,6 +54,7 @@ func (s *Stack) Dial(from, to netip.AddrPort, done func(*Conn, unix.Errno)) (*Di
 	}
 	c := &Conn{s: s, ep: ep.(*tcp.Endpoint), wq: wq}
 	_, c.id = idOf(&key)
+	c.claim()
 	d := &Dialing{conn: c, done: done}
 	c.notify = d.moved
 	c.register()
@@ -62,6 +63,7 @@ func (s *Stack) Dial(from, to netip.AddrPort, done func(*Conn, unix.Errno)) (*Di
 		// The failure was notified as well, but it is told here.
 		d.done, c.notify, c.closed = nil, nil, true
 		c.unregister()
+		c.unclaim()
 		ep.Close()
 		return nil, toErrno(err)
 	}
@@ -84,6 +86,7 @@ func (d *Dialing) moved(Readiness) {
 			errno = unix.ECONNRESET
 		}
 		c.unregister()
+		c.unclaim()
 		c.closed = true
 		c.ep.Close()
 		done(nil, errno)
@@ -104,10 +107,26 @@ func (d *Dialing) Abort() {
 	c := d.conn
 	c.notify = nil
 	c.unregister()
+	c.unclaim()
 	c.closed = true
 	c.ep.Abort()
 	c.ep.Close()
 	done(nil, unix.ECONNABORTED)
+}
+
+// claim has the guest's answers come to this stack, until unclaim.
+func (c *Conn) claim() {
+	if c.s.claims != nil {
+		c.s.claims.Claim(ProtoTCP, c.RemoteAddr(), c.LocalAddr())
+		c.claimed = true
+	}
+}
+
+func (c *Conn) unclaim() {
+	if c.claimed {
+		c.claimed = false
+		c.s.claims.Release(ProtoTCP, c.RemoteAddr(), c.LocalAddr())
+	}
 }
 
 func address(a netip.Addr) tcpip.Address { return tcpip.AddrFromSlice(a.AsSlice()) }

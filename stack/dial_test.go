@@ -107,6 +107,11 @@ func testDialEcho(t *testing.T, l link, plain bool) {
 		if got := <-seen; got != d.from.String() {
 			t.Errorf("the server saw %v, want %v", got, d.from)
 		}
+		d.do(func() {
+			if n := d.claimed[[2]netip.AddrPort{d.to, d.from}]; n != 1 || len(d.claimed) != 1 {
+				t.Errorf("claimed: %v", d.claimed)
+			}
+		})
 		clients.Wait()
 		d.idleButFor(listening)
 	}

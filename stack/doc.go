@@ -23,6 +23,10 @@
 // connections until gVisor has let go of the endpoint, past Close, so that the
 // closing handshake is handled inline as well.
 //
+// Several stacks may share a guest, each with a queue of its device and connections of
+// its own. Package steer gives each its frames; what a stack adds is to claim the
+// connections that it has dialled, and to number its fragments apart.
+//
 // Frames towards the guest leave in one writev: gVisor's segments from the
 // link endpoint (link.go), UDP and ICMP built here without passing gVisor
 // (send.go), both as super-segments with partial checksums where the device

@@ -75,6 +75,7 @@ type host struct {
 
 	vectors [64]unix.Iovec
 	flows   map[*flow]bool // the shard's thread
+	claimed claimed        // the shard's thread
 	servers sync.WaitGroup
 	failed  atomic.Int64 // handshakes that came to nothing
 }
@@ -91,14 +92,14 @@ type hostConfig struct {
 func newHost(t testing.TB, cfg hostConfig) *host {
 	t.Helper()
 	h := cfg.host
-	h.t, h.flows = t, make(map[*flow]bool)
+	h.t, h.flows, h.claimed = t, make(map[*flow]bool), make(claimed)
 	var err error
 	if h.shard, err = shard.New(shard.Config{}); err != nil {
 		t.Fatal(err)
 	}
 	h.stack, err = stack.New(stack.Config{
 		Device: cfg.device, Shard: h.shard, Plan: testPlan(t), Handler: h, MTU: cfg.mtu, PlainTCP: cfg.plain,
-		Logger: slog.New(slog.DiscardHandler),
+		Claims: h.claimed, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -141,17 +142,35 @@ func (h *host) do(f func()) {
 func (h *host) idle(g *stacktest.Guest) {
 	h.t.Helper()
 	eventually(h.t, func() string {
-		var conns, flows, endpoints int
-		h.do(func() { conns, flows, endpoints = h.stack.Conns(), len(h.flows), h.stack.Endpoints() })
+		var conns, flows, endpoints, claims int
+		h.do(func() {
+			conns, flows, endpoints, claims = h.stack.Conns(), len(h.flows), h.stack.Endpoints(), len(h.claimed)
+		})
 		guest := 0
 		if g != nil {
 			guest = g.Endpoints()
 		}
-		if conns+flows+endpoints+guest == 0 {
+		if conns+flows+endpoints+guest+claims == 0 {
 			return ""
 		}
-		return fmt.Sprintf("left over: %d connections, %d flows, %d endpoints, %d of the guest", conns, flows, endpoints, guest)
+		return fmt.Sprintf("left over: %d connections, %d flows, %d endpoints, %d of the guest, %d claims", conns, flows, endpoints, guest, claims)
 	})
+}
+
+// claimed are the flows that the stack has claimed and not released.
+type claimed map[[2]netip.AddrPort]int
+
+func (c claimed) Claim(proto uint8, guest, outside netip.AddrPort) {
+	if proto == stack.ProtoTCP {
+		c[[2]netip.AddrPort{guest, outside}]++
+	}
+}
+
+func (c claimed) Release(_ uint8, guest, outside netip.AddrPort) {
+	key := [2]netip.AddrPort{guest, outside}
+	if c[key]--; c[key] == 0 {
+		delete(c, key)
+	}
 }
 
 func (h *host) UDP(*stack.Packet)  {}

@@ -37,6 +37,7 @@ type sender struct {
 	mac   [6]byte
 	neigh *neighbors
 	id    uint16 // IPv4 identification, of fragments foremost
+	step  uint16 // between ids, a power of two: other stacks have those in between
 
 	hdr  virtioHdr
 	udp  [header.UDPMinimumSize]byte
@@ -80,7 +81,7 @@ func (s *sender) send(o *outgoing) {
 		}
 		binary.BigEndian.PutUint16(o.transport[o.sumAt:], sum)
 	}
-	s.id++
+	s.id += s.step
 	if fits {
 		s.writeIP(o, ipLen, size, 0, false, o.transport, o.payload)
 		return

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"sync"
@@ -44,6 +45,13 @@ type Handler interface {
 	Flush()
 }
 
+// Claims is asked to bring what the guest sends of a flow to us, where several
+// stacks share the guest. A flow is released as often as it is claimed.
+type Claims interface {
+	Claim(proto uint8, guest, outside netip.AddrPort)
+	Release(proto uint8, guest, outside netip.AddrPort)
+}
+
 // Config of a Stack. Device, Shard, Plan and Handler are required.
 type Config struct {
 	Device  Device
@@ -55,6 +63,11 @@ type Config struct {
 	// RouterAdvertisement is the ICMPv6 message sent to a guest that solicits
 	// it; none if empty.
 	RouterAdvertisement []byte
+	// Lanes is how many stacks share the guest, and Lane which of them this one is,
+	// from 0 on; 0: it is alone. Fragments of theirs are not mixed up.
+	Lane, Lanes int
+	// Claims hears of the connections that Dial makes; nil: nobody has to.
+	Claims Claims
 	// PlainTCP leaves all TCP segments to gVisor's own processors.
 	PlainTCP bool
 	// Logger hears of gVisor's warnings. The default is slog's.
@@ -67,6 +80,7 @@ type Stack struct {
 	shard         *shard.Shard
 	plan          plan.Plan
 	handler       Handler
+	claims        Claims
 	plain         bool
 	advertisement []byte
 	gv            *gvisor.Stack
@@ -118,6 +132,7 @@ func New(cfg Config) (*Stack, error) {
 		shard:         cfg.Shard,
 		plan:          cfg.Plan,
 		handler:       cfg.Handler,
+		claims:        cfg.Claims,
 		plain:         cfg.PlainTCP,
 		advertisement: cfg.RouterAdvertisement,
 		conns:         make(map[Tuple]*Conn),
@@ -143,6 +158,8 @@ func New(cfg Config) (*Stack, error) {
 		mtu:   mtu,
 		mac:   mac,
 		neigh: &s.neigh,
+		id:    uint16(cfg.Lane),
+		step:  1 << bits.Len(uint(max(1, cfg.Lanes)-1)),
 	}
 	if err := s.build(); err != nil {
 		s.gv.Destroy()

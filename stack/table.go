@@ -30,6 +30,7 @@ func (s *Stack) orphan(c *Conn) {
 // forget takes a connection that gVisor has let go of out of the tables.
 func (s *Stack) forget(c *Conn) {
 	c.unregister()
+	c.unclaim()
 	if key := c.key(); s.conns[key] == c {
 		s.fewer()
 		delete(s.conns, key)

@@ -60,14 +60,28 @@ type Config struct {
 	// Configure, when not nil, is applied inside the namespace. When nil the
 	// device is left as it is, not even brought up. Ignored with Target.FD.
 	Configure *Network
+	// Queues of the device, 1 to MaxQueues; 0: one. Several make a device of the
+	// kernel's multi-queue kind, and need an existing one to be of it. Not with
+	// Target.FD.
+	Queues int
 	// NoOffload asks for plain frames: no virtio-net header, no offloads.
 	NoOffload bool
 	// Logger gets one debug line per device; nil: nothing is logged.
 	Logger *slog.Logger
 }
 
+// MaxQueues is as many queues as a device may be given: more processors than one
+// guest keeps busy. The kernel would take 256 (MAX_TAP_QUEUES).
+const MaxQueues = 16
+
 func (c Config) check() error {
+	if c.Queues < 0 || c.Queues > MaxQueues {
+		return fmt.Errorf("%d queues: a device has 1 to %d", c.Queues, MaxQueues)
+	}
 	if c.Target.FD > 0 {
+		if c.Queues > 1 {
+			return fmt.Errorf("use %v: a descriptor is one queue: ask for no more", c.Target)
+		}
 		return nil
 	}
 	if c.Target.PID <= 0 && c.Target.NetNS == "" {

@@ -29,10 +29,17 @@ type facts struct {
 	Existing bool // made by somebody else, and outlives us
 }
 
+func (cfg Config) queues() int { return max(1, cfg.Queues) }
+
 // make makes or attaches to the device in the namespaces that j leads to, and
 // configures it when asked.
 func (cfg Config) make(ctx context.Context, j *join) (*Device, error) {
-	child, err := openInside(ctx, j, openTun(), openNetlink())
+	queues := cfg.queues()
+	openings := make([]opening, 0, queues+1)
+	for range queues {
+		openings = append(openings, openTun())
+	}
+	child, err := openInside(ctx, j, append(openings, openNetlink())...)
 	if err != nil {
 		return nil, err
 	}
@@ -41,39 +48,61 @@ func (cfg Config) make(ctx context.Context, j *join) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	tun, fd := got[0], got[1]
+	tuns, fd := got[:queues], got[queues]
 	n, err := newNetns(fd)
 	if err == nil {
 		defer n.close()
-		if tun.err != nil {
-			err = fail("open /dev/net/tun", tun.err, hintTunDevice(tun.err))
+		for _, tun := range tuns {
+			if tun.err != nil {
+				err = fail("open /dev/net/tun", tun.err, hintTunDevice(tun.err))
+			}
 		}
 	}
 	var f *facts
 	if err == nil {
-		f, err = n.device(ctx, tun.fd, cfg.Name, !cfg.NoOffload)
+		f, err = n.device(ctx, tuns, cfg.Name, !cfg.NoOffload)
 	}
 	if err == nil && cfg.Configure != nil {
 		err = n.configure(f.Name, *cfg.Configure)
 	}
 	if err != nil {
-		if tun.fd >= 0 {
-			unix.Close(tun.fd)
-		}
+		closeOpened(tuns)
 		return nil, err
 	}
-	return newDevice(tun.fd, f), nil
+	d := newDevice(tuns[0].fd, f)
+	for _, tun := range tuns[1:] {
+		d.more = append(d.more, d.queue(tun.fd))
+	}
+	return d, nil
 }
 
-// device attaches tun to the named interface, which is created when there is
-// none.
-func (n *netns) device(ctx context.Context, tun int, name string, offload bool) (*facts, error) {
+// device attaches tuns, as a queue each, to the named interface, which is created
+// when there is none.
+func (n *netns) device(ctx context.Context, tuns []opened, name string, offload bool) (*facts, error) {
 	var f *facts
 	err := whileBusy(ctx, unix.EBUSY, func() (err error) {
-		f, err = n.tryDevice(tun, name, offload)
+		f, err = n.tryDevice(tuns[0].fd, name, offload, len(tuns) > 1)
 		return err
 	})
-	return f, err
+	if err != nil {
+		return nil, err
+	}
+	// A queue takes the interface's flags over, and what is set by one is all
+	// queues': the offloads, and the header's length and byte order.
+	for _, tun := range tuns[1:] {
+		if _, err := attach(tun.fd, f.Name, flagsOf(offload)|unix.IFF_MULTI_QUEUE); err != nil {
+			return nil, err
+		}
+	}
+	return f, n.settle(tuns[0].fd, f, offload)
+}
+
+// flagsOf a queue, but for the kind of its interface.
+func flagsOf(offload bool) uint16 {
+	if offload {
+		return flagsPlain | unix.IFF_VNET_HDR
+	}
+	return flagsPlain
 }
 
 // whileBusy tries something again for busyFor, as long as it fails with errno.
@@ -92,27 +121,33 @@ func whileBusy(ctx context.Context, errno unix.Errno, try func() error) error {
 	}
 }
 
-func (n *netns) tryDevice(tun int, name string, offload bool) (*facts, error) {
+func (n *netns) tryDevice(tun int, name string, offload, several bool) (*facts, error) {
 	link, err := n.find(name)
 	if err != nil {
 		return nil, err
 	}
 	f := &facts{Existing: link != nil}
-	flags := uint16(flagsPlain)
-	if offload {
-		flags |= unix.IFF_VNET_HDR
+	flags := flagsOf(offload)
+	if several {
+		flags |= unix.IFF_MULTI_QUEUE
 	}
 	if link != nil {
 		more, err := queueFlag(link)
 		if err != nil {
 			return nil, err
 		}
+		if more == 0 && several {
+			return nil, &fault{
+				Op: "attach to " + name, Err: unix.EINVAL,
+				Hint: "it exists and has a single queue: make it with multi_queue, or ask for one queue",
+			}
+		}
 		flags |= more
 	}
 	if f.Name, err = attach(tun, name, flags); err != nil {
 		return nil, err
 	}
-	return f, n.settle(tun, f, offload)
+	return f, nil
 }
 
 // queueFlag is what it takes to open a queue of an interface that somebody made

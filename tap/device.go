@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Device is an open TAP: one queue of frames to and from the guest.
+// Device is an open TAP: one queue of frames to and from the guest, or the first
+// of several.
 //
 // Its facts do not change after Open. Readv and Writev may be called by any
 // number of goroutines; Close must not run at the same time as they do.
@@ -20,6 +21,7 @@ type Device struct {
 	uso     bool
 	mac     [6]byte
 	restore bool // the interface outlives us: leave it without offloads
+	more    []*Device
 }
 
 func newDevice(fd int, f *facts) *Device {
@@ -36,6 +38,16 @@ func newDevice(fd int, f *facts) *Device {
 	d.mac, _ = hardwareAddr(fd)
 	return d
 }
+
+// queue is another queue of the same interface.
+func (d *Device) queue(fd int) *Device {
+	q := *d
+	q.fd, q.restore, q.more = fd, false, nil
+	return &q
+}
+
+// Queues are all queues of the device, itself first. They end with it, by its Close.
+func (d *Device) Queues() []*Device { return append([]*Device{d}, d.more...) }
 
 // adopt makes a Device of a descriptor that is open already.
 func adopt(cfg Config) (*Device, error) {
@@ -91,7 +103,7 @@ func (d *Device) log(cfg Config) {
 	}
 	cfg.Logger.Debug("TAP ready",
 		slog.String("name", d.name), slog.String("target", cfg.Target.String()),
-		slog.Bool("vnet_hdr", d.vnetHdr), slog.Bool("offload", d.offload), slog.Bool("uso", d.uso))
+		slog.Bool("vnet_hdr", d.vnetHdr), slog.Bool("offload", d.offload), slog.Bool("uso", d.uso), slog.Int("queues", 1+len(d.more)))
 }
 
 // FD is the descriptor: non-blocking, close-on-exec, pollable. It stays the
@@ -157,6 +169,9 @@ func (d *Device) Writev(iov []unix.Iovec) (int, unix.Errno) {
 func (d *Device) Close() error {
 	if d.fd < 0 {
 		return nil
+	}
+	for _, q := range d.more {
+		q.Close()
 	}
 	fd := d.fd
 	d.fd = -1

@@ -2,6 +2,7 @@ package tap
 
 import (
 	"encoding/binary"
+	"slices"
 	"testing"
 	"time"
 
@@ -41,6 +42,12 @@ func ready(t *testing.T, fd int, events int16, timeout time.Duration) bool {
 // would, and waits for the answer among whatever else comes.
 func exchangeARP(t *testing.T, d *Device) {
 	t.Helper()
+	exchangeARPBy(t, d, d)
+}
+
+// exchangeARPBy asks by one queue and is answered by any of several.
+func exchangeARPBy(t *testing.T, d *Device, queues ...*Device) {
+	t.Helper()
 	head := 0
 	if d.VNetHdr() {
 		head = vnetHdrLen
@@ -59,10 +66,19 @@ func exchangeARP(t *testing.T, d *Device) {
 	}
 	buf := make([]byte, 70000)
 	for range 100 {
-		if !ready(t, d.FD(), unix.POLLIN, 5*time.Second) {
+		fds := make([]unix.PollFd, len(queues))
+		for i, q := range queues {
+			fds[i] = unix.PollFd{Fd: int32(q.FD()), Events: unix.POLLIN}
+		}
+		polled, err := unix.Poll(fds, 5000)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || polled == 0 {
 			break
 		}
-		n, errno := d.Readv(iovec(buf[:head+14], buf[head+14:]))
+		q := queues[slices.IndexFunc(fds, func(p unix.PollFd) bool { return p.Revents != 0 })]
+		n, errno := q.Readv(iovec(buf[:head+14], buf[head+14:]))
 		if errno != 0 {
 			t.Fatalf("read: %v", errno)
 		}

@@ -204,6 +204,7 @@ func TestControlSocket(t *testing.T) {
 
 // TestBess: a client of the socket is the guest, frame by message.
 func TestBess(t *testing.T) {
+	oneQueue(t)
 	path := filepath.Join(t.TempDir(), "bess")
 	h, err := env.Start(timeout(t, deadline), harness.HelperConfig{
 		Args: []string{"-r", harness.ReadyFD, "-e", harness.ExitFD, "--target-type=bess", path}, NoWait: true,

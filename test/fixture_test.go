@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"epiphyte/test/harness"
@@ -152,6 +154,29 @@ func serveWith(t testing.TB, cfg harness.HelperConfig, flags ...string) *world {
 	return w
 }
 
+// link is the guest's interface as its kernel describes it.
+func (w *world) link(t testing.TB) (link *netlink.Tuntap) {
+	t.Helper()
+	if err := w.Do(func() error {
+		l, err := netlink.LinkByName(tapName)
+		if err == nil {
+			link = l.(*netlink.Tuntap)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return link
+}
+
+// oneQueue skips a test of a device that cannot have more, if all are to have.
+func oneQueue(t testing.TB) {
+	t.Helper()
+	if flags := os.Getenv(harness.EnvFlags); strings.Contains(flags, "--queues") {
+		t.Skipf("the device of this test has one queue, and %s has %s", harness.EnvFlags, flags)
+	}
+}
+
 func (w *world) waitAddress(t testing.TB, af int) netip.Addr {
 	t.Helper()
 	var addr netip.Addr
@@ -220,6 +245,7 @@ func cells() []cell {
 		}
 		all = append(all,
 			cell{"MTU" + mtu + "/plainTCP", []string{"--mtu=" + mtu, "--tcp-path=plain"}},
+			cell{"MTU" + mtu + "/queues", []string{"--mtu=" + mtu, "--queues=3"}},
 			cell{"MTU" + mtu + "/noOffload", []string{"--mtu=" + mtu, "--no-offload"}},
 			cell{"MTU" + mtu + "/plainTCP/noOffload", []string{"--mtu=" + mtu, "--tcp-path=plain", "--no-offload"}})
 	}

@@ -375,6 +375,7 @@ func TestTargets(t *testing.T) {
 // TestPersistentTAPIsAttachedAndStays: RootlessKit makes and configures the
 // device itself, and it outlives the helper.
 func TestPersistentTAPIsAttachedAndStays(t *testing.T) {
+	oneQueue(t)
 	g := newGuest(t)
 	if err := g.Do(func() error {
 		tap := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: tapName}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI,

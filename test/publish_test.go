@@ -55,6 +55,7 @@ func publishPaths() []cell {
 	return []cell{
 		{"inline", []string{"--publish-mode=stack", "--tcp-path=inline"}},
 		{"plain", []string{"--publish-mode=stack", "--tcp-path=plain"}},
+		{"queues", []string{"--publish-mode=stack", "--queues=3"}},
 		{"direct", []string{"--publish-mode=direct"}},
 	}
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"strconv"
 
 	"epiphyte/internal/api"
 	"epiphyte/internal/guest"
@@ -57,7 +58,7 @@ func flows(g *guest.Guest) []api.Flow {
 func metrics(g *guest.Guest) []api.Metric {
 	s := g.Stats()
 	one := func(n uint64) []api.Value { return []api.Value{{N: n}} }
-	return []api.Metric{
+	list := []api.Metric{
 		{Name: "flows", Help: "Flows of the moment", Label: "kind", Values: []api.Value{
 			{Label: "connecting", N: uint64(s.Connecting)},
 			{Label: "tcp", N: uint64(s.Connections)},
@@ -70,5 +71,26 @@ func metrics(g *guest.Guest) []api.Metric {
 			{Label: "in", N: s.Total.In},
 			{Label: "out", N: s.Total.Out},
 		}},
+	}
+	return append(list, laneMetrics(s.Lanes)...)
+}
+
+// laneMetrics are there with several queues only.
+func laneMetrics(lanes []guest.LaneStats) []api.Metric {
+	if len(lanes) == 0 {
+		return nil
+	}
+	each := func(name, help string, count func(*guest.LaneStats) uint64) api.Metric {
+		m := api.Metric{Name: name, Help: help, Counter: true, Label: "lane"}
+		for i := range lanes {
+			m.Values = append(m.Values, api.Value{Label: strconv.Itoa(i), N: count(&lanes[i])})
+		}
+		return m
+	}
+	return []api.Metric{
+		each("lane_frames", "Frames from the guest that came by the lane's own queue", func(l *guest.LaneStats) uint64 { return l.Frames.Own }),
+		each("lane_handed_frames", "Frames from the guest that another lane handed over", func(l *guest.LaneStats) uint64 { return l.Frames.Handed }),
+		each("lane_lost_frames", "Frames from the guest that were to be handed over and found no room", func(l *guest.LaneStats) uint64 { return l.Frames.Lost }),
+		each("lane_tcp_connections", "TCP connections established by the lane", func(l *guest.LaneStats) uint64 { return l.Connections }),
 	}
 }

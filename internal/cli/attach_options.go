@@ -106,6 +106,9 @@ func (p *attachParser) parse(args []string) *Exit {
 	if len(p.Expose) > 0 && (p.bess || p.netnsType == netnsTapFD) {
 		return usageError("--expose-host needs to know the guest's network namespace: name a PID or a PATH, not a descriptor or a socket", usage())
 	}
+	if p.Queues > 1 && (p.bess || p.netnsType == netnsTapFD) {
+		return usageError("--queues needs to make the TAP: name a PID or a PATH, not a descriptor or a socket", usage())
+	}
 	if exit := p.setPlan(p.cidr, p.cidr6, p.ipv6); exit != nil {
 		return exit
 	}

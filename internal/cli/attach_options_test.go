@@ -135,12 +135,13 @@ func TestParseAttach_Accepted(t *testing.T) {
 		}},
 		{"number like strtol", []string{"-m", " +1400", " +4242", "tap0"}, func(a *Attach) { a.MTU = 1400 }},
 		{"largest MTU", []string{"-m65521", "4242", "tap0"}, func(a *Attach) { a.MTU = 65521 }},
-		{"own options", []string{"--log-level=debug", "--log-format=json", "--resolv-conf=/r", "--tcp-path=plain", "--no-offload", "--disable-dns", "4242", "tap0"}, func(a *Attach) {
+		{"own options", []string{"--log-level=debug", "--log-format=json", "--resolv-conf=/r", "--tcp-path=plain", "--no-offload", "--queues=16", "--disable-dns", "4242", "tap0"}, func(a *Attach) {
 			a.LogLevel = slog.LevelDebug
 			a.LogFormat = "json"
 			a.ResolvConf = "/r"
 			a.TCPPath = "plain"
 			a.NoOffload = true
+			a.Queues = 16
 			a.DisableDNS = true
 		}},
 	} {
@@ -320,7 +321,7 @@ func TestHelp_EveryOptionWorks(t *testing.T) {
 	samples := map[string][]string{
 		"--exit-fd": {closedFD}, "--ready-fd": {closedFD}, "--mtu": {"1400"}, "--cidr": {"10.1.0.0/16"},
 		"--netns-type": {"tapfd"}, "--userns-path": {dir}, "--macaddress": {"02:00:00:00:00:01", "-c"},
-		"--log-level": {"debug"}, "--log-format": {"json"}, "--resolv-conf": {"/r"}, "--tcp-path": {"plain"}, "--publish": {"8080:80"}, "--publish-mode": {"stack"}, "--expose-host": {"5432:80"}, "--cidr6": {"fd01::/64", "-6"}, "--api-socket": {"/a"}, "--http-socket": {"/h"},
+		"--log-level": {"debug"}, "--log-format": {"json"}, "--resolv-conf": {"/r"}, "--tcp-path": {"plain"}, "--publish": {"8080:80"}, "--publish-mode": {"stack"}, "--expose-host": {"5432:80"}, "--queues": {"2"}, "--cidr6": {"fd01::/64", "-6"}, "--api-socket": {"/a"}, "--http-socket": {"/h"},
 		"--outbound-addr": {"127.0.0.1"}, "--outbound-addr6": {"::1"},
 	}
 	base, exit := ParseAttach("epiphyte", []string{"4242", "tap0"})

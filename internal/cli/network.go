@@ -32,7 +32,7 @@ const farewell = 100 * time.Millisecond
 
 // tapConfig is the device as the options ask for it.
 func (o *Options) tapConfig(target tap.Target, name string, configure bool, mac net.HardwareAddr, r *reporter) tap.Config {
-	cfg := tap.Config{Target: target, Name: name, NoOffload: o.NoOffload, Logger: r.log}
+	cfg := tap.Config{Target: target, Name: name, Queues: o.Queues, NoOffload: o.NoOffload, Logger: r.log}
 	if configure {
 		cfg.Configure = &tap.Network{
 			Address: netip.PrefixFrom(o.Plan.Guest, o.Plan.Prefix.Bits()),
@@ -75,6 +75,9 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 		ResolvConf:          o.ResolvConf,
 		PublishMode:         o.PublishMode,
 		Logger:              r.log,
+	}
+	for _, q := range n.device.Queues()[1:] {
+		gc.Queues = append(gc.Queues, q)
 	}
 	if n.agent != nil {
 		gc.Sockets = n.agent

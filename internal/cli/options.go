@@ -10,6 +10,7 @@ import (
 	"epiphyte/internal/outbound"
 	"epiphyte/internal/plan"
 	"epiphyte/portfwd"
+	"epiphyte/tap"
 )
 
 // Options are what both commands have in common: the guest's network and how
@@ -29,6 +30,7 @@ type Options struct {
 	ResolvConf string     // where the host's name servers are read
 	TCPPath    string     // tcpInline or tcpPlain
 	NoOffload  bool       // no virtio-net header on the TAP
+	Queues     int        // of the TAP, with a thread each; 0: one
 	LogLevel   slog.Level // to stderr
 	LogFormat  string     // logText or logJSON
 }
@@ -62,7 +64,8 @@ func (o *Options) addOwn(fs *pflag.FlagSet) {
 	fs.Var(stringValue(&o.ResolvConf), "resolv-conf", "read the host's name servers from `PATH`")
 	fs.Var(choiceValue("tcp-path", &o.TCPPath, tcpInline, tcpPlain), "tcp-path", "handle TCP segments by `PATH`: inline (faster), plain")
 	boolFlag(fs, "no-offload", "", "use the TAP without checksum and segmentation offload", &o.NoOffload)
-	for _, name := range [...]string{"publish", "publish-mode", "expose-host", "http-socket", "log-level", "log-format", "resolv-conf", "tcp-path", "no-offload"} {
+	fs.Var(queuesValue(&o.Queues), "queues", fmt.Sprintf("give the TAP `N` queues with a thread each, 1 to %d", tap.MaxQueues))
+	for _, name := range [...]string{"publish", "publish-mode", "expose-host", "http-socket", "log-level", "log-format", "resolv-conf", "tcp-path", "no-offload", "queues"} {
 		own(fs.Lookup(name))
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"epiphyte/portfwd"
+	"epiphyte/tap"
 )
 
 // value is a pflag.Value made of functions: what to do when the flag is set and
@@ -85,6 +86,18 @@ func mtuValue(dst *int) value {
 		n, err := parseInt(s)
 		if err != nil || n <= 0 || n > maxMTU {
 			return fmt.Errorf("MTU must be a positive integer (< %d)", maxMTU+1)
+		}
+		*dst = n
+		return nil
+	}}
+}
+
+// queuesValue reads how many queues the TAP is to have.
+func queuesValue(dst *int) value {
+	return value{initial: "1", set: func(s string) error {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 || n > tap.MaxQueues {
+			return fmt.Errorf("--queues must be a number from 1 to %d", tap.MaxQueues)
 		}
 		*dst = n
 		return nil

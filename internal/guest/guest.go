@@ -1,5 +1,5 @@
-// Package guest assembles the network of one guest: a shard, a stack, a
-// forwarder and the services of the address plan, over one frame device.
+// Package guest assembles the network of one guest: lanes of a shard, a stack and
+// a forwarder each, and the services of the address plan, over one frame device.
 //
 // # Theory of operation
 //
@@ -7,9 +7,14 @@
 // the thread that moves its packets, the sockets that stand for it. Nothing is
 // shared between two of them, so one process may serve several.
 //
+// There is a lane for each queue of the device, nearly always one. Lane 0 has the
+// services as well: names, leases, advertisements, published ports. With several
+// lanes, package steer sees to it that each flow is one lane's alone, and limits
+// are divided among them; with one there is no such thing.
+//
 // New builds the parts from the bottom up and leaves nothing behind when one of
-// them fails. Serve runs the shard on the calling goroutine and ends with its
-// context or with the device. Close takes the parts down in the reverse order;
+// them fails. Serve runs lane 0 on the calling goroutine and the others on their
+// own, and ends with its context or with the device. Close takes the parts down in the reverse order;
 // after it no goroutine, descriptor or timer of the guest is left, the device
 // excepted, which belongs to the caller.
 //
@@ -20,9 +25,9 @@
 package guest
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"time"
@@ -34,6 +39,7 @@ import (
 	"epiphyte/internal/plan"
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
+	"epiphyte/internal/steer"
 	"epiphyte/portfwd"
 	"epiphyte/stack"
 )
@@ -41,6 +47,8 @@ import (
 // Config of a Guest. Device and Plan are required.
 type Config struct {
 	Device stack.Device
+	// Queues are further queues of the same device.
+	Queues []stack.Device
 	Plan   plan.Plan
 	// MTU of the guest's link in bytes, 1500 if zero.
 	MTU int
@@ -67,15 +75,13 @@ type Config struct {
 
 // Guest is the running network of one guest.
 type Guest struct {
-	shard     *shard.Shard
-	stack     *stack.Stack
-	relay     *relay.Relay
-	forwarder *forwarder.Forwarder
-	ports     *portfwd.Manager
-	resolver  *dns.Resolver
-	ipv6      bool
-	served    chan struct{} // closed when Serve has returned
-	announce  shard.Timer
+	lanes    []*lane
+	steering *steer.Group // nil with one lane
+	ports    *portfwd.Manager
+	resolver *dns.Resolver
+	ipv6     bool
+	served   chan struct{} // closed when Serve has returned
+	announce shard.Timer
 
 	advertised int // router advertisements sent unasked
 }
@@ -91,33 +97,20 @@ func New(cfg Config) (_ *Guest, err error) {
 			g.Close()
 		}
 	}()
-	if g.shard, err = shard.New(shard.Config{}); err != nil {
-		return nil, fmt.Errorf("start event loop: %w", err)
-	}
-	g.relay = relay.New(g.shard, cfg.BufferBytes)
 	fc := forwarder.Config{
 		Rules: forwarder.Rules{
 			Plan:                cfg.Plan,
 			DisableHostLoopback: cfg.DisableHostLoopback,
 			DisableDNS:          cfg.DisableDNS,
 		},
-		Shard:  g.shard,
-		Relay:  g.relay,
 		DHCP:   dhcp.New(dhcp.Config{Plan: cfg.Plan, MTU: cfg.MTU, MAC: cfg.Plan.HardwareAddr()}),
 		Source: cfg.Source.For,
 		Logger: cfg.Logger,
 		Limits: cfg.Limits,
 	}
-	if !cfg.DisableDNS {
-		g.resolver = dns.New(dns.Config{Shard: g.shard, ResolvConf: cfg.ResolvConf, Source: cfg.Source, Logger: cfg.Logger})
-		fc.DNS = g.resolver
-	}
-	g.forwarder = forwarder.New(fc)
 	sc := stack.Config{
 		Device:   cfg.Device,
-		Shard:    g.shard,
 		Plan:     cfg.Plan,
-		Handler:  g.forwarder,
 		MTU:      cfg.MTU,
 		PlainTCP: cfg.PlainTCP,
 		Logger:   cfg.Logger,
@@ -125,15 +118,29 @@ func New(cfg Config) (_ *Guest, err error) {
 	if g.ipv6 {
 		sc.RouterAdvertisement = dhcp.RouterAdvertisement(cfg.Plan, cfg.Plan.HardwareAddr(), cfg.MTU)
 	}
-	if g.stack, err = stack.New(sc); err != nil {
-		return nil, fmt.Errorf("build network stack: %w", err)
+	pc := portfwd.Config{Plan: cfg.Plan, Sockets: cfg.Sockets, Mode: cfg.PublishMode, Logger: cfg.Logger}
+	count := 1 + len(cfg.Queues)
+	if count > 1 {
+		g.steering = steer.New(steer.Config{
+			Queues:     append([]stack.Device{cfg.Device}, cfg.Queues...),
+			Plan:       cfg.Plan,
+			DisableDNS: cfg.DisableDNS,
+		})
+		pc.Claims = g.steering
+		fc.Limits = cfg.Limits.Divided(count)
+		cfg.BufferBytes = cmp.Or(cfg.BufferBytes, relay.DefaultBufferBytes) / count
 	}
-	g.forwarder.Attach(g.stack)
-	g.ports = portfwd.New(portfwd.Config{
-		Plan: cfg.Plan, Shard: g.shard, Relay: g.relay, Stack: g.stack,
-		Sockets: cfg.Sockets, Mode: cfg.PublishMode, Logger: cfg.Logger,
-	})
-	g.forwarder.SetInbound(g.ports)
+	for i := range count {
+		l, err := g.newLane(i, &cfg, fc, sc)
+		g.lanes = append(g.lanes, l)
+		if err != nil {
+			return nil, err
+		}
+	}
+	l := g.lanes[0]
+	pc.Shard, pc.Relay, pc.Stack = l.shard, l.relay, l.stack
+	g.ports = portfwd.New(pc)
+	l.forwarder.SetInbound(g.ports)
 	if g.ipv6 {
 		// The first one at once: a guest whose link is already up has sent its
 		// solicitation before we could hear it.
@@ -142,11 +149,20 @@ func New(cfg Config) (_ *Guest, err error) {
 	return g, nil
 }
 
+// serveNames gives lane 0 its resolver.
+func (g *Guest) serveNames(s *shard.Shard, cfg *Config, fc *forwarder.Config) {
+	if cfg.DisableDNS {
+		return
+	}
+	g.resolver = dns.New(dns.Config{Shard: s, ResolvConf: cfg.ResolvConf, Source: cfg.Source, Logger: cfg.Logger})
+	fc.DNS = g.resolver
+}
+
 // advertise sends a router advertisement and arms the timer for the next.
 func (g *Guest) advertise() {
-	g.stack.SendRouterAdvertisement()
+	g.lanes[0].stack.SendRouterAdvertisement()
 	g.advertised++
-	g.shard.Arm(&g.announce, dhcp.AdvertisementDelay(g.advertised, rand.Float64()), shard.TaskFunc(g.advertise))
+	g.lanes[0].shard.Arm(&g.announce, dhcp.AdvertisementDelay(g.advertised, rand.Float64()), shard.TaskFunc(g.advertise))
 }
 
 // Ports publishes host ports to the guest.
@@ -158,18 +174,14 @@ func (g *Guest) Serve(ctx context.Context) error {
 	defer close(g.served)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	watcher := make(chan struct{})
-	go func() {
-		defer close(watcher)
-		select {
-		case err := <-g.stack.Failed():
-			cancel(err)
-		case <-ctx.Done():
-		}
-	}()
-	err := g.shard.Serve(ctx)
-	cancel(nil)
-	<-watcher
+	others := make(chan error)
+	for _, l := range g.lanes[1:] {
+		go func() { others <- l.serve(ctx, cancel) }()
+	}
+	err := g.lanes[0].serve(ctx, cancel)
+	for range g.lanes[1:] {
+		err = cmp.Or(err, <-others)
+	}
 	if err == nil && errors.Is(context.Cause(ctx), stack.ErrDeviceGone) {
 		err = stack.ErrDeviceGone
 	}
@@ -182,17 +194,22 @@ func (g *Guest) Close() error {
 	if g.ports != nil {
 		g.ports.Close()
 	}
-	if g.forwarder != nil {
-		g.forwarder.Close()
-	}
-	if g.stack != nil {
-		g.stack.Close()
+	for _, l := range g.lanes {
+		if l.forwarder != nil {
+			l.forwarder.Close()
+		}
+		if l.stack != nil {
+			l.stack.Close()
+		}
 	}
 	if g.resolver != nil {
 		g.resolver.Close()
 	}
-	if g.shard != nil {
-		return g.shard.Close()
+	var err error
+	for _, l := range g.lanes {
+		if l.shard != nil {
+			err = errors.Join(err, l.shard.Close())
+		}
 	}
-	return nil
+	return err
 }

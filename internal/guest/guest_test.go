@@ -40,7 +40,8 @@ func testPlan(t *testing.T, v6 bool) plan.Plan {
 
 // fixture is a guest.Guest over a fake device, served until the test ends.
 type fixture struct {
-	port   *forwardertest.Port
+	port   *forwardertest.Port   // of the first queue
+	ports  []*forwardertest.Port // of all
 	guest  *guest.Guest
 	cancel context.CancelFunc
 	served chan error
@@ -50,15 +51,29 @@ type fixture struct {
 // start builds a Guest; serve says whether to serve it as well.
 func start(t *testing.T, cfg guest.Config, serve bool) *fixture {
 	t.Helper()
-	dev, port, err := forwardertest.Pipe(false)
-	if err != nil {
-		t.Fatal(err)
+	return startLanes(t, cfg, 1, serve)
+}
+
+// startLanes does it with that many queues.
+func startLanes(t *testing.T, cfg guest.Config, lanes int, serve bool) *fixture {
+	t.Helper()
+	var devs []*forwardertest.Device
+	var ports []*forwardertest.Port
+	for range lanes {
+		dev, port, err := forwardertest.Pipe(false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { port.Close(); dev.Close() })
+		devs, ports = append(devs, dev), append(ports, port)
 	}
-	t.Cleanup(func() { port.Close(); dev.Close() })
+	for _, dev := range devs[1:] {
+		cfg.Queues = append(cfg.Queues, dev)
+	}
 	if !cfg.Plan.Prefix.IsValid() {
 		cfg.Plan = testPlan(t, true)
 	}
-	cfg.Device = dev
+	cfg.Device = devs[0]
 	cfg.Logger = slog.New(slog.DiscardHandler)
 	if cfg.ResolvConf == "" {
 		cfg.ResolvConf = resolvConf(t)
@@ -67,7 +82,7 @@ func start(t *testing.T, cfg guest.Config, serve bool) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{port: port, guest: g, served: make(chan error, 1)}
+	f := &fixture{port: ports[0], ports: ports, guest: g, served: make(chan error, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
 	f.cancel = cancel
 	if serve {

@@ -6,17 +6,20 @@ import (
 
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
+	"epiphyte/internal/steer"
 )
 
 // Flows lists the flows of the moment: connections, those in the making
-// included, mappings and sessions. It waits for the shard, which must be
+// included, mappings and sessions. It waits for each shard, which must be
 // serving; after Close it returns nil.
 func (g *Guest) Flows() []relay.Info {
 	var list []relay.Info
-	g.ask(func() {
-		list = g.relay.Append(list)
-		list = g.forwarder.Append(list)
-		list = g.ports.Append(list)
+	g.ask(func(l *lane) {
+		list = l.relay.Append(list)
+		list = l.forwarder.Append(list)
+		if l == g.lanes[0] {
+			list = g.ports.Append(list)
+		}
 	})
 	slices.SortFunc(list, func(a, b relay.Info) int {
 		return cmp.Or(cmp.Compare(a.Proto, b.Proto), a.Guest.Compare(b.Guest), a.Remote.Compare(b.Remote))
@@ -31,35 +34,53 @@ type Stats struct {
 	Mappings    int // UDP and echo mappings
 	Sessions    int // clients of published UDP ports
 	Total       relay.Totals
+	Lanes       []LaneStats // with several queues
 }
 
-// Stats waits for the shard as Flows does.
+// LaneStats are one lane's part.
+type LaneStats struct {
+	Frames      steer.Stats
+	Connections uint64 // established since the start
+}
+
+// Stats waits for the shards as Flows does. Those of several lanes are of one
+// moment each.
 func (g *Guest) Stats() (s Stats) {
-	g.ask(func() {
-		c := g.forwarder.Counts()
-		attempts, sessions := g.ports.Counts()
-		s = Stats{
-			Connecting:  c.Dials + attempts,
-			Connections: c.TCP,
-			Mappings:    c.Mappings,
-			Sessions:    sessions,
-			Total:       g.relay.Totals(),
+	g.ask(func(l *lane) {
+		c := l.forwarder.Counts()
+		t := l.relay.Totals()
+		s.Connecting += c.Dials
+		s.Connections += c.TCP
+		s.Mappings += c.Mappings
+		s.Total.Connections += t.Connections
+		s.Total.In += t.In
+		s.Total.Out += t.Out
+		if l.steered != nil {
+			s.Lanes = append(s.Lanes, LaneStats{Frames: l.steered.Stats(), Connections: t.Connections})
+		}
+		if l == g.lanes[0] {
+			attempts, sessions := g.ports.Counts()
+			s.Connecting += attempts
+			s.Sessions = sessions
 		}
 	})
 	return s
 }
 
-// ask runs f on the shard's thread and waits for it.
-func (g *Guest) ask(f func()) {
-	done := make(chan struct{})
-	if !g.shard.Post(shard.TaskFunc(func() {
-		f()
-		close(done)
-	})) {
-		return
-	}
-	select {
-	case <-done:
-	case <-g.served:
+// ask runs f on each lane's thread, one after the other, and waits for it.
+func (g *Guest) ask(f func(*lane)) {
+	for _, l := range g.lanes {
+		done := make(chan struct{})
+		if !l.shard.Post(shard.TaskFunc(func() {
+			f(l)
+			close(done)
+		})) {
+			return
+		}
+		select {
+		case <-done:
+		case <-g.served:
+			return
+		}
 	}
 }

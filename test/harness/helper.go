@@ -78,7 +78,7 @@ func (e *Env) Start(ctx context.Context, cfg HelperConfig) (*Helper, error) {
 	}
 	defer exitR.Close()
 	var stdout, stderr lockedBuffer
-	argv := slices.Concat(cfg.Wrap, []string{e.Binary}, cfg.Args)
+	argv := slices.Concat(cfg.Wrap, []string{e.Binary}, e.flags(cfg.Args))
 	attr := &syscall.SysProcAttr{}
 	if cfg.Etc != "" || cfg.ReadOnly {
 		argv = slices.Concat([]string{"/proc/self/exe", cfg.Etc, strconv.FormatBool(cfg.ReadOnly)}, argv)
@@ -113,6 +113,19 @@ func (e *Env) Start(ctx context.Context, cfg HelperConfig) (*Helper, error) {
 		return nil, err
 	}
 	return h, nil
+}
+
+// flags puts what EnvFlags asks for before other options.
+func (e *Env) flags(args []string) []string {
+	more := strings.Fields(os.Getenv(EnvFlags))
+	if !e.Product || len(more) == 0 || len(args) == 0 {
+		return args
+	}
+	at := 0
+	if args[0] == "run" {
+		at = 1
+	}
+	return slices.Insert(slices.Clone(args), at, more...)
 }
 
 func (h *Helper) wait() {

@@ -22,6 +22,10 @@ const (
 	// then driven instead (for example /usr/bin/slirp4netns).
 	EnvHelper = "HELPER"
 
+	// EnvFlags are more options, separated by spaces, for every helper of ours:
+	// the whole suite by another way, as in --queues=2.
+	EnvFlags = "EPIPHYTE_FLAGS"
+
 	envStage   = "EPIPHYTE_HARNESS_STAGE"
 	envScratch = "EPIPHYTE_HARNESS_SCRATCH"
 )
