@@ -16,7 +16,6 @@ type epoll struct {
 	woken bool // by Wake, in the last call
 	spin  spin
 	brief bool // the last sleep was
-	spare bool // others have a P while the shard sleeps on its own
 }
 
 func newEpoll() (*epoll, error) {
@@ -29,7 +28,7 @@ func newEpoll() (*epoll, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	e := &epoll{fd: fd, wake: wake, spare: runtime.GOMAXPROCS(0) > 1}
+	e := &epoll{fd: fd, wake: wake}
 	// Edge-triggered, and so never read: a full counter takes 2^64 writes.
 	if err := e.Add(wake, unix.EPOLLIN|unix.EPOLLET, 0); err != nil {
 		e.Close()
@@ -84,21 +83,23 @@ const briefFor = 10 * time.Millisecond
 // call too, bounded by briefFor. Told of sleep after sleep, the runtime's monitor
 // takes the P away every 10 ms and then looks every 0.1 ms whether it may again:
 // 9 % of a flood's CPU time (make bench ROWS=udp-1400). The garbage collector
-// interrupts the call by a signal; with GODEBUG=asyncpreemptoff=1 it waits.
+// interrupts the call by a signal; with GODEBUG=asyncpreemptoff=1 it waits. Where
+// there is only one P, which a limit of the cgroup may come to mean at any time, it is
+// left to the others.
 func (e *epoll) Wait(events []Event, timeout time.Duration) (int, error) {
 	if timeout == 0 {
 		return e.collect(events, e.wait(len(events), 0, true))
 	}
 	begun := time.Now()
 	r := result{}
-	if e.brief && (timeout < 0 || timeout > briefFor) {
+	if e.brief && (timeout < 0 || timeout > briefFor) && runtime.GOMAXPROCS(0) > 1 {
 		r = e.wait(len(events), briefFor, true)
 	}
 	if r == (result{}) {
 		r = e.wait(len(events), timeout, false)
 	}
 	slept := time.Since(begun)
-	e.brief = slept < briefFor && e.spare
+	e.brief = slept < briefFor
 	e.spin.slept(slept)
 	return e.collect(events, r)
 }
