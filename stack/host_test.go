@@ -146,14 +146,15 @@ func (h *host) idle(g *stacktest.Guest) {
 		h.do(func() {
 			conns, flows, endpoints, claims = h.stack.Conns(), len(h.flows), h.stack.Endpoints(), len(h.claimed)
 		})
+		var states []string
 		guest := 0
 		if g != nil {
-			guest = g.Endpoints()
+			guest, states = g.Endpoints(), g.States()
 		}
 		if conns+flows+endpoints+guest+claims == 0 {
 			return ""
 		}
-		return fmt.Sprintf("left over: %d connections, %d flows, %d endpoints, %d of the guest, %d claims", conns, flows, endpoints, guest, claims)
+		return fmt.Sprintf("left over: %d connections, %d flows, %d endpoints, %d of the guest %v, %d claims", conns, flows, endpoints, guest, states, claims)
 	})
 }
 

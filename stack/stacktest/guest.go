@@ -33,6 +33,10 @@ type GuestConfig struct {
 	TimeWait time.Duration
 }
 
+// lingerTimeout is how long a closed connection of the guest waits for our end: a
+// few retransmissions, and less than tests have patience for.
+const lingerTimeout = 15 * time.Second
+
 // Guest is a netstack of its own at the guest's end of a Device.
 type Guest struct {
 	gv      *gvisor.Stack
@@ -65,7 +69,10 @@ func NewGuest(t testing.TB, cfg GuestConfig) *Guest {
 	})
 	sack := tcpip.TCPSACKEnabled(true)
 	timeWait := tcpip.TCPTimeWaitTimeoutOption(cfg.TimeWait)
-	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &timeWait} {
+	// A guest that has not heard of the end, since a RST was lost, gives up by
+	// itself after a minute otherwise.
+	linger := tcpip.TCPLingerTimeoutOption(lingerTimeout)
+	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &timeWait, &linger} {
 		if err := g.gv.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			t.Fatalf("set option %T: %v", o, err)
 		}
@@ -154,6 +161,16 @@ func (g *Guest) Listen(port uint16, v6 bool) (net.Listener, error) {
 // TIME-WAIT included.
 func (g *Guest) Endpoints() int {
 	return len(g.gv.RegisteredEndpoints())
+}
+
+// States of the endpoints, for what a test says when some are left.
+func (g *Guest) States() (states []string) {
+	for _, ep := range g.gv.RegisteredEndpoints() {
+		if ep, ok := ep.(*tcp.Endpoint); ok {
+			states = append(states, ep.EndpointState().String())
+		}
+	}
+	return states
 }
 
 // receive is the guest's end of a frame from the stack.
