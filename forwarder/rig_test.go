@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/plan/plantest"
 	"epiphyte/internal/shard"
 	"epiphyte/stack"
 )
@@ -58,7 +59,7 @@ func newRigOn(t *testing.T, cfg Config, offload bool) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.shard.Close() })
-	cfg.Rules.Plan = testPlan(t)
+	cfg.Rules.Plan = plantest.New(t)
 	cfg.Shard = r.shard
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

@@ -9,6 +9,7 @@ import (
 
 	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/dhcp"
+	"epiphyte/internal/plan/plantest"
 	"epiphyte/internal/shard"
 	"epiphyte/stack"
 )
@@ -174,7 +175,7 @@ func TestB27_StreamByTCP(t *testing.T) {
 // TestDHCPAnswersByBroadcast: whoever asks has no address yet, so the answer
 // goes to all, from the gateway, to the client's port.
 func TestDHCPAnswersByBroadcast(t *testing.T) {
-	p := testPlan(t)
+	p := plantest.New(t)
 	for _, tt := range []struct{ src, dst netip.Addr }{
 		{netip.IPv4Unspecified(), limitedBroadcast()},
 		{netip.MustParseAddr("10.0.2.15"), p.Gateway},
@@ -214,7 +215,7 @@ func discover() []byte {
 // TestDHCPv6AnswersTheAsker: an INFORMATION-REQUEST to the servers' group is
 // answered from the gateway's link-local address.
 func TestDHCPv6AnswersTheAsker(t *testing.T) {
-	p := testPlan(t)
+	p := plantest.New(t)
 	r := newRig(t, Config{DHCP: dhcp.New(dhcp.Config{Plan: p, MTU: 1500, MAC: p.HardwareAddr()})})
 	src := at(netip.MustParseAddr("fe80::64"), 546)
 	r.send(forwardertest.UDP(src, at(allDHCPServers(), 547), 64, []byte{11, 1, 2, 3}))

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"epiphyte/internal/plan"
+	"epiphyte/internal/plan/plantest"
 	"epiphyte/stack"
 )
 
@@ -28,17 +29,8 @@ const (
 	all = tcp | udp | echo
 )
 
-func testPlan(t testing.TB) plan.Plan {
-	t.Helper()
-	p, err := plan.New(plan.DefaultIPv4(), plan.DefaultIPv6())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
 func testRules(t testing.TB) map[int]*Rules {
-	p := testPlan(t)
+	p := plantest.New(t)
 	return map[int]*Rules{
 		open:       {Plan: p},
 		noLoopback: {Plan: p, DisableHostLoopback: true},

@@ -16,6 +16,7 @@ import (
 	"epiphyte/forwarder"
 	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/plan"
+	"epiphyte/internal/plan/plantest"
 	"epiphyte/internal/shard"
 	"epiphyte/stack"
 )
@@ -89,10 +90,7 @@ func eachOf(t *testing.T, kinds []kind, cfg forwarder.Config, test func(t *testi
 func newWorld(t *testing.T, k kind, cfg forwarder.Config) *world {
 	t.Helper()
 	forwardertest.CheckLeaks(t)
-	p, err := plan.New(plan.DefaultIPv4(), plan.DefaultIPv6())
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := plantest.New(t)
 	w := &world{t: t, plan: p, patience: patience}
 	dev, port, err := forwardertest.Pipe(k.offload)
 	if err != nil {

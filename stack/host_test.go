@@ -17,7 +17,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
-	"epiphyte/internal/plan"
+	"epiphyte/internal/plan/plantest"
 	"epiphyte/internal/shard"
 	"epiphyte/stack"
 	"epiphyte/stack/stacktest"
@@ -30,15 +30,6 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	goleak.VerifyTestMain(m)
-}
-
-func testPlan(t testing.TB) plan.Plan {
-	t.Helper()
-	p, err := plan.New(plan.DefaultIPv4(), plan.DefaultIPv6())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
 }
 
 // patience bounds every wait of these tests. What takes so long has failed; over
@@ -98,7 +89,7 @@ func newHost(t testing.TB, cfg hostConfig) *host {
 		t.Fatal(err)
 	}
 	h.stack, err = stack.New(stack.Config{
-		Device: cfg.device, Shard: h.shard, Plan: testPlan(t), Handler: h, MTU: cfg.mtu, PlainTCP: cfg.plain,
+		Device: cfg.device, Shard: h.shard, Plan: plantest.New(t), Handler: h, MTU: cfg.mtu, PlainTCP: cfg.plain,
 		Claims: h.claimed, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

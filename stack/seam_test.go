@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/plan"
+	"epiphyte/internal/plan/plantest"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/shard/shardtest"
 	"epiphyte/stack"
@@ -49,7 +50,7 @@ type seamConfig struct {
 
 func newSeam(t testing.TB, cfg seamConfig) *seam {
 	t.Helper()
-	s := &seam{t: t, plan: testPlan(t), poller: new(shardtest.Poller)}
+	s := &seam{t: t, plan: plantest.New(t), poller: new(shardtest.Poller)}
 	if cfg.noIPv6 {
 		var err error
 		if s.plan, err = plan.New(plan.DefaultIPv4(), netip.Prefix{}); err != nil {

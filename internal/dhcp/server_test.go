@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"epiphyte/internal/plan"
+	"epiphyte/internal/plan/plantest"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -19,10 +20,7 @@ func (c *clock) now() time.Time { return c.t }
 
 func newServer(t *testing.T, cfg Config) (*Server, *clock) {
 	t.Helper()
-	p, err := plan.New(plan.DefaultIPv4(), plan.DefaultIPv6())
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := plantest.New(t)
 	c := &clock{time.Unix(1e9, 0)}
 	cfg.Plan, cfg.Now = p, c.now
 	return New(cfg), c
@@ -244,10 +242,7 @@ func TestOtherSubnet(t *testing.T) {
 }
 
 func FuzzHandle(f *testing.F) {
-	p, err := plan.New(plan.DefaultIPv4(), plan.DefaultIPv6())
-	if err != nil {
-		f.Fatal(err)
-	}
+	p := plantest.New(f)
 	for _, kind := range []dhcpv4.MessageType{none, discover, request, dhcpv4.MessageTypeInform, dhcpv4.MessageTypeRelease} {
 		m, err := dhcpv4.New(dhcpv4.WithHwAddr(mac(1)), wishFor("10.0.2.17"))
 		if err != nil {
@@ -290,10 +285,7 @@ func FuzzHandle(f *testing.F) {
 }
 
 func FuzzHandleV6(f *testing.F) {
-	p, err := plan.New(plan.DefaultIPv4(), plan.DefaultIPv6())
-	if err != nil {
-		f.Fatal(err)
-	}
+	p := plantest.New(f)
 	whole := append([]byte{typeInformationRequest, 1, 2, 3}, 0, 1, 0, 10, 0, 3, 0, 1, 2, 0, 0, 0, 0, 1, 0, 6, 0, 2, 0, 23)
 	for n := range len(whole) + 1 {
 		f.Add(whole[:n])

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"epiphyte/internal/plan"
+	"epiphyte/internal/plan/plantest"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -21,10 +22,7 @@ func unhex(t *testing.T, s string) []byte {
 }
 
 func TestRouterAdvertisement(t *testing.T) {
-	p, err := plan.New(plan.DefaultIPv4(), plan.DefaultIPv6())
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := plantest.New(t)
 	want := `86 00 0000 40 00 0708 00000000 00000000
 		01 01 5255 0a000202
 		03 04 40 c0 00015180 00003840 00000000 fd000000000000000000000000000000
@@ -35,7 +33,7 @@ func TestRouterAdvertisement(t *testing.T) {
 			t.Errorf("MTU %d (-want +got):\n%s", mtu, diff)
 		}
 	}
-	p, err = plan.New(plan.DefaultIPv4(), plan.Plan{}.Prefix6)
+	p, err := plan.New(plan.DefaultIPv4(), plan.Plan{}.Prefix6)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,9 +14,9 @@
 //
 // New builds the parts from the bottom up and leaves nothing behind when one of
 // them fails. Serve runs lane 0 on the calling goroutine and the others on their
-// own, and ends with its context or with the device. Close takes the parts down in the reverse order;
-// after it no goroutine, descriptor or timer of the guest is left, the device
-// excepted, which belongs to the caller.
+// own, and ends with its context or with the device. Close takes the parts down in
+// the reverse order; after it no goroutine, descriptor or timer of the guest is
+// left, the device excepted, which belongs to the caller.
 //
 // Timers: one, for the router advertisements that nobody asked for, every 200
 // to 600 s; only with IPv6.

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/plan/plantest"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/shard/shardtest"
 	"epiphyte/stack"
@@ -86,7 +87,7 @@ type lanes struct {
 func newLanes(t testing.TB, count int, vnet bool) *lanes {
 	t.Helper()
 	w := new(lanes)
-	cfg := Config{Plan: testPlan(t)}
+	cfg := Config{Plan: plantest.New(t)}
 	for range count {
 		q := &queue{vnet: vnet}
 		w.queues = append(w.queues, q)

@@ -6,22 +6,13 @@ import (
 	"testing"
 
 	"epiphyte/forwarder/forwardertest"
-	"epiphyte/internal/plan"
+	"epiphyte/internal/plan/plantest"
 	"epiphyte/stack"
 )
 
-func testPlan(t testing.TB) plan.Plan {
-	t.Helper()
-	p, err := plan.New(plan.DefaultIPv4(), plan.DefaultIPv6())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
 // testGroup has lanes, but no queues to read.
 func testGroup(t testing.TB, lanes int, disableDNS bool) *Group {
-	p := testPlan(t)
+	p := plantest.New(t)
 	return &Group{rules: newRules(lanes, &p, disableDNS)}
 }
 
@@ -103,7 +94,7 @@ func TestOneOwnerForEachConnection(t *testing.T) {
 
 func TestOneOwnerForEachMapping(t *testing.T) {
 	g := testGroup(t, 4, false)
-	p := testPlan(t)
+	p := plantest.New(t)
 	for _, pair := range pairs(g, stack.ProtoUDP) {
 		guest := pair[0]
 		gateway := p.Gateway
@@ -135,7 +126,7 @@ func TestOneOwnerForEachMapping(t *testing.T) {
 // What is not TCP or UDP of the outside has its services on lane 0.
 func TestLaneZeroHasTheServices(t *testing.T) {
 	g := testGroup(t, 16, false)
-	p := testPlan(t)
+	p := plantest.New(t)
 	mac := forwardertest.GuestMAC()
 	arp := append(append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, mac[:]...), 8, 6, 0, 1, 8, 0, 6, 4, 0, 1)
 	for i := range uint16(64) {
@@ -173,7 +164,7 @@ func TestLaneZeroHasTheServices(t *testing.T) {
 // An address that is nobody's service is an ordinary one.
 func TestDisabledDNSIsNoService(t *testing.T) {
 	g := testGroup(t, 16, true)
-	p := testPlan(t)
+	p := plantest.New(t)
 	used := map[int]bool{}
 	for i := range uint16(64) {
 		used[g.ownerOf(forwardertest.SYN(netip.AddrPortFrom(p.Guest, 40000+i), netip.AddrPortFrom(p.DNS, 53), 1))] = true

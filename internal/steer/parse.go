@@ -27,8 +27,9 @@ const (
 	maxExtensions  = 8
 )
 
-// look finds out the flow, zero before, of a packet from the guest, given the Ethernet type and
-// what begins with the IP header. Lengths are believed as far as there are bytes.
+// look finds out the flow, zero before, of a packet from the guest, given the
+// Ethernet type and what begins with the IP header. Lengths are believed as far as
+// there are bytes.
 func (f *flow) look(etherType uint16, ip []byte) {
 	var transport []byte
 	var proto uint8
