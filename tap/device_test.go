@@ -173,7 +173,7 @@ func TestOpen_DescriptorOfSocket(t *testing.T) {
 func TestOpen_DescriptorErrors(t *testing.T) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("open /dev/net/tun: %v", err)
 	}
 	defer unix.Close(fd)
 	_, err = Open(t.Context(), Config{Target: Target{FD: fd}})
