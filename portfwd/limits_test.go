@@ -9,9 +9,10 @@ import (
 	"epiphyte/internal/shard/shardtest"
 )
 
-// B19: out of descriptors the listener rests instead of spinning; the client
-// waits in the queue and is served when there are descriptors again.
-func TestB19_AcceptPause(t *testing.T) {
+// newSilentWorld has a port whose server never answers, so that attempts stay, and
+// moves only when it is told to.
+func newSilentWorld(t *testing.T) (*world, *shardtest.Clock, Entry) {
+	t.Helper()
 	clock := new(shardtest.Clock)
 	w := newWorld(t, setting{clock: clock, idle: true})
 	e, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: freePort(t, TCP, loop4), Guest: silent4})
@@ -19,6 +20,13 @@ func TestB19_AcceptPause(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.turn(0)
+	return w, clock, e
+}
+
+// B19: out of descriptors the listener rests instead of spinning; the client
+// waits in the queue and is served when there are descriptors again.
+func TestB19_AcceptPause(t *testing.T) {
+	w, clock, e := newSilentWorld(t)
 	c := dial(t, address(e))
 	restore := fillDescriptors(t)
 	w.turn(0)
@@ -65,13 +73,7 @@ func TestRemoveWhilePaused(t *testing.T) {
 
 // Attempts are bounded: further clients wait in the listener's queue.
 func TestAttemptsAreBounded(t *testing.T) {
-	clock := new(shardtest.Clock)
-	w := newWorld(t, setting{clock: clock, idle: true})
-	e, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: freePort(t, TCP, loop4), Guest: silent4})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.turn(0)
+	w, clock, e := newSilentWorld(t)
 	for range maxAttempts - 1 { // as if they were there
 		w.attempts[new(attempt)] = struct{}{}
 	}
