@@ -1,15 +1,13 @@
 package forwarder
 
 import (
-	"container/list"
 	"net/netip"
-	"time"
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/internal/relay"
-	"epiphyte/internal/shard"
-	"epiphyte/internal/sockio"
+	"epiphyte/internal/connect"
+	"epiphyte/internal/flow"
+	"epiphyte/internal/policy"
 	"epiphyte/stack"
 )
 
@@ -17,222 +15,132 @@ import (
 // handshake under way with the guest.
 type dial struct {
 	f         *Forwarder
+	record    *flow.Flow
 	syn       *stack.SYN
-	fd        int          // -1 once handed to the flow or closed
-	watch     *shard.Watch // nil if the host had answered before connect returned
-	begun     time.Duration
-	connected bool
+	host      connect.Attempt
 	handshake *stack.Handshake
-	events    uint32 // of the socket, seen during the handshake
-	place     *list.Element
-	to        netip.AddrPort // on the host; not valid of our own services
-}
-
-// dialTable holds the dials in the order in which their SYNs were last seen,
-// and how many each guest address has.
-type dialTable struct {
-	byKey  map[stack.Tuple]*dial
-	recent *list.List
-	byAddr map[netip.Addr]int
-}
-
-func (t *dialTable) init() {
-	t.byKey = make(map[stack.Tuple]*dial)
-	t.recent = list.New()
-	t.byAddr = make(map[netip.Addr]int)
-}
-
-func (t *dialTable) add(d *dial) {
-	t.byKey[d.syn.Key] = d
-	d.place = t.recent.PushBack(d)
-	t.byAddr[d.syn.Src.Addr()]++
-}
-
-func (t *dialTable) remove(d *dial) {
-	delete(t.byKey, d.syn.Key)
-	t.recent.Remove(d.place)
-	a := d.syn.Src.Addr()
-	if t.byAddr[a]--; t.byAddr[a] == 0 {
-		delete(t.byAddr, a)
-	}
-}
-
-// victim is the dial to give up for a new one: the one whose SYN was seen
-// longest ago, among the addresses that hold more than their fair share.
-func (t *dialTable) victim() *dial {
-	if len(t.byAddr) == 0 {
-		return nil
-	}
-	share := len(t.byKey) / len(t.byAddr)
-	for e := t.recent.Front(); e != nil; e = e.Next() {
-		if d := e.Value.(*dial); t.byAddr[d.syn.Src.Addr()] >= share {
-			return d
-		}
-	}
-	return nil
+	ended     bool
 }
 
 // SYN implements stack.Handler.
 func (f *Forwarder) SYN(syn *stack.SYN) {
-	if d := f.dials.byKey[syn.Key]; d != nil {
-		f.dials.recent.MoveToBack(d.place)
+	if r := f.cfg.Table.Find(flow.Dial, unix.IPPROTO_TCP, syn.Src, syn.Dst); r != nil {
+		f.cfg.Table.Used(r)
 		return
 	}
-	d := f.rules.Translate(stack.ProtoTCP, syn.Dst)
-	switch d.Action {
-	case Connect:
-		f.dial(syn, d.To)
-	case ServeDNS:
-		f.dialDNS(syn)
-	case Refuse:
-		q := syn.Quote()
-		f.stack.SendUnreachable(netip.Addr{}, d.Why, &q)
+	decision := f.decide(unix.IPPROTO_TCP, syn.Src, syn.Dst)
+	if decision.Action == policy.Refuse {
+		f.refuse(syn, decision.Errno)
+		return
 	}
-}
-
-// dial starts a connect. Errors that the kernel knows at once are told at once.
-func (f *Forwarder) dial(syn *stack.SYN, to netip.AddrPort) {
-	if !f.makeRoom() {
+	if decision.Action == policy.Drop {
+		return
+	}
+	if !f.cfg.Table.Admit(flow.Dial) {
 		f.refuse(syn, unix.EMFILE)
 		return
 	}
-	fd, errno := f.socket(to.Addr(), unix.SOCK_STREAM, 0)
+	d := &dial{f: f, syn: syn}
+	d.host = connect.Attempt{Socket: connect.None(), Shard: f.cfg.Shard, Done: d.answered}
+	d.record = &flow.Flow{
+		Owner: d, Guest: f.cfg.Guest, Kind: flow.Dial, Proto: unix.IPPROTO_TCP, Src: syn.Src, Remote: syn.Dst, FD: -1,
+	}
+	f.cfg.Table.Add(d.record)
+	d.decided(decision)
+}
+
+// decided goes on with what the policy says.
+func (d *dial) decided(decision policy.Decision) {
+	switch {
+	case d.ended:
+	case decision.Action == policy.Allow:
+		d.connect(decision.To)
+	case decision.Action == policy.ServeDNS:
+		d.connectDNS()
+	case decision.Action == policy.Refuse:
+		d.fail(decision.Errno)
+	case decision.Action == policy.Wait:
+		decision.Pending.Then(d.decided)
+	default:
+		d.close()
+	}
+}
+
+// connect starts a connect. Errors that the kernel knows at once are told at once.
+func (d *dial) connect(to netip.AddrPort) {
+	fd, errno := d.f.socket(to.Addr(), unix.SOCK_STREAM, 0)
 	if errno != 0 {
-		f.refuse(syn, errno)
+		d.fail(errno)
 		return
 	}
-	relay.Prepare(fd)
-	d := &dial{f: f, syn: syn, to: to, fd: fd}
-	errno = connect(fd, to)
-	if errno != 0 && errno != unix.EINPROGRESS {
-		unix.Close(fd)
-		f.refuse(syn, errno)
-		return
-	}
-	if sockio.Connected(fd) {
-		if sockio.ConnectedToItself(fd, to) {
-			unix.Close(fd)
-			f.refuse(syn, unix.ECONNREFUSED)
-			return
-		}
-		f.add(d)
-		d.accept()
-		return
-	}
-	f.start(d)
+	connect.Prepare(fd)
+	d.record.FD, d.record.State = fd, flow.Connecting
+	d.host.Start(fd, to, 0) // the guest's patience is what counts
 }
 
-// dialDNS connects the guest to our resolver, which needs no waiting.
-func (f *Forwarder) dialDNS(syn *stack.SYN) {
-	if f.dns == nil {
-		f.stack.SendReset(syn)
+// connectDNS connects the guest to our resolver, which needs no waiting.
+func (d *dial) connectDNS() {
+	if d.f.cfg.DNS == nil {
+		d.fail(unix.ECONNREFUSED)
 		return
 	}
-	if !f.makeRoom() {
-		f.refuse(syn, unix.EMFILE)
-		return
-	}
-	fd, err := f.dns.Stream()
+	fd, err := d.f.cfg.DNS.Stream()
 	if err != nil {
-		f.stack.SendReset(syn)
+		d.fail(unix.ECONNREFUSED)
 		return
 	}
-	f.start(&dial{f: f, syn: syn, fd: fd})
+	d.record.FD = fd
+	d.host.Socket = connect.Socket{FD: fd}
+	d.answered(0)
 }
 
-// start registers the dial; the poller reports the outcome of the connect, an
-// immediate one too.
-func (f *Forwarder) start(d *dial) {
-	w, err := f.shard.Watch(d.fd, relay.FlowEvents, d)
-	if err != nil {
-		unix.Close(d.fd)
-		f.refuse(d.syn, unix.ENOBUFS)
-		return
-	}
-	d.watch = w
-	f.add(d)
-}
-
-func (f *Forwarder) add(d *dial) {
-	d.begun = f.shard.Now()
-	f.dials.add(d)
-}
-
-// makeRoom gives up the least wanted dial when there are too many, or too many
-// connections for one more. It reports whether there is room now.
-func (f *Forwarder) makeRoom() bool {
-	if len(f.dials.byKey) < f.limits.Dials && len(f.dials.byKey)+f.relay.Len() < f.limits.TCP {
-		return true
-	}
-	v := f.dials.victim()
-	if v == nil {
-		return false
-	}
-	v.cancel()
-	return true
-}
-
-// Ready implements shard.Handler.
-func (d *dial) Ready(events uint32) {
-	d.events |= events
-	if d.connected || events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
-		return
-	}
-	var errno unix.Errno
-	if events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
-		errno = socketError(d.fd)
-	} else if d.to.IsValid() && sockio.ConnectedToItself(d.fd, d.to) {
-		errno = unix.ECONNREFUSED
-	}
+// answered has the host's answer, and lets the guest know.
+func (d *dial) answered(errno unix.Errno) {
 	if errno != 0 {
-		d.f.dials.remove(d)
-		d.closeSocket()
-		d.f.refuse(d.syn, errno)
+		d.fail(errno)
 		return
 	}
-	d.accept()
-}
-
-// accept lets the guest know that the host has accepted.
-func (d *dial) accept() {
-	d.connected = true
-	d.handshake = d.f.stack.Accept(d.syn, d.accepted)
-}
-
-// accepted ends the dial: with a flow, or without.
-func (d *dial) accepted(c *stack.Conn, errno unix.Errno) {
-	if d.fd < 0 { // cancelled meanwhile
-		return
+	d.record.State = flow.Handshake
+	h := d.f.stack.Accept(d.syn, d.accepted)
+	if !d.ended {
+		d.handshake = h
 	}
-	d.f.dials.remove(d)
-	if c == nil {
+}
+
+// accepted ends the dial: with an established connection, or without.
+func (d *dial) accepted(c *stack.Conn, _ unix.Errno) {
+	switch {
+	case d.ended: // given up meanwhile
+	case c == nil:
 		// The host has accepted, so it is owed an end: the guest's reset.
-		relay.SetAbortiveClose(d.fd)
-		d.closeSocket()
-		return
+		d.host.Reset()
+		d.close()
+	default:
+		d.ended = true
+		d.f.cfg.Relay.Start(c, d.host.Release(), d.record)
 	}
-	fd, watch := d.fd, d.watch
-	d.fd, d.watch = -1, nil
-	d.f.relay.Start(c, fd, watch, d.events)
 }
 
-// cancel gives the dial up without a word: the guest will ask again or not.
-func (d *dial) cancel() {
-	d.f.dials.remove(d)
-	relay.SetAbortiveClose(d.fd)
-	d.closeSocket()
+// fail ends the dial and tells the guest why.
+func (d *dial) fail(errno unix.Errno) {
+	d.close()
+	d.f.refuse(d.syn, errno)
+}
+
+func (d *dial) close() {
+	d.ended = true
+	d.f.cfg.Table.Remove(d.record)
+	d.host.Close()
+}
+
+// End implements flow.Owner: the dial is given up without a word, and the guest
+// will ask again or not.
+func (d *dial) End(flow.Reason) {
+	d.ended = true
+	d.host.Reset()
+	d.host.Close()
 	if d.handshake != nil {
 		d.handshake.Abort()
-	}
-}
-
-func (d *dial) closeSocket() {
-	if d.fd >= 0 {
-		if d.watch != nil {
-			d.watch.Forget()
-		}
-		unix.Close(d.fd)
-		d.fd = -1
 	}
 }
 

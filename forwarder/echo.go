@@ -29,7 +29,7 @@ func isEchoRequest(p *stack.Packet) bool {
 
 func (f *Forwarder) sendEcho(p *stack.Packet, to netip.Addr) {
 	id := binary.BigEndian.Uint16(p.Head[4:])
-	m, errno := f.mapping(mappingKey{p.Proto, netip.AddrPortFrom(p.Src, id)}, mappingIdleEcho)
+	m, errno := f.mapping(p.Proto, netip.AddrPortFrom(p.Src, id), mappingIdleEcho)
 	if errno == unix.EACCES || errno == unix.EPERM {
 		f.explainPing()
 		return
@@ -37,13 +37,10 @@ func (f *Forwarder) sendEcho(p *stack.Packet, to netip.Addr) {
 	if errno != 0 {
 		return
 	}
-	// Echo shares the datagrams' send path, but not their batches: the order
-	// of replies is what ping measures.
-	m.pending = append(m.pending[:0], outDatagram{
-		to: netip.AddrPortFrom(to, 0), payload: [2][]byte{p.Head, p.Tail}, ttl: p.TTL,
-	})
-	m.send()
-	m.pending = m.pending[:0]
+	d := sockio.Datagram{Payload: [2][]byte{p.Head, p.Tail}, TTL: ttlBeyond(p)}
+	d.To.Set(netip.AddrPortFrom(to, 0))
+	m.record.Out += uint64(d.Size())
+	f.cfg.Batch.Send(&m.socket, &d) // at once: the time until the reply is what ping measures
 }
 
 // explainPing says once why ping does not work and how to change that.
@@ -52,30 +49,21 @@ func (f *Forwarder) explainPing() {
 		return
 	}
 	f.pingRefused = true
-	f.log.Warn("ping to the outside does not work: the kernel refuses ping sockets to this user's groups",
+	f.cfg.Logger.Warn("ping to the outside does not work: the kernel refuses ping sockets to this user's groups",
 		"remedy", `as root: sysctl -w net.ipv4.ping_group_range="0 2147483647"`)
-}
-
-func (m *mapping) receiveEchoes(n int) {
-	b := &m.f.batch
-	for i := range n {
-		data := b.Datagram(i)
-		m.counters.In += uint64(len(data))
-		m.receiveEcho(b.Addrs[i].AddrPort().Addr(), data, b.ControlOf(i))
-	}
 }
 
 // receiveEcho sends a reply to the guest under the guest's own identifier,
 // with the TTL that it arrived with, less our hop.
-func (m *mapping) receiveEcho(from netip.Addr, data, control []byte) {
+func (m *mapping) receiveEcho(from netip.AddrPort, data, control []byte) {
 	want := byte(icmpEchoReply)
-	if m.key.proto == stack.ProtoICMPv6 {
+	if m.record.Proto == stack.ProtoICMPv6 {
 		want = icmpv6EchoReply
 	}
 	if len(data) < 8 || data[0] != want {
 		return
 	}
-	seen, ok := m.f.rules.TranslateSource(from)
+	seen, ok := m.f.seenBy(m.record.Src, m.record.Proto, from)
 	if !ok {
 		return
 	}
@@ -83,8 +71,8 @@ func (m *mapping) receiveEcho(from netip.Addr, data, control []byte) {
 	if v, ok := receivedTTL(control); ok && v > 1 {
 		ttl = v - 1
 	}
-	binary.BigEndian.PutUint16(data[4:], m.key.guest.Port())
-	m.f.stack.SendICMP(seen, m.key.guest.Addr(), ttl, data)
+	binary.BigEndian.PutUint16(data[4:], m.record.Src.Port())
+	m.f.stack.SendICMP(seen.Addr(), m.record.Src.Addr(), ttl, data)
 }
 
 // receivedTTL finds IP_TTL or IPV6_HOPLIMIT among the control messages.

@@ -4,8 +4,14 @@ import (
 	"log/slog"
 	"net/netip"
 
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/flow"
+	"epiphyte/internal/plan"
+	"epiphyte/internal/policy"
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
+	"epiphyte/internal/sockio"
 	"epiphyte/stack"
 )
 
@@ -20,13 +26,11 @@ type DNS interface {
 	Stream() (fd int, err error)
 }
 
-// Inbound is what carries clients of published ports in.
+// Inbound carries clients of published ports in.
 type Inbound interface {
-	// Reply takes a datagram that answers such a client, and reports whether
-	// it is one.
+	// Reply takes a datagram that answers such a client, and reports whether it
+	// is one. It is sent by the next flush of the Batch of the Config.
 	Reply(p *stack.Packet, src, dst netip.AddrPort) bool
-	// Flush ends a batch, as [stack.Handler]'s does.
-	Flush()
 }
 
 // DHCP answers a request, or does not (nil). Payloads are those of UDP.
@@ -35,130 +39,89 @@ type DHCP interface {
 	HandleV6(request []byte) []byte
 }
 
-// Config of a Forwarder.
+// Config of a Forwarder. Plan, Policy, Shard, Table, Relay and Batch are required.
 type Config struct {
-	Rules Rules
-	Shard *shard.Shard
-	// Relay of the connections; nil: one of the forwarder's own.
-	Relay *relay.Relay
-	DNS   DNS  // nil: queries are refused
-	DHCP  DHCP // nil: requests are dropped
+	Guest  *flow.Guest // whose flows these are; may be nil where there is one guest
+	Plan   plan.Plan
+	Policy policy.Decider
+	Shard  *shard.Shard
+	Table  *flow.Table
+	Relay  *relay.Relay
+	Batch  *sockio.Batch
+	DNS    DNS  // nil: queries are refused
+	DHCP   DHCP // nil: requests are dropped
 	// Source gives the address that a socket towards dst is to be bound to,
 	// and whether to one at all. nil: the kernel chooses.
 	Source func(dst netip.Addr) (from netip.Addr, bound bool, err error)
 	// Logger of rare events. The default is slog's.
 	Logger *slog.Logger
-	// Limits; zero values take the defaults of Limits.
-	Limits Limits
 }
 
 // Forwarder implements stack.Handler. All of it belongs to the shard's thread.
 type Forwarder struct {
-	rules  Rules
-	shard  *shard.Shard
-	relay  *relay.Relay
-	stack  *stack.Stack
-	dns    DNS
-	dhcp   DHCP
-	source func(netip.Addr) (netip.Addr, bool, error)
-	log    *slog.Logger
-	limits Limits
+	cfg     Config
+	stack   *stack.Stack
+	inbound Inbound // nil: nothing is published
 
-	dials    dialTable
-	mappings mappingTable
-	batch    datagramBatch
-	answer   func(from, to netip.AddrPort, response []byte) // answerDNS, bound once
-
-	inbound     Inbound // nil: nothing is published
-	pingRefused bool    // said once
+	answer      func(from, to netip.AddrPort, response []byte) // answerDNS, bound once
+	backlog     policy.Backlog
+	pingRefused bool                                           // said once
 }
 
 // New makes a forwarder; Attach completes it.
 func New(cfg Config) *Forwarder {
-	f := &Forwarder{
-		rules:  cfg.Rules,
-		shard:  cfg.Shard,
-		relay:  cfg.Relay,
-		dns:    cfg.DNS,
-		dhcp:   cfg.DHCP,
-		source: cfg.Source,
-		log:    cfg.Logger,
-		limits: cfg.Limits.withDefaults(),
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
 	}
-	if f.log == nil {
-		f.log = slog.Default()
+	if cfg.Source == nil {
+		cfg.Source = func(netip.Addr) (netip.Addr, bool, error) { return netip.Addr{}, false, nil }
 	}
-	if f.source == nil {
-		f.source = func(netip.Addr) (netip.Addr, bool, error) { return netip.Addr{}, false, nil }
-	}
-	if f.relay == nil {
-		f.relay = relay.New(f.shard, 0)
-	}
+	f := &Forwarder{cfg: cfg}
 	f.answer = f.answerDNS
-	f.dials.init()
-	f.mappings.init()
 	return f
 }
 
-// Attach tells the forwarder the stack that it handles packets for.
-func (f *Forwarder) Attach(s *stack.Stack) { f.stack = s }
-
-// SetInbound tells the forwarder who may have asked the guest by UDP.
-func (f *Forwarder) SetInbound(in Inbound) { f.inbound = in }
-
-// Counts says how many of each kind of flow there are.
-type Counts struct{ Dials, TCP, Mappings int }
-
-// Counts must be called on the shard's thread.
-func (f *Forwarder) Counts() Counts {
-	return Counts{Dials: len(f.dials.byKey), TCP: f.relay.Len(), Mappings: len(f.mappings.byKey)}
-}
-
-// Close closes every host socket, those of the relay included. The shard must
-// have stopped serving.
-func (f *Forwarder) Close() error {
-	for _, d := range f.dials.byKey {
-		d.closeSocket()
-	}
-	for _, m := range f.mappings.byKey {
-		m.closeSocket()
-	}
-	f.relay.Close()
-	clear(f.dials.byKey)
-	clear(f.mappings.byKey)
-	return nil
-}
+// Attach tells the forwarder the stack that it handles packets for, and who
+// carries clients of published ports in (nil: nobody).
+func (f *Forwarder) Attach(s *stack.Stack, in Inbound) { f.stack, f.inbound = s, in }
 
 // UDP implements stack.Handler.
 func (f *Forwarder) UDP(p *stack.Packet) {
 	src := netip.AddrPortFrom(p.Src, p.SrcPort())
 	dst := netip.AddrPortFrom(p.Dst, p.DstPort())
 	if f.inbound != nil && f.inbound.Reply(p, src, dst) {
-		return // to whom had asked, wherever that is
+		return // part of a flow that was decided when its client came
 	}
-	d := f.rules.Translate(stack.ProtoUDP, dst)
+	f.decidedUDP(p, src, dst, f.decide(stack.ProtoUDP, src, dst))
+}
+
+func (f *Forwarder) decidedUDP(p *stack.Packet, src, dst netip.AddrPort, d policy.Decision) {
 	switch d.Action {
-	case Connect:
+	case policy.Allow:
 		if src.Port() != 0 && !p.Src.IsUnspecified() && dst.Port() != 0 {
 			f.sendDatagram(p, src, d.To)
 		}
-	case Refuse:
+	case policy.Refuse:
 		q := p.Quote()
-		f.stack.SendUnreachable(netip.Addr{}, d.Why, &q)
-	case ServeDNS:
+		f.tellError(d.Errno, netip.Addr{}, &q)
+	case policy.ServeDNS:
 		f.serveDNS(p, src, dst)
-	case ServeDHCP:
-		if f.dhcp != nil {
-			if reply := f.dhcp.Handle(payload(p)); reply != nil {
-				f.stack.SendBroadcastUDP(netip.AddrPortFrom(f.rules.Plan.Gateway, portDHCPServer), portDHCPServer+1, reply)
-			}
+	case policy.ServeDHCP:
+		if f.cfg.DHCP == nil {
+			break
 		}
-	case ServeDHCP6:
-		if f.dhcp != nil {
-			if reply := f.dhcp.HandleV6(payload(p)); reply != nil {
-				f.stack.SendUDP(netip.AddrPortFrom(f.rules.Plan.GatewayLinkLocal, portDHCP6Server), src, reply)
-			}
+		if reply := f.cfg.DHCP.Handle(payload(p)); reply != nil {
+			f.stack.SendBroadcastUDP(netip.AddrPortFrom(f.cfg.Plan.Gateway, dst.Port()), dst.Port()+1, reply)
 		}
+	case policy.ServeDHCP6:
+		if f.cfg.DHCP == nil {
+			break
+		}
+		if reply := f.cfg.DHCP.HandleV6(payload(p)); reply != nil {
+			f.stack.SendUDP(netip.AddrPortFrom(f.cfg.Plan.GatewayLinkLocal, dst.Port()), src, reply)
+		}
+	case policy.Wait:
+		f.hold(p, d.Pending, func(p *stack.Packet, d policy.Decision) { f.decidedUDP(p, src, dst, d) })
 	}
 }
 
@@ -167,16 +130,16 @@ func (f *Forwarder) UDP(p *stack.Packet) {
 func payload(p *stack.Packet) []byte { return p.Head[8:] }
 
 func (f *Forwarder) serveDNS(p *stack.Packet, src, dst netip.AddrPort) {
-	if f.dns == nil {
+	if f.cfg.DNS == nil {
 		q := p.Quote()
-		f.stack.SendUnreachable(netip.Addr{}, stack.PortUnreachable, &q)
+		f.tellError(unix.ECONNREFUSED, netip.Addr{}, &q)
 		return
 	}
 	query := payload(p)
 	if len(p.Tail) > 0 {
 		query = append(append([]byte(nil), query...), p.Tail...)
 	}
-	f.dns.Submit(query, src, dst, f.answer)
+	f.cfg.DNS.Submit(query, src, dst, f.answer)
 }
 
 func (f *Forwarder) answerDNS(from, to netip.AddrPort, response []byte) {
@@ -185,23 +148,30 @@ func (f *Forwarder) answerDNS(from, to netip.AddrPort, response []byte) {
 
 // ICMP implements stack.Handler: echo requests leave, all else ends here.
 func (f *Forwarder) ICMP(p *stack.Packet) {
-	if len(p.Head) < 8 || !isEchoRequest(p) {
-		return
+	if len(p.Head) >= 8 && isEchoRequest(p) {
+		f.decidedEcho(p, f.decide(p.Proto, netip.AddrPortFrom(p.Src, 0), netip.AddrPortFrom(p.Dst, 0)))
 	}
-	d := f.rules.Translate(p.Proto, netip.AddrPortFrom(p.Dst, 0))
+}
+
+func (f *Forwarder) decidedEcho(p *stack.Packet, d policy.Decision) {
 	switch d.Action {
-	case Connect:
+	case policy.Allow:
 		f.sendEcho(p, d.To.Addr())
-	case Refuse:
+	case policy.Refuse:
 		q := p.Quote()
-		f.stack.SendUnreachable(netip.Addr{}, d.Why, &q)
+		f.tellError(d.Errno, netip.Addr{}, &q)
+	case policy.Wait:
+		f.hold(p, d.Pending, f.decidedEcho)
 	}
 }
 
 // Flush implements stack.Handler.
-func (f *Forwarder) Flush() {
-	f.flushDatagrams()
-	if f.inbound != nil {
-		f.inbound.Flush()
+func (f *Forwarder) Flush() { f.cfg.Batch.Flush() }
+
+// tellError sends the guest the ICMP error for an errno, if there is one. It comes
+// from the router, or from the gateway if that is not valid.
+func (f *Forwarder) tellError(errno unix.Errno, router netip.Addr, q *stack.Quote) {
+	if why, ok := stack.UnreachableFor(errno); ok {
+		f.stack.SendUnreachable(router, why, q)
 	}
 }

@@ -1,14 +1,15 @@
 package forwarder
 
 import (
-	"container/list"
+	"encoding/binary"
 	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/internal/relay"
+	"epiphyte/internal/flow"
 	"epiphyte/internal/shard"
+	"epiphyte/internal/sockio"
 	"epiphyte/stack"
 )
 
@@ -22,151 +23,196 @@ const (
 	mappingIdleDNS = 10 * time.Second
 	// mappingIdleEcho: ping's own patience is 10 s, its interval less.
 	mappingIdleEcho = 30 * time.Second
+
+	portDNS = 53
 )
 
-// mappingKey identifies a mapping: protocol, and guest address with port. For
-// echo the identifier takes the port's place.
-type mappingKey struct {
-	proto uint8
-	guest netip.AddrPort
-}
-
 // mapping is one unconnected host socket that stands for a guest address and
-// port (RFC 4787: endpoint-independent).
+// port, or echo identifier (RFC 4787: endpoint-independent).
 type mapping struct {
-	f        *Forwarder
-	key      mappingKey
-	fd       int
-	watch    *shard.Watch
-	timer    shard.Timer
-	place    *list.Element
-	lastUsed time.Duration
-	idle     time.Duration
-	counters relay.Counters
-	pending  []outDatagram // to be sent at the end of the batch
-	single   bool          // the kernel does not segment on its way
-	joined   bool          // the kernel may join datagrams
+	f      *Forwarder
+	record *flow.Flow
+	socket sockio.DatagramSocket
+	watch  *shard.Watch
 }
 
-// mappingTable holds the mappings, least recently used first.
-type mappingTable struct {
-	byKey  map[mappingKey]*mapping
-	recent *list.List
-}
-
-func (t *mappingTable) init() {
-	t.byKey = make(map[mappingKey]*mapping)
-	t.recent = list.New()
-}
-
-// evict closes the least recently used mapping, if there is one.
-func (t *mappingTable) evict() bool {
-	e := t.recent.Front()
-	if e == nil {
-		return false
+// mapping returns the mapping of a guest's end, opening its socket if there is
+// none.
+func (f *Forwarder) mapping(proto uint8, guest netip.AddrPort, idle time.Duration) (*mapping, unix.Errno) {
+	if r := f.cfg.Table.Find(flow.Mapping, proto, guest, netip.AddrPort{}); r != nil {
+		r.Idle = max(r.Idle, idle)
+		f.cfg.Table.Used(r)
+		return r.Owner.(*mapping), 0
 	}
-	e.Value.(*mapping).close()
-	return true
+	return f.openMapping(proto, guest, idle)
 }
 
-// mapping returns the mapping for key, opening its socket if there is none.
-func (f *Forwarder) mapping(key mappingKey, idle time.Duration) (*mapping, unix.Errno) {
-	m := f.mappings.byKey[key]
-	if m == nil {
-		var errno unix.Errno
-		if m, errno = f.openMapping(key, idle); errno != 0 {
-			return nil, errno
-		}
+func (f *Forwarder) openMapping(proto uint8, guest netip.AddrPort, idle time.Duration) (*mapping, unix.Errno) {
+	f.cfg.Table.Admit(flow.Mapping)
+	socketProto := 0
+	if proto != stack.ProtoUDP {
+		socketProto = int(proto)
 	}
-	m.idle = max(m.idle, idle)
-	m.used()
-	return m, 0
-}
-
-// used notes traffic, of either direction.
-func (m *mapping) used() {
-	m.lastUsed = m.f.shard.Now()
-	m.f.mappings.recent.MoveToBack(m.place)
-}
-
-func (f *Forwarder) openMapping(key mappingKey, idle time.Duration) (*mapping, unix.Errno) {
-	if len(f.mappings.byKey) >= f.limits.Mappings {
-		f.mappings.evict()
-	}
-	proto := 0
-	if key.proto != stack.ProtoUDP {
-		proto = int(key.proto)
-	}
-	fd, errno := f.socket(key.guest.Addr(), unix.SOCK_DGRAM, proto)
+	fd, errno := f.socket(guest.Addr(), unix.SOCK_DGRAM, socketProto)
 	if errno != 0 {
 		return nil, errno
 	}
-	setMappingOptions(fd, key)
-	m := &mapping{f: f, key: key, fd: fd, idle: idle, counters: relay.Counters{Begun: f.shard.Now()}}
-	w, err := f.shard.Watch(fd, unix.EPOLLIN|unix.EPOLLET, m)
+	setMappingOptions(fd, proto, guest.Addr().Is6())
+	m := &mapping{f: f}
+	w, err := f.cfg.Shard.Watch(fd, unix.EPOLLIN|unix.EPOLLET, m)
 	if err != nil {
 		unix.Close(fd)
 		return nil, unix.ENOBUFS
 	}
 	m.watch = w
-	m.place = f.mappings.recent.PushBack(m)
-	f.mappings.byKey[key] = m
-	f.shard.Arm(&m.timer, idle, m)
+	m.socket = sockio.DatagramSocket{FD: fd, Owner: m, Control: proto != stack.ProtoUDP}
+	m.record = &flow.Flow{
+		Owner: m, Guest: f.cfg.Guest, Kind: flow.Mapping, Proto: proto, Src: guest, FD: fd, Idle: idle, State: flow.Mapped,
+	}
+	f.cfg.Table.Add(m.record)
 	return m, 0
 }
 
-// mappingBuffer is asked for as receive buffer; the kernel grants up to
-// net.core.rmem_max. A burst of 200 full-sized datagrams weighs 460 kB there.
-const mappingBuffer = 1 << 20
-
-func setMappingOptions(fd int, key mappingKey) {
-	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, mappingBuffer)
+// setMappingOptions sets what the socket of a mapping needs. A burst of 200
+// full-sized datagrams weighs 460 kB in the receive buffer.
+func setMappingOptions(fd int, proto uint8, v6 bool) {
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, sockio.ReceiveBuffer)
 	level, recverr := unix.IPPROTO_IP, unix.IP_RECVERR
 	recvttl := unix.IP_RECVTTL
-	if key.guest.Addr().Is6() {
+	if v6 {
 		level, recverr, recvttl = unix.IPPROTO_IPV6, unix.IPV6_RECVERR, unix.IPV6_RECVHOPLIMIT
 		unix.SetsockoptInt(fd, level, unix.IPV6_V6ONLY, 1)
 	}
 	unix.SetsockoptInt(fd, level, recverr, 1)
-	if key.proto != stack.ProtoUDP {
+	if proto != stack.ProtoUDP {
 		unix.SetsockoptInt(fd, level, recvttl, 1)
 	}
 }
 
-// Run implements shard.Task for the timer: it expires the mapping, or waits
-// for the rest of its time if it was used meanwhile.
-func (m *mapping) Run() {
-	if left := m.lastUsed + m.idle - m.f.shard.Now(); left > 0 {
-		m.f.shard.Arm(&m.timer, left, m)
+// sendDatagram sends a datagram of the guest, now or with the rest of its batch.
+func (f *Forwarder) sendDatagram(p *stack.Packet, src, to netip.AddrPort) {
+	idle := mappingIdle
+	if to.Port() == portDNS {
+		idle = mappingIdleDNS
+	}
+	m, errno := f.mapping(stack.ProtoUDP, src, idle)
+	if errno != 0 {
+		q := p.Quote()
+		f.tellError(errno, netip.Addr{}, &q)
 		return
 	}
-	m.close()
+	d := sockio.Datagram{Payload: [2][]byte{p.Head[8:], p.Tail}, TTL: ttlBeyond(p), Segment: p.SegmentSize}
+	d.To.Set(to)
+	m.record.Out += uint64(d.Size())
+	f.cfg.Batch.Queue(&m.socket, &d)
+	if len(p.Tail) > 0 || !p.Fresh {
+		f.cfg.Batch.Flush() // the next frame is read over the tail
+	}
+}
+
+// ttlPassed is the TTL from which on the host's default is as good. Hosts start at
+// 64 or above; what is lower is meant (traceroute, RFC 5082 the other way
+// round), and costs a control message for each datagram.
+const ttlPassed = 64
+
+// ttlBeyond is the TTL that a packet is to leave with, less the hop that we are,
+// or 0 for the host's own.
+func ttlBeyond(p *stack.Packet) uint8 {
+	if p.TTL >= ttlPassed {
+		return 0
+	}
+	return p.TTL - 1
 }
 
 // Ready implements shard.Handler.
 func (m *mapping) Ready(events uint32) {
 	if events&unix.EPOLLERR != 0 {
-		m.readErrors()
+		m.socket.ReadErrors(m.passError)
 	}
-	if events&unix.EPOLLIN != 0 && m.fd >= 0 {
-		m.receive()
+	if events&unix.EPOLLIN != 0 {
+		m.Run()
 	}
 }
 
-func (m *mapping) close() {
-	if m.fd < 0 {
+// Run implements shard.Task: it takes what has arrived, and asks for another turn
+// if there may be more.
+func (m *mapping) Run() {
+	if m.socket.FD < 0 {
 		return
 	}
-	m.f.shard.Disarm(&m.timer)
-	m.f.mappings.recent.Remove(m.place)
-	delete(m.f.mappings.byKey, m.key)
-	m.closeSocket()
+	if _, more := m.f.cfg.Batch.Read(&m.socket); more {
+		m.f.cfg.Shard.Again(m)
+	}
 }
 
-func (m *mapping) closeSocket() {
-	if m.fd >= 0 {
-		m.watch.Forget()
-		unix.Close(m.fd)
-		m.fd = -1
+// Received implements sockio.DatagramOwner.
+func (m *mapping) Received(from *sockio.Addr, control []byte, segment int, parts [][]byte) {
+	m.f.cfg.Table.Used(m.record)
+	for _, p := range parts {
+		m.record.In += uint64(len(p))
 	}
+	if m.record.Proto != stack.ProtoUDP {
+		for _, p := range parts {
+			m.receiveEcho(from.AddrPort(), p, control)
+		}
+		return
+	}
+	if seen, ok := m.f.seenBy(m.record.Src, stack.ProtoUDP, from.AddrPort()); ok {
+		m.f.stack.SendUDPs(seen, m.record.Src, segment, parts...)
+	}
+}
+
+// SendFailed implements sockio.DatagramOwner.
+func (m *mapping) SendFailed(d *sockio.Datagram, errno unix.Errno) {
+	if q, ok := m.quote(d.To.AddrPort(), d.Payload[0], d.Size()); ok {
+		m.f.tellError(errno, netip.Addr{}, &q)
+	}
+}
+
+// passError passes an ICMP error that the host has received on to the guest as
+// what it is: about the guest's own packet, from the router that sent it.
+func (m *mapping) passError(e *sockio.QueuedError) {
+	f := m.f
+	q, ok := m.quote(e.To, e.Data, len(e.Data))
+	if !ok {
+		return
+	}
+	router, ok := f.seenBy(m.record.Src, m.record.Proto, netip.AddrPortFrom(e.Offender, 0))
+	if !ok || e.Offender.IsLinkLocalUnicast() {
+		router = netip.AddrPort{} // the gateway speaks for it
+	}
+	switch {
+	case e.Origin == unix.SO_EE_ORIGIN_ICMP && e.Type == 11, e.Origin == unix.SO_EE_ORIGIN_ICMP6 && e.Type == 3:
+		f.stack.SendUnreachable(router.Addr(), stack.TimeExceeded, &q)
+	case e.Errno == unix.EMSGSIZE && e.Info > 0:
+		f.stack.SendTooBig(router.Addr(), int(e.Info), &q)
+	default:
+		f.tellError(e.Errno, router.Addr(), &q)
+	}
+}
+
+// quote identifies to the guest the packet of its own that was sent to the host's
+// to, with a payload that begins with data and has size bytes in all. Of an
+// echo request the payload is the ICMP message itself.
+func (m *mapping) quote(to netip.AddrPort, data []byte, size int) (stack.Quote, bool) {
+	seen, ok := m.f.seenBy(m.record.Src, m.record.Proto, to)
+	if !ok {
+		return stack.Quote{}, false
+	}
+	q := stack.UDPQuote(m.record.Src, seen, size)
+	if m.record.Proto != stack.ProtoUDP {
+		q.Proto = m.record.Proto
+		if copy(q.Transport[:], data) < len(q.Transport) {
+			return stack.Quote{}, false
+		}
+		binary.BigEndian.PutUint16(q.Transport[4:], m.record.Src.Port())
+	}
+	return q, true
+}
+
+// End implements flow.Owner.
+func (m *mapping) End(flow.Reason) {
+	m.watch.Forget()
+	unix.Close(m.socket.FD)
+	m.socket.FD = -1
 }

@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/connect"
 	"epiphyte/internal/plan"
-	"epiphyte/internal/relay"
 	"epiphyte/internal/sockio"
 )
 
@@ -196,7 +196,7 @@ func tryBind(proto string, at netip.AddrPort) (int, unix.Errno) {
 	}
 	if proto == UDP {
 		// As much as the kernel grants: a burst is taken batch by batch.
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, sockio.ReceiveBuffer)
 		if err := askDestination(fd, family); err != nil {
 			return fail(err)
 		}
@@ -212,7 +212,7 @@ func tryBind(proto string, at netip.AddrPort) (int, unix.Errno) {
 	if errno := sockio.Bind(fd, &sa); errno != 0 {
 		return fail(errno)
 	}
-	relay.Prepare(fd)
+	connect.Prepare(fd)
 	if err := unix.Listen(fd, backlog); err != nil {
 		return fail(err)
 	}

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/internal/shard"
+	"epiphyte/internal/connect"
 	"epiphyte/internal/sockio"
 )
 
@@ -24,58 +24,54 @@ const (
 	DirectOnly
 )
 
-// Sockets hands out TCP sockets that were made in the guest's network
-// namespace.
+// Sockets hands out TCP sockets that were made in the guest's network namespace.
+// Its methods are called on the shard's thread.
 type Sockets interface {
-	// Socket returns a non-blocking socket of the family, AF_INET or AF_INET6,
-	// neither bound nor connected, with TCP_NODELAY and SO_OOBINLINE set. It
-	// does not wait; false: there is none.
-	Socket(family int) (fd int, ok bool)
+	// Socket calls take with a non-blocking socket of the family, AF_INET or
+	// AF_INET6, neither bound nor connected, with TCP_NODELAY and SO_OOBINLINE
+	// set: at once if one is in stock, else when there is one; fd -1: there is
+	// none to be had. take reports whether it has kept the socket.
+	Socket(family int, take func(fd int) (kept bool))
 	// Transparent reports whether sockets of the family may be bound to any
 	// address.
 	Transparent(family int) bool
 }
 
 const (
-	// directPatience is how long a connect within the guest's kernel may take.
-	// It takes microseconds; one that is neither accepted nor refused means
-	// that the guest sends the connection elsewhere, or that a server does not
-	// keep up with its clients.
+	// directPatience is how long a connect within the guest's kernel may take,
+	// and the wait for a socket before it. They take microseconds; a connect that
+	// is neither accepted nor refused means that the guest sends the connection
+	// elsewhere, or that a server does not keep up with its clients.
 	directPatience = 100 * time.Millisecond
 	// avoidFor is how long clients of a port go by the stack path after the
 	// direct path has failed where the stack path did not.
 	avoidFor = time.Minute
-	// Clients that come faster than sockets are made look for one again after
-	// socketPause, and take the stack path after socketPatience.
-	socketPause    = time.Millisecond
-	socketPatience = 100 * time.Millisecond
 )
 
-// direct is the direct path of an attempt: a socket of the guest's namespace
-// that is being connected to the server.
+// direct is the direct path of a client: a socket of the guest's namespace that is
+// being connected to the server.
 type direct struct {
-	connecting
-	a     *attempt
-	retry shard.Timer // there may be a socket then
-}
-
-func (d *direct) init(a *attempt) {
-	d.a = a
-	d.connecting = connecting{held: none(), shard: a.m.shard, answered: d.done}
+	connect.Attempt
+	from    netip.AddrPort // what it is bound to
+	waiting bool           // for a socket
+	tried   netip.AddrPort // from there; a valid port: the guest may have seen a SYN
+	failed  bool           // the guest's kernel has refused, or was silent
 }
 
 // mayGoDirect reports whether the direct path would do for a client.
-func (m *Manager) mayGoDirect(p *tcpPort, to netip.AddrPort) bool {
-	if m.sockets == nil || m.mode == StackOnly {
+func (c *client) mayGoDirect() bool {
+	cfg := &c.m.cfg
+	if cfg.Sockets == nil || cfg.Mode == StackOnly {
 		return false
 	}
-	if m.mode == DirectOnly {
+	if cfg.Mode == DirectOnly {
 		return true
 	}
 	// The rule may name an address that is not the guest's own; whether its
 	// kernel passes such a connection on, only its device tells.
-	own := to.Addr() == m.plan.Guest || to.Addr().Is6() && !p.guest.Addr().IsValid()
-	return own && m.sockets.Transparent(familyOf(to.Addr())) && m.shard.Now() >= p.avoid
+	to := c.to.Addr()
+	own := to == cfg.Plan.Guest || to.Is6() && !c.p.guest.Addr().IsValid()
+	return own && cfg.Sockets.Transparent(familyOf(to)) && cfg.Shard.Now() >= c.p.avoid
 }
 
 func familyOf(a netip.Addr) int {
@@ -85,83 +81,112 @@ func familyOf(a netip.Addr) int {
 	return unix.AF_INET
 }
 
-// begin connects a socket to the guest's server, or says that there is none to
-// do so with.
-func (d *direct) begin() (started, none bool) {
-	m := d.a.m
-	family := familyOf(d.a.to.Addr())
-	from := d.a.from
-	for {
-		fd, ok := m.sockets.Socket(family)
-		if !ok {
-			return false, true
-		}
-		errno := unix.Errno(0)
-		var sa sockio.Addr
-		if m.sockets.Transparent(family) {
-			sa.Set(from)
-			errno = sockio.Bind(fd, &sa)
-		}
-		bound := errno == 0
-		if bound {
-			// What the client has sent follows at once and can say that the
-			// handshake is complete: a segment is spared, and the server woken
-			// once. It was 8 % more connections
-			// (make bench ROWS=published-host-connect-16). With nothing to
-			// send, a server that speaks first would wait 40 ms for its client.
-			if d.a.client.speaks() {
-				unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
-			}
-			sa.Set(d.a.to)
-			errno = sockio.Connect(fd, &sa)
-		}
-		if errno == 0 || errno == unix.EINPROGRESS {
-			patience := directPatience
-			if m.mode == DirectOnly {
-				patience = dialTimeout
-			}
-			d.a.tried = from
-			return d.await(fd, patience), false
-		}
-		unix.Close(fd)
-		taken := errno == unix.EADDRINUSE || errno == unix.EADDRNOTAVAIL
-		if taken && d.a.anonymous() && from.Port() != 0 {
-			// Another client that is seen as the gateway has the port, or had
-			// it a moment ago.
-			from = netip.AddrPortFrom(from.Addr(), 0)
-			continue
-		}
-		if bound && !taken {
-			d.a.tried, d.a.failed = from, true // see done
-		}
-		return false, false
+func (c *client) directPatience() time.Duration {
+	if c.m.cfg.Mode == DirectOnly {
+		return dialTimeout
+	}
+	return directPatience
+}
+
+// goDirect takes the direct path.
+func (c *client) goDirect() {
+	c.direct.waiting = true
+	c.m.cfg.Sockets.Socket(familyOf(c.to.Addr()), c.takeSocket)
+	if c.direct.waiting {
+		c.m.cfg.Shard.Arm(&c.timer, c.directPatience(), c)
 	}
 }
 
-// done has the answer of the guest's kernel.
-func (d *direct) done(errno unix.Errno) {
-	a := d.a
-	m := a.m
-	switch {
-	case errno == 0:
-		delete(m.attempts, a)
-		m.relay.Join(a.client.release(), d.release(), a.to, nil)
-	case m.mode == DirectOnly:
-		delete(m.attempts, a)
-		a.refuse()
+// takeSocket connects a socket of the guest's namespace to the server.
+func (c *client) takeSocket(fd int) (kept bool) {
+	d := &c.direct
+	if c.ended || !d.waiting {
+		return false
+	}
+	d.waiting = false
+	c.m.cfg.Shard.Disarm(&c.timer)
+	if fd < 0 {
+		c.directImpossible()
+		return false
+	}
+	d.Bound = c.m.cfg.Sockets.Transparent(familyOf(c.to.Addr()))
+	if d.Bound {
+		var sa sockio.Addr
+		sa.Set(d.from)
+		if errno := sockio.Bind(fd, &sa); errno != 0 {
+			unix.Close(fd)
+			c.directDone(errno)
+			return true
+		}
+	}
+	// What the client has sent follows at once and can say that the handshake is
+	// complete: a segment is spared, and the server woken once. It was 8 % more
+	// connections (make bench ROWS=published-host-connect-16). With nothing to
+	// send, a server that speaks first would wait 40 ms for its client.
+	if c.hasSent() {
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
+	}
+	d.tried = d.from
+	d.Start(fd, c.to, c.directPatience())
+	return true
+}
+
+// hasSent reports whether the client has sent something, and notes it for the
+// relay.
+func (c *client) hasSent() bool {
+	n, err := unix.IoctlGetInt(c.socket.FD, unix.SIOCINQ)
+	if err != nil || n == 0 {
+		return false
+	}
+	c.socket.Events |= unix.EPOLLIN
+	return true
+}
+
+// directDone has the answer of the guest's kernel.
+func (c *client) directDone(errno unix.Errno) {
+	d := &c.direct
+	switch errno {
+	case 0:
+		if !d.Bound || d.from.Port() == 0 {
+			c.record.Remote = sockio.LocalAddr(d.FD)
+		}
+		c.ended = true
+		c.m.cfg.Relay.Join(c.socket.Release(), d.Release(), c.record)
+		return
+	case unix.EADDRINUSE, unix.EADDRNOTAVAIL:
+		d.Close()
+		d.tried = netip.AddrPort{}
+		if c.anonymous() && d.from.Port() != 0 {
+			// Another client that is seen as the gateway has the port, or had it
+			// a moment ago.
+			d.from = netip.AddrPortFrom(d.from.Addr(), 0)
+			c.goDirect()
+			return
+		}
+	case unix.ETIMEDOUT:
+		c.p.avoid = c.m.cfg.Shard.Now() + avoidFor
+		d.failed = true
 	default:
 		// That nobody listens is for the stack path to say: the guest may pass
 		// on what comes by its device.
-		d.close()
-		a.failed = true
-		if errno != unix.ECONNREFUSED {
-			a.p.avoid = m.shard.Now() + avoidFor
-		}
-		a.goStack()
+		d.failed = true
 	}
+	d.Close()
+	c.directImpossible()
 }
 
-func (d *direct) close() {
-	d.shard.Disarm(&d.retry)
-	d.connecting.close()
+// noSocket is called when no socket has come for too long.
+func (c *client) noSocket() {
+	c.direct.waiting = false
+	c.p.avoid = c.m.cfg.Shard.Now() + avoidFor
+	c.directImpossible()
+}
+
+// directImpossible goes on where the direct path has not led to the server.
+func (c *client) directImpossible() {
+	if c.m.cfg.Mode == DirectOnly {
+		c.refuse()
+		return
+	}
+	c.goStack()
 }

@@ -9,7 +9,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/internal/relay"
+	"epiphyte/internal/connect"
+	"epiphyte/internal/flow"
+	"epiphyte/internal/policy"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/sockio"
 )
@@ -46,24 +48,11 @@ func (e Exposed) String() string {
 	return fmt.Sprintf("%d:%d", e.HostPort, e.GuestPort)
 }
 
-// maxVisits bounds the connections by exposed ports, which hold two descriptors
-// each: together a quarter of the limit at most. Further clients wait in the
-// listeners' queues.
-const maxVisits = 4096
-
-func visitLimit() int {
-	var limit unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil || limit.Cur > 8*maxVisits {
-		return maxVisits
-	}
-	return max(1, int(limit.Cur/8))
-}
-
 // exposedPort is an exposed port at one of the guest's loopback addresses.
 type exposedPort struct {
 	listener
-	host  uint16
-	limit int
+	at   netip.AddrPort // in the guest
+	host uint16
 }
 
 // Expose carries clients of listening sockets, which were made in the guest's
@@ -72,9 +61,9 @@ type exposedPort struct {
 func (m *Manager) Expose(hostPort uint16, listening ...int) error {
 	ports := make([]*exposedPort, len(listening))
 	for i, fd := range listening {
-		p := &exposedPort{listener: listener{m: m, fd: fd}, host: hostPort, limit: visitLimit()}
+		p := &exposedPort{listener: listener{m: m, fd: fd}, at: sockio.LocalAddr(fd), host: hostPort}
 		p.to = p
-		relay.Prepare(fd)
+		connect.Prepare(fd)
 		ports[i] = p
 	}
 	m.mu.Lock()
@@ -86,90 +75,108 @@ func (m *Manager) Expose(hostPort uint16, listening ...int) error {
 		return fmt.Errorf("expose port %d: %w", hostPort, net.ErrClosed)
 	}
 	m.exposed = append(m.exposed, ports...)
-	m.shard.Post(shard.TaskFunc(func() {
+	m.cfg.Shard.Post(shard.TaskFunc(func() {
 		for _, p := range ports {
 			if err := p.open(); err != nil {
-				m.log.Warn("exposed port does not work", "port", hostPort, "error", err)
+				m.cfg.Logger.Warn("exposed port does not work", "port", hostPort, "error", err)
 			}
 		}
 	}))
 	return nil
 }
 
-func (p *exposedPort) full() bool { return len(p.m.visits)+p.m.visitors >= p.limit }
+func (p *exposedPort) full() bool { return !p.m.cfg.Table.Admit(flow.Exposed) }
 
-// visit is a client of the guest that was accepted and waits for the host.
-type visit struct {
+// exposedClient is a client of the guest that was accepted and waits for the
+// host's server.
+type exposedClient struct {
 	p      *exposedPort
-	from   netip.AddrPort // the client
-	client accepted
-	server connecting
+	record *flow.Flow
+	from   netip.AddrPort
+	socket connect.Socket
+	server connect.Attempt
 	to     netip.AddrPort
+	ended  bool
 }
 
 // take begins to carry a client out.
 func (p *exposedPort) take(fd int, from netip.AddrPort) {
-	v := &visit{p: p, from: from}
-	v.server = connecting{held: none(), shard: p.m.shard, answered: v.answered}
-	v.client.hold(fd)
-	p.m.visits[v] = struct{}{}
-	v.dial(netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+	cfg := &p.m.cfg
+	c := &exposedClient{p: p, from: from, socket: connect.Socket{FD: fd}}
+	c.server = connect.Attempt{Socket: connect.None(), Shard: cfg.Shard, Done: c.answered}
+	c.record = &flow.Flow{
+		Owner: c, Guest: cfg.Guest, Kind: flow.Exposed, Origin: flow.FromExposed, Proto: unix.IPPROTO_TCP,
+		Src: from, Remote: p.at, FD: -1,
+	}
+	cfg.Table.Add(c.record)
+	c.ask(netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+}
+
+// ask asks whether the client may reach the port at an address of the host's
+// loopback.
+func (c *exposedClient) ask(loopback netip.Addr) {
+	cfg := &c.p.m.cfg
+	c.decided(cfg.Policy.Decide(policy.Request{
+		Guest: cfg.Guest, Direction: policy.Out, Origin: flow.FromExposed, Proto: unix.IPPROTO_TCP,
+		Src: c.from, Dst: netip.AddrPortFrom(loopback, c.p.host),
+	}))
+}
+
+func (c *exposedClient) decided(d policy.Decision) {
+	switch {
+	case c.ended:
+	case d.Action == policy.Wait:
+		d.Pending.Then(c.decided)
+	case d.Action == policy.Allow:
+		c.dial(d.To)
+	default:
+		c.refuse()
+	}
 }
 
 // dial connects to the host's loopback. There the kernel often knows the outcome
 // at once.
-func (v *visit) dial(addr netip.Addr) {
-	v.to = netip.AddrPortFrom(addr, v.p.host)
-	fd, err := unix.Socket(familyOf(addr), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+func (c *exposedClient) dial(to netip.AddrPort) {
+	c.to, c.record.State = to, flow.Connecting
+	fd, err := unix.Socket(familyOf(to.Addr()), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		if err == unix.EMFILE || err == unix.ENFILE {
-			v.p.pause() // the next ones would not fare better
+			c.p.pause() // the next ones would not fare better
 		}
-		v.refuse()
+		c.refuse()
 		return
 	}
-	relay.Prepare(fd)
-	var sa sockio.Addr
-	sa.Set(v.to)
-	errno := sockio.Connect(fd, &sa)
-	if errno != 0 && errno != unix.EINPROGRESS {
-		unix.Close(fd)
-		v.answered(errno)
-		return
-	}
-	if !v.server.await(fd, dialTimeout) {
-		v.refuse()
-	}
+	connect.Prepare(fd)
+	c.record.FD = fd
+	c.server.Start(fd, to, dialTimeout)
 }
 
 // answered has the answer of the host's kernel.
-func (v *visit) answered(errno unix.Errno) {
-	m := v.p.m
-	if errno == 0 && sockio.ConnectedToItself(v.server.FD, v.to) {
-		errno = unix.ECONNREFUSED
-	}
+func (c *exposedClient) answered(errno unix.Errno) {
 	switch {
 	case errno == 0:
-		delete(m.visits, v)
-		m.visitors++
-		m.relay.Join(v.server.release(), v.client.release(), v.from, func() { m.visitors-- })
-	case errno == unix.ECONNREFUSED && v.to.Addr().Is4() && m.plan.IPv6():
-		v.server.close()
-		v.dial(netip.IPv6Loopback())
+		c.ended = true
+		c.p.m.cfg.Relay.Join(c.server.Release(), c.socket.Release(), c.record)
+	case errno == unix.ECONNREFUSED && c.to.Addr().Is4() && c.p.m.cfg.Plan.IPv6():
+		c.server.Close()
+		c.ask(netip.IPv6Loopback())
 	default:
-		v.refuse()
+		c.refuse()
 	}
 }
 
 // refuse resets the client, whatever the reason: of its own kernel's sockets it
 // hears nothing else.
-func (v *visit) refuse() {
-	delete(v.p.m.visits, v)
-	v.server.close()
-	v.client.refuse()
+func (c *exposedClient) refuse() {
+	c.p.m.cfg.Table.Remove(c.record)
+	c.End(flow.Evicted)
 }
 
-func (v *visit) closeSockets() {
-	v.server.close()
-	v.client.close()
+// End implements flow.Owner.
+func (c *exposedClient) End(flow.Reason) {
+	if !c.ended {
+		c.ended = true
+		c.server.Close()
+		c.socket.Reset()
+	}
 }

@@ -7,7 +7,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/sockio"
 )
@@ -16,12 +15,9 @@ const (
 	// acceptBatch clients are taken before others get their turn.
 	acceptBatch = 64
 	// acceptPause is how long listeners rest when the process is out of
-	// descriptors or attempts; the kernel would report the waiting clients
+	// descriptors or has too many clients waiting; the kernel would report the waiting clients
 	// without end meanwhile.
 	acceptPause = 50 * time.Millisecond
-	// dialTimeout is what a server has to answer a client in. Both are on
-	// this machine; one that takes longer is not listening to its network.
-	dialTimeout = 10 * time.Second
 )
 
 // listener takes the clients of a TCP socket that listens, in either direction.
@@ -43,7 +39,7 @@ func (l *listener) open() (err error) {
 	if l.fd < 0 { // removed before it began
 		return nil
 	}
-	if l.watch, err = l.m.shard.Watch(l.fd, unix.EPOLLIN, l); err != nil {
+	if l.watch, err = l.m.cfg.Shard.Watch(l.fd, unix.EPOLLIN, l); err != nil {
 		return fmt.Errorf("watch listener: %w", err)
 	}
 	return nil
@@ -65,7 +61,7 @@ func (l *listener) Ready(events uint32) {
 	if events&(unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		// Whoever is root of a namespace may end its sockets (SOCK_DESTROY,
 		// sock_diag(7)). The kernel would report that without end.
-		l.m.log.Warn("a listening socket was destroyed", "address", sockio.LocalAddr(l.fd))
+		l.m.cfg.Logger.Warn("a listening socket was destroyed", "address", sockio.LocalAddr(l.fd))
 		l.close()
 		return
 	}
@@ -97,8 +93,8 @@ func (l *listener) pause() {
 	}
 	l.paused = true
 	l.m.paused = append(l.m.paused, l)
-	if !l.m.shard.Armed(&l.m.retry) {
-		l.m.shard.Arm(&l.m.retry, acceptPause, shard.TaskFunc(l.m.resume))
+	if !l.m.cfg.Shard.Armed(&l.m.retry) {
+		l.m.cfg.Shard.Arm(&l.m.retry, acceptPause, shard.TaskFunc(l.m.resume))
 	}
 }
 
@@ -110,28 +106,4 @@ func (m *Manager) resume() {
 		}
 	}
 	m.paused = m.paused[:0]
-}
-
-// accepted is a connection that waits for its server's answer. What it
-// sends meanwhile, and that it has gone, is for the server to find out: it is
-// watched by the relay and nobody before.
-type accepted struct{ held }
-
-// hold takes over an accepted socket.
-func (c *accepted) hold(fd int) { c.held = held{relay.Socket{FD: fd}} }
-
-// speaks reports whether the client has sent something, and notes it for the
-// relay.
-func (c *accepted) speaks() bool {
-	if n, err := unix.IoctlGetInt(c.FD, unix.SIOCINQ); err == nil && n > 0 {
-		c.Events |= unix.EPOLLIN
-	}
-	return c.Events&unix.EPOLLIN != 0
-}
-
-// refuse resets the client, which is what it would see if it had asked the
-// server itself.
-func (c *accepted) refuse() {
-	relay.SetAbortiveClose(c.FD)
-	c.close()
 }

@@ -9,21 +9,29 @@ import (
 	"slices"
 	"sync"
 
+	"epiphyte/internal/flow"
 	"epiphyte/internal/plan"
+	"epiphyte/internal/policy"
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
+	"epiphyte/internal/sockio"
 	"epiphyte/stack"
 )
 
-// Config of a Manager. Plan, Shard, Relay and Stack are required.
+// Config of a Manager. Plan, Policy, Shard, Table, Relay, Batch and Stack are
+// required.
 type Config struct {
+	Guest   *flow.Guest // whose ports these are; may be nil where there is one guest
 	Plan    plan.Plan
+	Policy  policy.Decider
 	Shard   *shard.Shard
+	Table   *flow.Table
 	Relay   *relay.Relay
+	Batch   *sockio.Batch
 	Stack   *stack.Stack
 	Sockets Sockets // of the guest's namespace; nil: the stack path only
 	Mode    Mode
-	Logger  *slog.Logger
+	Logger  *slog.Logger // the default is slog's
 	// Claims hears of the clients of UDP ports; nil: nobody has to.
 	Claims stack.Claims
 }
@@ -31,23 +39,12 @@ type Config struct {
 // Manager holds the published ports of one guest. Add, Remove and List may be
 // called by any goroutine while the shard serves, or before it does.
 type Manager struct {
-	plan    plan.Plan
-	shard   *shard.Shard
-	relay   *relay.Relay
-	stack   *stack.Stack
-	sockets Sockets
-	mode    Mode
-	log     *slog.Logger
-	claims  stack.Claims
+	cfg Config
 
 	// The shard's thread only:
-	attempts map[*attempt]struct{}
-	paused   []*listener // waiting for descriptors
-	retry    shard.Timer
-	sessions sessionTable
-	visits   map[*visit]struct{}
-	visitors int  // visits that have been joined to a connection of the host
-	starved  bool // a client has waited for a socket in vain, and none came since
+	paused  []*listener // waiting for descriptors
+	retry   shard.Timer
+	backlog policy.Backlog
 
 	mu       sync.Mutex
 	last     int               // the id given last
@@ -71,33 +68,22 @@ type socket interface {
 
 // New makes a manager without rules.
 func New(cfg Config) *Manager {
-	m := &Manager{
-		plan:     cfg.Plan,
-		shard:    cfg.Shard,
-		relay:    cfg.Relay,
-		stack:    cfg.Stack,
-		sockets:  cfg.Sockets,
-		mode:     cfg.Mode,
-		log:      cfg.Logger,
-		claims:   cfg.Claims,
-		attempts: make(map[*attempt]struct{}),
-		visits:   make(map[*visit]struct{}),
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	return &Manager{
+		cfg:      cfg,
 		rules:    make(map[int]published),
 		removing: make(map[int]published),
 		ended:    make(chan struct{}),
 	}
-	if m.log == nil {
-		m.log = slog.Default()
-	}
-	m.sessions.init()
-	return m
 }
 
 // Add publishes the ports of a rule: all of them, or none and an error, which
 // is a *FieldError, a *BindError or the context's. A port that was just
 // released is tried again for bindPatience.
 func (m *Manager) Add(ctx context.Context, r Rule) (Entry, error) {
-	err := r.resolve(&m.plan)
+	err := r.resolve(&m.cfg.Plan)
 	if err == nil {
 		var others []Rule
 		for _, e := range m.List() {
@@ -125,7 +111,7 @@ func (m *Manager) Serve(b *Bound) (Entry, error) {
 		if r.Proto == TCP {
 			sockets[i] = m.newTCPPort(fd, to)
 		} else {
-			sockets[i] = &udpSocket{m: m, fd: fd, guest: to, v6: r.Host.Is6()}
+			sockets[i] = m.newUDPPort(fd, to)
 		}
 	}
 	b.fds = nil
@@ -141,10 +127,10 @@ func (m *Manager) Serve(b *Bound) (Entry, error) {
 	e := Entry{ID: m.last, Rule: r}
 	m.rules[e.ID] = published{e, sockets}
 	// Clients wait in the listeners' queues until the shard gets to it.
-	m.shard.Post(shard.TaskFunc(func() {
+	m.cfg.Shard.Post(shard.TaskFunc(func() {
 		for _, s := range sockets {
 			if err := s.open(); err != nil {
-				m.log.Warn("published port does not work", "rule", r, "error", err)
+				m.cfg.Logger.Warn("published port does not work", "rule", r, "error", err)
 			}
 		}
 	}))
@@ -165,7 +151,7 @@ func (m *Manager) Remove(id int) error {
 		return fmt.Errorf("remove published port %d: %w", id, ErrNoRule)
 	}
 	closed := make(chan struct{})
-	if m.shard.Post(shard.TaskFunc(func() {
+	if m.cfg.Shard.Post(shard.TaskFunc(func() {
 		m.finishRemoval(id)
 		close(closed)
 	})) {
@@ -185,6 +171,7 @@ func (m *Manager) finishRemoval(id int) {
 	for _, s := range p.sockets {
 		s.close()
 	}
+	m.endSessions()
 }
 
 // List returns the rules in force, oldest first.
@@ -199,8 +186,8 @@ func (m *Manager) List() []Entry {
 	return list
 }
 
-// Close closes every socket of the manager. The shard must have stopped
-// serving.
+// Close closes the ports. The shard must have stopped serving; clients are the
+// table's to end.
 func (m *Manager) Close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -219,33 +206,14 @@ func (m *Manager) Close() {
 	for _, p := range m.exposed {
 		p.close()
 	}
-	for a := range m.attempts {
-		a.closeSockets()
-	}
-	clear(m.attempts)
-	for v := range m.visits {
-		v.closeSockets()
-	}
-	clear(m.visits)
 	close(m.ended)
 }
 
-// visible is the address under which the guest sees a client, by which its
-// answers have to find the way back to us. That is the client's own, except
-// where the guest would not send answers to the TAP: loopback and link-local
-// addresses, and those of the guest's own subnet or of the guest itself. Such
-// clients are the gateway.
-func (m *Manager) visible(client netip.AddrPort) netip.AddrPort {
-	a := client.Addr()
-	p := &m.plan
-	if !a.IsLoopback() && !a.IsUnspecified() && !a.IsLinkLocalUnicast() &&
-		!p.Prefix.Contains(a) && !(p.IPv6() && p.Prefix6.Contains(a)) {
-		return client
-	}
-	if a.Is4() {
-		return netip.AddrPortFrom(p.Gateway, client.Port())
-	}
-	return netip.AddrPortFrom(p.Gateway6, client.Port())
+// decide asks about a client of a published port.
+func (m *Manager) decide(proto uint8, client, to netip.AddrPort) policy.Decision {
+	return m.cfg.Policy.Decide(policy.Request{
+		Guest: m.cfg.Guest, Direction: policy.In, Origin: flow.FromPublished, Proto: proto, Src: client, Dst: to,
+	})
 }
 
 // destination is where in the guest a client goes; an address that the rule
@@ -254,5 +222,5 @@ func (m *Manager) destination(to netip.AddrPort) netip.AddrPort {
 	if to.Addr().IsValid() {
 		return to
 	}
-	return netip.AddrPortFrom(m.stack.GuestAddr6(), to.Port())
+	return netip.AddrPortFrom(m.cfg.Stack.GuestAddr6(), to.Port())
 }

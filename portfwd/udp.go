@@ -1,81 +1,44 @@
 package portfwd
 
 import (
-	"container/list"
 	"fmt"
 	"net/netip"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/internal/relay"
+	"epiphyte/internal/flow"
+	"epiphyte/internal/policy"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/sockio"
 	"epiphyte/stack"
 )
 
-const (
-	// sessionIdle is how long a client that is silent may still be answered:
-	// the same as for mappings of the way out.
-	sessionIdle = 240 * time.Second
-	// maxSessions bounds the clients that are remembered, at about 200 bytes
-	// each; the least recently used makes room.
-	maxSessions = 16384
-	// receiveBuffer is asked for; the kernel grants up to net.core.rmem_max. A
-	// burst of 200 full-sized datagrams weighs 460 kB there.
-	receiveBuffer = 1 << 20
-)
+// sessionIdle is how long a client that is silent may still be answered: the same
+// as for mappings of the way out.
+const sessionIdle = 240 * time.Second
 
-// udpSocket is a published UDP port.
-type udpSocket struct {
-	m     *Manager
-	fd    int
-	guest netip.AddrPort
-	v6    bool
-	watch *shard.Watch
-
-	joined bool // the kernel may join datagrams
-	single bool // the kernel does not segment on its way
-
-	sessions map[*session]struct{}
+// udpPort is a published UDP port.
+type udpPort struct {
+	m      *Manager
+	socket sockio.DatagramSocket
+	guest  netip.AddrPort
+	watch  *shard.Watch
 }
 
-// sessionKey is how the guest's answers name a session: its own address and
-// port, and the client's as the guest sees it.
-type sessionKey struct{ guest, client netip.AddrPort }
+func (m *Manager) newUDPPort(fd int, guest netip.AddrPort) *udpPort {
+	u := &udpPort{m: m, guest: guest}
+	u.socket = sockio.DatagramSocket{FD: fd, Owner: u, Control: true}
+	return u
+}
 
 // session is one client of one published UDP port.
 type session struct {
-	key      sessionKey
-	socket   *udpSocket
-	client   sockio.Addr // as the host knows it
-	asked    []byte      // control message that makes replies leave from the address asked
-	used     time.Duration
-	counters relay.Counters
-	place    *list.Element
-}
-
-// sessionTable holds the sessions, least recently used first.
-type sessionTable struct {
-	byKey  map[sessionKey]*session
-	recent *list.List
-	expire shard.Timer
-	batch  sockio.Batch
-	run    replyRun
-}
-
-func (t *sessionTable) init() {
-	t.byKey = make(map[sessionKey]*session)
-	t.recent = list.New()
-}
-
-func (t *sessionTable) remove(s *session) {
-	delete(t.byKey, s.key)
-	t.recent.Remove(s.place)
-	delete(s.socket.sessions, s)
-	if m := s.socket.m; m.claims != nil {
-		m.claims.Release(stack.ProtoUDP, s.key.guest, s.key.client)
-	}
+	port   *udpPort
+	record *flow.Flow
+	client sockio.Addr // as the host knows it
+	asked  []byte      // control message that makes replies leave from the address asked
 }
 
 // askDestination has the kernel tell which address each datagram was sent to.
@@ -86,73 +49,71 @@ func askDestination(fd, family int) error {
 	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
 }
 
-func (u *udpSocket) open() (err error) {
-	if u.fd < 0 {
+func (u *udpPort) open() (err error) {
+	if u.socket.FD < 0 {
 		return nil
 	}
-	if u.watch, err = u.m.shard.Watch(u.fd, unix.EPOLLIN, u); err != nil {
+	if u.watch, err = u.m.cfg.Shard.Watch(u.socket.FD, unix.EPOLLIN, u); err != nil {
 		return fmt.Errorf("watch socket: %w", err)
 	}
 	return nil
 }
 
-func (u *udpSocket) close() {
-	if u.fd < 0 {
+// close closes the port. Its sessions are the Manager's to end.
+func (u *udpPort) close() {
+	if u.socket.FD < 0 {
 		return
-	}
-	for s := range u.sessions {
-		u.m.sessions.remove(s)
 	}
 	if u.watch != nil {
 		u.watch.Forget()
 	}
-	unix.Close(u.fd)
-	u.fd = -1
+	unix.Close(u.socket.FD)
+	u.socket.FD = -1
 }
 
 // Ready implements shard.Handler. What is left waiting is reported again.
-func (u *udpSocket) Ready(uint32) {
-	b := &u.m.sessions.batch
-	bytes := 0
-	for range sockio.TurnBatches {
-		n, errno := b.Receive(u.fd, true)
-		if errno != 0 {
-			return // EAGAIN; other errors are about datagrams sent before
-		}
-		to := u.m.destination(u.guest)
-		for i := 0; i < n; {
-			client := b.Addrs[i]
-			segment, parts, next := b.Run(i, n)
-			if len(parts) > 0 {
-				u.receive(client, to, b.ControlOf(next-1), segment, parts...)
-			}
-			for ; i < next; i++ {
-				bytes += int(b.Msgs[i].Len)
-			}
-		}
-		if n > 1 && !u.joined {
-			u.joined = true
-			sockio.Join(u.fd)
-		}
-		if n < sockio.BatchSize || bytes >= sockio.TurnBytes {
-			return
-		}
+func (u *udpPort) Ready(uint32) { u.m.cfg.Batch.Read(&u.socket) }
+
+// Received implements sockio.DatagramOwner.
+func (u *udpPort) Received(from *sockio.Addr, control []byte, segment int, parts [][]byte) {
+	to := u.m.destination(u.guest)
+	d := u.m.decide(unix.IPPROTO_UDP, from.AddrPort(), to)
+	switch d.Action {
+	case policy.Allow:
+		u.deliver(*from, control, d, segment, parts)
+	case policy.Wait:
+		u.hold(*from, control, d.Pending, segment, parts)
 	}
 }
 
-// receive takes datagrams of a client, of segment bytes each, in parts as
-// [sockio.Batch.Run] makes them. The last one's control messages say where
-// replies are to come from.
-func (u *udpSocket) receive(client sockio.Addr, to netip.AddrPort, control []byte, segment int, parts ...[]byte) {
-	m := u.m
-	s := m.sessionOf(u, client, to)
-	s.asked = replyFrom(s.asked[:0], control)
-	s.touch()
-	for _, p := range parts {
-		s.counters.In += uint64(len(p))
+// hold keeps a copy of datagrams until their decision is there.
+func (u *udpPort) hold(from sockio.Addr, control []byte, p *policy.Pending, segment int, parts [][]byte) {
+	var whole []byte
+	for _, part := range parts {
+		whole = append(whole, part...)
 	}
-	m.stack.SendUDPs(s.key.client, to, segment, parts...)
+	control = append([]byte(nil), control...)
+	u.m.backlog.Hold(p, len(whole), func(d policy.Decision) {
+		if d.Action == policy.Allow && u.socket.FD >= 0 {
+			u.deliver(from, control, d, segment, [][]byte{whole})
+		}
+	})
 }
+
+// deliver sends datagrams of a client to the guest.
+func (u *udpPort) deliver(client sockio.Addr, control []byte, d policy.Decision, segment int, parts [][]byte) {
+	s := u.session(client, d)
+	s.asked = replyFrom(s.asked[:0], control)
+	u.m.cfg.Table.Used(s.record)
+	for _, p := range parts {
+		s.record.In += uint64(len(p))
+	}
+	u.m.cfg.Stack.SendUDPs(s.record.Remote, s.record.Src, segment, parts...)
+}
+
+// SendFailed implements sockio.DatagramOwner. Clients hear no more of a server's
+// replies than on any network.
+func (u *udpPort) SendFailed(*sockio.Datagram, unix.Errno) {}
 
 const (
 	// Clients that are seen as the gateway may have the same port. The next
@@ -162,65 +123,104 @@ const (
 	portStep   = 7919
 )
 
-// sessionOf finds or makes the session of a client.
-func (m *Manager) sessionOf(u *udpSocket, client sockio.Addr, to netip.AddrPort) *session {
-	peer := client.AddrPort()
-	seen := m.visible(peer)
-	key := sessionKey{guest: to, client: seen}
+// session finds or makes the session of a client.
+func (u *udpPort) session(client sockio.Addr, d policy.Decision) *session {
+	t := u.m.cfg.Table
 	for i := range portProbes {
-		probe := sessionKey{guest: to, client: netip.AddrPortFrom(seen.Addr(), seen.Port()+uint16(i*portStep))}
-		s := m.sessions.byKey[probe]
-		if s != nil && s.socket == u && s.client.AddrPort() == peer {
-			return s
+		seen := netip.AddrPortFrom(d.From.Addr(), d.From.Port()+uint16(i*portStep))
+		r := t.Find(flow.Session, unix.IPPROTO_UDP, d.To, seen)
+		if r == nil && seen.Port() != 0 {
+			return u.newSession(client, d.To, seen)
 		}
-		if s == nil && probe.client.Port() != 0 {
-			return m.newSession(probe, u, client)
+		if r != nil {
+			if s := r.Owner.(*session); s.port == u && s.client == client {
+				return s
+			}
 		}
 	}
 	// All are taken: the guest cannot tell them apart, and the one that asked
 	// last is answered.
-	if s := m.sessions.byKey[key]; s != nil {
-		m.sessions.remove(s)
+	if r := t.Find(flow.Session, unix.IPPROTO_UDP, d.To, d.From); r != nil {
+		r.Owner.(*session).end()
 	}
-	return m.newSession(key, u, client)
+	return u.newSession(client, d.To, d.From)
 }
 
-func (m *Manager) newSession(key sessionKey, u *udpSocket, client sockio.Addr) *session {
-	t := &m.sessions
-	if len(t.byKey) >= maxSessions {
-		t.remove(t.recent.Front().Value.(*session))
+func (u *udpPort) newSession(client sockio.Addr, guest, seen netip.AddrPort) *session {
+	cfg := &u.m.cfg
+	cfg.Table.Admit(flow.Session)
+	s := &session{port: u, client: client}
+	s.record = &flow.Flow{
+		Owner: s, Guest: cfg.Guest, Kind: flow.Session, Origin: flow.FromPublished, Proto: unix.IPPROTO_UDP,
+		Src: guest, Remote: seen, FD: u.socket.FD, Idle: sessionIdle, State: flow.Published,
 	}
-	s := &session{key: key, socket: u, client: client, counters: relay.Counters{Begun: m.shard.Now()}}
-	s.place = t.recent.PushBack(s)
-	t.byKey[key] = s
-	if m.claims != nil {
-		m.claims.Claim(stack.ProtoUDP, key.guest, key.client)
-	}
-	if u.sessions == nil {
-		u.sessions = make(map[*session]struct{})
-	}
-	u.sessions[s] = struct{}{}
-	if !m.shard.Armed(&t.expire) {
-		m.shard.Arm(&t.expire, sessionIdle, shard.TaskFunc(m.expireSessions))
+	cfg.Table.Add(s.record)
+	if cfg.Claims != nil {
+		cfg.Claims.Claim(unix.IPPROTO_UDP, guest, seen)
 	}
 	return s
 }
 
-func (s *session) touch() {
-	s.used = s.socket.m.shard.Now()
-	s.socket.m.sessions.recent.MoveToBack(s.place)
+func (s *session) end() {
+	s.port.m.cfg.Table.Remove(s.record)
+	s.End(flow.Evicted)
 }
 
-// expireSessions forgets what has been idle too long. One timer serves all: it
-// is set for the one that goes next.
-func (m *Manager) expireSessions() {
-	t := &m.sessions
-	for e := t.recent.Front(); e != nil; e = t.recent.Front() {
-		s := e.Value.(*session)
-		if left := s.used + sessionIdle - m.shard.Now(); left > 0 {
-			m.shard.Arm(&t.expire, left, shard.TaskFunc(m.expireSessions))
-			return
-		}
-		t.remove(s)
+// End implements flow.Owner.
+func (s *session) End(flow.Reason) {
+	if c := s.port.m.cfg.Claims; c != nil {
+		c.Release(unix.IPPROTO_UDP, s.record.Src, s.record.Remote)
 	}
+}
+
+// endSessions ends the sessions of ports that are closed.
+func (m *Manager) endSessions() {
+	m.cfg.Table.Each(flow.Session, func(f *flow.Flow) {
+		if s := f.Owner.(*session); s.port.socket.FD < 0 {
+			s.end()
+		}
+	})
+}
+
+// Reply takes a datagram of the guest that answers a client of a published port,
+// and reports whether it is one. It is sent by the next flush of the Batch.
+// Shard's thread only.
+func (m *Manager) Reply(p *stack.Packet, src, dst netip.AddrPort) bool {
+	r := m.cfg.Table.Find(flow.Session, unix.IPPROTO_UDP, src, dst)
+	if r == nil {
+		return false
+	}
+	s := r.Owner.(*session)
+	m.cfg.Table.Used(r)
+	d := sockio.Datagram{To: s.client, Payload: [2][]byte{p.Head[8:], p.Tail}, Segment: p.SegmentSize, Source: s.asked}
+	r.Out += uint64(d.Size())
+	m.cfg.Batch.Queue(&s.port.socket, &d)
+	if len(p.Tail) > 0 || !p.Fresh {
+		m.cfg.Batch.Flush() // the next frame is read over the tail
+	}
+	return true
+}
+
+// replyFrom turns the destination that the kernel reported into the source
+// that it is to use for replies (ip(7), ipv6(7)): on a host with several
+// addresses a client takes no answer from another one than it asked.
+func replyFrom(b, control []byte) []byte {
+	if d := sockio.FindControl(control, unix.IPPROTO_IP, unix.IP_PKTINFO); len(d) >= unix.SizeofInet4Pktinfo {
+		// Spec_dst is the address asked, or for a broadcast the interface's own;
+		// the interface is for the routing table to choose.
+		info := *(*unix.Inet4Pktinfo)(unsafe.Pointer(&d[0]))
+		info.Addr, info.Ifindex = [4]byte{}, 0
+		return sockio.AppendControl(b, unix.IPPROTO_IP, unix.IP_PKTINFO, (*[unix.SizeofInet4Pktinfo]byte)(unsafe.Pointer(&info))[:])
+	}
+	if d := sockio.FindControl(control, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO); len(d) >= unix.SizeofInet6Pktinfo {
+		info := *(*unix.Inet6Pktinfo)(unsafe.Pointer(&d[0]))
+		switch asked := netip.AddrFrom16(info.Addr); {
+		case asked.IsMulticast():
+			info.Addr = [16]byte{}
+		case !asked.IsLinkLocalUnicast():
+			info.Ifindex = 0
+		}
+		return sockio.AppendControl(b, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, (*[unix.SizeofInet6Pktinfo]byte)(unsafe.Pointer(&info))[:])
+	}
+	return b
 }

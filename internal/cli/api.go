@@ -40,7 +40,7 @@ func flows(g *guest.Guest) []api.Flow {
 	list := make([]api.Flow, len(infos))
 	for i, f := range infos {
 		list[i] = api.Flow{
-			Proto: f.Proto, Guest: f.Guest.String(), State: f.State,
+			Proto: f.Proto, Guest: f.Src.String(), State: f.State.String(),
 			In: f.In, Out: f.Out, Age: f.Age, Idle: f.Idle,
 		}
 		if f.Remote.IsValid() {

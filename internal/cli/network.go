@@ -12,6 +12,7 @@ import (
 
 	"epiphyte/internal/api"
 	"epiphyte/internal/guest"
+	"epiphyte/internal/policy"
 	"epiphyte/tap"
 )
 
@@ -65,22 +66,23 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 		return nil, err
 	}
 	gc := guest.Config{
-		Device:              n.device,
-		Plan:                o.Plan,
-		MTU:                 o.MTU,
-		DisableHostLoopback: o.DisableHostLoopback,
-		DisableDNS:          o.DisableDNS,
-		PlainTCP:            o.TCPPath == tcpPlain,
-		Source:              o.Source,
-		ResolvConf:          o.ResolvConf,
-		PublishMode:         o.PublishMode,
-		Logger:              r.log,
+		Device: n.device,
+		Rules: policy.Rules{
+			Plan:                o.Plan,
+			DisableHostLoopback: o.DisableHostLoopback,
+			DisableDNS:          o.DisableDNS,
+		},
+		MTU:         o.MTU,
+		Source:      o.Source,
+		ResolvConf:  o.ResolvConf,
+		PublishMode: o.PublishMode,
+		Logger:      r.log,
 	}
 	for _, q := range n.device.Queues()[1:] {
 		gc.Queues = append(gc.Queues, q)
 	}
 	if n.agent != nil {
-		gc.Sockets = n.agent
+		gc.Sockets = agentSockets{n.agent}
 	}
 	if n.guest, err = guest.New(gc); err != nil {
 		return nil, err
@@ -159,4 +161,14 @@ func tapFD(fd int) (int, error) {
 		return 0, fmt.Errorf("use fd %d as TAP: %w", fd, err)
 	}
 	return moved, nil
+}
+
+type agentSockets struct{ *tap.Agent }
+
+func (a agentSockets) Socket(family int, take func(int) bool) {
+	fd, ok := a.Agent.Socket(family)
+	if !ok {
+		fd = -1
+	}
+	take(fd)
 }

@@ -32,11 +32,11 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"epiphyte/forwarder"
 	"epiphyte/internal/dhcp"
 	"epiphyte/internal/dns"
+	"epiphyte/internal/flow"
 	"epiphyte/internal/outbound"
-	"epiphyte/internal/plan"
+	"epiphyte/internal/policy"
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/steer"
@@ -44,25 +44,21 @@ import (
 	"epiphyte/stack"
 )
 
-// Config of a Guest. Device and Plan are required.
+// Config of a Guest. Device and Rules.Plan are required.
 type Config struct {
 	Device stack.Device
 	// Queues are further queues of the same device.
 	Queues []stack.Device
-	Plan   plan.Plan
+	// Rules decide what the guest may reach, and where.
+	Rules policy.Rules
 	// MTU of the guest's link in bytes, 1500 if zero.
 	MTU int
-	// DisableHostLoopback keeps the gateway from standing for 127.0.0.1 and ::1.
-	DisableHostLoopback bool
-	// DisableDNS makes the plan's DNS address an ordinary destination.
-	DisableDNS bool
-	// PlainTCP leaves TCP to gVisor's own processors instead of the shard.
-	PlainTCP bool
 	// Source of the host's sockets; nil: the kernel chooses.
 	Source *outbound.Source
 	// ResolvConf names the host's resolvers; /etc/resolv.conf if empty.
 	ResolvConf string
-	Limits     forwarder.Limits
+	// Limits of all flows together.
+	Limits flow.Limits
 	// BufferBytes bounds the TCP buffers of all connections; 0 is the default
 	// of package relay.
 	BufferBytes int
@@ -88,7 +84,7 @@ type Guest struct {
 
 // New builds the network. The device must be open and stays the caller's.
 func New(cfg Config) (_ *Guest, err error) {
-	g := &Guest{ipv6: cfg.Plan.IPv6(), served: make(chan struct{})}
+	g := &Guest{ipv6: cfg.Rules.Plan.IPv6(), served: make(chan struct{})}
 	// The runtime opens its poller with the first timer. Opened here, the
 	// descriptors of an idle guest are all there before it is ready.
 	time.AfterFunc(time.Hour, func() {}).Stop()
@@ -97,65 +93,28 @@ func New(cfg Config) (_ *Guest, err error) {
 			g.Close()
 		}
 	}()
-	fc := forwarder.Config{
-		Rules: forwarder.Rules{
-			Plan:                cfg.Plan,
-			DisableHostLoopback: cfg.DisableHostLoopback,
-			DisableDNS:          cfg.DisableDNS,
-		},
-		DHCP:   dhcp.New(dhcp.Config{Plan: cfg.Plan, MTU: cfg.MTU, MAC: cfg.Plan.HardwareAddr()}),
-		Source: cfg.Source.For,
-		Logger: cfg.Logger,
-		Limits: cfg.Limits,
-	}
-	sc := stack.Config{
-		Device:   cfg.Device,
-		Plan:     cfg.Plan,
-		MTU:      cfg.MTU,
-		PlainTCP: cfg.PlainTCP,
-		Logger:   cfg.Logger,
-	}
-	if g.ipv6 {
-		sc.RouterAdvertisement = dhcp.RouterAdvertisement(cfg.Plan, cfg.Plan.HardwareAddr(), cfg.MTU)
-	}
-	pc := portfwd.Config{Plan: cfg.Plan, Sockets: cfg.Sockets, Mode: cfg.PublishMode, Logger: cfg.Logger}
-	count := 1 + len(cfg.Queues)
-	if count > 1 {
+	if count := 1 + len(cfg.Queues); count > 1 {
 		g.steering = steer.New(steer.Config{
 			Queues:     append([]stack.Device{cfg.Device}, cfg.Queues...),
-			Plan:       cfg.Plan,
-			DisableDNS: cfg.DisableDNS,
+			Plan:       cfg.Rules.Plan,
+			DisableDNS: cfg.Rules.DisableDNS,
 		})
-		pc.Claims = g.steering
-		fc.Limits = cfg.Limits.Divided(count)
+		cfg.Limits = cfg.Limits.Divided(count)
 		cfg.BufferBytes = cmp.Or(cfg.BufferBytes, relay.DefaultBufferBytes) / count
 	}
-	for i := range count {
-		l, err := g.newLane(i, &cfg, fc, sc)
+	for i := range 1 + len(cfg.Queues) {
+		l, err := g.newLane(i, &cfg)
 		g.lanes = append(g.lanes, l)
 		if err != nil {
 			return nil, err
 		}
 	}
-	l := g.lanes[0]
-	pc.Shard, pc.Relay, pc.Stack = l.shard, l.relay, l.stack
-	g.ports = portfwd.New(pc)
-	l.forwarder.SetInbound(g.ports)
 	if g.ipv6 {
 		// The first one at once: a guest whose link is already up has sent its
 		// solicitation before we could hear it.
 		g.advertise()
 	}
 	return g, nil
-}
-
-// serveNames gives lane 0 its resolver.
-func (g *Guest) serveNames(s *shard.Shard, cfg *Config, fc *forwarder.Config) {
-	if cfg.DisableDNS {
-		return
-	}
-	g.resolver = dns.New(dns.Config{Shard: s, ResolvConf: cfg.ResolvConf, Source: cfg.Source, Logger: cfg.Logger})
-	fc.DNS = g.resolver
 }
 
 // advertise sends a router advertisement and arms the timer for the next.
@@ -195,12 +154,7 @@ func (g *Guest) Close() error {
 		g.ports.Close()
 	}
 	for _, l := range g.lanes {
-		if l.forwarder != nil {
-			l.forwarder.Close()
-		}
-		if l.stack != nil {
-			l.stack.Close()
-		}
+		l.close()
 	}
 	if g.resolver != nil {
 		g.resolver.Close()

@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"slices"
 
-	"epiphyte/internal/relay"
+	"epiphyte/internal/flow"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/steer"
 )
@@ -12,17 +12,11 @@ import (
 // Flows lists the flows of the moment: connections, those in the making
 // included, mappings and sessions. It waits for each shard, which must be
 // serving; after Close it returns nil.
-func (g *Guest) Flows() []relay.Info {
-	var list []relay.Info
-	g.ask(func(l *lane) {
-		list = l.relay.Append(list)
-		list = l.forwarder.Append(list)
-		if l == g.lanes[0] {
-			list = g.ports.Append(list)
-		}
-	})
-	slices.SortFunc(list, func(a, b relay.Info) int {
-		return cmp.Or(cmp.Compare(a.Proto, b.Proto), a.Guest.Compare(b.Guest), a.Remote.Compare(b.Remote))
+func (g *Guest) Flows() []flow.Info {
+	var list []flow.Info
+	g.ask(func(l *lane) { list = l.table.Append(list) })
+	slices.SortFunc(list, func(a, b flow.Info) int {
+		return cmp.Or(cmp.Compare(a.Guest, b.Guest), cmp.Compare(a.Proto, b.Proto), a.Src.Compare(b.Src), a.Remote.Compare(b.Remote))
 	})
 	return list
 }
@@ -33,7 +27,7 @@ type Stats struct {
 	Connections int // established TCP connections
 	Mappings    int // UDP and echo mappings
 	Sessions    int // clients of published UDP ports
-	Total       relay.Totals
+	Total       flow.Totals
 	Lanes       []LaneStats // with several queues
 }
 
@@ -47,21 +41,16 @@ type LaneStats struct {
 // moment each.
 func (g *Guest) Stats() (s Stats) {
 	g.ask(func(l *lane) {
-		c := l.forwarder.Counts()
-		t := l.relay.Totals()
-		s.Connecting += c.Dials
-		s.Connections += c.TCP
-		s.Mappings += c.Mappings
+		t := l.table.Totals()
+		s.Connecting += l.table.Count(flow.Dial) + l.table.Count(flow.Client)
+		s.Connections += l.table.Count(flow.Conn) + l.table.Count(flow.Exposed)
+		s.Mappings += l.table.Count(flow.Mapping)
+		s.Sessions += l.table.Count(flow.Session)
 		s.Total.Connections += t.Connections
 		s.Total.In += t.In
 		s.Total.Out += t.Out
 		if l.steered != nil {
 			s.Lanes = append(s.Lanes, LaneStats{Frames: l.steered.Stats(), Connections: t.Connections})
-		}
-		if l == g.lanes[0] {
-			attempts, sessions := g.ports.Counts()
-			s.Connecting += attempts
-			s.Sessions = sessions
 		}
 	})
 	return s

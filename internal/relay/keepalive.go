@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/flow"
 	"epiphyte/internal/shard"
 )
 
@@ -54,19 +55,20 @@ func (r *Relay) keepaliveLater() {
 }
 
 func (r *Relay) updateKeepalive() {
-	for fl := range r.flows {
-		fl.updateKeepalive()
+	update := func(f *flow.Flow) {
+		if c, ok := f.Owner.(interface{ updateKeepalive() }); ok {
+			c.updateKeepalive()
+		}
 	}
-	for s := range r.splices {
-		s.updateKeepalive()
-	}
+	r.table.Each(flow.Conn, update)
+	r.table.Each(flow.Exposed, update)
 }
 
 // updateKeepalive probes both ends of a flow, the guest's sooner when it has
 // closed its side.
-func (fl *Flow) updateKeepalive() {
+func (fl *conn) updateKeepalive() {
 	if fl.keepalive == keepaliveOff {
-		probe(fl.fd, keepaliveOpen)
+		probe(fl.host.FD, keepaliveOpen)
 	}
 	want := keepaliveOpen
 	if fl.guestDone {
@@ -74,7 +76,7 @@ func (fl *Flow) updateKeepalive() {
 	}
 	if fl.keepalive != want {
 		fl.keepalive = want
-		fl.conn.SetKeepalive(want.times())
+		fl.guest.SetKeepalive(want.times())
 	}
 }
 
@@ -91,7 +93,7 @@ func (s *splice) updateKeepalive() {
 		}
 		if e.keepalive != want {
 			e.keepalive = want
-			probe(e.fd, want)
+			probe(e.FD, want)
 		}
 	}
 }

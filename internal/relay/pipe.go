@@ -62,11 +62,11 @@ func (r *Relay) givePipe(p *pipe) {
 	r.pipes = append(r.pipes, p)
 }
 
-// atRest is called when a connection has ended.
-func (r *Relay) atRest() {
-	if len(r.splices) == 0 && len(r.pipes) > 0 && !r.shard.Armed(&r.sparesTimer) {
+// closeSparesLater is called when a connection has ended.
+func (r *Relay) closeSparesLater() {
+	if r.spliced == 0 && len(r.pipes) > 0 && !r.shard.Armed(&r.sparesTimer) {
 		r.shard.Arm(&r.sparesTimer, sparePipesLinger, shard.TaskFunc(func() {
-			if len(r.splices) == 0 {
+			if r.spliced == 0 {
 				r.closeSparePipes()
 			}
 		}))

@@ -3,7 +3,7 @@
 //
 // # Theory of operation
 //
-// A Flow joins two ends: a stack.Conn, which is the guest's, and a stream
+// A connection has two ends: a stack.Conn, which is the guest's, and a stream
 // socket, which is the host's. It does not matter which side asked for the
 // connection. Out, the bytes go from the stack's buffers to the socket by one
 // writev; in, the socket is read straight into the stack's buffers. There is no
@@ -34,55 +34,42 @@ package relay
 import (
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/flow"
 	"epiphyte/internal/shard"
 )
 
-// Relay holds the flows of one guest.
+// Config of a Relay. Shard and Table are required.
+type Config struct {
+	Shard *shard.Shard
+	// Table that holds the records of the connections.
+	Table *flow.Table
+	// BufferBytes of TCP buffers are shared by all connections; zero means
+	// DefaultBufferBytes.
+	BufferBytes int
+}
+
+// Relay moves bytes for the flows of one table.
 type Relay struct {
 	shard   *shard.Shard
-	flows   map[*Flow]struct{}
+	table   *flow.Table
 	budget  budget
-	totals  Totals // of flows that have ended, and their number so far
 	vectors [64]unix.Iovec
 
 	keepalive shard.Timer
 
-	splices     map[*splice]struct{}
+	spliced     int     // connections that are joined by splice
 	pipes       []*pipe // empty ones, at most sparePipes
 	sparesTimer shard.Timer
 	scratch     []byte // made when first needed
 }
 
-// Totals are sums over all TCP flows since the start.
-type Totals struct {
-	Connections uint64
-	In, Out     uint64 // bytes towards and from the guest
-}
-
-// New makes a relay whose flows share bufferBytes of TCP buffers; zero means
-// DefaultBufferBytes.
-func New(s *shard.Shard, bufferBytes int) *Relay {
-	if bufferBytes == 0 {
-		bufferBytes = DefaultBufferBytes
+// New makes a relay.
+func New(cfg Config) *Relay {
+	r := &Relay{shard: cfg.Shard, table: cfg.Table, budget: budget{free: cfg.BufferBytes}}
+	if cfg.BufferBytes == 0 {
+		r.budget.free = DefaultBufferBytes
 	}
-	return &Relay{shard: s, flows: make(map[*Flow]struct{}), splices: make(map[*splice]struct{}), budget: budget{free: bufferBytes}}
-}
-
-// Len is the number of flows. Shard's thread only.
-func (r *Relay) Len() int { return len(r.flows) + len(r.splices) }
-
-// Totals sums up. Shard's thread only.
-func (r *Relay) Totals() Totals {
-	t := r.totals
-	for fl := range r.flows {
-		t.In += fl.counters.In
-		t.Out += fl.counters.Out
-	}
-	for s := range r.splices {
-		t.In += s.counters.In
-		t.Out += s.counters.Out
-	}
-	return t
+	return r
 }
 
 func (r *Relay) scratchSpace() []byte {
@@ -92,30 +79,5 @@ func (r *Relay) scratchSpace() []byte {
 	return r.scratch
 }
 
-// Close closes the sockets of every flow and the pipes. The shard must have
-// stopped serving; connections of the stack are the stack's to close.
-func (r *Relay) Close() {
-	for fl := range r.flows {
-		fl.closeSocket()
-	}
-	clear(r.flows)
-	for s := range r.splices {
-		s.closeSockets()
-	}
-	clear(r.splices)
-	r.closeSparePipes()
-}
-
-// Prepare sets the options that the relay needs on a TCP socket of the host: one
-// that is going to connect, or a listener, whose connections have them too.
-// Failures leave a slower connection, and do not happen.
-func Prepare(fd int) {
-	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // the guest's sender decides
-	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // urgent data is data, in order
-}
-
-// SetAbortiveClose makes the coming close of a socket a RST: SO_LINGER with
-// zero seconds, socket(7).
-func SetAbortiveClose(fd int) {
-	unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-}
+// Close closes the pipes. The table must have been closed.
+func (r *Relay) Close() { r.closeSparePipes() }

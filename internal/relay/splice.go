@@ -2,13 +2,12 @@ package relay
 
 import (
 	"errors"
-	"net/netip"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/internal/shard"
-	"epiphyte/internal/sockio"
+	"epiphyte/internal/connect"
+	"epiphyte/internal/flow"
 )
 
 const (
@@ -23,34 +22,16 @@ const (
 	wholeBelow = 16
 )
 
-// spliceEvents are what both ends are watched for, edge-triggered. EPOLLOUT is
-// added when one has been told to wait with writing, see flowEvents.
-const spliceEvents = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLRDHUP | unix.EPOLLET
-
-// SocketEvents are what the watch of a Socket has to be for.
-const SocketEvents = spliceEvents | unix.EPOLLOUT
-
-// Socket is a connected, non-blocking TCP socket. Where it is watched already,
-// for SocketEvents, Watch is the watch, and Events are those that it has
-// delivered so far.
-type Socket struct {
-	FD     int
-	Watch  *shard.Watch
-	Events uint32
-}
-
 // splice is one established TCP connection both of whose ends are sockets: the
 // host's, and one that was made in the guest's network namespace. The kernel
 // moves the bytes, by way of a pipe.
 type splice struct {
-	r        *Relay
-	host     spliceEnd
-	guest    spliceEnd
-	inside   netip.AddrPort // the guest's program
-	ended    func()
-	queued   bool
-	closed   bool
-	counters Counters
+	r      *Relay
+	record *flow.Flow
+	host   spliceEnd
+	guest  spliceEnd
+	queued bool
+	closed bool
 }
 
 // spliceEnd is one socket, and the direction that begins at it.
@@ -58,10 +39,9 @@ type splice struct {
 // The able flags are set by edge-triggered events, and cleared by the call that
 // finds nothing to do.
 type spliceEnd struct {
+	connect.Socket
 	s        *splice
 	peer     *spliceEnd
-	fd       int
-	watch    *shard.Watch
 	pipe     *pipe   // bytes from here that the peer has not taken; nil: none
 	moved    *uint64 // bytes from here that the peer has taken
 	readable bool
@@ -74,17 +54,16 @@ type spliceEnd struct {
 	keepalive keepalive
 }
 
-// Join joins a connection of the host to one within the guest, whose program
-// there has the address inside, and moves bytes until both sides have closed or
-// one has failed. It takes over both sockets, which Prepare was called for, and
-// their watches. ended, unless nil, is called when they are closed, but not by
-// Close.
-func (r *Relay) Join(host, guest Socket, inside netip.AddrPort, ended func()) {
-	s := &splice{r: r, inside: inside, ended: ended, counters: Counters{Begun: r.shard.Now(), Last: r.shard.Now()}}
-	s.host = spliceEnd{s: s, peer: &s.guest, fd: host.FD, moved: &s.counters.In}
-	s.guest = spliceEnd{s: s, peer: &s.host, fd: guest.FD, moved: &s.counters.Out}
-	r.totals.Connections++
-	r.splices[s] = struct{}{}
+// Join joins a connection of the host to one within the guest, and moves bytes
+// until both sides have closed or one has failed. It takes over both sockets,
+// which connect.Prepare was called for, and the record, which is in the table.
+func (r *Relay) Join(host, guest connect.Socket, record *flow.Flow) {
+	s := &splice{r: r, record: record}
+	s.host = spliceEnd{s: s, peer: &s.guest, moved: &record.In}
+	s.guest = spliceEnd{s: s, peer: &s.host, moved: &record.Out}
+	record.Owner, record.FD = s, host.FD
+	r.table.Establish(record)
+	r.spliced++
 	s.host.take(host)
 	s.guest.take(guest)
 	r.keepaliveLater()
@@ -95,11 +74,12 @@ func (r *Relay) Join(host, guest Socket, inside netip.AddrPort, ended func()) {
 }
 
 // take takes the socket over, and the events that its watch has delivered so far.
-func (e *spliceEnd) take(from Socket) {
+func (e *spliceEnd) take(from connect.Socket) {
+	e.Socket = from
 	e.readable, e.writable = from.Events&^unix.EPOLLOUT != 0, true
 	e.note(from.Events)
-	if e.watch = from.Watch; e.watch != nil {
-		e.watch.SetHandler(e)
+	if e.Watch != nil {
+		e.Watch.SetHandler(e)
 		e.outward = true
 	}
 }
@@ -107,17 +87,14 @@ func (e *spliceEnd) take(from Socket) {
 // observe watches the socket if nobody has. What is there already is told in the
 // next turn.
 func (e *spliceEnd) observe() (err error) {
-	if e.watch == nil {
-		e.watch, err = e.s.r.shard.Watch(e.fd, e.events(), e)
+	if e.Watch == nil {
+		events := uint32(hostEvents)
+		if e.outward {
+			events = connect.Events
+		}
+		e.Watch, err = e.s.r.shard.Watch(e.FD, events, e)
 	}
 	return err
-}
-
-func (e *spliceEnd) events() uint32 {
-	if e.outward {
-		return SocketEvents
-	}
-	return spliceEvents
 }
 
 // Ready implements shard.Handler.
@@ -197,7 +174,7 @@ func (e *spliceEnd) fill() bool {
 		e.copy()
 		return false
 	}
-	n, errno := spliceBytes(e.fd, p.w, pipeSize)
+	n, errno := spliceBytes(e.FD, p.w, pipeSize)
 	if p.held = n; n > 0 {
 		e.pipe = p
 		e.readable = n >= min(wholeBelow, p.slots) || e.hangup
@@ -214,8 +191,12 @@ func (e *spliceEnd) ended(errno unix.Errno) {
 	switch errno {
 	case 0:
 		e.done = true
+		e.s.record.State = flow.HostClosed
+		if e == &e.s.guest {
+			e.s.record.State = flow.GuestClosed
+		}
 		if !e.peer.done { // else both are closed now, which says the same
-			unix.Shutdown(e.peer.fd, unix.SHUT_WR)
+			unix.Shutdown(e.peer.FD, unix.SHUT_WR)
 			e.s.r.keepaliveLater()
 		}
 	case unix.EAGAIN:
@@ -229,7 +210,7 @@ func (e *spliceEnd) ended(errno unix.Errno) {
 // drain passes the pipe's bytes on and reports whether it is empty.
 func (e *spliceEnd) drain() bool {
 	p := e.pipe
-	n, errno := spliceBytes(p.r, e.peer.fd, p.held)
+	n, errno := spliceBytes(p.r, e.peer.FD, p.held)
 	switch errno {
 	case 0:
 		p.held -= n
@@ -254,8 +235,8 @@ func (e *spliceEnd) full() {
 	e.writable = false
 	if !e.outward {
 		e.outward = true
-		if e.watch != nil {
-			e.watch.Modify(e.events()) // tells at once if there is room again
+		if e.Watch != nil {
+			e.Watch.Modify(connect.Events) // tells at once if there is room again
 		}
 	}
 }
@@ -265,18 +246,18 @@ func (e *spliceEnd) full() {
 // stays where it was.
 func (e *spliceEnd) copy() {
 	b := e.s.r.scratchSpace()
-	n, errno := call(unix.SYS_RECVFROM, e.fd, b, unix.MSG_PEEK)
+	n, errno := call(unix.SYS_RECVFROM, e.FD, b, unix.MSG_PEEK)
 	if n == 0 {
 		e.ended(errno)
 		return
 	}
-	n, errno = call(unix.SYS_SENDTO, e.peer.fd, b[:n], unix.MSG_NOSIGNAL)
+	n, errno = call(unix.SYS_SENDTO, e.peer.FD, b[:n], unix.MSG_NOSIGNAL)
 	switch errno {
 	case 0:
 		e.count(n)
 		for n > 0 && errno == 0 { // urgent bytes come by themselves
 			var m int
-			m, errno = call(unix.SYS_RECVFROM, e.fd, b[:n], 0)
+			m, errno = call(unix.SYS_RECVFROM, e.FD, b[:n], 0)
 			n -= m
 		}
 	case unix.EAGAIN:
@@ -289,58 +270,34 @@ func (e *spliceEnd) copy() {
 
 func (e *spliceEnd) count(n int) {
 	*e.moved += uint64(n)
-	e.s.counters.Last = e.s.r.shard.Now()
+	e.s.r.table.Used(e.s.record)
 }
 
 // reset passes a failure of one end on to the other. The one that has failed
 // does not mind.
 func (s *splice) reset() {
-	SetAbortiveClose(s.host.fd)
-	SetAbortiveClose(s.guest.fd)
+	connect.SetAbortiveClose(s.host.FD)
+	connect.SetAbortiveClose(s.guest.FD)
 	s.close()
 }
 
 func (s *splice) close() {
-	s.closeSockets()
-	s.r.totals.In += s.counters.In
-	s.r.totals.Out += s.counters.Out
-	delete(s.r.splices, s)
-	s.r.atRest()
-	if s.ended != nil {
-		s.ended()
-	}
+	s.r.table.Remove(s.record)
+	s.End(flow.Closing)
+	s.r.closeSparesLater()
 }
 
-func (s *splice) closeSockets() {
+// End implements flow.Owner.
+func (s *splice) End(flow.Reason) {
 	s.closed = true
+	s.r.spliced--
 	for _, e := range [2]*spliceEnd{&s.host, &s.guest} {
-		if e.watch != nil {
-			e.watch.Forget()
-		}
-		unix.Close(e.fd)
+		e.Close()
 		if e.pipe != nil {
 			s.r.givePipe(e.pipe)
 			e.pipe = nil
 		}
 	}
-}
-
-func (s *splice) info() Info {
-	i := Info{
-		Proto:  "tcp",
-		Guest:  s.inside,
-		Remote: sockio.LocalAddr(s.guest.fd),
-		Host:   sockio.LocalAddr(s.host.fd),
-		State:  "established",
-	}
-	switch {
-	case s.guest.done:
-		i.State = "guest closed"
-	case s.host.done:
-		i.State = "host closed"
-	}
-	i.Fill(&s.counters, s.r.shard.Now())
-	return i
 }
 
 // spliceBytes is splice(2). Zero bytes without an error are the end of the

@@ -45,6 +45,9 @@ func (s *Addr) Set(a netip.AddrPort) {
 // meant on; of a zone's name Set knows nothing.
 func (s *Addr) SetScope(index uint32) { s.raw.Scope_id = index }
 
+// Is6 reports whether it is an IPv6 address.
+func (s *Addr) Is6() bool { return s.raw.Family == unix.AF_INET6 }
+
 // AddrPort reads the address; it is not valid if the kernel gave none.
 func (s *Addr) AddrPort() netip.AddrPort {
 	be := *(*[2]byte)(unsafe.Pointer(&s.raw.Port)) // at the same place in both
@@ -90,10 +93,14 @@ func Connected(fd int) bool {
 	return errno == 0
 }
 
-// ConnectedToItself reports whether a connected socket is its own peer: nobody
-// listens, and the kernel chose that very port for our side (RFC 9293 section
-// 3.5, figure 7). It happens on this machine's own addresses alone.
-func ConnectedToItself(fd int, to netip.AddrPort) bool { return LocalAddr(fd) == to }
+// Error takes the pending error of a socket (SO_ERROR).
+func Error(fd int) unix.Errno {
+	v, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil {
+		return err.(unix.Errno)
+	}
+	return unix.Errno(v)
+}
 
 // Bind is bind(2).
 func Bind(fd int, to *Addr) unix.Errno {

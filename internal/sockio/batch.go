@@ -23,13 +23,17 @@ const (
 	TurnBytes   = 512 << 10
 	// datagramMax is the largest datagram, rounded up to whole pages.
 	datagramMax = 1 << 16
-	// controlMax is room for the control messages that anybody here asks for:
-	// IPV6_PKTINFO takes 40 bytes, UDP_GRO 24.
-	controlMax = 64
+	// ReceiveBuffer is asked for as receive buffer of sockets that many datagrams
+	// may arrive at; the kernel grants up to net.core.rmem_max.
+	ReceiveBuffer = 1 << 20
+	// controlMax is room for the control messages that anybody here asks for or
+	// sends: IPV6_PKTINFO takes 40 bytes, UDP_GRO, UDP_SEGMENT and TTLs 24 each.
+	controlMax = 96
 )
 
-// Batch is scratch space for a batch of datagrams, one shard's. Its buffers
-// are touched, and so become memory, only as far as traffic needs them.
+// Batch is one shard's scratch space for datagrams, and its sockets that have
+// some to send. Its buffers are touched, and so become memory, only as far as
+// traffic needs them.
 type Batch struct {
 	Msgs    [BatchSize]Message
 	Addrs   [BatchSize]Addr
@@ -37,6 +41,11 @@ type Batch struct {
 	Control [BatchSize][controlMax]byte
 	buffers []byte // BatchSize times datagramMax, made when first needed
 	parts   [BatchSize][]byte
+
+	dirty []*DatagramSocket // with datagrams to send
+	one   [1]Datagram // of Send
+	vecs  [2 * RunMax]unix.Iovec
+	ends  [BatchSize]int // of the messages being sent: how many datagrams up to each one's end
 }
 
 // Receive receives what waits, with control messages if asked for.

@@ -6,16 +6,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PutControl writes the header of a control message with size bytes of data, at
-// most eight, which begin eight bytes before the end of what it returns.
-func PutControl(b []byte, level, typ, size int) int {
-	clear(b[:unix.CmsgSpace(size)])
-	h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
-	h.Level, h.Type = int32(level), int32(typ)
-	h.SetLen(unix.CmsgLen(size))
-	return unix.CmsgSpace(size)
-}
-
 // AppendControl appends a control message.
 func AppendControl(b []byte, level, typ int, data []byte) []byte {
 	h := unix.Cmsghdr{Level: int32(level), Type: int32(typ)}

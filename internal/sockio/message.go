@@ -26,28 +26,10 @@ func ReceiveMessages(fd int, msgs []Message) (int, unix.Errno) {
 	return int(n), errno
 }
 
-// SendMessage is sendmsg(2).
-func SendMessage(fd int, h *unix.Msghdr) unix.Errno {
-	_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(h)), unix.MSG_NOSIGNAL)
-	return errno
-}
-
 // Send is send(2) on a connected socket; b must not be empty.
 func Send(fd int, b []byte) unix.Errno {
 	_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0, 0, 0)
 	return errno
-}
-
-// SendTo is sendto(2); b must not be empty.
-func SendTo(fd int, b []byte, to *Addr) unix.Errno {
-	_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0, uintptr(unsafe.Pointer(&to.raw)), uintptr(to.len))
-	return errno
-}
-
-// CannotSegment reports whether an error of a message with UDP_SEGMENT may mean
-// that the kernel does not cut what is sent by this way.
-func CannotSegment(errno unix.Errno) bool {
-	return errno == unix.EINVAL || errno == unix.EIO || errno == unix.EMSGSIZE || errno == unix.EOPNOTSUPP
 }
 
 // Vec is the vector of a slice.

@@ -5,7 +5,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/internal/shard"
+	"epiphyte/internal/connect"
+	"epiphyte/internal/flow"
 	"epiphyte/stack"
 )
 
@@ -15,15 +16,15 @@ const (
 	pumpRounds = 8
 )
 
-// Flow is one established TCP connection: the guest's end and the host's.
+// conn is one established TCP connection: the guest's end and the host's.
 //
 // The four able flags say where a direction may make progress: edge-triggered
 // events set them, and the call that finds nothing to do clears them.
-type Flow struct {
-	r     *Relay
-	conn  *stack.Conn
-	fd    int // -1 when closed
-	watch *shard.Watch
+type conn struct {
+	r      *Relay
+	record *flow.Flow
+	guest  *stack.Conn
+	host   connect.Socket
 
 	hostReadable, hostWritable   bool
 	guestReadable, guestWritable bool
@@ -35,34 +36,30 @@ type Flow struct {
 	watchesOut                   bool // the watch tells when the host's end can take more
 	keepalive                    keepalive
 	buffers                      int
-	counters                     Counters
 }
 
-// flowEvents are what the host's end of a flow is watched for, edge-triggered.
-// Most connections are never told to wait with writing: EPOLLOUT is added when
-// one is, and saves the others a wake-up at their beginning.
-const flowEvents = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET
+// hostEvents are what the host's end of a connection is watched for,
+// edge-triggered. Most are never told to wait with writing: EPOLLOUT is added
+// when one is, and saves the others a wake-up at their beginning.
+const hostEvents = connect.Events &^ unix.EPOLLOUT
 
-// Start joins a connection of the guest to a connected, non-blocking stream
-// socket of the host, which Prepare was called for, and moves bytes until both
-// sides have closed or one has failed. It takes over both.
-//
-// Where the socket is watched already, for FlowEvents, the watch is w, and
-// events are those that it has delivered so far; else w is nil.
-func (r *Relay) Start(c *stack.Conn, fd int, w *shard.Watch, events uint32) {
-	fl := &Flow{
-		r: r, conn: c, fd: fd, watch: w, watchesOut: w != nil,
+// Start joins a connection of the guest to a connected stream socket of the host,
+// which connect.Prepare was called for, and moves bytes until both sides have
+// closed or one has failed. It takes over both, and the record, which is in the
+// table.
+func (r *Relay) Start(c *stack.Conn, s connect.Socket, record *flow.Flow) {
+	fl := &conn{
+		r: r, record: record, guest: c, host: s, watchesOut: s.Watch != nil,
 		hostWritable: true, guestReadable: true, guestWritable: true,
-		buffers:  r.budget.take(),
-		counters: Counters{Begun: r.shard.Now(), Last: r.shard.Now()},
+		buffers: r.budget.take(),
 	}
-	fl.note(events)
-	r.totals.Connections++
-	r.flows[fl] = struct{}{}
-	if w != nil {
-		w.SetHandler(fl)
-	} else if w, err := r.shard.Watch(fd, flowEvents, fl); err == nil {
-		fl.watch = w // what is there already is told in the next turn
+	fl.note(s.Events)
+	record.Owner, record.FD = fl, s.FD
+	r.table.Establish(record)
+	if s.Watch != nil {
+		s.Watch.SetHandler(fl)
+	} else if w, err := r.shard.Watch(s.FD, hostEvents, fl); err == nil {
+		fl.host.Watch = w // what is there already is told in the next turn
 	} else {
 		fl.abortGuest()
 		return
@@ -75,12 +72,8 @@ func (r *Relay) Start(c *stack.Conn, fd int, w *shard.Watch, events uint32) {
 	fl.pump()
 }
 
-// FlowEvents are what the watch of a socket has to be for if it is given to
-// Start.
-const FlowEvents = flowEvents | unix.EPOLLOUT
-
 // note remembers what an edge tells only once.
-func (fl *Flow) note(events uint32) {
+func (fl *conn) note(events uint32) {
 	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		fl.hostReadable = true
 	}
@@ -93,7 +86,7 @@ func (fl *Flow) note(events uint32) {
 }
 
 // Ready implements shard.Handler: the host's end moved.
-func (fl *Flow) Ready(events uint32) {
+func (fl *conn) Ready(events uint32) {
 	fl.note(events)
 	if fl.hostDone && events&unix.EPOLLERR != 0 {
 		// Nobody reads any more, so nobody would see the reset.
@@ -107,11 +100,11 @@ func (fl *Flow) Ready(events uint32) {
 }
 
 // guestReady is told by the stack that the guest's end moved.
-func (fl *Flow) guestReady(r stack.Readiness) {
-	if fl.fd < 0 {
+func (fl *conn) guestReady(r stack.Readiness) {
+	if fl.host.FD < 0 {
 		return
 	}
-	if r&stack.Gone != 0 && (fl.conn.Failed() || !fl.hostDone) {
+	if r&stack.Gone != 0 && (fl.guest.Failed() || !fl.hostDone) {
 		// Not an orderly end: the guest would have had our FIN first.
 		fl.resetHost()
 		return
@@ -122,23 +115,23 @@ func (fl *Flow) guestReady(r stack.Readiness) {
 }
 
 // Run implements shard.Task: another turn for a flow with work left.
-func (fl *Flow) Run() {
+func (fl *conn) Run() {
 	fl.queued = false
-	if fl.fd >= 0 {
+	if fl.host.FD >= 0 {
 		fl.pump()
 	}
 }
 
 // pump moves what can be moved, both ways.
-func (fl *Flow) pump() {
+func (fl *conn) pump() {
 	if fl.guestReadable && fl.hostWritable && !fl.guestDone {
 		fl.pumpOut()
 	}
-	if fl.fd >= 0 && fl.hostReadable && fl.guestWritable && !fl.hostDone {
+	if fl.host.FD >= 0 && fl.hostReadable && fl.guestWritable && !fl.hostDone {
 		fl.pumpIn()
 	}
 	switch {
-	case fl.fd < 0:
+	case fl.host.FD < 0:
 	case fl.guestDone && fl.hostDone:
 		fl.close()
 	case !fl.queued && (fl.guestReadable && fl.hostWritable && !fl.guestDone ||
@@ -149,10 +142,10 @@ func (fl *Flow) pump() {
 }
 
 // pumpOut writes what the guest has sent straight from the stack's buffers.
-func (fl *Flow) pumpOut() {
+func (fl *conn) pumpOut() {
 	iov := fl.r.vectors[:]
 	for range pumpRounds {
-		elements, size, errno := fl.conn.Peek(iov)
+		elements, size, errno := fl.guest.Peek(iov)
 		if errno == unix.EAGAIN {
 			fl.guestReadable = false
 			return
@@ -163,11 +156,12 @@ func (fl *Flow) pumpOut() {
 		}
 		if size == 0 {
 			fl.guestDone = true
-			unix.Shutdown(fl.fd, unix.SHUT_WR)
+			fl.record.State = flow.GuestClosed
+			unix.Shutdown(fl.host.FD, unix.SHUT_WR)
 			fl.r.keepaliveLater()
 			return
 		}
-		n, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(fl.fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(elements))
+		n, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(fl.host.FD), uintptr(unsafe.Pointer(&iov[0])), uintptr(elements))
 		if errno == unix.EAGAIN {
 			fl.hostFull()
 			return
@@ -176,8 +170,8 @@ func (fl *Flow) pumpOut() {
 			fl.abortGuest()
 			return
 		}
-		fl.conn.Discard(int(n), fl.buffers == maxBuffers)
-		fl.moved(&fl.counters.Out, int(n))
+		fl.guest.Discard(int(n), fl.buffers == maxBuffers)
+		fl.moved(&fl.record.Out, int(n))
 		if int(n) < size {
 			fl.hostFull()
 			return
@@ -186,19 +180,19 @@ func (fl *Flow) pumpOut() {
 }
 
 // hostFull waits for the host's end to take more.
-func (fl *Flow) hostFull() {
+func (fl *conn) hostFull() {
 	fl.hostWritable = false
 	if !fl.watchesOut {
 		fl.watchesOut = true
-		fl.watch.Modify(FlowEvents) // tells at once if there is room again
+		fl.host.Watch.Modify(connect.Events) // tells at once if there is room again
 	}
 }
 
 // pumpIn reads the host's socket straight into the stack's buffers.
-func (fl *Flow) pumpIn() {
+func (fl *conn) pumpIn() {
 	for range pumpRounds {
 		var waiting int32
-		unix.RawSyscall(unix.SYS_IOCTL, uintptr(fl.fd), unix.SIOCINQ, uintptr(unsafe.Pointer(&waiting)))
+		unix.RawSyscall(unix.SYS_IOCTL, uintptr(fl.host.FD), unix.SIOCINQ, uintptr(unsafe.Pointer(&waiting)))
 		if waiting == 0 {
 			fl.hostReadable = false
 			if fl.hostHangup {
@@ -206,8 +200,8 @@ func (fl *Flow) pumpIn() {
 			}
 			return
 		}
-		n, errno := fl.conn.WriteFrom(fl.fd, min(int(waiting), stack.MaxWrite))
-		fl.moved(&fl.counters.In, n)
+		n, errno := fl.guest.WriteFrom(fl.host.FD, min(int(waiting), stack.MaxWrite))
+		fl.moved(&fl.record.In, n)
 		switch errno {
 		case 0:
 		case unix.EAGAIN:
@@ -227,60 +221,57 @@ func (fl *Flow) pumpIn() {
 	}
 }
 
-func (fl *Flow) moved(counter *uint64, n int) {
+func (fl *conn) moved(counter *uint64, n int) {
 	*counter += uint64(n)
-	fl.counters.Last = fl.r.shard.Now()
+	fl.r.table.Used(fl.record)
 }
 
 // readHangup finds out how the host's end ended, with nothing left to read.
-func (fl *Flow) readHangup() {
+func (fl *conn) readHangup() {
 	if !fl.hostFailed {
-		fl.hostDone = true
-		fl.conn.CloseWrite()
+		fl.passEOF()
 		return
 	}
 	var b [1]byte
-	n, _, err := unix.Recvfrom(fl.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	n, _, err := unix.Recvfrom(fl.host.FD, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	switch {
 	case err == unix.EAGAIN:
 	case err != nil:
 		fl.abortGuest()
 	case n == 0:
-		fl.hostDone = true
-		fl.conn.CloseWrite()
+		fl.passEOF()
 	default:
 		fl.hostReadable = true
 	}
 }
 
+// passEOF passes the host's end of stream on.
+func (fl *conn) passEOF() {
+	fl.hostDone = true
+	fl.record.State = flow.HostClosed
+	fl.guest.CloseWrite()
+}
+
 // resetHost passes a reset by the guest on to the host.
-func (fl *Flow) resetHost() {
-	SetAbortiveClose(fl.fd)
+func (fl *conn) resetHost() {
+	connect.SetAbortiveClose(fl.host.FD)
 	fl.close()
 }
 
 // abortGuest passes a reset by the host, or a failure of the host's socket, on
 // to the guest.
-func (fl *Flow) abortGuest() {
-	fl.conn.Abort()
+func (fl *conn) abortGuest() {
+	fl.guest.Abort()
 	fl.close()
 }
 
-func (fl *Flow) close() {
-	fl.closeSocket()
-	fl.conn.Close()
-	fl.r.totals.In += fl.counters.In
-	fl.r.totals.Out += fl.counters.Out
-	delete(fl.r.flows, fl)
+func (fl *conn) close() {
+	fl.r.table.Remove(fl.record)
+	fl.End(flow.Closing)
+	fl.guest.Close()
 	fl.r.budget.give(fl.buffers)
 }
 
-func (fl *Flow) closeSocket() {
-	if fl.fd >= 0 {
-		if fl.watch != nil {
-			fl.watch.Forget()
-		}
-		unix.Close(fl.fd)
-		fl.fd = -1
-	}
-}
+// End implements flow.Owner. Established connections are ended by the table only
+// when it closes; those of the stack are the stack's to close.
+func (fl *conn) End(flow.Reason) { fl.host.Close() }

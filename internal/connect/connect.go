@@ -1,0 +1,163 @@
+// Package connect makes connections with TCP sockets of the host, or of the
+// guest's network namespace, on a shard.
+//
+// # Theory of operation
+//
+// An Attempt is a socket whose connect(2) is under way. Start begins it; the
+// caller is told once what came of it: at once where the kernel knows already, as
+// it often does for servers on the same machine, else by an event of the shard,
+// or when its patience ends. Then the Socket is the caller's to release to
+// whoever moves its bytes, or to close.
+//
+// Invariants: a Socket is closed exactly once, by its holder; an Attempt that is
+// closed tells nobody anything.
+//
+// Timers: one for each Attempt that has a patience.
+//
+// What it does not do: it chooses no address and makes no socket.
+package connect
+
+import (
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/shard"
+	"epiphyte/internal/sockio"
+)
+
+// Events are what the socket of an Attempt is watched for, edge-triggered.
+const Events = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLRDHUP | unix.EPOLLOUT | unix.EPOLLET
+
+// Socket is a non-blocking stream socket and the interest of the shard in it. The
+// zero value is not a closed one: use None.
+type Socket struct {
+	FD     int          // negative: none
+	Watch  *shard.Watch // for Events; nil: it is not watched
+	Events uint32       // delivered by the watch so far
+}
+
+// None is no socket.
+func None() Socket { return Socket{FD: -1} }
+
+// Release gives the socket away.
+func (s *Socket) Release() Socket {
+	given := *s
+	*s = None()
+	return given
+}
+
+// Close closes the socket, if there is one.
+func (s *Socket) Close() {
+	if s.FD >= 0 {
+		if s.Watch != nil {
+			s.Watch.Forget()
+		}
+		unix.Close(s.FD)
+		*s = None()
+	}
+}
+
+// Reset closes the socket so that the peer sees a RST.
+func (s *Socket) Reset() {
+	if s.FD >= 0 {
+		SetAbortiveClose(s.FD)
+		s.Close()
+	}
+}
+
+// Prepare sets the options that moving bytes needs on a TCP socket: one that is
+// going to connect, or a listener, whose connections have them too. Failures
+// leave a slower connection, and do not happen.
+func Prepare(fd int) {
+	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // the guest's sender decides
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // urgent data is data, in order
+}
+
+// SetAbortiveClose makes the coming close of a socket a RST: SO_LINGER with
+// zero seconds, socket(7).
+func SetAbortiveClose(fd int) {
+	unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+}
+
+// Attempt is a socket that is being connected. Its fields are set before Start.
+type Attempt struct {
+	Socket
+	Shard *shard.Shard
+	// Done is told the outcome, zero when connected. ECONNREFUSED stands for a
+	// socket that has connected to itself, too: nobody listens, and the kernel
+	// chose that very port for our side (RFC 9293 section 3.5, figure 7).
+	Done func(unix.Errno)
+	// Bound says that the socket has an address other than its destination's, and
+	// so cannot have connected to itself.
+	Bound bool
+
+	to    netip.AddrPort
+	timer shard.Timer
+}
+
+// Start takes over a socket and connects it. Done is called before Start returns
+// where the outcome is known at once; else later, with ETIMEDOUT after patience,
+// in which zero means the kernel's own.
+func (a *Attempt) Start(fd int, to netip.AddrPort, patience time.Duration) {
+	a.Socket = Socket{FD: fd}
+	a.to = to
+	var sa sockio.Addr
+	sa.Set(to)
+	errno := sockio.Connect(fd, &sa)
+	if errno != unix.EINPROGRESS {
+		a.finish(errno)
+		return
+	}
+	if sockio.Connected(a.FD) {
+		a.finish(0)
+		return
+	}
+	var err error
+	if a.Watch, err = a.Shard.Watch(a.FD, Events, a); err != nil {
+		a.finish(unix.ENOBUFS)
+		return
+	}
+	if patience > 0 {
+		a.Shard.Arm(&a.timer, patience, a)
+	}
+}
+
+// Ready implements shard.Handler: the server's kernel has answered.
+func (a *Attempt) Ready(events uint32) {
+	answered := a.Events & unix.EPOLLOUT
+	a.Events |= events
+	if answered != 0 || events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
+		return
+	}
+	a.Shard.Disarm(&a.timer)
+	errno := unix.Errno(0)
+	if events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
+		errno = sockio.Error(a.FD)
+	}
+	a.finish(errno)
+}
+
+// Run implements shard.Task for the timer.
+func (a *Attempt) Run() {
+	// The answer may be there and we were too busy to hear it.
+	if sockio.Connected(a.FD) {
+		a.Ready(unix.EPOLLOUT)
+		return
+	}
+	a.finish(unix.ETIMEDOUT)
+}
+
+func (a *Attempt) finish(errno unix.Errno) {
+	if errno == 0 && !a.Bound && sockio.LocalAddr(a.FD) == a.to {
+		errno = unix.ECONNREFUSED
+	}
+	a.Done(errno)
+}
+
+// Close gives the attempt up.
+func (a *Attempt) Close() {
+	a.Shard.Disarm(&a.timer)
+	a.Socket.Close()
+}

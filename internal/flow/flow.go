@@ -1,0 +1,139 @@
+package flow
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Guest is one guest of the process. Flows and decisions refer to it by pointer.
+type Guest struct {
+	Name string // for people; may be empty
+}
+
+// Kind is what a flow is to the table: its limit, and whether it gives way.
+type Kind uint8
+
+// The kinds.
+const (
+	Dial    Kind = iota // TCP connection that the guest has asked for, not established
+	Conn                // established TCP connection, whoever asked for it
+	Mapping             // UDP mapping, or echo identifier (RFC 4787, RFC 5508)
+	Client              // TCP client of a published port that waits for the guest's server
+	Session             // client of a published UDP port
+	Exposed             // TCP connection by an exposed port, waiting or established
+	kinds
+)
+
+// Origin is who asked for a flow.
+type Origin uint8
+
+// The origins.
+const (
+	FromGuest     Origin = iota // the guest, by its device
+	FromPublished               // a client of a published port of the host
+	FromExposed                 // the guest, by an exposed port on its loopback
+)
+
+// String is how listings name it.
+func (o Origin) String() string {
+	return [...]string{"guest", "published", "exposed"}[o]
+}
+
+// State is how far a flow has come.
+type State uint8
+
+// The states.
+const (
+	Deciding    State = iota // waiting for the decision whether it may be
+	Connecting               // waiting for the server
+	Handshake                // the host's server has accepted, the guest has not yet confirmed
+	Established              // both ends of a connection are there
+	GuestClosed              // the guest has closed its direction
+	HostClosed               // the host's end has closed its direction
+	Mapped                   // a mapping
+	Published                // a session
+)
+
+// String is how listings name it.
+func (s State) String() string {
+	return [...]string{"deciding", "connecting", "handshake", "established",
+		"guest closed", "host closed", "mapped", "published"}[s]
+}
+
+// Reason is why the table ends a flow.
+type Reason uint8
+
+// The reasons.
+const (
+	Expired Reason = iota // idle for longer than Flow.Idle
+	Evicted               // another flow needs its place or its descriptor
+	Closing               // the table is being closed; only descriptors matter now
+)
+
+// Owner is the code that carries a flow.
+type Owner interface {
+	// End frees everything that the flow holds. The record is out of the table
+	// already.
+	End(Reason)
+}
+
+// Flow is one record. Its owner fills it in before Table.Add and may change the
+// fields up to Out at any time on the shard's thread.
+type Flow struct {
+	Owner  Owner
+	Guest  *Guest
+	Src    netip.AddrPort // the guest's end; of echo the port is the identifier
+	Remote netip.AddrPort // the far end as the guest knows it; not valid where there are many
+	FD     int            // our socket on the host; negative: none of its own
+	Idle   time.Duration  // time without traffic after which it expires; 0: never
+	In     uint64         // bytes towards the guest
+	Out    uint64         // bytes from the guest
+	Proto  uint8          // unix.IPPROTO_TCP, _UDP, _ICMP or _ICMPV6
+	Kind   Kind           // not to be changed while in the table, but by Establish
+	Origin Origin
+	State  State
+
+	begun, used time.Duration // of the shard's clock
+	prev, next  *Flow         // of its kind, in the order of last use
+	listed      bool
+}
+
+// order is the flows of one kind, least recently used first. The links are the
+// flows' own, so that a flow costs one allocation.
+type order struct {
+	first, last *Flow
+	count       int
+}
+
+func (o *order) add(f *Flow) {
+	f.prev, f.next = o.last, nil
+	if o.last != nil {
+		o.last.next = f
+	} else {
+		o.first = f
+	}
+	o.last = f
+	o.count++
+}
+
+func (o *order) remove(f *Flow) {
+	if f.prev != nil {
+		f.prev.next = f.next
+	} else {
+		o.first = f.next
+	}
+	if f.next != nil {
+		f.next.prev = f.prev
+	} else {
+		o.last = f.prev
+	}
+	f.prev, f.next = nil, nil
+	o.count--
+}
+
+func (o *order) toLast(f *Flow) {
+	if f != o.last {
+		o.remove(f)
+		o.add(f)
+	}
+}

@@ -1,0 +1,184 @@
+package flow
+
+import (
+	"net/netip"
+	"time"
+
+	"epiphyte/internal/shard"
+)
+
+// Table holds the flows of one shard. Its methods belong to the shard's thread.
+type Table struct {
+	shard  *shard.Shard
+	limits Limits
+	kinds  [kinds]order
+	index  map[key]*Flow
+	share  [kinds]map[netip.Addr]int // flows of each guest address, of kinds that give way
+	timer  shard.Timer
+	totals Totals // of flows that have ended
+}
+
+// Totals are sums over all TCP connections since the start.
+type Totals struct {
+	Connections uint64 // established, by whomever
+	In, Out     uint64 // bytes towards and from the guest
+}
+
+// key is how traffic finds its flow. Conn and Exposed flows are not indexed:
+// their traffic comes by descriptors and endpoints of their own.
+type key struct {
+	kind        Kind
+	proto       uint8
+	src, remote netip.AddrPort
+}
+
+func (f *Flow) key() key       { return key{f.Kind, f.Proto, f.Src, f.Remote} }
+func (k Kind) indexed() bool   { return k != Conn && k != Exposed && k != Client }
+func (k Kind) givesWay() bool  { return k == Dial || k == Mapping || k == Session }
+func (k Kind) canExpire() bool { return k == Mapping || k == Session }
+
+// New makes a table for a shard.
+func New(s *shard.Shard, limits Limits) *Table {
+	t := &Table{shard: s, limits: limits.withDefaults(), index: make(map[key]*Flow)}
+	for k := range kinds {
+		if k.givesWay() {
+			t.share[k] = make(map[netip.Addr]int)
+		}
+	}
+	return t
+}
+
+// Add enters a flow, for which there is room: see Admit.
+func (t *Table) Add(f *Flow) {
+	f.begun = t.shard.Now()
+	f.used = f.begun
+	t.enter(f)
+	if f.Idle > 0 && !t.shard.Armed(&t.timer) {
+		t.shard.Arm(&t.timer, f.Idle, (*expiry)(t))
+	}
+}
+
+func (t *Table) enter(f *Flow) {
+	f.listed = true
+	t.kinds[f.Kind].add(f)
+	if f.Kind.indexed() {
+		t.index[f.key()] = f
+	}
+	if share := t.share[f.Kind]; share != nil {
+		share[f.Src.Addr()]++
+	}
+}
+
+func (t *Table) leave(f *Flow) {
+	f.listed = false
+	t.kinds[f.Kind].remove(f)
+	if k := f.key(); f.Kind.indexed() && t.index[k] == f {
+		delete(t.index, k)
+	}
+	if share := t.share[f.Kind]; share != nil {
+		a := f.Src.Addr()
+		if share[a]--; share[a] == 0 {
+			delete(share, a)
+		}
+	}
+}
+
+// Find is the flow of an indexed kind (Dial, Mapping, Session), or nil. A mapping
+// has no remote.
+func (t *Table) Find(kind Kind, proto uint8, src, remote netip.AddrPort) *Flow {
+	if t.kinds[kind].count == 0 {
+		return nil
+	}
+	return t.index[key{kind, proto, src, remote}]
+}
+
+// Used notes traffic of either direction.
+func (t *Table) Used(f *Flow) {
+	f.used = t.shard.Now()
+	t.kinds[f.Kind].toLast(f)
+}
+
+// Establish makes a Dial or Client a Conn, and an Exposed flow established.
+func (t *Table) Establish(f *Flow) {
+	t.totals.Connections++
+	f.State = Established
+	if f.Kind != Exposed && f.listed {
+		t.leave(f)
+		f.Kind = Conn
+		t.enter(f)
+	}
+}
+
+// Remove takes a flow out. A second time it does nothing.
+func (t *Table) Remove(f *Flow) {
+	if !f.listed {
+		return
+	}
+	t.leave(f)
+	if f.Kind == Conn || f.Kind == Exposed {
+		t.totals.In += f.In
+		t.totals.Out += f.Out
+	}
+}
+
+// end has the owner end the flow.
+func (t *Table) end(f *Flow, why Reason) {
+	t.Remove(f)
+	f.Owner.End(why)
+}
+
+// Count is the number of flows of a kind.
+func (t *Table) Count(k Kind) int { return t.kinds[k].count }
+
+// Each calls do for the flows of a kind. do may remove the flow that it is called
+// with, and no other.
+func (t *Table) Each(k Kind, do func(*Flow)) {
+	for f := t.kinds[k].first; f != nil; {
+		next := f.next
+		do(f)
+		f = next
+	}
+}
+
+// Close ends all flows. The shard must have stopped serving.
+func (t *Table) Close() {
+	t.shard.Disarm(&t.timer)
+	for k := range kinds {
+		for f := t.kinds[k].first; f != nil; f = t.kinds[k].first {
+			t.end(f, Closing)
+		}
+	}
+}
+
+// expiry is the table as the task of its timer.
+type expiry Table
+
+// expiryPause is the least time between two looks for flows that have expired.
+// Idle times are tens of seconds and more; the pause spares a busy table a look
+// for each of its flows.
+const expiryPause = time.Second
+
+// Run implements shard.Task: it ends the flows whose idle time is over.
+func (e *expiry) Run() {
+	t := (*Table)(e)
+	now := t.shard.Now()
+	next := time.Duration(-1)
+	for k := range kinds {
+		if !k.canExpire() {
+			continue
+		}
+		t.Each(k, func(f *Flow) {
+			due := f.used + f.Idle
+			switch {
+			case f.Idle == 0:
+			case due <= now:
+				t.end(f, Expired)
+			case next < 0 || due < next:
+				next = due
+			}
+		})
+	}
+	if next >= 0 {
+		t.shard.Arm(&t.timer, max(next-now, expiryPause), e)
+	}
+}

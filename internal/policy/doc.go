@@ -1,0 +1,19 @@
+// Package policy decides which flows there may be, and between which addresses.
+//
+// # Theory of operation
+//
+// Every flow of every guest, out and in, TCP, UDP and ICMP, to our own services,
+// by the device, by a published port or by an exposed one, is a Request that
+// passes a Decider before a host socket is opened, a server of the guest is
+// connected to, or a datagram leaves. Each datagram of a UDP mapping asks, in
+// either direction, since every one may name another peer.
+//
+// Rules is the Decider: a pure function of the request and of what the command
+// line says. Nothing else in the program translates or refuses an address. Its
+// table test is the security boundary written down.
+//
+// The answer may come later: a Decision with the action Wait carries a Pending,
+// which is resolved on the shard's thread. Rules never makes one wait.
+//
+// What it does not do: it opens nothing, keeps no state and knows no packet.
+package policy

@@ -1,0 +1,97 @@
+package policy
+
+import (
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/flow"
+	"epiphyte/internal/plan"
+)
+
+// Direction is the way in which the first packet of a flow, or the datagram that
+// is asked about, travels.
+type Direction uint8
+
+// The directions.
+const (
+	Out Direction = iota // from the guest
+	In                   // to the guest
+)
+
+// Request is a flow that is about to be, or a datagram of one.
+type Request struct {
+	Guest     *flow.Guest
+	Direction Direction
+	Origin    flow.Origin
+	Proto     uint8 // unix.IPPROTO_TCP, _UDP, _ICMP or _ICMPV6
+	// Src and Dst are the sender and the destination as the sender knows them,
+	// but for FromExposed, where Dst is the host's port on its loopback. The
+	// ports of ICMP are zero.
+	Src, Dst netip.AddrPort
+}
+
+// Action is what becomes of a request.
+type Action uint8
+
+// The actions. The zero Decision drops.
+const (
+	Drop       Action = iota // say nothing: the destination cannot be
+	Allow                    // between Decision.From and Decision.To
+	Refuse                   // with Decision.Errno
+	ServeDNS                 // our resolver answers
+	ServeDHCP                // our DHCP server answers
+	ServeDHCP6               // our stateless DHCPv6 server answers
+	Wait                     // Decision.Pending tells later
+)
+
+// Decision is the answer to a Request.
+type Decision struct {
+	Action Action
+	// Errno is what a program of the guest is to see: ENETUNREACH, ECONNREFUSED
+	// or EACCES.
+	Errno unix.Errno
+	// From is the sender as the receiver is to see it; of what goes out it is not
+	// valid, since the host's kernel chooses.
+	From netip.AddrPort
+	// To is where it goes.
+	To      netip.AddrPort
+	Pending *Pending
+}
+
+// Decider answers requests. It is called on the shard's thread and does not
+// block.
+type Decider interface{ Decide(Request) Decision }
+
+// Rules are the configured part of decisions. They are the same for all guests.
+type Rules struct {
+	Plan plan.Plan
+	// DisableHostLoopback refuses what the gateway would map to 127.0.0.1 and
+	// ::1.
+	DisableHostLoopback bool
+	// DisableDNS makes the plan's DNS address an ordinary destination.
+	DisableDNS bool
+}
+
+// Decide implements Decider.
+func (r *Rules) Decide(q Request) Decision {
+	switch {
+	case q.Origin == flow.FromExposed:
+		return decideExposed(&q)
+	case q.Origin == flow.FromPublished:
+		return Decision{Action: Allow, From: r.visible(q.Src), To: q.Dst}
+	case q.Direction == In:
+		return r.decideReply(&q)
+	}
+	return r.decideOut(&q)
+}
+
+// decideExposed lets the guest reach the ports of the host's loopback that the
+// command line names, whatever DisableHostLoopback says; the port alone says
+// where it leads, so no address comes from the guest.
+func decideExposed(q *Request) Decision {
+	if !q.Dst.Addr().IsLoopback() {
+		return Decision{Action: Refuse, Errno: unix.ECONNREFUSED}
+	}
+	return Decision{Action: Allow, From: q.Src, To: q.Dst}
+}

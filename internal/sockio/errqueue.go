@@ -1,0 +1,68 @@
+package sockio
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// QueuedError is an ICMP error that the kernel has queued on a socket (ip(7),
+// IP_RECVERR): struct sock_extended_err, the offender behind it, and what it is
+// about.
+type QueuedError struct {
+	Errno              unix.Errno
+	Origin, Type, Code uint8      // Origin: SO_EE_ORIGIN_*
+	Info               uint32     // of EMSGSIZE: the path MTU in bytes
+	Offender           netip.Addr // the router that says so
+	To                 netip.AddrPort
+	Data               []byte // the beginning of what was sent; valid during the call
+}
+
+// errorsPerEvent bounds what one event makes us read; the queue is itself
+// bounded by the socket's buffer.
+const errorsPerEvent = 32
+
+// ReadErrors hands the errors queued on the socket to each.
+func (s *DatagramSocket) ReadErrors(each func(*QueuedError)) {
+	var (
+		name Addr
+		oob  [256]byte
+		data [64]byte
+		iov  = Vec(data[:])
+	)
+	for range errorsPerEvent {
+		h := unix.Msghdr{Iov: &iov, Iovlen: 1, Control: &oob[0]}
+		name.Room(&h)
+		h.SetControllen(len(oob))
+		n, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(s.FD), uintptr(unsafe.Pointer(&h)), unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+		if errno != 0 {
+			// An error without a message, as one of a plain socket call.
+			Error(s.FD)
+			return
+		}
+		if e, ok := parseError(oob[:h.Controllen]); ok {
+			e.To, e.Data = name.AddrPort(), data[:n]
+			each(&e)
+		}
+	}
+}
+
+// parseError finds IP_RECVERR or IPV6_RECVERR among the control messages.
+func parseError(b []byte) (e QueuedError, ok bool) {
+	d := FindControl(b, unix.IPPROTO_IP, unix.IP_RECVERR)
+	if d == nil {
+		d = FindControl(b, unix.IPPROTO_IPV6, unix.IPV6_RECVERR)
+	}
+	if len(d) < 16 {
+		return e, false
+	}
+	offender := AddrFromBytes(d[16:])
+	return QueuedError{
+		Errno:  unix.Errno(binary.NativeEndian.Uint32(d)),
+		Origin: d[4], Type: d[5], Code: d[6],
+		Info:     binary.NativeEndian.Uint32(d[8:]),
+		Offender: offender.AddrPort().Addr(),
+	}, true
+}

@@ -1,0 +1,152 @@
+package portfwd
+
+import (
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/connect"
+	"epiphyte/internal/flow"
+	"epiphyte/internal/policy"
+	"epiphyte/internal/shard"
+	"epiphyte/stack"
+)
+
+// dialTimeout is what a server has to answer a client in. Both are on this
+// machine; one that takes longer is not listening to its network.
+const dialTimeout = 10 * time.Second
+
+// tcpPort is a published TCP port.
+type tcpPort struct {
+	listener
+	guest netip.AddrPort
+	avoid time.Duration // until when the direct path is not tried
+}
+
+func (m *Manager) newTCPPort(fd int, guest netip.AddrPort) *tcpPort {
+	p := &tcpPort{listener: listener{m: m, fd: fd}, guest: guest}
+	p.to = p
+	return p
+}
+
+func (p *tcpPort) full() bool { return !p.m.cfg.Table.Admit(flow.Client) }
+
+// client is an inbound connection: a client that was accepted and waits for the
+// guest's server. What it sends meanwhile, and that it has gone, is for the server
+// to find out: its socket is not watched before the relay has it.
+type client struct {
+	m       *Manager
+	p       *tcpPort
+	record  *flow.Flow
+	from    netip.AddrPort // the client, as the guest sees it
+	to      netip.AddrPort // the server
+	socket  connect.Socket
+	direct  direct         // the path that is tried first
+	dialing *stack.Dialing // the stack path
+	timer   shard.Timer    // of the stack path, or while there is no socket for the direct one
+	ended   bool
+}
+
+// take begins to carry a client in.
+func (p *tcpPort) take(fd int, peer netip.AddrPort) {
+	m := p.m
+	c := &client{m: m, p: p, to: m.destination(p.guest), socket: connect.Socket{FD: fd}}
+	c.direct.Attempt = connect.Attempt{Socket: connect.None(), Shard: m.cfg.Shard, Done: c.directDone}
+	c.record = &flow.Flow{
+		Owner: c, Guest: m.cfg.Guest, Kind: flow.Client, Origin: flow.FromPublished, Proto: unix.IPPROTO_TCP,
+		Src: c.to, Remote: peer, FD: fd,
+	}
+	m.cfg.Table.Add(c.record)
+	c.decided(m.decide(unix.IPPROTO_TCP, peer, c.to))
+}
+
+func (c *client) decided(d policy.Decision) {
+	switch {
+	case c.ended:
+	case d.Action == policy.Wait:
+		d.Pending.Then(c.decided)
+	case d.Action != policy.Allow:
+		c.refuse()
+	default:
+		c.from, c.to, c.direct.from = d.From, d.To, d.From
+		c.record.Remote, c.record.State = d.From, flow.Connecting
+		if c.mayGoDirect() {
+			c.goDirect()
+		} else {
+			c.goStack()
+		}
+	}
+}
+
+// anonymous reports whether the client is seen as the gateway. Then its port is
+// kept only if it is free.
+func (c *client) anonymous() bool { return c.m.cfg.Plan.IsGateway(c.from.Addr()) }
+
+// goStack takes the stack path.
+func (c *client) goStack() {
+	m := c.m
+	if c.direct.tried.Port() != 0 {
+		// The guest may have passed that attempt on by address translation and
+		// remember it. A SYN of the same address and port, but another sequence
+		// number, would be taken for a part of it.
+		m.cfg.Stack.SendAbort(c.direct.tried, c.to)
+	}
+	var errno unix.Errno
+	c.dialing, errno = m.cfg.Stack.Dial(c.from, c.to, c.answered)
+	if errno == unix.EADDRINUSE {
+		// Two clients that are both seen as the gateway have the same port.
+		c.dialing, errno = m.cfg.Stack.Dial(netip.AddrPortFrom(c.from.Addr(), 0), c.to, c.answered)
+	}
+	if errno != 0 {
+		c.refuse()
+		return
+	}
+	m.cfg.Shard.Arm(&c.timer, dialTimeout, c)
+}
+
+// Run implements shard.Task for the timer.
+func (c *client) Run() {
+	if c.dialing != nil {
+		c.dialing.Abort()
+		return
+	}
+	c.noSocket()
+}
+
+// answered is called with the guest's answer by the stack path.
+func (c *client) answered(conn *stack.Conn, _ unix.Errno) {
+	if conn == nil {
+		c.refuse()
+		return
+	}
+	if c.direct.failed {
+		c.p.avoid = c.m.cfg.Shard.Now() + avoidFor
+	}
+	c.record.Remote = conn.LocalAddr()
+	c.m.cfg.Shard.Disarm(&c.timer)
+	c.ended = true
+	c.m.cfg.Relay.Start(conn, c.socket.Release(), c.record)
+}
+
+// refuse resets the client, which is what it would see if it had asked the
+// server itself.
+func (c *client) refuse() {
+	c.m.cfg.Table.Remove(c.record)
+	c.End(flow.Evicted)
+}
+
+// End implements flow.Owner. Attempts of the stack are the stack's to close.
+func (c *client) End(why flow.Reason) {
+	if c.ended {
+		return
+	}
+	c.ended = true
+	c.m.cfg.Shard.Disarm(&c.timer)
+	c.direct.Close()
+	if why == flow.Closing {
+		c.socket.Close()
+	} else {
+		c.socket.Reset()
+	}
+}
