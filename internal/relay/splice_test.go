@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/connect"
+	"epiphyte/internal/flow"
 	"epiphyte/internal/shard"
 )
 
@@ -33,7 +35,8 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{Relay: New(s, 0), t: t, shard: s}
+	table := flow.New(s, flow.Limits{})
+	w := &world{Relay: New(Config{Shard: s, Table: table}), t: t, shard: s}
 	ctx, cancel := context.WithCancel(t.Context())
 	var serving sync.WaitGroup
 	serving.Go(func() {
@@ -44,14 +47,15 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() {
 		cancel()
 		serving.Wait()
+		table.Close()
 		w.Relay.Close()
 		s.Close()
 	})
 	return w
 }
 
-// connect makes a TCP connection over loopback: our end, and the other's.
-func connect(t *testing.T) (fd int, other *net.TCPConn) {
+// loopbackPair makes a TCP connection over loopback: our end, and the other's.
+func loopbackPair(t *testing.T) (fd int, other *net.TCPConn) {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -89,16 +93,16 @@ func (k *keep) Ready(events uint32) { *k |= keep(events) }
 // far ends.
 func (w *world) join() (host, guest *net.TCPConn) {
 	w.t.Helper()
-	a, host := connect(w.t)
-	b, guest := connect(w.t)
+	a, host := loopbackPair(w.t)
+	b, guest := loopbackPair(w.t)
 	unix.SetsockoptInt(a, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
 	unix.SetsockoptInt(b, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
 	w.do(func() {
-		var ends [2]Socket
+		var ends [2]connect.Socket
 		for i, fd := range [2]int{a, b} {
-			ends[i] = Socket{FD: fd}
+			ends[i] = connect.Socket{FD: fd}
 			if i == w.joins%2 {
-				watch, err := w.shard.Watch(fd, SocketEvents, new(keep))
+				watch, err := w.shard.Watch(fd, connect.Events, new(keep))
 				if err != nil {
 					w.t.Error(err)
 				}
@@ -106,7 +110,9 @@ func (w *world) join() (host, guest *net.TCPConn) {
 			}
 		}
 		w.joins++
-		w.Join(ends[0], ends[1], netip.MustParseAddrPort("10.0.2.100:80"), nil)
+		record := &flow.Flow{Kind: flow.Client, Src: netip.MustParseAddrPort("10.0.2.100:80"), Proto: unix.IPPROTO_TCP}
+		w.table.Add(record)
+		w.Join(ends[0], ends[1], record)
 	})
 	return host, guest
 }
