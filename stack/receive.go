@@ -190,7 +190,7 @@ func (s *Stack) dispatch(p *Packet, asError func()) {
 	case p.Proto != ProtoUDP && aboutTCP(p):
 		if asError != nil {
 			s.finishBatch()
-			s.withDemuxer(p, asError)
+			asError()
 		}
 	case p.TTL <= 1 && !own && !p.Dst.IsMulticast() && p.Dst != limitedBroadcast():
 		if isError(p) {
@@ -229,42 +229,23 @@ func aboutTCP(p *Packet) bool {
 	return (p.Head[0] == 1 || p.Head[0] == 2) && len(p.Head) >= 8+header.IPv6MinimumSize+8 && p.Head[8+6] == ProtoTCP
 }
 
-// quotedTCP is the connection whose segment, sent by us, an ICMP error quotes;
-// aboutTCP holds.
-func (p *Packet) quotedTCP() (t Tuple) {
-	q, size := p.Head[8:], header.IPv6MinimumSize
-	if p.Proto == ProtoICMP {
-		if size = int(header.IPv4(q).HeaderLength()); len(q) < size+4 {
-			return t
-		}
-		t.dst, t.src = netip.AddrFrom4([4]byte(q[12:16])).As16(), netip.AddrFrom4([4]byte(q[16:20])).As16()
-	} else {
-		t.dst, t.src = [16]byte(q[8:24]), [16]byte(q[24:40])
-	}
-	t.dstPort, t.srcPort = header.TCP(q[size:]).SourcePort(), header.TCP(q[size:]).DestinationPort()
-	return t
-}
-
 // receiveTCP takes a segment of a known connection inline, an opening SYN to
 // the handler and anything else to gVisor.
 func (s *Stack) receiveTCP(r *receiver, p *Packet, i, size int, proto tcpip.NetworkProtocolNumber) {
-	opening := header.TCPFlags(p.Head[13])&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) == header.TCPFlagSyn
 	key := tupleOf(p)
 	c := s.conns[key]
-	if opening && (c == nil || c.closed) { // or the guest uses the ports of a closed one anew
+	if opens(header.TCP(p.Head).Flags()) && (c == nil || c.closed) { // or the guest uses the ports of a closed one again
 		s.openingSYN(p, key, r.checked())
 		return
 	}
-	if !s.plain {
-		if c != nil {
-			s.lockForBatch(c)
-			s.queue(c, s.segment(p, r.take(i, size), r.checked()))
-			return
-		}
-		if h := s.acceptingFor(key); h != nil && h.inline != nil {
-			h.step(s.segment(p, r.take(i, size), r.checked()))
-			return
-		}
+	if c != nil {
+		s.lockForBatch(c)
+		s.queue(c, s.segment(p, r.take(i, size), r.checked()))
+		return
+	}
+	if h := s.accepting[key]; h != nil {
+		h.step(s.segment(p, r.take(i, size), r.checked()))
+		return
 	}
 	s.deliver(r, i, size, proto)
 }
@@ -278,7 +259,7 @@ func (s *Stack) openingSYN(p *Packet, key Tuple, checked bool) {
 		s.SendUnreachable(netip.Addr{}, TimeExceeded, &q)
 		return
 	}
-	if s.acceptingFor(key) != nil {
+	if s.accepting[key] != nil {
 		return // a retransmission; the SYN-ACK is on its way
 	}
 	s.finishBatch()
@@ -302,13 +283,9 @@ func (r *receiver) take(i, size int) (packet buffer.Buffer) {
 
 // deliver hands the frame's packet to gVisor's IP layer.
 func (s *Stack) deliver(r *receiver, i, size int, proto tcpip.NetworkProtocolNumber) {
-	s.inject(r.take(i, size), proto, s.link.offload && r.checked())
-}
-
-func (s *Stack) inject(payload buffer.Buffer, proto tcpip.NetworkProtocolNumber, checked bool) {
-	pkt := gvisor.NewPacketBuffer(gvisor.PacketBufferOptions{Payload: payload})
+	pkt := gvisor.NewPacketBuffer(gvisor.PacketBufferOptions{Payload: r.take(i, size)})
 	pkt.NetworkProtocolNumber = proto
-	pkt.RXChecksumValidated = checked
+	pkt.RXChecksumValidated = s.link.offload && r.checked()
 	s.link.disp.DeliverNetworkPacket(proto, pkt)
 	pkt.DecRef()
 }

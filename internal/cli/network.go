@@ -70,7 +70,6 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 		MTU:                 o.MTU,
 		DisableHostLoopback: o.DisableHostLoopback,
 		DisableDNS:          o.DisableDNS,
-		PlainTCP:            o.TCPPath == tcpPlain,
 		Source:              o.Source,
 		ResolvConf:          o.ResolvConf,
 		PublishMode:         o.PublishMode,

@@ -56,8 +56,6 @@ type Config struct {
 	DisableHostLoopback bool
 	// DisableDNS makes the plan's DNS address an ordinary destination.
 	DisableDNS bool
-	// PlainTCP leaves TCP to gVisor's own processors instead of the shard.
-	PlainTCP bool
 	// Source of the host's sockets; nil: the kernel chooses.
 	Source *outbound.Source
 	// ResolvConf names the host's resolvers; /etc/resolv.conf if empty.
@@ -109,11 +107,10 @@ func New(cfg Config) (_ *Guest, err error) {
 		Limits: cfg.Limits,
 	}
 	sc := stack.Config{
-		Device:   cfg.Device,
-		Plan:     cfg.Plan,
-		MTU:      cfg.MTU,
-		PlainTCP: cfg.PlainTCP,
-		Logger:   cfg.Logger,
+		Device: cfg.Device,
+		Plan:   cfg.Plan,
+		MTU:    cfg.MTU,
+		Logger: cfg.Logger,
 	}
 	if g.ipv6 {
 		sc.RouterAdvertisement = dhcp.RouterAdvertisement(cfg.Plan, cfg.Plan.HardwareAddr(), cfg.MTU)
