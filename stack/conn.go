@@ -8,6 +8,8 @@ import (
 	"time"
 	"unsafe"
 
+	"epiphyte/internal/sockio"
+
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -218,7 +220,7 @@ func (v *vectors) Write(b []byte) (int, error) {
 		return 0, io.ErrShortWrite
 	}
 	if len(b) > 0 {
-		v.iov[v.n] = vec(b)
+		v.iov[v.n] = sockio.Vec(b)
 		v.n++
 		v.size += len(b)
 	}

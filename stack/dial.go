@@ -113,8 +113,6 @@ func (c *Conn) unclaim() {
 	}
 }
 
-func address(a netip.Addr) tcpip.Address { return tcpip.AddrFromSlice(a.AsSlice()) }
-
 // GuestAddr6 is the guest's own IPv6 address: the one it was last seen to use
 // from the plan's prefix, or before that the one which SLAAC makes of its
 // Ethernet address (RFC 4291 appendix A). Shard's thread only.
