@@ -15,8 +15,7 @@ import (
 )
 
 // On a device that loses, doubles and swaps one frame in sixty each, streams
-// stay whole and end in order, in both closing orders, on the inline and the
-// plain path alike.
+// stay whole and end in order, in both closing orders.
 func TestB10_LossyGuest(t *testing.T) {
 	for _, k := range lossyKinds() {
 		t.Run(fmt.Sprintf("%s/%d", k.name, k.lossy), func(t *testing.T) {

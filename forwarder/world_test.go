@@ -44,17 +44,16 @@ type world struct {
 
 // kind is one way to build the data path.
 type kind struct {
-	name           string
-	mtu            int
-	plain, offload bool
-	lossy          int64 // seed of a device that loses frames; zero: a good one
+	name    string
+	mtu     int
+	offload bool
+	lossy   int64 // seed of a device that loses frames; zero: a good one
 }
 
 var kinds = []kind{
 	{name: "inline", mtu: 1500},
-	{name: "plain", mtu: 1500, plain: true},
 	{name: "offload", mtu: 65520, offload: true},
-	{name: "plain-offload", mtu: 1500, plain: true, offload: true},
+	{name: "offload-1500", mtu: 1500, offload: true},
 }
 
 // promptly runs a step that ought to take at most d, and again if it took
@@ -111,7 +110,7 @@ func newWorld(t *testing.T, k kind, cfg forwarder.Config) *world {
 	cfg.Rules.Plan, cfg.Shard, cfg.Logger = p, w.shard, log
 	w.f = forwarder.New(cfg)
 	w.stack, err = stack.New(stack.Config{
-		Device: device, Shard: w.shard, Plan: p, Handler: w.f, MTU: k.mtu, PlainTCP: k.plain, Logger: log,
+		Device: device, Shard: w.shard, Plan: p, Handler: w.f, MTU: k.mtu, Logger: log,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -134,35 +134,31 @@ func TestB34_NobodyListens(t *testing.T) {
 
 // B34: a guest that is silent costs a client dialTimeout and nothing more.
 func TestB34_SilentGuest(t *testing.T) {
-	for name, plain := range map[string]bool{"inline": false, "plain": true} {
-		t.Run(name, func(t *testing.T) {
-			clock := new(shardtest.Clock)
-			w := newWorld(t, setting{plain: plain, clock: clock})
-			// Its Ethernet address is known, but nobody is there to answer.
-			e, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: freePort(t, TCP, loop4), Guest: silent4, GuestPort: 80})
-			if err != nil {
-				t.Fatal(err)
-			}
-			c := dial(t, address(e))
-			if _, err := io.WriteString(c, "anybody there?"); err != nil {
-				t.Fatal(err)
-			}
-			w.eventually("the client waits", func() bool { return len(w.attempts) == 1 })
-			clock.Advance(dialTimeout - time.Millisecond)
-			w.onShard(func() {})
-			w.onShard(func() {
-				if len(w.attempts) != 1 {
-					t.Errorf("%d attempts a moment before the time is over", len(w.attempts))
-				}
-			})
-			clock.Advance(time.Millisecond)
-			w.eventually("the client is given up", func() bool { return len(w.attempts) == 0 })
-			if _, err := c.Read(make([]byte, 1)); !isReset(err) {
-				t.Errorf("the client saw %v, want a reset", err)
-			}
-			w.wantIdle()
-		})
+	clock := new(shardtest.Clock)
+	w := newWorld(t, setting{clock: clock})
+	// Its Ethernet address is known, but nobody is there to answer.
+	e, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: freePort(t, TCP, loop4), Guest: silent4, GuestPort: 80})
+	if err != nil {
+		t.Fatal(err)
 	}
+	c := dial(t, address(e))
+	if _, err := io.WriteString(c, "anybody there?"); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the client waits", func() bool { return len(w.attempts) == 1 })
+	clock.Advance(dialTimeout - time.Millisecond)
+	w.onShard(func() {})
+	w.onShard(func() {
+		if len(w.attempts) != 1 {
+			t.Errorf("%d attempts a moment before the time is over", len(w.attempts))
+		}
+	})
+	clock.Advance(time.Millisecond)
+	w.eventually("the client is given up", func() bool { return len(w.attempts) == 0 })
+	if _, err := c.Read(make([]byte, 1)); !isReset(err) {
+		t.Errorf("the client saw %v, want a reset", err)
+	}
+	w.wantIdle()
 }
 
 // B11: either side may end its direction first, and the other goes on.

@@ -28,7 +28,6 @@ const patience = 10 * time.Second
 
 // setting is one way to build a world. Its zero value is the usual one.
 type setting struct {
-	plain      bool // gVisor's own TCP processors
 	noIPv6     bool
 	noLoopback bool             // --disable-host-loopback
 	clock      *shardtest.Clock // nil: the kernel's
@@ -79,7 +78,7 @@ func newWorld(t *testing.T, s setting) *world {
 		Shard: w.shard, Relay: w.relay, Logger: log,
 	})
 	w.stack, err = stack.New(stack.Config{
-		Device: dev, Shard: w.shard, Plan: p, Handler: f, MTU: 1500, PlainTCP: s.plain, Logger: log,
+		Device: dev, Shard: w.shard, Plan: p, Handler: f, MTU: 1500, Logger: log,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -140,12 +139,10 @@ func receive[T any](t *testing.T, from <-chan T) T {
 	}
 }
 
-// eachPath runs a test with either way to handle TCP.
+// eachPath runs a test in a world of the usual kind.
 func eachPath(t *testing.T, test func(t *testing.T, w *world)) {
 	t.Helper()
-	for name, plain := range map[string]bool{"inline": false, "plain": true} {
-		t.Run(name, func(t *testing.T) { test(t, newWorld(t, setting{plain: plain})) })
-	}
+	test(t, newWorld(t, setting{}))
 }
 
 // eachFamily runs a test with the loopback address of either family.

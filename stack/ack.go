@@ -36,19 +36,15 @@ const (
 // acks is what one connection has acknowledged. It belongs to the shard's
 // thread.
 type acks struct {
-	received int                  // payload in the batch
-	hold     bool                 // what is being done may hold one back
-	last     uint32               // the highest told, or held
 	held     *gvisor.PacketBuffer // the one that waits
+	last     uint32               // the highest told, or held
+	received uint32               // payload in the batch, in bytes
+	hold     bool                 // what is being done may hold one back
 	listed   bool                 // in Stack.held
 }
 
-// follow makes the link look at what c sends, until unfollow. On the plain path
-// gVisor's goroutines send for c at the same time, and nothing is held back.
+// follow makes the link look at what c sends, until unfollow.
 func (c *Conn) follow(hold bool) {
-	if c.s.plain {
-		return
-	}
 	c.acks.hold = hold
 	c.s.link.followed.Store(c)
 }
@@ -61,11 +57,12 @@ func (c *Conn) unfollow() { c.s.link.followed.Store(nil) }
 func (c *Conn) sends(pkt *gvisor.PacketBuffer) (held bool) {
 	h := header.TCP(pkt.TransportHeader().Slice())
 	flags := h.Flags()
-	if h.SourcePort() != c.id.LocalPort || h.DestinationPort() != c.id.RemotePort ||
+	id := &c.ep.ID
+	if h.SourcePort() != id.LocalPort || h.DestinationPort() != id.RemotePort ||
 		flags&header.TCPFlagAck == 0 || flags&header.TCPFlagRst != 0 {
 		return false
 	}
-	if src, dst := addresses(pkt); src != addrFrom(c.id.LocalAddress) || dst != addrFrom(c.id.RemoteAddress) {
+	if src, dst := addresses(pkt); src != addrFrom(id.LocalAddress) || dst != addrFrom(id.RemoteAddress) {
 		return false
 	}
 	a := &c.acks

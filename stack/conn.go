@@ -8,10 +8,11 @@ import (
 	"time"
 	"unsafe"
 
+	"epiphyte/internal/sockio"
+
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	gvisor "gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
@@ -34,19 +35,17 @@ const (
 type Conn struct {
 	s      *Stack
 	ep     *tcp.Endpoint
-	wq     *waiter.Queue
+	wq     waiter.Queue
 	entry  waiter.Entry
-	id     gvisor.TransportEndpointID
 	notify func(Readiness)
-	ready  atomic.Uint32
+	place  *list.Element // among the orphans
 	acks   acks
-	locked bool // held by the batch being read
-	closed bool
+	ready  atomic.Uint32 // Readiness to be passed on
 
-	registered bool          // entry is in wq
-	undemuxed  bool          // see leaveDemuxer
-	claimed    bool          // in Stack.claims
-	place      *list.Element // among the orphans
+	locked     bool // held by the batch being read
+	closed     bool
+	registered bool // entry is in wq
+	claimed    bool // in Stack.claims
 }
 
 const allEvents = waiter.ReadableEvents | waiter.WritableEvents | waiter.EventHUp | waiter.EventErr
@@ -101,12 +100,12 @@ func (c *Conn) Run() {
 
 // RemoteAddr is the guest's address and port.
 func (c *Conn) RemoteAddr() netip.AddrPort {
-	return netip.AddrPortFrom(addrFrom(c.id.RemoteAddress), c.id.RemotePort)
+	return netip.AddrPortFrom(addrFrom(c.ep.ID.RemoteAddress), c.ep.ID.RemotePort)
 }
 
 // LocalAddr is the address and port outside, as the guest knows it.
 func (c *Conn) LocalAddr() netip.AddrPort {
-	return netip.AddrPortFrom(addrFrom(c.id.LocalAddress), c.id.LocalPort)
+	return netip.AddrPortFrom(addrFrom(c.ep.ID.LocalAddress), c.ep.ID.LocalPort)
 }
 
 // SetNotify says whom to tell, on the shard's thread, what the connection has
@@ -221,7 +220,7 @@ func (v *vectors) Write(b []byte) (int, error) {
 		return 0, io.ErrShortWrite
 	}
 	if len(b) > 0 {
-		v.iov[v.n] = vec(b)
+		v.iov[v.n] = sockio.Vec(b)
 		v.n++
 		v.size += len(b)
 	}

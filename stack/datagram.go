@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"encoding/binary"
 	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -44,6 +43,9 @@ func (s *Stack) SendUDPs(src, dst netip.AddrPort, segment int, payload ...[]byte
 	}
 }
 
+// udpChecksum is the offset of the checksum in a UDP header (RFC 768).
+const udpChecksum = 6
+
 // largest is the most payload of a datagram between addresses like a.
 func (s *sender) largest(a netip.Addr) int {
 	if a.Is4() {
@@ -62,13 +64,10 @@ func headersOf(a netip.Addr) int {
 
 func (s *sender) sendUDP(src, dst netip.AddrPort, gso virtioHdr, size int, payload [][]byte) {
 	s.parts = append(s.parts[:0], payload...)
-	h := &s.udp
-	binary.BigEndian.PutUint16(h[0:], src.Port())
-	binary.BigEndian.PutUint16(h[2:], dst.Port())
-	binary.BigEndian.PutUint16(h[4:], uint16(len(h)+size))
-	binary.BigEndian.PutUint16(h[6:], 0)
+	h := header.UDP(s.udp[:])
+	h.Encode(&header.UDPFields{SrcPort: src.Port(), DstPort: dst.Port(), Length: uint16(len(h) + size)})
 	s.send(&outgoing{
 		src: src.Addr(), dst: dst.Addr(), proto: ProtoUDP, ttl: DefaultTTL,
-		transport: h[:], sumAt: 6, payload: s.parts, gso: gso,
+		transport: h, sumAt: udpChecksum, payload: s.parts, gso: gso,
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
 // ErrDeviceGone is returned when the frame device has vanished, as a TAP does
@@ -41,10 +42,12 @@ type virtioHdr struct {
 	hdrLen, gsoSize, csumStart, csumOffset uint16
 }
 
+func (h *virtioHdr) vec() unix.Iovec {
+	return unix.Iovec{Base: &h.flags, Len: header.VirtioNetHeaderSize}
+}
+
 // Values of virtioHdr, from linux/virtio_net.h.
 const (
-	virtioHdrLen = 10
-
 	virtioNeedsCsum = 1
 	virtioDataValid = 2
 

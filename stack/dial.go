@@ -7,7 +7,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/waiter"
 )
 
 // Dialing is a connection towards the guest that is not established yet.
@@ -28,8 +27,8 @@ func (s *Stack) Dial(from, to netip.AddrPort, done func(*Conn, unix.Errno)) (*Di
 	if to.Addr().Is6() {
 		proto = header.IPv6ProtocolNumber
 	}
-	wq := new(waiter.Queue)
-	ep, err := s.gv.NewEndpoint(tcp.ProtocolNumber, proto, wq)
+	c := &Conn{s: s}
+	ep, err := s.gv.NewEndpoint(tcp.ProtocolNumber, proto, &c.wq)
 	if err != nil {
 		return nil, toErrno(err)
 	}
@@ -47,26 +46,25 @@ func (s *Stack) Dial(from, to netip.AddrPort, done func(*Conn, unix.Errno)) (*Di
 		bound, _ := ep.GetLocalAddress()
 		from = netip.AddrPortFrom(from.Addr(), bound.Port)
 	}
-	key := Tuple{src: to.Addr().As16(), dst: from.Addr().As16(), srcPort: to.Port(), dstPort: from.Port()}
-	if s.conns[key] != nil {
+	if s.conns[tupleOfAddrs(to, from)] != nil {
 		ep.Close()
 		return nil, unix.EADDRINUSE
 	}
-	c := &Conn{s: s, ep: ep.(*tcp.Endpoint), wq: wq}
-	_, c.id = idOf(&key)
-	c.claim()
-	d := &Dialing{conn: c, done: done}
-	c.notify = d.moved
-	c.register()
+	c.ep = ep.(*tcp.Endpoint)
+	if s.claims != nil { // before the SYN leaves, as the answer may come to another stack
+		s.claims.Claim(ProtoTCP, to, from)
+	}
 	err = ep.Connect(tcpip.FullAddress{NIC: nicID, Addr: address(to.Addr()), Port: to.Port()})
 	if _, started := err.(*tcpip.ErrConnectStarted); !started && err != nil {
-		// The failure was notified as well, but it is told here.
-		d.done, c.notify, c.closed = nil, nil, true
-		c.unregister()
-		c.unclaim()
+		if s.claims != nil {
+			s.claims.Release(ProtoTCP, to, from)
+		}
 		ep.Close()
 		return nil, toErrno(err)
 	}
+	d := &Dialing{conn: c, done: done}
+	c.claimed, c.notify = s.claims != nil, d.moved
+	c.register()
 	return d, 0
 }
 
@@ -85,10 +83,7 @@ func (d *Dialing) moved(Readiness) {
 		if errno == 0 {
 			errno = unix.ECONNRESET
 		}
-		c.unregister()
-		c.unclaim()
-		c.closed = true
-		c.ep.Close()
+		c.discard()
 		done(nil, errno)
 		return
 	}
@@ -104,32 +99,19 @@ func (d *Dialing) Abort() {
 	}
 	done := d.done
 	d.done = nil
-	c := d.conn
-	c.notify = nil
-	c.unregister()
-	c.unclaim()
-	c.closed = true
-	c.ep.Abort()
-	c.ep.Close()
+	d.conn.notify = nil
+	d.conn.ep.Abort()
+	d.conn.discard()
 	done(nil, unix.ECONNABORTED)
 }
 
-// claim has the guest's answers come to this stack, until unclaim.
-func (c *Conn) claim() {
-	if c.s.claims != nil {
-		c.s.claims.Claim(ProtoTCP, c.RemoteAddr(), c.LocalAddr())
-		c.claimed = true
-	}
-}
-
+// unclaim lets go of what Dial has claimed, if c was dialled.
 func (c *Conn) unclaim() {
 	if c.claimed {
 		c.claimed = false
 		c.s.claims.Release(ProtoTCP, c.RemoteAddr(), c.LocalAddr())
 	}
 }
-
-func address(a netip.Addr) tcpip.Address { return tcpip.AddrFromSlice(a.AsSlice()) }
 
 // GuestAddr6 is the guest's own IPv6 address: the one it was last seen to use
 // from the plan's prefix, or before that the one which SLAAC makes of its

@@ -22,8 +22,8 @@ type dialled struct {
 	results  chan unix.Errno
 }
 
-func newDialled(t *testing.T, l link, plain bool, client func(*net.UnixConn, *flow)) dialled {
-	d := dialled{pair: newPair(t, l, plain, &host{serve: client}), results: make(chan unix.Errno, 100)}
+func newDialled(t *testing.T, l link, client func(*net.UnixConn, *flow)) dialled {
+	d := dialled{pair: newPair(t, l, &host{serve: client}), results: make(chan unix.Errno, 100)}
 	d.from, d.to = netip.MustParseAddrPort("203.0.113.9:4444"), netip.AddrPortFrom(guest4.Addr(), 80)
 	if l.v6 {
 		d.from, d.to = netip.MustParseAddrPort("[2001:db8:1::9]:4444"), netip.AddrPortFrom(guest6.Addr(), 80)
@@ -61,10 +61,10 @@ func (d dialled) result() unix.Errno {
 }
 
 // B31: the guest's server sees whom we speak for, and bytes go both ways.
-func testDialEcho(t *testing.T, l link, plain bool) {
+func testDialEcho(t *testing.T, l link) {
 	data := pattern(300_000, 12)
 	var clients sync.WaitGroup
-	d := newDialled(t, l, plain, func(c *net.UnixConn, _ *flow) {
+	d := newDialled(t, l, func(c *net.UnixConn, _ *flow) {
 		defer clients.Done()
 		defer c.Close()
 		go func() {
@@ -133,8 +133,8 @@ func (p pair) idleButFor(guest int) {
 }
 
 // B34: nobody listens, and the caller hears so.
-func testDialRefused(t *testing.T, l link, plain bool) {
-	d := newDialled(t, l, plain, func(c *net.UnixConn, _ *flow) { c.Close() })
+func testDialRefused(t *testing.T, l link) {
+	d := newDialled(t, l, func(c *net.UnixConn, _ *flow) { c.Close() })
 	for range 5 {
 		if _, errno := d.dial(d.from); errno != 0 {
 			t.Fatal(errno)
@@ -147,8 +147,8 @@ func testDialRefused(t *testing.T, l link, plain bool) {
 }
 
 // Abort of a connection that the guest is silent about, and one twice.
-func testDialAborted(t *testing.T, l link, plain bool) {
-	d := newDialled(t, l, plain, func(c *net.UnixConn, _ *flow) { c.Close() })
+func testDialAborted(t *testing.T, l link) {
+	d := newDialled(t, l, func(c *net.UnixConn, _ *flow) { c.Close() })
 	d.to = netip.AddrPortFrom(d.to.Addr().Next(), 80) // nobody's
 	for range 5 {
 		dialing, errno := d.dial(d.from)

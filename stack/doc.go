@@ -9,8 +9,7 @@
 //   - ARP and neighbour solicitations for our own addresses are answered here,
 //     all others are not (neighbor.go);
 //   - TCP segments of established connections go straight into their gVisor
-//     endpoint, many segments under one lock and one ACK per batch (inline.go),
-//     or through gVisor's own processors when Config.PlainTCP is set;
+//     endpoint, many segments under one lock and one ACK per batch (inline.go);
 //   - an opening SYN, UDP and ICMP go to the Handler, which is the forwarder;
 //   - fragments and every other TCP segment take gVisor's ordinary path, which
 //     reassembles, answers stray segments with RST, and hands UDP and ICMP back

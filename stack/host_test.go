@@ -74,7 +74,6 @@ type host struct {
 type hostConfig struct {
 	device *stacktest.Device
 	mtu    int
-	plain  bool
 	host   *host
 }
 
@@ -89,7 +88,7 @@ func newHost(t testing.TB, cfg hostConfig) *host {
 		t.Fatal(err)
 	}
 	h.stack, err = stack.New(stack.Config{
-		Device: cfg.device, Shard: h.shard, Plan: plantest.New(t), Handler: h, MTU: cfg.mtu, PlainTCP: cfg.plain,
+		Device: cfg.device, Shard: h.shard, Plan: plantest.New(t), Handler: h, MTU: cfg.mtu,
 		Claims: h.claimed, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

@@ -4,7 +4,8 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"unsafe"
+
+	"epiphyte/internal/sockio"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -82,10 +83,7 @@ func (l *link) AddHeader(pkt *gvisor.PacketBuffer) {
 	h := pkt.LinkHeader().Push(header.EthernetMinimumSize)
 	_, dst := addresses(pkt)
 	mac := l.neigh.lookup(dst)
-	copy(h[0:6], mac[:])
-	copy(h[6:12], l.mac[:])
-	h[12] = byte(pkt.NetworkProtocolNumber >> 8)
-	h[13] = byte(pkt.NetworkProtocolNumber)
+	putEthernet(h, l.mac, mac, pkt.NetworkProtocolNumber)
 }
 
 func (l *link) WritePackets(pkts gvisor.PacketBufferList) (int, tcpip.Error) {
@@ -109,7 +107,7 @@ func (l *link) writePacket(pkt *gvisor.PacketBuffer) {
 	iov := w.iov[:0]
 	if l.vnet {
 		w.hdr = segmentHdr(pkt)
-		iov = append(iov, unix.Iovec{Base: (*byte)(unsafe.Pointer(&w.hdr)), Len: virtioHdrLen})
+		iov = append(iov, w.hdr.vec())
 	}
 	var rest []byte
 	views, skip := pkt.AsViewList()
@@ -121,13 +119,13 @@ func (l *link) writePacket(pkt *gvisor.PacketBuffer) {
 		}
 		b, skip = b[skip:], 0
 		if len(iov) <= maxFrameViews {
-			iov = append(iov, vec(b))
+			iov = append(iov, sockio.Vec(b))
 		} else {
 			rest = append(rest, b...)
 		}
 	}
 	if len(rest) > 0 {
-		iov = append(iov, vec(rest))
+		iov = append(iov, sockio.Vec(rest))
 	}
 	l.dev.Writev(iov)
 	runtime.KeepAlive(pkt)

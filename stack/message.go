@@ -9,18 +9,18 @@ import (
 
 // SendBroadcastUDP sends a datagram to the guest's limited broadcast address.
 func (s *Stack) SendBroadcastUDP(src netip.AddrPort, port uint16, payload []byte) {
-	s.SendUDP(src, netip.AddrPortFrom(limitedBroadcast(), port), payload)
+	s.SendUDP(src, netip.AddrPortFrom(LimitedBroadcast(), port), payload)
 }
 
 // SendICMP sends an ICMP or ICMPv6 message, whose checksum is filled in.
 func (s *Stack) SendICMP(src, dst netip.Addr, ttl uint8, message ...[]byte) {
-	o := outgoing{src: src, dst: dst, proto: ProtoICMP, ttl: ttl, transport: message[0], sumAt: 2}
+	o := outgoing{src: src, dst: dst, proto: ProtoICMP, ttl: ttl, transport: message[0], sumAt: header.ICMPv6ChecksumOffset} // of either family
 	if src.Is6() {
 		o.proto = ProtoICMPv6
 	}
 	s.out.parts = append(s.out.parts[:0], message[1:]...)
 	o.payload = s.out.parts
-	binary.BigEndian.PutUint16(message[0][2:], 0)
+	binary.BigEndian.PutUint16(message[0][o.sumAt:], 0)
 	s.out.send(&o)
 }
 
@@ -40,12 +40,10 @@ func (s *Stack) SendAbort(from, to netip.AddrPort) {
 
 func (s *Stack) sendReset(src, dst netip.AddrPort, flags header.TCPFlags, ack uint32) {
 	var h [header.TCPMinimumSize]byte
-	binary.BigEndian.PutUint16(h[0:], src.Port())
-	binary.BigEndian.PutUint16(h[2:], dst.Port())
-	binary.BigEndian.PutUint32(h[8:], ack)
-	h[12] = header.TCPMinimumSize << 2
-	h[13] = uint8(flags)
-	s.out.send(&outgoing{src: src.Addr(), dst: dst.Addr(), proto: ProtoTCP, ttl: DefaultTTL, transport: h[:], sumAt: 16})
+	header.TCP(h[:]).Encode(&header.TCPFields{
+		SrcPort: src.Port(), DstPort: dst.Port(), AckNum: ack, DataOffset: header.TCPMinimumSize, Flags: flags,
+	})
+	s.out.send(&outgoing{src: src.Addr(), dst: dst.Addr(), proto: ProtoTCP, ttl: DefaultTTL, transport: h[:], sumAt: header.TCPChecksumOffset})
 }
 
 // Unreachable is a reason for which a packet went nowhere, told to the guest
@@ -63,8 +61,26 @@ const (
 
 // Types and codes of RFC 792, RFC 1812 and RFC 4443 by reason.
 var (
-	icmpv4Codes = [...][2]byte{NetUnreachable: {3, 0}, HostUnreachable: {3, 1}, PortUnreachable: {3, 3}, Prohibited: {3, 13}, TimeExceeded: {11, 0}}
-	icmpv6Codes = [...][2]byte{NetUnreachable: {1, 0}, HostUnreachable: {1, 3}, PortUnreachable: {1, 4}, Prohibited: {1, 1}, TimeExceeded: {3, 0}}
+	icmpv4Errors = [...]struct {
+		typ  header.ICMPv4Type
+		code header.ICMPv4Code
+	}{
+		NetUnreachable:  {header.ICMPv4DstUnreachable, header.ICMPv4NetUnreachable},
+		HostUnreachable: {header.ICMPv4DstUnreachable, header.ICMPv4HostUnreachable},
+		PortUnreachable: {header.ICMPv4DstUnreachable, header.ICMPv4PortUnreachable},
+		Prohibited:      {header.ICMPv4DstUnreachable, header.ICMPv4AdminProhibited},
+		TimeExceeded:    {header.ICMPv4TimeExceeded, header.ICMPv4TTLExceeded},
+	}
+	icmpv6Errors = [...]struct {
+		typ  header.ICMPv6Type
+		code header.ICMPv6Code
+	}{
+		NetUnreachable:  {header.ICMPv6DstUnreachable, header.ICMPv6NetworkUnreachable},
+		HostUnreachable: {header.ICMPv6DstUnreachable, header.ICMPv6AddressUnreachable},
+		PortUnreachable: {header.ICMPv6DstUnreachable, header.ICMPv6PortUnreachable},
+		Prohibited:      {header.ICMPv6DstUnreachable, header.ICMPv6Prohibited},
+		TimeExceeded:    {header.ICMPv6TimeExceeded, header.ICMPv6HopLimitExceeded},
+	}
 )
 
 // Quote identifies the guest's packet that an ICMP error is about. Hosts match
@@ -95,24 +111,26 @@ func (p *Packet) Quote() Quote {
 // SendUnreachable tells the guest that the quoted packet went nowhere. The
 // message comes from the given router, or from the gateway if it is not valid.
 func (s *Stack) SendUnreachable(router netip.Addr, why Unreachable, q *Quote) {
-	if !q.Dst.IsValid() || q.Dst.IsMulticast() || q.Dst == limitedBroadcast() {
+	if !q.Dst.IsValid() || q.Dst.IsMulticast() || q.Dst == LimitedBroadcast() {
 		return // RFC 1122 section 3.2.2: never about a broadcast
 	}
-	code := icmpv4Codes[why]
 	if q.Src.Is6() {
-		code = icmpv6Codes[why]
+		e := &icmpv6Errors[why]
+		s.sendError(router, byte(e.typ), byte(e.code), 0, q)
+		return
 	}
-	s.sendError(router, code[0], code[1], 0, q)
+	e := &icmpv4Errors[why]
+	s.sendError(router, byte(e.typ), byte(e.code), 0, q)
 }
 
 // SendTooBig tells the guest the path MTU towards the quoted destination, in
 // bytes (RFC 1191, RFC 8201).
 func (s *Stack) SendTooBig(router netip.Addr, mtu int, q *Quote) {
 	if q.Src.Is6() {
-		s.sendError(router, 2, 0, uint32(mtu), q)
+		s.sendError(router, byte(header.ICMPv6PacketTooBig), byte(header.ICMPv6UnusedCode), uint32(mtu), q)
 		return
 	}
-	s.sendError(router, 3, 4, uint32(min(mtu, 0xffff)), q)
+	s.sendError(router, byte(header.ICMPv4DstUnreachable), byte(header.ICMPv4FragmentationNeeded), uint32(min(mtu, 0xffff)), q)
 }
 
 func (s *Stack) sendError(router netip.Addr, typ, code byte, word uint32, q *Quote) {
@@ -122,27 +140,16 @@ func (s *Stack) sendError(router netip.Addr, typ, code byte, word uint32, q *Quo
 	if !router.IsValid() || router.Is4() != q.Src.Is4() {
 		router = s.gatewayFor(q.Src)
 	}
-	var b [8 + header.IPv6MinimumSize + 8]byte
+	var b [header.ICMPv6ErrorHeaderSize + header.IPv6MinimumSize + len(q.Transport)]byte
 	b[0], b[1] = typ, code
 	binary.BigEndian.PutUint32(b[4:], word)
-	n := 8
+	n := header.ICMPv6ErrorHeaderSize // of either family
 	if q.Src.Is4() {
-		ip := header.IPv4(b[n : n+header.IPv4MinimumSize])
-		ip[0], ip[8], ip[9] = 0x45, 1, q.Proto
-		binary.BigEndian.PutUint16(ip[2:], header.IPv4MinimumSize+8)
-		src, dst := q.Src.As4(), q.Dst.As4()
-		copy(ip[12:], src[:])
-		copy(ip[16:], dst[:])
-		ip.SetChecksum(^ip.CalculateChecksum())
-		n += len(ip)
+		putIPv4(b[n:n+header.IPv4MinimumSize], q.Src, q.Dst, q.Proto, 1, len(q.Transport), header.IPv4Fields{})
+		n += header.IPv4MinimumSize
 	} else {
-		ip := b[n : n+header.IPv6MinimumSize]
-		ip[0], ip[6], ip[7] = 0x60, q.Proto, 1
-		binary.BigEndian.PutUint16(ip[4:], 8)
-		src, dst := q.Src.As16(), q.Dst.As16()
-		copy(ip[8:], src[:])
-		copy(ip[24:], dst[:])
-		n += len(ip)
+		putIPv6(b[n:n+header.IPv6MinimumSize], q.Src, q.Dst, q.Proto, 1, len(q.Transport), nil)
+		n += header.IPv6MinimumSize
 	}
 	n += copy(b[n:], q.Transport[:])
 	s.SendICMP(router, q.Src, DefaultTTL, b[:n])
@@ -161,16 +168,18 @@ func (s *Stack) gatewayFor(a netip.Addr) netip.Addr {
 	}
 }
 
-func limitedBroadcast() netip.Addr { return netip.AddrFrom4([4]byte{255, 255, 255, 255}) }
+// LimitedBroadcast is the address 255.255.255.255 (RFC 919).
+func LimitedBroadcast() netip.Addr { return netip.AddrFrom4([4]byte{255, 255, 255, 255}) }
 
 // answerEcho replies to an echo request for one of our own addresses, with the
 // TTL that callers of the contract see (255).
 func (s *Stack) answerEcho(p *Packet) {
 	s.echo = append(s.echo[:0], p.Head...)
 	reply := s.echo
-	reply[0] = 0 // echo reply, RFC 792
-	if p.Proto == ProtoICMPv6 {
-		reply[0] = 129 // RFC 4443
+	if p.Proto == ProtoICMP {
+		header.ICMPv4(reply).SetType(header.ICMPv4EchoReply)
+	} else {
+		header.ICMPv6(reply).SetType(header.ICMPv6EchoReply)
 	}
 	s.SendICMP(p.Dst, p.Src, 255, reply, p.Tail)
 }

@@ -40,7 +40,7 @@ func unpack(v uint64) (mac [6]byte) {
 
 func (n *neighbors) lookup(a netip.Addr) [6]byte {
 	switch {
-	case a == limitedBroadcast():
+	case a == LimitedBroadcast():
 		return [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 	case a.Is6() && a.IsMulticast(): // RFC 2464 section 7
 		b := a.As16()
@@ -97,9 +97,7 @@ func (s *Stack) handleARP(frame []byte) {
 	mac := [6]byte(a.HardwareAddressSender())
 	s.neigh.learn(sender, mac)
 	b := s.out.head[:header.EthernetMinimumSize+header.ARPSize]
-	copy(b[0:6], mac[:])
-	copy(b[6:12], s.out.mac[:])
-	binary.BigEndian.PutUint16(b[12:], uint16(header.ARPProtocolNumber))
+	putEthernet(b, s.out.mac, mac, header.ARPProtocolNumber)
 	r := header.ARP(b[header.EthernetMinimumSize:])
 	r.SetIPv4OverEthernet()
 	r.SetOp(header.ARPReply)
@@ -111,33 +109,22 @@ func (s *Stack) handleARP(frame []byte) {
 	s.out.write(b, nil, nil)
 }
 
-// ICMPv6 types and flags of neighbour discovery, RFC 4861.
-const (
-	icmpv6RouterSolicit   = 133
-	icmpv6NeighborSolicit = 135
-	icmpv6NeighborAdvert  = 136
-
-	neighborRouter    = 0x80
-	neighborSolicited = 0x40
-	neighborOverride  = 0x20
-)
-
 // handleNDP answers solicitations for our own addresses. It reports whether p
 // was a message of neighbour discovery, answered or not: none goes further.
 func (s *Stack) handleNDP(p *Packet) bool {
-	typ := p.Head[0]
-	if typ < icmpv6RouterSolicit || typ > 137 {
+	h := header.ICMPv6(p.Head)
+	if h.Type() < header.ICMPv6RouterSolicit || h.Type() > header.ICMPv6RedirectMsg {
 		return false
 	}
-	if p.TTL != 255 || p.Head[1] != 0 || len(p.Tail) > 0 { // RFC 4861 sections 6.1 and 7.1
+	if p.TTL != header.NDPHopLimit || h.Code() != 0 || len(p.Tail) > 0 { // RFC 4861 sections 6.1 and 7.1
 		return true
 	}
-	switch typ {
-	case icmpv6RouterSolicit:
+	switch h.Type() {
+	case header.ICMPv6RouterSolicit:
 		s.SendRouterAdvertisement()
-	case icmpv6NeighborSolicit:
-		if len(p.Head) >= 24 {
-			s.answerSolicitation(p, netip.AddrFrom16([16]byte(p.Head[8:24])))
+	case header.ICMPv6NeighborSolicit:
+		if len(h) >= header.ICMPv6NeighborSolicitMinimumSize {
+			s.answerSolicitation(p, addrFrom(header.NDPNeighborSolicit(h.MessageBody()).TargetAddress()))
 		}
 	}
 	return true
@@ -147,29 +134,27 @@ func (s *Stack) answerSolicitation(p *Packet, target netip.Addr) {
 	if !s.plan.IsOwn(target) {
 		return
 	}
-	var b [32]byte
-	b[0] = icmpv6NeighborAdvert
-	b[4] = neighborOverride
-	if s.plan.IsGateway(target) {
-		b[4] |= neighborRouter
-	}
+	options := header.NDPOptionsSerializer{header.NDPTargetLinkLayerAddressOption(s.out.mac[:])}
+	h := header.ICMPv6(make([]byte, header.ICMPv6NeighborAdvertMinimumSize+options.Length()))
+	h.SetType(header.ICMPv6NeighborAdvert)
+	advert := header.NDPNeighborAdvert(h.MessageBody())
+	advert.SetOverrideFlag(true)
+	advert.SetRouterFlag(s.plan.IsGateway(target))
+	advert.SetTargetAddress(address(target))
+	advert.Options().Serialize(options)
 	dst := p.Src
 	if dst.IsUnspecified() { // duplicate address detection: tell everybody
 		dst = netip.IPv6LinkLocalAllNodes()
 	} else {
-		b[4] |= neighborSolicited
+		advert.SetSolicitedFlag(true)
 	}
-	t := target.As16()
-	copy(b[8:], t[:])
-	b[24], b[25] = 2, 1 // target link-layer address, 8 bytes
-	copy(b[26:], s.out.mac[:])
-	s.SendICMP(target, dst, 255, b[:])
+	s.SendICMP(target, dst, header.NDPHopLimit, h)
 }
 
 // SendRouterAdvertisement sends the advertisement of the Config to all nodes
 // of the guest's link, from the gateway's link-local address.
 func (s *Stack) SendRouterAdvertisement() {
 	if len(s.advertisement) > 0 && s.plan.IPv6() {
-		s.SendICMP(s.plan.GatewayLinkLocal, netip.IPv6LinkLocalAllNodes(), 255, s.advertisement)
+		s.SendICMP(s.plan.GatewayLinkLocal, netip.IPv6LinkLocalAllNodes(), header.NDPHopLimit, s.advertisement)
 	}
 }

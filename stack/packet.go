@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
@@ -16,9 +17,9 @@ const (
 	ProtoICMPv6 = 58
 )
 
-// Packet is one checked transport packet from the guest. It and the bytes it
-// points to are valid during the Handler's call only; the first head (see
-// Handler.Flush) somewhat longer.
+// Packet is one packet from the guest, checked before a Handler gets it. It and
+// the bytes it points to are valid during the Handler's call only; the head of one
+// marked Fresh until the next Handler.Flush.
 type Packet struct {
 	Src, Dst netip.Addr
 	Proto    uint8
@@ -32,111 +33,123 @@ type Packet struct {
 	SegmentSize uint16
 	// Fresh reports that Head is stable until the Handler's next Flush.
 	Fresh bool
+	// Fragment is zero in what a Handler gets: fragments are reassembled before.
+	Fragment Fragment
 
 	ip []byte // the packet from its IP header on, as far as it lies in the head
 }
 
-// SrcPort and DstPort read the ports of a TCP or UDP packet.
+// Fragment says which part of a datagram a packet is. The zero value means all of it.
+type Fragment struct {
+	ID     uint32
+	Offset uint16 // in units of 8 bytes
+	More   bool   // it is not the last part
+}
+
+// SrcPort reads the source port of a TCP or UDP packet.
 func (p *Packet) SrcPort() uint16 { return binary.BigEndian.Uint16(p.Head) }
 
 // DstPort is the destination port of a TCP or UDP packet.
 func (p *Packet) DstPort() uint16 { return binary.BigEndian.Uint16(p.Head[2:]) }
 
-// verdict says what becomes of a frame after parsing.
-type verdict int
+// IsEchoRequest reports whether p is a ping, of either family. Head must not be
+// empty.
+func (p *Packet) IsEchoRequest() bool {
+	return p.Proto == ProtoICMP && header.ICMPv4(p.Head).Type() == header.ICMPv4Echo ||
+		p.Proto == ProtoICMPv6 && header.ICMPv6(p.Head).Type() == header.ICMPv6EchoRequest
+}
 
-const (
-	drop     verdict = iota
-	take             // p is filled
-	delegate         // well-formed enough, but gVisor's: fragments
-)
-
-// parseIPv4 checks an IPv4 packet whose first bytes are head and whose rest is
-// tail. Ethernet padding is cut off.
-func (p *Packet) parseIPv4(head, tail []byte) verdict {
-	if len(head) < header.IPv4MinimumSize {
-		return drop
+// Parse reads the headers of a packet up to the transport header, and reports
+// whether it is well-formed so far. head begins with the IP header and tail is the
+// rest; Ethernet's padding is cut off. What a later fragment carries is its Head.
+// Checksums and transport headers are not looked at, so Head may be of any length.
+func (p *Packet) Parse(etherType tcpip.NetworkProtocolNumber, head, tail []byte) bool {
+	switch etherType {
+	case header.IPv4ProtocolNumber:
+		return p.parseIPv4(head, tail)
+	case header.IPv6ProtocolNumber:
+		return p.parseIPv6(head, tail)
 	}
+	return false
+}
+
+func (p *Packet) parseIPv4(head, tail []byte) bool {
 	h := header.IPv4(head)
-	hl := int(h.HeaderLength())
-	total := int(h.TotalLength())
-	if head[0]>>4 != 4 || hl < header.IPv4MinimumSize || hl > len(head) || total < hl || total > len(head)+len(tail) {
-		return drop
+	if !h.IsValid(len(head)+len(tail)) || int(h.HeaderLength()) > len(head) {
+		return false
 	}
-	if ^checksum.Checksum(head[:hl], 0) != 0 {
-		return drop
+	p.Src = netip.AddrFrom4([4]byte(h.SourceAddressSlice()))
+	p.Dst = netip.AddrFrom4([4]byte(h.DestinationAddressSlice()))
+	p.Proto, p.TTL = h.Protocol(), h.TTL()
+	if h.More() || h.FragmentOffset() > 0 {
+		p.Fragment = Fragment{uint32(h.ID()), h.FragmentOffset() / 8, h.More()}
 	}
-	p.Src = netip.AddrFrom4([4]byte(head[12:16]))
-	p.Dst = netip.AddrFrom4([4]byte(head[16:20]))
-	p.Proto = h.Protocol()
-	p.TTL = h.TTL()
-	if h.More() || h.FragmentOffset() != 0 {
-		return delegate
-	}
-	head, tail = truncate(head, tail, total)
-	p.ip, p.Head, p.Tail = head, head[hl:], tail
-	return take
+	p.ip, p.Tail = truncate(head, tail, int(h.TotalLength()))
+	p.Head = p.ip[h.HeaderLength():]
+	return true
 }
 
-// parseIPv6 checks an IPv6 packet in the same way.
-func (p *Packet) parseIPv6(head, tail []byte) verdict {
-	if len(head) < header.IPv6MinimumSize {
-		return drop
-	}
+func (p *Packet) parseIPv6(head, tail []byte) bool {
 	h := header.IPv6(head)
-	total := header.IPv6MinimumSize + int(h.PayloadLength())
-	if head[0]>>4 != 6 || total > len(head)+len(tail) {
-		return drop
+	if !h.IsValid(len(head) + len(tail)) {
+		return false
 	}
-	p.Src = netip.AddrFrom16([16]byte(head[8:24]))
-	p.Dst = netip.AddrFrom16([16]byte(head[24:40]))
+	p.Src = netip.AddrFrom16([16]byte(h.SourceAddressSlice()))
+	p.Dst = netip.AddrFrom16([16]byte(h.DestinationAddressSlice()))
 	p.TTL = h.HopLimit()
-	head, tail = truncate(head, tail, total)
-	proto, skip, v := skipExtensions(h.NextHeader(), head)
-	if v != take {
-		return v
-	}
-	p.Proto, p.ip, p.Head, p.Tail = proto, head, head[skip:], tail
-	return take
+	p.ip, p.Tail = truncate(head, tail, header.IPv6MinimumSize+int(h.PayloadLength()))
+	return p.skipExtensions(h.NextHeader(), p.ip[header.IPv6MinimumSize:])
 }
 
-// IPv6 extension headers that are passed over, RFC 8200 section 4.
 const (
-	extHopByHop    = 0
-	extRouting     = 43
-	extDestination = 60
 	// maxExtensions is more than RFC 8200 section 4.1 recommends the use of.
 	maxExtensions = 8
+	// minExtension is the smallest extension header, in bytes; their lengths count
+	// in units of it (RFC 8200 section 4).
+	minExtension = 8
 )
 
 // skipExtensions finds the transport header behind extension headers, which
 // concern nobody here. It is done here and not in gVisor because there, in
 // promiscuous mode, neighbour discovery answers for every address.
-func skipExtensions(next uint8, head []byte) (proto uint8, skip int, v verdict) {
-	skip = header.IPv6MinimumSize
+func (p *Packet) skipExtensions(next uint8, rest []byte) bool {
+	fragmented := false
 	for range maxExtensions {
-		switch next {
+		size := minExtension
+		switch id := header.IPv6ExtensionHeaderIdentifier(next); id {
 		case ProtoTCP, ProtoUDP, ProtoICMPv6:
-			return next, skip, take
-		case header.IPv6FragmentHeader:
-			return next, skip, delegate
-		case extHopByHop, extRouting, extDestination:
-			if len(head) < skip+8 {
-				return next, skip, drop
+			p.Proto, p.Head = next, rest
+			return true
+		case header.IPv6FragmentExtHdrIdentifier:
+			if len(rest) < size || fragmented {
+				return false
 			}
-			if next == extRouting && head[skip+3] != 0 { // segments left: not ours to route
-				return next, skip, drop
+			fragmented = true
+			f := header.IPv6Fragment(rest)
+			if f.More() || f.FragmentOffset() > 0 { // else all of the datagram (RFC 6946)
+				p.Fragment = Fragment{f.ID(), f.FragmentOffset(), f.More()}
 			}
-			size := 8 * (int(head[skip+1]) + 1)
-			next = head[skip]
-			if skip += size; skip > len(head) {
-				return next, skip, drop
+			if f.FragmentOffset() > 0 {
+				p.Proto, p.Head = f.NextHeader(), f.Payload()
+				return true
 			}
+		case header.IPv6HopByHopOptionsExtHdrIdentifier, header.IPv6RoutingExtHdrIdentifier, header.IPv6DestinationOptionsExtHdrIdentifier:
+			if len(rest) < size {
+				return false
+			}
+			if id == header.IPv6RoutingExtHdrIdentifier && rest[3] != 0 { // segments left: not ours to route
+				return false
+			}
+			size += minExtension * int(rest[1])
 		default:
-			return next, skip, drop
+			return false
 		}
+		if size > len(rest) {
+			return false
+		}
+		next, rest = rest[0], rest[size:]
 	}
-	return next, skip, drop
+	return false
 }
 
 // truncate cuts head+tail to total bytes.
@@ -145,6 +158,63 @@ func truncate(head, tail []byte, total int) ([]byte, []byte) {
 		return head[:total], nil
 	}
 	return head, tail[:total-len(head)]
+}
+
+// validHeader verifies the checksum of the IP header; IPv6's has none.
+func (p *Packet) validHeader() bool {
+	return p.Src.Is6() || header.IPv4(p.ip).IsChecksumValid()
+}
+
+// QuotedTCP returns the endpoints of the connection whose segment, sent to the
+// guest, p quotes, and whether p is such an ICMP error: one that ends a connection
+// or tells of a smaller MTU. p must not be a fragment.
+func (p *Packet) QuotedTCP() (guest, outside netip.AddrPort, ok bool) {
+	if len(p.Head) < header.ICMPv4MinimumSize { // of either family
+		return guest, outside, false
+	}
+	quote := p.Head[header.ICMPv4MinimumSize:]
+	var ports header.TCP
+	var src, dst netip.Addr
+	switch {
+	case p.Proto == ProtoICMP && header.ICMPv4(p.Head).Type() == header.ICMPv4DstUnreachable:
+		h := header.IPv4(quote)
+		if len(h) < header.IPv4MinimumSize || h.Protocol() != ProtoTCP || h.FragmentOffset() > 0 || len(h) < int(h.HeaderLength()) {
+			return guest, outside, false
+		}
+		src, dst = netip.AddrFrom4([4]byte(h.SourceAddressSlice())), netip.AddrFrom4([4]byte(h.DestinationAddressSlice()))
+		ports = header.TCP(quote[h.HeaderLength():])
+	case p.Proto == ProtoICMPv6 && (header.ICMPv6(p.Head).Type() == header.ICMPv6DstUnreachable || header.ICMPv6(p.Head).Type() == header.ICMPv6PacketTooBig):
+		h := header.IPv6(quote)
+		if len(h) < header.IPv6MinimumSize || h.NextHeader() != ProtoTCP {
+			return guest, outside, false
+		}
+		src, dst = netip.AddrFrom16([16]byte(h.SourceAddressSlice())), netip.AddrFrom16([16]byte(h.DestinationAddressSlice()))
+		ports = header.TCP(quote[header.IPv6MinimumSize:])
+	}
+	if len(ports) < 4 {
+		return guest, outside, false
+	}
+	return netip.AddrPortFrom(dst, ports.DestinationPort()), netip.AddrPortFrom(src, ports.SourcePort()), true
+}
+
+func (p *Packet) quotesTCP() bool {
+	_, _, ok := p.QuotedTCP()
+	return ok
+}
+
+// isError reports whether p is an ICMP error, about which there must be no other
+// (RFC 1122 section 3.2.2, RFC 4443 section 2.4).
+func (p *Packet) isError() bool {
+	switch p.Proto {
+	case ProtoICMP:
+		switch header.ICMPv4(p.Head).Type() {
+		case header.ICMPv4DstUnreachable, header.ICMPv4SrcQuench, header.ICMPv4Redirect, header.ICMPv4TimeExceeded, header.ICMPv4ParamProblem:
+			return true
+		}
+	case ProtoICMPv6:
+		return header.ICMPv6(p.Head).Type() < 128 // RFC 4443 section 2.1
+	}
+	return false
 }
 
 // validTransport checks length and, unless the device vouches for it, checksum

@@ -3,7 +3,6 @@ package stack
 import (
 	"net/netip"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	gvisor "gvisor.dev/gvisor/pkg/tcpip/stack"
 )
@@ -41,9 +40,4 @@ func addresses(pkt *gvisor.PacketBuffer) (src, dst netip.Addr) {
 	}
 	ip := header.IPv6(h)
 	return addrFrom(ip.SourceAddress()), addrFrom(ip.DestinationAddress())
-}
-
-func addrFrom(a tcpip.Address) netip.Addr {
-	addr, _ := netip.AddrFromSlice(a.AsSlice())
-	return addr
 }

@@ -2,7 +2,8 @@ package stack
 
 import (
 	"net/netip"
-	"unsafe"
+
+	"epiphyte/internal/sockio"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/buffer"
@@ -96,10 +97,10 @@ func (r *receiver) read(dev Device, i int) (int, unix.Errno) {
 	iov := r.iov[:0]
 	prefix := header.EthernetMinimumSize
 	if dev.VNetHdr() {
-		iov = append(iov, unix.Iovec{Base: (*byte)(unsafe.Pointer(&r.hdr)), Len: virtioHdrLen})
-		prefix += virtioHdrLen
+		iov = append(iov, r.hdr.vec())
+		prefix += header.VirtioNetHeaderSize
 	}
-	iov = append(iov, vec(r.eth[:]), vec(r.heads[i].AsSlice()), vec(r.tail.AsSlice()))
+	iov = append(iov, sockio.Vec(r.eth[:]), sockio.Vec(r.heads[i].AsSlice()), sockio.Vec(r.tail.AsSlice()))
 	n, errno := dev.Readv(iov)
 	if n == 0 && errno == 0 {
 		errno = unix.EBADFD // the far end of a socket that stands for a TAP has closed
@@ -130,20 +131,15 @@ func (s *Stack) receive(r *receiver, i, size int) {
 	if r.hdr.gsoType&^virtioGSOECN == virtioGSOUDPL4 {
 		p.SegmentSize = r.hdr.gsoSize
 	}
-	proto := tcpip.NetworkProtocolNumber(r.eth[12])<<8 | tcpip.NetworkProtocolNumber(r.eth[13])
-	var v verdict
-	switch proto {
-	case header.ARPProtocolNumber:
+	proto := header.Ethernet(r.eth[:]).Type()
+	if proto == header.ARPProtocolNumber {
 		s.handleARP(head)
 		return
-	case header.IPv4ProtocolNumber:
-		v = p.parseIPv4(head, tail)
-	case header.IPv6ProtocolNumber:
-		if s.plan.IPv6() {
-			v = p.parseIPv6(head, tail)
-		}
 	}
-	if v == drop || !s.plausible(p) {
+	if proto == header.IPv6ProtocolNumber && !s.plan.IPv6() {
+		return
+	}
+	if !p.Parse(proto, head, tail) || !p.validHeader() || s.martian(p) {
 		return
 	}
 	s.neigh.learn(p.Src, [6]byte(r.eth[6:12]))
@@ -151,7 +147,7 @@ func (s *Stack) receive(r *receiver, i, size int) {
 		s.guest6 = p.Src
 	}
 	switch {
-	case v == delegate:
+	case p.Fragment != Fragment{}:
 		s.finishBatch()
 		s.deliver(r, i, size, proto)
 	case p.Proto == ProtoTCP:
@@ -163,18 +159,15 @@ func (s *Stack) receive(r *receiver, i, size int) {
 	}
 }
 
-// plausible refuses packets whose addresses cannot be, whoever sends them.
-// Destinations that a host socket must not see are the forwarder's to refuse;
-// this is about sources that would make us talk to ourselves.
-func (s *Stack) plausible(p *Packet) bool {
+// martian reports whether p has a source that no packet can have (RFC 1812
+// section 5.3.7), or one that would make us talk to ourselves. Destinations that a
+// host socket must not see are the forwarder's to refuse.
+func (s *Stack) martian(p *Packet) bool {
 	src := p.Src
-	if src.IsLoopback() || src.IsMulticast() || src.Is4In6() || src == limitedBroadcast() || s.plan.IsOwn(src) {
-		return false
+	if src.IsUnspecified() { // only in DHCP and duplicate address detection
+		return !(p.Proto == ProtoUDP && src.Is4() || p.Proto == ProtoICMPv6 && p.Fragment == Fragment{})
 	}
-	if src.IsUnspecified() { // DHCP and duplicate address detection
-		return p.Proto == ProtoUDP && src.Is4() || p.Proto == ProtoICMPv6
-	}
-	return true
+	return src.IsLoopback() || src.IsMulticast() || src.Is4In6() || src == LimitedBroadcast() || s.plan.IsOwn(src)
 }
 
 // dispatch hands a UDP or ICMP packet to whom it concerns. asError plays an
@@ -184,16 +177,16 @@ func (s *Stack) dispatch(p *Packet, asError func()) {
 	switch {
 	case p.Proto == ProtoICMPv6 && s.handleNDP(p):
 	case p.Proto == ProtoICMPv6 && p.Src.IsUnspecified():
-		// Nobody asks nothing but neighbour discovery.
-	case p.Proto != ProtoUDP && own && isEchoRequest(p):
+		// A guest without an address has no use for an answer.
+	case p.Proto != ProtoUDP && own && p.IsEchoRequest():
 		s.answerEcho(p)
-	case p.Proto != ProtoUDP && aboutTCP(p):
+	case p.Proto != ProtoUDP && p.quotesTCP():
 		if asError != nil {
 			s.finishBatch()
-			s.withDemuxer(p, asError)
+			asError()
 		}
-	case p.TTL <= 1 && !own && !p.Dst.IsMulticast() && p.Dst != limitedBroadcast():
-		if isError(p) {
+	case p.TTL <= 1 && !own && !p.Dst.IsMulticast() && p.Dst != LimitedBroadcast():
+		if p.isError() {
 			return
 		}
 		q := p.Quote()
@@ -205,66 +198,23 @@ func (s *Stack) dispatch(p *Packet, asError func()) {
 	}
 }
 
-func isEchoRequest(p *Packet) bool {
-	return p.Proto == ProtoICMP && p.Head[0] == 8 || p.Proto == ProtoICMPv6 && p.Head[0] == 128
-}
-
-// isError reports whether p is an ICMP error, about which there must be no other
-// (RFC 1122 section 3.2.2, RFC 4443 section 2.4).
-func isError(p *Packet) bool {
-	switch p.Proto {
-	case ProtoICMP:
-		return p.Head[0] >= 3 && p.Head[0] <= 5 || p.Head[0] == 11 || p.Head[0] == 12
-	case ProtoICMPv6:
-		return p.Head[0] < 128
-	}
-	return false
-}
-
-// aboutTCP reports whether p is an ICMP error that quotes a TCP segment.
-func aboutTCP(p *Packet) bool {
-	if p.Proto == ProtoICMP {
-		return p.Head[0] == 3 && len(p.Head) >= 8+header.IPv4MinimumSize+8 && p.Head[8+9] == ProtoTCP
-	}
-	return (p.Head[0] == 1 || p.Head[0] == 2) && len(p.Head) >= 8+header.IPv6MinimumSize+8 && p.Head[8+6] == ProtoTCP
-}
-
-// quotedTCP is the connection whose segment, sent by us, an ICMP error quotes;
-// aboutTCP holds.
-func (p *Packet) quotedTCP() (t Tuple) {
-	q, size := p.Head[8:], header.IPv6MinimumSize
-	if p.Proto == ProtoICMP {
-		if size = int(header.IPv4(q).HeaderLength()); len(q) < size+4 {
-			return t
-		}
-		t.dst, t.src = netip.AddrFrom4([4]byte(q[12:16])).As16(), netip.AddrFrom4([4]byte(q[16:20])).As16()
-	} else {
-		t.dst, t.src = [16]byte(q[8:24]), [16]byte(q[24:40])
-	}
-	t.dstPort, t.srcPort = header.TCP(q[size:]).SourcePort(), header.TCP(q[size:]).DestinationPort()
-	return t
-}
-
 // receiveTCP takes a segment of a known connection inline, an opening SYN to
 // the handler and anything else to gVisor.
 func (s *Stack) receiveTCP(r *receiver, p *Packet, i, size int, proto tcpip.NetworkProtocolNumber) {
-	opening := header.TCPFlags(p.Head[13])&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) == header.TCPFlagSyn
 	key := tupleOf(p)
 	c := s.conns[key]
-	if opening && (c == nil || c.closed) { // or the guest uses the ports of a closed one anew
+	if opens(header.TCP(p.Head).Flags()) && (c == nil || c.closed) { // or the guest uses the ports of a closed one again
 		s.openingSYN(p, key, r.checked())
 		return
 	}
-	if !s.plain {
-		if c != nil {
-			s.lockForBatch(c)
-			s.queue(c, s.segment(p, r.take(i, size), r.checked()))
-			return
-		}
-		if h := s.acceptingFor(key); h != nil && h.inline != nil {
-			h.step(s.segment(p, r.take(i, size), r.checked()))
-			return
-		}
+	if c != nil {
+		s.lockForBatch(c)
+		s.queue(c, s.segment(p, r.take(i, size), r.checked()))
+		return
+	}
+	if h := s.accepting[key]; h != nil {
+		h.step(s.segment(p, r.take(i, size), r.checked()))
+		return
 	}
 	s.deliver(r, i, size, proto)
 }
@@ -278,7 +228,7 @@ func (s *Stack) openingSYN(p *Packet, key Tuple, checked bool) {
 		s.SendUnreachable(netip.Addr{}, TimeExceeded, &q)
 		return
 	}
-	if s.acceptingFor(key) != nil {
+	if s.accepting[key] != nil {
 		return // a retransmission; the SYN-ACK is on its way
 	}
 	s.finishBatch()
@@ -302,13 +252,9 @@ func (r *receiver) take(i, size int) (packet buffer.Buffer) {
 
 // deliver hands the frame's packet to gVisor's IP layer.
 func (s *Stack) deliver(r *receiver, i, size int, proto tcpip.NetworkProtocolNumber) {
-	s.inject(r.take(i, size), proto, s.link.offload && r.checked())
-}
-
-func (s *Stack) inject(payload buffer.Buffer, proto tcpip.NetworkProtocolNumber, checked bool) {
-	pkt := gvisor.NewPacketBuffer(gvisor.PacketBufferOptions{Payload: payload})
+	pkt := gvisor.NewPacketBuffer(gvisor.PacketBufferOptions{Payload: r.take(i, size)})
 	pkt.NetworkProtocolNumber = proto
-	pkt.RXChecksumValidated = checked
+	pkt.RXChecksumValidated = s.link.offload && r.checked()
 	s.link.disp.DeliverNetworkPacket(proto, pkt)
 	pkt.DecRef()
 }

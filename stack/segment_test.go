@@ -26,7 +26,7 @@ type peer struct {
 	seq, ack      uint32 // next to send, next to acknowledge
 }
 
-func newPeer(t testing.TB, v6, plain bool, d stacktest.DeviceConfig, h *host) *peer {
+func newPeer(t testing.TB, v6 bool, d stacktest.DeviceConfig, h *host) *peer {
 	t.Helper()
 	d.HardwareAddr = stacktest.GuestMAC
 	p := &peer{t: t, dev: stacktest.NewDevice(t, d), frames: make(chan stacktest.Frame, 1000), guest: guest4, remote: remote4, seq: 1000}
@@ -40,7 +40,7 @@ func newPeer(t testing.TB, v6, plain bool, d stacktest.DeviceConfig, h *host) *p
 			t.Error("frames pile up")
 		}
 	})
-	p.host = newHost(t, hostConfig{device: p.dev, plain: plain, host: h})
+	p.host = newHost(t, hostConfig{device: p.dev, host: h})
 	return p
 }
 
@@ -103,15 +103,12 @@ func (p *peer) connect() {
 	p.ack = s.seq + 1
 }
 
-// modes runs f inline and with gVisor's processors, for both families.
-func modes(t *testing.T, f func(t *testing.T, v6, plain bool)) {
-	for _, c := range []struct {
-		name      string
-		v6, plain bool
-	}{{"inline, IPv4", false, false}, {"inline, IPv6", true, false}, {"PlainTCP, IPv4", false, true}, {"PlainTCP, IPv6", true, true}} {
-		t.Run(c.name, func(t *testing.T) {
+// bothFamilies runs f for IPv4 and for IPv6.
+func bothFamilies(t *testing.T, f func(t *testing.T, v6 bool)) {
+	for name, v6 := range map[string]bool{"IPv4": false, "IPv6": true} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f(t, c.v6, c.plain)
+			f(t, v6)
 		})
 	}
 }
@@ -150,9 +147,9 @@ func (hs *handshakes) result() unix.Errno {
 }
 
 func TestB12_ResetInSynReceived(t *testing.T) {
-	modes(t, func(t *testing.T, v6, plain bool) {
+	bothFamilies(t, func(t *testing.T, v6 bool) {
 		hs := newHandshakes()
-		p := newPeer(t, v6, plain, stacktest.DeviceConfig{}, hs.host)
+		p := newPeer(t, v6, stacktest.DeviceConfig{}, hs.host)
 		p.connect()
 		p.send(stacktest.RST|stacktest.ACK, nil)
 		if errno := hs.result(); errno == 0 {
@@ -171,9 +168,9 @@ func TestB12_ResetInSynReceived(t *testing.T) {
 }
 
 func TestAbortOfAHandshake(t *testing.T) {
-	modes(t, func(t *testing.T, v6, plain bool) {
+	bothFamilies(t, func(t *testing.T, v6 bool) {
 		hs := newHandshakes()
-		p := newPeer(t, v6, plain, stacktest.DeviceConfig{}, hs.host)
+		p := newPeer(t, v6, stacktest.DeviceConfig{}, hs.host)
 		for range 3 {
 			p.connect()
 			p.host.do(func() { hs.current.Abort(); hs.current.Abort() })
@@ -185,7 +182,7 @@ func TestAbortOfAHandshake(t *testing.T) {
 			p.until(stacktest.RST)
 			p.seq += 1000
 		}
-		// Aborted before gVisor's goroutine has begun.
+		// Aborted before the guest has answered at all.
 		p.host.do(func() { hs.host.decide = abortAtOnce(hs) })
 		p.ack = 0
 		p.send(stacktest.SYN, nil)
@@ -204,9 +201,9 @@ func abortAtOnce(hs *handshakes) func(*stack.SYN) {
 
 // Once accepted, a retransmitted SYN is no new request.
 func TestSYNIsNotHandedOnTwiceOnceAccepted(t *testing.T) {
-	modes(t, func(t *testing.T, v6, plain bool) {
+	bothFamilies(t, func(t *testing.T, v6 bool) {
 		hs := newHandshakes()
-		p := newPeer(t, v6, plain, stacktest.DeviceConfig{}, hs.host)
+		p := newPeer(t, v6, stacktest.DeviceConfig{}, hs.host)
 		p.connect()
 		syn := stacktest.TCPFrame(p.guest, p.remote, stacktest.SYN, p.seq-1, 0, nil)
 		for range 5 {
@@ -239,9 +236,9 @@ func TestSYNIsNotHandedOnTwiceOnceAccepted(t *testing.T) {
 
 // B18: a guest that is destroyed with the stack waiting does not keep Close.
 func TestCloseWithConnectionsOpen(t *testing.T) {
-	modes(t, func(t *testing.T, v6, plain bool) {
+	bothFamilies(t, func(t *testing.T, v6 bool) {
 		hs := newHandshakes()
-		p := newPeer(t, v6, plain, stacktest.DeviceConfig{}, hs.host)
+		p := newPeer(t, v6, stacktest.DeviceConfig{}, hs.host)
 		p.connect()
 		p.send(stacktest.ACK, nil)
 		hs.result()
@@ -252,8 +249,8 @@ func TestCloseWithConnectionsOpen(t *testing.T) {
 
 // B17: exactly the bytes sent, whatever the urgent pointer says.
 func TestB17_UrgentDataIsData(t *testing.T) {
-	modes(t, func(t *testing.T, v6, plain bool) {
-		p := newPeer(t, v6, plain, stacktest.DeviceConfig{}, &host{serve: echo})
+	bothFamilies(t, func(t *testing.T, v6 bool) {
+		p := newPeer(t, v6, stacktest.DeviceConfig{}, &host{serve: echo})
 		p.connect()
 		p.send(stacktest.ACK, nil)
 		ip := 20
@@ -377,8 +374,8 @@ func closer(c *net.UnixConn, _ *flow) {
 }
 
 func TestTimeWait(t *testing.T) {
-	modes(t, func(t *testing.T, v6, plain bool) {
-		p := newPeer(t, v6, plain, stacktest.DeviceConfig{}, &host{serve: closer})
+	bothFamilies(t, func(t *testing.T, v6 bool) {
+		p := newPeer(t, v6, stacktest.DeviceConfig{}, &host{serve: closer})
 		conns := func() (n int) {
 			p.host.do(func() { n = p.host.stack.Conns() })
 			return n
@@ -414,8 +411,8 @@ func TestTimeWait(t *testing.T) {
 // headers say exactly how to cut them.
 func TestSuperSegmentsSayHowToCutThem(t *testing.T) {
 	data := pattern(60_000, 9)
-	modes(t, func(t *testing.T, v6, plain bool) {
-		p := newPeer(t, v6, plain, stacktest.DeviceConfig{Offload: true}, &host{serve: func(c *net.UnixConn, _ *flow) {
+	bothFamilies(t, func(t *testing.T, v6 bool) {
+		p := newPeer(t, v6, stacktest.DeviceConfig{Offload: true}, &host{serve: func(c *net.UnixConn, _ *flow) {
 			c.Write(data)
 			c.CloseWrite()
 			io.Copy(io.Discard, onlyReader{c})
@@ -474,9 +471,9 @@ func TestSuperSegmentsSayHowToCutThem(t *testing.T) {
 // A super-segment from the guest is taken whole.
 func TestSuperSegmentsAreTaken(t *testing.T) {
 	data := pattern(60_000, 10)
-	modes(t, func(t *testing.T, v6, plain bool) {
+	bothFamilies(t, func(t *testing.T, v6 bool) {
 		received := make(chan []byte, 1)
-		p := newPeer(t, v6, plain, stacktest.DeviceConfig{Offload: true}, &host{serve: func(c *net.UnixConn, _ *flow) {
+		p := newPeer(t, v6, stacktest.DeviceConfig{Offload: true}, &host{serve: func(c *net.UnixConn, _ *flow) {
 			b, err := io.ReadAll(c)
 			if err != nil {
 				t.Error(err)

@@ -3,7 +3,8 @@ package stack
 import (
 	"encoding/binary"
 	"net/netip"
-	"unsafe"
+
+	"epiphyte/internal/sockio"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
@@ -109,45 +110,24 @@ func (s *sender) fragment(o *outgoing, ipLen, size int) {
 
 // writeIP writes one IP packet or, if offset or more say so, one fragment.
 func (s *sender) writeIP(o *outgoing, ipLen, size, offset int, more bool, first []byte, rest [][]byte) {
-	eth := header.Ethernet(s.head[:header.EthernetMinimumSize])
-	dst := s.neigh.lookup(o.dst)
-	copy(eth[0:6], dst[:])
-	copy(eth[6:12], s.mac[:])
+	mac := s.neigh.lookup(o.dst)
 	ip := s.head[header.EthernetMinimumSize : header.EthernetMinimumSize+ipLen]
-	clear(ip)
 	if o.src.Is4() {
-		binary.BigEndian.PutUint16(eth[12:], uint16(header.IPv4ProtocolNumber))
-		frag := uint16(offset / 8)
+		putEthernet(s.head[:], s.mac, mac, header.IPv4ProtocolNumber)
+		f := header.IPv4Fields{ID: s.id, FragmentOffset: uint16(offset)}
 		if more {
-			frag |= 0x2000
+			f.Flags = header.IPv4FlagMoreFragments
 		}
-		ip[0] = 0x45
-		binary.BigEndian.PutUint16(ip[2:], uint16(ipLen+size))
-		binary.BigEndian.PutUint16(ip[4:], s.id)
-		binary.BigEndian.PutUint16(ip[6:], frag)
-		ip[8], ip[9] = o.ttl, o.proto
-		src4, dst4 := o.src.As4(), o.dst.As4()
-		copy(ip[12:], src4[:])
-		copy(ip[16:], dst4[:])
-		binary.BigEndian.PutUint16(ip[10:], ^checksum.Checksum(ip, 0))
+		putIPv4(ip, o.src, o.dst, o.proto, o.ttl, size, f)
 	} else {
-		binary.BigEndian.PutUint16(eth[12:], uint16(header.IPv6ProtocolNumber))
-		ip[0] = 0x60
-		binary.BigEndian.PutUint16(ip[4:], uint16(ipLen-header.IPv6MinimumSize+size))
-		ip[6], ip[7] = o.proto, o.ttl
-		src16, dst16 := o.src.As16(), o.dst.As16()
-		copy(ip[8:], src16[:])
-		copy(ip[24:], dst16[:])
+		putEthernet(s.head[:], s.mac, mac, header.IPv6ProtocolNumber)
+		var fragment header.IPv6ExtHdrSerializer
 		if ipLen > header.IPv6MinimumSize {
-			ip[6] = header.IPv6FragmentHeader
-			frag := uint16(offset)
-			if more {
-				frag |= 1
-			}
-			ip[40] = o.proto
-			binary.BigEndian.PutUint16(ip[42:], frag)
-			binary.BigEndian.PutUint32(ip[44:], uint32(s.id))
+			fragment = header.IPv6ExtHdrSerializer{&header.IPv6SerializableFragmentExtHdr{
+				FragmentOffset: uint16(offset / 8), M: more, Identification: uint32(s.id),
+			}}
 		}
+		putIPv6(ip, o.src, o.dst, o.proto, o.ttl, ipLen-header.IPv6MinimumSize+size, fragment)
 	}
 	s.write(s.head[:header.EthernetMinimumSize+ipLen], first, rest)
 }
@@ -158,15 +138,15 @@ func (s *sender) write(head, first []byte, rest [][]byte) {
 	iov := s.iov[:0]
 	if s.vnet {
 		s.hdr.hdrLen = uint16(len(head))
-		iov = append(iov, vec(unsafe.Slice((*byte)(unsafe.Pointer(&s.hdr)), virtioHdrLen)))
+		iov = append(iov, s.hdr.vec())
 	}
-	iov = append(iov, vec(head))
+	iov = append(iov, sockio.Vec(head))
 	if len(first) > 0 {
-		iov = append(iov, vec(first))
+		iov = append(iov, sockio.Vec(first))
 	}
 	for _, p := range rest {
 		if len(p) > 0 {
-			iov = append(iov, vec(p))
+			iov = append(iov, sockio.Vec(p))
 		}
 	}
 	s.dev.Writev(iov)
@@ -179,10 +159,4 @@ func sizeOf(parts [][]byte) (n int) {
 		n += len(p)
 	}
 	return n
-}
-
-func vec(b []byte) unix.Iovec {
-	v := unix.Iovec{Base: unsafe.SliceData(b)}
-	v.SetLen(len(b))
-	return v
 }

@@ -4,10 +4,8 @@ import (
 	"container/list"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/bits"
 	"net/netip"
-	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -26,12 +24,8 @@ import (
 
 const nicID tcpip.NICID = 1
 
-// maxHandshakes is a backstop: the Handler bounds the handshakes in flight
-// itself, with a fair share for each guest address, and lower.
-const maxHandshakes = 1 << 16
-
 // Handler decides about what the guest starts. Its methods are called on the
-// shard's thread and must not block.
+// shard's thread and must not block. It bounds the handshakes in flight.
 type Handler interface {
 	// SYN is called for a first SYN and for retransmissions until Accept.
 	SYN(*SYN)
@@ -68,8 +62,6 @@ type Config struct {
 	Lane, Lanes int
 	// Claims hears of the connections that Dial makes; nil: nobody has to.
 	Claims Claims
-	// PlainTCP leaves all TCP segments to gVisor's own processors.
-	PlainTCP bool
 	// Logger hears of gVisor's warnings. The default is slog's.
 	Logger *slog.Logger
 }
@@ -81,36 +73,31 @@ type Stack struct {
 	plan          plan.Plan
 	handler       Handler
 	claims        Claims
-	plain         bool
 	advertisement []byte
 	gv            *gvisor.Stack
 	link          *link
-	forwarder     *tcp.Forwarder // of the plain path
-	listen        *listenContext // of the inline path, and so is
+	listen        *listenContext
 	tcp           queuedProtocol
+	handshakeAt   uintptr // see forgetHandshake
 	neigh         neighbors
 	watch         *shard.Watch
 
 	// The shard's thread only:
-	in       receiver
-	out      sender
-	echo     []byte
-	peek     vectors  // of the call under way, like source: gVisor's
-	source   fdSource // interfaces would have each call allocate one
-	conns    map[Tuple]*Conn
-	orphans  list.List // of *Conn, closed longest ago first
-	held     []*Conn   // with an acknowledgement that waits; see ack.go
-	ackTimer shard.Timer
-	guest6   netip.Addr // last seen in use
+	in        receiver
+	out       sender
+	echo      []byte
+	peek      vectors  // of the call under way, like source: gVisor's
+	source    fdSource // interfaces would have each call allocate one
+	accepting map[Tuple]*Handshake
+	conns     map[Tuple]*Conn
+	orphans   list.List // of *Conn, closed longest ago first
+	held      []*Conn   // with an acknowledgement that waits; see ack.go
+	ackTimer  shard.Timer
+	guest6    netip.Addr // last seen in use
 
 	mostConns    int // since memory was given back; see release.go
 	releaseTimer shard.Timer
 	releases     sync.WaitGroup
-
-	acceptMu  sync.Mutex
-	accepting map[Tuple]*Handshake // guarded by acceptMu
-
-	handshakes sync.WaitGroup // goroutines of gVisor's forwarder
 
 	failed chan error // at most one
 }
@@ -133,7 +120,6 @@ func New(cfg Config) (*Stack, error) {
 		plan:          cfg.Plan,
 		handler:       cfg.Handler,
 		claims:        cfg.Claims,
-		plain:         cfg.PlainTCP,
 		advertisement: cfg.RouterAdvertisement,
 		conns:         make(map[Tuple]*Conn),
 		accepting:     make(map[Tuple]*Handshake),
@@ -187,12 +173,10 @@ func (s *Stack) build() error {
 	if err := s.setOptions(); err != nil {
 		return err
 	}
-	if s.plain {
-		s.forwarder = tcp.NewForwarder(s.gv, defaultBuffer, maxHandshakes, s.completeHandshake)
-	} else {
-		s.openInline()
+	if err := s.openInline(); err != nil {
+		return err
 	}
-	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, s.handleTCP)
+	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, handleStray)
 	for _, proto := range []tcpip.TransportProtocolNumber{udp.ProtocolNumber, icmp.ProtocolNumber4, icmp.ProtocolNumber6} {
 		s.gv.SetTransportProtocolHandler(proto, func(_ gvisor.TransportEndpointID, pkt *gvisor.PacketBuffer) bool {
 			return s.handleReassembled(uint8(proto), pkt)
@@ -235,15 +219,8 @@ func (s *Stack) Conns() int { return len(s.conns) + len(s.accepting) }
 // have stopped serving. The device stays open.
 func (s *Stack) Close() error {
 	s.watch.Close()
-	s.acceptMu.Lock()
-	open := slices.Collect(maps.Values(s.accepting))
-	s.acceptMu.Unlock()
-	for _, h := range open {
+	for _, h := range s.accepting {
 		h.Abort()
-	}
-	s.handshakes.Wait()
-	for _, c := range s.conns {
-		c.ep.Abort() // gVisor would only find those of its demuxer
 	}
 	s.gv.Destroy()
 	s.releases.Wait()

@@ -1,11 +1,5 @@
 package stack
 
-import (
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/ports"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-)
-
 // maxOrphans bounds the connections that are closed on our side and wait for
 // the guest: to acknowledge the last bytes, to send its FIN, or in TIME-WAIT.
 // Linux calls the same limit tcp_max_orphans and resets what is beyond it. At
@@ -42,25 +36,4 @@ func (s *Stack) forget(c *Conn) {
 }
 
 // key is c's in Stack.conns.
-func (c *Conn) key() Tuple { return tupleOfID(c.id) }
-
-// leaveDemuxer takes an established connection out of gVisor's table of
-// endpoints, which spends half a kilobyte on each, a twelfth of what an idle
-// connection needs. Stack.conns finds it for its segments, in handleTCP for those
-// that came in fragments, and in withDemuxer for ICMP errors.
-func (c *Conn) leaveDemuxer() {
-	c.undemuxed = true
-	c.s.gv.UnregisterTransportEndpoint([]tcpip.NetworkProtocolNumber{c.ep.NetProto}, tcp.ProtocolNumber, c.id, c.ep, ports.Flags{}, 0)
-}
-
-// withDemuxer calls f with the connection that the ICMP error p is about, if it
-// is one of ours, back in gVisor's table.
-func (s *Stack) withDemuxer(p *Packet, f func()) {
-	if c := s.conns[p.quotedTCP()]; c != nil && c.undemuxed {
-		err := s.gv.RegisterTransportEndpoint([]tcpip.NetworkProtocolNumber{c.ep.NetProto}, tcp.ProtocolNumber, c.id, c.ep, ports.Flags{}, 0)
-		if err == nil {
-			defer c.leaveDemuxer()
-		}
-	}
-	f()
-}
+func (c *Conn) key() Tuple { return tupleOfAddrs(c.RemoteAddr(), c.LocalAddr()) }

@@ -48,7 +48,7 @@ type pair struct {
 }
 
 // newPair makes both; h holds the host's behaviour.
-func newPair(t *testing.T, l link, plain bool, h *host) pair {
+func newPair(t *testing.T, l link, h *host) pair {
 	t.Helper()
 	dev := stacktest.NewDevice(t, stacktest.DeviceConfig{Offload: l.offload, HardwareAddr: stacktest.GuestMAC})
 	h.keepalive = true // a lost RST must not leave a flow for ever
@@ -58,7 +58,7 @@ func newPair(t *testing.T, l link, plain bool, h *host) pair {
 		Device: dev, MTU: l.mtu, Impairment: l.im,
 		Addresses: []netip.Addr{netip.MustParseAddr("10.0.2.100"), netip.MustParseAddr("fd00::100")},
 	})
-	p.host = newHost(t, hostConfig{device: dev, mtu: l.mtu, plain: plain, host: h})
+	p.host = newHost(t, hostConfig{device: dev, mtu: l.mtu, host: h})
 	return p
 }
 
@@ -123,11 +123,11 @@ func exchange(c *stacktest.Conn, data []byte) error {
 	return nil
 }
 
-// TestTCP is one suite, run over every link, in both ways of handling TCP.
+// TestTCP is one suite, run over every link.
 func TestTCP(t *testing.T) {
 	cases := []struct {
 		name string
-		run  func(*testing.T, link, bool)
+		run  func(*testing.T, link)
 	}{
 		{"B10_Echo", testEcho},
 		{"B11_HalfCloseByTheGuest", testHalfCloseByGuest},
@@ -144,23 +144,17 @@ func TestTCP(t *testing.T) {
 		{"B16_ManyConnections", testMany},
 	}
 	for _, l := range links() {
-		for _, plain := range []bool{false, true} {
-			mode := "inline"
-			if plain {
-				mode = "PlainTCP"
-			}
-			for _, c := range cases {
-				t.Run(c.name+"/"+mode+"/"+l.name, func(t *testing.T) {
-					t.Parallel()
-					c.run(t, l, plain)
-				})
-			}
+		for _, c := range cases {
+			t.Run(c.name+"/"+l.name, func(t *testing.T) {
+				t.Parallel()
+				c.run(t, l)
+			})
 		}
 	}
 }
 
-func testEcho(t *testing.T, l link, plain bool) {
-	p := newPair(t, l, plain, &host{serve: echo})
+func testEcho(t *testing.T, l link) {
+	p := newPair(t, l, &host{serve: echo})
 	sizes := []int{1, 2, 100, 1460, 1461, 65535, 65536, 1 << 20}
 	if !l.lossy() {
 		sizes = append(sizes, 8<<20)
@@ -175,9 +169,9 @@ func testEcho(t *testing.T, l link, plain bool) {
 	p.idle(p.guest)
 }
 
-func testHalfCloseByGuest(t *testing.T, l link, plain bool) {
+func testHalfCloseByGuest(t *testing.T, l link) {
 	question, answer := pattern(100_000, 2), pattern(1_000_000, 3)
-	p := newPair(t, l, plain, &host{serve: func(c *net.UnixConn, _ *flow) {
+	p := newPair(t, l, &host{serve: func(c *net.UnixConn, _ *flow) {
 		defer c.Close()
 		if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, question) {
 			t.Errorf("the server got %d bytes, %v", len(got), err)
@@ -200,9 +194,9 @@ func testHalfCloseByGuest(t *testing.T, l link, plain bool) {
 	p.idle(p.guest)
 }
 
-func testHalfCloseByHost(t *testing.T, l link, plain bool) {
+func testHalfCloseByHost(t *testing.T, l link) {
 	greeting, reply := pattern(1_000_000, 4), pattern(300_000, 5)
-	p := newPair(t, l, plain, &host{serve: func(c *net.UnixConn, _ *flow) {
+	p := newPair(t, l, &host{serve: func(c *net.UnixConn, _ *flow) {
 		defer c.Close()
 		if _, err := c.Write(greeting); err != nil {
 			t.Errorf("greeting: %v", err)
@@ -224,11 +218,11 @@ func testHalfCloseByHost(t *testing.T, l link, plain bool) {
 }
 
 // The last bytes before each kind of close arrive, and nothing is left.
-func testClosingOrders(t *testing.T, l link, plain bool) {
+func testClosingOrders(t *testing.T, l link) {
 	orders := []string{"guest first", "host first", "both at once"}
 	for _, order := range orders {
 		closing := make(chan struct{})
-		p := newPair(t, l, plain, &host{serve: func(c *net.UnixConn, _ *flow) {
+		p := newPair(t, l, &host{serve: func(c *net.UnixConn, _ *flow) {
 			defer c.Close()
 			if _, err := c.Write([]byte("from the host")); err != nil {
 				t.Error(err)
@@ -280,7 +274,7 @@ func testClosingOrders(t *testing.T, l link, plain bool) {
 }
 
 // Each side resets in each state in which it can; the other hears of it.
-func testResets(t *testing.T, l link, plain bool) {
+func testResets(t *testing.T, l link) {
 	type stage struct {
 		name                 string
 		guestFIN, hostFIN    bool
@@ -300,7 +294,7 @@ func testResets(t *testing.T, l link, plain bool) {
 	}
 	started := make(chan *flow, 1)
 	release := make(chan bool)
-	p := newPair(t, l, plain, &host{serve: func(c *net.UnixConn, fl *flow) {
+	p := newPair(t, l, &host{serve: func(c *net.UnixConn, fl *flow) {
 		defer c.Close()
 		c.Write([]byte("hello"))
 		started <- fl
@@ -358,7 +352,7 @@ func testResets(t *testing.T, l link, plain bool) {
 }
 
 // What the host refuses, the guest hears at once, by its reason.
-func testRefusals(t *testing.T, l link, plain bool) {
+func testRefusals(t *testing.T, l link) {
 	for _, refusal := range []struct {
 		why  stack.Unreachable
 		want string
@@ -371,7 +365,7 @@ func testRefusals(t *testing.T, l link, plain bool) {
 			continue // the guest's gVisor makes nothing of ICMPv6's address unreachable
 		}
 		var p pair
-		p = newPair(t, l, plain, &host{decide: func(syn *stack.SYN) {
+		p = newPair(t, l, &host{decide: func(syn *stack.SYN) {
 			if refusal.why < 0 {
 				p.stack.SendReset(syn)
 				return
@@ -393,9 +387,9 @@ func testRefusals(t *testing.T, l link, plain bool) {
 }
 
 // The guest gives up its SYN; the SYN-ACK that comes after meets a RST.
-func testHandshakeAbandoned(t *testing.T, l link, plain bool) {
+func testHandshakeAbandoned(t *testing.T, l link) {
 	syns := make(chan *stack.SYN, 100)
-	p := newPair(t, l, plain, &host{decide: func(syn *stack.SYN) { syns <- syn }, serve: echo})
+	p := newPair(t, l, &host{decide: func(syn *stack.SYN) { syns <- syn }, serve: echo})
 	for range 5 {
 		ctx, cancel := context.WithCancel(context.Background())
 		dialled := make(chan error, 1)
@@ -425,8 +419,8 @@ func testHandshakeAbandoned(t *testing.T, l link, plain bool) {
 
 // The guest opens a connection from the port of one that the stack still
 // remembers in TIME-WAIT.
-func testPortReuse(t *testing.T, l link, plain bool) {
-	p := newPair(t, l, plain, &host{serve: func(c *net.UnixConn, _ *flow) {
+func testPortReuse(t *testing.T, l link) {
+	p := newPair(t, l, &host{serve: func(c *net.UnixConn, _ *flow) {
 		defer c.Close()
 		c.CloseWrite() // first, so that TIME-WAIT is the stack's
 		io.Copy(io.Discard, onlyReader{c})
@@ -448,7 +442,7 @@ func testPortReuse(t *testing.T, l link, plain bool) {
 }
 
 // A side that does not read stops the other; when it reads, nothing is lost.
-func testSlowReaders(t *testing.T, l link, plain bool) {
+func testSlowReaders(t *testing.T, l link) {
 	size := 12 << 20 // more than both windows and all buffers hold
 	fits := l.lossy() || raceDetector
 	if fits {
@@ -456,7 +450,7 @@ func testSlowReaders(t *testing.T, l link, plain bool) {
 	}
 	data := pattern(size, 11)
 	written, read := make(chan int, 1), make(chan bool, 2)
-	p := newPair(t, l, plain, &host{serve: func(c *net.UnixConn, _ *flow) {
+	p := newPair(t, l, &host{serve: func(c *net.UnixConn, _ *flow) {
 		defer c.Close()
 		c.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
 		n, _ := c.Write(data)
@@ -504,8 +498,8 @@ func testSlowReaders(t *testing.T, l link, plain bool) {
 	p.idle(p.guest)
 }
 
-func testMany(t *testing.T, l link, plain bool) {
-	p := newPair(t, l, plain, &host{serve: echo})
+func testMany(t *testing.T, l link) {
+	p := newPair(t, l, &host{serve: echo})
 	count, size := 500, 2000
 	if l.lossy() || raceDetector {
 		count = 100
@@ -541,20 +535,18 @@ func TestNoDescriptorIsLeft(t *testing.T) {
 		return len(entries)
 	}
 	before := open()
-	for _, plain := range []bool{false, true} {
-		t.Run("once", func(t *testing.T) {
-			p := newPair(t, links()[0], plain, &host{serve: echo})
-			for range 20 {
-				c := p.dial(t, 0)
-				if err := exchange(c, []byte("hello")); err != nil {
-					t.Error(err)
-				}
-				c.Close()
+	t.Run("once", func(t *testing.T) {
+		p := newPair(t, links()[0], &host{serve: echo})
+		for range 20 {
+			c := p.dial(t, 0)
+			if err := exchange(c, []byte("hello")); err != nil {
+				t.Error(err)
 			}
-			p.dial(t, 0).Abort()
-			p.idle(p.guest)
-		})
-	}
+			c.Close()
+		}
+		p.dial(t, 0).Abort()
+		p.idle(p.guest)
+	})
 	if after := open(); after > before {
 		t.Errorf("%d descriptors are open, were %d", after, before)
 	}

@@ -244,10 +244,8 @@ func cells() []cell {
 			continue
 		}
 		all = append(all,
-			cell{"MTU" + mtu + "/plainTCP", []string{"--mtu=" + mtu, "--tcp-path=plain"}},
 			cell{"MTU" + mtu + "/queues", []string{"--mtu=" + mtu, "--queues=3"}},
-			cell{"MTU" + mtu + "/noOffload", []string{"--mtu=" + mtu, "--no-offload"}},
-			cell{"MTU" + mtu + "/plainTCP/noOffload", []string{"--mtu=" + mtu, "--tcp-path=plain", "--no-offload"}})
+			cell{"MTU" + mtu + "/noOffload", []string{"--mtu=" + mtu, "--no-offload"}})
 	}
 	return all
 }
@@ -263,19 +261,11 @@ func eachCell(t *testing.T, f func(*testing.T, *world, family)) {
 	}
 }
 
-// eachTCPPath runs f once for each way to handle TCP segments, one after the
-// other: for what is measured in milliseconds.
-func eachTCPPath(t *testing.T, f func(*testing.T, *world, family)) {
-	paths := []cell{{"inline", nil}}
-	if env.Product {
-		paths = append(paths, cell{"plain", []string{"--tcp-path=plain"}})
-	}
-	for _, c := range paths {
-		t.Run(c.name, func(t *testing.T) {
-			w := serve(t, append([]string{"--mtu=65520"}, c.flags...)...)
-			eachFamily(t, func(t *testing.T, fam family) { f(t, w, fam) })
-		})
-	}
+// alone runs f for both families with nothing beside it: for what is measured in
+// milliseconds.
+func alone(t *testing.T, f func(*testing.T, *world, family)) {
+	w := serve(t, "--mtu=65520")
+	eachFamily(t, func(t *testing.T, fam family) { f(t, w, fam) })
 }
 
 // runtimePoller is the epoll instance and the eventfd that the Go runtime opens

@@ -40,7 +40,7 @@ func descriptorRoom(t *testing.T, want int) int {
 // TestB16_ShortConnectionsInARow: 10 000, and nothing stays behind.
 func TestB16_ShortConnectionsInARow(t *testing.T) {
 	const total = 10_000
-	eachTCPPath(t, func(t *testing.T, w *world, f family) {
+	alone(t, func(t *testing.T, w *world, f family) {
 		addr := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), func(c *net.TCPConn) {
 			b := make([]byte, 1)
 			if _, err := io.ReadFull(c, b); err == nil {
@@ -83,7 +83,7 @@ func oneByte(f family, addr string) error {
 // then descriptors, threads and memory return to where they were.
 func TestB16_ConcurrentConnections(t *testing.T) {
 	ours(t, "room for 5000 connections in its descriptor limit")
-	eachTCPPath(t, func(t *testing.T, w *world, f family) {
+	alone(t, func(t *testing.T, w *world, f family) {
 		total := descriptorRoom(t, 5000)
 		addr := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), echoTCP)
 		// The first round pays for what is kept on purpose: pools, tables, threads.

@@ -260,8 +260,7 @@ func TestB12_PublishedReset(t *testing.T) {
 }
 
 // TestB16_PublishedShortConnections: 10 000 in a row, from another machine and
-// from loopback, and nothing stays behind. The plain path, which is several
-// times slower at this, has fewer.
+// from loopback, and nothing stays behind.
 func TestB16_PublishedShortConnections(t *testing.T) {
 	const hostPort = "18016"
 	eachPublished(t, hostPort, func(t *testing.T, w *world, f family) {
@@ -272,10 +271,7 @@ func TestB16_PublishedShortConnections(t *testing.T) {
 				_, _ = c.Read(b)
 			}
 		})
-		total := 10_000
-		if strings.Contains(t.Name(), "plain") {
-			total = 1000
-		}
+		const total = 10_000
 		before := w.usage(t)
 		begin := time.Now()
 		for _, o := range []struct {

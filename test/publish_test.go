@@ -53,8 +53,7 @@ func published(t testing.TB, port, suffix string, flags ...string) *world {
 // publishPaths are the ways in which TCP clients are carried in.
 func publishPaths() []cell {
 	return []cell{
-		{"inline", []string{"--publish-mode=stack", "--tcp-path=inline"}},
-		{"plain", []string{"--publish-mode=stack", "--tcp-path=plain"}},
+		{"stack", []string{"--publish-mode=stack"}},
 		{"queues", []string{"--publish-mode=stack", "--queues=3"}},
 		{"direct", []string{"--publish-mode=direct"}},
 	}

@@ -143,7 +143,7 @@ func TestB12_ResetReachesTheOtherSide(t *testing.T) {
 		},
 	}
 	reset := func(c *net.TCPConn) error { return errors.Join(c.SetLinger(0), c.Close()) }
-	eachTCPPath(t, func(t *testing.T, w *world, f family) {
+	alone(t, func(t *testing.T, w *world, f family) {
 		accepted := make(chan *net.TCPConn)
 		release := make(chan struct{})
 		defer close(release)
@@ -195,7 +195,7 @@ func exchange(a, b *net.TCPConn) error {
 
 // TestB13_ClosedPortRefuses within 50 ms, and never accepts first.
 func TestB13_ClosedPortRefuses(t *testing.T) {
-	eachTCPPath(t, func(t *testing.T, w *world, f family) {
+	alone(t, func(t *testing.T, w *world, f family) {
 		var took []time.Duration
 		for range 9 {
 			begin := time.Now()
@@ -213,7 +213,7 @@ func TestB13_ClosedPortRefuses(t *testing.T) {
 
 // TestB14_SilentHostLeavesTheTimeoutToTheClient: no SYN-ACK, no refusal.
 func TestB14_SilentHostLeavesTheTimeoutToTheClient(t *testing.T) {
-	eachTCPPath(t, func(t *testing.T, w *world, f family) {
+	alone(t, func(t *testing.T, w *world, f family) {
 		ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
 		defer cancel()
 		begin := time.Now()
@@ -229,7 +229,7 @@ func TestB14_SilentHostLeavesTheTimeoutToTheClient(t *testing.T) {
 // a connection to a live one is made at most 50 ms later than without.
 func TestB14_SilentHostsDelayNobody(t *testing.T) {
 	const syns = 1000
-	eachTCPPath(t, func(t *testing.T, w *world, f family) {
+	alone(t, func(t *testing.T, w *world, f family) {
 		addr := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), echoTCP)
 		connect := func() time.Duration {
 			begin := time.Now()
@@ -281,7 +281,7 @@ func TestB14_SilentHostsDelayNobody(t *testing.T) {
 
 // TestB15_UnreachableIsNotRefused: the guest sees the error that the host saw.
 func TestB15_UnreachableIsNotRefused(t *testing.T) {
-	eachTCPPath(t, func(t *testing.T, w *world, f family) {
+	alone(t, func(t *testing.T, w *world, f family) {
 		for dst, want := range map[string][]unix.Errno{
 			f.noHost: {unix.EHOSTUNREACH},
 			// A router has one code for "no route" in ICMPv6 and two in ICMP,
@@ -300,7 +300,7 @@ func TestB15_UnreachableIsNotRefused(t *testing.T) {
 // TestB17_SlowReaderLosesNothing: a reader that stops stops the writer, memory
 // stays bounded, and the rest arrives when it goes on.
 func TestB17_SlowReaderLosesNothing(t *testing.T) {
-	eachTCPPath(t, func(t *testing.T, w *world, f family) {
+	alone(t, func(t *testing.T, w *world, f family) {
 		block := random(17, 1<<20)
 		for _, from := range []string{"guest", "server"} {
 			accepted := make(chan *net.TCPConn)

@@ -170,7 +170,7 @@ func TestB23_LargeDatagrams(t *testing.T) {
 // TestB24_BurstsLoseNothing: 200 datagrams in one go, out and in.
 func TestB24_BurstsLoseNothing(t *testing.T) {
 	const burst = 200
-	eachTCPPath(t, func(t *testing.T, w *world, f family) {
+	alone(t, func(t *testing.T, w *world, f family) {
 		arrived := make(chan net.Addr, 2*burst)
 		s := servePacket(t, env.Net.Net, "udp"+f.v, net.JoinHostPort(f.server, "0"), func(_ []byte, from net.Addr) []byte {
 			arrived <- from

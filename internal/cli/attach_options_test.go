@@ -27,7 +27,6 @@ func attachDefaults(t *testing.T) Attach {
 			Plan:       p,
 			MTU:        1500,
 			ResolvConf: "/etc/resolv.conf",
-			TCPPath:    "inline",
 			LogFormat:  "text",
 		},
 		Target: tap.Target{PID: 4242},
@@ -110,9 +109,9 @@ func TestParseAttach_Accepted(t *testing.T) {
 			a.DisableHostLoopback = true
 			a.Notices = "WARNING: --no-host-loopback is deprecated, use --disable-host-loopback\n"
 		}},
-		{"own option by abbreviation", []string{"--no-o", "--tc", "plain", "4242", "tap0"}, func(a *Attach) {
+		{"own option by abbreviation", []string{"--no-o", "--q", "2", "4242", "tap0"}, func(a *Attach) {
 			a.NoOffload = true
-			a.TCPPath = "plain"
+			a.Queues = 2
 		}},
 		{"stray third argument", []string{"4242", "tap0", "tap1"}, func(a *Attach) {
 			a.Notices = "WARNING: too many arguments\n"
@@ -135,11 +134,10 @@ func TestParseAttach_Accepted(t *testing.T) {
 		}},
 		{"number like strtol", []string{"-m", " +1400", " +4242", "tap0"}, func(a *Attach) { a.MTU = 1400 }},
 		{"largest MTU", []string{"-m65521", "4242", "tap0"}, func(a *Attach) { a.MTU = 65521 }},
-		{"own options", []string{"--log-level=debug", "--log-format=json", "--resolv-conf=/r", "--tcp-path=plain", "--no-offload", "--queues=16", "--disable-dns", "4242", "tap0"}, func(a *Attach) {
+		{"own options", []string{"--log-level=debug", "--log-format=json", "--resolv-conf=/r", "--no-offload", "--queues=16", "--disable-dns", "4242", "tap0"}, func(a *Attach) {
 			a.LogLevel = slog.LevelDebug
 			a.LogFormat = "json"
 			a.ResolvConf = "/r"
-			a.TCPPath = "plain"
 			a.NoOffload = true
 			a.Queues = 16
 			a.DisableDNS = true
@@ -231,7 +229,6 @@ func TestParseAttach_Refused(t *testing.T) {
 
 		{"--log-level=loud 4242 tap0", "--log-level must be one of debug, info, warn, error", true},
 		{"--log-format=xml 4242 tap0", "--log-format must be one of text, json", true},
-		{"--tcp-path=fast 4242 tap0", "--tcp-path must be one of inline, plain", true},
 	} {
 		t.Run(tc.args, func(t *testing.T) {
 			_, exit := ParseAttach("slirp4netns", split(tc.args))
@@ -321,7 +318,7 @@ func TestHelp_EveryOptionWorks(t *testing.T) {
 	samples := map[string][]string{
 		"--exit-fd": {closedFD}, "--ready-fd": {closedFD}, "--mtu": {"1400"}, "--cidr": {"10.1.0.0/16"},
 		"--netns-type": {"tapfd"}, "--userns-path": {dir}, "--macaddress": {"02:00:00:00:00:01", "-c"},
-		"--log-level": {"debug"}, "--log-format": {"json"}, "--resolv-conf": {"/r"}, "--tcp-path": {"plain"}, "--publish": {"8080:80"}, "--publish-mode": {"stack"}, "--expose-host": {"5432:80"}, "--queues": {"2"}, "--cidr6": {"fd01::/64", "-6"}, "--api-socket": {"/a"}, "--http-socket": {"/h"},
+		"--log-level": {"debug"}, "--log-format": {"json"}, "--resolv-conf": {"/r"}, "--publish": {"8080:80"}, "--publish-mode": {"stack"}, "--expose-host": {"5432:80"}, "--queues": {"2"}, "--cidr6": {"fd01::/64", "-6"}, "--api-socket": {"/a"}, "--http-socket": {"/h"},
 		"--outbound-addr": {"127.0.0.1"}, "--outbound-addr6": {"::1"},
 	}
 	base, exit := ParseAttach("epiphyte", []string{"4242", "tap0"})

@@ -28,19 +28,16 @@ type Options struct {
 	APISocket  string     // control socket, slirp4netns's JSON; empty: none
 	HTTPSocket string     // the same and more over HTTP; empty: none
 	ResolvConf string     // where the host's name servers are read
-	TCPPath    string     // tcpInline or tcpPlain
 	NoOffload  bool       // no virtio-net header on the TAP
 	Queues     int        // of the TAP, with a thread each; 0: one
 	LogLevel   slog.Level // to stderr
 	LogFormat  string     // logText or logJSON
 }
 
-// Values of --tcp-path and --log-format.
+// Values of --log-format.
 const (
-	tcpInline = "inline"
-	tcpPlain  = "plain"
-	logText   = "text"
-	logJSON   = "json"
+	logText = "text"
+	logJSON = "json"
 )
 
 func defaultOptions(mtu int) Options {
@@ -48,7 +45,6 @@ func defaultOptions(mtu int) Options {
 		MTU:        mtu,
 		Source:     new(outbound.Source),
 		ResolvConf: "/etc/resolv.conf",
-		TCPPath:    tcpInline,
 		LogFormat:  logText,
 	}
 }
@@ -62,10 +58,9 @@ func (o *Options) addOwn(fs *pflag.FlagSet) {
 	fs.Var(levelValue(&o.LogLevel), "log-level", "log to stderr from `LEVEL` on: debug, info, warn, error")
 	fs.Var(choiceValue("log-format", &o.LogFormat, logText, logJSON), "log-format", "write the log as `FORMAT`: text, json")
 	fs.Var(stringValue(&o.ResolvConf), "resolv-conf", "read the host's name servers from `PATH`")
-	fs.Var(choiceValue("tcp-path", &o.TCPPath, tcpInline, tcpPlain), "tcp-path", "handle TCP segments by `PATH`: inline (faster), plain")
 	boolFlag(fs, "no-offload", "", "use the TAP without checksum and segmentation offload", &o.NoOffload)
 	fs.Var(queuesValue(&o.Queues), "queues", fmt.Sprintf("give the TAP `N` queues with a thread each, 1 to %d", tap.MaxQueues))
-	for _, name := range [...]string{"publish", "publish-mode", "expose-host", "http-socket", "log-level", "log-format", "resolv-conf", "tcp-path", "no-offload", "queues"} {
+	for _, name := range [...]string{"publish", "publish-mode", "expose-host", "http-socket", "log-level", "log-format", "resolv-conf", "no-offload", "queues"} {
 		own(fs.Lookup(name))
 	}
 }

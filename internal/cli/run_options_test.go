@@ -15,7 +15,6 @@ func TestParseRun(t *testing.T) {
 				Plan:       planOf(t, "10.0.2.0/24", true),
 				MTU:        65520,
 				ResolvConf: "/etc/resolv.conf",
-				TCPPath:    "inline",
 				LogFormat:  "text",
 			},
 			Command: []string{"/bin/myshell"},

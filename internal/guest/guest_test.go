@@ -137,7 +137,6 @@ func resolvConf(t *testing.T) string {
 func TestNothingIsLeft(t *testing.T) {
 	for _, cfg := range []guest.Config{
 		{},
-		{PlainTCP: true},
 		{DisableDNS: true},
 		{DisableHostLoopback: true, MTU: 65520},
 		{Plan: testPlan(t, false)},
@@ -169,13 +168,11 @@ func TestNewFails(t *testing.T) {
 
 // TestB3_DeviceGone: Serve ends within 1 s, says so, and leaves nothing.
 func TestB3_DeviceGone(t *testing.T) {
-	for _, plain := range []bool{false, true} {
-		forwardertest.CheckLeaks(t)
-		f := start(t, guest.Config{PlainTCP: plain}, true)
-		f.port.Close()
-		if err := f.wait(t, time.Second); !errors.Is(err, stack.ErrDeviceGone) {
-			t.Errorf("plain %v: Serve said %v, want %v", plain, err, stack.ErrDeviceGone)
-		}
+	forwardertest.CheckLeaks(t)
+	f := start(t, guest.Config{}, true)
+	f.port.Close()
+	if err := f.wait(t, time.Second); !errors.Is(err, stack.ErrDeviceGone) {
+		t.Errorf("Serve said %v, want %v", err, stack.ErrDeviceGone)
 	}
 }
 
@@ -235,48 +232,46 @@ func TestUnsolicitedRouterAdvertisement(t *testing.T) {
 // TestB6_EndUnderLoad: Serve returns within 200 ms of its context's end, with
 // streams in both directions, datagrams and dials under way.
 func TestB6_EndUnderLoad(t *testing.T) {
-	for _, plain := range []bool{false, true} {
-		forwardertest.CheckLeaks(t)
-		p := testPlan(t, true)
-		f := start(t, guest.Config{Plan: p, PlainTCP: plain}, true)
-		g, err := forwardertest.NewGuest(f.port, p, 1500)
+	forwardertest.CheckLeaks(t)
+	p := testPlan(t, true)
+	f := start(t, guest.Config{Plan: p}, true)
+	g, err := forwardertest.NewGuest(f.port, p, 1500)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	var moved atomic.Int64
+	to := load(t, &moved)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for range 4 {
+		c, err := g.DialTCP(ctx, netip.AddrPortFrom(p.Gateway, to.Port()))
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer g.Close()
-		var moved atomic.Int64
-		to := load(t, &moved)
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		for range 4 {
-			c, err := g.DialTCP(ctx, netip.AddrPortFrom(p.Gateway, to.Port()))
-			if err != nil {
-				t.Fatal(err)
-			}
-			done := make(chan struct{}, 2)
-			go func() { io.Copy(struct{ io.Writer }{c}, endless{}); done <- struct{}{} }()
-			go func() { io.Copy(io.Discard, struct{ io.Reader }{c}); done <- struct{}{} }()
-			defer func() { c.Reset(); c.SetDeadline(time.Now()); <-done; <-done }()
-		}
-		if !forwardertest.Within(patience, func() bool { return moved.Load() > 1<<20 }) {
-			t.Fatalf("only %d bytes moved", moved.Load())
-		}
-		for port := range uint16(100) {
-			f.port.Write(forwardertest.UDP(netip.AddrPortFrom(p.Guest.Next(), 1000+port), netip.AddrPortFrom(p.Gateway, to.Port()), 64, nil))
-		}
-		begin := time.Now()
-		f.cancel()
-		if err := f.wait(t, patience); err != nil {
-			t.Errorf("plain %v: Serve said %v", plain, err)
-		}
-		if d := time.Since(begin); d > 200*time.Millisecond {
-			t.Errorf("plain %v: Serve took %v to end", plain, d)
-		}
-		begin = time.Now()
-		f.close(t)
-		if d := time.Since(begin); d > time.Second {
-			t.Errorf("plain %v: Close took %v under load", plain, d)
-		}
+		done := make(chan struct{}, 2)
+		go func() { io.Copy(struct{ io.Writer }{c}, endless{}); done <- struct{}{} }()
+		go func() { io.Copy(io.Discard, struct{ io.Reader }{c}); done <- struct{}{} }()
+		defer func() { c.Reset(); c.SetDeadline(time.Now()); <-done; <-done }()
+	}
+	if !forwardertest.Within(patience, func() bool { return moved.Load() > 1<<20 }) {
+		t.Fatalf("only %d bytes moved", moved.Load())
+	}
+	for port := range uint16(100) {
+		f.port.Write(forwardertest.UDP(netip.AddrPortFrom(p.Guest.Next(), 1000+port), netip.AddrPortFrom(p.Gateway, to.Port()), 64, nil))
+	}
+	begin := time.Now()
+	f.cancel()
+	if err := f.wait(t, patience); err != nil {
+		t.Errorf("Serve said %v", err)
+	}
+	if d := time.Since(begin); d > 200*time.Millisecond {
+		t.Errorf("Serve took %v to end", d)
+	}
+	begin = time.Now()
+	f.close(t)
+	if d := time.Since(begin); d > time.Second {
+		t.Errorf("Close took %v under load", d)
 	}
 }
 

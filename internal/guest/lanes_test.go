@@ -22,7 +22,7 @@ import (
 
 // TestSeveralLanesLeaveNothing, used or not.
 func TestSeveralLanesLeaveNothing(t *testing.T) {
-	for _, cfg := range []guest.Config{{}, {PlainTCP: true}, {DisableDNS: true}} {
+	for _, cfg := range []guest.Config{{}, {DisableDNS: true}} {
 		for _, lanes := range []int{2, 16} {
 			for _, serve := range []bool{false, true} {
 				t.Run(fmt.Sprint(lanes, serve), func(t *testing.T) {
@@ -128,70 +128,66 @@ func (r *raw) receive(t *testing.T) (flags header.TCPFlags, payload string) {
 // another queue here, and the connection goes on regardless: one connection, one
 // lane, on the host one peer.
 func TestConnectionsByAnyQueue(t *testing.T) {
-	for _, plain := range []bool{false, true} {
-		t.Run(fmt.Sprint("plain ", plain), func(t *testing.T) {
-			forwardertest.CheckLeaks(t)
-			const lanes, flows = 3, 24
-			p := testPlan(t, true)
-			f := startLanes(t, guest.Config{Plan: p, PlainTCP: plain}, lanes, true)
-			host, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
+	forwardertest.CheckLeaks(t)
+	const lanes, flows = 3, 24
+	p := testPlan(t, true)
+	f := startLanes(t, guest.Config{Plan: p}, lanes, true)
+	host, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	used := map[int]int{}
+	for i := range flows {
+		r := &raw{f: f, lane: -1, seq: 1000,
+			src: netip.AddrPortFrom(p.Guest, uint16(40000+i)),
+			dst: netip.AddrPortFrom(p.Gateway, host.Addr().(*net.TCPAddr).AddrPort().Port()),
+		}
+		r.send(t, i%lanes, header.TCPFlagSyn, "")
+		if flags, _ := r.receive(t); flags != header.TCPFlagSyn|header.TCPFlagAck {
+			t.Fatalf("the SYN was answered by %v", flags)
+		}
+		r.send(t, (i+1)%lanes, header.TCPFlagAck, "")
+		c, err := host.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(patience))
+		for queue := range 2 * lanes {
+			text := fmt.Sprintf("flow %d by %d", i, queue)
+			r.send(t, queue%lanes, header.TCPFlagAck|header.TCPFlagPsh, text)
+			b := make([]byte, len(text))
+			if _, err := io.ReadFull(c, b); err != nil || string(b) != text {
+				t.Fatalf("%q arrived as %q, %v", text, b, err)
 			}
-			defer host.Close()
-			used := map[int]int{}
-			for i := range flows {
-				r := &raw{f: f, lane: -1, seq: 1000,
-					src: netip.AddrPortFrom(p.Guest, uint16(40000+i)),
-					dst: netip.AddrPortFrom(p.Gateway, host.Addr().(*net.TCPAddr).AddrPort().Port()),
-				}
-				r.send(t, i%lanes, header.TCPFlagSyn, "")
-				if flags, _ := r.receive(t); flags != header.TCPFlagSyn|header.TCPFlagAck {
-					t.Fatalf("the SYN was answered by %v", flags)
-				}
-				r.send(t, (i+1)%lanes, header.TCPFlagAck, "")
-				c, err := host.Accept()
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer c.Close()
-				c.SetDeadline(time.Now().Add(patience))
-				for queue := range 2 * lanes {
-					text := fmt.Sprintf("flow %d by %d", i, queue)
-					r.send(t, queue%lanes, header.TCPFlagAck|header.TCPFlagPsh, text)
-					b := make([]byte, len(text))
-					if _, err := io.ReadFull(c, b); err != nil || string(b) != text {
-						t.Fatalf("%q arrived as %q, %v", text, b, err)
-					}
-					io.WriteString(c, text)
-					if _, got := r.receive(t); got != text {
-						t.Fatalf("%q came back as %q", text, got)
-					}
-				}
-				r.send(t, (i+2)%lanes, header.TCPFlagAck|header.TCPFlagFin, "")
-				if n, err := c.Read(make([]byte, 1)); err != io.EOF {
-					t.Fatalf("the guest's end arrived as %d bytes, %v", n, err)
-				}
-				c.Close()
-				if flags, _ := r.receive(t); flags&header.TCPFlagFin == 0 {
-					t.Errorf("the host's end arrived as %v", flags)
-				}
-				r.send(t, i%lanes, header.TCPFlagAck, "")
-				used[r.lane]++
+			io.WriteString(c, text)
+			if _, got := r.receive(t); got != text {
+				t.Fatalf("%q came back as %q", text, got)
 			}
-			if len(used) != lanes {
-				t.Errorf("%d connections in the lanes %v", flows, used)
-			}
-			stats := f.guest.Stats()
-			if len(stats.Lanes) != lanes || stats.Total.Connections != flows {
-				t.Errorf("%d connections of %d, by the statistics", stats.Total.Connections, flows)
-			}
-			for i, l := range stats.Lanes {
-				if l.Connections != uint64(used[i]) || l.Frames.Own == 0 || l.Frames.Handed == 0 || l.Frames.Lost > 0 {
-					t.Errorf("lane %d: %+v, want %d connections", i, l, used[i])
-				}
-			}
-		})
+		}
+		r.send(t, (i+2)%lanes, header.TCPFlagAck|header.TCPFlagFin, "")
+		if n, err := c.Read(make([]byte, 1)); err != io.EOF {
+			t.Fatalf("the guest's end arrived as %d bytes, %v", n, err)
+		}
+		c.Close()
+		if flags, _ := r.receive(t); flags&header.TCPFlagFin == 0 {
+			t.Errorf("the host's end arrived as %v", flags)
+		}
+		r.send(t, i%lanes, header.TCPFlagAck, "")
+		used[r.lane]++
+	}
+	if len(used) != lanes {
+		t.Errorf("%d connections in the lanes %v", flows, used)
+	}
+	stats := f.guest.Stats()
+	if len(stats.Lanes) != lanes || stats.Total.Connections != flows {
+		t.Errorf("%d connections of %d, by the statistics", stats.Total.Connections, flows)
+	}
+	for i, l := range stats.Lanes {
+		if l.Connections != uint64(used[i]) || l.Frames.Own == 0 || l.Frames.Handed == 0 || l.Frames.Lost > 0 {
+			t.Errorf("lane %d: %+v, want %d connections", i, l, used[i])
+		}
 	}
 }
 

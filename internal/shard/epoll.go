@@ -1,7 +1,6 @@
 package shard
 
 import (
-	"runtime"
 	"time"
 	"unsafe"
 
@@ -13,9 +12,8 @@ type epoll struct {
 	fd, wake int
 	buf      [eventBatch + 1]unix.EpollEvent
 
-	woken bool // by Wake, in the last call
+	woken bool // by Wake, since Spin has begun
 	spin  spin
-	brief bool // the last sleep was
 }
 
 func newEpoll() (*epoll, error) {
@@ -53,96 +51,71 @@ func (e *epoll) Remove(fd int) error { return e.ctl(unix.EPOLL_CTL_DEL, fd, 0, 0
 
 // Spin implements Poller.
 func (e *epoll) Spin(events []Event) (int, error) {
-	if !e.spin.pays() {
+	if !e.spin.worthTrying() {
 		return 0, nil
 	}
 	for begun := time.Now(); ; {
 		e.woken = false
-		n, err := e.collect(events, e.wait(len(events), 0, true))
+		n, err := e.poll(events)
 		if n > 0 || err != nil || e.woken {
-			e.spin.hit()
+			e.spin.succeeded()
 			return n, err
 		}
 		if time.Since(begun) > spinFor {
-			e.spin.miss()
+			e.spin.failed()
 			return 0, nil
 		}
-		// Who has the event to make may be waiting for this processor.
+		// The program that will make the event may be waiting for this processor.
 		unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 	}
 }
 
-// briefFor bounds a sleep that Go's scheduler is not told of.
-const briefFor = 10 * time.Millisecond
-
-// Wait takes the raw system call when it does not sleep, which spares the
-// scheduler's bookkeeping, and the ordinary one when it sleeps for long: a thread
-// asleep in a raw call keeps other goroutines from its P.
-//
-// Where the last sleep was brief, the next is likely to be, and is taken in a raw
-// call too, bounded by briefFor. Told of sleep after sleep, the runtime's monitor
-// takes the P away every 10 ms and then looks every 0.1 ms whether it may again:
-// 9 % of a flood's CPU time (make bench ROWS=udp-1400). The garbage collector
-// interrupts the call by a signal; with GODEBUG=asyncpreemptoff=1 it waits. Where
-// there is only one P, which a limit of the cgroup may come to mean at any time, it is
-// left to the others.
+// Wait implements Poller.
 func (e *epoll) Wait(events []Event, timeout time.Duration) (int, error) {
 	if timeout == 0 {
-		return e.collect(events, e.wait(len(events), 0, true))
+		return e.poll(events)
 	}
-	begun := time.Now()
-	r := result{}
-	if e.brief && (timeout < 0 || timeout > briefFor) && runtime.GOMAXPROCS(0) > 1 {
-		r = e.wait(len(events), briefFor, true)
-	}
-	if r == (result{}) {
-		r = e.wait(len(events), timeout, false)
-	}
-	slept := time.Since(begun)
-	e.brief = slept < briefFor
-	e.spin.slept(slept)
-	return e.collect(events, r)
-}
-
-// result is what epoll_pwait returns.
-type result struct {
-	n     uintptr
-	errno unix.Errno
-}
-
-func (e *epoll) wait(size int, timeout time.Duration, raw bool) (r result) {
-	size = min(size, len(e.buf))
 	ms := -1
-	if timeout >= 0 {
+	if timeout > 0 {
 		// Rounded up, or a timer due within the millisecond would spin.
 		ms = int(min((timeout+time.Millisecond-1)/time.Millisecond, 1<<30))
 	}
-	if raw {
-		r.n, _, r.errno = unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(e.fd), uintptr(unsafe.Pointer(&e.buf[0])), uintptr(size), uintptr(ms), 0, 0)
-		return r
-	}
-	r.n, _, r.errno = unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(e.fd), uintptr(unsafe.Pointer(&e.buf[0])), uintptr(size), uintptr(ms), 0, 0)
-	return r
+	begun := time.Now()
+	n, _, errno := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(e.fd), uintptr(unsafe.Pointer(&e.buf[0])), e.room(events), uintptr(ms), 0, 0)
+	e.spin.slept(time.Since(begun))
+	return e.collect(events, n, errno)
 }
 
-func (e *epoll) collect(events []Event, r result) (int, error) {
-	if r.errno == unix.EINTR {
+// poll looks for events without sleeping. The raw system call spares Go's
+// scheduler its bookkeeping, and would keep other goroutines from running if it
+// slept.
+func (e *epoll) poll(events []Event) (int, error) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(e.fd), uintptr(unsafe.Pointer(&e.buf[0])), e.room(events), 0, 0, 0)
+	return e.collect(events, n, errno)
+}
+
+// room is how many events to ask the kernel for.
+func (e *epoll) room(events []Event) uintptr { return uintptr(min(len(events), len(e.buf))) }
+
+// collect translates the first n events of the kernel's, or its error.
+func (e *epoll) collect(events []Event, n uintptr, errno unix.Errno) (int, error) {
+	if errno == unix.EINTR {
 		return 0, nil
 	}
-	if r.errno != 0 {
-		return 0, r.errno
+	if errno != 0 {
+		return 0, errno
 	}
-	n := 0
-	for i := range e.buf[:r.n] {
+	count := 0
+	for i := range e.buf[:n] {
 		b := &e.buf[i]
 		if int(b.Fd) == e.wake {
 			e.woken = true
 			continue
 		}
-		events[n] = Event{FD: b.Fd, Serial: uint32(b.Pad), Events: b.Events}
-		n++
+		events[count] = Event{FD: b.Fd, Serial: uint32(b.Pad), Events: b.Events}
+		count++
 	}
-	return n, nil
+	return count, nil
 }
 
 func (e *epoll) Wake() {

@@ -318,9 +318,9 @@ func BenchmarkPost(b *testing.B) {
 	s.Close()
 }
 
-// Brief sleeps, of which Go's scheduler is not told, are in the way of neither
-// other goroutines nor the garbage collector, which stops the world.
-func TestBriefSleepsHoldNobodyUp(t *testing.T) {
+// A shard that falls asleep is in the way of neither other goroutines nor the
+// garbage collector, which stops the world.
+func TestSleepHoldsNobodyUp(t *testing.T) {
 	s := serve(t)
 	for range 50 {
 		do(t, s, func() {})

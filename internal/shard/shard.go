@@ -96,7 +96,7 @@ type Shard struct {
 	poller Poller
 	now    time.Duration
 
-	watches map[int32]*Watch
+	watches []*Watch // by descriptor; nil: not watched
 	serial  uint32
 	timers  timers
 	run     []Task // runnable in this turn
@@ -119,7 +119,7 @@ const eventBatch = 128
 
 // New makes a shard. It holds descriptors until Close.
 func New(cfg Config) (*Shard, error) {
-	s := &Shard{clock: cfg.Clock, poller: cfg.Poller, watches: make(map[int32]*Watch)}
+	s := &Shard{clock: cfg.Clock, poller: cfg.Poller}
 	if s.clock == nil {
 		s.clock = monotonic{start: time.Now()}
 	}

@@ -8,33 +8,33 @@ import (
 func TestSpinBeginsAfterShortSleeps(t *testing.T) {
 	var s spin
 	for range spinAfter {
-		if s.pays() {
+		if s.worthTrying() {
 			t.Fatal("spins too early")
 		}
 		s.slept(shortSleep - 1)
 	}
-	if !s.pays() {
+	if !s.worthTrying() {
 		t.Fatal("does not spin after short sleeps")
 	}
-	s.hit()
-	if !s.pays() {
-		t.Fatal("does not go on after a hit")
+	s.succeeded()
+	if !s.worthTrying() {
+		t.Fatal("does not go on after a success")
 	}
 	s.slept(time.Second)
-	if s.pays() {
+	if s.worthTrying() {
 		t.Fatal("spins after a long sleep")
 	}
 }
 
-// Whoever guesses wrong always, as with events every 90 us, spins seldom.
+// A shard whose guess is always wrong, as with events every 90 us, spins seldom.
 func TestSpinInVainBecomesRare(t *testing.T) {
 	var s spin
 	const sleeps = 10_000
 	spins := 0
 	for range sleeps {
-		if s.pays() {
+		if s.worthTrying() {
 			spins++
-			s.miss()
+			s.failed()
 		}
 		s.slept(90 * time.Microsecond)
 	}
@@ -46,16 +46,16 @@ func TestSpinInVainBecomesRare(t *testing.T) {
 		s.slept(time.Microsecond)
 	}
 	for range 10 {
-		if !s.pays() {
+		if !s.worthTrying() {
 			t.Fatal("never spins again")
 		}
-		s.hit()
+		s.succeeded()
 	}
-	s.miss()
+	s.failed()
 	for range 2 * spinAfter {
 		s.slept(time.Microsecond)
 	}
-	if !s.pays() {
-		t.Error("the hits are forgotten")
+	if !s.worthTrying() {
+		t.Error("the successes are forgotten")
 	}
 }

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"container/heap"
 	"math"
 	"sync"
 	"time"
@@ -39,11 +40,10 @@ func (s *Shard) ArmAt(t *Timer, when time.Duration, task Task) {
 	ts.armed++
 	t.when, t.order, t.task = when, ts.armed, task
 	if t.index == 0 {
-		ts.heap = append(ts.heap, t)
-		t.index = len(ts.heap)
+		heap.Push(&ts.heap, t)
+	} else {
+		heap.Fix(&ts.heap, t.index-1)
 	}
-	ts.heap.up(t.index - 1)
-	ts.heap.down(t.index - 1)
 	first := t.index == 1
 	ts.mu.Unlock()
 	if first {
@@ -58,7 +58,7 @@ func (s *Shard) Disarm(t *Timer) bool {
 	if t.index == 0 {
 		return false
 	}
-	s.timers.heap.remove(t.index - 1)
+	heap.Remove(&s.timers.heap, t.index-1)
 	return true
 }
 
@@ -92,9 +92,7 @@ func (ts *timers) due(now time.Duration, last uint64) (Task, uint64) {
 	if len(ts.heap) == 0 || ts.heap[0].when > now || ts.heap[0].order > last {
 		return nil, last
 	}
-	t := ts.heap[0]
-	ts.heap.remove(0)
-	return t.task, last
+	return heap.Pop(&ts.heap).(*Timer).task, last
 }
 
 // first is the time of the timer that fires next.
@@ -107,58 +105,31 @@ func (ts *timers) first() (time.Duration, bool) {
 	return ts.heap[0].when, true
 }
 
-func (t *Timer) before(u *Timer) bool {
-	return t.when < u.when || t.when == u.when && t.order < u.order
-}
-
-// timerHeap is a binary min-heap by time; container/heap would box every call.
+// timerHeap implements heap.Interface: the timer that fires next comes first.
 type timerHeap []*Timer
 
-func (h *timerHeap) remove(i int) {
-	old := *h
-	last := len(old) - 1
-	old[i].index = 0
-	if i != last {
-		old[i] = old[last]
-		old[i].index = i + 1
-	}
-	old[last] = nil
-	*h = old[:last]
-	if i != last {
-		h.up(i)
-		h.down(i)
-	}
+func (h timerHeap) Len() int { return len(h) }
+
+func (h timerHeap) Less(i, j int) bool {
+	return h[i].when < h[j].when || h[i].when == h[j].when && h[i].order < h[j].order
 }
 
-func (h timerHeap) up(i int) {
-	for i > 0 {
-		parent := (i - 1) / 2
-		if !h[i].before(h[parent]) {
-			return
-		}
-		h.swap(i, parent)
-		i = parent
-	}
-}
-
-func (h timerHeap) down(i int) {
-	for {
-		child := 2*i + 1
-		if child >= len(h) {
-			return
-		}
-		if right := child + 1; right < len(h) && h[right].before(h[child]) {
-			child = right
-		}
-		if !h[child].before(h[i]) {
-			return
-		}
-		h.swap(i, child)
-		i = child
-	}
-}
-
-func (h timerHeap) swap(i, j int) {
+func (h timerHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].index, h[j].index = i+1, j+1
+}
+
+func (h *timerHeap) Push(x any) {
+	t := x.(*Timer)
+	*h = append(*h, t)
+	t.index = len(*h)
+}
+
+func (h *timerHeap) Pop() any {
+	last := len(*h) - 1
+	t := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	t.index = 0
+	return t
 }

@@ -18,7 +18,10 @@ func (s *Shard) Watch(fd int, events uint32, h Handler) (*Watch, error) {
 	if err := s.poller.Add(fd, events, w.serial); err != nil {
 		return nil, fmt.Errorf("watch descriptor %d: %w", fd, err)
 	}
-	s.watches[w.fd] = w
+	if missing := fd + 1 - len(s.watches); missing > 0 {
+		s.watches = append(s.watches, make([]*Watch, missing)...)
+	}
+	s.watches[fd] = w
 	return w, nil
 }
 
@@ -35,7 +38,7 @@ func (w *Watch) SetHandler(h Handler) { w.handler = h }
 // call.
 func (w *Watch) Forget() {
 	if w.s.watches[w.fd] == w {
-		delete(w.s.watches, w.fd)
+		w.s.watches[w.fd] = nil
 	}
 }
 

@@ -11,8 +11,8 @@ import (
 
 // Segments in fragments take gVisor's way, and find their connection.
 func TestB17_SegmentsInFragments(t *testing.T) {
-	modes(t, func(t *testing.T, v6, plain bool) {
-		p := newPeer(t, v6, plain, stacktest.DeviceConfig{}, &host{serve: echo})
+	bothFamilies(t, func(t *testing.T, v6 bool) {
+		p := newPeer(t, v6, stacktest.DeviceConfig{}, &host{serve: echo})
 		p.connect()
 		p.send(stacktest.ACK, nil)
 		data := pattern(400, 3)
@@ -41,8 +41,8 @@ func TestB17_SegmentsInFragments(t *testing.T) {
 // again, in smaller ones.
 func TestB17_SegmentTooBigForTheGuestsOwnNetwork(t *testing.T) {
 	const mtu, tcpHeader = 1280, 20
-	modes(t, func(t *testing.T, v6, plain bool) {
-		p := newPeer(t, v6, plain, stacktest.DeviceConfig{}, &host{serve: func(c *net.UnixConn, _ *flow) {
+	bothFamilies(t, func(t *testing.T, v6 bool) {
+		p := newPeer(t, v6, stacktest.DeviceConfig{}, &host{serve: func(c *net.UnixConn, _ *flow) {
 			c.Write(pattern(1400, 4))
 			io.Copy(io.Discard, onlyReader{c})
 			c.Close()
