@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/flow"
 	"epiphyte/internal/shard/shardtest"
 	"epiphyte/internal/sockio"
 )
@@ -58,11 +59,11 @@ func TestClientThatResetsWhileWaiting(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := dial(t, address(e))
-	w.eventually("the client waits", func() bool { return len(w.attempts) == 1 })
+	w.eventually("the client waits", func() bool { return w.table.Count(flow.Client) == 1 })
 	c.SetLinger(0)
 	c.Close()
 	clock.Advance(dialTimeout)
-	w.eventually("the client is given up", func() bool { return len(w.attempts) == 0 })
+	w.eventually("the client is given up", func() bool { return w.table.Count(flow.Client) == 0 })
 	w.wantIdle()
 }
 
@@ -121,10 +122,10 @@ func TestRemoveRangeIsQuick(t *testing.T) {
 	}
 	w.onShard(func() {
 		var a sockio.Addr
-		u := w.rules[other.ID].sockets[0].(*udpSocket)
-		for i := range maxSessions {
+		u := w.rules[other.ID].sockets[0].(*udpPort)
+		for i := range sessionLimit {
 			a.Set(netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, byte(i >> 8), byte(i)}), 4444))
-			u.receive(a, netip.AddrPortFrom(w.guest.Addr, 53), nil, 0)
+			u.Received(&a, nil, 0, nil)
 		}
 	})
 	// In processor time, which other programs have no part in.
@@ -147,7 +148,7 @@ func TestRemoveRangeIsQuick(t *testing.T) {
 	if took > 200*time.Millisecond {
 		t.Errorf("the data path was at it for %v", took)
 	}
-	if got := w.sessionCount(); got != maxSessions {
-		t.Errorf("%d sessions of the other rule are left, want %d", got, maxSessions)
+	if got := w.sessionCount(); got != sessionLimit {
+		t.Errorf("%d sessions of the other rule are left, want %d", got, sessionLimit)
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/forwarder/forwardertest"
-	"epiphyte/internal/relay"
+	"epiphyte/internal/flow"
 	"epiphyte/internal/shard/shardtest"
 )
 
@@ -78,9 +78,9 @@ func serveHost(t *testing.T, loop netip.Addr, handle func(net.Conn)) uint16 {
 	return l.Addr().(*net.TCPAddr).AddrPort().Port()
 }
 
-func (w *world) wantNoVisits() {
+func (w *world) wantNoExposed() {
 	w.t.Helper()
-	w.eventually("no visit left", func() bool { return len(w.visits) == 0 && w.visitors == 0 && w.relay.Len() == 0 })
+	w.eventually("no client of an exposed port left", func() bool { return w.table.Count(flow.Exposed) == 0 })
 }
 
 // Clients of either family reach the host's server, each its own, and are seen
@@ -103,17 +103,17 @@ func TestExposed(t *testing.T) {
 		says(t, a, "one")
 		says(t, b, "other")
 		w.onShard(func() {
-			var got *relay.Info
-			for _, i := range w.relay.Append(nil) {
-				if i.Guest == a.LocalAddr().(*net.TCPAddr).AddrPort() {
+			var got *flow.Info
+			for _, i := range w.table.Append(nil) {
+				if i.Src == a.LocalAddr().(*net.TCPAddr).AddrPort() {
 					got = &i
 				}
 			}
 			if got == nil || got.Remote != at || !got.Host.Addr().IsLoopback() || got.In != 3 || got.Out != 3 {
 				t.Errorf("the flow is described as %+v", got)
 			}
-			if w.visitors != 2 {
-				t.Errorf("%d visitors are counted", w.visitors)
+			if _, joined := w.exposedClients(); joined != 2 {
+				t.Errorf("%d clients are counted", joined)
 			}
 		})
 		a.CloseWrite()
@@ -122,7 +122,7 @@ func TestExposed(t *testing.T) {
 		}
 		b.SetLinger(0)
 		b.Close()
-		w.wantNoVisits()
+		w.wantNoExposed()
 	})
 }
 
@@ -160,29 +160,29 @@ func TestExposedSilentHost(t *testing.T) {
 	port := uint16(sa.(*unix.SockaddrInet4).Port)
 	dial(t, netip.AddrPortFrom(loop4, port))
 	c := dial(t, w.expose(loop4, port))
-	w.eventually("the client waits", func() bool { return len(w.visits) == 1 })
+	w.eventually("the client waits", func() bool { waiting, _ := w.exposedClients(); return waiting == 1 })
 	clock.Advance(dialTimeout)
-	w.wantNoVisits()
+	w.wantNoExposed()
 	if _, err := c.Read(make([]byte, 1)); !isReset(err) {
 		t.Errorf("a silent host: %v", err)
 	}
 }
 
-// Visits are bounded, established ones included; further clients wait.
-func TestVisitsAreBounded(t *testing.T) {
+// Clients of exposed ports are bounded, established ones included; further ones
+// wait.
+func TestExposedClientsAreBounded(t *testing.T) {
 	clock := new(shardtest.Clock)
-	w := newWorld(t, setting{clock: clock})
+	w := newWorld(t, setting{clock: clock, limits: flow.Limits{Exposed: 2}})
 	at := w.expose(loop4, serveHost(t, loop4, echo))
-	w.onShard(func() { w.exposed[0].limit = 2 })
 	a, b := dial(t, at), dial(t, at)
 	says(t, a, "a")
 	says(t, b, "b")
 	third := dial(t, at)
 	w.eventually("the listener rests", func() bool { return len(w.paused) == 1 })
 	a.Close()
-	w.eventually("there is room", func() bool { return w.visitors == 1 })
+	w.eventually("there is room", func() bool { _, joined := w.exposedClients(); return joined == 1 })
 	clock.Advance(acceptPause)
-	w.eventually("the client is taken", func() bool { return w.visitors == 2 })
+	w.eventually("the client is taken", func() bool { _, joined := w.exposedClients(); return joined == 2 })
 	says(t, third, "c")
 }
 
@@ -195,15 +195,15 @@ func TestB19_ExposedAtTheDescriptorLimit(t *testing.T) {
 	dial(t, at)
 	restore := fillDescriptors(t)
 	w.wantRest()
-	if len(w.paused) != 1 || len(w.visits) != 0 {
-		t.Errorf("%d listeners paused, %d visits", len(w.paused), len(w.visits))
+	if n := w.table.Count(flow.Exposed); len(w.paused) != 1 || n != 0 {
+		t.Errorf("%d listeners paused, %d clients", len(w.paused), n)
 	}
 	restore()
 	clock.Advance(acceptPause)
 	w.turn(0)
 	w.turn(0)
-	if len(w.visits)+w.visitors != 1 || len(w.paused) != 0 {
-		t.Errorf("with descriptors again: %d visits, %d listeners paused", len(w.visits)+w.visitors, len(w.paused))
+	if n := w.table.Count(flow.Exposed); n != 1 || len(w.paused) != 0 {
+		t.Errorf("with descriptors again: %d clients, %d listeners paused", n, len(w.paused))
 	}
 }
 
@@ -229,7 +229,7 @@ func TestB19_ExposedWithoutASocket(t *testing.T) {
 	clock.Advance(acceptPause)
 	w.turn(0)
 	w.turn(0)
-	if w.visitors != 1 {
+	if _, joined := w.exposedClients(); joined != 1 {
 		next.SetDeadline(time.Now().Add(time.Second))
 		_, err := next.Read(make([]byte, 1))
 		t.Errorf("the next client is not taken: %v", err)
@@ -267,7 +267,7 @@ func TestExposedClose(t *testing.T) {
 	says(t, c, "hello")
 	w.stop()
 	w.Manager.Close()
-	w.relay.Close()
+	w.end()
 	c.Close()
 	fd, errno := tryBind(TCP, netip.AddrPortFrom(loop4, 0))
 	if errno != 0 {

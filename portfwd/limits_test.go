@@ -6,15 +6,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/flow"
 	"epiphyte/internal/shard/shardtest"
 )
 
-// newSilentWorld has a port whose server never answers, so that attempts stay, and
+// newSilentWorld has a port whose server never answers, so that clients stay, and
 // moves only when it is told to.
-func newSilentWorld(t *testing.T) (*world, *shardtest.Clock, Entry) {
+func newSilentWorld(t *testing.T, limits flow.Limits) (*world, *shardtest.Clock, Entry) {
 	t.Helper()
 	clock := new(shardtest.Clock)
-	w := newWorld(t, setting{clock: clock, idle: true})
+	w := newWorld(t, setting{clock: clock, idle: true, limits: limits})
 	e, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: freePort(t, TCP, loop4), Guest: silent4})
 	if err != nil {
 		t.Fatal(err)
@@ -26,12 +27,12 @@ func newSilentWorld(t *testing.T) (*world, *shardtest.Clock, Entry) {
 // B19: out of descriptors the listener rests instead of spinning; the client
 // waits in the queue and is served when there are descriptors again.
 func TestB19_AcceptPause(t *testing.T) {
-	w, clock, e := newSilentWorld(t)
+	w, clock, e := newSilentWorld(t, flow.Limits{})
 	c := dial(t, address(e))
 	restore := fillDescriptors(t)
 	w.turn(0)
-	if len(w.attempts) != 0 || len(w.paused) != 1 || !w.shard.Armed(&w.retry) {
-		t.Fatalf("out of descriptors: %d attempts, %d listeners paused, timer armed: %v", len(w.attempts), len(w.paused), w.shard.Armed(&w.retry))
+	if w.table.Count(flow.Client) != 0 || len(w.paused) != 1 || !w.shard.Armed(&w.retry) {
+		t.Fatalf("out of descriptors: %d clients, %d listeners paused, timer armed: %v", w.table.Count(flow.Client), len(w.paused), w.shard.Armed(&w.retry))
 	}
 	w.wantRest()
 	for range 3 { // once more for each pause, and not more often
@@ -46,8 +47,8 @@ func TestB19_AcceptPause(t *testing.T) {
 	clock.Advance(acceptPause)
 	w.turn(0)
 	w.turn(0)
-	if len(w.attempts) != 1 || len(w.paused) != 0 || w.shard.Armed(&w.retry) {
-		t.Errorf("with descriptors again: %d attempts, %d listeners paused, timer armed: %v", len(w.attempts), len(w.paused), w.shard.Armed(&w.retry))
+	if w.table.Count(flow.Client) != 1 || len(w.paused) != 0 || w.shard.Armed(&w.retry) {
+		t.Errorf("with descriptors again: %d clients, %d listeners paused, timer armed: %v", w.table.Count(flow.Client), len(w.paused), w.shard.Armed(&w.retry))
 	}
 	c.Close()
 }
@@ -71,29 +72,21 @@ func TestRemoveWhilePaused(t *testing.T) {
 	w.onShard(func() { w.rules[e.ID].sockets[0].(*tcpPort).pause() })
 }
 
-// Attempts are bounded: further clients wait in the listener's queue.
-func TestAttemptsAreBounded(t *testing.T) {
-	w, clock, e := newSilentWorld(t)
-	for range maxAttempts - 1 { // as if they were there
-		w.attempts[new(attempt)] = struct{}{}
-	}
-	for range 2 {
+// Clients that wait are bounded: further ones wait in the listener's queue.
+func TestWaitingClientsAreBounded(t *testing.T) {
+	w, clock, e := newSilentWorld(t, flow.Limits{Clients: 2})
+	for range 3 {
 		dial(t, address(e))
 	}
 	w.turn(0)
-	if len(w.attempts) != maxAttempts || len(w.paused) != 1 {
-		t.Errorf("%d attempts, %d listeners paused, want %d and 1", len(w.attempts), len(w.paused), maxAttempts)
+	if n := w.table.Count(flow.Client); n != 2 || len(w.paused) != 1 {
+		t.Errorf("%d clients, %d listeners paused, want 2 and 1", n, len(w.paused))
 	}
-	for a := range w.attempts {
-		if a.m == nil {
-			delete(w.attempts, a)
-		}
-	}
-	clock.Advance(acceptPause)
+	clock.Advance(dialTimeout)
+	w.turn(0) // the two are given up, and the listener is heard again
 	w.turn(0)
-	w.turn(0)
-	if len(w.attempts) != 2 || len(w.paused) != 0 {
-		t.Errorf("%d attempts, %d listeners paused, want 2 and none", len(w.attempts), len(w.paused))
+	if n := w.table.Count(flow.Client); n != 1 || len(w.paused) != 0 {
+		t.Errorf("%d clients, %d listeners paused, want 1 and none", n, len(w.paused))
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/flow"
 	"epiphyte/internal/shard/shardtest"
 )
 
@@ -60,7 +61,7 @@ func TestVisible(t *testing.T) {
 		"198.51.100.1":    "198.51.100.1",
 		"255.255.255.254": "255.255.255.254",
 	} {
-		got := w.visible(netip.AddrPortFrom(netip.MustParseAddr(client), 4444))
+		got := w.decide(unix.IPPROTO_TCP, netip.AddrPortFrom(netip.MustParseAddr(client), 4444), netip.AddrPort{}).From
 		if got != netip.AddrPortFrom(netip.MustParseAddr(want), 4444) {
 			t.Errorf("%s is seen as %v, want %s", client, got, want)
 		}
@@ -145,16 +146,16 @@ func TestB34_SilentGuest(t *testing.T) {
 	if _, err := io.WriteString(c, "anybody there?"); err != nil {
 		t.Fatal(err)
 	}
-	w.eventually("the client waits", func() bool { return len(w.attempts) == 1 })
+	w.eventually("the client waits", func() bool { return w.table.Count(flow.Client) == 1 })
 	clock.Advance(dialTimeout - time.Millisecond)
 	w.onShard(func() {})
 	w.onShard(func() {
-		if len(w.attempts) != 1 {
-			t.Errorf("%d attempts a moment before the time is over", len(w.attempts))
+		if w.table.Count(flow.Client) != 1 {
+			t.Errorf("%d attempts a moment before the time is over", w.table.Count(flow.Client))
 		}
 	})
 	clock.Advance(time.Millisecond)
-	w.eventually("the client is given up", func() bool { return len(w.attempts) == 0 })
+	w.eventually("the client is given up", func() bool { return w.table.Count(flow.Client) == 0 })
 	if _, err := c.Read(make([]byte, 1)); !isReset(err) {
 		t.Errorf("the client saw %v, want a reset", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/flow"
 )
 
 // What a rule leaves open is filled in, and List tells it.
@@ -208,12 +209,13 @@ func TestClose(t *testing.T) {
 		}
 		c := dial(t, address(tcp))
 		if !idle {
-			w.eventually("a client that waits", func() bool { return len(w.attempts) == 1 })
+			w.eventually("a client that waits", func() bool { return w.table.Count(flow.Client) == 1 })
 		}
 		c.Close()
 		w.stop()
 		w.Close()
 		w.Close()
+		w.end()
 		if _, err := w.Add(t.Context(), udp.Rule); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("added after Close: %v", err)
 		}

@@ -24,7 +24,7 @@ func TestB33_RepliesInARow(t *testing.T) {
 		var clients []*net.UDPConn
 		var seen []net.Addr
 		for range 2 {
-			c := client(t, netip.AddrPort{}, to)
+			c := udpClient(t, netip.AddrPort{}, to)
 			c.Write([]byte("hello"))
 			clients, seen = append(clients, c), append(seen, net.UDPAddrFromAddrPort(receive(t, received).from))
 			// The first one has the guest resolve the gateway, where others overtake.
@@ -63,9 +63,9 @@ func TestRepliesOnlyToWhomAsked(t *testing.T) {
 	w := newWorld(t, setting{})
 	server, received := w.serveUDP(loop4, 53, true)
 	published := address(w.publish(UDP, loop4, 53))
-	asks(t, client(t, netip.AddrPort{}, published), "hello")
+	asks(t, udpClient(t, netip.AddrPort{}, published), "hello")
 	receive(t, received)
-	other := client(t, netip.AddrPortFrom(loop4, 0), netip.AddrPort{})
+	other := udpClient(t, netip.AddrPortFrom(loop4, 0), netip.AddrPort{})
 	at := other.LocalAddr().(*net.UDPAddr).AddrPort()
 	if _, err := server.WriteTo([]byte("unasked"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(w.plan.Gateway, at.Port()))); err != nil {
 		t.Fatal(err)
@@ -79,8 +79,7 @@ func TestRepliesOnlyToWhomAsked(t *testing.T) {
 // are left alone.
 func TestReplyFrom(t *testing.T) {
 	info4 := func(spec, addr byte) []byte {
-		b := make([]byte, unix.CmsgSpace(unix.SizeofInet4Pktinfo))
-		sockio.PutControl(b, unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)
+		b := sockio.AppendControl(nil, unix.IPPROTO_IP, unix.IP_PKTINFO, make([]byte, unix.SizeofInet4Pktinfo))
 		data := b[unix.CmsgLen(0):]
 		data[0] = 7 // the interface
 		copy(data[4:], []byte{127, 0, 0, spec})
@@ -93,8 +92,7 @@ func TestReplyFrom(t *testing.T) {
 		!bytes.Equal(data, []byte{0, 0, 0, 0, 127, 0, 0, 5, 127, 0, 0, 5}) && len(got) != unix.CmsgSpace(unix.SizeofInet4Pktinfo) {
 		t.Errorf("packet info for the reply: % x", got)
 	}
-	other := make([]byte, unix.CmsgSpace(4))
-	sockio.PutControl(other, unix.IPPROTO_IP, unix.IP_TTL, 4)
+	other := sockio.AppendControl(nil, unix.IPPROTO_IP, unix.IP_TTL, make([]byte, 4))
 	if after := replyFrom(nil, append(bytes.Clone(other), info4(5, 5)...)); !bytes.Equal(after, got) {
 		t.Errorf("behind another message: % x, want % x", after, got)
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 
+	"epiphyte/internal/flow"
 	"epiphyte/internal/shard/shardtest"
 	"epiphyte/internal/sockio"
 )
@@ -55,9 +56,9 @@ func (w *world) serveUDP(host netip.Addr, port uint16, answer bool) (*gonet.UDPC
 	return c, received
 }
 
-// client opens a UDP socket of the host, connected if to is valid: it then
+// udpClient opens a UDP socket of the host, connected if to is valid: it then
 // takes answers from the address asked alone.
-func client(t *testing.T, from, to netip.AddrPort) *net.UDPConn {
+func udpClient(t *testing.T, from, to netip.AddrPort) *net.UDPConn {
 	t.Helper()
 	var c *net.UDPConn
 	var err error
@@ -92,13 +93,12 @@ func asks(t *testing.T, c *net.UDPConn, message string) {
 
 func (w *world) sessionCount() (n int) {
 	w.t.Helper()
-	w.onShard(func() {
-		if n = len(w.sessions.byKey); n != w.sessions.recent.Len() {
-			w.t.Errorf("%d sessions by key, %d by age", n, w.sessions.recent.Len())
-		}
-	})
+	w.onShard(func() { n = w.table.Count(flow.Session) })
 	return n
 }
+
+// sessionLimit is the default of flow.Limits.
+const sessionLimit = 16384
 
 // B31, B33: a client of the host's loopback is the gateway with its own port,
 // and is answered, also where the guest may not reach the host's loopback.
@@ -109,7 +109,7 @@ func TestB33_LoopbackClients(t *testing.T) {
 			eachFamily(t, func(t *testing.T, loop netip.Addr) {
 				_, received := w.serveUDP(loop, 53, true)
 				to := address(w.publish(UDP, loop, 53))
-				a, b := client(t, netip.AddrPort{}, to), client(t, netip.AddrPort{}, to)
+				a, b := udpClient(t, netip.AddrPort{}, to), udpClient(t, netip.AddrPort{}, to)
 				for i := range 100 {
 					asks(t, a, fmt.Sprint("a", i))
 					asks(t, b, fmt.Sprint("b", i))
@@ -133,11 +133,11 @@ func TestB33_ReplyFromTheAddressAsked(t *testing.T) {
 	w.serveUDP(loop4, 53, true)
 	e := w.publish(UDP, netip.IPv4Unspecified(), 53)
 	for _, asked := range []string{"127.0.0.1", "127.0.0.5", "127.1.2.3"} {
-		c := client(t, netip.AddrPort{}, netip.AddrPortFrom(netip.MustParseAddr(asked), e.Rule.HostPort))
+		c := udpClient(t, netip.AddrPort{}, netip.AddrPortFrom(netip.MustParseAddr(asked), e.Rule.HostPort))
 		asks(t, c, "hello "+asked)
 	}
 	// One client, two addresses in turn.
-	c := client(t, netip.AddrPortFrom(loop4, 0), netip.AddrPort{})
+	c := udpClient(t, netip.AddrPortFrom(loop4, 0), netip.AddrPort{})
 	for i := range 6 {
 		to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(1 + i%2)}), e.Rule.HostPort)
 		if _, err := c.WriteToUDPAddrPort([]byte("who"), to); err != nil {
@@ -154,7 +154,7 @@ func TestB33_BroadcastIsAnswered(t *testing.T) {
 	w := newWorld(t, setting{})
 	w.serveUDP(loop4, 53, true)
 	e := w.publish(UDP, netip.IPv4Unspecified(), 53)
-	c := client(t, netip.AddrPortFrom(loop4, 0), netip.AddrPort{})
+	c := udpClient(t, netip.AddrPortFrom(loop4, 0), netip.AddrPort{})
 	to := netip.AddrPortFrom(netip.MustParseAddr("127.255.255.255"), e.Rule.HostPort)
 	if _, err := c.WriteToUDPAddrPort([]byte("anybody?"), to); err != nil {
 		t.Skipf("no broadcast on loopback here: %v", err) // net sets SO_BROADCAST
@@ -173,8 +173,8 @@ func TestB33_SamePortTwice(t *testing.T) {
 	to := address(w.publish(UDP, netip.IPv4Unspecified(), 53))
 	to = netip.AddrPortFrom(loop4, to.Port())
 	port := freePort(t, UDP, netip.IPv4Unspecified())
-	a := client(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), port), to)
-	b := client(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.3"), port), to)
+	a := udpClient(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), port), to)
+	b := udpClient(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.3"), port), to)
 	a.Write([]byte("a"))
 	first := receive(t, received)
 	b.Write([]byte("b"))
@@ -198,7 +198,7 @@ func TestB23_Sizes(t *testing.T) {
 	w := newWorld(t, setting{})
 	eachFamily(t, func(t *testing.T, loop netip.Addr) {
 		w.serveUDP(loop, 53, true)
-		c := client(t, netip.AddrPort{}, address(w.publish(UDP, loop, 53)))
+		c := udpClient(t, netip.AddrPort{}, address(w.publish(UDP, loop, 53)))
 		for _, size := range []int{0, 1, 1472, 1473, 8000, 60000} {
 			asks(t, c, string(bytes.Repeat([]byte{'x'}, size)))
 		}
@@ -210,7 +210,7 @@ func TestB23_Sizes(t *testing.T) {
 func TestB24_Burst(t *testing.T) {
 	w := newWorld(t, setting{idle: true})
 	_, received := w.serveUDP(loop4, 53, false)
-	c := client(t, netip.AddrPort{}, address(w.publish(UDP, loop4, 53)))
+	c := udpClient(t, netip.AddrPort{}, address(w.publish(UDP, loop4, 53)))
 	w.turn(0)
 	b := make([]byte, 500)
 	for i := range uint32(200) {
@@ -235,7 +235,7 @@ func TestSessionsExpire(t *testing.T) {
 	w := newWorld(t, setting{clock: clock})
 	server, received := w.serveUDP(loop4, 53, false)
 	to := address(w.publish(UDP, loop4, 53))
-	c := client(t, netip.AddrPort{}, to)
+	c := udpClient(t, netip.AddrPort{}, to)
 	pass := func(d time.Duration) {
 		clock.Advance(d)
 		w.onShard(func() {})
@@ -270,8 +270,8 @@ func TestSessionsExpire(t *testing.T) {
 	}
 	pass(time.Second)
 	w.onShard(func() {
-		if len(w.sessions.byKey) != 0 || w.shard.Armed(&w.sessions.expire) {
-			t.Errorf("%d sessions after the time, timer armed: %v", len(w.sessions.byKey), w.shard.Armed(&w.sessions.expire))
+		if n := w.table.Count(flow.Session); n != 0 {
+			t.Errorf("%d sessions after the time", n)
 		}
 	})
 	ask() // and again
@@ -287,28 +287,26 @@ func TestSessionsAreBounded(t *testing.T) {
 	from := func(i int) netip.AddrPort {
 		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, byte(i >> 8), byte(i)}), 4444)
 	}
-	key := func(i int) sessionKey {
-		return sessionKey{guest: netip.AddrPortFrom(w.guest.Addr, 53), client: from(i)}
-	}
 	w.onShard(func() {
-		u := w.rules[e.ID].sockets[0].(*udpSocket)
+		u := w.rules[e.ID].sockets[0].(*udpPort)
 		ask := func(i int) {
 			var a sockio.Addr
 			a.Set(from(i))
-			u.receive(a, key(i).guest, nil, 1, []byte("x"))
+			u.Received(&a, nil, 1, [][]byte{[]byte("x")})
 		}
-		for i := range maxSessions {
+		for i := range sessionLimit {
 			ask(i)
 		}
 		ask(0) // used again
 		for i := range 100 {
-			ask(maxSessions + i)
+			ask(sessionLimit + i)
 		}
-		if n := len(w.sessions.byKey); n != maxSessions || w.sessions.recent.Len() != n {
-			t.Errorf("%d sessions by key, %d by age, want %d", n, w.sessions.recent.Len(), maxSessions)
+		if n := w.table.Count(flow.Session); n != sessionLimit {
+			t.Errorf("%d sessions, want %d", n, sessionLimit)
 		}
-		for i, want := range map[int]bool{0: true, 1: false, 100: false, 101: true, maxSessions + 99: true} {
-			if got := w.sessions.byKey[key(i)] != nil; got != want {
+		guest := netip.AddrPortFrom(w.guest.Addr, 53)
+		for i, want := range map[int]bool{0: true, 1: false, 100: false, 101: true, sessionLimit + 99: true} {
+			if got := w.table.Find(flow.Session, unix.IPPROTO_UDP, guest, from(i)) != nil; got != want {
 				t.Errorf("client %d is remembered: %v, want %v", i, got, want)
 			}
 		}
@@ -326,7 +324,7 @@ func TestRemoveLeavesOtherSessions(t *testing.T) {
 	w := newWorld(t, setting{})
 	w.serveUDP(loop4, 53, true)
 	one, two := w.publish(UDP, loop4, 53), w.publish(UDP, loop4, 53)
-	a, b := client(t, netip.AddrPort{}, address(one)), client(t, netip.AddrPort{}, address(two))
+	a, b := udpClient(t, netip.AddrPort{}, address(one)), udpClient(t, netip.AddrPort{}, address(two))
 	asks(t, a, "one")
 	asks(t, b, "two")
 	if err := w.Remove(one.ID); err != nil {

@@ -16,10 +16,13 @@ import (
 
 	"epiphyte/forwarder"
 	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/flow"
 	"epiphyte/internal/plan"
+	"epiphyte/internal/policy"
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/shard/shardtest"
+	"epiphyte/internal/sockio"
 	"epiphyte/stack"
 )
 
@@ -32,6 +35,7 @@ type setting struct {
 	noLoopback bool             // --disable-host-loopback
 	clock      *shardtest.Clock // nil: the kernel's
 	idle       bool             // nobody serves the shard: the test does
+	limits     flow.Limits
 }
 
 // world is a manager with all that it needs: a stack, a guest's netstack behind
@@ -39,10 +43,12 @@ type setting struct {
 type world struct {
 	*Manager
 	t     *testing.T
+	plan  plan.Plan
 	shard *shard.Shard
+	table *flow.Table
 	stack *stack.Stack
-	relay *relay.Relay
 	guest *forwardertest.Guest
+	end   func() // closes all flows
 	stop  func() // ends serving; idempotent
 }
 
@@ -62,7 +68,7 @@ func newWorld(t *testing.T, s setting) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { port.Close(); dev.Close() })
-	w := &world{t: t}
+	w := &world{t: t, plan: p}
 	cfg := shard.Config{}
 	if s.clock != nil {
 		cfg.Clock = s.clock
@@ -72,10 +78,12 @@ func newWorld(t *testing.T, s setting) *world {
 	}
 	t.Cleanup(func() { w.shard.Close() })
 	log := slog.New(slog.DiscardHandler)
-	w.relay = relay.New(w.shard, 0)
+	w.table = flow.New(w.shard, s.limits)
+	r := relay.New(relay.Config{Shard: w.shard, Table: w.table})
+	rules := &policy.Rules{Plan: p, DisableHostLoopback: s.noLoopback}
+	batch := new(sockio.Batch)
 	f := forwarder.New(forwarder.Config{
-		Rules: forwarder.Rules{Plan: p, DisableHostLoopback: s.noLoopback},
-		Shard: w.shard, Relay: w.relay, Logger: log,
+		Plan: p, Policy: rules, Shard: w.shard, Table: w.table, Relay: r, Batch: batch, Logger: log,
 	})
 	w.stack, err = stack.New(stack.Config{
 		Device: dev, Shard: w.shard, Plan: p, Handler: f, MTU: 1500, Logger: log,
@@ -84,10 +92,12 @@ func newWorld(t *testing.T, s setting) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { w.stack.Close() })
-	f.Attach(w.stack)
-	t.Cleanup(func() { f.Close() })
-	w.Manager = New(Config{Plan: p, Shard: w.shard, Relay: w.relay, Stack: w.stack, Logger: log})
-	f.SetInbound(w.Manager)
+	w.end = func() { w.table.Close(); r.Close() }
+	t.Cleanup(w.end)
+	w.Manager = New(Config{
+		Plan: p, Policy: rules, Shard: w.shard, Table: w.table, Relay: r, Batch: batch, Stack: w.stack, Logger: log,
+	})
+	f.Attach(w.stack, w.Manager)
 	t.Cleanup(w.Manager.Close)
 	w.stop = func() {}
 	if !s.idle {
@@ -208,11 +218,24 @@ func (w *world) eventually(what string, done func() bool) {
 	}
 }
 
+// exposedClients is how many clients of exposed ports wait for the host, and how many are
+// joined to it.
+func (w *world) exposedClients() (waiting, joined int) {
+	w.table.Each(flow.Exposed, func(f *flow.Flow) {
+		if f.State < flow.Established {
+			waiting++
+		} else {
+			joined++
+		}
+	})
+	return waiting, joined
+}
+
 // wantIdle waits until no client is carried in any more.
 func (w *world) wantIdle() {
 	w.t.Helper()
 	w.eventually("no connection left", func() bool {
-		return len(w.attempts) == 0 && w.relay.Len() == 0 && w.stack.Conns() == 0
+		return w.table.Count(flow.Client) == 0 && w.table.Count(flow.Conn) == 0 && w.stack.Conns() == 0
 	})
 }
 

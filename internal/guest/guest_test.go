@@ -20,6 +20,7 @@ import (
 	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/guest"
 	"epiphyte/internal/plan"
+	"epiphyte/internal/policy"
 	"epiphyte/stack"
 )
 
@@ -70,8 +71,8 @@ func startLanes(t *testing.T, cfg guest.Config, lanes int, serve bool) *fixture 
 	for _, dev := range devs[1:] {
 		cfg.Queues = append(cfg.Queues, dev)
 	}
-	if !cfg.Plan.Prefix.IsValid() {
-		cfg.Plan = testPlan(t, true)
+	if !cfg.Rules.Plan.Prefix.IsValid() {
+		cfg.Rules.Plan = testPlan(t, true)
 	}
 	cfg.Device = devs[0]
 	cfg.Logger = slog.New(slog.DiscardHandler)
@@ -137,9 +138,9 @@ func resolvConf(t *testing.T) string {
 func TestNothingIsLeft(t *testing.T) {
 	for _, cfg := range []guest.Config{
 		{},
-		{DisableDNS: true},
-		{DisableHostLoopback: true, MTU: 65520},
-		{Plan: testPlan(t, false)},
+		{Rules: policy.Rules{DisableDNS: true}},
+		{Rules: policy.Rules{DisableHostLoopback: true}, MTU: 65520},
+		{Rules: policy.Rules{Plan: testPlan(t, false)}},
 	} {
 		for _, serve := range []bool{false, true} {
 			t.Run("", func(t *testing.T) {
@@ -159,7 +160,7 @@ func TestNewFails(t *testing.T) {
 	}
 	port.Close()
 	dev.Close() // what FD says now is not open
-	g, err := guest.New(guest.Config{Device: dev, Plan: testPlan(t, true), ResolvConf: resolvConf(t)})
+	g, err := guest.New(guest.Config{Device: dev, Rules: policy.Rules{Plan: testPlan(t, true)}, ResolvConf: resolvConf(t)})
 	if err == nil {
 		g.Close()
 		t.Fatal("a guest over a closed device")
@@ -204,7 +205,7 @@ func TestServeWithEndedContext(t *testing.T) {
 func TestUnsolicitedRouterAdvertisement(t *testing.T) {
 	forwardertest.CheckLeaks(t)
 	p := testPlan(t, true)
-	f := start(t, guest.Config{Plan: p, MTU: 1500}, false)
+	f := start(t, guest.Config{Rules: policy.Rules{Plan: p}, MTU: 1500}, false)
 	frame, err := f.port.Read(time.Now().Add(patience))
 	if err != nil {
 		t.Fatal(err)
@@ -223,7 +224,7 @@ func TestUnsolicitedRouterAdvertisement(t *testing.T) {
 		t.Error("no router, by its lifetime")
 	}
 
-	f = start(t, guest.Config{Plan: testPlan(t, false)}, false)
+	f = start(t, guest.Config{Rules: policy.Rules{Plan: testPlan(t, false)}}, false)
 	if frame, err := f.port.Read(time.Time{}); err != unix.EAGAIN {
 		t.Errorf("without IPv6 the guest was sent % x, %v", frame, err)
 	}
@@ -234,7 +235,7 @@ func TestUnsolicitedRouterAdvertisement(t *testing.T) {
 func TestB6_EndUnderLoad(t *testing.T) {
 	forwardertest.CheckLeaks(t)
 	p := testPlan(t, true)
-	f := start(t, guest.Config{Plan: p}, true)
+	f := start(t, guest.Config{Rules: policy.Rules{Plan: p}}, true)
 	g, err := forwardertest.NewGuest(f.port, p, 1500)
 	if err != nil {
 		t.Fatal(err)
@@ -337,7 +338,7 @@ func TestTwoGuests(t *testing.T) {
 	defer host.Close()
 	host.SetDeadline(time.Now().Add(patience))
 	port := host.LocalAddr().(*net.UDPAddr).AddrPort().Port()
-	one, two := start(t, guest.Config{Plan: p}, true), start(t, guest.Config{Plan: p}, true)
+	one, two := start(t, guest.Config{Rules: policy.Rules{Plan: p}}, true), start(t, guest.Config{Rules: policy.Rules{Plan: p}}, true)
 	src, dst := netip.AddrPortFrom(p.Guest, 4000), netip.AddrPortFrom(p.Gateway, port)
 	b := make([]byte, 64)
 	for name, f := range map[string]*fixture{"one": one, "two": two} {

@@ -16,13 +16,14 @@ import (
 
 	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/guest"
+	"epiphyte/internal/policy"
 	"epiphyte/portfwd"
 	"epiphyte/stack"
 )
 
 // TestSeveralLanesLeaveNothing, used or not.
 func TestSeveralLanesLeaveNothing(t *testing.T) {
-	for _, cfg := range []guest.Config{{}, {DisableDNS: true}} {
+	for _, cfg := range []guest.Config{{}, {Rules: policy.Rules{DisableDNS: true}}} {
 		for _, lanes := range []int{2, 16} {
 			for _, serve := range []bool{false, true} {
 				t.Run(fmt.Sprint(lanes, serve), func(t *testing.T) {
@@ -131,7 +132,7 @@ func TestConnectionsByAnyQueue(t *testing.T) {
 	forwardertest.CheckLeaks(t)
 	const lanes, flows = 3, 24
 	p := testPlan(t, true)
-	f := startLanes(t, guest.Config{Plan: p}, lanes, true)
+	f := startLanes(t, guest.Config{Rules: policy.Rules{Plan: p}}, lanes, true)
 	host, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -196,7 +197,7 @@ func TestConnectionsByAnyQueue(t *testing.T) {
 func TestResetsByAnyQueue(t *testing.T) {
 	forwardertest.CheckLeaks(t)
 	p := testPlan(t, false)
-	f := startLanes(t, guest.Config{Plan: p}, 2, true)
+	f := startLanes(t, guest.Config{Rules: policy.Rules{Plan: p}}, 2, true)
 	host, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -233,7 +234,7 @@ func TestB21_OneMappingByAnyQueue(t *testing.T) {
 	forwardertest.CheckLeaks(t)
 	const lanes = 3
 	p := testPlan(t, true)
-	f := startLanes(t, guest.Config{Plan: p}, lanes, true)
+	f := startLanes(t, guest.Config{Rules: policy.Rules{Plan: p}}, lanes, true)
 	var hosts []*net.UDPConn
 	for range 4 {
 		c, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -287,7 +288,7 @@ func TestFragmentsOfLanesDoNotMix(t *testing.T) {
 	forwardertest.CheckLeaks(t)
 	const lanes = 3
 	p := testPlan(t, false)
-	f := startLanes(t, guest.Config{Plan: p, MTU: 1500}, lanes, true)
+	f := startLanes(t, guest.Config{Rules: policy.Rules{Plan: p}, MTU: 1500}, lanes, true)
 	host, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
@@ -331,7 +332,7 @@ func TestPublishedAnswersByAnyQueue(t *testing.T) {
 	forwardertest.CheckLeaks(t)
 	const lanes = 3
 	p := testPlan(t, false)
-	f := startLanes(t, guest.Config{Plan: p, PublishMode: portfwd.StackOnly}, lanes, true)
+	f := startLanes(t, guest.Config{Rules: policy.Rules{Plan: p}, PublishMode: portfwd.StackOnly}, lanes, true)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	free := func(network string) uint16 {
@@ -410,7 +411,7 @@ func TestPublishedAnswersByAnyQueue(t *testing.T) {
 func TestB6_LanesEndUnderLoad(t *testing.T) {
 	forwardertest.CheckLeaks(t)
 	p := testPlan(t, false)
-	f := startLanes(t, guest.Config{Plan: p}, 4, true)
+	f := startLanes(t, guest.Config{Rules: policy.Rules{Plan: p}}, 4, true)
 	for i := range 2000 {
 		src, dst := netip.AddrPortFrom(p.Guest, uint16(20000+i)), netip.AddrPortFrom(p.Gateway, uint16(30000+i%7))
 		f.ports[i%4].Write(forwardertest.SYN(src, dst, 1), forwardertest.UDP(src, dst, 64, []byte("x")))

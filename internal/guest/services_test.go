@@ -14,6 +14,7 @@ import (
 
 	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/guest"
+	"epiphyte/internal/policy"
 	"epiphyte/stack"
 )
 
@@ -37,7 +38,7 @@ func wantFailure(t *testing.T, how string, answer, query []byte) {
 func TestB28_NoResolvConf(t *testing.T) {
 	forwardertest.CheckLeaks(t)
 	p := testPlan(t, true)
-	f := start(t, guest.Config{Plan: p, ResolvConf: filepath.Join(t.TempDir(), "missing")}, true)
+	f := start(t, guest.Config{Rules: policy.Rules{Plan: p}, ResolvConf: filepath.Join(t.TempDir(), "missing")}, true)
 	g, err := forwardertest.NewGuest(f.port, p, 1500)
 	if err != nil {
 		t.Fatal(err)
@@ -92,7 +93,7 @@ func TestB28_NoResolvConf(t *testing.T) {
 func TestLeaseForTheAsking(t *testing.T) {
 	forwardertest.CheckLeaks(t)
 	p := testPlan(t, false)
-	f := start(t, guest.Config{Plan: p, DisableDNS: true, DisableHostLoopback: true}, true)
+	f := start(t, guest.Config{Rules: policy.Rules{Plan: p, DisableDNS: true, DisableHostLoopback: true}}, true)
 	mac := forwardertest.GuestMAC()
 	discover := make([]byte, 240, 244)
 	discover[0], discover[1], discover[2] = 1, 1, 6

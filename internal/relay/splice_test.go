@@ -130,7 +130,7 @@ func (w *world) do(f func()) {
 // wantIdle waits until no connection is left.
 func (w *world) wantIdle() {
 	w.t.Helper()
-	w.wait("connections", func() int { return w.Len() })
+	w.wait("connections", func() int { return w.table.Count(flow.Conn) })
 }
 
 // wait waits until count, on the shard's thread, is zero.
@@ -229,7 +229,7 @@ func TestB11_JoinHalfClose(t *testing.T) {
 	}
 	all.Wait()
 	w.wantIdle()
-	if total := w.totals; total != (Totals{1, size, size}) {
+	if total := w.table.Totals(); total != (flow.Totals{Connections: 1, In: size, Out: size}) {
 		t.Errorf("counted %+v", total)
 	}
 }
@@ -274,17 +274,18 @@ func TestB18_JoinHalfClosedIsWatched(t *testing.T) {
 				t.Error("nobody will look after it")
 			}
 			w.updateKeepalive() // which the timer does ten seconds from now
-			for s := range w.splices {
+			w.table.Each(flow.Conn, func(f *flow.Flow) {
+				s := f.Owner.(*splice)
 				e := &s.host
 				if swap {
 					e = &s.guest
 				}
-				on, _ := unix.GetsockoptInt(e.fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE)
-				idle, _ := unix.GetsockoptInt(e.fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE)
+				on, _ := unix.GetsockoptInt(e.FD, unix.SOL_SOCKET, unix.SO_KEEPALIVE)
+				idle, _ := unix.GetsockoptInt(e.FD, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE)
 				if !e.done || on != 1 || idle != int(halfClosedIdle.Seconds()) {
 					t.Errorf("swapped %v: done %v, keepalive %d after %d s", swap, e.done, on, idle)
 				}
-			}
+			})
 		})
 		b.Close()
 		w.wantIdle()
