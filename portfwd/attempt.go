@@ -36,7 +36,6 @@ type attempt struct {
 	from    netip.AddrPort // the client, as the guest sees it
 	to      netip.AddrPort
 	client  accepted
-	begun   time.Duration
 	direct  direct         // the direct path, tried first
 	failed  bool           // the direct path was tried
 	tried   netip.AddrPort // from there, when it was
@@ -47,40 +46,25 @@ type attempt struct {
 // take begins to carry a client in.
 func (p *tcpPort) take(fd int, client netip.AddrPort) {
 	m := p.m
-	a := &attempt{m: m, p: p, from: m.visible(client), to: m.destination(p.guest), begun: m.shard.Now()}
+	a := &attempt{m: m, p: p, from: m.visible(client), to: m.destination(p.guest)}
 	a.direct.init(a)
 	a.client.hold(fd)
 	m.attempts[a] = struct{}{}
 	if m.mayGoDirect(p, a.to) {
-		a.goDirect()
+		a.direct.begin(a.from)
 	} else {
 		a.goStack()
 	}
 }
 
-// goDirect takes the direct path, or the stack path when it cannot be tried.
-func (a *attempt) goDirect() {
-	m := a.m
-	patience := socketPatience
-	if m.mode == DirectOnly {
-		patience = dialTimeout
-	} else if m.starved {
-		patience = 0
-	}
-	started, none := a.direct.begin()
-	if waited := m.shard.Now() - a.begun; !none || waited >= socketPatience {
-		m.starved = none
-	}
-	switch {
-	case started:
-	case none && m.mayGoDirect(a.p, a.to) && m.shard.Now()-a.begun < patience:
-		m.shard.Arm(&a.direct.retry, socketPause, shard.TaskFunc(a.goDirect))
-	case m.mode == DirectOnly:
-		delete(m.attempts, a)
+// notDirect goes on when the direct path cannot be tried.
+func (a *attempt) notDirect() {
+	if a.m.mode == DirectOnly {
+		delete(a.m.attempts, a)
 		a.refuse()
-	default:
-		a.goStack()
+		return
 	}
+	a.goStack()
 }
 
 // anonymous reports whether the client is seen as the gateway. Then its port is

@@ -25,12 +25,15 @@ const (
 )
 
 // Sockets hands out TCP sockets that were made in the guest's network
-// namespace.
+// namespace. It belongs to the shard's thread.
 type Sockets interface {
-	// Socket returns a non-blocking socket of the family, AF_INET or AF_INET6,
-	// neither bound nor connected, with TCP_NODELAY and SO_OOBINLINE set. It
-	// does not wait; false: there is none.
-	Socket(family int) (fd int, ok bool)
+	// Socket calls take with a non-blocking socket of the family, AF_INET or
+	// AF_INET6, neither bound nor connected, with TCP_NODELAY and SO_OOBINLINE
+	// set: at once if one is in stock, else when one has been made. It is -1
+	// when there is none to be had. take reports whether it kept the socket,
+	// which otherwise goes back into stock. It may never be called: whoever
+	// waits must have a timer.
+	Socket(family int, take func(fd int) (kept bool))
 	// Transparent reports whether sockets of the family may be bound to any
 	// address.
 	Transparent(family int) bool
@@ -45,9 +48,8 @@ const (
 	// avoidFor is how long clients of a port go by the stack path after the
 	// direct path has failed where the stack path did not.
 	avoidFor = time.Minute
-	// Clients that come faster than sockets are made look for one again after
-	// socketPause, and take the stack path after socketPatience.
-	socketPause    = time.Millisecond
+	// Clients that come faster than sockets are made take the stack path after
+	// socketPatience.
 	socketPatience = 100 * time.Millisecond
 )
 
@@ -55,8 +57,10 @@ const (
 // that is being connected to the server.
 type direct struct {
 	connecting
-	a     *attempt
-	retry shard.Timer // there may be a socket then
+	a       *attempt
+	from    netip.AddrPort // the client, seen as the gateway perhaps with a port of our choice
+	waiting bool           // for a socket
+	wait    shard.Timer    // bounds that
 }
 
 func (d *direct) init(a *attempt) {
@@ -85,57 +89,80 @@ func familyOf(a netip.Addr) int {
 	return unix.AF_INET
 }
 
-// begin connects a socket to the guest's server, or says that there is none to
-// do so with.
-func (d *direct) begin() (started, none bool) {
+// begin asks for a socket to connect to the guest's server, as the client from.
+func (d *direct) begin(from netip.AddrPort) {
 	m := d.a.m
-	family := familyOf(d.a.to.Addr())
-	from := d.a.from
-	for {
-		fd, ok := m.sockets.Socket(family)
-		if !ok {
-			return false, true
+	d.from, d.waiting = from, true
+	m.sockets.Socket(familyOf(from.Addr()), d.take)
+	if d.waiting {
+		patience := socketPatience
+		if m.mode == DirectOnly {
+			patience = dialTimeout
 		}
-		errno := unix.Errno(0)
-		var sa sockio.Addr
-		if m.sockets.Transparent(family) {
-			sa.Set(from)
-			errno = sockio.Bind(fd, &sa)
-		}
-		bound := errno == 0
-		if bound {
-			// What the client has sent follows at once and can say that the
-			// handshake is complete: a segment is spared, and the server woken
-			// once. It was 8 % more connections
-			// (make bench ROWS=published-host-connect-16). With nothing to
-			// send, a server that speaks first would wait 40 ms for its client.
-			if d.a.client.speaks() {
-				unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
-			}
-			sa.Set(d.a.to)
-			errno = sockio.Connect(fd, &sa)
-		}
-		if errno == 0 || errno == unix.EINPROGRESS {
-			patience := directPatience
-			if m.mode == DirectOnly {
-				patience = dialTimeout
-			}
-			d.a.tried = from
-			return d.await(fd, patience), false
-		}
-		unix.Close(fd)
-		taken := errno == unix.EADDRINUSE || errno == unix.EADDRNOTAVAIL
-		if taken && d.a.anonymous() && from.Port() != 0 {
-			// Another client that is seen as the gateway has the port, or had
-			// it a moment ago.
-			from = netip.AddrPortFrom(from.Addr(), 0)
-			continue
-		}
-		if bound && !taken {
-			d.a.tried, d.a.failed = from, true // see done
-		}
-		return false, false
+		m.shard.Arm(&d.wait, patience, shard.TaskFunc(func() { d.take(-1) }))
 	}
+}
+
+// take has a socket, or hears that there is none.
+func (d *direct) take(fd int) (kept bool) {
+	if !d.waiting {
+		return false // it comes too late
+	}
+	d.waiting = false
+	d.shard.Disarm(&d.wait)
+	if fd < 0 {
+		d.a.notDirect()
+		return false
+	}
+	bound, errno := d.connect(fd)
+	if errno == 0 {
+		patience := directPatience
+		if d.a.m.mode == DirectOnly {
+			patience = dialTimeout
+		}
+		d.a.tried = d.from
+		if !d.await(fd, patience) {
+			d.a.notDirect()
+		}
+		return true
+	}
+	unix.Close(fd)
+	taken := errno == unix.EADDRINUSE || errno == unix.EADDRNOTAVAIL
+	switch {
+	case taken && d.a.anonymous() && d.from.Port() != 0:
+		// Another client that is seen as the gateway has the port, or had it a
+		// moment ago.
+		d.begin(netip.AddrPortFrom(d.from.Addr(), 0))
+		return true
+	case bound && !taken:
+		d.a.tried, d.a.failed = d.from, true // see done
+	}
+	d.a.notDirect()
+	return true
+}
+
+// connect begins to connect a socket, which has the client's address if it may.
+func (d *direct) connect(fd int) (bound bool, errno unix.Errno) {
+	var sa sockio.Addr
+	if d.a.m.sockets.Transparent(familyOf(d.from.Addr())) {
+		sa.Set(d.from)
+		if errno := sockio.Bind(fd, &sa); errno != 0 {
+			return false, errno
+		}
+	}
+	// What the client has sent follows at once and can say that the
+	// handshake is complete: a segment is spared, and the server woken
+	// once. It was 8 % more connections
+	// (make bench ROWS=published-host-connect-16). With nothing to
+	// send, a server that speaks first would wait 40 ms for its client.
+	if d.a.client.speaks() {
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
+	}
+	sa.Set(d.a.to)
+	if errno := sockio.Connect(fd, &sa); errno != unix.EINPROGRESS {
+		return true, errno
+	}
+	return true, 0
 }
 
 // done has the answer of the guest's kernel.
@@ -162,6 +189,7 @@ func (d *direct) done(errno unix.Errno) {
 }
 
 func (d *direct) close() {
-	d.shard.Disarm(&d.retry)
+	d.waiting = false
+	d.shard.Disarm(&d.wait)
 	d.connecting.close()
 }

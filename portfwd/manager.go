@@ -46,8 +46,7 @@ type Manager struct {
 	retry    shard.Timer
 	sessions sessionTable
 	visits   map[*visit]struct{}
-	visitors int  // visits that have been joined to a connection of the host
-	starved  bool // a client has waited for a socket in vain, and none came since
+	visitors int // visits that have been joined to a connection of the host
 
 	mu       sync.Mutex
 	last     int               // the id given last

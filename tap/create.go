@@ -35,16 +35,16 @@ func (cfg Config) queues() int { return max(1, cfg.Queues) }
 // configures it when asked.
 func (cfg Config) make(ctx context.Context, j *join) (*Device, error) {
 	queues := cfg.queues()
-	openings := make([]opening, 0, queues+1)
+	openings := make([]request, 0, queues+1)
 	for range queues {
 		openings = append(openings, openTun())
 	}
-	child, err := openInside(ctx, j, append(openings, openNetlink())...)
+	child, err := ask(ctx, j, append(openings, openNetlink())...)
 	if err != nil {
 		return nil, err
 	}
 	defer child.end()
-	got, err := child.opened()
+	got, err := child.results()
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func (cfg Config) make(ctx context.Context, j *join) (*Device, error) {
 		err = n.configure(f.Name, *cfg.Configure)
 	}
 	if err != nil {
-		closeOpened(tuns)
+		closeResults(tuns)
 		return nil, err
 	}
 	d := newDevice(tuns[0].fd, f)
@@ -78,7 +78,7 @@ func (cfg Config) make(ctx context.Context, j *join) (*Device, error) {
 
 // device attaches tuns, as a queue each, to the named interface, which is created
 // when there is none.
-func (n *netns) device(ctx context.Context, tuns []opened, name string, offload bool) (*facts, error) {
+func (n *netns) device(ctx context.Context, tuns []result, name string, offload bool) (*facts, error) {
 	var f *facts
 	err := whileBusy(ctx, unix.EBUSY, func() (err error) {
 		f, err = n.tryDevice(tuns[0].fd, name, offload, len(tuns) > 1)

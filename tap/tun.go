@@ -11,7 +11,7 @@ const vnetHdrLen = 10
 
 // openTun is how a child opens the clone device: attached to no interface yet,
 // and in whose namespace that will be is settled.
-func openTun() opening {
+func openTun() request {
 	return openFile("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK)
 }
 

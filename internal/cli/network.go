@@ -12,6 +12,7 @@ import (
 
 	"epiphyte/internal/api"
 	"epiphyte/internal/guest"
+	"epiphyte/portfwd"
 	"epiphyte/tap"
 )
 
@@ -89,7 +90,10 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 		return nil, err
 	}
 	if n.agent != nil {
-		n.agent.Wait(ctx) // or not: then the first clients go by the TAP
+		// Without it clients go by the TAP, if they may.
+		if err := n.agent.Wait(ctx); err != nil && o.PublishMode == portfwd.DirectOnly {
+			return nil, err
+		}
 	}
 	serving, cancel := context.WithCancel(ctx)
 	n.cancel = cancel

@@ -68,9 +68,16 @@ type Config struct {
 	BufferBytes int
 	// Sockets of the guest's network namespace, for published ports; nil: they
 	// go through the device.
-	Sockets     portfwd.Sockets
+	Sockets     Sockets
 	PublishMode portfwd.Mode
 	Logger      *slog.Logger
+}
+
+// Sockets are handed out on the thread of one shard, which they are attached to
+// before it serves.
+type Sockets interface {
+	portfwd.Sockets
+	Attach(*shard.Shard) error
 }
 
 // Guest is the running network of one guest.
@@ -118,7 +125,7 @@ func New(cfg Config) (_ *Guest, err error) {
 	if g.ipv6 {
 		sc.RouterAdvertisement = dhcp.RouterAdvertisement(cfg.Plan, cfg.Plan.HardwareAddr(), cfg.MTU)
 	}
-	pc := portfwd.Config{Plan: cfg.Plan, Sockets: cfg.Sockets, Mode: cfg.PublishMode, Logger: cfg.Logger}
+	pc := portfwd.Config{Plan: cfg.Plan, Mode: cfg.PublishMode, Logger: cfg.Logger}
 	count := 1 + len(cfg.Queues)
 	if count > 1 {
 		g.steering = steer.New(steer.Config{
@@ -139,6 +146,12 @@ func New(cfg Config) (_ *Guest, err error) {
 	}
 	l := g.lanes[0]
 	pc.Shard, pc.Relay, pc.Stack = l.shard, l.relay, l.stack
+	if cfg.Sockets != nil {
+		if err := cfg.Sockets.Attach(l.shard); err != nil {
+			return nil, err
+		}
+		pc.Sockets = cfg.Sockets
+	}
 	g.ports = portfwd.New(pc)
 	l.forwarder.SetInbound(g.ports)
 	if g.ipv6 {
