@@ -54,13 +54,16 @@ func (cfg Config) make(ctx context.Context, j *join) (*Device, error) {
 		defer n.close()
 		for _, tun := range tuns {
 			if tun.err != nil {
-				err = fail("open /dev/net/tun", tun.err, hintTunDevice(tun.err))
+				err = fail("open "+tunPath, tun.err, hintTunDevice(tun.err))
 			}
 		}
 	}
 	var f *facts
 	if err == nil {
 		f, err = n.device(ctx, tuns, cfg.Name, !cfg.NoOffload)
+	}
+	if err == nil && cfg.Vanish {
+		err = f.vanish(tuns[0].fd)
 	}
 	if err == nil && cfg.Configure != nil {
 		err = n.configure(f.Name, *cfg.Configure)
@@ -95,6 +98,15 @@ func (n *netns) device(ctx context.Context, tuns []result, name string, offload 
 		}
 	}
 	return f, n.settle(tuns[0].fd, f, offload)
+}
+
+// vanish makes the device go with the last descriptor of it.
+func (f *facts) vanish(fd int) error {
+	f.Existing = false
+	if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 0); err != nil {
+		return fail("ioctl(TUNSETPERSIST)", err, "")
+	}
+	return nil
 }
 
 // flagsOf a queue, but for the kind of its interface.
