@@ -7,24 +7,14 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime"
-	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/shard"
 )
 
 // agentName is what process listings show.
 const agentName = "epiphyte-agent"
-
-const (
-	// poolMax sockets of each family are held, or fewer where descriptors are
-	// scarce: one in poolShare of them.
-	poolMax   = 32
-	poolShare = 32
-	// What is missing is made good after topUp, so that an idle program always
-	// holds the same. Clients that come faster have more ordered before.
-	topUp = 100 * time.Millisecond
-)
 
 // AgentConfig says where an agent makes its sockets.
 type AgentConfig struct {
@@ -37,30 +27,30 @@ type AgentConfig struct {
 	Logger             *slog.Logger // nil: the default one
 }
 
-// Agent hands out TCP sockets that live in a guest's network namespace. Any
-// goroutine may use it.
+// Agent hands out TCP sockets that live in a guest's network namespace. Between
+// Attach and Close it belongs to the shard's thread.
 type Agent struct {
 	cfg    AgentConfig
-	log    *slog.Logger
+	ctx    context.Context // the agent's life
 	cancel context.CancelFunc
-	ready  chan struct{} // closed when the first sockets are there, or none will be
-	done   chan struct{} // closed when the agent is reaped and nothing is left
-	short  chan struct{} // sockets are to be ordered
-	size   int           // of the pool, per family
+	join   *join
+	size   int           // of the stock of each family
+	forked chan struct{} // closed when the child runs, or when failed says why not
+	failed error
+	done   chan struct{} // closed when the child has been reaped
 
-	talk talk // taken before mu
-
-	mu     sync.Mutex
-	err    error    // why there are none
-	marked [2]bool  // of the families, whether sockets are transparent
-	pool   [2][]int // ready-made sockets
-	closed bool     // no socket is to be added any more
-	later  bool     // an order is due after topUp
+	sock   int // our end of the child's socket; -1: there is no agent any more
+	err    error
+	cookie uint64 // of the guest's network namespace; 0: not known yet
+	shard  *shard.Shard
+	watch  *shard.Watch
+	timer  shard.Timer // what the stocks are short of is ordered then
+	stocks [2]stock
 }
 
 // StartAgent starts an agent in the target's namespaces and returns at once; a
-// target that does not exist or may not be inspected is an error. Close must be
-// called in the end; ctx bounds the agent's life as well.
+// target that does not exist or may not be inspected is an error. Attach and Wait
+// come next. Close must be called in the end; ctx bounds the agent's life as well.
 func StartAgent(ctx context.Context, cfg AgentConfig) (*Agent, error) {
 	if cfg.Target.FD > 0 || cfg.Target.PID <= 0 && cfg.Target.NetNS == "" {
 		return nil, errors.New("start socket agent: no target namespace given")
@@ -69,73 +59,98 @@ func StartAgent(ctx context.Context, cfg AgentConfig) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start socket agent: %w", err)
 	}
-	a := &Agent{
-		cfg: cfg, log: cfg.Logger,
-		ready: make(chan struct{}), done: make(chan struct{}), short: make(chan struct{}, 1),
-		talk: talk{sock: -1},
+	ours, theirs, err := socketPair()
+	if err != nil {
+		j.close()
+		return nil, fmt.Errorf("start socket agent: make socket pair: %w", err)
 	}
-	if a.log == nil {
-		a.log = slog.Default()
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
 	}
-	a.size = poolMax
-	var limit unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
-		a.size = int(max(1, min(poolMax, limit.Cur/poolShare)))
-	}
-	ctx, a.cancel = context.WithCancel(ctx)
-	go a.run(ctx, j)
+	a := newAgent(cfg, ours)
+	a.join = j
+	a.ctx, a.cancel = context.WithCancel(ctx)
+	go a.hold(theirs)
 	return a, nil
 }
 
-// Wait returns when the first sockets are ready, or with the reason why there
-// will be none.
+func newAgent(cfg AgentConfig, sock int) *Agent {
+	a := &Agent{cfg: cfg, sock: sock, size: stockSize(), forked: make(chan struct{}), done: make(chan struct{})}
+	a.stocks[v4].family, a.stocks[v6].family = unix.AF_INET, unix.AF_INET6
+	return a
+}
+
+// hold forks the child and reaps it. In between it holds the thread, whose end
+// would be the child's (PR_SET_PDEATHSIG).
+func (a *Agent) hold(theirs int) {
+	defer close(a.done)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var c *child
+	c, a.failed = a.fork(theirs)
+	close(a.forked)
+	unix.Close(theirs) // a failure shows as the end of the conversation
+	if c != nil {
+		c.reap()
+	}
+}
+
+func (a *Agent) fork(theirs int) (*child, error) {
+	var transparent [2]bool
+	if a.cfg.Subnet4.IsValid() || a.cfg.Subnet6.IsValid() {
+		var err error
+		transparent, err = routeMarked(a.ctx, a.join, [2]subnet{{a.cfg.Subnet4, a.cfg.Gateway4}, {a.cfg.Subnet6, a.cfg.Gateway6}})
+		if err != nil {
+			return nil, fmt.Errorf("set up policy routing: %w", err)
+		}
+	}
+	for f := range a.stocks {
+		a.stocks[f].transparent = transparent[f]
+	}
+	p := newProgram(a.join, theirs)
+	p.agent = newAgentProgram(transparent)
+	return p.fork(a.ctx)
+}
+
+// Attach gives the agent to a shard that does not serve yet, and orders the
+// first sockets.
+func (a *Agent) Attach(s *shard.Shard) (err error) {
+	a.shard = s
+	if a.watch, err = s.Watch(a.sock, unix.EPOLLIN, a); err != nil {
+		return fmt.Errorf("attach socket agent: %w", err)
+	}
+	for f := range a.stocks {
+		a.tend(&a.stocks[f])
+	}
+	return nil
+}
+
+// Wait returns when the first sockets are there, or with the reason why there are
+// none. It is called once, after Attach and before the shard serves.
 func (a *Agent) Wait(ctx context.Context) error {
 	select {
-	case <-a.ready:
+	case <-a.forked:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	for a.sock >= 0 && (a.stocks[v4].ordered > 0 || a.stocks[v6].ordered > 0) {
+		// The end of the agent's context kills it, which ends this wait, too.
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(a.sock), Events: unix.POLLIN}}, int(silence.Milliseconds()))
+		if err == unix.EINTR {
+			continue
+		}
+		if n == 0 || err != nil {
+			return fmt.Errorf("socket agent: no answer within %v", silence)
+		}
+		a.Ready(unix.EPOLLIN)
+	}
 	return a.err
-}
-
-// Socket takes a non-blocking, close-on-exec TCP socket of a family, AF_INET or
-// AF_INET6, that is neither bound nor connected. It never waits; false means
-// that there is none now, or that the agent is gone.
-func (a *Agent) Socket(family int) (fd int, ok bool) {
-	f := familyIndex(family)
-	a.mu.Lock()
-	n := len(a.pool[f])
-	if n > 0 {
-		fd, ok = a.pool[f][n-1], true
-		a.pool[f] = a.pool[f][:n-1]
-	}
-	later := a.later
-	a.later = true
-	a.mu.Unlock()
-	if !later {
-		time.AfterFunc(topUp, a.wantMore)
-	}
-	if left := max(0, n-1); left <= a.size/2 {
-		a.refill(family, left)
-	}
-	return fd, ok
-}
-
-func (a *Agent) wantMore() {
-	select {
-	case a.short <- struct{}{}:
-	default:
-	}
 }
 
 // Transparent reports whether there are sockets of a family that may be bound
 // to any address. With others a server of the guest sees the guest's own.
 func (a *Agent) Transparent(family int) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return !a.closed && a.marked[familyIndex(family)]
+	return a.sock >= 0 && a.stocks[familyIndex(family)].transparent
 }
 
 func familyIndex(family int) int {
@@ -145,96 +160,48 @@ func familyIndex(family int) int {
 	return v4
 }
 
-// Close ends the agent and closes the sockets that nobody took.
+// end gives up an agent that is gone, or that can no longer be believed.
+func (a *Agent) end(err error) {
+	a.release()
+	a.err = fmt.Errorf("socket agent: %w", err)
+	if a.ctx.Err() == nil {
+		a.cfg.Logger.Warn("published ports go by the TAP only", "error", err)
+	}
+	a.cancel()
+	a.shard.Disarm(&a.timer)
+	for f := range a.stocks {
+		a.stocks[f].refuse()
+	}
+}
+
+// release closes our end and the sockets in stock.
+func (a *Agent) release() {
+	if a.sock < 0 {
+		return
+	}
+	if a.watch != nil {
+		a.watch.Forget()
+	}
+	unix.Close(a.sock)
+	a.sock = -1
+	for f := range a.stocks {
+		closeAll(a.stocks[f].ready)
+		a.stocks[f].ready = nil
+	}
+}
+
+// Close ends the agent and closes the sockets that nobody took. The shard must
+// have stopped serving.
 func (a *Agent) Close() error {
 	a.cancel()
 	<-a.done
+	a.release()
+	a.join.close()
 	return nil
 }
 
-// run is the agent's whole life. It holds its thread, whose end would be the
-// agent's.
-func (a *Agent) run(ctx context.Context, j *join) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	defer close(a.done)
-	defer a.cancel()
-	err := a.serve(ctx, j)
-	a.mu.Lock()
-	a.closed = true
-	if a.err == nil {
-		a.err = fmt.Errorf("socket agent: %w", err)
-	}
-	for f := range a.pool {
-		for _, fd := range a.pool[f] {
-			unix.Close(fd)
-		}
-		a.pool[f] = nil
-	}
-	a.mu.Unlock()
-	a.becomeReady()
-	if ctx.Err() == nil {
-		a.log.Warn("published ports go by the TAP only", "error", err)
-	}
-}
-
-func (a *Agent) becomeReady() {
-	select {
-	case <-a.ready:
-	default:
-		close(a.ready)
-	}
-}
-
-// serve starts the agent and stays until it has ended.
-func (a *Agent) serve(ctx context.Context, j *join) error {
-	defer j.close()
-	if a.cfg.Subnet4.IsValid() || a.cfg.Subnet6.IsValid() {
-		marked, err := routeMarked(ctx, j, [2]subnet{{a.cfg.Subnet4, a.cfg.Gateway4}, {a.cfg.Subnet6, a.cfg.Gateway6}})
-		if err != nil {
-			return fmt.Errorf("set up policy routing: %w", err)
-		}
-		a.mu.Lock()
-		a.marked = marked
-		a.mu.Unlock()
-	}
-	ours, theirs, err := socketPair()
-	if err != nil {
-		return fmt.Errorf("make socket pair: %w", err)
-	}
-	l := newLaunch(j, theirs)
-	l.agent = newAgentChild(a.marked)
-	pid, errno := l.start()
-	unix.Close(theirs)
-	if errno != 0 {
-		unix.Close(ours)
-		return fail("fork", errno, hintFork(errno))
-	}
-
-	ctx, cancel := context.WithCancelCause(ctx)
-	ordering := make(chan struct{})
-	go func() {
-		defer close(ordering)
-		cancel(a.order(ctx, ours, j))
-	}()
-	killed := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		unix.Kill(pid, unix.SIGKILL)
-		close(killed)
-	})
-	// Reaped only when nobody is about to kill it by number.
-	awaitExit(pid)
-	if !stop() {
-		<-killed
-	}
-	status := reap(pid)
-	cancel(errors.New(status))
-	<-ordering
-	return context.Cause(ctx)
-}
-
-// awaitExit waits until a child has ended and leaves it to be reaped.
-func awaitExit(pid int) {
-	for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
 	}
 }

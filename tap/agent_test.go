@@ -1,24 +1,37 @@
 package tap
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/shard"
 )
 
+// served is an agent on a shard that serves until the test ends.
+type served struct {
+	*Agent
+	t    *testing.T
+	stop func() // ends both; idempotent
+}
+
 // agentFor starts an agent that makes transparent sockets when asked to.
-func agentFor(t *testing.T, g *guest, transparent bool) *Agent {
+func agentFor(t *testing.T, g *guest, transparent bool) *served {
 	t.Helper()
-	cfg := AgentConfig{Target: Target{PID: g.pid}}
+	cfg := AgentConfig{Target: Target{PID: g.pid}, Logger: slog.New(slog.DiscardHandler)}
 	if transparent {
 		cfg.Subnet4, cfg.Gateway4 = netip.MustParsePrefix("10.0.2.0/24"), netip.MustParseAddr("10.0.2.2")
 		cfg.Subnet6, cfg.Gateway6 = netip.MustParsePrefix("fd00::/64"), netip.MustParseAddr("fd00::2")
@@ -27,11 +40,59 @@ func agentFor(t *testing.T, g *guest, transparent bool) *Agent {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { a.Close() })
-	if err := a.Wait(t.Context()); err != nil {
+	s, err := shard.New(shard.Config{})
+	if err != nil {
 		t.Fatal(err)
 	}
-	return a
+	if err := errors.Join(a.Attach(s), a.Wait(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(ctx) }()
+	stop := sync.OnceFunc(func() {
+		cancel()
+		if err := errors.Join(<-ended, a.Close(), s.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	return &served{a, t, stop}
+}
+
+// do runs f on the shard's thread.
+func (a *served) do(f func()) {
+	a.t.Helper()
+	done := make(chan struct{})
+	a.shard.Post(shard.TaskFunc(func() { f(); close(done) }))
+	select {
+	case <-done:
+	case <-time.After(patience):
+		a.t.Fatal("the shard does not run")
+	}
+}
+
+// socket is what the agent has for a client that is ready to wait; -1: nothing.
+func (a *served) socket(family int) int {
+	a.t.Helper()
+	got := make(chan int, 1)
+	a.do(func() { a.Socket(family, func(fd int) bool { got <- fd; return true }) })
+	select {
+	case fd := <-got:
+		if fd >= 0 {
+			a.t.Cleanup(func() { unix.Close(fd) })
+		}
+		return fd
+	case <-time.After(patience):
+		a.t.Fatal("no socket came, and no refusal")
+		return -1
+	}
+}
+
+func (a *served) transparent(family int) (yes bool) {
+	a.t.Helper()
+	a.do(func() { yes = a.Transparent(family) })
+	return yes
 }
 
 // agentPID finds the agent by its name among our children.
@@ -44,20 +105,6 @@ func agentPID(t *testing.T) int {
 	}
 	t.Fatal("no agent among our children")
 	return 0
-}
-
-func socket(t *testing.T, a *Agent, family int) int {
-	t.Helper()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for begun := time.Now(); time.Since(begun) < patience; <-tick.C {
-		if fd, ok := a.Socket(family); ok {
-			t.Cleanup(func() { unix.Close(fd) })
-			return fd
-		}
-	}
-	t.Fatal("no socket came")
-	return -1
 }
 
 func sockaddr(a netip.AddrPort) unix.Sockaddr {
@@ -99,7 +146,7 @@ func TestB31_TransparentSockets(t *testing.T) {
 		{unix.AF_INET6, "fd00::100", "[2001:db8::7]:4444"},
 		{unix.AF_INET6, "fd00::100", "[fd00::2]:0"},
 	} {
-		if !a.Transparent(tt.family) {
+		if !a.transparent(tt.family) {
 			t.Errorf("family %d is not transparent", tt.family)
 			continue
 		}
@@ -107,7 +154,7 @@ func TestB31_TransparentSockets(t *testing.T) {
 		server := netip.MustParseAddrPort(g.do(command{Do: "listen", Name: netip.AddrPortFrom(netip.MustParseAddr(tt.guest), 0).String()}).Text)
 		// The second connection of the same client finds the first in TIME-WAIT.
 		for range 2 {
-			fd := socket(t, a, tt.family)
+			fd := a.socket(tt.family)
 			if err := unix.Bind(fd, sockaddr(client)); err != nil {
 				t.Fatalf("bind %v: %v", client, err)
 			}
@@ -121,7 +168,7 @@ func TestB31_TransparentSockets(t *testing.T) {
 			unix.Close(fd)
 		}
 		// Refused at once, by a reset that has to find the way back, too.
-		fd := socket(t, a, tt.family)
+		fd := a.socket(tt.family)
 		if err := unix.Bind(fd, sockaddr(client)); err != nil {
 			t.Fatal(err)
 		}
@@ -138,7 +185,7 @@ func TestB35_TransparentSocketsStayOffLoopback(t *testing.T) {
 	a := agentFor(t, g, true)
 	server := netip.MustParseAddrPort(g.do(command{Do: "listen", Name: "127.0.0.1:0"}).Text)
 	for _, to := range []string{"10.0.2.100", "172.17.0.2"} { // the latter is nobody's
-		fd := socket(t, a, unix.AF_INET)
+		fd := a.socket(unix.AF_INET)
 		if err := unix.Bind(fd, sockaddr(netip.MustParseAddrPort("10.0.2.2:0"))); err != nil {
 			t.Fatal(err)
 		}
@@ -153,11 +200,11 @@ func TestAgent_PlainSockets(t *testing.T) {
 	g := newGuest(t, nesting{})
 	open(t, Config{Target: Target{PID: g.pid}, Name: "tap0", Configure: network()})
 	a := agentFor(t, g, false)
-	if a.Transparent(unix.AF_INET) || a.Transparent(unix.AF_INET6) {
+	if a.transparent(unix.AF_INET) || a.transparent(unix.AF_INET6) {
 		t.Error("transparent without being asked to")
 	}
 	server := netip.MustParseAddrPort(g.do(command{Do: "listen", Name: "10.0.2.100:0"}).Text)
-	fd := socket(t, a, unix.AF_INET)
+	fd := a.socket(unix.AF_INET)
 	if err := connect(t, fd, server); err != nil {
 		t.Fatal(err)
 	}
@@ -225,8 +272,8 @@ func TestAgent_HoldsNothing(t *testing.T) {
 
 func TestAgent_Killed(t *testing.T) {
 	g := newGuest(t, nesting{})
-	a := agentFor(t, g, false)
-	fd := socket(t, a, unix.AF_INET)
+	a := agentFor(t, g, true)
+	fd := a.socket(unix.AF_INET)
 	if err := unix.Kill(agentPID(t), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -235,55 +282,112 @@ func TestAgent_Killed(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("nobody noticed")
 	}
-	if fd, ok := a.Socket(unix.AF_INET); ok {
-		t.Errorf("socket %d of an agent that is gone", fd)
+	// Clients that come before the shard has heard of it may get what is in
+	// stock; one that waits is told.
+	for range a.size + 1 {
+		if a.socket(unix.AF_INET) < 0 {
+			break
+		}
+	}
+	if a.socket(unix.AF_INET) >= 0 || a.transparent(unix.AF_INET) {
+		t.Error("an agent that is gone has sockets")
 	}
 	if _, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err != nil {
 		t.Errorf("a socket in use went with the agent: %v", err)
 	}
 }
 
-// Sockets are taken faster than they are made, so that what was ordered is
-// looked for again and again before it comes: it is not lost, and the agent
-// stays in service.
+// Many more clients come at once than there are sockets in stock: each gets one,
+// and what those that have gone meanwhile do not want is the next one's. Then the
+// stock is filled up again.
 func TestAgent_Burst(t *testing.T) {
 	g := newGuest(t, nesting{})
 	a := agentFor(t, g, false)
-	end := time.Now().Add(10 * time.Second)
-	for taken := 0; taken < 3000; {
-		if fd, ok := a.Socket(unix.AF_INET); ok {
-			unix.Close(fd)
-			taken++
+	const clients = 3000
+	got := make(chan int, clients)
+	a.do(func() {
+		for i := range clients {
+			a.Socket(unix.AF_INET, func(fd int) bool {
+				gone := i%3 == 0
+				if fd < 0 || !gone {
+					got <- fd
+				}
+				return !gone
+			})
 		}
+	})
+	timeout := time.After(patience)
+	for n := range clients * 2 / 3 {
 		select {
-		case <-a.done:
-			t.Fatalf("the agent is gone after %d sockets: %v", taken, a.err)
-		default:
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%d sockets in 10 s", taken)
+		case fd := <-got:
+			if fd < 0 {
+				t.Fatalf("client %d is refused", n)
+			}
+			unix.Close(fd)
+		case <-timeout:
+			t.Fatalf("%d sockets in %v", n, patience)
 		}
 	}
+	a.wantFull()
 }
 
-// An agent that the guest has stopped does not hold up our end.
+// wantFull waits until the stocks are full and the agent wants nothing more.
+func (a *served) wantFull() {
+	a.t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	var have [2]int
+	for begun := time.Now(); time.Since(begun) < patience; <-tick.C {
+		idle := false
+		a.do(func() {
+			have = [2]int{len(a.stocks[v4].ready), len(a.stocks[v6].ready)}
+			idle = !a.shard.Armed(&a.timer) && a.stocks[v4].ordered == 0
+		})
+		if idle && have == [2]int{a.size, a.size} {
+			return
+		}
+	}
+	a.t.Fatalf("%d sockets in stock, want %d of each family and no timer", have, a.size)
+}
+
+// An agent that the guest has stopped does not hold up our end: a client waits
+// for as long as it likes, those that come later are refused, and all is well
+// when it goes on.
 func TestAgent_Stopped(t *testing.T) {
 	g := newGuest(t, nesting{})
 	a := agentFor(t, g, false)
-	if err := unix.Kill(agentPID(t), unix.SIGSTOP); err != nil {
+	agent := agentPID(t)
+	if err := unix.Kill(agent, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	for {
-		fd, ok := a.Socket(unix.AF_INET)
-		if !ok {
-			break
+	for range a.size {
+		if a.socket(unix.AF_INET) < 0 {
+			t.Fatal("the stock is less than it should be")
 		}
+	}
+	waiting := make(chan int, 1)
+	a.do(func() {
+		a.Socket(unix.AF_INET, func(fd int) bool { waiting <- fd; return true })
+		a.stocks[v4].orderedAt -= silence // as if it had waited
+	})
+	if fd := a.socket(unix.AF_INET); fd >= 0 {
+		t.Errorf("socket %d of an agent that is stopped", fd)
+	}
+	if err := unix.Kill(agent, unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if fd := <-waiting; fd < 0 {
+		t.Error("the client that waited is refused")
+	} else {
 		unix.Close(fd)
 	}
-	began := time.Now()
-	if err := a.Close(); err != nil {
-		t.Error(err)
+	a.wantFull()
+
+	if err := unix.Kill(agent, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
 	}
+	began := time.Now()
+	a.stop()
 	if took := time.Since(began); took > time.Second {
 		t.Errorf("took %v", took)
 	}
@@ -298,12 +402,19 @@ func TestAgent_LeavesNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		s, err := shard.New(shard.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Attach(s); err != nil {
+			t.Error(err)
+		}
 		if i%2 == 0 {
 			if err := a.Wait(t.Context()); err != nil {
 				t.Error(err)
 			}
 		}
-		if err := a.Close(); err != nil {
+		if err := errors.Join(a.Close(), s.Close()); err != nil {
 			t.Error(err)
 		}
 	}

@@ -18,7 +18,7 @@ const (
 )
 
 // check refuses what is not a fresh TCP socket of the guest's namespace.
-func (t *talk) check(fd, family int) error {
+func (a *Agent) check(fd, family int) error {
 	unbound := netip.IPv4Unspecified()
 	if family == unix.AF_INET6 {
 		unbound = netip.IPv6Unspecified()
@@ -29,10 +29,10 @@ func (t *talk) check(fd, family int) error {
 	// Linux 5.14; before, the agent is taken at its word.
 	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 	if err == nil {
-		if t.cookie == 0 {
-			t.cookie = cookie
+		if a.cookie == 0 {
+			a.cookie = cookie
 		}
-		if cookie != t.cookie {
+		if cookie != a.cookie {
 			return errors.New("a socket is of another network namespace")
 		}
 	}

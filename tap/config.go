@@ -64,6 +64,9 @@ type Config struct {
 	// kernel's multi-queue kind, and need an existing one to be of it. Not with
 	// Target.FD.
 	Queues int
+	// Vanish makes a device that exists, as one made by Make does, go with us.
+	// Ignored with Target.FD.
+	Vanish bool
 	// NoOffload asks for plain frames: no virtio-net header, no offloads.
 	NoOffload bool
 	// Logger gets one debug line per device; nil: nothing is logged.

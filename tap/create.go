@@ -35,16 +35,16 @@ func (cfg Config) queues() int { return max(1, cfg.Queues) }
 // configures it when asked.
 func (cfg Config) make(ctx context.Context, j *join) (*Device, error) {
 	queues := cfg.queues()
-	openings := make([]opening, 0, queues+1)
+	openings := make([]request, 0, queues+1)
 	for range queues {
 		openings = append(openings, openTun())
 	}
-	child, err := openInside(ctx, j, append(openings, openNetlink())...)
+	child, err := ask(ctx, j, append(openings, openNetlink())...)
 	if err != nil {
 		return nil, err
 	}
 	defer child.end()
-	got, err := child.opened()
+	got, err := child.results()
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func (cfg Config) make(ctx context.Context, j *join) (*Device, error) {
 		defer n.close()
 		for _, tun := range tuns {
 			if tun.err != nil {
-				err = fail("open /dev/net/tun", tun.err, hintTunDevice(tun.err))
+				err = fail("open "+tunPath, tun.err, hintTunDevice(tun.err))
 			}
 		}
 	}
@@ -62,11 +62,14 @@ func (cfg Config) make(ctx context.Context, j *join) (*Device, error) {
 	if err == nil {
 		f, err = n.device(ctx, tuns, cfg.Name, !cfg.NoOffload)
 	}
+	if err == nil && cfg.Vanish {
+		err = f.vanish(tuns[0].fd)
+	}
 	if err == nil && cfg.Configure != nil {
 		err = n.configure(f.Name, *cfg.Configure)
 	}
 	if err != nil {
-		closeOpened(tuns)
+		closeResults(tuns)
 		return nil, err
 	}
 	d := newDevice(tuns[0].fd, f)
@@ -78,7 +81,7 @@ func (cfg Config) make(ctx context.Context, j *join) (*Device, error) {
 
 // device attaches tuns, as a queue each, to the named interface, which is created
 // when there is none.
-func (n *netns) device(ctx context.Context, tuns []opened, name string, offload bool) (*facts, error) {
+func (n *netns) device(ctx context.Context, tuns []result, name string, offload bool) (*facts, error) {
 	var f *facts
 	err := whileBusy(ctx, unix.EBUSY, func() (err error) {
 		f, err = n.tryDevice(tuns[0].fd, name, offload, len(tuns) > 1)
@@ -95,6 +98,15 @@ func (n *netns) device(ctx context.Context, tuns []opened, name string, offload 
 		}
 	}
 	return f, n.settle(tuns[0].fd, f, offload)
+}
+
+// vanish makes the device go with the last descriptor of it.
+func (f *facts) vanish(fd int) error {
+	f.Existing = false
+	if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 0); err != nil {
+		return fail("ioctl(TUNSETPERSIST)", err, "")
+	}
+	return nil
 }
 
 // flagsOf a queue, but for the kind of its interface.

@@ -42,7 +42,7 @@ func TestDecode_Answers(t *testing.T) {
 	answer := make([]byte, answerLen)
 	answer[4] = byte(unix.ENOENT)
 	all, err := decode(answer, j, 3, []int{7, 8})
-	want := []opened{{7, nil}, {-1, unix.ENOENT}, {8, nil}}
+	want := []result{{7, nil}, {-1, unix.ENOENT}, {8, nil}}
 	if err != nil || !slices.Equal(all, want) {
 		t.Errorf("%v, %v, want %v", all, err, want)
 	}

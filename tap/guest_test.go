@@ -293,9 +293,9 @@ func (s *guestServer) serve(c command) (a answerTo, err error) {
 	case "wait inside": // by a child that opens a pipe with nobody at the other end
 		var j *join
 		if j, err = resolve(Target{PID: c.PID}); err == nil {
-			var child *insider
-			if child, err = openInside(context.Background(), j, openFile(c.Name, unix.O_RDONLY)); err == nil {
-				_, err = child.opened()
+			var child *asked
+			if child, err = ask(context.Background(), j, openFile(c.Name, unix.O_RDONLY)); err == nil {
+				_, err = child.results()
 				child.end()
 			}
 		}

@@ -142,11 +142,11 @@ func TestOpenInside_ContextEnds(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	// The child waits for somebody to open the other end.
-	c, err := openInside(ctx, j, openFile(fifo, unix.O_RDONLY))
+	c, err := ask(ctx, j, openFile(fifo, unix.O_RDONLY))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err = c.opened(); !errors.Is(err, errSilent) {
+	if _, err = c.results(); !errors.Is(err, errSilent) {
 		t.Errorf("error %v", err)
 	}
 	c.end()

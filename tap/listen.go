@@ -52,22 +52,22 @@ func Listen(ctx context.Context, t Target, at []netip.AddrPort) (fds []int, err 
 
 // listenIn has a child make the sockets, all or none.
 func listenIn(ctx context.Context, j *join, at []netip.AddrPort) (fds []int, err error) {
-	openings := make([]opening, len(at))
+	openings := make([]request, len(at))
 	for i, a := range at {
 		openings[i] = openListener(a)
 	}
 	err = whileBusy(ctx, unix.EADDRINUSE, func() error {
-		child, err := openInside(ctx, j, openings...)
+		child, err := ask(ctx, j, openings...)
 		if err != nil {
 			return err
 		}
 		defer child.end() // before the next try: it has the sockets, too
-		got, err := child.opened()
+		got, err := child.results()
 		if err != nil {
 			return err
 		}
 		if fds, err = listeners(got, at); err != nil {
-			closeOpened(got)
+			closeResults(got)
 		}
 		return err
 	})
@@ -76,7 +76,7 @@ func listenIn(ctx context.Context, j *join, at []netip.AddrPort) (fds []int, err
 
 // listeners are the sockets that a child made for the addresses. How it came to
 // them does not matter, as long as they listen there.
-func listeners(got []opened, at []netip.AddrPort) ([]int, error) {
+func listeners(got []result, at []netip.AddrPort) ([]int, error) {
 	fds := make([]int, len(at))
 	for i, a := range at {
 		fds[i] = got[i].fd
@@ -94,7 +94,7 @@ func listeners(got []opened, at []netip.AddrPort) ([]int, error) {
 }
 
 // openListener is how a child makes a socket that listens.
-func openListener(a netip.AddrPort) opening {
+func openListener(a netip.AddrPort) request {
 	ip := a.Addr().AsSlice()
 	domain := family(ip)
 	// A port whose last connections are in TIME-WAIT is free to listen on.

@@ -155,16 +155,16 @@ func TestListensAt(t *testing.T) {
 		t.Cleanup(func() { unix.Close(fd) })
 		return fd
 	}
-	child, err := openInside(t.Context(), new(join), openListener(at[0]), openListener(at[1]))
+	child, err := ask(t.Context(), new(join), openListener(at[0]), openListener(at[1]))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer child.end()
-	got, err := child.opened()
+	got, err := child.results()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closeOpened(got)
+	defer closeResults(got)
 	for i, a := range at {
 		fd := got[i].fd
 		local, _ := unix.Getsockname(fd)
@@ -207,16 +207,16 @@ func TestListeners(t *testing.T) {
 	defer w.Close()
 	for _, tt := range []struct {
 		at    string
-		got   opened
+		got   result
 		errno unix.Errno
 		text  string // of the error; none: it is no error
 	}{
-		{"[::1]:80", opened{-1, unix.EAFNOSUPPORT}, 0, ""},
-		{"127.0.0.1:80", opened{-1, unix.EAFNOSUPPORT}, unix.EAFNOSUPPORT, "listen on tcp 127.0.0.1:80: address family not supported"},
-		{"[::1]:80", opened{-1, unix.EACCES}, unix.EACCES, "listen on tcp [::1]:80: permission denied (ports below 1024 are closed to us there"},
-		{"127.0.0.1:80", opened{fd: int(r.Fd())}, 0, "what came does not listen on tcp 127.0.0.1:80"},
+		{"[::1]:80", result{-1, unix.EAFNOSUPPORT}, 0, ""},
+		{"127.0.0.1:80", result{-1, unix.EAFNOSUPPORT}, unix.EAFNOSUPPORT, "listen on tcp 127.0.0.1:80: address family not supported"},
+		{"[::1]:80", result{-1, unix.EACCES}, unix.EACCES, "listen on tcp [::1]:80: permission denied (ports below 1024 are closed to us there"},
+		{"127.0.0.1:80", result{fd: int(r.Fd())}, 0, "what came does not listen on tcp 127.0.0.1:80"},
 	} {
-		fds, err := listeners([]opened{tt.got}, addrPorts(tt.at))
+		fds, err := listeners([]result{tt.got}, addrPorts(tt.at))
 		if tt.text != "" {
 			wantError(t, err, tt.errno, tt.text)
 		} else if err != nil || fds[0] != -1 {

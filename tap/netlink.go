@@ -19,15 +19,15 @@ type netns struct {
 }
 
 // openNetlink is how a child opens it.
-func openNetlink() opening {
+func openNetlink() request {
 	return openSocket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
 }
 
-func newNetns(o opened) (*netns, error) {
-	if o.err != nil {
-		return nil, fail("open netlink socket", o.err, "")
+func newNetns(r result) (*netns, error) {
+	if r.err != nil {
+		return nil, fail("open netlink socket", r.err, "")
 	}
-	return &netns{fd: o.fd}, nil
+	return &netns{fd: r.fd}, nil
 }
 
 func (n *netns) close() { unix.Close(n.fd) }

@@ -32,8 +32,8 @@ type subnet struct {
 // routeMarked sets up what can be set up, for IPv4 and IPv6. A family without
 // it has plain sockets only.
 func routeMarked(ctx context.Context, j *join, subnets [2]subnet) (marked [2]bool, err error) {
-	setting := func(name string) opening { return openFile("/proc/sys/net/"+name, unix.O_WRONLY) }
-	child, err := openInside(ctx, j, openNetlink(),
+	setting := func(name string) request { return openFile("/proc/sys/net/"+name, unix.O_WRONLY) }
+	child, err := ask(ctx, j, openNetlink(),
 		// Connections take the mark over from the segment that opens them; and a
 		// reset, which belongs to no connection, from what it answers.
 		setting("ipv4/tcp_fwmark_accept"), setting("ipv4/fwmark_reflect"), setting("ipv6/fwmark_reflect"))
@@ -41,11 +41,11 @@ func routeMarked(ctx context.Context, j *join, subnets [2]subnet) (marked [2]boo
 		return marked, err
 	}
 	defer child.end()
-	got, err := child.opened()
+	got, err := child.results()
 	if err != nil {
 		return marked, err
 	}
-	defer closeOpened(got[1:])
+	defer closeResults(got[1:])
 	n, err := newNetns(got[0])
 	if err != nil {
 		return marked, err
@@ -60,7 +60,7 @@ func routeMarked(ctx context.Context, j *join, subnets [2]subnet) (marked [2]boo
 	return marked, nil
 }
 
-func switchOn(setting opened) bool {
+func switchOn(setting result) bool {
 	if setting.err != nil {
 		return false
 	}

@@ -9,10 +9,12 @@ import (
 // vnetHdrLen is the size in bytes of the virtio-net header before each frame.
 const vnetHdrLen = 10
 
+const tunPath = "/dev/net/tun"
+
 // openTun is how a child opens the clone device: attached to no interface yet,
 // and in whose namespace that will be is settled.
-func openTun() opening {
-	return openFile("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK)
+func openTun() request {
+	return openFile(tunPath, unix.O_RDWR|unix.O_NONBLOCK)
 }
 
 // attach makes fd a queue of the interface, which is created when it does not

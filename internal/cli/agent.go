@@ -25,16 +25,8 @@ func (o *Options) startAgent(ctx context.Context, cfg tap.Config, r *reporter) (
 		ac.Subnet6, ac.Gateway6 = o.Plan.Prefix6, o.Plan.Gateway6
 	}
 	a, err := tap.StartAgent(ctx, ac)
-	if err == nil && must {
-		if err = a.Wait(ctx); err != nil {
-			a.Close()
-		}
-	}
-	switch {
-	case err == nil:
-		return a, nil
-	case must:
-		return nil, err
+	if err == nil || must {
+		return a, err
 	}
 	r.log.Warn("published ports go by the TAP only", "error", err)
 	return nil, nil

@@ -13,6 +13,7 @@ import (
 	"epiphyte/internal/api"
 	"epiphyte/internal/guest"
 	"epiphyte/internal/policy"
+	"epiphyte/portfwd"
 	"epiphyte/tap"
 )
 
@@ -82,7 +83,7 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 		gc.Queues = append(gc.Queues, q)
 	}
 	if n.agent != nil {
-		gc.Sockets = agentSockets{n.agent}
+		gc.Sockets = n.agent
 	}
 	if n.guest, err = guest.New(gc); err != nil {
 		return nil, err
@@ -91,7 +92,10 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 		return nil, err
 	}
 	if n.agent != nil {
-		n.agent.Wait(ctx) // or not: then the first clients go by the TAP
+		// Without it clients go by the TAP, if they may.
+		if err := n.agent.Wait(ctx); err != nil && o.PublishMode == portfwd.DirectOnly {
+			return nil, err
+		}
 	}
 	serving, cancel := context.WithCancel(ctx)
 	n.cancel = cancel
@@ -161,14 +165,4 @@ func tapFD(fd int) (int, error) {
 		return 0, fmt.Errorf("use fd %d as TAP: %w", fd, err)
 	}
 	return moved, nil
-}
-
-type agentSockets struct{ *tap.Agent }
-
-func (a agentSockets) Socket(family int, take func(int) bool) {
-	fd, ok := a.Agent.Socket(family)
-	if !ok {
-		fd = -1
-	}
-	take(fd)
 }

@@ -25,6 +25,7 @@ func (c *Run) run(ctx context.Context, prog string, stderr io.Writer) int {
 		Command:     c.Command,
 		Nameservers: c.nameservers(),
 		Interface:   runTAP,
+		Queues:      c.Queues,
 		WaitIPv6:    c.Plan.IPv6(),
 	})
 	if err != nil {
@@ -34,7 +35,9 @@ func (c *Run) run(ctx context.Context, prog string, stderr io.Writer) int {
 	for _, w := range p.Warnings {
 		r.log.Warn(w)
 	}
-	n, err := c.startNetwork(ctx, c.tapConfig(tap.Target{PID: p.PID()}, runTAP, true, nil, r), r)
+	cfg := c.tapConfig(tap.Target{PID: p.PID()}, runTAP, true, nil, r)
+	cfg.Vanish = true
+	n, err := c.startNetwork(ctx, cfg, r)
 	if err != nil {
 		return r.fail(err)
 	}

@@ -64,9 +64,16 @@ type Config struct {
 	BufferBytes int
 	// Sockets of the guest's network namespace, for published ports; nil: they
 	// go through the device.
-	Sockets     portfwd.Sockets
+	Sockets     Sockets
 	PublishMode portfwd.Mode
 	Logger      *slog.Logger
+}
+
+// Sockets are handed out on the thread of one shard, which they are attached to
+// before it serves.
+type Sockets interface {
+	portfwd.Sockets
+	Attach(*shard.Shard) error
 }
 
 // Guest is the running network of one guest.

@@ -65,7 +65,13 @@ func (g *Guest) newLane(i int, cfg *Config) (l *lane, err error) {
 	}
 	pc := portfwd.Config{
 		Plan: cfg.Rules.Plan, Policy: &cfg.Rules, Shard: l.shard, Table: l.table, Relay: l.relay, Batch: batch,
-		Stack: l.stack, Sockets: cfg.Sockets, Mode: cfg.PublishMode, Logger: cfg.Logger,
+		Stack: l.stack, Mode: cfg.PublishMode, Logger: cfg.Logger,
+	}
+	if cfg.Sockets != nil {
+		if err := cfg.Sockets.Attach(l.shard); err != nil {
+			return l, err
+		}
+		pc.Sockets = cfg.Sockets
 	}
 	if g.steering != nil {
 		pc.Claims = g.steering

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"epiphyte/tap"
 )
 
 // childName is argv[0] of the re-executed role.
@@ -59,7 +61,7 @@ func ChildMain() int {
 	return execute(os.Args[2:])
 }
 
-// prepare does what must be done inside before there is an interface.
+// prepare does what must be done inside.
 func (o *order) prepare() report {
 	var rep report
 	if len(o.Nameservers) > 0 {
@@ -72,6 +74,11 @@ func (o *order) prepare() report {
 		}
 	}
 	rep.Warnings = append(rep.Warnings, applySettings("/proc/sys/net", o.WaitIPv6)...)
+	if o.Interface != "" {
+		if err := tap.Make(o.Interface, o.Queues); err != nil {
+			return report{Fault: err.Error()}
+		}
+	}
 	return rep
 }
 

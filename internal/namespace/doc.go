@@ -1,16 +1,17 @@
 // Package namespace starts a command in user, network and mount namespaces of
-// its own, held back until somebody has given it a network.
+// its own, held back until the caller has given it a network.
 //
 // # Theory of operation
 //
 // Start clones this program into new namespaces, where it recognises its role
 // by argv[0] (IsChild, ChildMain). The caller's user becomes root there and is
 // the only user; supplementary groups cannot be changed (user_namespaces(7)).
-// The child prepares what only a member can: its resolv.conf, and the network
-// settings that must be in place before an interface appears. It reports, and
-// waits. The caller makes the network and calls Release; the child waits until
-// its address can be used and becomes the command by execve, so that the command
-// has the process id, the terminal and the process group that the child had.
+// The child prepares what only a member can: its resolv.conf, the network
+// settings that must be in place before an interface appears, and the TAP, which
+// is persistent until the caller attaches to it. It reports, and waits. The caller
+// makes the network and calls Release; the child waits until its address can be
+// used and becomes the command by execve, so that the command has the process id,
+// the terminal and the process group that the child had.
 //
 // The child stays in its parent's process group and session: whoever has the
 // terminal in the foreground keeps it, job control works as if the program were
@@ -21,7 +22,8 @@
 //
 // The child dies with us: it is killed by the kernel when the thread that
 // started it ends (PR_SET_PDEATHSIG), and that thread is kept until the child
-// has been waited for. It ends by itself when it was never released. The mount
+// has been waited for. It ends by itself when it was never released. A TAP that
+// nobody has attached to goes with the namespace, which only the child is in. The mount
 // over resolv.conf exists in the child's mount namespace only, on a file system
 // in memory; nothing is written to disk.
 //
@@ -32,5 +34,5 @@
 // new process id namespace: what the command leaves running keeps running,
 // without a network.
 //
-// The package opens no TAP and knows no packet.
+// The package keeps no TAP open and knows no packet.
 package namespace

@@ -21,9 +21,10 @@ type Config struct {
 	// Nameservers go to the command's resolv.conf. None: the host's file is
 	// left visible.
 	Nameservers []netip.Addr
-	// Interface is the network interface that the caller makes between Start
-	// and Release.
+	// Interface is the name of the TAP that the child makes and that the caller
+	// attaches to between Start and Release. Empty: none is made.
 	Interface string
+	Queues    int // that the TAP shall have; 0: one
 	// WaitIPv6 holds the command back, for at most a second, until Interface
 	// has a global IPv6 address that can be used.
 	WaitIPv6 bool
@@ -47,6 +48,7 @@ type Process struct {
 type order struct {
 	Nameservers []netip.Addr `json:"nameservers,omitempty"`
 	Interface   string       `json:"interface"`
+	Queues      int          `json:"queues,omitempty"`
 	WaitIPv6    bool         `json:"waitIPv6,omitempty"`
 }
 
@@ -63,8 +65,8 @@ const release = "go"
 const maxMessage = 4096
 
 // Start makes the namespaces and the child in them and returns when they are
-// ready for an interface. Errors are one line and name the kernel setting that
-// stands in the way where one does.
+// ready and have a persistent TAP. Errors are one line and name the kernel setting
+// that stands in the way where one does.
 func Start(cfg Config) (*Process, error) {
 	if len(cfg.Command) == 0 {
 		return nil, errors.New("start command: none given")
@@ -139,7 +141,7 @@ func startCause(err error) error {
 
 // prepare hands the child its order and waits for its report.
 func (p *Process) prepare(cfg Config) error {
-	msg, err := json.Marshal(order{cfg.Nameservers, cfg.Interface, cfg.WaitIPv6})
+	msg, err := json.Marshal(order{cfg.Nameservers, cfg.Interface, cfg.Queues, cfg.WaitIPv6})
 	if err != nil {
 		return err
 	}

@@ -109,7 +109,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		return names
 	}
 	for key, forbidden := range map[string][]string{
-		"tap":                append(own("stack", "forwarder", "portfwd", "internal/shard", "internal/guest", "internal/dns", "internal/dhcp", "internal/api", "internal/cli"), gvisor, "os/exec"),
+		"tap":                append(own("stack", "forwarder", "portfwd", "internal/guest", "internal/dns", "internal/dhcp", "internal/api", "internal/cli"), gvisor, "os/exec"),
 		"stack":              append(own("tap", "forwarder", "portfwd", "internal/guest", "internal/dns", "internal/dhcp", "internal/api", "internal/cli"), "net", "os/exec"),
 		"forwarder":          append(own("tap", "portfwd", "internal/guest", "internal/api", "internal/cli"), "net", "os/exec"),
 		"portfwd":            append(own("forwarder", "tap", "internal/guest", "internal/api", "internal/cli"), "encoding/json"),

@@ -11,13 +11,13 @@ const (
 	// maxOpenings is how many descriptors one child opens at most: those of a
 	// message.
 	maxOpenings = maxSockets
-	// answerLen is the length of its answer: an errno for each opening.
+	// answerLen is the length of its answer: an errno for each request.
 	answerLen = 4 * maxOpenings
 )
 
-// opening is a system call that returns a descriptor, and what is done with that
+// request is a system call that returns a descriptor, and what is done with that
 // before it is sent.
-type opening struct {
+type request struct {
 	nr     uintptr
 	args   [3]uintptr
 	path   *byte      // what an argument points to
@@ -33,31 +33,31 @@ type listening struct {
 }
 
 // openFile is open(2), of a path without a zero byte.
-func openFile(path string, flags int) opening {
+func openFile(path string, flags int) request {
 	p, err := unix.BytePtrFromString(path)
 	if err != nil {
 		panic(err)
 	}
 	at := unix.AT_FDCWD
-	return opening{unix.SYS_OPENAT, [3]uintptr{uintptr(at), uintptr(unsafe.Pointer(p)), uintptr(flags | unix.O_CLOEXEC)}, p, nil}
+	return request{unix.SYS_OPENAT, [3]uintptr{uintptr(at), uintptr(unsafe.Pointer(p)), uintptr(flags | unix.O_CLOEXEC)}, p, nil}
 }
 
 // openSocket is socket(2).
-func openSocket(domain, typ, protocol int) opening {
-	return opening{unix.SYS_SOCKET, [3]uintptr{uintptr(domain), uintptr(typ | unix.SOCK_CLOEXEC), uintptr(protocol)}, nil, nil}
+func openSocket(domain, typ, protocol int) request {
+	return request{unix.SYS_SOCKET, [3]uintptr{uintptr(domain), uintptr(typ | unix.SOCK_CLOEXEC), uintptr(protocol)}, nil, nil}
 }
 
-// openChild is what a child that opens descriptors touches after clone, laid
+// openProgram is what a child that opens descriptors touches after clone, laid
 // out before.
-type openChild struct {
-	openings [maxOpenings]opening
+type openProgram struct {
+	openings [maxOpenings]request
 	count    int
 	answer   [maxOpenings]uint32
 	message  message
 }
 
-func newOpenChild(openings []opening) *openChild {
-	o := new(openChild)
+func newOpenProgram(openings []request) *openProgram {
+	o := new(openProgram)
 	o.message.layOut((*[answerLen]byte)(unsafe.Pointer(&o.answer))[:])
 	o.count = copy(o.openings[:], openings)
 	return o
@@ -67,7 +67,7 @@ func newOpenChild(openings []opening) *openChild {
 //
 //go:norace
 //go:nosplit
-func (l *launch) open() {
+func (l *program) open() {
 	o := l.opener
 	made := 0
 	for i := 0; i < o.count; i++ {

@@ -13,19 +13,19 @@ const (
 	maxSockets = 64
 	// agentSocket is the agent's end of the socket pair, its only descriptor.
 	agentSocket = 0
-	// requestLen is the length of a request: address family and count.
-	requestLen = 2
+	// orderLen is the length of an order: address family and count.
+	orderLen = 2
 	// loIndex is the interface index of lo in every namespace.
 	loIndex = 1
 )
 
-// agentChild is what the agent touches after clone, laid out before.
-type agentChild struct {
+// agentProgram is what the agent touches after clone, laid out before.
+type agentProgram struct {
 	name    [16]byte
 	root    [2]byte
 	caps    uint32            // kept, of those below 32
 	options [2][]socketOption // of every socket of a family
-	request [requestLen]byte
+	order   [orderLen]byte
 	answer  [reportLen]byte
 	message message
 }
@@ -36,8 +36,8 @@ const (
 	v6
 )
 
-func newAgentChild(marked [2]bool) *agentChild {
-	a := new(agentChild)
+func newAgentProgram(marked [2]bool) *agentProgram {
+	a := new(agentProgram)
 	a.message.layOut(a.answer[:])
 	copy(a.name[:], agentName)
 	a.root = [2]byte{'/', 0}
@@ -76,7 +76,7 @@ func newAgentChild(marked [2]bool) *agentChild {
 //
 //go:norace
 //go:nosplit
-func (l *launch) handOut() {
+func (l *program) handOut() {
 	a := l.agent
 
 	// The rest of what setns gave is not needed.
@@ -111,11 +111,11 @@ func (l *launch) handOut() {
 	}
 
 	for {
-		n, _, errno := syscall.RawSyscall(unix.SYS_READ, agentSocket, uintptr(unsafe.Pointer(&a.request[0])), requestLen)
+		n, _, errno := syscall.RawSyscall(unix.SYS_READ, agentSocket, uintptr(unsafe.Pointer(&a.order[0])), orderLen)
 		if errno == unix.EINTR {
 			continue
 		}
-		if errno != 0 || n != requestLen {
+		if errno != 0 || n != orderLen {
 			l.exit()
 		}
 		made := a.make()
@@ -126,19 +126,19 @@ func (l *launch) handOut() {
 	}
 }
 
-// make makes the sockets asked for, or as many as the kernel gives, and puts
-// the error that ended it into the answer.
+// make makes the sockets of an order, or as many as the kernel gives. The answer
+// names the family, and the error that ended it.
 //
 //go:norace
 //go:nosplit
-func (a *agentChild) make() int {
-	a.answer = [reportLen]byte{}
+func (a *agentProgram) make() int {
+	a.answer = [reportLen]byte{1: a.order[0]}
 	f, domain := v4, uintptr(unix.AF_INET)
-	if a.request[0] == unix.AF_INET6 {
+	if a.order[0] == unix.AF_INET6 {
 		f, domain = v6, unix.AF_INET6
 	}
 	made := 0
-	for made < int(a.request[1]) && made < maxSockets {
+	for made < int(a.order[1]) && made < maxSockets {
 		fd, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 		if errno == 0 {
 			if errno = setOptions(fd, a.options[f]); errno != 0 {

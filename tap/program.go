@@ -30,11 +30,11 @@ const (
 	reportLen = 8 // stage, index of the setns step, 2 bytes of nothing, errno
 )
 
-// launch is everything the child touches, laid out before: it is a copy of one
+// program is everything the child touches, laid out before: it is a copy of one
 // thread of ours that never runs the scheduler or the collector again, so it
 // may not allocate, lock, grow its stack or store a pointer. A store tells the
 // collector, if one was at work on clone, by a buffer that nobody empties any more.
-type launch struct {
+type program struct {
 	steps   [2]setns
 	nsteps  int
 	socket  int
@@ -44,12 +44,12 @@ type launch struct {
 	report  [reportLen]byte
 
 	// What the child is for, one of:
-	opener *openChild
-	agent  *agentChild
+	opener *openProgram
+	agent  *agentProgram
 }
 
-func newLaunch(j *join, socket int) *launch {
-	l := &launch{socket: socket, parent: uintptr(unix.Getpid())}
+func newProgram(j *join, socket int) *program {
+	l := &program{socket: socket, parent: uintptr(unix.Getpid())}
 	l.nsteps = copy(l.steps[:], j.steps)
 	l.capHdr.Version = unix.LINUX_CAPABILITY_VERSION_3
 	return l
@@ -63,7 +63,7 @@ func newLaunch(j *join, socket int) *launch {
 // stack takes assembly to come back from.
 //
 //go:norace
-func (l *launch) start() (pid int, errno unix.Errno) {
+func (l *program) start() (pid int, errno unix.Errno) {
 	syscall.ForkLock.Lock()
 	beforeFork()
 	r, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
@@ -81,7 +81,7 @@ func (l *launch) start() (pid int, errno unix.Errno) {
 //
 //go:norace
 //go:nosplit
-func (l *launch) child() {
+func (l *program) child() {
 	afterForkInChild()
 
 	// Before setns, so that there is no moment in which the guest could look
@@ -104,7 +104,7 @@ func (l *launch) child() {
 //
 //go:norace
 //go:nosplit
-func (l *launch) dieWithParent() {
+func (l *program) dieWithParent() {
 	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
 	if ppid, _, _ := syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); ppid != l.parent {
 		l.exit()
@@ -113,7 +113,7 @@ func (l *launch) dieWithParent() {
 
 //go:norace
 //go:nosplit
-func (l *launch) fail(stage, step byte, errno unix.Errno) {
+func (l *program) fail(stage, step byte, errno unix.Errno) {
 	l.report[0] = stage
 	l.report[1] = step
 	l.report[4] = byte(errno)
@@ -124,7 +124,7 @@ func (l *launch) fail(stage, step byte, errno unix.Errno) {
 
 //go:norace
 //go:nosplit
-func (l *launch) exit() {
+func (l *program) exit() {
 	for {
 		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 1, 0, 0)
 	}

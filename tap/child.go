@@ -11,70 +11,82 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// opened is what became of one opening: a descriptor, which is the receiver's
+// result is what became of one request: a descriptor, which is the receiver's
 // to close, or the reason why there is none.
-type opened struct {
+type result struct {
 	fd  int // -1 with an error
 	err error
 }
 
-func closeOpened(all []opened) {
-	for _, o := range all {
-		if o.fd >= 0 {
-			unix.Close(o.fd)
+func closeResults(all []result) {
+	for _, r := range all {
+		if r.fd >= 0 {
+			unix.Close(r.fd)
 		}
 	}
 }
 
-// insider is a child that opens files and sockets in a target's namespaces.
-type insider struct {
-	j     *join
-	count int
-	pid   int
-	sock  int
-	stop  func() bool   // the killing at the end of the context
-	kill  chan struct{} // closed when it was killed
+// child is a process of ours in the target's namespaces.
+type child struct {
+	process *os.Process
+	stop    func() bool // the killing at the end of the context
 }
 
-// openInside starts a child that makes the openings. end must be called, by the
+// fork starts a child that runs p, and is killed when ctx ends. The caller must
+// hold its OS thread until the child is reaped: the child is killed when the
+// thread that made it ends.
+func (p *program) fork(ctx context.Context) (*child, error) {
+	pid, errno := p.start()
+	if errno != 0 {
+		return nil, fail("fork", errno, hintFork(errno))
+	}
+	process, _ := os.FindProcess(pid) // succeeds always, on Unix
+	return &child{process, context.AfterFunc(ctx, func() { process.Kill() })}, nil
+}
+
+// reap waits for the child's end.
+func (c *child) reap() {
+	c.process.Wait()
+	c.stop()
+}
+
+// asked is a child that carries out requests and sends the results.
+type asked struct {
+	*child
+	join  *join
+	count int
+	sock  int
+}
+
+// ask starts a child that carries out the requests. end must be called, by the
 // same goroutine.
-func openInside(ctx context.Context, j *join, openings ...opening) (*insider, error) {
+func ask(ctx context.Context, j *join, requests ...request) (*asked, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, fmt.Errorf("make socket pair: %w", err)
 	}
-	l := newLaunch(j, theirs)
-	l.opener = newOpenChild(openings)
+	p := newProgram(j, theirs)
+	p.opener = newOpenProgram(requests)
 	runtime.LockOSThread()
-	pid, errno := l.start()
+	c, err := p.fork(ctx)
 	unix.Close(theirs)
-	if errno != 0 {
+	if err != nil {
 		runtime.UnlockOSThread()
 		unix.Close(ours)
-		return nil, fail("fork", errno, hintFork(errno))
+		return nil, err
 	}
-	c := &insider{j: j, count: len(openings), pid: pid, sock: ours, kill: make(chan struct{})}
-	c.stop = context.AfterFunc(ctx, func() {
-		unix.Kill(pid, unix.SIGKILL)
-		close(c.kill)
-	})
-	return c, nil
+	return &asked{c, j, len(requests), ours}, nil
 }
 
-// opened waits for the child's answer: one outcome for each opening, in the
-// order asked for.
-func (c *insider) opened() ([]opened, error) { return receive(c.sock, c.j, c.count) }
+// results waits for the child's answer: one result for each request, in order.
+func (a *asked) results() ([]result, error) { return receive(a.sock, a.join, a.count) }
 
 // end reaps the child. The kernel takes a tenth of a millisecond and more to
 // free what it shared with us, on another processor: end is better deferred.
-func (c *insider) end() {
-	// It may be reaped only when nobody is about to kill it by number.
-	if !c.stop() {
-		<-c.kill
-	}
-	reap(c.pid)
+func (a *asked) end() {
+	a.reap()
 	runtime.UnlockOSThread()
-	unix.Close(c.sock)
+	unix.Close(a.sock)
 }
 
 func hintFork(errno unix.Errno) string {
@@ -95,7 +107,7 @@ func socketPair() (ours, theirs int, err error) {
 var errSilent = errors.New("the child in the namespace ended without an answer")
 
 // receive waits for the child's answer to that many openings.
-func receive(sock int, j *join, count int) ([]opened, error) {
+func receive(sock int, j *join, count int) ([]result, error) {
 	msg, fds, err := receiveMessage(sock, answerLen, maxOpenings, 0)
 	if err != nil {
 		return nil, fmt.Errorf("receive from child: %w", err)
@@ -136,7 +148,7 @@ func receiveMessage(sock, size, maxFDs, flags int) (msg []byte, fds []int, err e
 
 // decode reads what the child sent: the report of a failure, or its answer,
 // to which fds belong.
-func decode(msg []byte, j *join, count int, fds []int) ([]opened, error) {
+func decode(msg []byte, j *join, count int, fds []int) ([]result, error) {
 	switch len(msg) {
 	case 0:
 		return nil, errSilent
@@ -146,16 +158,16 @@ func decode(msg []byte, j *join, count int, fds []int) ([]opened, error) {
 	default:
 		return nil, errors.New("receive from child: no answer of ours")
 	}
-	all := make([]opened, count)
+	all := make([]result, count)
 	for i := range all {
 		if errno := binary.NativeEndian.Uint32(msg[4*i:]); errno != 0 {
-			all[i] = opened{-1, unix.Errno(errno)}
+			all[i] = result{-1, unix.Errno(errno)}
 			continue
 		}
 		if len(fds) == 0 {
 			return nil, errors.New("receive from child: a descriptor is missing, the limit of open files may be reached")
 		}
-		all[i] = opened{fd: fds[0]}
+		all[i] = result{fd: fds[0]}
 		fds = fds[1:]
 	}
 	if len(fds) > 0 {
@@ -171,22 +183,4 @@ func reported(msg []byte, j *join) error {
 		return fail(j.steps[i].String(), errno, j.explain(j.steps[i], errno))
 	}
 	return fail("prepare child", errno, "")
-}
-
-// reap waits for a child's end and says how it ended.
-func reap(pid int) string {
-	var ws unix.WaitStatus
-	for {
-		_, err := unix.Wait4(pid, &ws, 0, nil)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err != nil:
-			return os.NewSyscallError("wait4", err).Error()
-		case ws.Signaled():
-			return "killed by signal " + ws.Signal().String()
-		default:
-			return fmt.Sprintf("exit status %d", ws.ExitStatus())
-		}
-	}
 }

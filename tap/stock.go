@@ -1,0 +1,186 @@
+package tap
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// stockMax sockets of each family are held, or fewer where descriptors are
+	// scarce: one in stockShare of them.
+	stockMax   = 32
+	stockShare = 32
+	// What is missing from a stock that is more than half full is ordered after
+	// topUp, so that an idle program always holds the same. Agents that had
+	// nothing to give, as when descriptors have run out, are asked again as late.
+	topUp = 100 * time.Millisecond
+	// silence is how long an agent may take to answer. It takes a millisecond;
+	// one that takes longer has been stopped by the guest's root.
+	silence = time.Second
+	// maxWaiting bounds the clients that wait for a socket of one family.
+	maxWaiting = 4096
+)
+
+// stock is the sockets of one family.
+type stock struct {
+	family      int
+	transparent bool
+	ready       []int
+	waiting     []func(fd int) (kept bool) // only while there are none ready
+	ordered     int                        // sockets on their way
+	orderedAt   time.Duration
+	resting     bool // the agent had none to give a moment ago
+	absent      bool // the kernel does not have the family
+}
+
+func stockSize() int {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return stockMax
+	}
+	return int(max(1, min(stockMax, limit.Cur/stockShare)))
+}
+
+// Socket calls take with a non-blocking, close-on-exec TCP socket of a family,
+// AF_INET or AF_INET6, that is neither bound nor connected: at once if one is in
+// stock, else when the agent has answered. It is -1 when there is none to be had.
+// take reports whether it kept the socket, which otherwise goes back into stock.
+//
+// It is not called at all by an agent that was stopped in the middle of things,
+// nor after Close: whoever waits must have a timer.
+func (a *Agent) Socket(family int, take func(fd int) (kept bool)) {
+	s := &a.stocks[familyIndex(family)]
+	switch {
+	case len(s.ready) > 0:
+		s.give(take)
+	case a.sock < 0, s.absent, s.resting, a.silent(s), len(s.waiting) == maxWaiting:
+		take(-1)
+		return
+	default:
+		s.waiting = append(s.waiting, take)
+	}
+	a.tend(s)
+}
+
+// silent reports whether an answer is long overdue.
+func (a *Agent) silent(s *stock) bool {
+	return s.ordered > 0 && a.shard.Now()-s.orderedAt > silence
+}
+
+// tend orders what the stock is short of: now if half of it is gone, or else soon.
+func (a *Agent) tend(s *stock) {
+	if a.short(s) <= 0 || len(s.ready) <= a.size/2 && !s.resting && a.order(s) {
+		return
+	}
+	if !a.shard.Armed(&a.timer) {
+		a.shard.Arm(&a.timer, topUp, a)
+	}
+}
+
+// Run implements shard.Task for the timer.
+func (a *Agent) Run() {
+	for f := range a.stocks {
+		s := &a.stocks[f]
+		s.resting = false
+		a.order(s)
+	}
+}
+
+// short is how many sockets may be ordered: none while some are on their way.
+func (a *Agent) short(s *stock) int {
+	if a.sock < 0 || s.absent || s.ordered > 0 {
+		return 0
+	}
+	return a.size - len(s.ready)
+}
+
+func (a *Agent) order(s *stock) bool {
+	n := a.short(s)
+	if n <= 0 || unix.Sendto(a.sock, []byte{byte(s.family), byte(n)}, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, nil) != nil {
+		return false // an agent that is gone shows as an event
+	}
+	s.ordered, s.orderedAt = n, a.shard.Now()
+	return true
+}
+
+// Ready implements shard.Handler: the agent has answered, or is gone.
+func (a *Agent) Ready(uint32) {
+	msg, fds, err := receiveMessage(a.sock, reportLen+1, maxSockets, unix.MSG_DONTWAIT)
+	if err == unix.EAGAIN || err == unix.ECONNRESET {
+		return // the latter comes before the last words of an agent that left orders unread
+	}
+	var s *stock
+	if err == nil {
+		s, err = a.accept(msg, fds)
+	}
+	if err != nil {
+		closeAll(fds)
+		a.end(err)
+		return
+	}
+	s.ordered = 0
+	s.ready = append(s.ready, fds...)
+	for len(s.waiting) > 0 && len(s.ready) > 0 {
+		take := s.waiting[0]
+		s.waiting = s.waiting[1:]
+		s.give(take)
+	}
+	if s.resting = len(fds) == 0; s.resting {
+		s.refuse()
+	}
+	a.tend(s)
+}
+
+// accept decides whether a message is an answer to an order of ours, and to which.
+func (a *Agent) accept(msg []byte, fds []int) (*stock, error) {
+	switch {
+	case len(msg) == 0 && a.failed != nil:
+		return nil, a.failed
+	case len(msg) == 0:
+		return nil, errSilent
+	case len(msg) != reportLen:
+		return nil, errors.New("receive sockets: no answer of ours")
+	case msg[0] != 0:
+		return nil, reported(msg, a.join)
+	}
+	s := &a.stocks[familyIndex(int(msg[1]))]
+	if int(msg[1]) != s.family || len(fds) > s.ordered {
+		return nil, errors.New("receive sockets: more came than were ordered")
+	}
+	for _, fd := range fds {
+		if err := a.check(fd, s.family); err != nil {
+			return nil, fmt.Errorf("receive sockets: %w", err)
+		}
+	}
+	switch errno := unix.Errno(binary.LittleEndian.Uint16(msg[4:])); errno {
+	case 0, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOBUFS: // it passes
+	default:
+		// A kernel without IPv6, say: the other family goes on.
+		s.absent = errno == unix.EAFNOSUPPORT
+		a.cfg.Logger.Debug("no sockets of this family", "family", s.family, "error", errno)
+	}
+	return s, nil
+}
+
+// give takes a socket out of stock, for a client that may have gone.
+func (s *stock) give(take func(fd int) (kept bool)) {
+	last := len(s.ready) - 1
+	fd := s.ready[last]
+	s.ready = s.ready[:last]
+	if !take(fd) {
+		s.ready = append(s.ready, fd)
+	}
+}
+
+// refuse tells the clients that wait that there are no sockets.
+func (s *stock) refuse() {
+	waiting := s.waiting
+	s.waiting = nil
+	for _, take := range waiting {
+		take(-1)
+	}
+}
