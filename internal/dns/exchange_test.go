@@ -159,9 +159,7 @@ func TestB29_SecondNameserverAnswersInTime(t *testing.T) {
 // closingServer closes every connection once it has read from it.
 func closingServer(t *testing.T, addr string, port uint16) {
 	l, err := net.Listen("tcp", net.JoinHostPort(addr, fmt.Sprint(port)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -180,19 +178,13 @@ func closingServer(t *testing.T, addr string, port uint16) {
 // fullServer lets no connection be established: its queue is full.
 func fullServer(t *testing.T, addr string, port uint16) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { unix.Close(fd) })
 	at := &unix.SockaddrInet4{Port: int(port), Addr: [4]byte(net.ParseIP(addr).To4())}
-	if err := errors.Join(unix.Bind(fd, at), unix.Listen(fd, 0)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errors.Join(unix.Bind(fd, at), unix.Listen(fd, 0)))
 	for range 2 {
 		c, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		t.Cleanup(func() { unix.Close(c) })
 		if err := unix.Connect(c, at); err != nil && err != unix.EINPROGRESS {
 			t.Fatal(err)

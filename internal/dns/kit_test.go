@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/shard"
 
@@ -23,6 +22,13 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
 // overBoth runs a test over each transport.
 func overBoth(t *testing.T, test func(t *testing.T, via transport)) {
@@ -37,7 +43,7 @@ type nameserver struct {
 
 	mu      sync.Mutex
 	ports   map[int]int // source ports seen over UDP
-	raw     []byte      // the last query over TCP, as it came
+	raw     []byte      // the last query, as it came
 	handler mdns.HandlerFunc
 }
 
@@ -96,13 +102,9 @@ func listen(t *testing.T, addr string, port uint16) (net.PacketConn, net.Listene
 	t.Helper()
 	at := net.JoinHostPort(addr, fmt.Sprint(port))
 	pc, err := net.ListenPacket("udp", at)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	l, err := net.Listen("tcp", at)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return pc, l
 }
 
@@ -157,23 +159,21 @@ type recorder struct {
 
 func (r recorder) record(m []byte) {
 	r.n.mu.Lock()
-	r.n.raw = bytes.Clone(m)
-	r.n.mu.Unlock()
+	defer r.n.mu.Unlock()
+	if len(m) > 0 { // not at the end of a connection
+		r.n.raw = bytes.Clone(m)
+	}
 }
 
 func (r recorder) ReadTCP(c net.Conn, timeout time.Duration) ([]byte, error) {
 	m, err := r.PacketConnReader.ReadTCP(c, timeout)
-	if err == nil {
-		r.record(m)
-	}
+	r.record(m)
 	return m, err
 }
 
 func (r recorder) ReadUDP(c *net.UDPConn, timeout time.Duration) ([]byte, *mdns.SessionUDP, error) {
 	m, s, err := r.PacketConnReader.ReadUDP(c, timeout)
-	if err == nil {
-		r.record(m)
-	}
+	r.record(m)
 	return m, s, err
 }
 
@@ -208,9 +208,7 @@ func writeConf(t testing.TB, path string, servers ...string) {
 	for _, s := range servers {
 		fmt.Fprintf(&b, "nameserver %s\n", s)
 	}
-	if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, []byte(b.String()), 0o644))
 }
 
 // rig is a resolver on a shard that serves, whose clock a test may advance.
@@ -237,9 +235,7 @@ func start(t testing.TB, cfg Config, servers ...string) *rig {
 	}
 	r := &rig{clock: &clock{start: time.Now()}, stopped: make(chan struct{})}
 	s, err := shard.New(shard.Config{Clock: r.clock})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	cfg.Shard = s
 	r.Resolver = New(cfg)
 	var ctx context.Context
@@ -311,9 +307,7 @@ func query(name string, qtype uint16) *mdns.Msg {
 func pack(t *testing.T, m *mdns.Msg) []byte {
 	t.Helper()
 	b, err := m.Pack()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return b
 }
 
@@ -332,9 +326,8 @@ func raw(t *testing.T, r *rig, via transport, q []byte) []byte {
 	if via == tcp {
 		c := dial(t, r)
 		defer c.Close()
-		if _, err := c.Write(q); err != nil {
-			t.Fatal(err)
-		}
+		_, err := c.Write(q)
+		must(t, err)
 		return c.receiveRaw()
 	}
 	got := make(chan []byte, 1)
@@ -402,15 +395,11 @@ type client struct {
 func dial(t *testing.T, r *rig) *client {
 	t.Helper()
 	fd, err := r.Stream()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	f := os.NewFile(uintptr(fd), "client")
 	conn, err := net.FileConn(f)
 	f.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { conn.Close() })
 	conn.SetDeadline(time.Now().Add(10 * time.Second))
 	return &client{mdns.Conn{Conn: conn}, t}
@@ -439,15 +428,6 @@ func (c *client) receive() *mdns.Msg {
 	return unpack(c.t, c.receiveRaw())
 }
 
-// checkEnd waits for the end of the stream.
-func (c *client) checkEnd() {
-	c.t.Helper()
-	_, err := c.Conn.Conn.Read(make([]byte, 1))
-	if ne, ok := err.(net.Error); err == nil || ok && ne.Timeout() {
-		c.t.Errorf("got %v, want the end of the stream", err)
-	}
-}
-
 // eventually waits for a condition that nothing announces.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
@@ -461,13 +441,4 @@ func eventually(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("not in time: %s", what)
 		}
 	}
-}
-
-// streamIsFree opens a stream if there may be one more.
-func (r *rig) streamIsFree() bool {
-	fd, err := r.Stream()
-	if err == nil {
-		unix.Close(fd)
-	}
-	return err == nil
 }

@@ -135,9 +135,7 @@ func TestZoneIsNameOrIndex(t *testing.T) {
 	}
 	defer unix.Close(fd)
 	lo, err := net.InterfaceByName("lo")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for _, zone := range []string{"lo", fmt.Sprint(lo.Index)} {
 		if n, err := interfaceIndex(fd, zone); err != nil || int(n) != lo.Index {
 			t.Errorf("%s: %d, %v, want %d", zone, n, err, lo.Index)
