@@ -90,8 +90,8 @@ func BenchmarkSubmit(b *testing.B) {
 	}
 }
 
-// A query takes no memory of its own. Now and then one opens a socket, or looks
-// at resolv.conf; their share is below one allocation a query.
+// A query allocates nothing. Now and then one opens a socket, whose share is below
+// one allocation a query.
 func TestQueryAllocatesNothing(t *testing.T) {
 	l := newLine(t)
 	l.pass(100, 0)

@@ -53,9 +53,10 @@
 // the guest's query, scope ids kept, loopback addresses (127.0.0.53) used as they
 // are. The first query of each turn of the shard checks with one statx(2) whether
 // the file is another one, so a replaced file counts from the next query on. The
-// call takes about a microsecond, and does not ask the server of a network file
-// system. A missing file means SERVFAIL until it appears; a file without a
-// nameserver means the local host, as resolv.conf(5) says.
+// call takes about a microsecond, and takes a network file system's attributes from
+// the cache. Only a file that has changed is read, on the shard's thread too. A
+// missing file means SERVFAIL until it appears; a file without a nameserver means
+// the local host, as resolv.conf(5) says.
 //
 // A nameserver that refused, or stayed silent without answering any other query
 // meanwhile, is demoted and asked last. After Config.Demotion (10 s, doubling to
@@ -76,10 +77,11 @@
 //
 // # Bounds
 //
-// Bounded are: queries in flight, streams, queries over TCP in all streams and in
-// each (which bounds goroutines, connections and the bytes of messages),
-// nameservers (8) and what is read of resolv.conf (64 KiB). Sockets are bounded by
-// the queries in flight. An idle resolver holds no goroutine, timer or descriptor.
+// Queries in flight, streams, nameservers (8) and the bytes read of resolv.conf
+// (64 KiB) are bounded. So are the queries over TCP, for each stream and for all
+// together; each holds one goroutine and connection for each nameserver asked, or
+// one goroutine that writes the answer. UDP sockets are bounded by the queries in
+// flight. An idle resolver holds no goroutine, timer or descriptor.
 //
 // The resolver does not cache, validate, follow search lists or `options` lines,
 // or speak to anybody but the nameservers listed.

@@ -101,10 +101,10 @@ func (x *exchange) probe() {
 	}
 }
 
-// advance asks the next nameserver, over UDP in two rounds. When there is none
-// left it waits for those asked, but not if they all have failed; and for one
-// more interval only if it has an answer to give meanwhile: waited tells that
-// this interval is over.
+// advance asks the next nameserver, over UDP in two rounds. When none is left it
+// waits for those asked until the deadline, or for one more interval if there is
+// a kept answer to give; waited says that an interval has passed. It does not wait
+// if all have failed.
 func (x *exchange) advance(waited bool) {
 	rounds := 2
 	if x.kept != nil || x.via == tcp {

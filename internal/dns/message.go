@@ -21,8 +21,8 @@ const (
 
 func rcodeOf(m []byte) dnsmessage.RCode { return dnsmessage.RCode(m[3] & maskRcode) }
 
-// isQuery reports whether m can be a query at all. What passes may still be
-// malformed: that is for the nameserver to say.
+// isQuery reports whether m can be a query at all. It may still be malformed: the
+// nameserver judges that.
 func isQuery(m []byte) bool {
 	return len(m) >= headerLen && len(m) <= maxMessage && m[2]&flagQR == 0
 }
@@ -37,9 +37,9 @@ func isFailure(m []byte) bool {
 	return false
 }
 
-// answers reports whether the response m answers the query q, the id aside: it
-// repeats the question, in any mixture of case. Errors may come without a
-// question, as some servers send them when they did not parse it.
+// answers reports whether the response m answers the query q, whatever the ids: it
+// repeats the question, with letters of either case. An error may come without a
+// question: some servers omit it when they could not parse it.
 func answers(m, q []byte) bool {
 	if len(m) < headerLen || m[2]&flagQR == 0 {
 		return false
@@ -57,8 +57,9 @@ func answers(m, q []byte) bool {
 		bytes.Equal(got[name:], asked[name:])
 }
 
-// question returns the question section of a message that asks exactly one thing,
-// and the length of the name at its start; nil for any other message.
+// question returns the question section of a message with exactly one question,
+// and the length of the name at its start; nil for any other message. It works on
+// bytes, as dnsmessage.Parser refuses names with a dot in a label.
 func question(m []byte) (section []byte, name int) {
 	if len(m) < headerLen || binary.BigEndian.Uint16(m[4:]) != 1 {
 		return nil, 0

@@ -50,7 +50,8 @@ type fileID struct {
 }
 
 // refresh checks whether the file is still the one read before, and reads it if
-// not. It reports whether servers or err may have changed.
+// not. It reports whether servers have changed, or reading has begun or ceased to
+// fail.
 func (c *resolvConf) refresh() (changed bool) {
 	if errno := c.check(); errno != 0 {
 		return c.fail(fmt.Errorf("stat resolver configuration %s: %w", c.path, errno))

@@ -48,7 +48,7 @@ type Config struct {
 	Timeout time.Duration
 
 	// Demotion is how long a silent nameserver is not tried again; it doubles
-	// with each vain try to 16 times its value. Default 10 s.
+	// with each failed try, up to 16 times its value. Default 10 s.
 	Demotion time.Duration
 
 	// Idle is how long a stream may have nothing to do before it is closed;
@@ -92,7 +92,7 @@ func (c Config) withDefaults() Config {
 type Reply = func(from, to netip.AddrPort, response []byte)
 
 // Resolver forwards DNS messages to the host's nameservers. It belongs to the
-// shard's thread, but for the fields noted as the goroutines'.
+// shard's thread, except for the fields that its goroutines use.
 type Resolver struct {
 	cfg   Config
 	shard *shard.Shard

@@ -73,13 +73,12 @@ func (r *Resolver) refresh() {
 		return
 	}
 	r.refreshed = now
-	failed := r.conf.err != nil
 	if !r.conf.refresh() {
 		return
 	}
-	if err := r.conf.err; err != nil && !failed {
+	if err := r.conf.err; err != nil {
 		r.cfg.Logger.Warn("no resolver configuration, answering SERVFAIL", "error", err)
-	} else if err == nil {
+	} else {
 		r.cfg.Logger.Debug("nameservers", "addresses", r.conf.servers)
 	}
 	old := r.servers
