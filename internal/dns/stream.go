@@ -109,8 +109,8 @@ func (s *stream) reply(_, _ netip.AddrPort, m []byte) {
 	s.r.running.Go(func() { s.write(framed) })
 }
 
-// write sends an answer to the guest, as far as it reads. It runs on a goroutine
-// of its own.
+// write sends an answer to the guest. The stream ends if the guest does not read it
+// within Config.Idle. It runs on a goroutine of its own.
 func (s *stream) write(framed []byte) {
 	s.conn.SetWriteDeadline(time.Now().Add(s.r.cfg.Idle))
 	if _, err := s.conn.Write(framed); err != nil {
