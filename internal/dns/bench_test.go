@@ -26,9 +26,7 @@ type line struct {
 
 func newLine(t testing.TB) *line {
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -46,18 +44,12 @@ func newLine(t testing.TB) *line {
 	path := filepath.Join(t.TempDir(), "resolv.conf")
 	writeConf(t, path, "127.0.0.1")
 	old := time.Now().Add(-time.Hour)
-	if err := os.Chtimes(path, old, old); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chtimes(path, old, old))
 	s, err := shard.New(shard.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	l := &line{t: t, r: New(Config{Shard: s, ResolvConf: path, Port: uint16(pc.LocalAddr().(*net.UDPAddr).Port)})}
 	l.query, err = new(mdns.Msg).SetQuestion("name.example.", mdns.TypeA).Pack()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	l.reply = func(netip.AddrPort, netip.AddrPort, []byte) { l.answered++ }
 	t.Cleanup(func() {
 		l.r.Close()
@@ -98,8 +90,8 @@ func BenchmarkSubmit(b *testing.B) {
 	}
 }
 
-// A query takes no memory of its own. Now and then one opens a socket, or looks
-// at resolv.conf; their share is below one allocation a query.
+// A query allocates nothing. Now and then one opens a socket, whose share is below
+// one allocation a query.
 func TestQueryAllocatesNothing(t *testing.T) {
 	l := newLine(t)
 	l.pass(100, 0)

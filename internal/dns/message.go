@@ -3,6 +3,8 @@ package dns
 import (
 	"bytes"
 	"encoding/binary"
+
+	"golang.org/x/net/dns/dnsmessage"
 )
 
 // Offsets and values of the header, RFC 1035, section 4.1.1.
@@ -15,18 +17,12 @@ const (
 	flagCD     = 0x10 // byte 3: copied, RFC 4035, section 3.2.2
 	maskRcode  = 0x0f // byte 3
 	maxMessage = 65535
-
-	rcodeSuccess  = 0
-	rcodeServFail = 2
-	rcodeNXDomain = 3
-	rcodeNotImp   = 4
-	rcodeRefused  = 5
-
-	typeOPT = 41 // RFC 6891, section 6.1.1
 )
 
-// isQuery reports whether m can be a query at all. What passes may still be
-// malformed: that is for the nameserver to say.
+func rcodeOf(m []byte) dnsmessage.RCode { return dnsmessage.RCode(m[3] & maskRcode) }
+
+// isQuery reports whether m can be a query at all. It may still be malformed: the
+// nameserver judges that.
 func isQuery(m []byte) bool {
 	return len(m) >= headerLen && len(m) <= maxMessage && m[2]&flagQR == 0
 }
@@ -34,16 +30,16 @@ func isQuery(m []byte) bool {
 // isFailure reports whether the response m says that this nameserver could not
 // or would not answer, so that another one may do better.
 func isFailure(m []byte) bool {
-	switch m[3] & maskRcode {
-	case rcodeServFail, rcodeNotImp, rcodeRefused:
+	switch rcodeOf(m) {
+	case dnsmessage.RCodeServerFailure, dnsmessage.RCodeNotImplemented, dnsmessage.RCodeRefused:
 		return true
 	}
 	return false
 }
 
-// answers reports whether the response m answers the query q, the id aside: it
-// repeats the question, in any mixture of case. Errors may come without a
-// question, as some servers send them when they did not parse it.
+// answers reports whether the response m answers the query q, whatever the ids: it
+// repeats the question, with letters of either case. An error may come without a
+// question: some servers omit it when they could not parse it.
 func answers(m, q []byte) bool {
 	if len(m) < headerLen || m[2]&flagQR == 0 {
 		return false
@@ -52,9 +48,8 @@ func answers(m, q []byte) bool {
 	if asked == nil {
 		return true
 	}
-	rcode := m[3] & maskRcode
 	if binary.BigEndian.Uint16(m[4:]) == 0 {
-		return rcode != rcodeSuccess && rcode != rcodeNXDomain
+		return rcodeOf(m) != dnsmessage.RCodeSuccess && rcodeOf(m) != dnsmessage.RCodeNameError
 	}
 	got, _ := question(m)
 	return len(got) == len(asked) &&
@@ -62,8 +57,9 @@ func answers(m, q []byte) bool {
 		bytes.Equal(got[name:], asked[name:])
 }
 
-// question gives the question section of a message that asks exactly one thing,
-// and the length of the name at its start; nil for any other message.
+// question returns the question section of a message with exactly one question,
+// and the length of the name at its start; nil for any other message. It works on
+// bytes, as dnsmessage.Parser refuses names with a dot in a label.
 func question(m []byte) (section []byte, name int) {
 	if len(m) < headerLen || binary.BigEndian.Uint16(m[4:]) != 1 {
 		return nil, 0
@@ -75,7 +71,7 @@ func question(m []byte) (section []byte, name int) {
 	return m[headerLen : end+4], end - headerLen
 }
 
-// skipName gives the offset after the name at off, or -1. A compression pointer
+// skipName returns the offset after the name at off, or -1. A compression pointer
 // ends a name; it is not followed.
 func skipName(m []byte, off int) int {
 	for off < len(m) {
@@ -115,14 +111,14 @@ func lower(c byte) byte {
 }
 
 // servFail builds the answer "server failure" to the query q, which isQuery has
-// accepted. It repeats the question if there is exactly one, and carries an OPT
-// record if q does (RFC 6891, section 6.1.1).
-func servFail(q []byte) []byte {
+// accepted, with the given id. It repeats the question if there is exactly one,
+// and carries an OPT record if q does (RFC 6891, section 6.1.1).
+func servFail(q []byte, id uint16) []byte {
 	section, _ := question(q)
 	m := make([]byte, headerLen, headerLen+len(section)+11)
-	copy(m, q[:2])
+	binary.BigEndian.PutUint16(m, id)
 	m[2] = flagQR | q[2]&flagOpRD
-	m[3] = flagRA | q[3]&flagCD | rcodeServFail
+	m[3] = flagRA | q[3]&flagCD | byte(dnsmessage.RCodeServerFailure)
 	if section != nil {
 		m[5] = 1
 		m = append(m, section...)
@@ -130,29 +126,30 @@ func servFail(q []byte) []byte {
 	if hasOPT(q) {
 		const payload = 1232 // what passes anywhere unfragmented; DNS flag day 2020
 		m[11] = 1
-		m = append(m, 0, 0, typeOPT, payload>>8, payload&0xff, 0, 0, 0, 0, 0, 0)
+		m = append(m, 0, 0, byte(dnsmessage.TypeOPT), payload>>8, payload&0xff, 0, 0, 0, 0, 0, 0)
 	}
 	return m
 }
 
 // hasOPT reports whether q carries an OPT record in its additional section.
 func hasOPT(q []byte) bool {
-	off := headerLen
-	for range binary.BigEndian.Uint16(q[4:]) {
-		if off = skipName(q, off); off < 0 || off+4 > len(q) {
-			return false
-		}
-		off += 4
+	var p dnsmessage.Parser
+	if _, err := p.Start(q); err != nil {
+		return false
 	}
-	before := int(binary.BigEndian.Uint16(q[6:])) + int(binary.BigEndian.Uint16(q[8:]))
-	for i := range before + int(binary.BigEndian.Uint16(q[10:])) {
-		if off = skipName(q, off); off < 0 || off+10 > len(q) {
+	if p.SkipAllQuestions() != nil || p.SkipAllAnswers() != nil || p.SkipAllAuthorities() != nil {
+		return false
+	}
+	for {
+		h, err := p.AdditionalHeader()
+		if err != nil {
 			return false
 		}
-		if i >= before && binary.BigEndian.Uint16(q[off:]) == typeOPT {
+		if h.Type == dnsmessage.TypeOPT {
 			return true
 		}
-		off += 10 + int(binary.BigEndian.Uint16(q[off+8:]))
+		if p.SkipAdditional() != nil {
+			return false
+		}
 	}
-	return false
 }

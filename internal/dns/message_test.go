@@ -2,6 +2,7 @@ package dns
 
 import (
 	"bytes"
+	"encoding/binary"
 	"testing"
 
 	mdns "github.com/miekg/dns"
@@ -55,8 +56,8 @@ func FuzzMessage(f *testing.F) {
 		if !isQuery(m) {
 			return
 		}
-		r := servFail(m)
-		if !bytes.Equal(r[:2], m[:2]) || !answers(r, m) || r[3]&maskRcode != rcodeServFail {
+		r := servFail(m, binary.BigEndian.Uint16(m))
+		if !bytes.Equal(r[:2], m[:2]) || !answers(r, m) || r[3]&maskRcode != mdns.RcodeServerFailure {
 			t.Errorf("SERVFAIL to %x is %x", m, r)
 		}
 		if len(r) > len(m)+11 {

@@ -1,18 +1,18 @@
 package dns
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
-	"sync"
-	"syscall"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -32,98 +32,101 @@ const (
 // resolvConf is the list of nameservers in one file, read again whenever the
 // file is another one. Its zero value with a path is ready to use.
 type resolvConf struct {
-	path string
+	path    string
+	servers []netip.Addr // at least one, at most maxServers; none if err is set
+	err     error        // there is no such file, or none that can be read
 
-	mu      sync.Mutex
-	known   bool // guarded by mu, as are those below: id and servers are valid
-	racy    bool // the file was read so soon after a change that id proves little
-	id      fileID
-	servers []netip.Addr
+	cpath []byte       // path for the kernel, with a NUL at its end
+	stat  unix.Statx_t // of the last check
+	id    fileID       // of the file read
+	racy  bool         // the file was read so soon after a change that id proves little
 }
 
 // fileID tells one state of a file from another.
 type fileID struct {
-	dev, ino     uint64
-	size         int64
-	mtime, ctime syscall.Timespec
+	major, minor uint32
+	ino, size    uint64
+	mtime, ctime unix.StatxTimestamp
 }
 
-func identify(fi fs.FileInfo) fileID {
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok {
-		return fileID{size: fi.Size()}
+// refresh checks whether the file is still the one read before, and reads it if
+// not. It reports whether servers have changed, or reading has begun or ceased to
+// fail.
+func (c *resolvConf) refresh() (changed bool) {
+	if errno := c.check(); errno != 0 {
+		return c.fail(fmt.Errorf("stat resolver configuration %s: %w", c.path, errno))
 	}
-	return fileID{dev: uint64(st.Dev), ino: st.Ino, size: st.Size, mtime: st.Mtim, ctime: st.Ctim}
+	st := &c.stat
+	// The id is older than what is read, so that a change in between shows as
+	// another id the next time.
+	id := fileID{st.Dev_major, st.Dev_minor, st.Ino, st.Size, st.Mtime, st.Ctime}
+	if id == c.id && !c.racy && c.err == nil {
+		return false
+	}
+	text, err := readResolvConf(c.path)
+	if err != nil {
+		return c.fail(fmt.Errorf("read resolver configuration: %w", err))
+	}
+	age := time.Since(time.Unix(st.Mtime.Sec, int64(st.Mtime.Nsec)))
+	c.id, c.racy = id, -racyWindow < age && age < racyWindow
+	servers := parseResolvConf(text)
+	changed = c.err != nil || !slices.Equal(servers, c.servers)
+	c.servers, c.err = servers, nil
+	return changed
 }
 
-// nameservers gives the nameservers that the file lists now: at least one, at
-// most maxServers. The result is not changed later. An error means that there
-// is no such file, or none that can be read.
-func (c *resolvConf) nameservers() ([]netip.Addr, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	fi, err := os.Stat(c.path)
-	if err == nil && c.known && !c.racy && identify(fi) == c.id {
-		return c.servers, nil
-	}
-	c.known = false
-	if err != nil {
-		return nil, fmt.Errorf("stat resolver configuration: %w", err)
-	}
-	if fi.Mode()&(fs.ModeDir|fs.ModeNamedPipe|fs.ModeSocket) != 0 {
-		return nil, fmt.Errorf("read resolver configuration %s: %w", c.path, errors.ErrUnsupported)
-	}
-	servers, fi, err := readResolvConf(c.path)
-	if err != nil {
-		return nil, fmt.Errorf("read resolver configuration: %w", err)
-	}
-	c.known, c.id, c.servers = true, identify(fi), servers
-	age := time.Since(fi.ModTime())
-	c.racy = -racyWindow < age && age < racyWindow
-	return servers, nil
+func (c *resolvConf) fail(err error) (changed bool) {
+	changed = c.err == nil
+	c.servers, c.err = nil, err
+	return changed
 }
 
-func readResolvConf(path string) ([]netip.Addr, fs.FileInfo, error) {
-	// Non-blocking, lest a FIFO put there between the two looks holds us.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+// check fills stat. It allocates nothing, which unix.Statx does.
+func (c *resolvConf) check() unix.Errno {
+	if c.cpath == nil {
+		c.cpath = append([]byte(c.path), 0)
+	}
+	cwd := unix.AT_FDCWD
+	const mask = unix.STATX_INO | unix.STATX_SIZE | unix.STATX_MTIME | unix.STATX_CTIME
+	_, _, errno := unix.Syscall6(unix.SYS_STATX, uintptr(cwd), uintptr(unsafe.Pointer(&c.cpath[0])),
+		unix.AT_STATX_DONT_SYNC, mask, uintptr(unsafe.Pointer(&c.stat)), 0)
+	return errno
+}
+
+// readResolvConf never waits for a writer: directories, FIFOs and sockets are refused.
+func readResolvConf(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer f.Close()
 	fi, err := f.Stat()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	text, err := io.ReadAll(io.LimitReader(f, maxResolvConf))
-	if err != nil {
-		return nil, nil, err
+	if fi.Mode()&(fs.ModeDir|fs.ModeNamedPipe|fs.ModeSocket) != 0 {
+		return nil, fmt.Errorf("%s: %w", path, errors.ErrUnsupported)
 	}
-	return parseResolvConf(text), fi, nil
+	return io.ReadAll(io.LimitReader(f, maxResolvConf))
 }
 
-// parseResolvConf gives the nameservers of a resolv.conf(5), in order, each
+// parseResolvConf returns the nameservers of a resolv.conf(5), in order, each
 // once. As in glibc the keyword begins the line, and white space, '#' or ';'
 // ends the address. Lines that do not parse are skipped; without a usable one
 // the nameserver is the local host.
 func parseResolvConf(text []byte) []netip.Addr {
 	var list []netip.Addr
-	lines := bufio.NewScanner(bytes.NewReader(text))
-	lines.Buffer(nil, maxResolvConf+1)
-	for lines.Scan() && len(list) < maxServers {
-		rest, ok := strings.CutPrefix(lines.Text(), "nameserver")
-		if !ok || rest == "" || !strings.ContainsRune(" \t", rune(rest[0])) {
+	for line := range strings.Lines(string(text)) {
+		value, ok := strings.CutPrefix(line, "nameserver")
+		rest := strings.TrimLeft(value, " \t")
+		if !ok || rest == value || len(list) == maxServers {
 			continue
 		}
-		rest = strings.TrimLeft(rest, " \t")
-		if i := strings.IndexAny(rest, "#; \t\r"); i >= 0 {
+		if i := strings.IndexAny(rest, "#; \t\r\n"); i >= 0 {
 			rest = rest[:i]
 		}
 		addr, err := netip.ParseAddr(rest)
-		if err != nil {
-			continue
-		}
-		addr = addr.Unmap()
-		if !contains(list, addr) {
+		if addr = addr.Unmap(); err == nil && !slices.Contains(list, addr) {
 			list = append(list, addr)
 		}
 	}
@@ -131,13 +134,4 @@ func parseResolvConf(text []byte) []netip.Addr {
 		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
 	}
 	return list
-}
-
-func contains(list []netip.Addr, a netip.Addr) bool {
-	for _, b := range list {
-		if a == b {
-			return true
-		}
-	}
-	return false
 }

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	mdns "github.com/miekg/dns"
 )
@@ -45,150 +47,110 @@ func TestParseResolvConf(t *testing.T) {
 }
 
 func TestB28_NextQueryFollowsTheFile(t *testing.T) {
-	port := freePort(t, "127.0.0.1", "127.0.0.2")
-	serve(t, "127.0.0.1", port, says("192.0.2.1"))
-	serve(t, "127.0.0.2", port, says("192.0.2.2"))
-	servers := [...]string{"127.0.0.1", "127.0.0.2"}
-	answers := [...]string{"192.0.2.1", "192.0.2.2"}
 	old := time.Now().Add(-time.Hour)
-
+	symlink := func(t *testing.T, target, path string) {
+		os.Remove(path + ".link")
+		must(t, os.Symlink(target, path+".link"))
+		must(t, os.Rename(path+".link", path))
+	}
 	for _, tc := range []struct {
 		name    string
-		replace func(t *testing.T, path string, i int)
+		replace func(t *testing.T, path, server string)
 	}{
-		{"rename", func(t *testing.T, path string, i int) {
-			writeConf(t, path+".new", servers[i])
-			if err := os.Rename(path+".new", path); err != nil {
-				t.Fatal(err)
+		{"rename", func(t *testing.T, path, server string) {
+			writeConf(t, path+".new", server)
+			must(t, os.Rename(path+".new", path))
+		}},
+		{"rename of an old file", func(t *testing.T, path, server string) {
+			writeConf(t, path+".new", server)
+			must(t, os.Chtimes(path+".new", old, old))
+			must(t, os.Rename(path+".new", path))
+		}},
+		{"in place, of the same size", func(t *testing.T, path, server string) {
+			writeConf(t, path, server)
+		}},
+		{"symlink", func(t *testing.T, path, server string) {
+			writeConf(t, path+"."+server, server)
+			symlink(t, path+"."+server, path)
+		}},
+		{"target of a symlink", func(t *testing.T, path, server string) {
+			writeConf(t, path+".target.new", server)
+			must(t, os.Rename(path+".target.new", path+".target"))
+			if _, err := os.Lstat(path); err != nil {
+				symlink(t, path+".target", path)
 			}
 		}},
-		{"rename of an old file", func(t *testing.T, path string, i int) {
-			writeConf(t, path+".new", servers[i])
-			if err := os.Chtimes(path+".new", old, old); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Rename(path+".new", path); err != nil {
-				t.Fatal(err)
-			}
-		}},
-		{"in place, of the same size", func(t *testing.T, path string, i int) {
-			writeConf(t, path, servers[i])
-		}},
-		{"symlink", func(t *testing.T, path string, i int) {
-			target := path + "." + servers[i]
-			writeConf(t, target, servers[i])
-			os.Remove(path + ".link")
-			if err := os.Symlink(target, path+".link"); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Rename(path+".link", path); err != nil {
-				t.Fatal(err)
+		{"symlinked directory", func(t *testing.T, path, server string) {
+			dir, current := filepath.Join(filepath.Dir(path), server), filepath.Join(filepath.Dir(path), "current")
+			must(t, os.MkdirAll(dir, 0o755))
+			writeConf(t, filepath.Join(dir, "resolv.conf"), server)
+			symlink(t, dir, current)
+			if _, err := os.Lstat(path); err != nil {
+				symlink(t, filepath.Join(current, "resolv.conf"), path)
 			}
 		}},
-		{"target of a symlink", func(t *testing.T, path string, i int) {
-			writeConf(t, path+".target.new", servers[i])
-			if err := os.Rename(path+".target.new", path+".target"); err != nil {
-				t.Fatal(err)
-			}
-			if i == 0 {
-				os.Remove(path)
-				if err := os.Symlink(path+".target", path); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}},
-		{"symlinked directory", func(t *testing.T, path string, i int) {
-			dir := filepath.Join(filepath.Dir(path), servers[i])
-			if err := os.MkdirAll(dir, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			writeConf(t, filepath.Join(dir, "resolv.conf"), servers[i])
-			link := filepath.Join(filepath.Dir(path), "current")
-			os.Remove(link)
-			if err := os.Symlink(dir, link); err != nil {
-				t.Fatal(err)
-			}
+		{"removed and made again", func(t *testing.T, path, server string) {
 			os.Remove(path)
-			if err := os.Symlink(filepath.Join(link, "resolv.conf"), path); err != nil {
-				t.Fatal(err)
-			}
-		}},
-		{"removed and made again", func(t *testing.T, path string, i int) {
-			os.Remove(path)
-			writeConf(t, path, servers[i])
+			writeConf(t, path, server)
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "resolv.conf")
-			r := start(t, Config{Port: port, ResolvConf: path})
-			for i := range 20 {
-				r.advance(lookWindow) // at the pace of a person
-				tc.replace(t, path, i%2)
-				wantA(t, r, answers[i%2])
-				if i%5 == 0 {
-					c := dial(t, r)
-					c.send(query("name.example.", mdns.TypeA))
-					checkA(t, c.receive(), answers[i%2])
-				}
+			r, _ := upstream(t, Config{ResolvConf: path}, says("192.0.2.1"), says("192.0.2.2"))
+			for i := range 40 {
+				tc.replace(t, path, fmt.Sprintf("127.0.0.%d", 1+i%2))
+				wantA(t, r, [...]transport{udp, tcp}[i/2%2], fmt.Sprintf("192.0.2.%d", 1+i%2))
 			}
 		})
 	}
 }
 
 func TestB28_MissingFile(t *testing.T) {
-	port := freePort(t, "127.0.0.1")
-	serve(t, "127.0.0.1", port, says("192.0.2.1"))
 	path := filepath.Join(t.TempDir(), "etc", "resolv.conf")
-	r := start(t, Config{Port: port, ResolvConf: path})
+	r, _ := upstream(t, Config{ResolvConf: path}, says("192.0.2.1"))
 	servfail := func() {
 		t.Helper()
-		if a := ask(t, r, query("name.example.", mdns.TypeA)); a.Rcode != mdns.RcodeServerFailure {
-			t.Errorf("got %v, want SERVFAIL", a)
-		}
+		overBoth(t, func(t *testing.T, via transport) { wantCode(t, r, via, mdns.RcodeServerFailure) })
 	}
 	servfail()
-	if err := os.Mkdir(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Mkdir(filepath.Dir(path), 0o755))
 	servfail()
 	writeConf(t, path, "127.0.0.1")
-	wantA(t, r, "192.0.2.1")
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
+	wantA(t, r, udp, "192.0.2.1")
+	must(t, os.Remove(path))
 	servfail()
 	// What cannot be a file of nameservers must not hold us either.
-	if err := os.Mkdir(path, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Mkdir(path, 0o755))
 	servfail()
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Remove(path))
+	must(t, unix.Mkfifo(path, 0o644))
+	servfail()
+	must(t, os.Remove(path))
 	writeConf(t, path)
-	wantA(t, r, "192.0.2.1") // no nameserver named: the local host
+	wantA(t, r, udp, "192.0.2.1") // no nameserver named: the local host
 }
 
+// A file that does not change is not read again, but for the first second, in
+// which a change may not show.
 func TestResolvConfIsReadOnceWhenQuiet(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "resolv.conf")
-	writeConf(t, path, "192.0.2.1")
-	old := time.Now().Add(-time.Hour)
-	if err := os.Chtimes(path, old, old); err != nil {
-		t.Fatal(err)
-	}
 	c := resolvConf{path: path}
-	first, err := c.nameservers()
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, err := c.nameservers()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if &first[0] != &again[0] {
-		t.Error("an unchanged file is read again")
-	}
-	if diff := cmp.Diff(addrs("192.0.2.1")[0].String(), again[0].String()); diff != "" {
-		t.Error(diff)
+	for _, tc := range []struct {
+		age  time.Duration
+		want bool
+	}{{0, true}, {time.Hour, false}} {
+		writeConf(t, path, "192.0.2.1")
+		at := time.Now().Add(-tc.age)
+		must(t, os.Chtimes(path, at, at))
+		if c.refresh(); c.err != nil {
+			t.Fatal(c.err)
+		}
+		first := &c.servers[0]
+		if c.refresh(); c.err != nil {
+			t.Fatal(c.err)
+		}
+		if again := &c.servers[0] != first; again != tc.want {
+			t.Errorf("file of age %v: read again is %v", tc.age, again)
+		}
 	}
 }

@@ -3,15 +3,10 @@ package dns
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/outbound"
 	"epiphyte/internal/shard"
@@ -33,6 +28,14 @@ type Config struct {
 	Logger     *slog.Logger     // default: discard
 	Source     *outbound.Source // of the sockets; nil: the kernel chooses
 
+	// Local answers queries from a table of its own, before any nameserver is
+	// asked; ok is false for those to be forwarded. It is called on the shard's
+	// thread for each query, of either transport, must not block and must not
+	// keep or change query. The answer is copied. from is the guest's address as
+	// given to Submit, and the zero AddrPort for a query over TCP. Default nil:
+	// every query is forwarded.
+	Local func(query []byte, from netip.AddrPort) (answer []byte, ok bool)
+
 	// Retry is how long one nameserver may stay silent before the next is
 	// asked too; default 800 ms, so that the second one's answer is there
 	// within 2 s. With more than four nameservers it is shortened to ask all
@@ -45,14 +48,14 @@ type Config struct {
 	Timeout time.Duration
 
 	// Demotion is how long a silent nameserver is not tried again; it doubles
-	// with each vain try to 16 times its value. Default 10 s.
+	// with each failed try, up to 16 times its value. Default 10 s.
 	Demotion time.Duration
 
 	// Idle is how long a stream may have nothing to do before it is closed;
 	// default 10 s. RFC 7766, section 6.2.3 wants "a few seconds".
 	Idle time.Duration
 
-	MaxInFlight int // queries over UDP not yet answered; default 1024
+	MaxInFlight int // queries not yet answered, beyond which those over UDP are dropped; default 1024
 	MaxStreams  int // default 128
 }
 
@@ -89,32 +92,28 @@ func (c Config) withDefaults() Config {
 type Reply = func(from, to netip.AddrPort, response []byte)
 
 // Resolver forwards DNS messages to the host's nameservers. It belongs to the
-// shard's thread, but for what its streams share.
+// shard's thread, except for the fields that its goroutines use.
 type Resolver struct {
-	cfg     Config
-	shard   *shard.Shard
-	lookout lookout
-	active  []*exchange // each knows its place
-	spare   []*exchange
-	sockets map[*socket]struct{}
-	ids     randomIDs
-	batch   sockio.Batch
-	closed  bool
+	cfg   Config
+	shard *shard.Shard
 
-	// For goroutines: those that look at resolv.conf and those of streams.
-	conf    resolvConf
-	start   time.Time
+	conf      resolvConf
+	refreshed time.Duration // when conf was last checked
+	servers   []*server     // in the order of conf
+
+	inFlight int         // exchanges
+	spare    []*exchange // for the next queries over UDP
+	sockets  map[*socket]struct{}
+	ids      randomIDs
+	batch    sockio.Batch
+	streams  int
+	closed   bool
+
+	// For the goroutines of streams and connections.
 	ctx     context.Context
 	cancel  context.CancelFunc
 	running sync.WaitGroup
-
-	// Never held for longer than a moment, not while a warning is written
-	// either: the shard's thread takes it too.
-	mu         sync.Mutex
-	named      []*server // guarded by mu, as are those below: at the last look of anybody
-	confFailed bool
-	ending     bool
-	streams    int
+	slots   chan struct{} // taken by the queries over TCP under way
 }
 
 // New makes a resolver. Nothing is read or opened before the first query. Close
@@ -122,18 +121,16 @@ type Resolver struct {
 func New(cfg Config) *Resolver {
 	cfg = cfg.withDefaults()
 	r := &Resolver{
-		cfg:     cfg,
-		shard:   cfg.Shard,
-		sockets: make(map[*socket]struct{}),
-		conf:    resolvConf{path: cfg.ResolvConf},
-		start:   time.Now(),
+		cfg:       cfg,
+		shard:     cfg.Shard,
+		conf:      resolvConf{path: cfg.ResolvConf},
+		refreshed: -1,
+		sockets:   make(map[*socket]struct{}),
+		slots:     make(chan struct{}, maxTCPQueries),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }
-
-// sinceStart is the time of the goroutines.
-func (r *Resolver) sinceStart() time.Duration { return time.Since(r.start) }
 
 // Submit takes one query as it came in a UDP datagram, between addresses that
 // mean nothing here. It copies the query and never blocks. Shard's thread.
@@ -148,64 +145,31 @@ func (r *Resolver) Submit(query []byte, from, to netip.AddrPort, reply Reply) bo
 	if !isQuery(query) {
 		return true
 	}
-	if r.closed || len(r.active) >= r.cfg.MaxInFlight {
+	if r.closed || r.inFlight >= r.cfg.MaxInFlight {
 		return false
 	}
-	x := r.begin(query, from, to, reply)
-	if !r.lookout.needsLook(r.shard.Now()) {
-		x.start()
-		return true
-	}
-	x.arm(min(r.cfg.Retry, r.cfg.Timeout))
-	r.await(x)
+	r.ask(udp, query, from, to, reply)
 	return true
 }
 
-// Stream opens one DNS-over-TCP connection of a guest. It gives a connected
-// AF_UNIX SOCK_STREAM descriptor, non-blocking and close-on-exec, which the
-// caller owns: what it writes there is what the guest sent, what it reads is
-// what the guest gets. A guest's half-close is passed on by shutdown(SHUT_WR);
-// the end of the stream shows as end of file.
-//
-// Errors: ErrTooManyStreams, ErrClosed, and those of socketpair(2).
-func (r *Resolver) Stream() (fd int, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.ending {
-		return -1, ErrClosed
+// ask answers a query from the local table or by an exchange with nameservers.
+func (r *Resolver) ask(via transport, query []byte, from, to netip.AddrPort, reply Reply) {
+	if r.cfg.Local != nil {
+		if answer, ok := r.cfg.Local(query, from); ok {
+			reply(from, to, answer)
+			return
+		}
 	}
-	if r.streams >= r.cfg.MaxStreams {
-		return -1, ErrTooManyStreams
-	}
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("open DNS stream: %w", err)
-	}
-	file := os.NewFile(uintptr(pair[1]), "dns stream")
-	conn, err := net.FileConn(file)
-	file.Close()
-	if err != nil {
-		unix.Close(pair[0])
-		return -1, fmt.Errorf("open DNS stream: %w", err)
-	}
-	r.streams++
-	r.running.Add(1)
-	go r.serveStream(conn)
-	return pair[0], nil
+	r.refresh()
+	r.begin(via, query, from, to, reply).start()
 }
 
 // Close drops everything in flight and returns when all goroutines have ended
 // and all descriptors but those given out by Stream are closed. No reply is
 // called afterwards. The shard must have stopped serving.
 func (r *Resolver) Close() error {
-	r.mu.Lock()
-	r.ending = true
-	r.mu.Unlock()
 	r.closed = true
 	r.cancel()
-	for len(r.active) > 0 {
-		r.active[0].drop()
-	}
 	for s := range r.sockets {
 		s.close()
 	}

@@ -6,53 +6,40 @@ import (
 	"time"
 )
 
+// transport is the way by which a query comes and goes.
+type transport uint8
+
+const (
+	udp transport = iota
+	tcp
+)
+
+func (t transport) String() string { return [...]string{"udp", "tcp"}[t] }
+
 // server is one nameserver and what is known of it. It lives as long as
 // resolv.conf keeps naming it.
 type server struct {
-	addr netip.AddrPort
-
-	udp  health  // the shard's, as sock is
-	sock *socket // takes new queries; nil: none does
-
-	tcp  health    // guarded by Resolver.mu, as told is
-	told time.Time // of the last warning
+	addr   netip.AddrPort
+	health [2]health // by transport
+	sock   *socket   // takes new queries; nil: none does
 }
 
 // health is how a nameserver has done over one transport. The zero value is
-// that of one not yet asked: in favour. Times are the shard's over UDP, and
-// since the resolver's start over TCP.
+// that of one not yet asked: in favour. Times are the shard's.
 type health struct {
 	demoted  bool
 	answered time.Duration // last answer of any kind
-	retryAt  time.Duration // demoted: when to try it beside another
+	retryAt  time.Duration // demoted: when to probe it
 	penalty  time.Duration
-}
-
-// silent notes that nothing came in answer to what was sent at the given time.
-// It reports whether that demotes the server: an answer to another query in
-// between shows that it is slow with one name, not dead.
-func (h *health) silent(sent, now, penalty time.Duration) bool {
-	if h.answered > sent {
-		return false
-	}
-	return h.failed(now, penalty)
-}
-
-// failed notes a refusal, and reports whether that demotes the server.
-func (h *health) failed(now, penalty time.Duration) bool {
-	if h.demoted {
-		return false
-	}
-	*h = health{demoted: true, answered: h.answered, retryAt: now + penalty, penalty: penalty}
-	return true
+	warned   time.Duration // when its demotion was last logged; 0: never
 }
 
 func (h *health) answer(now time.Duration) {
-	*h = health{answered: now}
+	*h = health{answered: now, warned: h.warned}
 }
 
 // probe reports whether it is time to try a demoted server again; if so the
-// next time is further away, until an answer makes all that moot.
+// next time is further away, until an answer reinstates the server.
 func (h *health) probe(now, most time.Duration) bool {
 	if !h.demoted || now < h.retryAt {
 		return false
@@ -62,86 +49,51 @@ func (h *health) probe(now, most time.Duration) bool {
 	return true
 }
 
-// nameservers looks at resolv.conf and gives the nameservers of the moment in
-// its order. It may wait for a file system: not on the shard's thread.
-func (r *Resolver) nameservers() ([]*server, error) {
-	addrs, err := r.conf.nameservers()
-	r.mu.Lock()
-	news := r.confFailed != (err != nil)
-	r.confFailed = err != nil
-	r.mu.Unlock()
-	if err != nil {
-		if news {
-			r.cfg.Logger.Warn("no resolver configuration, answering SERVFAIL", "error", err)
-		}
-		return nil, err
+// demote notes that a nameserver failed, and logs that it fell out of favour at
+// most once a minute.
+func (r *Resolver) demote(s *server, via transport, reason string) {
+	h := &s.health[via]
+	if h.demoted {
+		return
 	}
-	list, changed := r.servers(addrs)
-	if changed {
-		r.cfg.Logger.Debug("nameservers", "addresses", addrs)
-	}
-	return list, nil
-}
-
-// servers gives the servers at the addresses, those known already as they are,
-// and reports whether they are others than at the last look.
-func (r *Resolver) servers(addrs []netip.Addr) (list []*server, changed bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	same := slices.EqualFunc(addrs, r.named, func(a netip.Addr, s *server) bool {
-		return a == s.addr.Addr()
-	})
-	if same {
-		return r.named, false
-	}
-	list = make([]*server, 0, len(addrs))
-	for _, a := range addrs {
-		i := slices.IndexFunc(r.named, func(s *server) bool { return s.addr.Addr() == a })
-		if i >= 0 {
-			list = append(list, r.named[i])
-			continue
-		}
-		list = append(list, &server{addr: netip.AddrPortFrom(a, r.cfg.Port)})
-	}
-	r.named = list
-	return list, true
-}
-
-// preferredTCP gives the servers in the order in which to ask them over TCP:
-// those in favour, then the demoted, each in the order of resolv.conf.
-func (r *Resolver) preferredTCP(servers []*server) []*server {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	order := make([]*server, 0, len(servers))
-	for _, demoted := range [...]bool{false, true} {
-		for _, s := range servers {
-			if s.tcp.demoted == demoted {
-				order = append(order, s)
-			}
-		}
-	}
-	return order
-}
-
-// demoteUDP notes that a nameserver failed over UDP. Shard's thread.
-func (r *Resolver) demoteUDP(s *server, why error) {
-	if s.udp.failed(r.shard.Now(), r.cfg.Demotion) {
-		r.tellDemoted(s, "udp", why.Error())
-	}
-}
-
-// tellDemoted logs that a server fell out of favour, at most once a minute for
-// each.
-func (r *Resolver) tellDemoted(s *server, transport, why string) {
-	now := time.Now()
-	r.mu.Lock()
-	recent := !s.told.IsZero() && now.Sub(s.told) < time.Minute
-	if !recent {
-		s.told = now
-	}
-	r.mu.Unlock()
-	if !recent {
+	now := r.shard.Now()
+	h.demoted, h.penalty, h.retryAt = true, r.cfg.Demotion, now+r.cfg.Demotion
+	if h.warned == 0 || now-h.warned >= time.Minute {
+		h.warned = now
 		r.cfg.Logger.Warn("nameserver is asked last for a while",
-			"nameserver", s.addr.Addr().String(), "transport", transport, "reason", why)
+			"nameserver", s.addr.Addr().String(), "transport", via.String(), "reason", reason)
+	}
+}
+
+// refresh has the list of nameservers follow resolv.conf. It checks the file once
+// in a turn of the shard. Without a file the list is empty.
+func (r *Resolver) refresh() {
+	now := r.shard.Now()
+	if now == r.refreshed {
+		return
+	}
+	r.refreshed = now
+	if !r.conf.refresh() {
+		return
+	}
+	if err := r.conf.err; err != nil {
+		r.cfg.Logger.Warn("no resolver configuration, answering SERVFAIL", "error", err)
+	} else {
+		r.cfg.Logger.Debug("nameservers", "addresses", r.conf.servers)
+	}
+	old := r.servers
+	r.servers = make([]*server, 0, len(r.conf.servers))
+	for _, a := range r.conf.servers {
+		i := slices.IndexFunc(old, func(s *server) bool { return s.addr.Addr() == a })
+		if i >= 0 {
+			r.servers = append(r.servers, old[i])
+		} else {
+			r.servers = append(r.servers, &server{addr: netip.AddrPortFrom(a, r.cfg.Port)})
+		}
+	}
+	for _, s := range old {
+		if s.sock != nil && !slices.Contains(r.servers, s) {
+			s.sock.retire()
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -21,7 +22,7 @@ const (
 )
 
 // socket is one connected UDP socket and the queries sent from it that are not
-// answered. Like all of an exchange it belongs to the shard's thread.
+// answered.
 type socket struct {
 	r     *Resolver
 	srv   *server
@@ -32,17 +33,40 @@ type socket struct {
 	uses    int
 	aged    bool
 	retired bool // takes no new queries
-	// pending has few entries, so that looking through them beats hashing.
-	pending []awaited
+	// pending are the attempts whose answer may come. They are few, so searching
+	// them beats hashing.
+	pending []*attempt
 }
 
-// awaited is a query whose answer may come.
-type awaited struct {
-	id uint16
-	a  *attempt
+// sendUDP reports whether the query is on its way. It never waits: a datagram
+// that does not fit the send buffer is lost, as it might be anywhere else on its
+// way.
+func (r *Resolver) sendUDP(a *attempt) bool {
+	if a.sock == nil || a.sock.fd < 0 {
+		s, err := r.socketTo(a.srv)
+		if err != nil {
+			r.demote(a.srv, udp, err.Error())
+			return false
+		}
+		s.register(a)
+	}
+	binary.BigEndian.PutUint16(a.x.query, a.id)
+	errno := sockio.Send(a.sock.fd, a.x.query)
+	if errno == 0 || errno == unix.EAGAIN || errno == unix.ENOBUFS {
+		return true
+	}
+	a.sock.forget(a)
+	switch errno {
+	case unix.EMSGSIZE: // the query's fault
+	case unix.ECONNREFUSED: // the answer to an earlier query, and news for all on the socket
+		a.sock.refused(errno)
+	default:
+		r.demote(a.srv, udp, errno.Error())
+	}
+	return false
 }
 
-// socketTo gives a socket for one more query to srv.
+// socketTo returns a socket for one more query to srv.
 func (r *Resolver) socketTo(srv *server) (*socket, error) {
 	if s := srv.sock; s != nil {
 		if s.uses < socketUses {
@@ -123,8 +147,8 @@ func interfaceIndex(fd int, zone string) (uint32, error) {
 	return req.Uint32(), nil
 }
 
-// Run implements shard.Task for the timer: the socket takes no more queries,
-// and after as long again as a query may last it is closed, whatever is awaited.
+// Run implements shard.Task for the timer: the socket takes no more queries, and
+// once a query sent from it cannot be waiting any more, it is closed.
 func (s *socket) Run() {
 	if s.aged {
 		s.close()
@@ -137,7 +161,7 @@ func (s *socket) Run() {
 	}
 }
 
-// retire keeps the socket for the answers still awaited, if any.
+// retire keeps the socket only for the answers still to come, if any.
 func (s *socket) retire() {
 	s.retired = true
 	if s.srv.sock == s {
@@ -164,33 +188,27 @@ func (s *socket) close() {
 	s.pending = nil
 }
 
-// forget takes an attempt off the list of those awaited.
+// forget stops waiting for the answer to an attempt.
 func (s *socket) forget(a *attempt) {
-	for i := range s.pending {
-		if s.pending[i].a == a {
-			last := len(s.pending) - 1
-			s.pending[i] = s.pending[last]
-			s.pending[last] = awaited{}
-			s.pending = s.pending[:last]
-			break
-		}
+	if i := slices.Index(s.pending, a); i >= 0 {
+		s.pending = slices.Delete(s.pending, i, i+1)
 	}
 	if s.retired && len(s.pending) == 0 {
 		s.close()
 	}
 }
 
-// find gives the attempt with the given id, or nil.
+// find returns the attempt with the given id, or nil.
 func (s *socket) find(id uint16) *attempt {
-	for i := range s.pending {
-		if s.pending[i].id == id {
-			return s.pending[i].a
+	for _, a := range s.pending {
+		if a.id == id {
+			return a
 		}
 	}
 	return nil
 }
 
-// register finds an id for the attempt that nothing else on the socket has.
+// register gives the attempt an id that no other on the socket has.
 func (s *socket) register(a *attempt) {
 	a.id = s.r.ids.next()
 	for s.find(a.id) != nil {
@@ -198,11 +216,11 @@ func (s *socket) register(a *attempt) {
 	}
 	a.sock = s
 	s.uses++
-	s.pending = append(s.pending, awaited{a.id, a})
+	s.pending = append(s.pending, a)
 }
 
-// randomIDs are numbers that nobody can foresee, fetched for several queries at
-// a time: that is a system call on some machines.
+// randomIDs are unpredictable numbers, fetched for several queries at a time
+// because that is a system call on some machines.
 type randomIDs struct {
 	bytes [2 * socketUses]byte
 	left  int
@@ -232,7 +250,7 @@ func (s *socket) Ready(uint32) {
 	}
 }
 
-// deliver hands a datagram to the exchange that awaits it.
+// deliver hands a datagram to the exchange that waits for it.
 func (s *socket) deliver(m []byte) {
 	if len(m) < headerLen {
 		return
@@ -241,28 +259,27 @@ func (s *socket) deliver(m []byte) {
 	if a == nil || !answers(m, a.x.query) {
 		return
 	}
-	s.srv.udp.answer(s.r.shard.Now())
 	s.forget(a)
 	a.x.answered(a, m)
 }
 
-// refuse ends all attempts on the socket: the nameserver's host says that
-// nobody listens there.
+// refuse fails all attempts on the socket: the nameserver's host says that
+// nothing listens there.
 func (s *socket) refuse(err error) {
-	s.r.demoteUDP(s.srv, err)
+	s.r.demote(s.srv, udp, err.Error())
 	s.retire()
 	for len(s.pending) > 0 {
-		a := s.pending[0].a
+		a := s.pending[0]
 		s.forget(a)
 		a.x.failed(a)
 	}
 }
 
-// refused tells that a send said what refuse would have learned, and so took the
-// news away from those awaiting an answer. They hear of it in the next turn, as
-// the sender is in the midst of another exchange.
+// refused takes the error of a send that was an earlier datagram's refusal, which
+// the socket reports only once. The other attempts fail in the next turn, because
+// the sender is in the middle of its own exchange.
 func (s *socket) refused(err error) {
-	s.r.demoteUDP(s.srv, err)
+	s.r.demote(s.srv, udp, err.Error())
 	s.retire()
 	if s.fd >= 0 {
 		s.r.shard.Again(shard.TaskFunc(func() { s.refuse(err) }))

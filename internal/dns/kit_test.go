@@ -3,9 +3,7 @@ package dns
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -17,7 +15,6 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/shard"
 
@@ -26,15 +23,27 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// overBoth runs a test over each transport.
+func overBoth(t *testing.T, test func(t *testing.T, via transport)) {
+	for _, via := range [...]transport{udp, tcp} {
+		t.Run(via.String(), func(t *testing.T) { test(t, via) })
+	}
+}
+
 // nameserver is a real server on a loopback address, UDP and TCP on one port.
 type nameserver struct {
-	addr  string
 	asked atomic.Int32
-	tcp   atomic.Int32
 
 	mu      sync.Mutex
 	ports   map[int]int // source ports seen over UDP
-	streams map[int]int // and over TCP
+	raw     []byte      // the last query, as it came
 	handler mdns.HandlerFunc
 }
 
@@ -59,7 +68,7 @@ func rcode(code int) mdns.HandlerFunc {
 
 func silence(mdns.ResponseWriter, *mdns.Msg) {}
 
-// freePort gives a port that is free, over UDP and TCP, on every address given.
+// freePort returns a port that is free, over UDP and TCP, on every address given.
 func freePort(t *testing.T, addrs ...string) uint16 {
 	t.Helper()
 next:
@@ -89,44 +98,48 @@ next:
 	return 0
 }
 
-func serve(t *testing.T, addr string, port uint16, h mdns.HandlerFunc) *nameserver {
+func listen(t *testing.T, addr string, port uint16) (net.PacketConn, net.Listener) {
 	t.Helper()
-	n := &nameserver{addr: addr, ports: make(map[int]int), streams: make(map[int]int), handler: h}
 	at := net.JoinHostPort(addr, fmt.Sprint(port))
 	pc, err := net.ListenPacket("udp", at)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	l, err := net.Listen("tcp", at)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	return pc, l
+}
+
+func serve(t *testing.T, addr string, port uint16, h mdns.HandlerFunc) *nameserver {
+	t.Helper()
+	n := &nameserver{ports: make(map[int]int), handler: h}
+	pc, l := listen(t, addr, port)
 	handler := mdns.HandlerFunc(func(w mdns.ResponseWriter, q *mdns.Msg) {
 		n.asked.Add(1)
 		n.mu.Lock()
 		h := n.handler
-		switch a := w.RemoteAddr().(type) {
-		case *net.UDPAddr:
+		if a, ok := w.RemoteAddr().(*net.UDPAddr); ok {
 			n.ports[a.Port]++
-		case *net.TCPAddr:
-			n.tcp.Add(1)
-			n.streams[a.Port]++
 		}
 		n.mu.Unlock()
 		h(w, q)
 	})
 	udpUp, tcpUp := make(chan struct{}), make(chan struct{})
-	udp := &mdns.Server{PacketConn: pc, Handler: handler, UDPSize: 65535, NotifyStartedFunc: func() { close(udpUp) }}
-	tcp := &mdns.Server{Listener: l, Handler: handler, NotifyStartedFunc: func() { close(tcpUp) }}
+	servers := [...]*mdns.Server{
+		{PacketConn: pc, Handler: handler, UDPSize: 65535, NotifyStartedFunc: func() { close(udpUp) }},
+		{Listener: l, Handler: handler, NotifyStartedFunc: func() { close(tcpUp) }},
+	}
+	for _, s := range servers {
+		s.DecorateReader = func(r mdns.Reader) mdns.Reader { return recorder{r.(mdns.PacketConnReader), n} }
+	}
 	var done sync.WaitGroup
-	for _, s := range []*mdns.Server{udp, tcp} {
+	for _, s := range servers {
 		done.Go(func() { s.ActivateAndServe() })
 	}
 	<-udpUp
 	<-tcpUp
 	t.Cleanup(func() {
-		udp.Shutdown()
-		tcp.Shutdown()
+		for _, s := range servers {
+			s.Shutdown()
+		}
 		done.Wait()
 	})
 	return n
@@ -138,19 +151,55 @@ func (n *nameserver) set(h mdns.HandlerFunc) {
 	n.mu.Unlock()
 }
 
+// recorder keeps the bytes of the last query.
+type recorder struct {
+	mdns.PacketConnReader
+	n *nameserver
+}
+
+func (r recorder) record(m []byte) {
+	r.n.mu.Lock()
+	defer r.n.mu.Unlock()
+	if len(m) > 0 { // not at the end of a connection
+		r.n.raw = bytes.Clone(m)
+	}
+}
+
+func (r recorder) ReadTCP(c net.Conn, timeout time.Duration) ([]byte, error) {
+	m, err := r.PacketConnReader.ReadTCP(c, timeout)
+	r.record(m)
+	return m, err
+}
+
+func (r recorder) ReadUDP(c *net.UDPConn, timeout time.Duration) ([]byte, *mdns.SessionUDP, error) {
+	m, s, err := r.PacketConnReader.ReadUDP(c, timeout)
+	r.record(m)
+	return m, s, err
+}
+
 // deadServer accepts datagrams and connections, and never says anything.
 func deadServer(t *testing.T, addr string, port uint16) {
 	t.Helper()
-	at := net.JoinHostPort(addr, fmt.Sprint(port))
-	pc, err := net.ListenPacket("udp", at)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", at)
-	if err != nil {
-		t.Fatal(err)
-	}
+	pc, l := listen(t, addr, port)
 	t.Cleanup(func() { pc.Close(); l.Close() })
+}
+
+// upstream serves with each handler, if it is not nil, at 127.0.0.1 and the
+// addresses after it, and starts a resolver that asks them in this order.
+func upstream(t *testing.T, cfg Config, handlers ...mdns.HandlerFunc) (*rig, []*nameserver) {
+	t.Helper()
+	var addrs []string
+	for i := range handlers {
+		addrs = append(addrs, fmt.Sprintf("127.0.0.%d", 1+i))
+	}
+	cfg.Port = freePort(t, addrs...)
+	servers := make([]*nameserver, len(handlers))
+	for i, h := range handlers {
+		if h != nil {
+			servers[i] = serve(t, addrs[i], cfg.Port, h)
+		}
+	}
+	return start(t, cfg, addrs...), servers
 }
 
 func writeConf(t testing.TB, path string, servers ...string) {
@@ -159,9 +208,7 @@ func writeConf(t testing.TB, path string, servers ...string) {
 	for _, s := range servers {
 		fmt.Fprintf(&b, "nameserver %s\n", s)
 	}
-	if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, []byte(b.String()), 0o644))
 }
 
 // rig is a resolver on a shard that serves, whose clock a test may advance.
@@ -188,9 +235,7 @@ func start(t testing.TB, cfg Config, servers ...string) *rig {
 	}
 	r := &rig{clock: &clock{start: time.Now()}, stopped: make(chan struct{})}
 	s, err := shard.New(shard.Config{Clock: r.clock})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	cfg.Shard = s
 	r.Resolver = New(cfg)
 	var ctx context.Context
@@ -225,17 +270,25 @@ func (r *rig) advance(d time.Duration) {
 	r.do(func() {}) // so that it takes notice
 }
 
-// Submit is the resolver's, with answers that the callee may keep.
-func (r *rig) Submit(q []byte, reply func([]byte)) (ok bool) {
-	r.do(func() {
-		ok = r.Resolver.Submit(q, guestAt(), dnsAt(), func(from, to netip.AddrPort, m []byte) {
-			if from != guestAt() || to != dnsAt() {
-				panic(fmt.Sprintf("an answer between %v and %v", from, to))
-			}
-			reply(bytes.Clone(m))
-		})
+// submit is for the shard's thread; what it gives to reply may be kept.
+func (r *rig) submit(q []byte, reply func([]byte)) bool {
+	return r.Resolver.Submit(q, guestAt(), dnsAt(), func(from, to netip.AddrPort, m []byte) {
+		if from != guestAt() || to != dnsAt() {
+			panic(fmt.Sprintf("an answer between %v and %v", from, to))
+		}
+		reply(bytes.Clone(m))
 	})
+}
+
+// Submit is submit for any goroutine.
+func (r *rig) Submit(q []byte, reply func([]byte)) (ok bool) {
+	r.do(func() { ok = r.submit(q, reply) })
 	return ok
+}
+
+func (r *rig) Stream() (fd int, err error) {
+	r.do(func() { fd, err = r.Resolver.Stream() })
+	return fd, err
 }
 
 func guestAt() netip.AddrPort { return netip.MustParseAddrPort("10.0.2.100:4000") }
@@ -254,9 +307,7 @@ func query(name string, qtype uint16) *mdns.Msg {
 func pack(t *testing.T, m *mdns.Msg) []byte {
 	t.Helper()
 	b, err := m.Pack()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return b
 }
 
@@ -270,8 +321,15 @@ func unpack(t *testing.T, b []byte) *mdns.Msg {
 }
 
 // raw sends a query and waits for the answer.
-func raw(t *testing.T, r *rig, q []byte) []byte {
+func raw(t *testing.T, r *rig, via transport, q []byte) []byte {
 	t.Helper()
+	if via == tcp {
+		c := dial(t, r)
+		defer c.Close()
+		_, err := c.Write(q)
+		must(t, err)
+		return c.receiveRaw()
+	}
 	got := make(chan []byte, 1)
 	if !r.Submit(q, func(m []byte) { got <- m }) {
 		t.Fatal("query refused")
@@ -285,9 +343,9 @@ func raw(t *testing.T, r *rig, q []byte) []byte {
 	}
 }
 
-func ask(t *testing.T, r *rig, m *mdns.Msg) *mdns.Msg {
+func ask(t *testing.T, r *rig, via transport, m *mdns.Msg) *mdns.Msg {
 	t.Helper()
-	a := unpack(t, raw(t, r, pack(t, m)))
+	a := unpack(t, raw(t, r, via, pack(t, m)))
 	if a.Id != m.Id {
 		t.Fatalf("answer has id %d, want %d", a.Id, m.Id)
 	}
@@ -295,10 +353,9 @@ func ask(t *testing.T, r *rig, m *mdns.Msg) *mdns.Msg {
 }
 
 // wantA asks for an address and compares it.
-func wantA(t *testing.T, r *rig, want string) {
+func wantA(t *testing.T, r *rig, via transport, want string) {
 	t.Helper()
-	a := ask(t, r, query("name.example.", mdns.TypeA))
-	checkA(t, a, want)
+	checkA(t, ask(t, r, via, query("name.example.", mdns.TypeA)), want)
 }
 
 func checkA(t *testing.T, a *mdns.Msg, want string) {
@@ -311,59 +368,64 @@ func checkA(t *testing.T, a *mdns.Msg, want string) {
 	}
 }
 
-// client is a stream as the data path sees it.
-type client struct {
-	t *testing.T
-	*os.File
+// wantCode asks for an address that is refused.
+func wantCode(t *testing.T, r *rig, via transport, code int) {
+	t.Helper()
+	if a := ask(t, r, via, query("name.example.", mdns.TypeA)); a.Rcode != code {
+		t.Errorf("got %v, want %s", a, mdns.RcodeToString[code])
+	}
 }
 
-func dial(t *testing.T, r *rig) client {
+// within fails the test if what takes longer.
+func within(t *testing.T, limit time.Duration, what func()) {
+	t.Helper()
+	began := time.Now()
+	what()
+	if d := time.Since(began); d > limit {
+		t.Errorf("took %v, want at most %v", d, limit)
+	}
+}
+
+// client is a stream as the data path sees it, with its framing.
+type client struct {
+	mdns.Conn
+	t *testing.T
+}
+
+func dial(t *testing.T, r *rig) *client {
 	t.Helper()
 	fd, err := r.Stream()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	f := os.NewFile(uintptr(fd), "client")
-	t.Cleanup(func() { f.Close() })
-	f.SetDeadline(time.Now().Add(10 * time.Second))
-	return client{t, f}
+	conn, err := net.FileConn(f)
+	f.Close()
+	must(t, err)
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	return &client{mdns.Conn{Conn: conn}, t}
 }
 
-func (c client) send(messages ...*mdns.Msg) {
+func (c *client) send(messages ...*mdns.Msg) {
 	c.t.Helper()
-	var out []byte
 	for _, m := range messages {
-		b := pack(c.t, m)
-		out = append(binary.BigEndian.AppendUint16(out, uint16(len(b))), b...)
-	}
-	if _, err := c.Write(out); err != nil {
-		c.t.Fatal(err)
+		if err := c.WriteMsg(m); err != nil {
+			c.t.Fatal(err)
+		}
 	}
 }
 
-func (c client) receive() *mdns.Msg {
+func (c *client) receiveRaw() []byte {
 	c.t.Helper()
-	var n [2]byte
-	if _, err := io.ReadFull(c, n[:]); err != nil {
+	m, err := c.ReadMsgHeader(nil)
+	if err != nil {
 		c.t.Fatalf("read answer: %v", err)
 	}
-	b := make([]byte, binary.BigEndian.Uint16(n[:]))
-	if _, err := io.ReadFull(c, b); err != nil {
-		c.t.Fatal(err)
-	}
-	return unpack(c.t, b)
+	return m
 }
 
-func (c client) shutdown() {
+func (c *client) receive() *mdns.Msg {
 	c.t.Helper()
-	raw, err := c.SyscallConn()
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	raw.Control(func(fd uintptr) { err = unix.Shutdown(int(fd), unix.SHUT_WR) })
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	return unpack(c.t, c.receiveRaw())
 }
 
 // eventually waits for a condition that nothing announces.
@@ -379,12 +441,4 @@ func eventually(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("not in time: %s", what)
 		}
 	}
-}
-
-func addrs(ss ...string) []netip.Addr {
-	var list []netip.Addr
-	for _, s := range ss {
-		list = append(list, netip.MustParseAddr(s))
-	}
-	return list
 }

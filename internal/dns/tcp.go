@@ -1,0 +1,99 @@
+package dns
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"time"
+)
+
+var errOtherQuestion = errors.New("answer to another question")
+
+// sendTCP has a goroutine ask the nameserver over a connection of its own. What
+// comes of it is an outcome for the shard. The goroutine ends with the attempt's
+// cancel, or at the exchange's deadline.
+func (r *Resolver) sendTCP(a *attempt) {
+	ctx, cancel := context.WithTimeout(r.ctx, a.x.deadline-r.shard.Now())
+	a.cancel = cancel
+	r.running.Go(func() {
+		defer cancel()
+		m, err := r.exchangeTCP(ctx, a.srv.addr, a.x.query)
+		r.shard.Post(&outcome{a, m, err})
+	})
+}
+
+// outcome is what came of an attempt over TCP, on its way to the shard.
+type outcome struct {
+	a   *attempt
+	m   []byte
+	err error
+}
+
+// Run implements shard.Task.
+func (o *outcome) Run() {
+	a := o.a
+	switch {
+	case o.err == nil:
+		a.x.answered(a, o.m)
+	case a.x.done && !a.probe: // it was cancelled
+	default:
+		a.x.r.demote(a.srv, tcp, o.err.Error())
+		a.x.failed(a)
+	}
+}
+
+// exchangeTCP connects to a nameserver from the configured source, sends the
+// query and reads the answer. It runs on a goroutine of its own.
+func (r *Resolver) exchangeTCP(ctx context.Context, addr netip.AddrPort, query []byte) ([]byte, error) {
+	from, bound, err := r.cfg.Source.For(addr.Addr())
+	if err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	if bound {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+	}
+	conn, err := d.DialContext(ctx, "tcp", addr.String())
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if _, err := conn.Write(frame(query)); err != nil {
+		return nil, err
+	}
+	m, err := readMessage(bufio.NewReader(conn))
+	if err != nil {
+		return nil, err
+	}
+	if !answers(m, query) || !bytes.Equal(m[:2], query[:2]) {
+		return nil, errOtherQuestion
+	}
+	return m, nil
+}
+
+// frame returns a message with its length before it (RFC 1035, section 4.2.2), to
+// be written at once, as RFC 7766, section 8 asks.
+func frame(m []byte) []byte {
+	return append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(m)), uint16(len(m))), m...)
+}
+
+// readMessage reads one message with its length before it. Memory is taken only
+// for bytes that have come.
+func readMessage(in io.Reader) ([]byte, error) {
+	var length [2]byte
+	if _, err := io.ReadFull(in, length[:]); err != nil {
+		return nil, err
+	}
+	var m bytes.Buffer
+	if _, err := io.CopyN(&m, in, int64(binary.BigEndian.Uint16(length[:]))); err != nil {
+		return nil, err
+	}
+	return m.Bytes(), nil
+}
