@@ -4,30 +4,28 @@
 // # Theory of operation
 //
 // A Forwarder is the stack's Handler and lives on the shard's thread. What the
-// guest sends to a new destination first passes Translate (translate.go), which
-// maps the gateway to host loopback, finds our own services and refuses what
-// must never reach a host socket. There are two kinds of flow:
+// guest sends passes the Policy of the Config first (decide.go). There are two
+// kinds of flow, both with a record in the flow.Table:
 //
-// A TCP flow begins as a dial: a non-blocking connect. The guest's SYN stays
-// unanswered until the host has an answer, so that the guest sees what the host
-// saw: a SYN-ACK, a RST, an ICMP error, or silence. Retransmitted SYNs keep the
-// dial alive; when too many are under way the one not asked for longest is
-// given up, so dead destinations cannot hold up live ones. After the guest's
+// A TCP connection begins as a dial (dial.go): a non-blocking connect. The guest's
+// SYN stays unanswered until the host has an answer, so that the guest sees what
+// the host saw: a SYN-ACK, a RST, an ICMP error, or silence. Retransmitted SYNs
+// keep the dial alive; when too many are under way the one not asked for longest
+// gives way, so dead destinations cannot hold up live ones. After the guest's
 // handshake the relay (internal/relay) moves the bytes.
 //
 // A mapping (mapping.go) is one unconnected socket per guest address and port
-// (UDP) or echo id, whatever the peer: endpoint-independent mapping in the
+// (UDP) or echo identifier, whatever the peer: endpoint-independent mapping in the
 // words of RFC 4787. Filtering is endpoint-independent as well: whoever learns
-// the host port may answer, as STUN and hole punching expect. Mappings expire
-// when idle, and the least recently used one makes room for a new one.
+// the host port may answer, as STUN and hole punching expect.
 //
-// Invariants: every host socket belongs to one dial, flow or mapping and is
-// closed with it; the number of each is bounded, and all together stay below
-// the descriptor limit.
+// Invariants: every host socket belongs to one dial or mapping, or was given to
+// the relay, and is closed with it.
 //
-// Timers: mappings 240 s idle (10 s if used for DNS alone); dials are timed by
-// the host's kernel and by the guest's.
+// Timers: none of its own. Mappings expire in the table, after 240 s without
+// traffic (10 s if used for DNS alone); dials are timed by the host's kernel and by
+// the guest's.
 //
-// What it does not do: it listens nowhere, blocks nowhere, and starts no
-// goroutine of its own.
+// What it does not do: it decides nothing about addresses, listens nowhere, blocks
+// nowhere, and starts no goroutine.
 package forwarder

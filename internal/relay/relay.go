@@ -15,16 +15,17 @@
 // pipe between them for as long as bytes are on the way, and one more round in our
 // memory only for urgent data or when there is no descriptor for a pipe.
 //
-// Life of a flow: Start or Join, pumping whenever an end moves, then one of
+// Each connection is a record of the flow.Table, whose owner it becomes. Life of a
+// connection: Start or Join, pumping whenever an end moves, then one of
 //
 //   - both ends of stream were passed on, each by itself: closed in order;
 //   - the host's end failed or was reset: the guest's is reset;
 //   - the guest's end failed or was reset: the host's is reset.
 //
-// Invariants: everything happens on the shard's thread; a flow owns its socket
-// and its Conn; the buffers of all flows together stay within one budget.
+// Invariants: everything happens on the shard's thread; a connection owns both of
+// its ends; the TCP buffers of all together stay within one budget.
 //
-// Timers: one that sets up TCP keepalive on the ends of flows that have lived
+// Timers: one that sets up TCP keepalive on connections that have lived
 // for some seconds (keepalive.go), and one that closes spare pipes when nothing has
 // been joined for a while (pipe.go).
 //
