@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/connect"
+	"epiphyte/internal/outbound"
 	"epiphyte/internal/plan"
 	"epiphyte/internal/sockio"
 )
@@ -101,27 +101,14 @@ func (r *Rule) resolve(p *plan.Plan) error {
 
 // firstAddress is the first address of an interface, IPv4 before IPv6.
 func firstAddress(name string) (netip.Addr, error) {
-	ifi, err := net.InterfaceByName(name)
+	addrs, err := outbound.InterfaceAddrs(name)
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("interface %s: %w", name, errors.Unwrap(err))
+		return netip.Addr{}, err
 	}
-	addrs, err := ifi.Addrs()
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("addresses of %s: %w", name, err)
-	}
-	var found []netip.Addr
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
-			found = append(found, p.Addr())
-		}
-	}
-	if len(found) == 0 {
+	if len(addrs) == 0 {
 		return netip.Addr{}, fmt.Errorf("interface %s has no address", name)
 	}
-	if i := slices.IndexFunc(found, netip.Addr.Is4); i >= 0 {
-		return found[i], nil
-	}
-	return found[0], nil
+	return addrs[max(0, slices.IndexFunc(addrs, netip.Addr.Is4))], nil
 }
 
 // conflict is the error of a rule that wants a port which one of others has: not

@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -96,24 +97,37 @@ func (s *Source) For(dst netip.Addr) (a netip.Addr, ok bool, err error) {
 	return c.addr, true, nil
 }
 
-// first is the interface's first address of the family, of global scope; not
-// valid if there is none.
+// first is the interface's first address of the family; not valid if there is
+// none.
 func first(name string, v4 bool) netip.Addr {
-	ifi, err := net.InterfaceByName(name)
+	addrs, err := InterfaceAddrs(name)
 	if err != nil {
 		return netip.Addr{}
 	}
-	addrs, err := ifi.Addrs()
-	if err != nil {
-		return netip.Addr{}
-	}
-	for _, a := range addrs {
-		p, err := netip.ParsePrefix(a.String())
-		if err == nil && p.Addr().Is4() == v4 && !p.Addr().IsLinkLocalUnicast() {
-			return p.Addr()
-		}
+	if i := slices.IndexFunc(addrs, func(a netip.Addr) bool { return a.Is4() == v4 }); i >= 0 {
+		return addrs[i]
 	}
 	return netip.Addr{}
+}
+
+// InterfaceAddrs are the addresses of an interface of the host that are not
+// link-local, in the kernel's order.
+func InterfaceAddrs(name string) ([]netip.Addr, error) {
+	ifi, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil, fmt.Errorf("interface %s: %w", name, errors.Unwrap(err))
+	}
+	list, err := ifi.Addrs()
+	if err != nil {
+		return nil, fmt.Errorf("addresses of %s: %w", name, err)
+	}
+	var addrs []netip.Addr
+	for _, a := range list {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
+			addrs = append(addrs, p.Addr())
+		}
+	}
+	return addrs, nil
 }
 
 // String names the choices for a start-up line; empty without any.
