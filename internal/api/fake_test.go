@@ -28,8 +28,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// fakePorts publishes nothing. Port 81 is always in use and port 82 denied; to
-// publish port 83 takes until hold is closed.
+// fakePorts only remembers rules. Port 81 is always in use, port 82 is denied, and
+// port 83 is published when hold is closed.
 type fakePorts struct {
 	hold chan struct{}
 
@@ -99,7 +99,12 @@ func testConfig() (Config, *fakePorts) {
 	return Config{
 		Ports: p,
 		Flows: func() []Flow {
-			return []Flow{{Proto: "tcp", Guest: "10.0.2.100:40000", Remote: "192.0.2.1:443", Host: "198.51.100.7:50000", State: "open", In: 1 << 40, Out: 2, Age: 90 * time.Second, Idle: 1500 * time.Millisecond}}
+			return []Flow{{
+				Proto: "tcp", State: "open", In: 1 << 40, Out: 2, Age: 90, Idle: 1.5,
+				Guest:  netip.MustParseAddrPort("10.0.2.100:40000"),
+				Remote: netip.MustParseAddrPort("192.0.2.1:443"),
+				Host:   netip.MustParseAddrPort("198.51.100.7:50000"),
+			}}
 		},
 		Stats: func() []Metric {
 			return []Metric{
@@ -107,13 +112,13 @@ func testConfig() (Config, *fakePorts) {
 				{Name: "sent_bytes", Help: "Bytes from the guest", Counter: true, Label: "proto", Values: []Value{{"tcp", 1 << 60}, {"udp", 2}}},
 			}
 		},
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Logger: slog.New(slog.DiscardHandler),
 	}, p
 }
 
 type listenFunc = func(string, Config) (*Server, error)
 
-// serve runs a server for the time of the test.
+// serve runs a server until the end of the test.
 func serve(t testing.TB, listen listenFunc, prepare ...func(*Server)) (path string, p *fakePorts, s *Server) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "s")
@@ -148,8 +153,8 @@ func connect(t testing.TB, path string) *net.UnixConn {
 	return c.(*net.UnixConn)
 }
 
-// ask sends the pieces one by one and reads to the end of the reply. The client
-// does not shut down its side.
+// ask sends the pieces one by one and reads the reply to its end. It does not shut
+// down its side.
 func ask(t testing.TB, path string, pieces ...string) string {
 	t.Helper()
 	c := connect(t, path)
@@ -177,13 +182,4 @@ func openFiles(t testing.TB) int {
 		t.Fatal(err)
 	}
 	return len(entries)
-}
-
-func mustRule(t testing.TB, s string) portfwd.Rule {
-	t.Helper()
-	r, err := portfwd.Parse(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
 }
