@@ -58,8 +58,8 @@ func TestClient(t *testing.T) {
 			t.Errorf("%s: removed twice: %v", name, err)
 		}
 		// Port 81 is in use: nothing of the range is left.
-		if _, err := c.Publish(ctx, portfwd.Rule{HostPort: 79, HostPortEnd: 84}); name == "control" && (!errors.As(err, &remote) || p.count() != 0) {
-			t.Errorf("%s: half a range: %v, %d left", name, err, p.count())
+		if _, err := c.Publish(ctx, portfwd.Rule{HostPort: 79, HostPortEnd: 84}); name == "control" && (!errors.As(err, &remote) || len(p.List()) != 0) {
+			t.Errorf("%s: half a range: %v, %d left", name, err, len(p.List()))
 		}
 		if _, err := c.Publish(ctx, portfwd.Rule{HostPort: 81}); !errors.As(err, &remote) {
 			t.Errorf("%s: a port in use: %v", name, err)

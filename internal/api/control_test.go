@@ -130,8 +130,8 @@ func TestControlErrors(t *testing.T) {
 			t.Errorf("%s\n got %s\nwant %s ... %s", tt.request, got, prefix, tt.cause)
 		}
 	}
-	if p.count() != 0 {
-		t.Errorf("%d ports were published", p.count())
+	if len(p.List()) != 0 {
+		t.Errorf("%d ports were published", len(p.List()))
 	}
 	// Fractions are cut off, as by slirp4netns.
 	if got := ask(t, path, add(`"proto":"tcp","host_port":8090.7,"guest_port":8.09e3`)); got != `{"return":{"id":1}}` {
@@ -161,8 +161,8 @@ func TestControlSplitWrites(t *testing.T) {
 			t.Fatalf("%q: %s", pieces, got)
 		}
 	}
-	if p.count() != 50 {
-		t.Errorf("%d ports", p.count())
+	if len(p.List()) != 50 {
+		t.Errorf("%d ports", len(p.List()))
 	}
 }
 
@@ -229,7 +229,7 @@ func TestControlSlowRequests(t *testing.T) {
 	if took := time.Since(start); took > time.Second {
 		t.Errorf("took %v beside slow requests", took)
 	}
-	close(p.hold)
+	close(p.Hold)
 	slow.Wait()
 }
 
@@ -255,8 +255,8 @@ func TestControlThousandPorts(t *testing.T) {
 	if took > 2*time.Second {
 		t.Errorf("1000 ports took %v", took)
 	}
-	if p.count() != 1000 {
-		t.Errorf("%d ports", p.count())
+	if len(p.List()) != 1000 {
+		t.Errorf("%d ports", len(p.List()))
 	}
 	var list struct{ Entries []Port }
 	if err := json.Unmarshal([]byte(ask(t, path, `{"execute":"list_hostfwd"}`)), &list); err != nil || len(list.Entries) != 1000 {

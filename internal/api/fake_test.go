@@ -2,22 +2,18 @@ package api
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
-	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 
-	"epiphyte/portfwd"
+	"epiphyte/internal/api/apitest"
 )
 
 func TestMain(m *testing.M) {
@@ -28,74 +24,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// fakePorts only remembers rules. Port 81 is always in use, port 82 is denied, and
-// port 83 is published when hold is closed.
-type fakePorts struct {
-	hold chan struct{}
-
-	mu    sync.Mutex
-	last  int
-	rules []portfwd.Entry
-}
-
-func (p *fakePorts) Add(ctx context.Context, r portfwd.Rule) (portfwd.Entry, error) {
-	if r.Proto == "" {
-		r.Proto = portfwd.TCP
-	}
-	if err := r.Validate(); err != nil {
-		return portfwd.Entry{}, fmt.Errorf("publish %v: %w", r, err)
-	}
-	if !r.Host.IsValid() {
-		r.Host = netip.IPv4Unspecified()
-	}
-	if !r.Guest.IsValid() && r.Host.Is4() {
-		r.Guest = netip.MustParseAddr("10.0.2.100")
-	}
-	if r.GuestPort == 0 {
-		r.GuestPort = r.HostPort
-	}
-	at := netip.AddrPortFrom(r.Host, r.HostPort)
-	switch r.HostPort {
-	case 81:
-		return portfwd.Entry{}, fmt.Errorf("publish %v: %w", r, &portfwd.BindError{Proto: r.Proto, Addr: at, Errno: unix.EADDRINUSE, Remedy: "another program has the port"})
-	case 82:
-		return portfwd.Entry{}, fmt.Errorf("publish %v: %w", r, &portfwd.BindError{Proto: r.Proto, Addr: at, Errno: unix.EACCES})
-	case 83:
-		select {
-		case <-p.hold:
-		case <-ctx.Done():
-			return portfwd.Entry{}, ctx.Err()
-		}
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.last++
-	e := portfwd.Entry{ID: p.last, Rule: r}
-	p.rules = append(p.rules, e)
-	return e, nil
-}
-
-func (p *fakePorts) Remove(id int) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n := len(p.rules)
-	p.rules = slices.DeleteFunc(p.rules, func(e portfwd.Entry) bool { return e.ID == id })
-	if len(p.rules) == n {
-		return fmt.Errorf("remove published port %d: %w", id, portfwd.ErrNoRule)
-	}
-	return nil
-}
-
-func (p *fakePorts) List() []portfwd.Entry {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return slices.Clone(p.rules)
-}
-
-func (p *fakePorts) count() int { return len(p.List()) }
-
-func testConfig() (Config, *fakePorts) {
-	p := &fakePorts{hold: make(chan struct{})}
+func testConfig() (Config, *apitest.Ports) {
+	p := &apitest.Ports{Hold: make(chan struct{})}
 	return Config{
 		Ports: p,
 		Flows: func() []Flow {
@@ -119,7 +49,7 @@ func testConfig() (Config, *fakePorts) {
 type listenFunc = func(string, Config) (*Server, error)
 
 // serve runs a server until the end of the test.
-func serve(t testing.TB, listen listenFunc, prepare ...func(*Server)) (path string, p *fakePorts, s *Server) {
+func serve(t testing.TB, listen listenFunc, prepare ...func(*Server)) (path string, p *apitest.Ports, s *Server) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "s")
 	cfg, p := testConfig()

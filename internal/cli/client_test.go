@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"net/netip"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,57 +14,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"epiphyte/internal/api"
-	"epiphyte/portfwd"
+	"epiphyte/internal/api/apitest"
 )
 
-// memoryPorts only remembers rules; port 81 is always in use.
-type memoryPorts struct {
-	mu    sync.Mutex
-	last  int
-	rules []portfwd.Entry
-}
-
-func (p *memoryPorts) Add(_ context.Context, r portfwd.Rule) (portfwd.Entry, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if r.HostPort == 81 {
-		return portfwd.Entry{}, &portfwd.BindError{Proto: r.Proto, Addr: netip.MustParseAddrPort("0.0.0.0:81"), Errno: 98}
-	}
-	if !r.Host.IsValid() {
-		r.Host = netip.IPv4Unspecified()
-	}
-	if !r.Guest.IsValid() && r.Host.Is4() {
-		r.Guest = netip.MustParseAddr("10.0.2.100")
-	}
-	if r.GuestPort == 0 {
-		r.GuestPort = r.HostPort
-	}
-	p.last++
-	p.rules = append(p.rules, portfwd.Entry{ID: p.last, Rule: r})
-	return p.rules[len(p.rules)-1], nil
-}
-
-func (p *memoryPorts) Remove(id int) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n := len(p.rules)
-	p.rules = slices.DeleteFunc(p.rules, func(e portfwd.Entry) bool { return e.ID == id })
-	if len(p.rules) == n {
-		return portfwd.ErrNoRule
-	}
-	return nil
-}
-
-func (p *memoryPorts) List() []portfwd.Entry {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return slices.Clone(p.rules)
-}
-
 // answering runs both servers of a program until the end of the test.
-func answering(t *testing.T, flows func() []api.Flow) (control, http string, p *memoryPorts) {
+func answering(t *testing.T, flows func() []api.Flow) (control, http string, p *apitest.Ports) {
 	t.Helper()
-	p = &memoryPorts{}
+	p = &apitest.Ports{}
 	cfg := api.Config{Ports: p, Flows: flows, Stats: func() []api.Metric {
 		return []api.Metric{
 			{Name: "uptime_seconds", Values: []api.Value{{N: 12}}},
@@ -117,10 +72,10 @@ func TestClientPorts(t *testing.T) {
 			"3   tcp    0.0.0.0:90       10.0.2.7:90\n" +
 			"4   tcp    0.0.0.0:91       10.0.2.7:91\n", ""},
 		{[]string{"unpublish", "-a", control, "3", "4"}, 0, "", ""},
-		{[]string{"unpublish", "--http-socket=" + http, "3", "2"}, 1, "", "epiphyte unpublish: port 3: no such published port\n"},
+		{[]string{"unpublish", "--http-socket=" + http, "3", "2"}, 1, "", "epiphyte unpublish: port 3: remove published port 3: no such published port\n"},
 		// The second fails, so the first is removed.
-		{[]string{"publish", "--http-socket", http, "70", "81"}, 1, "", "epiphyte publish: publish 81: listen on tcp 0.0.0.0:81: address already in use (EADDRINUSE)\n"},
-		{[]string{"publish", "-a", control, "79-83"}, 1, "", "epiphyte publish: publish 79-83: bad request: add_hostfwd: slirp_add_hostfwd failed (EADDRINUSE: listen on tcp 0.0.0.0:81: address already in use)\n"},
+		{[]string{"publish", "--http-socket", http, "70", "81"}, 1, "", "epiphyte publish: publish 81: publish 0.0.0.0:81: listen on tcp 0.0.0.0:81: address already in use (another program has the port) (EADDRINUSE)\n"},
+		{[]string{"publish", "-a", control, "79-83"}, 1, "", "epiphyte publish: publish 79-83: bad request: add_hostfwd: slirp_add_hostfwd failed (EADDRINUSE: publish 0.0.0.0:81: listen on tcp 0.0.0.0:81: address already in use (another program has the port))\n"},
 		{[]string{"publish", "-a", control, "lo:79"}, 1, "", "epiphyte publish: publish lo:79: listen on interface lo: the control socket does not support this, the HTTP socket does\n"},
 		{[]string{"publish", "-a", control, "--guest=fd00::1", "79"}, 1, "", "epiphyte publish: publish 79: guest_addr: fd00::1 is not of the family of 0.0.0.0\n"},
 		{[]string{"publish", "-a", control, "80:x"}, 1, "", `epiphyte publish: parse published port "80:x": guest_port: "x" is not a port, 1 to 65535` + "\n"},
