@@ -1,5 +1,11 @@
 // Package apitest has a fake of what publishes ports, for tests of the control
 // sockets and their clients.
+//
+// # Theory of operation
+//
+// Ports completes rules as *portfwd.Manager does and remembers them under numbers
+// that are never used again. Some host ports fail, or take long, on purpose. It
+// opens no socket and starts no goroutine.
 package apitest
 
 import (
@@ -24,7 +30,7 @@ const (
 // Ports implements api.Ports. It only remembers rules. The zero value is ready for
 // use.
 type Ports struct {
-	Hold chan struct{} // nil: Slow never is published
+	Hold chan struct{} // nil: Slow is never published
 
 	mu    sync.Mutex
 	last  int
