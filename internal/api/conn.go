@@ -17,16 +17,15 @@ type conn struct {
 
 func (c *conn) serve(ctx context.Context) {
 	defer c.end()
-	c.SetReadDeadline(time.Now().Add(c.server.patience))
+	s := c.server
+	c.SetReadDeadline(time.Now().Add(s.patience))
 	var reply []byte
-	if err := c.server.file.checkPeer(c.UnixConn); err != nil {
+	if err := s.file.checkPeer(c.UnixConn); err != nil {
 		// Logged once, or a guest that can reach the file could fill the log.
-		c.server.warn.Do(func() {
-			c.server.log.Warn("refused a client", "socket", c.server.file.path, "error", err)
-		})
-		reply = c.server.refuse(err)
+		s.warn.Do(func() { s.log.Warn("refused a client", "socket", s.file.path, "error", err) })
+		reply = s.refuse(err)
 	} else {
-		reply = c.server.reply(ctx, c)
+		reply = s.reply(c, ctx)
 	}
 	c.SetWriteDeadline(time.Now().Add(writeTimeout))
 	if _, err := c.Write(reply); err != nil {

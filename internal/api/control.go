@@ -23,7 +23,7 @@ var (
 )
 
 // replyControl reads a request of the control socket and returns the reply.
-func (s *Server) replyControl(ctx context.Context, c *conn) []byte {
+func (c *conn) replyControl(ctx context.Context) []byte {
 	message, err := c.readMessage()
 	switch {
 	case !c.received():
@@ -31,7 +31,7 @@ func (s *Server) replyControl(ctx context.Context, c *conn) []byte {
 	case err != nil:
 		return failure(err.Error(), "")
 	}
-	return s.execute(ctx, message)
+	return c.server.execute(ctx, message)
 }
 
 // refuseControl is the reply to clients that are not permitted.

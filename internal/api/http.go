@@ -36,7 +36,7 @@ const (
 	statusBadVersion    = "505 HTTP Version Not Supported"
 )
 
-// request is an HTTP request, with the head's fields that matter here.
+// request is an HTTP request.
 type request struct {
 	method string
 	url    *url.URL
@@ -62,7 +62,7 @@ func (e *requestError) Error() string { return e.text }
 
 // replyHTTP reads a request and returns the response, or nothing if the client
 // went away or took too long.
-func (s *Server) replyHTTP(ctx context.Context, c *conn) []byte {
+func (c *conn) replyHTTP(ctx context.Context) []byte {
 	req, err := readRequest(c)
 	var bad *requestError
 	switch {
@@ -73,7 +73,7 @@ func (s *Server) replyHTTP(ctx context.Context, c *conn) []byte {
 	case err != nil:
 		return nil
 	}
-	return s.route(ctx, req).encode(req.method)
+	return c.server.route(ctx, req).encode(req.method)
 }
 
 // refuseHTTP is the response to clients that are not permitted.

@@ -21,15 +21,16 @@ const (
 	acceptPause = 100 * time.Millisecond
 )
 
+// replyFunc reads a request and returns the reply, empty for none.
+type replyFunc func(*conn, context.Context) []byte
+
 // Server answers on one socket.
 type Server struct {
-	file *socketFile
-	cfg  Config
-	log  *slog.Logger
-	// reply reads a request and returns the reply, empty for none.
-	reply func(context.Context, *conn) []byte
-	// refuse is the reply to a client that is not permitted.
-	refuse func(error) []byte
+	file   *socketFile
+	cfg    Config
+	log    *slog.Logger
+	reply  replyFunc
+	refuse func(error) []byte // returns the reply to a client that is not permitted
 
 	patience time.Duration // the constant, except in tests
 
@@ -46,38 +47,33 @@ type Server struct {
 // ListenControl makes the control socket at path: slirp4netns's JSON. A path of
 // 108 bytes or more is ErrPathTooLong.
 func ListenControl(path string, cfg Config) (*Server, error) {
-	s := newServer(cfg)
-	s.reply, s.refuse = s.replyControl, refuseControl
-	return s.listen(path)
+	return newServer(path, cfg, (*conn).replyControl, refuseControl)
 }
 
 // ListenHTTP makes the HTTP socket at path. A path of 108 bytes or more is
 // ErrPathTooLong.
 func ListenHTTP(path string, cfg Config) (*Server, error) {
-	s := newServer(cfg)
-	s.reply, s.refuse = s.replyHTTP, refuseHTTP
-	return s.listen(path)
+	return newServer(path, cfg, (*conn).replyHTTP, refuseHTTP)
 }
 
-func newServer(cfg Config) *Server {
-	s := &Server{
+func newServer(path string, cfg Config, reply replyFunc, refuse func(error) []byte) (*Server, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	file, err := listen(path)
+	if err != nil {
+		return nil, err
+	}
+	return &Server{
+		file:     file,
 		cfg:      cfg,
 		log:      cfg.Logger,
+		reply:    reply,
+		refuse:   refuse,
 		patience: patience,
 		slots:    make(chan struct{}, maxConns),
 		done:     make(chan struct{}),
-	}
-	if s.log == nil {
-		s.log = slog.Default()
-	}
-	return s
-}
-
-func (s *Server) listen(path string) (_ *Server, err error) {
-	if s.file, err = listen(path); err != nil {
-		return nil, err
-	}
-	return s, nil
+	}, nil
 }
 
 // Serve answers until ctx ends or Close is called, and returns nil then; any
