@@ -1,71 +1,75 @@
 package api
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"io"
 	"time"
 )
 
 const (
-	// maxRequest is the size at which a request is too large, in bytes: one
-	// less is the longest that the contract allows.
-	maxRequest = 4096
-	// quiet is how long bytes that cannot become a request are listened to,
-	// for more of the same to follow.
-	quiet = 100 * time.Millisecond
+	// maxMessage is the size in bytes from which on a request is too large.
+	maxMessage = 4096
+	// garbagePatience is how long bytes that are not JSON are read on: the
+	// reply depends on whether they become too large.
+	garbagePatience = 100 * time.Millisecond
 )
 
-var errTooLarge = errors.New("too large message")
+var (
+	errTooLarge = errors.New("too large message")
+	errNoJSON   = errors.New("cannot parse JSON")
+)
 
-// control is one conversation: a request, a reply.
-func (s *Server) control(ctx context.Context, c *conn) {
-	buf := s.buffers.Get().(*[maxRequest]byte)
-	defer s.buffers.Put(buf)
-	msg, err := c.readMessage(buf)
-	c.work()
-	var r reply
-	if err != nil {
-		r = failure(err.Error(), "")
-	} else {
-		r = s.answer(ctx, msg)
+// replyControl reads a request of the control socket and returns the reply.
+func (c *conn) replyControl(ctx context.Context) []byte {
+	message, err := c.readMessage()
+	switch {
+	case !c.received():
+		return nil
+	case err != nil:
+		return failure(err.Error(), "")
 	}
-	if c.send(r) == nil {
-		c.finish()
-	}
+	return c.server.execute(ctx, message)
 }
 
-// readMessage reads until a JSON object is complete, or the client has no more
-// to say, or takes too long over it: then what has come so far is the message.
-// Writes may be split in any way, and the client need not shut down its side.
-func (c *conn) readMessage(buf *[maxRequest]byte) ([]byte, error) {
-	c.await(c.server.patience)
-	var scan scanner
-	hurried := false
+// refuseControl is the reply to clients that are not permitted.
+func refuseControl(err error) []byte { return failure("permission denied", err.Error()) }
+
+// readMessage reads until a JSON value is complete. It may arrive in pieces, and
+// the client need not shut down its side; what follows the value is ignored.
+func (c *conn) readMessage() (json.RawMessage, error) {
+	buf := make([]byte, maxMessage)
+	garbage := false
 	for n := 0; ; {
-		m, err := c.Read(buf[n:])
-		n += m
-		if n == len(buf) {
+		m, readErr := c.Read(buf[n:])
+		if n += m; n == len(buf) {
 			return nil, errTooLarge
 		}
-		switch scan.next(buf[n-m : n]) {
-		case objectDone:
-			return buf[:n], nil
-		case noObject:
-			// Only an object can be a request.
-			if !hurried {
-				c.hurry(quiet)
-				hurried = true
-			}
+		var message json.RawMessage
+		err := json.NewDecoder(bytes.NewReader(buf[:n])).Decode(&message)
+		switch {
+		case err == nil:
+			return message, nil
+		case readErr != nil:
+			return nil, errNoJSON
+		case garbage || err == io.EOF || err == io.ErrUnexpectedEOF:
+			continue // more may follow
 		}
-		if err != nil {
-			return buf[:n], nil
-		}
+		garbage = true
+		c.SetReadDeadline(time.Now().Add(garbagePatience))
 	}
 }
 
-// refuseControl answers who may not ask.
-func refuseControl(c *conn, err error) {
-	if c.send(failure("permission denied", err.Error())) == nil {
-		c.finish()
-	}
+// failure is the contract's error: callers compare desc, cause is our addition.
+func failure(text, cause string) []byte {
+	return encode(errorDocument{&Error{Desc: "bad request: " + text, Cause: cause}})
+}
+
+// success is {"return":v}.
+func success(v any) []byte {
+	return encode(struct {
+		Return any `json:"return"`
+	}{v})
 }

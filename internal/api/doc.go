@@ -1,48 +1,51 @@
-// Package api is how a running program is asked and told things: the control
-// socket with slirp4netns's JSON, HTTP with JSON on a socket of its own, and
-// the client of both.
+// Package api is how users and programs control a running program: a control
+// socket with slirp4netns's JSON, a socket with HTTP and JSON, and a client of
+// both.
 //
 // # Theory of operation
 //
 // A [Server] listens on one Unix stream socket and speaks one of the two
-// protocols. It does no work itself: requests become calls of [Config]'s Ports,
-// Flows and Stats, whose results become replies. Every connection has a
-// goroutine; an idle server has one, waiting in accept, and no timer.
+// protocols: a connection carries one request and its reply, and is closed. The
+// server does no work itself. Requests become calls of [Config]'s Ports, Flows and
+// Stats, whose results become replies. Each connection has a goroutine; an idle
+// server has one, waiting in accept, and no timer.
 //
-// The control socket's requests and replies are a contract: programs compare
-// its texts. What we add to it (a cause in errors, IPv6, a range's last port, two
-// requests of our own) are keys and values that slirp4netns would not send, never
-// a change of those it does. The HTTP side is described in docs/openapi.yaml, which a test holds
-// against the routes.
+// [Port] and [Flow] are the only forms that a published port and a flow have in
+// JSON: in requests, in replies and in the [Client].
 //
-// HTTP/1.1 is read and written here, in some 200 lines: package net/http made
-// the idle program 1.9 MB (a quarter) larger in memory and 4.3 MB on disk,
-// asked for or not.
+// The control socket's requests and replies are a contract, because programs
+// compare the texts. We add keys, values and two requests that slirp4netns does
+// not have, and never change its own.
 //
-// # Who may ask
+// docs/openapi.yaml describes the HTTP side; a test compares it with the routes.
+// The server accepts HTTP/1.1 (and 1.0) requests whose body, if any, has a
+// Content-Length, and nothing else. It does not use package net/http, which would
+// make the program slower to start and larger, whether HTTP is used or not;
+// docs/design.md has the figures.
 //
-// Three checks, each enough by itself against most of those who may not: the
-// socket file has mode 0600 from its first moment; the peer's effective user is
-// ours or root; and the peer's socket was made in the network namespace that
-// ours was made in. The last one keeps the guest out even where it shares the
-// user and the file system with us, as a command of our own does. It is the
-// kernel's word about the socket (SO_NETNS_COOKIE, Linux 5.14), not about a
-// process that may have gone meanwhile; older kernels do without it.
+// # Who is permitted
+//
+// Three checks: the socket file has mode 0600 from the beginning; the client's
+// effective user is ours or root; and the client's socket was made in the network
+// namespace that ours was made in. The last one keeps the guest out even if it
+// shares the user and the file system with us, as a command of `run` does. It asks
+// the kernel about the socket (SO_NETNS_COOKIE, Linux 5.14), not about a process
+// that may have ended; on older kernels it is skipped.
 //
 // # Bounds
 //
-// At most maxConns connections; one more ends the one that has kept us waiting
-// longest. A request is at most 4095 bytes on the control socket, 8 KiB of head
-// and 64 KiB of body over HTTP, and has patience to arrive in; a reply has
-// writeTimeout to be taken.
+// At most maxConns connections; one more closes the oldest that has not sent its
+// request. A request has at most 4095 bytes on the control socket, and 8 KiB of
+// head and 64 KiB of body over HTTP. It must arrive within patience, and the client
+// must read the reply within writeTimeout.
 //
 // # Life
 //
-// Listen makes the socket file, in place of one left behind by a predecessor;
-// from then on clients can connect, and Serve answers them. Close, or the end of
-// Serve's context, removes the file, if it is still ours, and ends every
-// connection.
+// ListenControl and ListenHTTP make the socket file, replacing one left behind by a
+// predecessor. From then on clients can connect, and Serve answers them. Close, or
+// the end of Serve's context, removes the file, if it is still ours, and closes
+// every connection.
 //
-// What it does not do: authenticate beyond the above, encrypt, listen on TCP, or
-// decide whether a rule makes sense: that is package portfwd.
+// This package does not authenticate beyond the above, encrypt, listen on TCP, or
+// decide whether a rule makes sense, which is up to package portfwd.
 package api

@@ -2,22 +2,18 @@ package api
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
-	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 
-	"epiphyte/portfwd"
+	"epiphyte/internal/api/apitest"
 )
 
 func TestMain(m *testing.M) {
@@ -28,78 +24,17 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// fakePorts publishes nothing. Port 81 is always in use and port 82 denied; to
-// publish port 83 takes until hold is closed.
-type fakePorts struct {
-	hold chan struct{}
-
-	mu    sync.Mutex
-	last  int
-	rules []portfwd.Entry
-}
-
-func (p *fakePorts) Add(ctx context.Context, r portfwd.Rule) (portfwd.Entry, error) {
-	if r.Proto == "" {
-		r.Proto = portfwd.TCP
-	}
-	if err := r.Validate(); err != nil {
-		return portfwd.Entry{}, fmt.Errorf("publish %v: %w", r, err)
-	}
-	if !r.Host.IsValid() {
-		r.Host = netip.IPv4Unspecified()
-	}
-	if !r.Guest.IsValid() && r.Host.Is4() {
-		r.Guest = netip.MustParseAddr("10.0.2.100")
-	}
-	if r.GuestPort == 0 {
-		r.GuestPort = r.HostPort
-	}
-	at := netip.AddrPortFrom(r.Host, r.HostPort)
-	switch r.HostPort {
-	case 81:
-		return portfwd.Entry{}, fmt.Errorf("publish %v: %w", r, &portfwd.BindError{Proto: r.Proto, Addr: at, Errno: unix.EADDRINUSE, Remedy: "another program has the port"})
-	case 82:
-		return portfwd.Entry{}, fmt.Errorf("publish %v: %w", r, &portfwd.BindError{Proto: r.Proto, Addr: at, Errno: unix.EACCES})
-	case 83:
-		select {
-		case <-p.hold:
-		case <-ctx.Done():
-			return portfwd.Entry{}, ctx.Err()
-		}
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.last++
-	e := portfwd.Entry{ID: p.last, Rule: r}
-	p.rules = append(p.rules, e)
-	return e, nil
-}
-
-func (p *fakePorts) Remove(id int) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n := len(p.rules)
-	p.rules = slices.DeleteFunc(p.rules, func(e portfwd.Entry) bool { return e.ID == id })
-	if len(p.rules) == n {
-		return fmt.Errorf("remove published port %d: %w", id, portfwd.ErrNoRule)
-	}
-	return nil
-}
-
-func (p *fakePorts) List() []portfwd.Entry {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return slices.Clone(p.rules)
-}
-
-func (p *fakePorts) count() int { return len(p.List()) }
-
-func testConfig() (Config, *fakePorts) {
-	p := &fakePorts{hold: make(chan struct{})}
+func testConfig() (Config, *apitest.Ports) {
+	p := &apitest.Ports{Hold: make(chan struct{})}
 	return Config{
 		Ports: p,
 		Flows: func() []Flow {
-			return []Flow{{Proto: "tcp", Guest: "10.0.2.100:40000", Remote: "192.0.2.1:443", Host: "198.51.100.7:50000", State: "open", In: 1 << 40, Out: 2, Age: 90 * time.Second, Idle: 1500 * time.Millisecond}}
+			return []Flow{{
+				Proto: "tcp", State: "open", Origin: "guest", In: 1 << 40, Out: 2, Age: 90, Idle: 1.5,
+				Guest:  netip.MustParseAddrPort("10.0.2.100:40000"),
+				Remote: netip.MustParseAddrPort("192.0.2.1:443"),
+				Host:   netip.MustParseAddrPort("198.51.100.7:50000"),
+			}}
 		},
 		Stats: func() []Metric {
 			return []Metric{
@@ -107,14 +42,14 @@ func testConfig() (Config, *fakePorts) {
 				{Name: "sent_bytes", Help: "Bytes from the guest", Counter: true, Label: "proto", Values: []Value{{"tcp", 1 << 60}, {"udp", 2}}},
 			}
 		},
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Logger: slog.New(slog.DiscardHandler),
 	}, p
 }
 
 type listenFunc = func(string, Config) (*Server, error)
 
-// serve runs a server for the time of the test.
-func serve(t testing.TB, listen listenFunc, prepare ...func(*Server)) (path string, p *fakePorts, s *Server) {
+// serve runs a server until the end of the test.
+func serve(t testing.TB, listen listenFunc, prepare ...func(*Server)) (path string, p *apitest.Ports, s *Server) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "s")
 	cfg, p := testConfig()
@@ -148,8 +83,8 @@ func connect(t testing.TB, path string) *net.UnixConn {
 	return c.(*net.UnixConn)
 }
 
-// ask sends the pieces one by one and reads to the end of the reply. The client
-// does not shut down its side.
+// ask sends the pieces one by one and reads the reply to its end. It does not shut
+// down its side.
 func ask(t testing.TB, path string, pieces ...string) string {
 	t.Helper()
 	c := connect(t, path)
@@ -177,13 +112,4 @@ func openFiles(t testing.TB) int {
 		t.Fatal(err)
 	}
 	return len(entries)
-}
-
-func mustRule(t testing.TB, s string) portfwd.Rule {
-	t.Helper()
-	r, err := portfwd.Parse(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
 }

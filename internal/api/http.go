@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/textproto"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -17,246 +19,159 @@ const (
 	maxBody = 64 << 10 // bytes of a request's body
 )
 
-// request is one HTTP request.
+// Status lines of responses.
+const (
+	statusOK            = "200 OK"
+	statusCreated       = "201 Created"
+	statusNoContent     = "204 No Content"
+	statusBadRequest    = "400 Bad Request"
+	statusForbidden     = "403 Forbidden"
+	statusNotFound      = "404 Not Found"
+	statusBadMethod     = "405 Method Not Allowed"
+	statusConflict      = "409 Conflict"
+	statusNoLength      = "411 Length Required"
+	statusBodyTooLarge  = "413 Content Too Large"
+	statusHeadTooLarge  = "431 Request Header Fields Too Large"
+	statusInternalError = "500 Internal Server Error"
+	statusBadVersion    = "505 HTTP Version Not Supported"
+)
+
+// request is an HTTP request.
 type request struct {
 	method string
-	path   string // as sent: no route needs percent-encoding
-	query  string
+	url    *url.URL
 	body   []byte
-	// last is set where the client, or what it sent, wants the connection
-	// closed after the response.
-	last bool
 }
 
-// response is what is answered to it.
+// response is an HTTP response.
 type response struct {
-	status   int
+	status   string
 	kind     string // content type, empty without a body
 	body     []byte
 	location string // of what was created
-	allow    string // methods, where another was used
+	allow    string // methods, with statusBadMethod
 }
 
-// httpError is a fault of the request itself.
-type httpError struct {
-	status int
+// requestError is an error of the request itself.
+type requestError struct {
+	status string
 	text   string
 }
 
-func (e *httpError) Error() string { return e.text }
+func (e *requestError) Error() string { return e.text }
 
-// http is one connection: requests and responses by turns.
-func (s *Server) http(ctx context.Context, c *conn) {
-	r := bufio.NewReader(c)
-	for limit := s.patience; ; limit = s.keepAlive {
-		c.await(limit)
-		req, err := readRequest(r, func() error { return c.send([]byte("HTTP/1.1 100 Continue\r\n\r\n")) })
-		c.work()
-		if err != nil {
-			var fault *httpError
-			if errors.As(err, &fault) && c.send(problem(fault.status, fault).bytes(&request{last: true})) == nil {
-				c.finish()
-			}
-			return
-		}
-		if c.send(s.route(ctx, req).bytes(req)) != nil {
-			return
-		}
-		if req.last || ctx.Err() != nil {
-			c.finish()
-			return
-		}
+// replyHTTP reads a request and returns the response, or nothing if the client
+// went away or took too long.
+func (c *conn) replyHTTP(ctx context.Context) []byte {
+	req, err := readRequest(c)
+	var bad *requestError
+	switch {
+	case !c.received():
+		return nil
+	case errors.As(err, &bad):
+		return problem(bad.status, bad).encode("")
+	case err != nil:
+		return nil
 	}
+	return c.server.route(ctx, req).encode(req.method)
 }
 
-// readRequest reads one HTTP/1.x request (RFC 9112). proceed is called where the
-// client waits to be told to send the body. Errors are *httpError, or those of
-// reading and of proceed.
-func readRequest(r *bufio.Reader, proceed func() error) (*request, error) {
-	head := headReader{r: r, left: maxHead}
-	line, err := head.line()
-	if err == nil && line == "" {
-		line, err = head.line() // RFC 9112, 2.2: one empty line is forgiven
+// refuseHTTP is the response to clients that are not permitted.
+func refuseHTTP(err error) []byte { return problem(statusForbidden, err).encode("") }
+
+// readRequest reads an HTTP/1.x request (RFC 9112) whose body, if any, has a
+// Content-Length. Errors are *requestError, or those of reading.
+func readRequest(c io.ReadWriter) (*request, error) {
+	limited := &io.LimitedReader{R: c, N: maxHead}
+	r := bufio.NewReader(limited)
+	req, header, err := readHead(r)
+	if err != nil && limited.N == 0 {
+		err = &requestError{statusHeadTooLarge, fmt.Sprintf("the request's head is longer than %d bytes", maxHead)}
 	}
 	if err != nil {
 		return nil, err
 	}
-	req, err := parseRequestLine(line)
+	length, err := bodyLength(header)
 	if err != nil {
 		return nil, err
 	}
-	length, expects, err := head.fields(req)
-	if err != nil {
-		return nil, err
+	if strings.EqualFold(header.Get("Expect"), "100-continue") {
+		io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n")
 	}
-	if length == 0 {
-		return req, nil
-	}
-	if expects {
-		if err := proceed(); err != nil {
-			return nil, err
-		}
-	}
+	limited.N = maxBody
 	req.body = make([]byte, length)
 	_, err = io.ReadFull(r, req.body)
 	return req, err
 }
 
+func readHead(r *bufio.Reader) (*request, textproto.MIMEHeader, error) {
+	line, err := r.ReadString('\n')
+	if err != nil {
+		return nil, nil, err
+	}
+	req, err := parseRequestLine(strings.TrimRight(line, "\r\n"))
+	if err != nil {
+		return nil, nil, err
+	}
+	header, err := textproto.NewReader(r).ReadMIMEHeader()
+	var malformed textproto.ProtocolError
+	if errors.As(err, &malformed) {
+		err = &requestError{statusBadRequest, malformed.Error()}
+	}
+	return req, header, err
+}
+
 func parseRequestLine(line string) (*request, error) {
 	method, rest, _ := strings.Cut(line, " ")
 	target, version, _ := strings.Cut(rest, " ")
-	major, minor, ok := strings.Cut(version, ".")
-	if method == "" || !ok || !strings.HasPrefix(version, "HTTP/") || len(minor) != 1 {
-		return nil, &httpError{400, "not an HTTP request"}
+	switch {
+	case !strings.HasPrefix(version, "HTTP/"):
+		return nil, &requestError{statusBadRequest, "not an HTTP request"}
+	case !strings.HasPrefix(version, "HTTP/1."):
+		return nil, &requestError{statusBadVersion, "this server supports HTTP/1.1 only"}
 	}
-	if major != "HTTP/1" {
-		return nil, &httpError{505, "only HTTP/1.1 is spoken here"}
+	u, err := url.ParseRequestURI(target)
+	if err != nil || !strings.HasPrefix(u.Path, "/") {
+		return nil, &requestError{statusBadRequest, "the request's target is not a path"}
 	}
-	// The absolute form is what a client sends that takes us for a proxy.
-	if _, after, ok := strings.Cut(target, "://"); ok {
-		_, path, _ := strings.Cut(after, "/")
-		target = "/" + path
-	}
-	if !strings.HasPrefix(target, "/") {
-		return nil, &httpError{400, "the target of the request is not a path"}
-	}
-	req := &request{method: method, last: minor == "0"}
-	req.path, req.query, _ = strings.Cut(target, "?")
-	return req, nil
+	return &request{method: method, url: u}, nil
 }
 
-// headReader reads the lines of a request's head, up to a limit.
-type headReader struct {
-	r    *bufio.Reader
-	left int // bytes that the head may still have
-}
-
-// line is the next line without its end.
-func (h *headReader) line() (string, error) {
-	var line []byte
-	for {
-		part, err := h.r.ReadSlice('\n')
-		if h.left -= len(part); h.left < 0 {
-			return "", &httpError{431, fmt.Sprintf("the head of the request is longer than %d bytes", maxHead)}
-		}
-		line = append(line, part...)
-		switch {
-		case err == nil:
-			line = bytes.TrimSuffix(line[:len(line)-1], []byte("\r"))
-			if bytes.ContainsAny(line, "\r\x00") {
-				return "", &httpError{400, "control characters in the head of the request"}
-			}
-			return string(line), nil
-		case err != bufio.ErrBufferFull:
-			return "", err
-		}
+// bodyLength is the body's length in bytes as the header declares it.
+func bodyLength(header textproto.MIMEHeader) (int, error) {
+	if header.Get("Transfer-Encoding") != "" {
+		return 0, &requestError{statusNoLength, "a body must have a Content-Length"}
 	}
-}
-
-// fields reads the header fields, of which it needs those about the body and
-// the connection.
-func (h *headReader) fields(req *request) (length int, expects bool, err error) {
-	sized := false
-	for {
-		line, err := h.line()
-		if err != nil {
-			return 0, false, err
-		}
-		if line == "" {
-			return length, expects, nil
-		}
-		name, value, ok := strings.Cut(line, ":")
-		if !ok || name == "" || strings.ContainsAny(name, " \t") {
-			return 0, false, &httpError{400, "a header field has no name"}
-		}
-		value = strings.Trim(value, " \t")
-		switch strings.ToLower(name) {
-		case "content-length":
-			n, err := strconv.ParseUint(value, 10, 63)
-			switch {
-			case err != nil || sized && int(n) != length:
-				return 0, false, &httpError{400, "Content-Length is not a number"}
-			case n > maxBody:
-				return 0, false, &httpError{413, fmt.Sprintf("the body is longer than %d bytes", maxBody)}
-			}
-			length, sized = int(n), true
-		case "transfer-encoding":
-			return 0, false, &httpError{411, "a body needs a Content-Length here"}
-		case "connection":
-			for option := range strings.SplitSeq(strings.ToLower(value), ",") {
-				switch strings.Trim(option, " \t") {
-				case "close":
-					req.last = true
-				case "keep-alive":
-					req.last = false
-				}
-			}
-		case "expect":
-			expects = strings.EqualFold(value, "100-continue")
-		}
+	lengths := header.Values("Content-Length")
+	if len(lengths) == 0 {
+		return 0, nil
 	}
+	n, err := strconv.ParseUint(lengths[0], 10, 63)
+	switch {
+	case err != nil || len(lengths) > 1:
+		return 0, &requestError{statusBadRequest, "Content-Length is not one number"}
+	case n > maxBody:
+		return 0, &requestError{statusBodyTooLarge, fmt.Sprintf("the body is longer than %d bytes", maxBody)}
+	}
+	return int(n), nil
 }
 
-// bytes writes the response to req.
-func (r *response) bytes(req *request) []byte {
+// encode writes the response to a request with the given method.
+func (r *response) encode(method string) []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", r.status, statusText(r.status))
+	fmt.Fprintf(&b, "HTTP/1.1 %s\r\nConnection: close\r\n", r.status)
 	fmt.Fprintf(&b, "Date: %s\r\n", time.Now().UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT"))
-	field := func(name, value string) {
-		if value != "" {
-			fmt.Fprintf(&b, "%s: %s\r\n", name, value)
+	for _, field := range [][2]string{{"Content-Type", r.kind}, {"Location", r.location}, {"Allow", r.allow}} {
+		if field[1] != "" {
+			fmt.Fprintf(&b, "%s: %s\r\n", field[0], field[1])
 		}
 	}
-	field("Content-Type", r.kind)
-	field("Location", r.location)
-	field("Allow", r.allow)
-	field("Cache-Control", "no-store")
-	if r.status != 204 {
+	if r.status != statusNoContent {
 		fmt.Fprintf(&b, "Content-Length: %d\r\n", len(r.body))
 	}
-	if req.last {
-		field("Connection", "close")
-	}
 	b.WriteString("\r\n")
-	if req.method != "HEAD" {
+	if method != "HEAD" {
 		b.Write(r.body)
 	}
 	return b.Bytes()
-}
-
-func statusText(status int) string {
-	switch status {
-	case 200:
-		return "OK"
-	case 201:
-		return "Created"
-	case 204:
-		return "No Content"
-	case 400:
-		return "Bad Request"
-	case 403:
-		return "Forbidden"
-	case 404:
-		return "Not Found"
-	case 405:
-		return "Method Not Allowed"
-	case 409:
-		return "Conflict"
-	case 411:
-		return "Length Required"
-	case 413:
-		return "Content Too Large"
-	case 431:
-		return "Request Header Fields Too Large"
-	case 505:
-		return "HTTP Version Not Supported"
-	}
-	return "Internal Server Error"
-}
-
-// refuseHTTP answers who may not ask.
-func refuseHTTP(c *conn, err error) {
-	if c.send(problem(403, err).bytes(&request{last: true})) == nil {
-		c.finish()
-	}
 }

@@ -1,9 +1,7 @@
 package api
 
 import (
-	"bufio"
 	"io"
-	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -12,62 +10,65 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestPatienceEnds: what has come until then is judged as it is.
+// TestPatienceEnds: a request that does not arrive in time is judged as it is.
 func TestPatienceEnds(t *testing.T) {
-	impatient := func(s *Server) { s.patience, s.keepAlive = 20*time.Millisecond, 40*time.Millisecond }
+	impatient := func(s *Server) { s.patience = 20 * time.Millisecond }
 	path, _, _ := serve(t, ListenControl, impatient)
-	for _, said := range []string{"", `{"execute":`} {
-		if got := ask(t, path, said); got != `{"error":{"desc":"bad request: cannot parse JSON"}}` {
-			t.Errorf("control, %q: %s", said, got)
+	for _, sent := range []string{"", `{"execute":`} {
+		if got := ask(t, path, sent); got != `{"error":{"desc":"bad request: cannot parse JSON"}}` {
+			t.Errorf("control, %q: %s", sent, got)
 		}
 	}
 	path, _, _ = serve(t, ListenHTTP, impatient)
-	for _, said := range []string{"", "GET /", "POST /v1/ports HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"} {
-		if got := ask(t, path, said); got != "" {
-			t.Errorf("http, %q: %s", said, got)
+	for _, sent := range []string{"", "GET /", "POST /v1/ports HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"} {
+		if got := ask(t, path, sent); got != "" {
+			t.Errorf("http, %q: %s", sent, got)
 		}
-	}
-	c := connect(t, path)
-	r := bufio.NewReader(c)
-	for range 2 { // persistent, and then at rest
-		io.WriteString(c, "GET /v1/stats HTTP/1.1\r\n\r\n")
-		if status, err := r.ReadString('\n'); err != nil || status != "HTTP/1.1 200 OK\r\n" {
-			t.Fatalf("%q, %v", status, err)
-		}
-		for line := ""; line != "{\"uptime_seconds\":12,\"sent_bytes\":{\"tcp\":1152921504606846976,\"udp\":2}}\n"; {
-			var err error
-			if line, err = r.ReadString('\n'); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if b, err := io.ReadAll(r); err != nil || len(b) != 0 {
-		t.Errorf("at rest: %q, %v", b, err)
 	}
 }
 
-// TestB19_OutOfDescriptors: clients wait until there are some again.
-func TestB19_OutOfDescriptors(t *testing.T) {
-	path, _, _ := serve(t, ListenHTTP)
-	c := connect(t, path)
-	r := bufio.NewReader(c)
-	get := func() {
-		t.Helper()
-		io.WriteString(c, "GET /v1/ports HTTP/1.1\r\n\r\n")
-		resp, err := http.ReadResponse(r, nil)
-		if err != nil {
-			t.Fatal(err)
+// TestIdleClients: clients that send nothing, or half a request, do not delay
+// others, however many they are.
+func TestIdleClients(t *testing.T) {
+	requests := map[string]string{"control": listRequest, "http": httpRequest}
+	for name, listen := range listeners() {
+		path, _, _ := serve(t, listen)
+		before := openFiles(t)
+		for i := range 3 * maxConns {
+			c := connect(t, path)
+			if i%2 == 0 {
+				io.WriteString(c, requests[name][:10])
+			}
 		}
-		if b, err := io.ReadAll(resp.Body); err != nil || string(b) != "{\"ports\":[]}\n" {
-			t.Fatalf("%q, %v", b, err)
+		start := time.Now()
+		if got := ask(t, path, requests[name]); !strings.Contains(got, "[]") {
+			t.Errorf("%s: %s", name, got)
+		}
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("%s: took %v beside idle clients", name, took)
+		}
+		// This process has the 3*maxConns+1 clients, too.
+		if n := openFiles(t) - before; n > 3*maxConns+1+maxConns+2 {
+			t.Errorf("%s: %d descriptors more", name, n)
 		}
 	}
-	get()
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+}
+
+// TestB19_OutOfDescriptors: clients wait until there are some again, and those that
+// are connected are answered.
+func TestB19_OutOfDescriptors(t *testing.T) {
+	path, _, _ := serve(t, ListenHTTP)
+	connected := connect(t, path)
+	io.WriteString(connected, "POST /v1/ports HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 13\r\n\r\n")
+	const proceed = "HTTP/1.1 100 Continue\r\n\r\n"
+	if _, err := io.ReadFull(connected, make([]byte, len(proceed))); err != nil {
+		t.Fatal(err)
+	}
+	late, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
+	defer unix.Close(late)
 
 	var files []*os.File
 	defer func() {
@@ -92,19 +93,21 @@ func TestB19_OutOfDescriptors(t *testing.T) {
 		}
 		files = append(files, f)
 	}
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+	if err := unix.Connect(late, &unix.SockaddrUnix{Name: path}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := unix.Write(fd, []byte(httpRequest)); err != nil {
+	if _, err := unix.Write(late, []byte(httpRequest)); err != nil {
 		t.Fatal(err)
 	}
-	// The one that is connected already is answered.
-	get()
+	io.WriteString(connected, `{"rule":"80"}`)
+	if got := rest(t, connected); !strings.HasPrefix(got, "HTTP/1.1 201 ") {
+		t.Errorf("connected: %q", got)
+	}
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
 		t.Fatal(err)
 	}
 	b := make([]byte, 1000)
-	n, err := unix.Read(fd, b)
+	n, err := unix.Read(late, b)
 	if got := string(b[:max(n, 0)]); err != nil || !strings.HasPrefix(got, "HTTP/1.1 200 ") {
 		t.Errorf("%q, %v", got, err)
 	}

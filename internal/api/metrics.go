@@ -3,11 +3,26 @@ package api
 import (
 	"bytes"
 	"fmt"
-	"strconv"
 	"strings"
 )
 
-// metricPrefix leads every metric's name, as Prometheus wants it of a program.
+// Metric is one measured quantity: a single value, or one for each value of a
+// label.
+type Metric struct {
+	Name    string // lower case words joined by underscores, unit last: sent_bytes
+	Help    string // one sentence without a period
+	Counter bool   // only grows; otherwise a gauge
+	Label   string // name of the label; empty: Values has one element
+	Values  []Value
+}
+
+// Value is one value of a metric.
+type Value struct {
+	Label string
+	N     uint64
+}
+
+// metricPrefix begins every name, as Prometheus recommends for a program.
 const metricPrefix = "epiphyte_"
 
 // metricsText is the text exposition format of Prometheus, version 0.0.4:
@@ -36,29 +51,29 @@ func metricsText(metrics []Metric) []byte {
 // statsJSON is an object with a number for each metric, or an object of numbers
 // where there is a label, in the order of the metrics.
 func statsJSON(metrics []Metric) []byte {
-	b := []byte{'{'}
-	key := func(first bool, name string) {
-		if !first {
-			b = append(b, ',')
-		}
-		b = append(append(b, encode(name)...), ':')
-	}
+	var b bytes.Buffer
+	b.WriteByte('{')
 	for i, m := range metrics {
-		key(i == 0, m.Name)
+		separate(&b, i)
+		fmt.Fprintf(&b, "%s:", encode(m.Name))
 		if m.Label == "" {
-			var n uint64
-			if len(m.Values) > 0 {
-				n = m.Values[0].N
-			}
-			b = strconv.AppendUint(b, n, 10)
+			fmt.Fprintf(&b, "%d", m.Values[0].N)
 			continue
 		}
-		b = append(b, '{')
-		for k, v := range m.Values {
-			key(k == 0, v.Label)
-			b = strconv.AppendUint(b, v.N, 10)
+		b.WriteByte('{')
+		for j, v := range m.Values {
+			separate(&b, j)
+			fmt.Fprintf(&b, "%s:%d", encode(v.Label), v.N)
 		}
-		b = append(b, '}')
+		b.WriteByte('}')
 	}
-	return append(b, '}', '\n')
+	b.WriteByte('}')
+	return b.Bytes()
+}
+
+// separate writes the comma before all elements but the first.
+func separate(b *bytes.Buffer, index int) {
+	if index > 0 {
+		b.WriteByte(',')
+	}
 }

@@ -91,7 +91,7 @@ func TestB41_OtherUserIsRefused(t *testing.T) {
 		t.Errorf("by the mode of the file: %s", got)
 	}
 	openSocket(t, path)
-	if got := askFrom(t, path, listRequest, nobody); got != `{"error":{"desc":"bad request: permission denied","cause":"user 65534 may not ask: only 0 and root may"}}` {
+	if got := askFrom(t, path, listRequest, nobody); got != `{"error":{"desc":"bad request: permission denied","cause":"user 65534 is not permitted, only 0 and root are"}}` {
 		t.Errorf("control: %s", got)
 	}
 	if got := askFrom(t, path, listRequest, nil); !strings.HasPrefix(got, `{"return"`) {

@@ -1,11 +1,13 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,14 +16,10 @@ import (
 // terminating zero).
 const MaxPath = 107
 
-// ErrPathTooLong is the refusal of a longer path, in the contract's words.
+// ErrPathTooLong rejects a longer path, in the contract's words.
 var ErrPathTooLong = errors.New("the specified API socket path is too long (>= 108)")
 
-// backlog is the number of clients that may wait to be accepted. The contract's
-// callers connect one after the other, and some give up when they are refused.
-const backlog = 1024
-
-// socketFile is a listening socket and the file that leads to it.
+// socketFile is a listening socket and its file.
 type socketFile struct {
 	*net.UnixListener
 	path     string
@@ -29,23 +27,44 @@ type socketFile struct {
 	netns    uint64 // cookie of the network namespace, 0 if unknown
 }
 
-// bind listens on path, in place of a socket that is already there.
-func bind(path string) (*socketFile, error) {
+// listen listens on path, replacing a socket that is already there.
+func listen(path string) (*socketFile, error) {
 	if len(path) > MaxPath {
 		return nil, ErrPathTooLong
 	}
 	if path == "" || path[0] == 0 || path[0] == '@' {
-		// An empty or abstract name has no mode to protect it.
+		// An empty or abstract name has no file mode to protect it.
 		return nil, fmt.Errorf("listen on socket %q: not a path", path)
 	}
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
-	f, err := listen(path)
+	f := &socketFile{path: path}
+	config := net.ListenConfig{Control: f.prepare}
+	l, err := config.Listen(context.Background(), "unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("listen on socket %s: %w", path, err)
+		return nil, fmt.Errorf("listen on socket: %w", err)
 	}
+	f.UnixListener = l.(*net.UnixListener)
+	f.SetUnlinkOnClose(false) // a successor may have replaced the file
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		f.UnixListener.Close()
+		return nil, fmt.Errorf("stat socket %s: %w", path, err)
+	}
+	f.dev, f.ino = st.Dev, st.Ino
 	return f, nil
+}
+
+// prepare is called before the socket is bound. The file takes its mode from the
+// socket and so is never open to others; the umask belongs to the whole process.
+func (f *socketFile) prepare(_, _ string, raw syscall.RawConn) error {
+	var err error
+	controlErr := raw.Control(func(fd uintptr) {
+		err = unix.Fchmod(int(fd), 0o600)
+		f.netns, _ = netnsCookie(fd)
+	})
+	return errors.Join(controlErr, err)
 }
 
 // removeStale removes a socket that a predecessor left behind, and nothing else.
@@ -57,7 +76,7 @@ func removeStale(path string) error {
 	case err != nil:
 		return fmt.Errorf("listen on socket: %w", err)
 	case info.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("listen on socket %s: there is a file that is not a socket; it is left alone", path)
+		return fmt.Errorf("listen on socket %s: a file that is not a socket exists", path)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove old socket: %w", err)
@@ -65,44 +84,8 @@ func removeStale(path string) error {
 	return nil
 }
 
-func listen(path string) (_ *socketFile, err error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return nil, fmt.Errorf("make socket: %w", err)
-	}
-	file := os.NewFile(uintptr(fd), path)
-	defer file.Close() // net.FileListener works on a copy
-
-	// The file gets its mode from the socket, so it is never open to others;
-	// the umask, which is the whole process's, is left alone.
-	if err := unix.Fchmod(fd, 0o600); err != nil {
-		return nil, fmt.Errorf("set mode: %w", err)
-	}
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
-		return nil, fmt.Errorf("bind: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(path)
-		}
-	}()
-	if err := unix.Listen(fd, backlog); err != nil {
-		return nil, fmt.Errorf("listen: %w", err)
-	}
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
-		return nil, fmt.Errorf("stat: %w", err)
-	}
-	l, err := net.FileListener(file)
-	if err != nil {
-		return nil, err
-	}
-	cookie, _ := netnsCookie(fd)
-	return &socketFile{UnixListener: l.(*net.UnixListener), path: path, dev: st.Dev, ino: st.Ino, netns: cookie}, nil
-}
-
-// Close removes the file, unless a successor has put its own there, and stops
-// listening. Where the path leads elsewhere by now (a sandbox) nothing is removed.
+// Close stops listening and removes the file, unless path leads to another file
+// by now: a successor's, or one in a sandbox.
 func (f *socketFile) Close() error {
 	var st unix.Stat_t
 	if unix.Lstat(f.path, &st) == nil && st.Dev == f.dev && st.Ino == f.ino {

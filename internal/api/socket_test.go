@@ -161,7 +161,7 @@ func TestCloseEndsEveryone(t *testing.T) {
 		if n := openFiles(t) - before; n > 0 {
 			t.Errorf("%s: %d descriptors left", name, n)
 		}
-		if p.count() != 0 {
+		if len(p.List()) != 0 {
 			t.Errorf("%s: published after the end", name)
 		}
 	}

@@ -8,8 +8,8 @@ import (
 	"epiphyte/internal/guest"
 )
 
-// listen opens the sockets by which a running program is asked. They accept
-// clients from now on.
+// listen opens the control sockets that the options name. They accept clients
+// from now on.
 func (o *Options) listen(ctx context.Context, n *network, r *reporter) error {
 	cfg := api.Config{
 		Ports:  n.guest.Ports(),
@@ -34,32 +34,26 @@ func (o *Options) listen(ctx context.Context, n *network, r *reporter) error {
 	return nil
 }
 
-// flows describes the guest's flows as the HTTP socket shows them.
+// flows describes the guest's flows as the control sockets show them.
 func flows(g *guest.Guest) []api.Flow {
 	infos := g.Flows()
 	list := make([]api.Flow, len(infos))
 	for i, f := range infos {
 		list[i] = api.Flow{
-			Proto: f.Proto, Guest: f.Src.String(), State: f.State.String(),
-			In: f.In, Out: f.Out, Age: f.Age, Idle: f.Idle,
-		}
-		if f.Remote.IsValid() {
-			list[i].Remote = f.Remote.String()
-		}
-		if f.Host.IsValid() {
-			list[i].Host = f.Host.String()
+			Proto: f.Proto, Guest: f.Src, Remote: f.Remote, Host: f.Host, State: f.State.String(), Origin: f.Origin.String(),
+			In: f.In, Out: f.Out, Age: f.Age.Seconds(), Idle: f.Idle.Seconds(),
 		}
 	}
 	return list
 }
 
-// metrics names the guest's statistics; the HTTP socket adds what Prometheus wants
-// around the names.
+// metrics names the guest's statistics. The HTTP socket adds the prefix and the
+// suffix that Prometheus recommends.
 func metrics(g *guest.Guest) []api.Metric {
 	s := g.Stats()
 	one := func(n uint64) []api.Value { return []api.Value{{N: n}} }
 	list := []api.Metric{
-		{Name: "flows", Help: "Flows of the moment", Label: "kind", Values: []api.Value{
+		{Name: "flows", Help: "Current flows", Label: "kind", Values: []api.Value{
 			{Label: "connecting", N: uint64(s.Connecting)},
 			{Label: "tcp", N: uint64(s.Connections)},
 			{Label: "mapping", N: uint64(s.Mappings)},
@@ -75,7 +69,7 @@ func metrics(g *guest.Guest) []api.Metric {
 	return append(list, laneMetrics(s.Lanes)...)
 }
 
-// laneMetrics are there with several queues only.
+// laneMetrics exist with several queues only.
 func laneMetrics(lanes []guest.LaneStats) []api.Metric {
 	if len(lanes) == 0 {
 		return nil
@@ -88,9 +82,9 @@ func laneMetrics(lanes []guest.LaneStats) []api.Metric {
 		return m
 	}
 	return []api.Metric{
-		each("lane_frames", "Frames from the guest that came by the lane's own queue", func(l *guest.LaneStats) uint64 { return l.Frames.Own }),
-		each("lane_handed_frames", "Frames from the guest that another lane handed over", func(l *guest.LaneStats) uint64 { return l.Frames.Handed }),
-		each("lane_lost_frames", "Frames from the guest that were to be handed over and found no room", func(l *guest.LaneStats) uint64 { return l.Frames.Lost }),
+		each("lane_frames", "Frames from the guest that arrived on the lane's own queue", func(l *guest.LaneStats) uint64 { return l.Frames.Own }),
+		each("lane_handed_frames", "Frames from the guest that arrived on another lane's queue", func(l *guest.LaneStats) uint64 { return l.Frames.Handed }),
+		each("lane_lost_frames", "Frames from the guest that were lost because the lane's inbox was full", func(l *guest.LaneStats) uint64 { return l.Frames.Lost }),
 		each("lane_tcp_connections", "TCP connections established by the lane", func(l *guest.LaneStats) uint64 { return l.Connections }),
 	}
 }

@@ -211,7 +211,7 @@ func (p *attachParser) flags() *pflag.FlagSet {
 	fs.VarP(fdValue("ready-fd", &p.ReadyFD), "ready-fd", "r", "write \"1\" to `FD` once the network works")
 	fs.VarP(mtuValue(&p.MTU), "mtu", "m", fmt.Sprintf("set the `MTU` in bytes, at most %d", maxMTU))
 	switchFlag(fs, "enable-ipv6", "6", "enable IPv6", set(&p.ipv6, "WARNING: Support for IPv6 is experimental"))
-	fs.VarP(socketValue("API", &p.APISocket), "api-socket", "a", "answer slirp4netns's JSON requests at `PATH`")
+	fs.VarP(socketValue("API", &p.APISocket), "api-socket", "a", "accept slirp4netns's JSON requests on the socket `PATH`")
 	fs.Var(stringValue(&p.cidr), "cidr", "use the IPv4 subnet `CIDR` for the guest")
 	switchFlag(fs, "disable-host-loopback", "", "refuse connections to the host's 127.0.0.1 and ::1 through the gateway address",
 		set(&p.DisableHostLoopback, ""))

@@ -12,7 +12,7 @@ import (
 	"epiphyte/internal/api"
 )
 
-// Client is the command line of one of the commands that ask a running program:
+// Client is the command line of one of the commands for a running program:
 // ports, publish, unpublish, flows, stats.
 type Client struct {
 	command  clientCommand
@@ -20,14 +20,14 @@ type Client struct {
 	operands []string
 
 	json     bool
-	guest    string  // publish: the guest address, empty for the program's choice
-	interval float64 // flows: seconds between tables, 0 for one table only
+	guest    string  // publish: the guest address, empty for the guest's own
+	interval float64 // flows: seconds between tables, 0 for a single table
 }
 
-// clientCommand is what tells the commands apart.
+// clientCommand is one of the commands.
 type clientCommand struct {
 	name     string
-	operands string // as the usage shows them
+	operands string // as the usage shows them, empty for none
 	about    string
 	run      func(*Client, context.Context, io.Writer) error
 }
@@ -39,9 +39,9 @@ func clientCommands() []clientCommand {
 		{name: "publish", operands: "RULE...", run: (*Client).publish,
 			about: "Publish ports of a running program.\n" +
 				"RULE is [HOST:]PORT[-END][:GUESTPORT[-END]][/tcp|/udp]; HOST is an address, IPv6 in\n" +
-				"brackets, or an interface. Without HOST it is 0.0.0.0: any IPv4 client may connect."},
+				"brackets, or an interface. The default is 0.0.0.0: any IPv4 client may connect."},
 		{name: "unpublish", operands: "ID...", run: (*Client).unpublish,
-			about: "Remove published ports. Connections that were made by them stay."},
+			about: "Remove published ports. Existing connections through them stay."},
 		{name: "flows", about: "List the connections and mappings of a running program.", run: (*Client).flows},
 		{name: "stats", about: "Show the counters of a running program.", run: (*Client).stats},
 	}
@@ -57,9 +57,9 @@ func clientNamed(name string) (clientCommand, bool) {
 	return clientCommand{}, false
 }
 
-// ParseClient reads the command line of the client command name, without that
-// word. The second result is not nil when the command line by itself ends the
-// program.
+// ParseClient reads the command line of the client command name; args does not
+// contain the name. The second result is not nil if the command line alone ends
+// the program.
 func ParseClient(prog, name string, args []string) (*Client, *Exit) {
 	command, ok := clientNamed(name)
 	if !ok {
@@ -69,14 +69,14 @@ func ParseClient(prog, name string, args []string) (*Client, *Exit) {
 	fs := pflag.NewFlagSet(prog+" "+name, pflag.ContinueOnError)
 	fs.SortFlags = false
 	fs.SetOutput(io.Discard)
-	fs.VarP(stringValue(&c.api.Control), "api-socket", "a", "ask by the control socket at `PATH`")
-	fs.Var(stringValue(&c.api.HTTP), "http-socket", "ask by the HTTP socket at `PATH`")
+	fs.VarP(stringValue(&c.api.Control), "api-socket", "a", "use the control socket at `PATH`")
+	fs.Var(stringValue(&c.api.HTTP), "http-socket", "use the HTTP socket at `PATH`")
 	if name != "unpublish" {
-		boolFlag(fs, "json", "", "print JSON, as the HTTP socket gives it", &c.json)
+		boolFlag(fs, "json", "", "print JSON, as the HTTP socket does", &c.json)
 	}
 	switch name {
 	case "publish":
-		fs.Var(stringValue(&c.guest), "guest", "lead to the guest address `ADDR`")
+		fs.Var(stringValue(&c.guest), "guest", "publish ports of the guest address `ADDR`")
 	case "flows":
 		fs.VarPF(secondsValue("watch", &c.interval), "watch", "w", "refresh every `SECONDS` until interrupted").NoOptDefVal = "1"
 	}
@@ -104,15 +104,15 @@ func (c *Client) check(operands []string) error {
 	case c.command.operands != "" && len(operands) == 0:
 		return fmt.Errorf("%s needs %s", c.command.name, c.command.operands)
 	case c.api.HTTP != "" && c.api.Control != "":
-		return errors.New("one of --api-socket and --http-socket is enough")
+		return errors.New("--api-socket and --http-socket cannot be used together")
 	case c.api.HTTP == "" && c.api.Control == "":
 		return errors.New("--api-socket or --http-socket is required")
 	}
 	return nil
 }
 
-// clientMain is a client command from its arguments, without its name, to an
-// exit code.
+// clientMain runs a client command and returns the exit code. args does not
+// contain the command's name.
 func clientMain(ctx context.Context, prog, name string, args []string, stdout, stderr io.Writer) int {
 	c, exit := ParseClient(prog, name, args)
 	if exit != nil {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"os/signal"
 	"slices"
 	"syscall"
@@ -14,7 +15,7 @@ import (
 	"epiphyte/internal/api"
 )
 
-// flows lists the flows once, or again and again.
+// flows lists the flows once, or repeatedly.
 func (c *Client) flows(ctx context.Context, stdout io.Writer) error {
 	if c.interval == 0 {
 		return c.flowsOnce(ctx, stdout)
@@ -71,7 +72,7 @@ func (c *Client) watchFlows(ctx context.Context, stdout io.Writer, tick <-chan t
 	}
 }
 
-// unlessEnded is err, except where the user wanted the end.
+// unlessEnded is err, or nil if the user has interrupted us.
 func unlessEnded(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return nil
@@ -79,7 +80,11 @@ func unlessEnded(ctx context.Context, err error) error {
 	return err
 }
 
-type flowKey struct{ proto, guest, remote, host string }
+// flowKey identifies a flow in two listings.
+type flowKey struct {
+	proto               string
+	guest, remote, host netip.AddrPort
+}
 
 func keyOf(f api.Flow) flowKey { return flowKey{f.Proto, f.Guest, f.Remote, f.Host} }
 
@@ -89,8 +94,8 @@ type flowRow struct {
 	in, out float64
 }
 
-// withRates compares flows with those of a moment before and puts the busiest
-// first, the oldest first among equals.
+// withRates compares flows with an earlier listing and puts the busiest first,
+// and of equals the oldest.
 func withRates(flows []api.Flow, before map[flowKey]api.Flow, elapsed time.Duration) []flowRow {
 	rate := func(now, then uint64) float64 {
 		if elapsed <= 0 || now < then {
@@ -120,17 +125,24 @@ func flowTable(rows []flowRow, rates bool) []byte {
 	}
 	fmt.Fprintln(w, "AGE\tIDLE")
 	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t", r.Proto, r.Guest, orDash(r.Remote), orDash(r.State), byteCount(float64(r.In)), byteCount(float64(r.Out)))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t", r.Proto, r.Guest, addressOrDash(r.Remote), cmp.Or(r.State, "-"), byteCount(float64(r.In)), byteCount(float64(r.Out)))
 		if rates {
 			fmt.Fprintf(w, "%s\t%s\t", byteCount(r.in), byteCount(r.out))
 		}
-		fmt.Fprintf(w, "%v\t%v\n", r.Age.Truncate(time.Second), r.Idle.Truncate(time.Second))
+		fmt.Fprintf(w, "%v\t%v\n", wholeSeconds(r.Age), wholeSeconds(r.Idle))
 	}
 	w.Flush()
 	return b.Bytes()
 }
 
-func orDash(s string) string { return cmp.Or(s, "-") }
+func addressOrDash(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return "-"
+	}
+	return a.String()
+}
+
+func wholeSeconds(s float64) time.Duration { return time.Duration(s) * time.Second }
 
 // byteCount shows n to three digits, in decimal units.
 func byteCount(n float64) string {

@@ -14,7 +14,7 @@ import (
 	"epiphyte/portfwd"
 )
 
-// ports lists the rules in force.
+// ports lists the published ports.
 func (c *Client) ports(ctx context.Context, stdout io.Writer) error {
 	ports, err := c.api.Ports(ctx)
 	if err != nil {
@@ -33,10 +33,10 @@ func (c *Client) show(stdout io.Writer, ports []api.Port) error {
 	w := table(stdout)
 	fmt.Fprintln(w, "ID\tPROTO\tHOST\tGUEST")
 	for _, p := range ports {
-		host, guest := strconv.Itoa(int(p.HostPort)), strconv.Itoa(int(p.GuestPort))
-		if more := int(p.HostPortEnd) - int(p.HostPort); more > 0 {
-			host += "-" + strconv.Itoa(int(p.HostPortEnd))
-			guest += "-" + strconv.Itoa(int(p.GuestPort)+more)
+		host, guest := strconv.Itoa(p.HostPort), strconv.Itoa(p.GuestPort)
+		if p.HostPortEnd > p.HostPort {
+			host += "-" + strconv.Itoa(p.HostPortEnd)
+			guest += "-" + strconv.Itoa(p.GuestPort+p.HostPortEnd-p.HostPort)
 		}
 		if p.HostAddr == "" {
 			p.HostAddr = netip.IPv4Unspecified().String()
@@ -49,7 +49,7 @@ func (c *Client) show(stdout io.Writer, ports []api.Port) error {
 	return w.Flush()
 }
 
-// publish adds the rules one by one, or none of them.
+// publish adds all rules, or none of them.
 func (c *Client) publish(ctx context.Context, stdout io.Writer) error {
 	var rules []portfwd.Rule
 	for _, text := range c.operands {
@@ -82,13 +82,13 @@ func (c *Client) publish(ctx context.Context, stdout io.Writer) error {
 	return c.show(stdout, done)
 }
 
-// unpublish removes rules by their ids; one that fails does not keep the others.
+// unpublish removes rules by their ids. It goes on after one that fails.
 func (c *Client) unpublish(ctx context.Context, _ io.Writer) error {
 	var ids []int
 	for _, text := range c.operands {
 		id, err := strconv.Atoi(text)
 		if err != nil {
-			return fmt.Errorf("%q is not an id; the command ports shows them", text)
+			return fmt.Errorf("%q is not an id; the ports command lists the ids", text)
 		}
 		ids = append(ids, id)
 	}
@@ -101,5 +101,5 @@ func (c *Client) unpublish(ctx context.Context, _ io.Writer) error {
 	return errors.Join(failed...)
 }
 
-// table aligns columns that are separated by tabs.
+// table aligns columns separated by tabs.
 func table(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 0, 8, 2, ' ', 0) }

@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// screen shows one text after the other: on a terminal in the same place, and
-// elsewhere separated by empty lines.
+// screen shows texts one after another: in the same place on a terminal, and
+// separated by empty lines elsewhere.
 type screen struct {
 	w     io.Writer
 	size  func() (rows, columns int) // nil: not a terminal
-	lines int                        // that are shown now
+	lines int                        // on display now
 	shown bool
 }
 
@@ -37,8 +37,8 @@ func newScreen(w io.Writer) *screen {
 	return s
 }
 
-// show replaces what is shown by text, of which as much is shown as fits: the
-// terminal must not scroll, or the next text would not meet its place.
+// show replaces the last text by as much of this one as fits: if the terminal
+// scrolled, the next text would not start in the same place.
 func (s *screen) show(text []byte) error {
 	var b bytes.Buffer
 	switch {
@@ -49,7 +49,7 @@ func (s *screen) show(text []byte) error {
 		b.Write(text)
 	default:
 		if s.lines > 0 {
-			fmt.Fprintf(&b, "\x1b[%dF", s.lines) // to the first of the lines
+			fmt.Fprintf(&b, "\x1b[%dF", s.lines) // to the first line
 		}
 		b.WriteString("\x1b[J") // erase from here on
 		b.Write(s.fit(text))
@@ -63,7 +63,7 @@ func (s *screen) show(text []byte) error {
 func (s *screen) fit(text []byte) []byte {
 	rows, columns := s.size()
 	lines := bytes.SplitAfter(bytes.TrimSuffix(text, []byte("\n")), []byte("\n"))
-	// The cursor rests on a line of its own below.
+	// The cursor takes a line of its own below.
 	if hidden := len(lines) - (rows - 1); hidden > 0 {
 		lines = append(lines[:rows-2:rows-2], fmt.Appendf(nil, "... and %d more", hidden+1))
 	}

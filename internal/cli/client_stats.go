@@ -11,7 +11,7 @@ import (
 	"epiphyte/internal/api"
 )
 
-// stats shows the counters, in the order in which the program gives them.
+// stats shows the counters in the order of the reply.
 func (c *Client) stats(ctx context.Context, stdout io.Writer) error {
 	if c.json {
 		return c.document(ctx, stdout, api.StatsDocument)
@@ -30,7 +30,7 @@ func (c *Client) stats(ctx context.Context, stdout io.Writer) error {
 }
 
 // printNumbers prints one JSON value: a number with its name, or an object of
-// them.
+// numbers.
 func printNumbers(d *json.Decoder, w io.Writer, name string) error {
 	token, err := d.Token()
 	if err != nil {
@@ -57,7 +57,7 @@ func printNumbers(d *json.Decoder, w io.Writer, name string) error {
 	return err
 }
 
-// document prints one of the program's documents as it stands, in one line.
+// document prints one of the program's documents unchanged, on one line.
 func (c *Client) document(ctx context.Context, stdout io.Writer, name string) error {
 	doc, err := c.api.Document(ctx, name)
 	if err != nil {

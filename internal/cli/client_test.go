@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/netip"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,57 +14,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"epiphyte/internal/api"
-	"epiphyte/portfwd"
+	"epiphyte/internal/api/apitest"
 )
 
-// memoryPorts publishes nothing; port 81 is always refused.
-type memoryPorts struct {
-	mu    sync.Mutex
-	last  int
-	rules []portfwd.Entry
-}
-
-func (p *memoryPorts) Add(_ context.Context, r portfwd.Rule) (portfwd.Entry, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if r.HostPort == 81 {
-		return portfwd.Entry{}, &portfwd.BindError{Proto: r.Proto, Addr: netip.MustParseAddrPort("0.0.0.0:81"), Errno: 98}
-	}
-	if !r.Host.IsValid() {
-		r.Host = netip.IPv4Unspecified()
-	}
-	if !r.Guest.IsValid() && r.Host.Is4() {
-		r.Guest = netip.MustParseAddr("10.0.2.100")
-	}
-	if r.GuestPort == 0 {
-		r.GuestPort = r.HostPort
-	}
-	p.last++
-	p.rules = append(p.rules, portfwd.Entry{ID: p.last, Rule: r})
-	return p.rules[len(p.rules)-1], nil
-}
-
-func (p *memoryPorts) Remove(id int) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n := len(p.rules)
-	p.rules = slices.DeleteFunc(p.rules, func(e portfwd.Entry) bool { return e.ID == id })
-	if len(p.rules) == n {
-		return portfwd.ErrNoRule
-	}
-	return nil
-}
-
-func (p *memoryPorts) List() []portfwd.Entry {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return slices.Clone(p.rules)
-}
-
-// answering runs both servers of a program for the time of the test.
-func answering(t *testing.T, flows func() []api.Flow) (control, http string, p *memoryPorts) {
+// answering runs both servers of a program until the end of the test.
+func answering(t *testing.T, flows func() []api.Flow) (control, http string, p *apitest.Ports) {
 	t.Helper()
-	p = &memoryPorts{}
+	p = &apitest.Ports{}
 	cfg := api.Config{Ports: p, Flows: flows, Stats: func() []api.Metric {
 		return []api.Metric{
 			{Name: "uptime_seconds", Values: []api.Value{{N: 12}}},
@@ -87,7 +41,7 @@ func answering(t *testing.T, flows func() []api.Flow) (control, http string, p *
 	return control, http, p
 }
 
-// asked runs a client command to its end.
+// asked runs a client command.
 func asked(args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
 	code = clientMain(context.Background(), "epiphyte", args[0], args[1:], &out, &errs)
@@ -118,14 +72,14 @@ func TestClientPorts(t *testing.T) {
 			"3   tcp    0.0.0.0:90       10.0.2.7:90\n" +
 			"4   tcp    0.0.0.0:91       10.0.2.7:91\n", ""},
 		{[]string{"unpublish", "-a", control, "3", "4"}, 0, "", ""},
-		{[]string{"unpublish", "--http-socket=" + http, "3", "2"}, 1, "", "epiphyte unpublish: port 3: no such published port\n"},
-		// The second fails: the first is taken back.
-		{[]string{"publish", "--http-socket", http, "70", "81"}, 1, "", "epiphyte publish: publish 81: listen on tcp 0.0.0.0:81: address already in use (EADDRINUSE)\n"},
-		{[]string{"publish", "-a", control, "79-83"}, 1, "", "epiphyte publish: publish 79-83: bad request: add_hostfwd: slirp_add_hostfwd failed (EADDRINUSE: listen on tcp 0.0.0.0:81: address already in use)\n"},
-		{[]string{"publish", "-a", control, "lo:79"}, 1, "", "epiphyte publish: publish lo:79: listen on interface lo: the control socket cannot do that; the HTTP socket can\n"},
+		{[]string{"unpublish", "--http-socket=" + http, "3", "2"}, 1, "", "epiphyte unpublish: port 3: remove published port 3: no such published port\n"},
+		// The second fails, so the first is removed.
+		{[]string{"publish", "--http-socket", http, "70", "81"}, 1, "", "epiphyte publish: publish 81: publish 0.0.0.0:81: listen on tcp 0.0.0.0:81: address already in use (another program has the port) (EADDRINUSE)\n"},
+		{[]string{"publish", "-a", control, "79-83"}, 1, "", "epiphyte publish: publish 79-83: bad request: add_hostfwd: slirp_add_hostfwd failed (EADDRINUSE: publish 0.0.0.0:81: listen on tcp 0.0.0.0:81: address already in use (another program has the port))\n"},
+		{[]string{"publish", "-a", control, "lo:79"}, 1, "", "epiphyte publish: publish lo:79: listen on interface lo: the control socket does not support this, the HTTP socket does\n"},
 		{[]string{"publish", "-a", control, "--guest=fd00::1", "79"}, 1, "", "epiphyte publish: publish 79: guest_addr: fd00::1 is not of the family of 0.0.0.0\n"},
 		{[]string{"publish", "-a", control, "80:x"}, 1, "", `epiphyte publish: parse published port "80:x": guest_port: "x" is not a port, 1 to 65535` + "\n"},
-		{[]string{"unpublish", "-a", control, "8080:80"}, 1, "", `epiphyte unpublish: "8080:80" is not an id; the command ports shows them` + "\n"},
+		{[]string{"unpublish", "-a", control, "8080:80"}, 1, "", `epiphyte unpublish: "8080:80" is not an id; the ports command lists the ids` + "\n"},
 		{[]string{"ports", "-a", control + "x"}, 1, "", "epiphyte ports: dial unix " + control + "x: connect: no such file or directory\n"},
 	} {
 		code, stdout, stderr := asked(tt.args...)
@@ -147,7 +101,7 @@ func TestClientCommandLine(t *testing.T) {
 		stderr string
 	}{
 		{[]string{"ports"}, "--api-socket or --http-socket is required"},
-		{[]string{"ports", "-a", "x", "--http-socket", "y"}, "one of --api-socket and --http-socket is enough"},
+		{[]string{"ports", "-a", "x", "--http-socket", "y"}, "--api-socket and --http-socket cannot be used together"},
 		{[]string{"ports", "-a", "x", "y"}, `ports takes no argument "y"`},
 		{[]string{"publish", "-a", "x"}, "publish needs RULE..."},
 		{[]string{"unpublish", "-a", "x"}, "unpublish needs ID..."},
@@ -181,19 +135,23 @@ func TestClientStats(t *testing.T) {
 	}
 }
 
-// manyFlows are one busy flow, whose count rises with every look, and n quiet.
+// manyFlows are n quiet flows and a busy one, whose bytes grow with every call.
 func manyFlows(n int) func() []api.Flow {
 	var mu sync.Mutex
 	looks := uint64(0)
+	guest := netip.MustParseAddr("10.0.2.100")
 	return func() []api.Flow {
 		mu.Lock()
 		defer mu.Unlock()
 		looks++
 		var flows []api.Flow
 		for i := range n {
-			flows = append(flows, api.Flow{Proto: "udp", Guest: fmt.Sprintf("10.0.2.100:%d", 1000+i), Age: time.Hour})
+			flows = append(flows, api.Flow{Proto: "udp", Guest: netip.AddrPortFrom(guest, uint16(1000+i)), Age: 3600})
 		}
-		return append(flows, api.Flow{Proto: "tcp", Guest: "10.0.2.100:40000", Remote: "192.0.2.1:443", State: "open", In: looks * 1e12, Age: 90 * time.Second, Idle: 1500 * time.Millisecond})
+		return append(flows, api.Flow{
+			Proto: "tcp", Guest: netip.AddrPortFrom(guest, 40000), Remote: netip.MustParseAddrPort("192.0.2.1:443"),
+			State: "open", In: looks * 1e12, Age: 90, Idle: 1.5,
+		})
 	}
 }
 
@@ -213,7 +171,7 @@ func TestClientFlows(t *testing.T) {
 	}
 }
 
-// TestClientWatch: three looks, then the end.
+// TestClientWatch: three listings, then an interrupt.
 func TestClientWatch(t *testing.T) {
 	for _, asJSON := range []bool{false, true} {
 		_, http, _ := answering(t, manyFlows(1))
@@ -225,7 +183,7 @@ func TestClientWatch(t *testing.T) {
 		go func() { done <- c.watchFlows(ctx, &out, tick) }()
 		tick <- time.Time{}
 		tick <- time.Time{}
-		// The third look may be cut off by the end.
+		// This may interrupt the third listing.
 		cancel()
 		if err := <-done; err != nil {
 			t.Fatal(err)
@@ -240,7 +198,7 @@ func TestClientWatch(t *testing.T) {
 		if len(tables) < 2 || !strings.HasPrefix(tables[1], "PROTO") {
 			t.Fatalf("%q", out.String())
 		}
-		// Busy flows come first as soon as it shows which those are.
+		// From the second listing on busy flows are known, and come first.
 		if first := strings.Split(tables[1], "\n")[1]; !strings.HasPrefix(first, "tcp ") || strings.Count(first, "0 B") != 2 {
 			t.Errorf("%q", first)
 		}
@@ -255,8 +213,8 @@ func TestClientWatchEnds(t *testing.T) {
 	}
 }
 
-// TestScreenStaysInPlace: each text begins where the one before began, and none
-// makes the terminal scroll.
+// TestScreenStaysInPlace: all texts begin in the same place, and none makes the
+// terminal scroll.
 func TestScreenStaysInPlace(t *testing.T) {
 	var out bytes.Buffer
 	s := &screen{w: &out, size: func() (int, int) { return 4, 6 }}

@@ -1,0 +1,59 @@
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+
+	"epiphyte/portfwd"
+)
+
+// Ports publishes ports; *portfwd.Manager implements it. Its methods are called
+// by many goroutines at once.
+type Ports interface {
+	Add(ctx context.Context, r portfwd.Rule) (portfwd.Entry, error)
+	Remove(id int) error
+	List() []portfwd.Entry
+}
+
+// Config of a server. Ports is required.
+type Config struct {
+	Ports  Ports
+	Flows  func() []Flow   // lists the current flows; nil: none
+	Stats  func() []Metric // reads the counters and gauges; nil: none
+	Logger *slog.Logger    // nil: slog.Default()
+}
+
+// Flow is one TCP connection, UDP mapping or ping identifier, as both protocols
+// show it.
+type Flow struct {
+	Proto  string         `json:"proto"` // tcp, udp or icmp
+	Guest  netip.AddrPort `json:"guest"`
+	Remote netip.AddrPort `json:"remote"` // not valid if there are many
+	Host   netip.AddrPort `json:"host"`   // our socket on the host; not valid if it has no address
+	State  string         `json:"state"`
+	Origin string         `json:"origin"`       // who asked for it: guest, published or exposed
+	In     uint64         `json:"in_bytes"`     // towards the guest
+	Out    uint64         `json:"out_bytes"`    // from the guest
+	Age    float64        `json:"age_seconds"`  // since the flow began
+	Idle   float64        `json:"idle_seconds"` // since the last byte or datagram
+}
+
+type flowsDocument struct {
+	Flows []Flow `json:"flows"`
+}
+
+func (s *Server) flows() flowsDocument {
+	doc := flowsDocument{Flows: []Flow{}} // [] in JSON, not null
+	if s.cfg.Flows != nil {
+		doc.Flows = append(doc.Flows, s.cfg.Flows()...)
+	}
+	return doc
+}
+
+func (s *Server) stats() []Metric {
+	if s.cfg.Stats == nil {
+		return nil
+	}
+	return s.cfg.Stats()
+}
