@@ -65,7 +65,7 @@ type Forwarder struct {
 
 	answer      func(from, to netip.AddrPort, response []byte) // answerDNS, bound once
 	backlog     policy.Backlog
-	pingRefused bool                                           // said once
+	pingRefused bool // said once
 }
 
 // New makes a forwarder; Attach completes it.

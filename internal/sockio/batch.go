@@ -43,7 +43,7 @@ type Batch struct {
 	parts   [BatchSize][]byte
 
 	dirty []*DatagramSocket // with datagrams to send
-	one   [1]Datagram // of Send
+	one   [1]Datagram       // of Send
 	vecs  [2 * RunMax]unix.Iovec
 	ends  [BatchSize]int // of the messages being sent: how many datagrams up to each one's end
 }
