@@ -3,8 +3,11 @@ package flow
 // Admit makes room for one more flow of a kind, and reports whether there is room
 // now.
 func (t *Table) Admit(k Kind) bool {
+	if k == Dial && t.kinds[Conn].count >= t.limits.TCP {
+		return false // no dial that ends would make room
+	}
 	for t.full(k) {
-		v := t.leastWanted(k)
+		v := t.leastWanted(k, false)
 		if v == nil {
 			return false
 		}
@@ -33,15 +36,16 @@ func (t *Table) full(k Kind) bool {
 
 // leastWanted is the flow of a kind that gives way: the one that was used longest
 // ago, among the guest addresses that have at least their fair share. So one
-// address that opens many cannot displace another's few.
-func (t *Table) leastWanted(k Kind) *Flow {
+// address that opens many cannot displace another's few. Where a descriptor is
+// wanted, flows without one are passed over.
+func (t *Table) leastWanted(k Kind, descriptor bool) *Flow {
 	owners := len(t.share[k])
 	if owners == 0 {
 		return nil
 	}
 	fair := t.kinds[k].count / owners
 	for f := t.kinds[k].first; f != nil; f = f.next {
-		if t.share[k][f.Src.Addr()] >= fair {
+		if t.share[k][f.Src.Addr()] >= fair && (!descriptor || f.FD >= 0) {
 			return f
 		}
 	}
@@ -53,7 +57,7 @@ func (t *Table) leastWanted(k Kind) *Flow {
 // was not answered.
 func (t *Table) FreeDescriptor() bool {
 	for _, k := range [...]Kind{Dial, Mapping} {
-		if v := t.leastWanted(k); v != nil {
+		if v := t.leastWanted(k, true); v != nil {
 			t.end(v, Evicted)
 			return true
 		}

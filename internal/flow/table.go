@@ -15,7 +15,8 @@ type Table struct {
 	index  map[key]*Flow
 	share  [kinds]map[netip.Addr]int // flows of each guest address, of kinds that give way
 	timer  shard.Timer
-	totals Totals // of flows that have ended
+	due    time.Duration // when the timer fires, if it is armed
+	totals Totals        // of flows that have ended
 }
 
 // Totals are sums over all TCP connections since the start.
@@ -53,8 +54,16 @@ func (t *Table) Add(f *Flow) {
 	f.begun = t.shard.Now()
 	f.used = f.begun
 	t.enter(f)
-	if f.Idle > 0 && !t.shard.Armed(&t.timer) {
-		t.shard.Arm(&t.timer, f.Idle, (*expiry)(t))
+	if f.Idle > 0 && f.Kind.canExpire() {
+		t.lookBefore(f.used + f.Idle)
+	}
+}
+
+// lookBefore has flows that have expired looked for at a time, or earlier.
+func (t *Table) lookBefore(due time.Duration) {
+	if due < t.due || !t.shard.Armed(&t.timer) {
+		t.due = due
+		t.shard.ArmAt(&t.timer, due, (*expiry)(t))
 	}
 }
 
@@ -92,10 +101,13 @@ func (t *Table) Find(kind Kind, proto uint8, src, remote netip.AddrPort) *Flow {
 	return t.index[key{kind, proto, src, remote}]
 }
 
-// Used notes traffic of either direction.
+// Used notes traffic of either direction. Of a flow that was taken out it notes
+// nothing: what the owner had under way may come after.
 func (t *Table) Used(f *Flow) {
-	f.used = t.shard.Now()
-	t.kinds[f.Kind].toLast(f)
+	if f.listed {
+		f.used = t.shard.Now()
+		t.kinds[f.Kind].toLast(f)
+	}
 }
 
 // Establish makes a Dial or Client a Conn, and an Exposed flow established.
@@ -179,6 +191,6 @@ func (e *expiry) Run() {
 		})
 	}
 	if next >= 0 {
-		t.shard.Arm(&t.timer, max(next-now, expiryPause), e)
+		t.lookBefore(max(next, now+expiryPause))
 	}
 }

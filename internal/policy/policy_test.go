@@ -1,4 +1,4 @@
-package forwarder
+package policy
 
 import (
 	"net/netip"
@@ -7,9 +7,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/flow"
 	"epiphyte/internal/plan"
 	"epiphyte/internal/plan/plantest"
-	"epiphyte/stack"
 )
 
 // Configurations that a row of the table may hold for.
@@ -39,16 +41,25 @@ func testRules(t testing.TB) map[int]*Rules {
 	}
 }
 
-func connectTo(s string) Decision {
-	return Decision{Action: Connect, To: netip.MustParseAddrPort(s)}
+func allow(s string) Decision {
+	return Decision{Action: Allow, To: netip.MustParseAddrPort(s)}
 }
 
-func refuse(why stack.Unreachable) Decision { return Decision{Action: Refuse, Why: why} }
+func refuse(errno unix.Errno) Decision { return Decision{Action: Refuse, Errno: errno} }
 
-// TestTranslate is the security boundary written down (B40): whatever the
+// out is what the guest asks for, by its device.
+func out(proto uint8, dst netip.AddrPort) Request {
+	src := netip.MustParseAddrPort("10.0.2.100:4000")
+	if dst.Addr().Is6() {
+		src = netip.MustParseAddrPort("[fd00::64]:4000")
+	}
+	return Request{Direction: Out, Origin: flow.FromGuest, Proto: proto, Src: src, Dst: dst}
+}
+
+// TestDecide is the security boundary written down (B40): whatever the
 // guest asks for, this is what becomes of it. Echo requests are asked for with
 // port 0, so for them the port of the destination and of the answer is ignored.
-func TestTranslate(t *testing.T) {
+func TestDecide(t *testing.T) {
 	drop := Decision{}
 	tests := []struct {
 		name   string
@@ -58,50 +69,50 @@ func TestTranslate(t *testing.T) {
 		want   Decision
 	}{
 		// The outside passes unchanged, on any port.
-		{"public v4", "93.184.216.34:80", all, always, connectTo("93.184.216.34:80")},
-		{"public v4 port 53", "9.9.9.9:53", all, always, connectTo("9.9.9.9:53")},
-		{"public v4 port 67", "9.9.9.9:67", all, always, connectTo("9.9.9.9:67")},
-		{"private v4", "192.168.1.1:443", all, always, connectTo("192.168.1.1:443")},
-		{"subnet beside the plan's", "10.0.3.2:80", all, always, connectTo("10.0.3.2:80")},
-		{"below the plan's", "10.0.1.255:80", all, always, connectTo("10.0.1.255:80")},
-		{"link-local v4", "169.254.169.254:80", all, always, connectTo("169.254.169.254:80")},
-		{"first after 0/8", "1.0.0.0:80", all, always, connectTo("1.0.0.0:80")},
-		{"last before loopback", "126.255.255.255:80", all, always, connectTo("126.255.255.255:80")},
-		{"first after loopback", "128.0.0.0:80", all, always, connectTo("128.0.0.0:80")},
-		{"last before multicast", "223.255.255.255:80", all, always, connectTo("223.255.255.255:80")},
-		{"public v6", "[2606:4700::1111]:443", all, always, connectTo("[2606:4700::1111]:443")},
-		{"unique local v6 elsewhere", "[fd00:0:0:1::2]:80", all, always, connectTo("[fd00:0:0:1::2]:80")},
-		{"NAT64", "[64:ff9b::7f00:1]:80", all, always, connectTo("[64:ff9b::7f00:1]:80")},
-		{"first after v4-mapped", "[::1:0:0:1]:80", all, always, connectTo("[::1:0:0:1]:80")},
+		{"public v4", "93.184.216.34:80", all, always, allow("93.184.216.34:80")},
+		{"public v4 port 53", "9.9.9.9:53", all, always, allow("9.9.9.9:53")},
+		{"public v4 port 67", "9.9.9.9:67", all, always, allow("9.9.9.9:67")},
+		{"private v4", "192.168.1.1:443", all, always, allow("192.168.1.1:443")},
+		{"subnet beside the plan's", "10.0.3.2:80", all, always, allow("10.0.3.2:80")},
+		{"below the plan's", "10.0.1.255:80", all, always, allow("10.0.1.255:80")},
+		{"link-local v4", "169.254.169.254:80", all, always, allow("169.254.169.254:80")},
+		{"first after 0/8", "1.0.0.0:80", all, always, allow("1.0.0.0:80")},
+		{"last before loopback", "126.255.255.255:80", all, always, allow("126.255.255.255:80")},
+		{"first after loopback", "128.0.0.0:80", all, always, allow("128.0.0.0:80")},
+		{"last before multicast", "223.255.255.255:80", all, always, allow("223.255.255.255:80")},
+		{"public v6", "[2606:4700::1111]:443", all, always, allow("[2606:4700::1111]:443")},
+		{"unique local v6 elsewhere", "[fd00:0:0:1::2]:80", all, always, allow("[fd00:0:0:1::2]:80")},
+		{"NAT64", "[64:ff9b::7f00:1]:80", all, always, allow("[64:ff9b::7f00:1]:80")},
+		{"first after v4-mapped", "[::1:0:0:1]:80", all, always, allow("[::1:0:0:1]:80")},
 
 		// The gateway is the host's loopback, or nothing.
-		{"gateway v4", "10.0.2.2:80", all, open | noDNS, connectTo("127.0.0.1:80")},
-		{"gateway v4 port 53", "10.0.2.2:53", all, open | noDNS, connectTo("127.0.0.1:53")},
-		{"gateway v4 port 68", "10.0.2.2:68", all, open | noDNS, connectTo("127.0.0.1:68")},
-		{"gateway v4 port 67 by TCP", "10.0.2.2:67", tcp | echo, open | noDNS, connectTo("127.0.0.1:67")},
-		{"gateway v6", "[fd00::2]:80", all, open | noDNS, connectTo("[::1]:80")},
-		{"gateway v6 port 547 by TCP", "[fd00::2]:547", tcp | echo, open | noDNS, connectTo("[::1]:547")},
-		{"gateway link-local", "[fe80::2]:80", all, open | noDNS, connectTo("[::1]:80")},
-		{"gateway v4, disabled", "10.0.2.2:80", all, noLoopback | neither, refuse(stack.NetUnreachable)},
-		{"gateway v4 port 53, disabled", "10.0.2.2:53", all, noLoopback | neither, refuse(stack.NetUnreachable)},
-		{"gateway v4 port 67 by TCP, disabled", "10.0.2.2:67", tcp | echo, noLoopback | neither, refuse(stack.NetUnreachable)},
-		{"gateway v6, disabled", "[fd00::2]:80", all, noLoopback | neither, refuse(stack.NetUnreachable)},
-		{"gateway link-local, disabled", "[fe80::2]:80", all, noLoopback | neither, refuse(stack.NetUnreachable)},
+		{"gateway v4", "10.0.2.2:80", all, open | noDNS, allow("127.0.0.1:80")},
+		{"gateway v4 port 53", "10.0.2.2:53", all, open | noDNS, allow("127.0.0.1:53")},
+		{"gateway v4 port 68", "10.0.2.2:68", all, open | noDNS, allow("127.0.0.1:68")},
+		{"gateway v4 port 67 by TCP", "10.0.2.2:67", tcp | echo, open | noDNS, allow("127.0.0.1:67")},
+		{"gateway v6", "[fd00::2]:80", all, open | noDNS, allow("[::1]:80")},
+		{"gateway v6 port 547 by TCP", "[fd00::2]:547", tcp | echo, open | noDNS, allow("[::1]:547")},
+		{"gateway link-local", "[fe80::2]:80", all, open | noDNS, allow("[::1]:80")},
+		{"gateway v4, disabled", "10.0.2.2:80", all, noLoopback | neither, refuse(unix.ENETUNREACH)},
+		{"gateway v4 port 53, disabled", "10.0.2.2:53", all, noLoopback | neither, refuse(unix.ENETUNREACH)},
+		{"gateway v4 port 67 by TCP, disabled", "10.0.2.2:67", tcp | echo, noLoopback | neither, refuse(unix.ENETUNREACH)},
+		{"gateway v6, disabled", "[fd00::2]:80", all, noLoopback | neither, refuse(unix.ENETUNREACH)},
+		{"gateway link-local, disabled", "[fe80::2]:80", all, noLoopback | neither, refuse(unix.ENETUNREACH)},
 
 		// The DNS address answers queries and nothing else.
 		{"DNS v4", "10.0.2.3:53", tcp | udp, open | noLoopback, Decision{Action: ServeDNS}},
 		{"DNS v6", "[fd00::3]:53", tcp | udp, open | noLoopback, Decision{Action: ServeDNS}},
 		{"DNS link-local", "[fe80::3]:53", tcp | udp, open | noLoopback, Decision{Action: ServeDNS}},
-		{"DNS v4, another port by TCP", "10.0.2.3:80", tcp, open | noLoopback, refuse(stack.NetUnreachable)},
-		{"DNS v4, another port by UDP", "10.0.2.3:80", udp, open | noLoopback, refuse(stack.PortUnreachable)},
-		{"DNS v6, another port by TCP", "[fd00::3]:853", tcp, open | noLoopback, refuse(stack.NetUnreachable)},
-		{"DNS v6, another port by UDP", "[fd00::3]:853", udp, open | noLoopback, refuse(stack.PortUnreachable)},
-		{"DNS v4, DHCP's port", "10.0.2.3:67", udp, open | noLoopback, refuse(stack.PortUnreachable)},
-		{"DNS v4, echo", "10.0.2.3:0", echo, open | noLoopback, refuse(stack.NetUnreachable)},
-		{"DNS v4, disabled", "10.0.2.3:53", all, noDNS | neither, connectTo("10.0.2.3:53")},
-		{"DNS v4, disabled, another port", "10.0.2.3:80", all, noDNS | neither, connectTo("10.0.2.3:80")},
-		{"DNS v6, disabled", "[fd00::3]:53", all, noDNS | neither, connectTo("[fd00::3]:53")},
-		{"DNS link-local, disabled", "[fe80::3]:53", all, noDNS | neither, refuse(stack.NetUnreachable)},
+		{"DNS v4, another port by TCP", "10.0.2.3:80", tcp, open | noLoopback, refuse(unix.ENETUNREACH)},
+		{"DNS v4, another port by UDP", "10.0.2.3:80", udp, open | noLoopback, refuse(unix.ECONNREFUSED)},
+		{"DNS v6, another port by TCP", "[fd00::3]:853", tcp, open | noLoopback, refuse(unix.ENETUNREACH)},
+		{"DNS v6, another port by UDP", "[fd00::3]:853", udp, open | noLoopback, refuse(unix.ECONNREFUSED)},
+		{"DNS v4, DHCP's port", "10.0.2.3:67", udp, open | noLoopback, refuse(unix.ECONNREFUSED)},
+		{"DNS v4, echo", "10.0.2.3:0", echo, open | noLoopback, refuse(unix.ENETUNREACH)},
+		{"DNS v4, disabled", "10.0.2.3:53", all, noDNS | neither, allow("10.0.2.3:53")},
+		{"DNS v4, disabled, another port", "10.0.2.3:80", all, noDNS | neither, allow("10.0.2.3:80")},
+		{"DNS v6, disabled", "[fd00::3]:53", all, noDNS | neither, allow("[fd00::3]:53")},
+		{"DNS link-local, disabled", "[fe80::3]:53", all, noDNS | neither, refuse(unix.ENETUNREACH)},
 
 		// DHCP, whatever is disabled.
 		{"DHCP by broadcast", "255.255.255.255:67", udp, always, Decision{Action: ServeDHCP}},
@@ -172,7 +183,7 @@ func TestTranslate(t *testing.T) {
 		{"link-local v6, another", "[fe80::d43a:cff:fe63:c838]:22", all, always, drop},
 		{"last link-local v6", "[febf:ffff::1]:80", all, always, drop},
 	}
-	protos := map[int]uint8{tcp: stack.ProtoTCP, udp: stack.ProtoUDP}
+	protos := map[int]uint8{tcp: unix.IPPROTO_TCP, udp: unix.IPPROTO_UDP}
 	rules := testRules(t)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -188,19 +199,19 @@ func TestTranslate(t *testing.T) {
 					want := tt.want
 					proto, ok := protos[bit]
 					if !ok {
-						proto = stack.ProtoICMP
+						proto = unix.IPPROTO_ICMP
 						if dst.Addr().Is6() {
-							proto = stack.ProtoICMPv6
+							proto = unix.IPPROTO_ICMPV6
 						}
 						dst = netip.AddrPortFrom(dst.Addr(), 0)
-						if want.Action == Connect {
+						if want.Action == Allow {
 							want.To = netip.AddrPortFrom(want.To.Addr(), 0)
 						}
 						if config&(noDNS|neither) == 0 && r.Plan.IsDNS(dst.Addr()) {
-							want = refuse(stack.NetUnreachable)
+							want = refuse(unix.ENETUNREACH)
 						}
 					}
-					if diff := cmp.Diff(want, r.Translate(proto, dst), compareAddrs()); diff != "" {
+					if diff := cmp.Diff(want, r.Decide(out(proto, dst)), compareAddrs()); diff != "" {
 						t.Errorf("protocol %d to %v, loopback disabled %v, DNS disabled %v: (-want +got)\n%s",
 							proto, dst, r.DisableHostLoopback, r.DisableDNS, diff)
 					}
@@ -208,7 +219,7 @@ func TestTranslate(t *testing.T) {
 			}
 		})
 	}
-	if got := rules[open].Translate(stack.ProtoTCP, netip.AddrPort{}); got.Action != Drop {
+	if got := rules[open].Decide(out(unix.IPPROTO_TCP, netip.AddrPort{})); got.Action != Drop {
 		t.Errorf("no address at all: %v, want a drop", got)
 	}
 }
@@ -218,48 +229,48 @@ func compareAddrs() cmp.Option {
 }
 
 // Without IPv6, its addresses of the plan mean nothing.
-func TestTranslateIPv4Only(t *testing.T) {
+func TestDecideIPv4Only(t *testing.T) {
 	p, err := plan.New(plan.DefaultIPv4(), netip.Prefix{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := Rules{Plan: p}
 	for _, dst := range []string{"[fe80::2]:80", "[fe80::3]:53", "[::]:53", "[::1]:80", "[::ffff:10.0.2.2]:80"} {
-		if got := r.Translate(stack.ProtoTCP, netip.MustParseAddrPort(dst)); got.Action != Drop {
+		if got := r.Decide(out(unix.IPPROTO_TCP, netip.MustParseAddrPort(dst))); got.Action != Drop {
 			t.Errorf("%s: %+v, want a drop", dst, got)
 		}
 	}
-	if got := r.Translate(stack.ProtoUDP, netip.MustParseAddrPort("[fe80::2]:547")); got.Action != Drop {
+	if got := r.Decide(out(unix.IPPROTO_UDP, netip.MustParseAddrPort("[fe80::2]:547"))); got.Action != Drop {
 		t.Errorf("DHCPv6 at the gateway's link-local address: %+v, want a drop", got)
 	}
-	if _, ok := r.TranslateSource(netip.IPv6Loopback()); ok {
+	if got := r.Decide(reply(netip.IPv6Loopback())); got.Action != Drop {
 		t.Error("a sender at ::1 is shown to a guest without IPv6")
 	}
 }
 
 // The plan, not a constant, says where the gateway is.
-func TestTranslateOtherPlan(t *testing.T) {
+func TestDecideOtherPlan(t *testing.T) {
 	p, err := plan.New(netip.MustParsePrefix("10.41.0.0/16"), netip.MustParsePrefix("fd12:3456::/64"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := Rules{Plan: p}
 	for dst, want := range map[string]Decision{
-		"10.41.0.2:80":      connectTo("127.0.0.1:80"),
+		"10.41.0.2:80":      allow("127.0.0.1:80"),
 		"10.41.0.3:53":      {Action: ServeDNS},
 		"10.41.255.255:80":  {},
-		"10.0.2.2:80":       connectTo("10.0.2.2:80"),
-		"[fd12:3456::2]:80": connectTo("[::1]:80"),
+		"10.0.2.2:80":       allow("10.0.2.2:80"),
+		"[fd12:3456::2]:80": allow("[::1]:80"),
 		"[fd12:3456::9]:80": {},
-		"[fd00::2]:80":      connectTo("[fd00::2]:80"),
+		"[fd00::2]:80":      allow("[fd00::2]:80"),
 	} {
-		if diff := cmp.Diff(want, r.Translate(stack.ProtoTCP, netip.MustParseAddrPort(dst)), compareAddrs()); diff != "" {
+		if diff := cmp.Diff(want, r.Decide(out(unix.IPPROTO_TCP, netip.MustParseAddrPort(dst))), compareAddrs()); diff != "" {
 			t.Errorf("%s: (-want +got)\n%s", dst, diff)
 		}
 	}
 }
 
-func TestTranslateSource(t *testing.T) {
+func TestDecideReply(t *testing.T) {
 	const hidden = ""
 	tests := []struct {
 		src    string
@@ -300,31 +311,156 @@ func TestTranslateSource(t *testing.T) {
 			if tt.config&config == 0 {
 				continue
 			}
-			got, ok := r.TranslateSource(netip.MustParseAddr(tt.src))
-			if ok != (tt.want != hidden) || ok && got.String() != tt.want {
-				t.Errorf("%s with loopback disabled %v, DNS disabled %v: %v, %v; want %q",
-					tt.src, r.DisableHostLoopback, r.DisableDNS, got, ok, tt.want)
+			q := reply(netip.MustParseAddr(tt.src))
+			want := Decision{}
+			if tt.want != hidden {
+				want = Decision{Action: Allow, From: netip.AddrPortFrom(netip.MustParseAddr(tt.want), 53), To: q.Dst}
+			}
+			if diff := cmp.Diff(want, r.Decide(q), compareAddrs()); diff != "" {
+				t.Errorf("%s with loopback disabled %v, DNS disabled %v: (-want +got)\n%s",
+					tt.src, r.DisableHostLoopback, r.DisableDNS, diff)
 			}
 		}
 	}
-	if _, ok := rules[open].TranslateSource(netip.Addr{}); ok {
+	if got := rules[open].Decide(reply(netip.Addr{})); got.Action != Drop {
 		t.Error("a sender without an address is shown to the guest")
+	}
+}
+
+// reply is a datagram that a peer of the host has sent to a mapping of the guest.
+func reply(peer netip.Addr) Request {
+	guest := netip.MustParseAddrPort("10.0.2.100:4000")
+	if peer.Unmap().Is6() {
+		guest = netip.MustParseAddrPort("[fd00::64]:4000")
+	}
+	return Request{Direction: In, Origin: flow.FromGuest, Proto: unix.IPPROTO_UDP, Src: netip.AddrPortFrom(peer, 53), Dst: guest}
+}
+
+// A guest that asks from a link-local address asked the gateway's, and is answered
+// from there; and no sender is shown to a guest address of the other family.
+func TestDecideReplyToGuestAddress(t *testing.T) {
+	r := testRules(t)[open]
+	for _, tt := range []struct{ src, guest, want string }{
+		{"[::1]:53", "[fd00::64]:4000", "[fd00::2]:53"},
+		{"[::1]:53", "[fe80::64]:4000", "[fe80::2]:53"},
+		{"[2001:db8::1]:53", "[fe80::64]:4000", "[2001:db8::1]:53"},
+		{"127.0.0.1:53", "[fd00::64]:4000", ""},
+		{"[::1]:53", "10.0.2.100:4000", ""},
+		{"[2001:db8::1]:53", "10.0.2.100:4000", ""},
+		{"[::ffff:192.0.2.1]:53", "[fd00::64]:4000", ""},
+	} {
+		q := Request{
+			Direction: In, Origin: flow.FromGuest, Proto: unix.IPPROTO_UDP,
+			Src: netip.MustParseAddrPort(tt.src), Dst: netip.MustParseAddrPort(tt.guest),
+		}
+		want := Decision{}
+		if tt.want != "" {
+			want = Decision{Action: Allow, From: netip.MustParseAddrPort(tt.want), To: q.Dst}
+		}
+		if diff := cmp.Diff(want, r.Decide(q), compareAddrs()); diff != "" {
+			t.Errorf("%s to %s: (-want +got)\n%s", tt.src, tt.guest, diff)
+		}
+	}
+}
+
+// TestDecidePublished: a client of a published port reaches the guest's server
+// whatever is disabled, under its own address where the guest would send an answer
+// to the device, and as the gateway where it would not.
+func TestDecidePublished(t *testing.T) {
+	for _, tt := range []struct{ client, want string }{
+		{"192.0.2.1:5000", "192.0.2.1:5000"},
+		{"192.168.1.1:5000", "192.168.1.1:5000"},
+		{"169.253.255.255:5000", "169.253.255.255:5000"},
+		{"10.0.1.255:5000", "10.0.1.255:5000"},
+		{"10.0.3.0:5000", "10.0.3.0:5000"},
+		{"[2001:db8::1]:5000", "[2001:db8::1]:5000"},
+		{"[fd00:0:0:1::]:5000", "[fd00:0:0:1::]:5000"},
+
+		{"127.0.0.1:5000", "10.0.2.2:5000"},
+		{"127.0.0.53:5000", "10.0.2.2:5000"},
+		{"0.0.0.0:5000", "10.0.2.2:5000"},
+		{"169.254.1.1:5000", "10.0.2.2:5000"},
+		{"10.0.2.0:5000", "10.0.2.2:5000"},
+		{"10.0.2.2:5000", "10.0.2.2:5000"},
+		{"10.0.2.3:5000", "10.0.2.2:5000"},
+		{"10.0.2.100:5000", "10.0.2.2:5000"},
+		{"10.0.2.255:5000", "10.0.2.2:5000"},
+		{"[::1]:5000", "[fd00::2]:5000"},
+		{"[::]:5000", "[fd00::2]:5000"},
+		{"[fe80::1]:5000", "[fd00::2]:5000"},
+		{"[fe80::1%eth0]:5000", "[fd00::2]:5000"},
+		{"[fd00::2]:5000", "[fd00::2]:5000"},
+		{"[fd00::64]:5000", "[fd00::2]:5000"},
+		{"[fd00::ffff:ffff:ffff:ffff]:5000", "[fd00::2]:5000"},
+	} {
+		for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+			q := Request{
+				Direction: In, Origin: flow.FromPublished, Proto: proto,
+				Src: netip.MustParseAddrPort(tt.client), Dst: netip.MustParseAddrPort("10.0.2.100:80"),
+			}
+			if q.Src.Addr().Is6() {
+				q.Dst = netip.MustParseAddrPort("[fd00::64]:80")
+			}
+			want := Decision{Action: Allow, From: netip.MustParseAddrPort(tt.want), To: q.Dst}
+			for _, r := range testRules(t) {
+				if diff := cmp.Diff(want, r.Decide(q), compareAddrs()); diff != "" {
+					t.Errorf("%s, loopback disabled %v, DNS disabled %v: (-want +got)\n%s",
+						tt.client, r.DisableHostLoopback, r.DisableDNS, diff)
+				}
+			}
+		}
+	}
+}
+
+// TestDecideExposed: an exposed port leads to the host's loopback, whatever is
+// disabled, and nowhere else.
+func TestDecideExposed(t *testing.T) {
+	for _, tt := range []struct {
+		dst  string
+		want Decision
+	}{
+		{"127.0.0.1:5432", allow("127.0.0.1:5432")},
+		{"[::1]:5432", allow("[::1]:5432")},
+		{"0.0.0.0:5432", refuse(unix.ECONNREFUSED)},
+		{"10.0.2.2:5432", refuse(unix.ECONNREFUSED)},
+		{"192.0.2.1:5432", refuse(unix.ECONNREFUSED)},
+		{"128.0.0.1:5432", refuse(unix.ECONNREFUSED)},
+		{"[::]:5432", refuse(unix.ECONNREFUSED)},
+		{"[::2]:5432", refuse(unix.ECONNREFUSED)},
+		{"[fd00::2]:5432", refuse(unix.ECONNREFUSED)},
+		{"[2001:db8::1]:5432", refuse(unix.ECONNREFUSED)},
+	} {
+		for _, r := range testRules(t) {
+			q := Request{
+				Direction: Out, Origin: flow.FromExposed, Proto: unix.IPPROTO_TCP,
+				Src: netip.MustParseAddrPort("127.0.0.1:4000"), Dst: netip.MustParseAddrPort(tt.dst),
+			}
+			want := tt.want
+			if want.Action == Allow {
+				want.From = q.Src
+			}
+			if diff := cmp.Diff(want, r.Decide(q), compareAddrs()); diff != "" {
+				t.Errorf("%s, loopback disabled %v, DNS disabled %v: (-want +got)\n%s",
+					tt.dst, r.DisableHostLoopback, r.DisableDNS, diff)
+			}
+		}
 	}
 }
 
 // Whatever the guest could address and is answered by comes back under the
 // address that it used: otherwise its socket would not take the reply.
-func TestTranslateSourceInvertsTranslate(t *testing.T) {
+func TestRepliesInvertRequests(t *testing.T) {
 	for _, r := range testRules(t) {
 		for _, s := range []string{"93.184.216.34:53", "10.0.2.2:53", "10.0.2.3:53", "[2606:4700::1111]:53", "[fd00::2]:53", "[fd00::3]:53"} {
 			dst := netip.MustParseAddrPort(s)
-			d := r.Translate(stack.ProtoUDP, dst)
-			if d.Action != Connect {
+			d := r.Decide(out(unix.IPPROTO_UDP, dst))
+			if d.Action != Allow {
 				continue
 			}
-			if seen, ok := r.TranslateSource(d.To.Addr()); !ok || seen != dst.Addr() {
+			answer := r.Decide(reply(d.To.Addr()))
+			if answer.Action != Allow || answer.From != dst {
 				t.Errorf("sent to %v, answered by %v as %v (%v); loopback disabled %v, DNS disabled %v",
-					dst, d.To, seen, ok, r.DisableHostLoopback, r.DisableDNS)
+					dst, d.To, answer.From, answer.Action, r.DisableHostLoopback, r.DisableDNS)
 			}
 		}
 	}
@@ -353,14 +489,14 @@ func mayConnect(r *Rules, dst, to netip.AddrPort) bool {
 	return a.As16()[0] != 0xff && !a.IsLinkLocalUnicast() && a.Compare(netip.MustParseAddr("::ffff:ffff")) > 0
 }
 
-// FuzzTranslate looks for a destination that slips through.
-func FuzzTranslate(f *testing.F) {
+// FuzzDecide looks for a destination that slips through.
+func FuzzDecide(f *testing.F) {
 	for _, s := range []string{
 		"127.0.0.1", "0.0.0.0", "255.255.255.255", "224.0.0.1", "10.0.2.2", "10.0.2.3", "10.0.2.100", "8.8.8.8",
 		"::", "::1", "::2", "::ffff:127.0.0.1", "::127.0.0.1", "fe80::2", "fe80::3", "fd00::2", "fd00::3", "ff02::1", "ff02::1:2", "2001:db8::1",
 	} {
 		for _, port := range []uint16{0, 53, 67, 80, 547} {
-			f.Add(netip.MustParseAddr(s).AsSlice(), port, uint8(stack.ProtoUDP))
+			f.Add(netip.MustParseAddr(s).AsSlice(), port, uint8(unix.IPPROTO_UDP))
 		}
 	}
 	rules := testRules(f)
@@ -373,7 +509,7 @@ func FuzzTranslate(f *testing.F) {
 func checkBoundary(t *testing.T, rules map[int]*Rules, proto uint8, dst netip.AddrPort) {
 	t.Helper()
 	for _, r := range rules {
-		if d := r.Translate(proto, dst); d.Action == Connect && !mayConnect(r, dst, d.To) {
+		if d := r.Decide(out(proto, dst)); d.Action == Allow && !mayConnect(r, dst, d.To) {
 			t.Errorf("protocol %d to %v connects to %v (loopback disabled %v, DNS disabled %v)",
 				proto, dst, d.To, r.DisableHostLoopback, r.DisableDNS)
 		}
@@ -385,7 +521,7 @@ func checkBoundary(t *testing.T, rules map[int]*Rules, proto uint8, dst netip.Ad
 // ones of IPv6.
 func TestB40_EveryFirstByte(t *testing.T) {
 	rules := testRules(t)
-	protos := []uint8{stack.ProtoTCP, stack.ProtoUDP, stack.ProtoICMP, stack.ProtoICMPv6, 132}
+	protos := []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6, 132}
 	for first := range 256 {
 		for _, rest := range [][3]byte{{}, {0, 0, 1}, {0, 2, 2}, {0, 2, 3}, {0, 2, 255}, {255, 255, 255}} {
 			for _, port := range []uint16{0, 53, 67, 80} {
@@ -408,5 +544,26 @@ func TestB40_EveryFirstByte(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// Each datagram is asked about, so an answer costs nothing that is to be collected.
+func TestDecideAllocatesNothing(t *testing.T) {
+	var d Decider = testRules(t)[open]
+	requests := []Request{
+		out(unix.IPPROTO_UDP, netip.MustParseAddrPort("192.0.2.1:443")),
+		out(unix.IPPROTO_UDP, netip.MustParseAddrPort("[fd00::2]:443")),
+		reply(netip.MustParseAddr("127.0.0.1")),
+		{Direction: In, Origin: flow.FromPublished, Proto: unix.IPPROTO_UDP, Src: netip.MustParseAddrPort("127.0.0.1:1"), Dst: netip.MustParseAddrPort("10.0.2.100:80")},
+	}
+	ask := func() {
+		for _, q := range requests {
+			if d.Decide(q).Action != Allow {
+				t.Errorf("%+v is not allowed", q)
+			}
+		}
+	}
+	if n := testing.AllocsPerRun(100, ask); n > 0 {
+		t.Errorf("%d requests take %v allocations", len(requests), n)
 	}
 }
