@@ -200,8 +200,11 @@ func (a *Agent) Close() error {
 	return nil
 }
 
+// closeAll closes descriptors, of which -1 is none.
 func closeAll(fds []int) {
 	for _, fd := range fds {
-		unix.Close(fd)
+		if fd >= 0 {
+			unix.Close(fd)
+		}
 	}
 }
