@@ -93,7 +93,7 @@ func familyOf(a netip.Addr) int {
 func (d *direct) begin(from netip.AddrPort) {
 	m := d.a.m
 	d.from, d.waiting = from, true
-	m.sockets.Socket(familyOf(from.Addr()), d.take)
+	m.sockets.Socket(familyOf(d.a.to.Addr()), d.take)
 	if d.waiting {
 		patience := socketPatience
 		if m.mode == DirectOnly {
@@ -144,7 +144,7 @@ func (d *direct) take(fd int) (kept bool) {
 // connect begins to connect a socket, which has the client's address if it may.
 func (d *direct) connect(fd int) (bound bool, errno unix.Errno) {
 	var sa sockio.Addr
-	if d.a.m.sockets.Transparent(familyOf(d.from.Addr())) {
+	if d.a.m.sockets.Transparent(familyOf(d.a.to.Addr())) {
 		sa.Set(d.from)
 		if errno := sockio.Bind(fd, &sa); errno != 0 {
 			return false, errno

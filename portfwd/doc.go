@@ -56,9 +56,9 @@
 // Life of a rule: Add, then serving, then Remove or Close, which close the
 // listeners; connections that were carried in live on.
 //
-// Timers: dialTimeout per attempt and visit, directPatience before it on the
-// direct path, sessionIdle per UDP session, acceptPause when the process is out of
-// descriptors.
+// Timers: dialTimeout per attempt and visit; before it, on the direct path,
+// socketPatience and directPatience; sessionIdle per UDP session; acceptPause when
+// the process is out of descriptors.
 //
 // What it does not do: it parses no JSON, and asks nobody for permission.
 package portfwd

@@ -40,7 +40,7 @@ func (cfg Config) attach(ctx context.Context, tuns []result, conn *rtnetlinkConn
 			return nil, err
 		}
 	}
-	if cfg.Vanish {
+	if cfg.Transient {
 		if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 0); err != nil {
 			return nil, fail("ioctl(TUNSETPERSIST)", err, "")
 		}

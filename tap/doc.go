@@ -36,7 +36,7 @@
 //
 // A device that does not exist is created non-persistent: it vanishes with the
 // last copy of its descriptor, whatever kills us. One that exists, made by Make or
-// by the caller, is attached to. It outlives us, unless Vanish takes its
+// by the caller, is attached to. It outlives us, unless Transient takes its
 // persistence off, and then Close switches its offloads off again. A device to which
 // another program is attached is tried again for a second, because a predecessor
 // may be about to die.

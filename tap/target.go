@@ -69,6 +69,9 @@ func (j *join) namespace(path string, kind int, name string) (int, error) {
 
 // resolve opens what the child needs and decides what it joins.
 func resolve(t Target) (*join, error) {
+	if t.FD > 0 || t.PID <= 0 && t.NetNS == "" {
+		return nil, errors.New("no target namespace given")
+	}
 	j := new(join)
 	netns, err := j.network(t)
 	if err == nil {
