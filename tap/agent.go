@@ -2,7 +2,6 @@ package tap
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -52,9 +51,6 @@ type Agent struct {
 // target that does not exist or may not be inspected is an error. Attach and Wait
 // come next. Close must be called in the end; ctx bounds the agent's life as well.
 func StartAgent(ctx context.Context, cfg AgentConfig) (*Agent, error) {
-	if cfg.Target.FD > 0 || cfg.Target.PID <= 0 && cfg.Target.NetNS == "" {
-		return nil, errors.New("start socket agent: no target namespace given")
-	}
 	j, err := resolve(cfg.Target)
 	if err != nil {
 		return nil, fmt.Errorf("start socket agent: %w", err)
@@ -200,8 +196,11 @@ func (a *Agent) Close() error {
 	return nil
 }
 
+// closeAll closes descriptors, of which -1 is none.
 func closeAll(fds []int) {
 	for _, fd := range fds {
-		unix.Close(fd)
+		if fd >= 0 {
+			unix.Close(fd)
+		}
 	}
 }

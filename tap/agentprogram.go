@@ -36,13 +36,13 @@ const (
 	v6
 )
 
-func newAgentProgram(marked [2]bool) *agentProgram {
+func newAgentProgram(transparent [2]bool) *agentProgram {
 	a := new(agentProgram)
 	a.message.layOut(a.answer[:])
 	copy(a.name[:], agentName)
 	a.root = [2]byte{'/', 0}
 	for f := range a.options {
-		// What every connection of ours has, see the relay, is set ahead.
+		// What the relay wants of every connection is set here, off its path.
 		list := []socketOption{
 			{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
 			{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1},
@@ -50,18 +50,17 @@ func newAgentProgram(marked [2]bool) *agentProgram {
 		if f == v6 {
 			list = append(list, socketOption{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1})
 		}
-		if marked[f] {
+		if transparent[f] {
 			a.caps = 1 << unix.CAP_NET_ADMIN
-			transparent := socketOption{unix.IPPROTO_IP, unix.IP_TRANSPARENT, 1}
+			option := socketOption{unix.IPPROTO_IP, unix.IP_TRANSPARENT, 1}
 			if f == v6 {
-				transparent = socketOption{unix.IPPROTO_IPV6, unix.IPV6_TRANSPARENT, 1}
+				option = socketOption{unix.IPPROTO_IPV6, unix.IPV6_TRANSPARENT, 1}
 			}
-			mark := uint32(directMark)
-			list = append(list, transparent,
-				socketOption{unix.SOL_SOCKET, unix.SO_MARK, int32(mark)},
-				// On lo, and nowhere else; and then the kernel takes a port in
-				// TIME-WAIT anew after a second, as it does for loopback
-				// addresses (net.ipv4.tcp_tw_reuse, 2).
+			list = append(list, option,
+				socketOption{unix.SOL_SOCKET, unix.SO_MARK, directMark},
+				// Only on lo, where the kernel lets a port in TIME-WAIT be used
+				// again after a second, as with loopback addresses
+				// (net.ipv4.tcp_tw_reuse, 2).
 				socketOption{unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, loIndex},
 				socketOption{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1},
 				// The port is chosen when the destination is known.
@@ -76,53 +75,59 @@ func newAgentProgram(marked [2]bool) *agentProgram {
 //
 //go:norace
 //go:nosplit
-func (l *program) handOut() {
-	a := l.agent
-
-	// The rest of what setns gave is not needed.
-	_, _, errno := syscall.RawSyscall(unix.SYS_CAPGET, uintptr(unsafe.Pointer(&l.capHdr)), uintptr(unsafe.Pointer(&l.capData[0])), 0)
-	if errno != 0 {
-		l.fail(stageConfine, 0, errno)
-	}
-	l.capData[0].Permitted &= a.caps
-	l.capData[0].Effective = l.capData[0].Permitted
-	l.capData[0].Inheritable = 0
-	l.capData[1] = unix.CapUserData{}
-	_, _, errno = syscall.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&l.capHdr)), uintptr(unsafe.Pointer(&l.capData[0])), 0)
-	if errno != 0 {
-		l.fail(stageConfine, 1, errno)
-	}
-	syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0)
-	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(&a.name[0])), 0)
-	// The keyboard's signals are for the command.
-	syscall.RawSyscall(unix.SYS_SETSID, 0, 0, 0)
-	syscall.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(&a.root[0])), 0, 0)
-
-	l.dieWithParent()
-
-	_, _, errno = syscall.RawSyscall(unix.SYS_DUP3, uintptr(l.socket), agentSocket, 0)
-	if errno != 0 {
-		l.fail(stageDup, 0, errno)
-	}
-	_, _, errno = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, agentSocket+1, uintptr(^uint32(0)), 0)
-	l.socket = agentSocket
-	if errno != 0 {
-		l.fail(stageConfine, 2, errno) // an agent that held our descriptors would be a hole
-	}
-
+func (p *program) handOut() {
+	p.confine()
+	a := p.agent
 	for {
 		n, _, errno := syscall.RawSyscall(unix.SYS_READ, agentSocket, uintptr(unsafe.Pointer(&a.order[0])), orderLen)
 		if errno == unix.EINTR {
 			continue
 		}
 		if errno != 0 || n != orderLen {
-			l.exit()
+			p.exit()
 		}
 		made := a.make()
-		a.message.send(l.socket, made)
+		a.message.send(agentSocket, made)
 		for i := 0; i < made; i++ {
 			syscall.RawSyscall(unix.SYS_CLOSE, uintptr(a.message.fds[i]), 0, 0)
 		}
+	}
+}
+
+// confine gives up what the agent does not need of what setns gave and of what it
+// shares with us.
+//
+//go:norace
+//go:nosplit
+func (p *program) confine() {
+	_, _, errno := syscall.RawSyscall(unix.SYS_CAPGET, uintptr(unsafe.Pointer(&p.capHdr)), uintptr(unsafe.Pointer(&p.capData[0])), 0)
+	if errno != 0 {
+		p.fail(stageConfine, 0, errno)
+	}
+	p.capData[0].Permitted &= p.agent.caps
+	p.capData[0].Effective = p.capData[0].Permitted
+	p.capData[0].Inheritable = 0
+	p.capData[1] = unix.CapUserData{}
+	_, _, errno = syscall.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&p.capHdr)), uintptr(unsafe.Pointer(&p.capData[0])), 0)
+	if errno != 0 {
+		p.fail(stageConfine, 1, errno)
+	}
+	syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0)
+	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(&p.agent.name[0])), 0)
+	// In a session of its own no signal of the terminal reaches it.
+	syscall.RawSyscall(unix.SYS_SETSID, 0, 0, 0)
+	syscall.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(&p.agent.root[0])), 0, 0)
+
+	p.dieWithParent()
+
+	_, _, errno = syscall.RawSyscall(unix.SYS_DUP3, uintptr(p.socket), agentSocket, 0)
+	if errno != 0 {
+		p.fail(stageDup, 0, errno)
+	}
+	p.socket = agentSocket
+	_, _, errno = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, agentSocket+1, uintptr(^uint32(0)), 0)
+	if errno != 0 {
+		p.fail(stageConfine, 2, errno) // an agent that held our descriptors would be a hole
 	}
 }
 

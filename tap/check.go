@@ -1,7 +1,6 @@
 package tap
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -11,19 +10,13 @@ import (
 	"epiphyte/internal/sockio"
 )
 
-// States of a TCP socket, include/net/tcp_states.h.
-const (
-	tcpClosed = 7
-	tcpListen = 10
-)
-
 // check refuses what is not a fresh TCP socket of the guest's namespace.
 func (a *Agent) check(fd, family int) error {
 	unbound := netip.IPv4Unspecified()
 	if family == unix.AF_INET6 {
 		unbound = netip.IPv6Unspecified()
 	}
-	if err := checkTCP(fd, tcpClosed, netip.AddrPortFrom(unbound, 0)); err != nil {
+	if err := checkTCP(fd, unix.BPF_TCP_CLOSE, netip.AddrPortFrom(unbound, 0)); err != nil {
 		return err
 	}
 	// Linux 5.14; before, the agent is taken at its word.
@@ -39,22 +32,19 @@ func (a *Agent) check(fd, family int) error {
 	return nil
 }
 
-// checkTCP refuses what is not a non-blocking TCP socket in that state and at
-// that address.
-func checkTCP(fd, state int, local netip.AddrPort) error {
+// checkTCP refuses what is not a non-blocking TCP socket in that state
+// (unix.BPF_TCP_*) and at that address.
+func checkTCP(fd int, state uint8, local netip.AddrPort) error {
 	if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL); err != nil || got != unix.IPPROTO_TCP {
 		return fmt.Errorf("a socket has the protocol %d (%v), want TCP", got, err)
 	}
-	// A raw socket of this protocol has no such option. The state is the first
-	// byte of struct tcp_info.
-	info, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	// A raw socket of this protocol has no such option.
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 	if err != nil {
 		return fmt.Errorf("a socket is not TCP: %w", err)
 	}
-	var b [4]byte
-	binary.NativeEndian.PutUint32(b[:], uint32(info))
-	if int(b[0]) != state {
-		return fmt.Errorf("a socket is in the TCP state %d, want %d", b[0], state)
+	if info.State != state {
+		return fmt.Errorf("a socket is in the TCP state %d, want %d", info.State, state)
 	}
 	if got := sockio.LocalAddr(fd); got != local {
 		return fmt.Errorf("a socket is at %v, want %v", got, local)

@@ -32,7 +32,7 @@ type child struct {
 	stop    func() bool // the killing at the end of the context
 }
 
-// fork starts a child that runs p, and is killed when ctx ends. The caller must
+// fork starts a child that runs p and is killed when ctx ends. The caller must
 // hold its OS thread until the child is reaped: the child is killed when the
 // thread that made it ends.
 func (p *program) fork(ctx context.Context) (*child, error) {
@@ -58,8 +58,8 @@ type asked struct {
 	sock  int
 }
 
-// ask starts a child that carries out the requests. end must be called, by the
-// same goroutine.
+// ask starts a child that carries out the requests. The same goroutine must call
+// end.
 func ask(ctx context.Context, j *join, requests ...request) (*asked, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
@@ -79,10 +79,20 @@ func ask(ctx context.Context, j *join, requests ...request) (*asked, error) {
 }
 
 // results waits for the child's answer: one result for each request, in order.
-func (a *asked) results() ([]result, error) { return receive(a.sock, a.join, a.count) }
+func (a *asked) results() ([]result, error) {
+	msg, fds, err := receiveMessage(a.sock, answerLen, maxRequests, 0)
+	if err != nil {
+		return nil, fmt.Errorf("receive from child: %w", err)
+	}
+	all, err := decode(msg, a.join, a.count, fds)
+	if err != nil {
+		closeAll(fds)
+	}
+	return all, err
+}
 
-// end reaps the child. The kernel takes a tenth of a millisecond and more to
-// free what it shared with us, on another processor: end is better deferred.
+// end reaps the child. The kernel takes 0.1 ms and more to free what the child
+// shared with us, on another processor, so end is better deferred.
 func (a *asked) end() {
 	a.reap()
 	runtime.UnlockOSThread()
@@ -103,21 +113,8 @@ func socketPair() (ours, theirs int, err error) {
 	return sp[0], sp[1], err
 }
 
-// errSilent means that the child went without a word.
+// errSilent: the child has ended, killed perhaps, without a report.
 var errSilent = errors.New("the child in the namespace ended without an answer")
-
-// receive waits for the child's answer to that many openings.
-func receive(sock int, j *join, count int) ([]result, error) {
-	msg, fds, err := receiveMessage(sock, answerLen, maxOpenings, 0)
-	if err != nil {
-		return nil, fmt.Errorf("receive from child: %w", err)
-	}
-	all, err := decode(msg, j, count, fds)
-	if err != nil {
-		closeAll(fds)
-	}
-	return all, err
-}
 
 // receiveMessage takes a message of at most size bytes, the rest of which is
 // lost, and the descriptors that come with it.

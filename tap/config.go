@@ -1,7 +1,6 @@
 package tap
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -64,9 +63,9 @@ type Config struct {
 	// kernel's multi-queue kind, and need an existing one to be of it. Not with
 	// Target.FD.
 	Queues int
-	// Vanish makes a device that exists, as one made by Make does, go with us.
-	// Ignored with Target.FD.
-	Vanish bool
+	// Transient makes a device that exists, such as one of Make's, vanish with the
+	// last copy of its descriptor. Ignored with Target.FD.
+	Transient bool
 	// NoOffload asks for plain frames: no virtio-net header, no offloads.
 	NoOffload bool
 	// Logger gets one debug line per device; nil: nothing is logged.
@@ -86,9 +85,6 @@ func (c Config) check() error {
 			return fmt.Errorf("use %v: a descriptor is one queue: ask for no more", c.Target)
 		}
 		return nil
-	}
-	if c.Target.PID <= 0 && c.Target.NetNS == "" {
-		return errors.New("no target namespace given")
 	}
 	if err := checkName(c.Name); err != nil {
 		return err

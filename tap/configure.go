@@ -14,11 +14,11 @@ import (
 // configure brings the namespace into the state of slirp4netns -c: loopback and
 // device up, MTU, MAC, address, default route. IPv6 is left to the kernel, which
 // takes its address and route from router advertisements.
-func (n *netns) configure(name string, want Network) error {
-	if err := n.setLink(loIndex); err != nil {
+func (c *rtnetlinkConn) configure(name string, want Network) error {
+	if err := c.setLink(loIndex); err != nil {
 		return fail("cannot bring up lo", err, hintConfigure(err))
 	}
-	link, err := n.find(name)
+	link, err := c.find(name)
 	if err == nil && link == nil {
 		err = fail("cannot find "+name, unix.ENODEV, "it was deleted or renamed meanwhile")
 	}
@@ -27,7 +27,7 @@ func (n *netns) configure(name string, want Network) error {
 	}
 	index := link.Attrs().Index
 	if want.MTU != 0 {
-		if err := n.setLink(index, nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(want.MTU)))); err != nil {
+		if err := c.setLink(index, nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(want.MTU)))); err != nil {
 			hint := hintConfigure(err)
 			if errors.Is(err, unix.EINVAL) {
 				hint = fmt.Sprintf("the kernel takes 68 to 65521 bytes, not %d", want.MTU)
@@ -37,7 +37,7 @@ func (n *netns) configure(name string, want Network) error {
 	}
 	// Before the device is up: the kernel derives its IPv6 address from it.
 	if want.MAC != nil {
-		if err := n.setLink(index, nl.NewRtAttr(unix.IFLA_ADDRESS, want.MAC)); err != nil {
+		if err := c.setLink(index, nl.NewRtAttr(unix.IFLA_ADDRESS, want.MAC)); err != nil {
 			hint := hintConfigure(err)
 			if errors.Is(err, unix.EADDRNOTAVAIL) {
 				hint = fmt.Sprintf("%s is no unicast address", want.MAC)
@@ -47,20 +47,20 @@ func (n *netns) configure(name string, want Network) error {
 	}
 	if want.Address.IsValid() {
 		// EEXIST: a persistent device that was configured before.
-		if err := n.addAddress(index, want.Address); err != nil && err != unix.EEXIST {
+		if err := c.addAddress(index, want.Address); err != nil && err != unix.EEXIST {
 			return fail("cannot set address "+want.Address.String(), err, hintConfigure(err))
 		}
 	}
-	if err := n.setLink(index); err != nil {
+	if err := c.setLink(index); err != nil {
 		return fail("cannot bring up "+name, err, hintConfigure(err))
 	}
 	if want.Gateway.IsValid() {
-		return n.defaultRoute(index, want.Gateway)
+		return c.defaultRoute(index, want.Gateway)
 	}
 	return nil
 }
 
-func (n *netns) addAddress(index int, addr netip.Prefix) error {
+func (c *rtnetlinkConn) addAddress(index int, addr netip.Prefix) error {
 	ip := addr.Addr().AsSlice()
 	msg := nl.NewIfAddrmsg(family(ip))
 	msg.Index, msg.Prefixlen = uint32(index), uint8(addr.Bits())
@@ -69,22 +69,22 @@ func (n *netns) addAddress(index int, addr netip.Prefix) error {
 		broadcast := binary.BigEndian.Uint32(ip) | ^uint32(0)>>addr.Bits()
 		parts = append(parts, nl.NewRtAttr(unix.IFA_BROADCAST, binary.BigEndian.AppendUint32(nil, broadcast)))
 	}
-	return n.change(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, parts...)
+	return c.change(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, parts...)
 }
 
 // defaultRoute adds the route, and accepts one that is there if it is the same.
-func (n *netns) defaultRoute(index int, gateway netip.Addr) error {
+func (c *rtnetlinkConn) defaultRoute(index int, gateway netip.Addr) error {
 	gw := gateway.AsSlice()
 	msg := nl.NewRtMsg()
 	msg.Family = uint8(family(gw))
-	err := n.change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, msg,
+	err := c.change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, msg,
 		nl.NewRtAttr(unix.RTA_GATEWAY, gw), nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
 	if err == nil {
 		return nil
 	}
 	hint := hintConfigure(err)
 	if err == unix.EEXIST {
-		gw, oif := n.findDefault(msg.Family)
+		gw, oif := c.findDefault(msg.Family)
 		if there, ok := netip.AddrFromSlice(gw); ok && there == gateway && oif == index {
 			return nil
 		}
@@ -95,10 +95,10 @@ func (n *netns) defaultRoute(index int, gateway netip.Addr) error {
 
 // findDefault is the gateway and the interface of the default route that the
 // main table has now.
-func (n *netns) findDefault(family uint8) (gateway []byte, index int) {
+func (c *rtnetlinkConn) findDefault(family uint8) (gateway []byte, index int) {
 	msg := nl.NewRtMsg()
 	msg.Family = family
-	routes, err := n.ask(unix.RTM_GETROUTE, unix.NLM_F_DUMP, msg)
+	routes, err := c.ask(unix.RTM_GETROUTE, unix.NLM_F_DUMP, msg)
 	if err != nil {
 		return nil, 0
 	}

@@ -8,42 +8,40 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// deviceInfo is what is known of a device.
+type deviceInfo struct {
+	name     string
+	vnetHdr  bool
+	offload  bool
+	uso      bool
+	existing bool // made by somebody else, and outlives us
+}
+
 // Device is an open TAP: one queue of frames to and from the guest, or the first
 // of several.
 //
-// Its facts do not change after Open. Readv and Writev may be called by any
-// number of goroutines; Close must not run at the same time as they do.
+// What its methods report does not change after Open. Readv and Writev may be
+// called by any number of goroutines; Close must not run at the same time as they
+// do.
 type Device struct {
-	fd      int
-	name    string
-	vnetHdr bool
-	offload bool
-	uso     bool
-	mac     [6]byte
-	restore bool // the interface outlives us: leave it without offloads
-	more    []*Device
+	deviceInfo
+	fd   int
+	mac  [6]byte
+	more []*Device
 }
 
-func newDevice(fd int, f *facts) *Device {
-	d := &Device{
-		fd:      fd,
-		name:    f.Name,
-		vnetHdr: f.VNetHdr,
-		offload: f.Offload,
-		uso:     f.USO,
-		restore: f.Existing && f.Offload,
-	}
+// newDevice is the device that queues are attached to.
+func newDevice(info deviceInfo, queues []result) *Device {
+	d := &Device{deviceInfo: info, fd: queues[0].fd}
 	// Unknown stays zero: a device that vanished meanwhile shows at the
 	// first read.
-	d.mac, _ = hardwareAddr(fd)
+	d.mac, _ = hardwareAddr(d.fd)
+	for _, q := range queues[1:] {
+		queue := *d
+		queue.fd, queue.more, queue.existing = q.fd, nil, false
+		d.more = append(d.more, &queue)
+	}
 	return d
-}
-
-// queue is another queue of the same interface.
-func (d *Device) queue(fd int) *Device {
-	q := *d
-	q.fd, q.restore, q.more = fd, false, nil
-	return &q
 }
 
 // Queues are all queues of the device, itself first. They end with it, by its Close.
@@ -51,50 +49,39 @@ func (d *Device) Queues() []*Device { return append([]*Device{d}, d.more...) }
 
 // adopt makes a Device of a descriptor that is open already.
 func adopt(cfg Config) (*Device, error) {
+	op := "use " + cfg.Target.String()
 	fd, err := unix.FcntlInt(uintptr(cfg.Target.FD), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return nil, fail("use "+cfg.Target.String(), err, "the caller must pass an open TAP")
+		return nil, fail(op, err, "the caller must pass an open TAP")
 	}
-	f, err := inspect(fd, cfg)
+	info, err := inspect(op, fd, cfg)
 	if err == nil {
 		err = unix.SetNonblock(fd, true)
 	}
 	if err != nil {
 		unix.Close(fd)
-		return nil, asFault("use "+cfg.Target.String(), err)
+		return nil, err
 	}
-	return newDevice(fd, f), nil
+	return newDevice(info, []result{{fd: fd}}), nil
 }
 
-// inspect finds out what a foreign descriptor is and settles its offloads. The
-// interface may live in a namespace that we cannot enter, so the ioctl's answer
-// has to do for verification.
-func inspect(fd int, cfg Config) (*facts, error) {
-	op := "use " + cfg.Target.String()
+// inspect finds out what a foreign descriptor is and settles its offloads.
+func inspect(op string, fd int, cfg Config) (info deviceInfo, err error) {
 	name, flags, err := tunFlags(fd)
 	switch {
 	case errors.Is(err, unix.EBADFD):
-		return nil, fail(op, err, "it is /dev/net/tun without an interface: attach one with TUNSETIFF first")
+		return info, fail(op, err, "it is "+tunPath+" without an interface: attach one with TUNSETIFF first")
 	case err != nil:
 		// Something else that carries frames, like a SOCK_SEQPACKET socket.
-		return &facts{Name: cfg.Target.String(), Existing: true}, nil
+		return deviceInfo{name: cfg.Target.String(), existing: true}, nil
 	case flags&unix.IFF_TAP == 0:
-		return nil, &fault{Op: op, Text: name + " is a TUN, not a TAP"}
+		return info, fail(op, errors.New(name+" is a TUN, not a TAP"), "")
 	case flags&unix.IFF_NO_PI == 0:
-		return nil, &fault{Op: op, Text: name + " has packet information before each frame", Hint: "open it with IFF_NO_PI"}
+		return info, fail(op, errors.New(name+" has packet information before each frame"), "open it with IFF_NO_PI")
 	}
-	f := &facts{Name: name, VNetHdr: flags&unix.IFF_VNET_HDR != 0, Existing: true}
-	if !f.VNetHdr {
-		return f, noOffload(fd)
-	}
-	if err := shapeVNetHdr(fd); err != nil {
-		return nil, err
-	}
-	if cfg.NoOffload {
-		return f, noOffload(fd)
-	}
-	f.Offload, f.USO, err = negotiate(fd)
-	return f, err
+	info = deviceInfo{name: name, existing: true}
+	err = info.settle(fd, flags, !cfg.NoOffload)
+	return info, err
 }
 
 func (d *Device) log(cfg Config) {
@@ -134,29 +121,21 @@ func (d *Device) HardwareAddr() [6]byte { return d.mac }
 // Readv reads one frame, with its header where VNetHdr says so, into iov and
 // returns its length in bytes; what does not fit is lost. It never blocks:
 // EAGAIN when there is nothing. EBADFD means that the interface was deleted.
-//
-// The system call bypasses the scheduler, which is right for a call that does
-// not block and wrong for any other.
-func (d *Device) Readv(iov []unix.Iovec) (int, unix.Errno) {
-	if len(iov) == 0 {
-		return 0, unix.EINVAL
-	}
-	n, _, errno := unix.RawSyscall(unix.SYS_READV, uintptr(d.fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(n), 0
-}
+func (d *Device) Readv(iov []unix.Iovec) (int, unix.Errno) { return d.transfer(unix.SYS_READV, iov) }
 
 // Writev writes one frame, with its header where VNetHdr says so, gathered from
 // iov and returns its length in bytes. It never blocks. EBADFD means that the
 // interface was deleted, EIO that it is down, EINVAL that the frame or its
 // header is malformed.
-func (d *Device) Writev(iov []unix.Iovec) (int, unix.Errno) {
+func (d *Device) Writev(iov []unix.Iovec) (int, unix.Errno) { return d.transfer(unix.SYS_WRITEV, iov) }
+
+// transfer is a system call that bypasses the scheduler, which is right for a call
+// that does not block and wrong for any other.
+func (d *Device) transfer(call uintptr, iov []unix.Iovec) (int, unix.Errno) {
 	if len(iov) == 0 {
 		return 0, unix.EINVAL
 	}
-	n, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(d.fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
+	n, _, errno := unix.RawSyscall(call, uintptr(d.fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
 	if errno != 0 {
 		return 0, errno
 	}
@@ -175,10 +154,10 @@ func (d *Device) Close() error {
 	}
 	fd := d.fd
 	d.fd = -1
-	if d.restore {
+	if d.existing && d.offload {
 		// The next user of the interface may ask for no header. An interface
 		// that was deleted refuses, which is as well.
-		noOffload(fd)
+		setOffload(fd, 0)
 	}
 	if err := unix.Close(fd); err != nil {
 		return fail("close "+d.name, err, "")

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -349,7 +350,7 @@ func hold(name string, flags uint16) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if _, err := attach(fd, name, flags); err != nil {
+	if _, err := setInterface(fd, name, flags); err != nil {
 		unix.Close(fd)
 		return -1, err
 	}
@@ -387,8 +388,8 @@ func inspectLink(name string) (linkFacts, error) {
 		return f, err
 	}
 	defer unix.Close(sock)
-	if features, err := activeFeatures(sock, name); err == nil {
-		f.TSO = features["tx-tcp-segmentation"]
+	if f.TSO, err = hasTSO(sock, name); err != nil {
+		return f, err
 	}
 	if tun, ok := link.(*netlink.Tuntap); ok {
 		f.Persistent = !tun.NonPersist
@@ -412,6 +413,21 @@ func inspectLink(name string) (linkFacts, error) {
 	}
 	slices.Sort(f.Routes)
 	return f, nil
+}
+
+// hasTSO reports whether an interface takes TCP segments (ETHTOOL_GTSO).
+func hasTSO(sock int, name string) (bool, error) {
+	value := struct{ cmd, data uint32 }{cmd: unix.ETHTOOL_GTSO}
+	ifr := struct {
+		name [unix.IFNAMSIZ]byte
+		data unsafe.Pointer
+		_    [24 - unsafe.Sizeof(uintptr(0))]byte
+	}{data: unsafe.Pointer(&value)}
+	copy(ifr.name[:unix.IFNAMSIZ-1], name)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(sock), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&ifr))); errno != 0 {
+		return false, errno
+	}
+	return value.data != 0, nil
 }
 
 // network is the configuration used throughout.

@@ -2,7 +2,6 @@ package tap
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -25,9 +24,6 @@ const listenBacklog = 4096
 // Errors are one line that names the address, and wrap the errno; then no
 // socket is left.
 func Listen(ctx context.Context, t Target, at []netip.AddrPort) (fds []int, err error) {
-	if t.FD > 0 || t.PID <= 0 && t.NetNS == "" {
-		return nil, errors.New("listen in the guest: no target namespace given")
-	}
 	j, err := resolve(t)
 	if err != nil {
 		return nil, fmt.Errorf("listen in the guest: %w", err)
@@ -39,11 +35,7 @@ func Listen(ctx context.Context, t Target, at []netip.AddrPort) (fds []int, err 
 			err = context.Cause(ctx)
 		}
 		if fds = append(fds, got...); err != nil {
-			for _, fd := range fds {
-				if fd >= 0 {
-					unix.Close(fd)
-				}
-			}
+			closeAll(fds)
 			return nil, fmt.Errorf("listen in the guest: %w", err)
 		}
 	}
@@ -52,12 +44,12 @@ func Listen(ctx context.Context, t Target, at []netip.AddrPort) (fds []int, err 
 
 // listenIn has a child make the sockets, all or none.
 func listenIn(ctx context.Context, j *join, at []netip.AddrPort) (fds []int, err error) {
-	openings := make([]request, len(at))
+	requests := make([]request, len(at))
 	for i, a := range at {
-		openings[i] = openListener(a)
+		requests[i] = openListener(a)
 	}
 	err = whileBusy(ctx, unix.EADDRINUSE, func() error {
-		child, err := ask(ctx, j, openings...)
+		child, err := ask(ctx, j, requests...)
 		if err != nil {
 			return err
 		}
@@ -86,7 +78,7 @@ func listeners(got []result, at []netip.AddrPort) ([]int, error) {
 		case err != nil:
 			return nil, fail(fmt.Sprintf("listen on tcp %v", a), err, hintListen(err))
 		}
-		if err := checkTCP(fds[i], tcpListen, a); err != nil {
+		if err := checkTCP(fds[i], unix.BPF_TCP_LISTEN, a); err != nil {
 			return nil, fmt.Errorf("receive from child: what came does not listen on tcp %v: %w", a, err)
 		}
 	}
@@ -95,27 +87,22 @@ func listeners(got []result, at []netip.AddrPort) ([]int, error) {
 
 // openListener is how a child makes a socket that listens.
 func openListener(a netip.AddrPort) request {
-	ip := a.Addr().AsSlice()
-	domain := family(ip)
 	// A port whose last connections are in TIME-WAIT is free to listen on.
 	l := &listening{options: []socketOption{{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}}, backlog: listenBacklog}
-	// See ip(7) and ipv6(7) for the addresses.
-	binary.NativeEndian.PutUint16(l.addr[0:], uint16(domain))
-	binary.BigEndian.PutUint16(l.addr[2:], a.Port())
-	if domain == unix.AF_INET6 {
+	domain := unix.AF_INET
+	if a.Addr().Is6() {
+		domain = unix.AF_INET6
 		l.options = append(l.options,
 			socketOption{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1},
 			socketOption{unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1})
-		copy(l.addr[8:], ip)
-		l.addrLen = unix.SizeofSockaddrInet6
 	} else {
 		l.options = append(l.options, socketOption{unix.IPPROTO_IP, unix.IP_FREEBIND, 1})
-		copy(l.addr[4:], ip)
-		l.addrLen = unix.SizeofSockaddrInet4
 	}
-	o := openSocket(domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, unix.IPPROTO_TCP)
-	o.listen = l
-	return o
+	l.addr.Set(a)
+	l.addr.Name(&l.name)
+	r := openSocket(domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, unix.IPPROTO_TCP)
+	r.listen = l
+	return r
 }
 
 func hintListen(err error) string {

@@ -94,7 +94,7 @@ func TestListen_Many(t *testing.T) {
 	}
 	defer closeAll(fds)
 	for i, fd := range fds {
-		if err := checkTCP(fd, tcpListen, at[i]); err != nil {
+		if err := checkTCP(fd, unix.BPF_TCP_LISTEN, at[i]); err != nil {
 			t.Fatalf("socket %d: %v", i, err)
 		}
 	}
@@ -174,16 +174,16 @@ func TestListensAt(t *testing.T) {
 		case *unix.SockaddrInet6:
 			a = netip.AddrPortFrom(a.Addr(), uint16(sa.Port))
 		}
-		if checkTCP(fd, tcpListen, a) != nil {
+		if checkTCP(fd, unix.BPF_TCP_LISTEN, a) != nil {
 			t.Errorf("%v is not recognized", a)
 		}
 		for _, other := range append(addrPorts("127.0.0.2:80", "[::]:80"), netip.AddrPortFrom(a.Addr(), a.Port()-1)) {
-			if checkTCP(fd, tcpListen, other) == nil {
+			if checkTCP(fd, unix.BPF_TCP_LISTEN, other) == nil {
 				t.Errorf("%v is taken for %v", a, other)
 			}
 		}
 		unix.SetNonblock(fd, false)
-		if checkTCP(fd, tcpListen, a) == nil {
+		if checkTCP(fd, unix.BPF_TCP_LISTEN, a) == nil {
 			t.Errorf("%v would block, and is taken", a)
 		}
 	}
@@ -192,7 +192,7 @@ func TestListensAt(t *testing.T) {
 		"UDP":                      sockets(unix.SOCK_DGRAM | unix.SOCK_NONBLOCK),
 		"no descriptor":            -1,
 	} {
-		if checkTCP(fd, tcpListen, netip.MustParseAddrPort("0.0.0.0:0")) == nil {
+		if checkTCP(fd, unix.BPF_TCP_LISTEN, netip.MustParseAddrPort("0.0.0.0:0")) == nil {
 			t.Errorf("%s is taken", name)
 		}
 	}

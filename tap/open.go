@@ -3,6 +3,7 @@ package tap
 import (
 	"context"
 	"fmt"
+	"slices"
 )
 
 // Open makes or attaches to the device that cfg describes and returns it ready
@@ -13,12 +14,12 @@ import (
 // one: EPERM and EACCES for a lack of permission, ESRCH for a process that does
 // not exist, EBUSY for a device in use, ENOENT for a missing path.
 func Open(ctx context.Context, cfg Config) (*Device, error) {
-	dev, err := cfg.open(ctx)
+	d, err := cfg.open(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("open TAP: %w", err)
 	}
-	dev.log(cfg)
-	return dev, nil
+	d.log(cfg)
+	return d, nil
 }
 
 func (cfg Config) open(ctx context.Context) (*Device, error) {
@@ -36,12 +37,40 @@ func (cfg Config) open(ctx context.Context) (*Device, error) {
 		return nil, err
 	}
 	defer j.close()
-	dev, err := cfg.make(ctx, j)
+	d, err := cfg.openIn(ctx, j)
 	if ctx.Err() != nil {
-		if dev != nil {
-			dev.Close()
+		if d != nil {
+			d.Close()
 		}
 		return nil, context.Cause(ctx)
 	}
-	return dev, err
+	return d, err
+}
+
+// openIn makes or attaches to the device in the namespaces that j leads to, by
+// descriptors that a child opens there.
+func (cfg Config) openIn(ctx context.Context, j *join) (*Device, error) {
+	queues := max(1, cfg.Queues)
+	requests := append(slices.Repeat([]request{openTun()}, queues), openRtnetlink())
+	child, err := ask(ctx, j, requests...)
+	if err != nil {
+		return nil, err
+	}
+	defer child.end()
+	results, err := child.results()
+	if err != nil {
+		return nil, err
+	}
+	tuns := results[:queues]
+	conn, err := newRtnetlinkConn(results[queues])
+	var d *Device
+	if err == nil {
+		defer conn.close()
+		d, err = cfg.attach(ctx, tuns, conn)
+	}
+	if err != nil {
+		closeResults(tuns)
+		return nil, err
+	}
+	return d, nil
 }

@@ -8,32 +8,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What transparent sockets need of the guest's routing. A server of the guest
-// answers a client's own address, which leads to the TAP; the mark, which a
-// connection takes over from its first segment, leads the answer back to our
-// socket instead.
+// Transparent sockets need routing of their own in the guest. A server answers the
+// client's address, which leads to the TAP; the mark, which a connection takes over
+// from its first segment, leads the answer back to our socket instead.
 const (
-	// directMark is on what our transparent sockets send: "EPIP".
+	// directMark is the mark of what our transparent sockets send: "EPIP".
 	directMark = 0x45504950
-	// directTable has one route: everything is local.
+	// directTable has one route, by which everything is local.
 	directTable = 45504950
-	// Rules are looked at in this order, before those of the main table, 32766.
+	// rulePriority is that of the first rule. The main table's is 32766, and
+	// lower ones come first.
 	rulePriority = 30100
 )
 
 // subnet is one of the guest's. Marked packets to and from it stay in the
-// namespace; where the guest sends a marked packet elsewhere, as one with
-// containers of its own does, ours are in the way and must not catch it.
+// namespace. A guest with containers of its own sends marked packets elsewhere,
+// too, by address translation; those our rules must not catch.
 type subnet struct {
 	prefix  netip.Prefix
 	gateway netip.Addr
 }
 
-// routeMarked sets up what can be set up, for IPv4 and IPv6. A family without
-// it has plain sockets only.
+// routeMarked sets up the routing of marked packets, and reports for which of the
+// families it could. The others have plain sockets only.
 func routeMarked(ctx context.Context, j *join, subnets [2]subnet) (marked [2]bool, err error) {
 	setting := func(name string) request { return openFile("/proc/sys/net/"+name, unix.O_WRONLY) }
-	child, err := ask(ctx, j, openNetlink(),
+	child, err := ask(ctx, j, openRtnetlink(),
 		// Connections take the mark over from the segment that opens them; and a
 		// reset, which belongs to no connection, from what it answers.
 		setting("ipv4/tcp_fwmark_accept"), setting("ipv4/fwmark_reflect"), setting("ipv6/fwmark_reflect"))
@@ -46,16 +46,16 @@ func routeMarked(ctx context.Context, j *join, subnets [2]subnet) (marked [2]boo
 		return marked, err
 	}
 	defer closeResults(got[1:])
-	n, err := newNetns(got[0])
+	c, err := newRtnetlinkConn(got[0])
 	if err != nil {
 		return marked, err
 	}
-	defer n.close()
+	defer c.close()
 	if !switchOn(got[1]) {
 		return marked, nil
 	}
 	for f, s := range subnets {
-		marked[f] = s.prefix.IsValid() && switchOn(got[2+f]) && n.addPolicy(s) == nil
+		marked[f] = s.prefix.IsValid() && switchOn(got[2+f]) && c.addPolicy(s) == nil
 	}
 	return marked, nil
 }
@@ -68,8 +68,8 @@ func switchOn(setting result) bool {
 	return err == nil
 }
 
-func (n *netns) addPolicy(s subnet) error {
-	if err := n.setLink(loIndex); err != nil {
+func (c *rtnetlinkConn) addPolicy(s subnet) error {
+	if err := c.setLink(loIndex); err != nil {
 		return err
 	}
 	network, router := s.prefix.Masked().Addr().AsSlice(), s.gateway.AsSlice()
@@ -77,7 +77,7 @@ func (n *netns) addPolicy(s subnet) error {
 	route := nl.NewRtMsg()
 	route.Family, route.Table = uint8(family(network)), unix.RT_TABLE_UNSPEC
 	route.Type, route.Scope = unix.RTN_LOCAL, unix.RT_SCOPE_HOST
-	if err := n.change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, route,
+	if err := c.change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, route,
 		table, nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(loIndex))); err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (n *netns) addPolicy(s subnet) error {
 	}{
 		{unix.FR_ACT_TO_TBL, uint8(s.prefix.Bits()), 0, nl.NewRtAttr(nl.FRA_DST, network)},
 		// Clients that are seen as the gateway have an address of the subnet,
-		// too; sent elsewhere by the guest, they are not for its own servers.
+		// too, but what the guest sends elsewhere is not for its own servers.
 		{unix.FR_ACT_UNREACHABLE, 0, uint8(s.gateway.BitLen()), nl.NewRtAttr(nl.FRA_SRC, router)},
 		{unix.FR_ACT_TO_TBL, 0, uint8(s.prefix.Bits()), nl.NewRtAttr(nl.FRA_SRC, network)},
 	} {
@@ -102,7 +102,7 @@ func (n *netns) addPolicy(s subnet) error {
 			parts = append(parts, nl.NewRtAttr(nl.FRA_TABLE, nl.Uint32Attr(directTable)))
 		}
 		// EEXIST: a predecessor's.
-		if err := n.change(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, parts...); err != nil && err != unix.EEXIST {
+		if err := c.change(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, parts...); err != nil && err != unix.EEXIST {
 			return err
 		}
 	}

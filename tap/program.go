@@ -30,10 +30,11 @@ const (
 	reportLen = 8 // stage, index of the setns step, 2 bytes of nothing, errno
 )
 
-// program is everything the child touches, laid out before: it is a copy of one
-// thread of ours that never runs the scheduler or the collector again, so it
-// may not allocate, lock, grow its stack or store a pointer. A store tells the
-// collector, if one was at work on clone, by a buffer that nobody empties any more.
+// program is a child's program, and everything that it touches, laid out before
+// the fork. The child is a copy of one thread of ours that never runs the scheduler
+// or the collector again, so it may not allocate, lock, grow its stack or store a
+// pointer: a store would tell a collector that was at work during clone, by a
+// buffer that nobody empties any more.
 type program struct {
 	steps   [2]setns
 	nsteps  int
@@ -49,31 +50,30 @@ type program struct {
 }
 
 func newProgram(j *join, socket int) *program {
-	l := &program{socket: socket, parent: uintptr(unix.Getpid())}
-	l.nsteps = copy(l.steps[:], j.steps)
-	l.capHdr.Version = unix.LINUX_CAPABILITY_VERSION_3
-	return l
+	p := &program{socket: socket, parent: uintptr(unix.Getpid())}
+	p.nsteps = copy(p.steps[:], j.steps)
+	p.capHdr.Version = unix.LINUX_CAPABILITY_VERSION_3
+	return p
 }
 
-// start clones the child. The caller must hold its OS thread until the child is
-// reaped: the child is killed when the thread that made it ends.
+// start clones the child; see fork.
 //
 // A plain fork, not CLONE_VM: a change of credentials in a child that shares
 // our memory would change our dumpable flag, too, and a child that shares our
 // stack takes assembly to come back from.
 //
 //go:norace
-func (l *program) start() (pid int, errno unix.Errno) {
+func (p *program) start() (pid int, errno unix.Errno) {
 	syscall.ForkLock.Lock()
 	beforeFork()
 	r, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
 	if errno != 0 || r != 0 {
 		afterFork()
 		syscall.ForkLock.Unlock()
-		runtime.KeepAlive(l)
+		runtime.KeepAlive(p)
 		return int(r), errno
 	}
-	l.child()
+	p.child()
 	return 0, 0 // never: child does not return
 }
 
@@ -81,50 +81,50 @@ func (l *program) start() (pid int, errno unix.Errno) {
 //
 //go:norace
 //go:nosplit
-func (l *program) child() {
+func (p *program) child() {
 	afterForkInChild()
 
 	// Before setns, so that there is no moment in which the guest could look
 	// into this copy of our memory.
 	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0)
-	for i := 0; i < l.nsteps; i++ {
-		_, _, errno := syscall.RawSyscall(unix.SYS_SETNS, uintptr(l.steps[i].fd), uintptr(l.steps[i].flags), 0)
+	for i := 0; i < p.nsteps; i++ {
+		_, _, errno := syscall.RawSyscall(unix.SYS_SETNS, uintptr(p.steps[i].fd), uintptr(p.steps[i].kind), 0)
 		if errno != 0 {
-			l.fail(stageSetns, byte(i), errno)
+			p.fail(stageSetns, byte(i), errno)
 		}
 	}
-	if l.agent != nil {
-		l.handOut()
+	if p.agent != nil {
+		p.handOut()
 	}
-	l.dieWithParent()
-	l.open()
+	p.dieWithParent()
+	p.open()
 }
 
 // dieWithParent comes after the last change of credentials, which would undo it.
 //
 //go:norace
 //go:nosplit
-func (l *program) dieWithParent() {
+func (p *program) dieWithParent() {
 	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
-	if ppid, _, _ := syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); ppid != l.parent {
-		l.exit()
+	if ppid, _, _ := syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); ppid != p.parent {
+		p.exit()
 	}
 }
 
 //go:norace
 //go:nosplit
-func (l *program) fail(stage, step byte, errno unix.Errno) {
-	l.report[0] = stage
-	l.report[1] = step
-	l.report[4] = byte(errno)
-	l.report[5] = byte(errno >> 8)
-	syscall.RawSyscall(unix.SYS_WRITE, uintptr(l.socket), uintptr(unsafe.Pointer(&l.report[0])), reportLen)
-	l.exit()
+func (p *program) fail(stage, step byte, errno unix.Errno) {
+	p.report[0] = stage
+	p.report[1] = step
+	p.report[4] = byte(errno)
+	p.report[5] = byte(errno >> 8)
+	syscall.RawSyscall(unix.SYS_WRITE, uintptr(p.socket), uintptr(unsafe.Pointer(&p.report[0])), reportLen)
+	p.exit()
 }
 
 //go:norace
 //go:nosplit
-func (l *program) exit() {
+func (p *program) exit() {
 	for {
 		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 1, 0, 0)
 	}

@@ -5,20 +5,22 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/sockio"
 )
 
 const (
-	// maxOpenings is how many descriptors one child opens at most: those of a
+	// maxRequests is how many descriptors one child opens at most: those of a
 	// message.
-	maxOpenings = maxSockets
+	maxRequests = maxSockets
 	// answerLen is the length of its answer: an errno for each request.
-	answerLen = 4 * maxOpenings
+	answerLen = 4 * maxRequests
 )
 
 // request is a system call that returns a descriptor, and what is done with that
 // before it is sent.
 type request struct {
-	nr     uintptr
+	call   uintptr
 	args   [3]uintptr
 	path   *byte      // what an argument points to
 	listen *listening // nil: nothing
@@ -27,19 +29,19 @@ type request struct {
 // listening is what makes a socket listen.
 type listening struct {
 	options []socketOption
-	addr    [unix.SizeofSockaddrInet6]byte // a sockaddr_in or sockaddr_in6
-	addrLen uintptr
+	addr    sockio.Addr
+	name    unix.Msghdr // where the address is
 	backlog uintptr
 }
 
 // openFile is open(2), of a path without a zero byte.
 func openFile(path string, flags int) request {
-	p, err := unix.BytePtrFromString(path)
+	ptr, err := unix.BytePtrFromString(path)
 	if err != nil {
 		panic(err)
 	}
 	at := unix.AT_FDCWD
-	return request{unix.SYS_OPENAT, [3]uintptr{uintptr(at), uintptr(unsafe.Pointer(p)), uintptr(flags | unix.O_CLOEXEC)}, p, nil}
+	return request{unix.SYS_OPENAT, [3]uintptr{uintptr(at), uintptr(unsafe.Pointer(ptr)), uintptr(flags | unix.O_CLOEXEC)}, ptr, nil}
 }
 
 // openSocket is socket(2).
@@ -50,16 +52,16 @@ func openSocket(domain, typ, protocol int) request {
 // openProgram is what a child that opens descriptors touches after clone, laid
 // out before.
 type openProgram struct {
-	openings [maxOpenings]request
+	requests [maxRequests]request
 	count    int
-	answer   [maxOpenings]uint32
+	answer   [maxRequests]uint32
 	message  message
 }
 
-func newOpenProgram(openings []request) *openProgram {
+func newOpenProgram(requests []request) *openProgram {
 	o := new(openProgram)
 	o.message.layOut((*[answerLen]byte)(unsafe.Pointer(&o.answer))[:])
-	o.count = copy(o.openings[:], openings)
+	o.count = copy(o.requests[:], requests)
 	return o
 }
 
@@ -67,12 +69,12 @@ func newOpenProgram(openings []request) *openProgram {
 //
 //go:norace
 //go:nosplit
-func (l *program) open() {
-	o := l.opener
+func (p *program) open() {
+	o := p.opener
 	made := 0
 	for i := 0; i < o.count; i++ {
-		c := &o.openings[i]
-		fd, _, errno := syscall.RawSyscall(c.nr, c.args[0], c.args[1], c.args[2])
+		c := &o.requests[i]
+		fd, _, errno := syscall.RawSyscall(c.call, c.args[0], c.args[1], c.args[2])
 		if errno == 0 && c.listen != nil {
 			errno = c.listen.begin(fd)
 		}
@@ -83,8 +85,8 @@ func (l *program) open() {
 		o.message.fds[made] = int32(fd)
 		made++
 	}
-	o.message.send(l.socket, made)
-	l.exit()
+	o.message.send(p.socket, made)
+	p.exit()
 }
 
 //go:norace
@@ -93,7 +95,7 @@ func (n *listening) begin(fd uintptr) unix.Errno {
 	if errno := setOptions(fd, n.options); errno != 0 {
 		return errno
 	}
-	if _, _, errno := syscall.RawSyscall(unix.SYS_BIND, fd, uintptr(unsafe.Pointer(&n.addr[0])), n.addrLen); errno != 0 {
+	if _, _, errno := syscall.RawSyscall(unix.SYS_BIND, fd, uintptr(unsafe.Pointer(n.name.Name)), uintptr(n.name.Namelen)); errno != 0 {
 		return errno
 	}
 	_, _, errno := syscall.RawSyscall(unix.SYS_LISTEN, fd, n.backlog, 0)

@@ -1,15 +1,25 @@
 package tap
 
 import (
+	"errors"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// vnetHdrLen is the size in bytes of the virtio-net header before each frame.
-const vnetHdrLen = 10
+const (
+	tunPath = "/dev/net/tun"
+	// vnetHdrLen is the size in bytes of the virtio-net header before each frame.
+	vnetHdrLen = 10
+	// flagsPlain is an Ethernet device with nothing before its frames.
+	flagsPlain = unix.IFF_TAP | unix.IFF_NO_PI
 
-const tunPath = "/dev/net/tun"
+	// Offloads as TUNSETOFFLOAD counts them. USO came with Linux 6.2 and is
+	// taken only for both families at once (set_offload in drivers/net/tun.c). A
+	// checksum offload alone is not worth a separate case.
+	offloadTSO = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
+	offloadUSO = offloadTSO | unix.TUN_F_USO4 | unix.TUN_F_USO6
+)
 
 // openTun is how a child opens the clone device: attached to no interface yet,
 // and in whose namespace that will be is settled.
@@ -17,9 +27,9 @@ func openTun() request {
 	return openFile(tunPath, unix.O_RDWR|unix.O_NONBLOCK)
 }
 
-// attach makes fd a queue of the interface, which is created when it does not
-// exist, and returns its real name.
-func attach(fd int, name string, flags uint16) (string, error) {
+// setInterface makes fd a queue of the interface, which is created when it does
+// not exist, and returns its real name.
+func setInterface(fd int, name string, flags uint16) (string, error) {
 	ifr, err := unix.NewIfreq(name)
 	if err == nil {
 		ifr.SetUint16(flags)
@@ -34,13 +44,45 @@ func attach(fd int, name string, flags uint16) (string, error) {
 // tunFlags asks the kernel which interface a descriptor is attached to, and how.
 func tunFlags(fd int) (name string, flags uint16, err error) {
 	ifr, err := unix.NewIfreq("")
+	if err == nil {
+		err = unix.IoctlIfreq(fd, unix.TUNGETIFF, ifr)
+	}
 	if err != nil {
 		return "", 0, err
 	}
-	if err := unix.IoctlIfreq(fd, unix.TUNGETIFF, ifr); err != nil {
-		return "", 0, err
-	}
 	return ifr.Name(), ifr.Uint16(), nil
+}
+
+// settle switches on as many offloads as are wanted and to be had, and the others
+// off: they belong to the interface and outlive a detach. They need the header,
+// without which a receiver could not tell a partial checksum from a wrong one.
+func (i *deviceInfo) settle(fd int, flags uint16, want bool) error {
+	i.vnetHdr = flags&unix.IFF_VNET_HDR != 0
+	if i.vnetHdr {
+		if err := shapeVNetHdr(fd); err != nil {
+			return err
+		}
+	}
+	if i.vnetHdr && want {
+		for _, mask := range []int{offloadUSO, offloadTSO} {
+			err := setOffload(fd, mask)
+			if err == nil {
+				i.offload, i.uso = true, mask == offloadUSO
+				return nil
+			}
+			if !errors.Is(err, unix.EINVAL) {
+				return err
+			}
+		}
+	}
+	return setOffload(fd, 0)
+}
+
+func setOffload(fd, mask int) error {
+	if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, mask); err != nil {
+		return fail("ioctl(TUNSETOFFLOAD)", err, "")
+	}
+	return nil
 }
 
 // shapeVNetHdr sets the header's length and byte order, which outlive a detach
@@ -50,7 +92,7 @@ func shapeVNetHdr(fd int) error {
 		return fail("ioctl(TUNSETVNETHDRSZ)", err, "")
 	}
 	if n, err := unix.IoctlGetUint32(fd, unix.TUNGETVNETHDRSZ); err != nil || n != vnetHdrLen {
-		return &fault{Op: "ioctl(TUNGETVNETHDRSZ)", Text: "the kernel keeps another header length"}
+		return fail("ioctl(TUNGETVNETHDRSZ)", errors.New("the kernel keeps another header length"), "")
 	}
 	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETLE, 1); err != nil {
 		return fail("ioctl(TUNSETVNETLE)", err, "")

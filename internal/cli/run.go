@@ -36,7 +36,7 @@ func (c *Run) run(ctx context.Context, prog string, stderr io.Writer) int {
 		r.log.Warn(w)
 	}
 	cfg := c.tapConfig(tap.Target{PID: p.PID()}, runTAP, true, nil, r)
-	cfg.Vanish = true
+	cfg.Transient = true
 	n, err := c.startNetwork(ctx, cfg, r)
 	if err != nil {
 		return r.fail(err)

@@ -8,50 +8,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fault is a failed step: what was attempted, what the kernel said, and what
-// the user can do about it.
-type fault struct {
-	Op   string
-	Err  unix.Errno
-	Text string // in place of Err where there is no errno
-	Hint string
+// OpError is a step that failed. Its text is one line.
+type OpError struct {
+	Op   string // what was attempted
+	Err  error  // the errno where there is one
+	Hint string // what the user can do about it; may be empty
 }
 
-func (f *fault) Error() string {
-	cause := f.Text
-	if f.Err != 0 {
-		cause = f.Err.Error()
+func (e *OpError) Error() string {
+	text := e.Op + ": " + e.Err.Error()
+	if e.Hint != "" {
+		text += " (" + e.Hint + ")"
 	}
-	if f.Hint == "" {
-		return f.Op + ": " + cause
-	}
-	return f.Op + ": " + cause + " (" + f.Hint + ")"
+	return text
 }
 
-func (f *fault) Unwrap() error {
-	if f.Err == 0 {
-		return nil
-	}
-	return f.Err
-}
+// Unwrap returns Err.
+func (e *OpError) Unwrap() error { return e.Err }
 
-// fail makes a fault of err. The hint may be empty.
-func fail(op string, err error, hint string) *fault {
-	f := &fault{Op: op, Hint: hint}
+// fail makes an OpError. Of an error that wraps an errno it keeps that alone.
+func fail(op string, err error, hint string) *OpError {
 	if errno, ok := errors.AsType[unix.Errno](err); ok {
-		f.Err = errno
-	} else {
-		f.Text = err.Error()
+		err = errno
 	}
-	return f
-}
-
-// asFault keeps a fault and wraps any other error as one.
-func asFault(op string, err error) *fault {
-	if f, ok := errors.AsType[*fault](err); ok {
-		return f
-	}
-	return fail(op, err, "")
+	return &OpError{op, err, hint}
 }
 
 func hintProcess(pid int, err error) string {

@@ -11,46 +11,46 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// netns is a route netlink socket (rtnetlink(7)) that a child has opened in the
-// guest's network namespace, which is the one that it speaks of from everywhere.
-type netns struct {
+// rtnetlinkConn is an rtnetlink(7) socket that a child has opened in the guest's
+// network namespace, of which it speaks wherever it is used.
+type rtnetlinkConn struct {
 	fd  int
 	buf [8 << 10]byte // the kernel's messages are no longer unless asked for
 }
 
-// openNetlink is how a child opens it.
-func openNetlink() request {
+// openRtnetlink is how a child opens it.
+func openRtnetlink() request {
 	return openSocket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
 }
 
-func newNetns(r result) (*netns, error) {
+func newRtnetlinkConn(r result) (*rtnetlinkConn, error) {
 	if r.err != nil {
 		return nil, fail("open netlink socket", r.err, "")
 	}
-	return &netns{fd: r.fd}, nil
+	return &rtnetlinkConn{fd: r.fd}, nil
 }
 
-func (n *netns) close() { unix.Close(n.fd) }
+func (c *rtnetlinkConn) close() { unix.Close(c.fd) }
 
 // change asks for something to be done.
-func (n *netns) change(typ, flags int, parts ...nl.NetlinkRequestData) error {
-	_, err := n.ask(typ, flags|unix.NLM_F_ACK, parts...)
+func (c *rtnetlinkConn) change(typ, flags int, parts ...nl.NetlinkRequestData) error {
+	_, err := c.ask(typ, flags|unix.NLM_F_ACK, parts...)
 	return err
 }
 
-// ask sends a request and returns the messages that answer it. It does not
-// wait: the kernel has answered when the request is sent, and what the guest
-// sends to the socket is not listened to.
-func (n *netns) ask(typ, flags int, parts ...nl.NetlinkRequestData) (answers [][]byte, err error) {
+// ask sends a request and returns the messages that answer it. It does not wait:
+// the kernel has answered when sendto returns. What others send to the socket is
+// not listened to.
+func (c *rtnetlinkConn) ask(typ, flags int, parts ...nl.NetlinkRequestData) (answers [][]byte, err error) {
 	req := nl.NewNetlinkRequest(typ, flags)
 	for _, p := range parts {
 		req.AddData(p)
 	}
-	if err := unix.Sendto(n.fd, req.Serialize(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := unix.Sendto(c.fd, req.Serialize(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return nil, err
 	}
 	for {
-		size, from, err := unix.Recvfrom(n.fd, n.buf[:], unix.MSG_DONTWAIT)
+		size, from, err := unix.Recvfrom(c.fd, c.buf[:], unix.MSG_DONTWAIT)
 		if err == unix.EINTR {
 			continue
 		}
@@ -60,7 +60,7 @@ func (n *netns) ask(typ, flags int, parts ...nl.NetlinkRequestData) (answers [][
 		if sa, ok := from.(*unix.SockaddrNetlink); !ok || sa.Pid != 0 {
 			continue
 		}
-		msgs, err := syscall.ParseNetlinkMessage(n.buf[:size])
+		msgs, err := syscall.ParseNetlinkMessage(c.buf[:size])
 		if err != nil {
 			return nil, err
 		}
@@ -84,11 +84,11 @@ func (n *netns) ask(typ, flags int, parts ...nl.NetlinkRequestData) (answers [][
 }
 
 // find returns the named interface, nil when there is none.
-func (n *netns) find(name string) (netlink.Link, error) {
+func (c *rtnetlinkConn) find(name string) (netlink.Link, error) {
 	if name == "" {
 		return nil, nil
 	}
-	answers, err := n.ask(unix.RTM_GETLINK, unix.NLM_F_ACK,
+	answers, err := c.ask(unix.RTM_GETLINK, unix.NLM_F_ACK,
 		nl.NewIfInfomsg(unix.AF_UNSPEC), nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
 	if err == unix.ENODEV {
 		return nil, nil
@@ -107,7 +107,7 @@ func (n *netns) find(name string) (netlink.Link, error) {
 }
 
 // setLink changes an attribute of an interface, or with none brings it up.
-func (n *netns) setLink(index int, attr ...*nl.RtAttr) error {
+func (c *rtnetlinkConn) setLink(index int, attr ...*nl.RtAttr) error {
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Index = int32(index)
 	if len(attr) == 0 {
@@ -117,7 +117,7 @@ func (n *netns) setLink(index int, attr ...*nl.RtAttr) error {
 	for _, a := range attr {
 		parts = append(parts, a)
 	}
-	return n.change(unix.RTM_NEWLINK, 0, parts...)
+	return c.change(unix.RTM_NEWLINK, 0, parts...)
 }
 
 // family is the address family of an address in its shortest form.
