@@ -5,12 +5,12 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"epiphyte/internal/sockio"
-
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	gvisor "gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"epiphyte/internal/sockio"
 )
 
 // gsoMax is the largest super-segment that gVisor may build, headers included:

@@ -3,13 +3,13 @@ package stack
 import (
 	"net/netip"
 
-	"epiphyte/internal/sockio"
-
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	gvisor "gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"epiphyte/internal/sockio"
 )
 
 const (

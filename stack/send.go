@@ -4,11 +4,11 @@ import (
 	"encoding/binary"
 	"net/netip"
 
-	"epiphyte/internal/sockio"
-
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"epiphyte/internal/sockio"
 )
 
 // DefaultTTL is the TTL of packets that we originate (RFC 1700).

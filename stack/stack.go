@@ -57,9 +57,9 @@ type Config struct {
 	// RouterAdvertisement is the ICMPv6 message sent to a guest that solicits
 	// it; none if empty.
 	RouterAdvertisement []byte
-	// Lanes is how many stacks share the guest, and Lane which of them this one is,
+	// Workers is how many stacks share the guest, and Worker which of them this one is,
 	// from 0 on; 0: it is alone. Fragments of theirs are not mixed up.
-	Lane, Lanes int
+	Worker, Workers int
 	// Claims hears of the connections that Dial makes; nil: nobody has to.
 	Claims Claims
 	// Logger hears of gVisor's warnings. The default is slog's.
@@ -144,8 +144,8 @@ func New(cfg Config) (*Stack, error) {
 		mtu:   mtu,
 		mac:   mac,
 		neigh: &s.neigh,
-		id:    uint16(cfg.Lane),
-		step:  1 << bits.Len(uint(max(1, cfg.Lanes)-1)),
+		id:    uint16(cfg.Worker),
+		step:  1 << bits.Len(uint(max(1, cfg.Workers)-1)),
 	}
 	if err := s.build(); err != nil {
 		s.gv.Destroy()

@@ -72,15 +72,15 @@ func metrics(g *guest.Guest) []api.Metric {
 			{Label: "out", N: s.Total.Out},
 		}},
 	}
-	return append(list, laneMetrics(s.Lanes)...)
+	return append(list, laneMetrics(s.Workers)...)
 }
 
 // laneMetrics are there with several queues only.
-func laneMetrics(lanes []guest.LaneStats) []api.Metric {
+func laneMetrics(lanes []guest.WorkerStats) []api.Metric {
 	if len(lanes) == 0 {
 		return nil
 	}
-	each := func(name, help string, count func(*guest.LaneStats) uint64) api.Metric {
+	each := func(name, help string, count func(*guest.WorkerStats) uint64) api.Metric {
 		m := api.Metric{Name: name, Help: help, Counter: true, Label: "lane"}
 		for i := range lanes {
 			m.Values = append(m.Values, api.Value{Label: strconv.Itoa(i), N: count(&lanes[i])})
@@ -88,9 +88,9 @@ func laneMetrics(lanes []guest.LaneStats) []api.Metric {
 		return m
 	}
 	return []api.Metric{
-		each("lane_frames", "Frames from the guest that came by the lane's own queue", func(l *guest.LaneStats) uint64 { return l.Frames.Own }),
-		each("lane_handed_frames", "Frames from the guest that another lane handed over", func(l *guest.LaneStats) uint64 { return l.Frames.Handed }),
-		each("lane_lost_frames", "Frames from the guest that were to be handed over and found no room", func(l *guest.LaneStats) uint64 { return l.Frames.Lost }),
-		each("lane_tcp_connections", "TCP connections established by the lane", func(l *guest.LaneStats) uint64 { return l.Connections }),
+		each("lane_frames", "Frames from the guest that came by the lane's own queue", func(l *guest.WorkerStats) uint64 { return l.Frames.Own }),
+		each("lane_handed_frames", "Frames from the guest that another lane handed over", func(l *guest.WorkerStats) uint64 { return l.Frames.Handed }),
+		each("lane_lost_frames", "Frames from the guest that were to be handed over and found no room", func(l *guest.WorkerStats) uint64 { return l.Frames.Lost }),
+		each("lane_tcp_connections", "TCP connections established by the lane", func(l *guest.WorkerStats) uint64 { return l.Connections }),
 	}
 }

@@ -1,4 +1,4 @@
-// Package guest assembles the network of one guest: lanes of a shard, a stack and
+// Package guest assembles the network of one guest: workers of a shard, a stack and
 // a forwarder each, and the services of the address plan, over one frame device.
 //
 // # Theory of operation
@@ -7,13 +7,13 @@
 // the thread that moves its packets, the sockets that stand for it. Nothing is
 // shared between two of them, so one process may serve several.
 //
-// There is a lane for each queue of the device, nearly always one. Lane 0 has the
+// There is a worker for each queue of the device, nearly always one. Worker 0 has the
 // services as well: names, leases, advertisements, published ports. With several
-// lanes, package steer sees to it that each flow is one lane's alone, and limits
+// workers, package steer sees to it that each flow is one worker's alone, and limits
 // are divided among them; with one there is no such thing.
 //
 // New builds the parts from the bottom up and leaves nothing behind when one of
-// them fails. Serve runs lane 0 on the calling goroutine and the others on their
+// them fails. Serve runs worker 0 on the calling goroutine and the others on their
 // own, and ends with its context or with the device. Close takes the parts down in
 // the reverse order; after it no goroutine, descriptor or timer of the guest is
 // left, the device excepted, which belongs to the caller.
@@ -73,8 +73,8 @@ type Config struct {
 
 // Guest is the running network of one guest.
 type Guest struct {
-	lanes    []*lane
-	steering *steer.Group // nil with one lane
+	workers  []*worker
+	steering *steer.Group // nil with one worker
 	ports    *portfwd.Manager
 	resolver *dns.Resolver
 	ipv6     bool
@@ -128,16 +128,16 @@ func New(cfg Config) (_ *Guest, err error) {
 		cfg.BufferBytes = cmp.Or(cfg.BufferBytes, relay.DefaultBufferBytes) / count
 	}
 	for i := range count {
-		l, err := g.newLane(i, &cfg, fc, sc)
-		g.lanes = append(g.lanes, l)
+		w, err := g.newWorker(i, &cfg, fc, sc)
+		g.workers = append(g.workers, w)
 		if err != nil {
 			return nil, err
 		}
 	}
-	l := g.lanes[0]
-	pc.Shard, pc.Relay, pc.Stack = l.shard, l.relay, l.stack
+	w := g.workers[0]
+	pc.Shard, pc.Relay, pc.Stack = w.shard, w.relay, w.stack
 	g.ports = portfwd.New(pc)
-	l.forwarder.SetInbound(g.ports)
+	w.forwarder.SetInbound(g.ports)
 	if g.ipv6 {
 		// The first one at once: a guest whose link is already up has sent its
 		// solicitation before we could hear it.
@@ -146,7 +146,7 @@ func New(cfg Config) (_ *Guest, err error) {
 	return g, nil
 }
 
-// serveNames gives lane 0 its resolver.
+// serveNames gives worker 0 its resolver.
 func (g *Guest) serveNames(s *shard.Shard, cfg *Config, fc *forwarder.Config) {
 	if cfg.DisableDNS {
 		return
@@ -157,9 +157,9 @@ func (g *Guest) serveNames(s *shard.Shard, cfg *Config, fc *forwarder.Config) {
 
 // advertise sends a router advertisement and arms the timer for the next.
 func (g *Guest) advertise() {
-	g.lanes[0].stack.SendRouterAdvertisement()
+	g.workers[0].stack.SendRouterAdvertisement()
 	g.advertised++
-	g.lanes[0].shard.Arm(&g.announce, dhcp.AdvertisementDelay(g.advertised, rand.Float64()), shard.TaskFunc(g.advertise))
+	g.workers[0].shard.Arm(&g.announce, dhcp.AdvertisementDelay(g.advertised, rand.Float64()), shard.TaskFunc(g.advertise))
 }
 
 // Ports publishes host ports to the guest.
@@ -172,11 +172,11 @@ func (g *Guest) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	others := make(chan error)
-	for _, l := range g.lanes[1:] {
-		go func() { others <- l.serve(ctx, cancel) }()
+	for _, w := range g.workers[1:] {
+		go func() { others <- w.serve(ctx, cancel) }()
 	}
-	err := g.lanes[0].serve(ctx, cancel)
-	for range g.lanes[1:] {
+	err := g.workers[0].serve(ctx, cancel)
+	for range g.workers[1:] {
 		err = cmp.Or(err, <-others)
 	}
 	if err == nil && errors.Is(context.Cause(ctx), stack.ErrDeviceGone) {
@@ -191,21 +191,21 @@ func (g *Guest) Close() error {
 	if g.ports != nil {
 		g.ports.Close()
 	}
-	for _, l := range g.lanes {
-		if l.forwarder != nil {
-			l.forwarder.Close()
+	for _, w := range g.workers {
+		if w.forwarder != nil {
+			w.forwarder.Close()
 		}
-		if l.stack != nil {
-			l.stack.Close()
+		if w.stack != nil {
+			w.stack.Close()
 		}
 	}
 	if g.resolver != nil {
 		g.resolver.Close()
 	}
 	var err error
-	for _, l := range g.lanes {
-		if l.shard != nil {
-			err = errors.Join(err, l.shard.Close())
+	for _, w := range g.workers {
+		if w.shard != nil {
+			err = errors.Join(err, w.shard.Close())
 		}
 	}
 	return err

@@ -14,10 +14,10 @@ import (
 // serving; after Close it returns nil.
 func (g *Guest) Flows() []relay.Info {
 	var list []relay.Info
-	g.ask(func(l *lane) {
-		list = l.relay.Append(list)
-		list = l.forwarder.Append(list)
-		if l == g.lanes[0] {
+	g.ask(func(w *worker) {
+		list = w.relay.Append(list)
+		list = w.forwarder.Append(list)
+		if w == g.workers[0] {
 			list = g.ports.Append(list)
 		}
 	})
@@ -34,31 +34,31 @@ type Stats struct {
 	Mappings    int // UDP and echo mappings
 	Sessions    int // clients of published UDP ports
 	Total       relay.Totals
-	Lanes       []LaneStats // with several queues
+	Workers     []WorkerStats // with several queues
 }
 
-// LaneStats are one lane's part.
-type LaneStats struct {
+// WorkerStats are one worker's part.
+type WorkerStats struct {
 	Frames      steer.Stats
 	Connections uint64 // established since the start
 }
 
-// Stats waits for the shards as Flows does. Those of several lanes are of one
+// Stats waits for the shards as Flows does. Those of several workers are of one
 // moment each.
 func (g *Guest) Stats() (s Stats) {
-	g.ask(func(l *lane) {
-		c := l.forwarder.Counts()
-		t := l.relay.Totals()
+	g.ask(func(w *worker) {
+		c := w.forwarder.Counts()
+		t := w.relay.Totals()
 		s.Connecting += c.Dials
 		s.Connections += c.TCP
 		s.Mappings += c.Mappings
 		s.Total.Connections += t.Connections
 		s.Total.In += t.In
 		s.Total.Out += t.Out
-		if l.steered != nil {
-			s.Lanes = append(s.Lanes, LaneStats{Frames: l.steered.Stats(), Connections: t.Connections})
+		if w.steered != nil {
+			s.Workers = append(s.Workers, WorkerStats{Frames: w.steered.Stats(), Connections: t.Connections})
 		}
-		if l == g.lanes[0] {
+		if w == g.workers[0] {
 			attempts, sessions := g.ports.Counts()
 			s.Connecting += attempts
 			s.Sessions = sessions
@@ -67,12 +67,12 @@ func (g *Guest) Stats() (s Stats) {
 	return s
 }
 
-// ask runs f on each lane's thread, one after the other, and waits for it.
-func (g *Guest) ask(f func(*lane)) {
-	for _, l := range g.lanes {
+// ask runs f on each worker's thread, one after the other, and waits for it.
+func (g *Guest) ask(f func(*worker)) {
+	for _, w := range g.workers {
 		done := make(chan struct{})
-		if !l.shard.Post(shard.TaskFunc(func() {
-			f(l)
+		if !w.shard.Post(shard.TaskFunc(func() {
+			f(w)
 			close(done)
 		})) {
 			return
