@@ -147,7 +147,7 @@ func (s *Stack) receive(r *receiver, i, size int) {
 		s.guest6 = p.Src
 	}
 	switch {
-	case p.Fragment != Fragment{}:
+	case p.Fragment.Present:
 		s.finishBatch()
 		s.deliver(r, i, size, proto)
 	case p.Proto == ProtoTCP:
@@ -165,7 +165,7 @@ func (s *Stack) receive(r *receiver, i, size int) {
 func (s *Stack) martian(p *Packet) bool {
 	src := p.Src
 	if src.IsUnspecified() { // only in DHCP and duplicate address detection
-		return !(p.Proto == ProtoUDP && src.Is4() || p.Proto == ProtoICMPv6 && p.Fragment == Fragment{})
+		return !(p.Proto == ProtoUDP && src.Is4() || p.Proto == ProtoICMPv6 && !p.Fragment.Present)
 	}
 	return src.IsLoopback() || src.IsMulticast() || src.Is4In6() || src == LimitedBroadcast() || s.plan.IsOwn(src)
 }
