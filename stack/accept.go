@@ -26,7 +26,8 @@ func tupleOfAddrs(guest, outside netip.AddrPort) Tuple {
 	return Tuple{src: guest.Addr().As16(), dst: outside.Addr().As16(), srcPort: guest.Port(), dstPort: outside.Port()}
 }
 
-// SYN is a guest's request for a connection. It outlives the packet.
+// SYN is a guest's request for a connection. It may be kept beyond the Handler's
+// call.
 type SYN struct {
 	Src, Dst netip.AddrPort
 	Key      Tuple

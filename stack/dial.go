@@ -16,7 +16,7 @@ type Dialing struct {
 }
 
 // Dial connects to a server in the guest, as if from the given address, which
-// may be anybody's. done is called once, on the shard's thread and not before
+// may be any. done is called once, on the shard's thread and not before
 // Dial returns, with the connection or with the reason why there is none:
 // ECONNREFUSED, an unreachable errno, ETIMEDOUT after gVisor's patience of two
 // minutes, or ECONNABORTED after Abort. An error of Dial itself, such as

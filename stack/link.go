@@ -14,7 +14,7 @@ import (
 )
 
 // gsoMax is the largest super-segment that gVisor may build, headers included:
-// all that an IP length field can say. Half of it costs a quarter of the
+// the most that IP's length field can express. Half of it costs a quarter of the
 // throughput towards the guest.
 const gsoMax = 65535
 

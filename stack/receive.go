@@ -170,8 +170,8 @@ func (s *Stack) martian(p *Packet) bool {
 	return src.IsLoopback() || src.IsMulticast() || src.Is4In6() || src == LimitedBroadcast() || s.plan.IsOwn(src)
 }
 
-// dispatch hands a UDP or ICMP packet to whom it concerns. asError plays an
-// ICMP error about one of our TCP connections into gVisor.
+// dispatch handles a UDP or ICMP packet or hands it on. asError passes an ICMP error
+// about one of our TCP connections to gVisor; it is nil if gVisor has seen it.
 func (s *Stack) dispatch(p *Packet, asError func()) {
 	own := s.plan.IsOwn(p.Dst)
 	switch {
@@ -219,6 +219,7 @@ func (s *Stack) receiveTCP(r *receiver, p *Packet, i, size int, proto tcpip.Netw
 	s.deliver(r, i, size, proto)
 }
 
+// openingSYN hands a request for a connection to the Handler.
 func (s *Stack) openingSYN(p *Packet, key Tuple, checked bool) {
 	if len(p.Tail) > 0 || !checked && !p.checksumOK() {
 		return
@@ -259,8 +260,8 @@ func (s *Stack) deliver(r *receiver, i, size int, proto tcpip.NetworkProtocolNum
 	pkt.DecRef()
 }
 
-// segment makes of a TCP packet what gVisor's IP layer would: its headers were
-// checked here already, and whose it is we know.
+// segment makes of a TCP packet what gVisor's IP layer would. Its headers have been
+// checked, and its connection is known.
 func (s *Stack) segment(p *Packet, packet buffer.Buffer, checked bool) *gvisor.PacketBuffer {
 	pkt := gvisor.NewPacketBuffer(gvisor.PacketBufferOptions{Payload: packet})
 	pkt.NICID = nicID
