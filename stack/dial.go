@@ -20,10 +20,7 @@ type Dialing = Handshake
 // EADDRINUSE for a connection that exists, comes back at once.
 func (s *Stack) Dial(from, to netip.AddrPort, done func(*Conn, unix.Errno)) (*Dialing, unix.Errno) {
 	s.finishBatch()
-	proto := header.IPv4ProtocolNumber
-	if to.Addr().Is6() {
-		proto = header.IPv6ProtocolNumber
-	}
+	proto := protocolOf(to.Addr())
 	c := &Conn{s: s}
 	ep, err := s.gv.NewEndpoint(tcp.ProtocolNumber, proto, &c.wq)
 	if err != nil {

@@ -265,10 +265,7 @@ func (s *Stack) deliver(r *receiver, i, size int, proto tcpip.NetworkProtocolNum
 func (s *Stack) segment(p *Packet, packet buffer.Buffer, checked bool) *gvisor.PacketBuffer {
 	pkt := gvisor.NewPacketBuffer(gvisor.PacketBufferOptions{Payload: packet})
 	pkt.NICID = nicID
-	pkt.NetworkProtocolNumber = header.IPv4ProtocolNumber
-	if p.Src.Is6() {
-		pkt.NetworkProtocolNumber = header.IPv6ProtocolNumber
-	}
+	pkt.NetworkProtocolNumber = protocolOf(p.Src)
 	pkt.TransportProtocolNumber = header.TCPProtocolNumber
 	pkt.RXChecksumValidated = checked && s.link.offload
 	pkt.Data().CapLength(len(p.ip) + len(p.Tail)) // without Ethernet's padding
