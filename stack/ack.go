@@ -52,10 +52,10 @@ func (c *Conn) follow(hold bool) {
 
 func (c *Conn) unfollow() { c.s.link.followed.Store(nil) }
 
-// sends looks at a segment that is about to leave while c is followed, and
-// reports whether it is to be held back. It may be another connection's, sent
-// by a goroutine of gVisor's: then nothing is touched.
-func (c *Conn) sends(pkt *gvisor.PacketBuffer) (held bool) {
+// intercept looks at a segment that is about to leave while c is followed, and
+// reports whether it is held back. It may be another connection's, sent by a
+// goroutine of gVisor's: then nothing is touched.
+func (c *Conn) intercept(pkt *gvisor.PacketBuffer) (held bool) {
 	h := header.TCP(pkt.TransportHeader().Slice())
 	flags := h.Flags()
 	id := &c.ep.ID

@@ -89,7 +89,7 @@ func (l *link) AddHeader(pkt *gvisor.PacketBuffer) {
 func (l *link) WritePackets(pkts gvisor.PacketBufferList) (int, tcpip.Error) {
 	n := 0
 	for _, pkt := range pkts.AsSlice() {
-		if c := l.followed.Load(); c == nil || !c.sends(pkt) {
+		if c := l.followed.Load(); c == nil || !c.intercept(pkt) {
 			l.writePacket(pkt)
 		}
 		n++
