@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"encoding/binary"
 	"net/netip"
 
@@ -26,7 +27,8 @@ func tupleOfAddrs(guest, outside netip.AddrPort) Tuple {
 	return Tuple{src: guest.Addr().As16(), dst: outside.Addr().As16(), srcPort: guest.Port(), dstPort: outside.Port()}
 }
 
-// SYN is a guest's request for a connection. It outlives the packet.
+// SYN is a guest's request for a connection. It may be kept beyond the Handler's
+// call.
 type SYN struct {
 	Src, Dst netip.AddrPort
 	Key      Tuple
@@ -55,12 +57,12 @@ func (y *SYN) Quote() Quote {
 	return q
 }
 
-// Handshake is a connection that was accepted and waits for the guest's ACK. It
+// Handshake is a connection that was accepted or dialled and waits for the guest. It
 // belongs to the shard's thread.
 type Handshake struct {
 	key   Tuple
 	conn  *Conn
-	inner *handshake
+	inner *handshake              // gVisor's, if it was accepted
 	done  func(*Conn, unix.Errno) // nil once it was called
 }
 
@@ -80,11 +82,16 @@ func (s *Stack) Accept(syn *SYN, done func(*Conn, unix.Errno)) *Handshake {
 		done(nil, unix.EIO)
 		return h
 	}
-	h.conn.notify = h.moved
-	h.conn.register()
+	h.watch()
 	h.conn.acks.last = syn.seq + 1
 	s.accepting[h.key] = h
 	return h
+}
+
+// watch starts to listen to what becomes of the handshake.
+func (h *Handshake) watch() {
+	h.conn.notify = h.moved
+	h.conn.register()
 }
 
 // Abort gives up a handshake. done is called with ECONNABORTED before Abort
@@ -102,13 +109,9 @@ func (h *Handshake) moved(Readiness) {
 		return
 	}
 	switch h.conn.ep.EndpointState() {
-	case tcp.StateSynRecv, tcp.StateConnecting:
+	case tcp.StateSynSent, tcp.StateSynRecv, tcp.StateConnecting:
 	case tcp.StateError, tcp.StateClose:
-		errno := toErrno(h.conn.ep.LastError())
-		if errno == 0 {
-			errno = unix.ECONNABORTED
-		}
-		h.settle(errno)
+		h.settle(cmp.Or(toErrno(h.conn.ep.LastError()), unix.ECONNRESET))
 	default:
 		h.settle(0)
 	}

@@ -16,8 +16,9 @@ import (
 // sleep: a sender that waits for the acknowledgement (Nagle) does not feel it.
 // A timer is for the shard that never sleeps.
 //
-// It happens on the link, where gVisor takes it for sent: a connection is
-// followed while it is worked on, and what it sends then is looked at.
+// It is held back in the link, where gVisor takes it for sent. The link looks at what
+// a connection sends while the shard works on it; until then the connection is
+// "followed".
 
 const (
 	// ackDelay bounds the wait while the shard is busy. RFC 9293 section
@@ -51,10 +52,10 @@ func (c *Conn) follow(hold bool) {
 
 func (c *Conn) unfollow() { c.s.link.followed.Store(nil) }
 
-// sends looks at a segment that is about to leave while c is followed, and
-// reports whether it is to be held back. It may be another connection's, sent
-// by a goroutine of gVisor's: then nothing is touched.
-func (c *Conn) sends(pkt *gvisor.PacketBuffer) (held bool) {
+// intercept looks at a segment that is about to leave while c is followed, and
+// reports whether it is held back. It may be another connection's, sent by a
+// goroutine of gVisor's: then nothing is touched.
+func (c *Conn) intercept(pkt *gvisor.PacketBuffer) (held bool) {
 	h := header.TCP(pkt.TransportHeader().Slice())
 	flags := h.Flags()
 	id := &c.ep.ID
@@ -89,7 +90,7 @@ func (c *Conn) dropAck() {
 	}
 }
 
-// holdAck sees to it that c's acknowledgement leaves in time.
+// holdAck arranges that c's acknowledgement leaves in time.
 func (s *Stack) holdAck(c *Conn) {
 	if !c.acks.listed {
 		c.acks.listed = true

@@ -8,13 +8,13 @@ import (
 	"time"
 	"unsafe"
 
-	"epiphyte/internal/sockio"
-
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"epiphyte/internal/sockio"
 )
 
 // Readiness of a Conn.
@@ -50,8 +50,8 @@ type Conn struct {
 
 const allEvents = waiter.ReadableEvents | waiter.WritableEvents | waiter.EventHUp | waiter.EventErr
 
-// NotifyEvent implements waiter.EventListener. gVisor calls it from whatever
-// goroutine moved the connection; the shard hears of it once.
+// NotifyEvent implements waiter.EventListener. gVisor calls it on any goroutine. The
+// shard is told once of all events until it gets to them.
 func (c *Conn) NotifyEvent(mask waiter.EventMask) {
 	var r Readiness
 	if mask&waiter.ReadableEvents != 0 {
@@ -108,8 +108,8 @@ func (c *Conn) LocalAddr() netip.AddrPort {
 	return netip.AddrPortFrom(addrFrom(c.ep.ID.LocalAddress), c.ep.ID.LocalPort)
 }
 
-// SetNotify says whom to tell, on the shard's thread, what the connection has
-// become.
+// SetNotify sets the function that is told, on the shard's thread, what the
+// connection has become.
 func (c *Conn) SetNotify(notify func(Readiness)) { c.notify = notify }
 
 // Failed reports whether the connection ended by a reset or a timeout. A reset

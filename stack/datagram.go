@@ -19,9 +19,9 @@ func (s *Stack) SendUDP(src, dst netip.AddrPort, payload ...[]byte) {
 // Each part is a whole number of them, but for the last part.
 //
 // As one super-datagram they pass the device, and the guest's network up to
-// the socket, at the price of one. It takes a device with USO, datagrams that
-// need no fragments, and a sum that IP's length field can say; otherwise they
-// go one by one.
+// the socket, at the price of one. That takes a device with USO, datagrams that
+// need no fragments, and a total that IP's length field can express; otherwise they
+// are sent one by one.
 func (s *Stack) SendUDPs(src, dst netip.AddrPort, segment int, payload ...[]byte) {
 	size := sizeOf(payload)
 	if size <= segment {

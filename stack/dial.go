@@ -9,24 +9,18 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
-// Dialing is a connection towards the guest that is not established yet.
-type Dialing struct {
-	conn *Conn
-	done func(*Conn, unix.Errno)
-}
+// Dialing is a Handshake that Dial has begun.
+type Dialing = Handshake
 
 // Dial connects to a server in the guest, as if from the given address, which
-// may be anybody's. done is called once, on the shard's thread and not before
+// may be any. done is called once, on the shard's thread and not before
 // Dial returns, with the connection or with the reason why there is none:
 // ECONNREFUSED, an unreachable errno, ETIMEDOUT after gVisor's patience of two
 // minutes, or ECONNABORTED after Abort. An error of Dial itself, such as
 // EADDRINUSE for a connection that exists, comes back at once.
 func (s *Stack) Dial(from, to netip.AddrPort, done func(*Conn, unix.Errno)) (*Dialing, unix.Errno) {
 	s.finishBatch()
-	proto := header.IPv4ProtocolNumber
-	if to.Addr().Is6() {
-		proto = header.IPv6ProtocolNumber
-	}
+	proto := protocolOf(to.Addr())
 	c := &Conn{s: s}
 	ep, err := s.gv.NewEndpoint(tcp.ProtocolNumber, proto, &c.wq)
 	if err != nil {
@@ -46,7 +40,8 @@ func (s *Stack) Dial(from, to netip.AddrPort, done func(*Conn, unix.Errno)) (*Di
 		bound, _ := ep.GetLocalAddress()
 		from = netip.AddrPortFrom(from.Addr(), bound.Port)
 	}
-	if s.conns[tupleOfAddrs(to, from)] != nil {
+	key := tupleOfAddrs(to, from)
+	if s.conns[key] != nil {
 		ep.Close()
 		return nil, unix.EADDRINUSE
 	}
@@ -62,47 +57,10 @@ func (s *Stack) Dial(from, to netip.AddrPort, done func(*Conn, unix.Errno)) (*Di
 		ep.Close()
 		return nil, toErrno(err)
 	}
-	d := &Dialing{conn: c, done: done}
-	c.claimed, c.notify = s.claims != nil, d.moved
-	c.register()
-	return d, 0
-}
-
-// moved looks at what the handshake has come to.
-func (d *Dialing) moved(Readiness) {
-	c := d.conn
-	st := c.ep.EndpointState()
-	if d.done == nil || st == tcp.StateSynSent || st == tcp.StateSynRecv || st == tcp.StateConnecting {
-		return
-	}
-	done := d.done
-	d.done = nil
-	c.notify = nil
-	if st == tcp.StateError || st == tcp.StateClose {
-		errno := toErrno(c.ep.LastError())
-		if errno == 0 {
-			errno = unix.ECONNRESET
-		}
-		c.discard()
-		done(nil, errno)
-		return
-	}
-	c.s.conns[c.key()] = c
-	done(c, 0)
-}
-
-// Abort gives the connection up. done is called with ECONNABORTED, before
-// Abort returns, unless it was called already.
-func (d *Dialing) Abort() {
-	if d.done == nil {
-		return
-	}
-	done := d.done
-	d.done = nil
-	d.conn.notify = nil
-	d.conn.ep.Abort()
-	d.conn.discard()
-	done(nil, unix.ECONNABORTED)
+	c.claimed = s.claims != nil
+	h := &Handshake{key: key, conn: c, done: done}
+	h.watch()
+	return h, 0
 }
 
 // unclaim lets go of what Dial has claimed, if c was dialled.

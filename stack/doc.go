@@ -20,22 +20,23 @@
 // plays the SYN into gVisor; when the guest has completed the handshake the
 // caller gets a Conn on the shard's thread. A Conn stays in the table of known
 // connections until gVisor has let go of the endpoint, past Close, so that the
-// closing handshake is handled inline as well.
+// closing handshake is handled inline as well. Endpoints stay in gVisor's own table
+// all the time: segments in fragments and ICMP errors find them there.
 //
-// Several stacks may share a guest, each with a queue of its device and connections of
-// its own. Package steer gives each its frames; what a stack adds is to claim the
-// connections that it has dialled, and to number its fragments apart.
+// Several stacks may share a guest, each with a queue of the device and connections of
+// its own. Package steer gives each its frames, which it reads by the parser of
+// packet.go, too. A stack claims the connections that it dials, and numbers its
+// fragments differently from the others.
 //
 // Frames towards the guest leave in one writev: gVisor's segments from the
 // link endpoint (link.go), UDP and ICMP built here without passing gVisor
 // (send.go), both as super-segments with partial checksums where the device
 // takes them.
 //
-// Invariants: packets with a source or destination that cannot be (loopback,
-// unspecified, multicast source, our own address as source) end in
-// receive.go, before any handler; gVisor's error type ends in errno.go; the
-// unexported functions of gVisor that the inline path needs are named in
-// inline.go alone.
+// Invariants: the martian filter in receive.go drops packets with a source that no
+// guest can have (loopback, multicast, one of our own addresses) before any handler;
+// gVisor's error type ends in errno.go; the unexported parts of gVisor that are needed
+// are named in inline.go alone.
 //
 // Timers: TCP's, which gVisor arms on the shard (clock.go); one for
 // acknowledgements that wait for an answer (ack.go); one that gives memory back

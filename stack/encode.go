@@ -35,6 +35,14 @@ func putIPv6(b []byte, src, dst netip.Addr, proto, hops uint8, size int, extensi
 	})
 }
 
+// protocolOf is the network protocol of a's family.
+func protocolOf(a netip.Addr) tcpip.NetworkProtocolNumber {
+	if a.Is4() {
+		return header.IPv4ProtocolNumber
+	}
+	return header.IPv6ProtocolNumber
+}
+
 // address converts to gVisor's type.
 func address(a netip.Addr) tcpip.Address {
 	if a.Is4() {

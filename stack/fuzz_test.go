@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
 
 	"epiphyte/stack"
 	"epiphyte/stack/stacktest"
@@ -64,6 +65,38 @@ func FuzzReceive(f *testing.F) {
 		}
 		if !answered {
 			t.Error("ARP is not answered any more")
+		}
+	})
+}
+
+// FuzzParse: whatever the bytes and wherever they are cut in two, what the parser
+// takes for a packet lies within them, and quotes are read no further.
+func FuzzParse(f *testing.F) {
+	for _, frame := range validFrames() {
+		for n := 14; n <= min(len(frame), 14+60); n++ {
+			f.Add(frame[12:14], frame[14:n], uint8(n))
+		}
+	}
+	quote := stacktest.TCPFrame(remote4, guest4, stacktest.ACK, 1, 1, nil)[14:]
+	f.Add([]byte{8, 0}, stacktest.ICMPFrame(guest4.Addr(), remote4.Addr(), 3, 4, append(make([]byte, 4), quote...))[14:], uint8(255))
+	f.Fuzz(func(t *testing.T, etherType, b []byte, at uint8) {
+		if len(etherType) < 2 {
+			return
+		}
+		cut := min(int(at), len(b))
+		var p stack.Packet
+		if !p.Parse(tcpip.NetworkProtocolNumber(binary.BigEndian.Uint16(etherType)), b[:cut:cut], b[cut:]) {
+			return
+		}
+		if !p.Src.IsValid() || p.Src.Is4() != p.Dst.Is4() {
+			t.Errorf("from %v to %v", p.Src, p.Dst)
+		}
+		if len(p.Head) > cut || len(p.Tail) > len(b)-cut || len(p.Head)+len(p.Tail) > len(b)-20 {
+			t.Errorf("a head of %d and a tail of %d bytes in %d and %d", len(p.Head), len(p.Tail), cut, len(b)-cut)
+		}
+		guest, outside, ok := p.QuotedTCP()
+		if ok && (!guest.IsValid() || !outside.IsValid() || guest.Addr().Is4() != (p.Proto == stacktest.ProtoICMP)) {
+			t.Errorf("a quote of %v and %v", guest, outside)
 		}
 	})
 }

@@ -5,16 +5,16 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"epiphyte/internal/sockio"
-
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	gvisor "gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"epiphyte/internal/sockio"
 )
 
 // gsoMax is the largest super-segment that gVisor may build, headers included:
-// all that an IP length field can say. Half of it costs a quarter of the
+// the most that IP's length field can express. Half of it costs a quarter of the
 // throughput towards the guest.
 const gsoMax = 65535
 
@@ -89,7 +89,7 @@ func (l *link) AddHeader(pkt *gvisor.PacketBuffer) {
 func (l *link) WritePackets(pkts gvisor.PacketBufferList) (int, tcpip.Error) {
 	n := 0
 	for _, pkt := range pkts.AsSlice() {
-		if c := l.followed.Load(); c == nil || !c.sends(pkt) {
+		if c := l.followed.Load(); c == nil || !c.intercept(pkt) {
 			l.writePacket(pkt)
 		}
 		n++

@@ -30,10 +30,10 @@ func (s *Stack) SendReset(syn *SYN) {
 	s.sendReset(syn.Dst, syn.Src, header.TCPFlagRst|header.TCPFlagAck, syn.seq+1)
 }
 
-// SendAbort ends, for those between us and a server of the guest, an attempt to
-// connect to it that was not made by Dial: a RST of sequence number zero, which
-// Linux's connection tracking takes for the end of any attempt
-// (tcp_in_window in nf_conntrack_proto_tcp.c), and hosts ignore.
+// SendAbort tells connection tracking between us and a server in the guest that an
+// attempt to connect to it, not made by Dial, has ended. It is a RST of sequence
+// number zero, which Linux's tracking takes for the end of any attempt
+// (tcp_in_window in nf_conntrack_proto_tcp.c) and hosts ignore.
 func (s *Stack) SendAbort(from, to netip.AddrPort) {
 	s.sendReset(from, to, header.TCPFlagRst, 0)
 }
@@ -46,7 +46,7 @@ func (s *Stack) sendReset(src, dst netip.AddrPort, flags header.TCPFlags, ack ui
 	s.out.send(&outgoing{src: src.Addr(), dst: dst.Addr(), proto: ProtoTCP, ttl: DefaultTTL, transport: h[:], sumAt: header.TCPChecksumOffset})
 }
 
-// Unreachable is a reason for which a packet went nowhere, told to the guest
+// Unreachable is the reason why a packet was not delivered, which the guest is told
 // by ICMP or ICMPv6.
 type Unreachable int
 
@@ -108,7 +108,7 @@ func (p *Packet) Quote() Quote {
 	return q
 }
 
-// SendUnreachable tells the guest that the quoted packet went nowhere. The
+// SendUnreachable tells the guest that the quoted packet was not delivered. The
 // message comes from the given router, or from the gateway if it is not valid.
 func (s *Stack) SendUnreachable(router netip.Addr, why Unreachable, q *Quote) {
 	if !q.Dst.IsValid() || q.Dst.IsMulticast() || q.Dst == LimitedBroadcast() {
@@ -155,8 +155,8 @@ func (s *Stack) sendError(router netip.Addr, typ, code byte, word uint32, q *Quo
 	s.SendICMP(router, q.Src, DefaultTTL, b[:n])
 }
 
-// gatewayFor is the gateway's address that the guest address a would see as
-// the sender of an error.
+// gatewayFor is the gateway's address from which errors to the guest address a
+// come.
 func (s *Stack) gatewayFor(a netip.Addr) netip.Addr {
 	switch {
 	case a.Is4():
@@ -171,8 +171,8 @@ func (s *Stack) gatewayFor(a netip.Addr) netip.Addr {
 // LimitedBroadcast is the address 255.255.255.255 (RFC 919).
 func LimitedBroadcast() netip.Addr { return netip.AddrFrom4([4]byte{255, 255, 255, 255}) }
 
-// answerEcho replies to an echo request for one of our own addresses, with the
-// TTL that callers of the contract see (255).
+// answerEcho replies to an echo request for one of our own addresses, with a TTL of
+// 255, as slirp4netns does.
 func (s *Stack) answerEcho(p *Packet) {
 	s.echo = append(s.echo[:0], p.Head...)
 	reply := s.echo

@@ -117,6 +117,9 @@ func TestNeighborDiscoveryThatIsNotValid(t *testing.T) {
 	nonce := append([]byte{14, 5}, make([]byte, 38)...)
 	packet.Payload = stacktest.ICMP(src, gw, 135, 0, append(body, nonce...))
 	s.silent("fragments", packet.Fragments(40+8+32)...)
+	atomic := packet
+	atomic.ExtensionType, atomic.Extensions = 44, make([]byte, 8) // RFC 6946: a fragment that is all
+	s.silent("an atomic fragment", atomic.Frame())
 }
 
 // What takes gVisor's way must not find gVisor answering for every address.

@@ -39,11 +39,13 @@ type Packet struct {
 	ip []byte // the packet from its IP header on, as far as it lies in the head
 }
 
-// Fragment says which part of a datagram a packet is. The zero value means all of it.
+// Fragment says which part of a datagram a packet is. Its zero value is that of a
+// packet that was not fragmented.
 type Fragment struct {
-	ID     uint32
-	Offset uint16 // in units of 8 bytes
-	More   bool   // it is not the last part
+	Present bool   // it is a part, or all with an IPv6 fragment header (RFC 6946)
+	More    bool   // it is not the last part
+	Offset  uint16 // in units of 8 bytes
+	ID      uint32
 }
 
 // SrcPort reads the source port of a TCP or UDP packet.
@@ -82,7 +84,7 @@ func (p *Packet) parseIPv4(head, tail []byte) bool {
 	p.Dst = netip.AddrFrom4([4]byte(h.DestinationAddressSlice()))
 	p.Proto, p.TTL = h.Protocol(), h.TTL()
 	if h.More() || h.FragmentOffset() > 0 {
-		p.Fragment = Fragment{uint32(h.ID()), h.FragmentOffset() / 8, h.More()}
+		p.Fragment = Fragment{Present: true, More: h.More(), Offset: h.FragmentOffset() / 8, ID: uint32(h.ID())}
 	}
 	p.ip, p.Tail = truncate(head, tail, int(h.TotalLength()))
 	p.Head = p.ip[h.HeaderLength():]
@@ -113,7 +115,6 @@ const (
 // concern nobody here. It is done here and not in gVisor because there, in
 // promiscuous mode, neighbour discovery answers for every address.
 func (p *Packet) skipExtensions(next uint8, rest []byte) bool {
-	fragmented := false
 	for range maxExtensions {
 		size := minExtension
 		switch id := header.IPv6ExtensionHeaderIdentifier(next); id {
@@ -121,14 +122,11 @@ func (p *Packet) skipExtensions(next uint8, rest []byte) bool {
 			p.Proto, p.Head = next, rest
 			return true
 		case header.IPv6FragmentExtHdrIdentifier:
-			if len(rest) < size || fragmented {
+			f := header.IPv6Fragment(rest)
+			if !f.IsValid() || p.Fragment.Present { // there must be no second one
 				return false
 			}
-			fragmented = true
-			f := header.IPv6Fragment(rest)
-			if f.More() || f.FragmentOffset() > 0 { // else all of the datagram (RFC 6946)
-				p.Fragment = Fragment{f.ID(), f.FragmentOffset(), f.More()}
-			}
+			p.Fragment = Fragment{Present: true, More: f.More(), Offset: f.FragmentOffset(), ID: f.ID()}
 			if f.FragmentOffset() > 0 {
 				p.Proto, p.Head = f.NextHeader(), f.Payload()
 				return true

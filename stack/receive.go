@@ -3,13 +3,13 @@ package stack
 import (
 	"net/netip"
 
-	"epiphyte/internal/sockio"
-
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	gvisor "gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"epiphyte/internal/sockio"
 )
 
 const (
@@ -147,7 +147,7 @@ func (s *Stack) receive(r *receiver, i, size int) {
 		s.guest6 = p.Src
 	}
 	switch {
-	case p.Fragment != Fragment{}:
+	case p.Fragment.Present:
 		s.finishBatch()
 		s.deliver(r, i, size, proto)
 	case p.Proto == ProtoTCP:
@@ -165,13 +165,13 @@ func (s *Stack) receive(r *receiver, i, size int) {
 func (s *Stack) martian(p *Packet) bool {
 	src := p.Src
 	if src.IsUnspecified() { // only in DHCP and duplicate address detection
-		return !(p.Proto == ProtoUDP && src.Is4() || p.Proto == ProtoICMPv6 && p.Fragment == Fragment{})
+		return !(p.Proto == ProtoUDP && src.Is4() || p.Proto == ProtoICMPv6 && !p.Fragment.Present)
 	}
 	return src.IsLoopback() || src.IsMulticast() || src.Is4In6() || src == LimitedBroadcast() || s.plan.IsOwn(src)
 }
 
-// dispatch hands a UDP or ICMP packet to whom it concerns. asError plays an
-// ICMP error about one of our TCP connections into gVisor.
+// dispatch handles a UDP or ICMP packet or hands it on. asError passes an ICMP error
+// about one of our TCP connections to gVisor; it is nil if gVisor has seen it.
 func (s *Stack) dispatch(p *Packet, asError func()) {
 	own := s.plan.IsOwn(p.Dst)
 	switch {
@@ -219,6 +219,7 @@ func (s *Stack) receiveTCP(r *receiver, p *Packet, i, size int, proto tcpip.Netw
 	s.deliver(r, i, size, proto)
 }
 
+// openingSYN hands a request for a connection to the Handler.
 func (s *Stack) openingSYN(p *Packet, key Tuple, checked bool) {
 	if len(p.Tail) > 0 || !checked && !p.checksumOK() {
 		return
@@ -259,15 +260,12 @@ func (s *Stack) deliver(r *receiver, i, size int, proto tcpip.NetworkProtocolNum
 	pkt.DecRef()
 }
 
-// segment makes of a TCP packet what gVisor's IP layer would: its headers were
-// checked here already, and whose it is we know.
+// segment makes of a TCP packet what gVisor's IP layer would. Its headers have been
+// checked, and its connection is known.
 func (s *Stack) segment(p *Packet, packet buffer.Buffer, checked bool) *gvisor.PacketBuffer {
 	pkt := gvisor.NewPacketBuffer(gvisor.PacketBufferOptions{Payload: packet})
 	pkt.NICID = nicID
-	pkt.NetworkProtocolNumber = header.IPv4ProtocolNumber
-	if p.Src.Is6() {
-		pkt.NetworkProtocolNumber = header.IPv6ProtocolNumber
-	}
+	pkt.NetworkProtocolNumber = protocolOf(p.Src)
 	pkt.TransportProtocolNumber = header.TCPProtocolNumber
 	pkt.RXChecksumValidated = checked && s.link.offload
 	pkt.Data().CapLength(len(p.ip) + len(p.Tail)) // without Ethernet's padding

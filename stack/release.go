@@ -23,8 +23,8 @@ const (
 	releaseDelay = 5 * time.Second
 )
 
-// fewer is called before a connection leaves the table.
-func (s *Stack) fewer() {
+// releaseLater is called before a connection leaves the table.
+func (s *Stack) releaseLater() {
 	s.mostConns = max(s.mostConns, len(s.conns))
 	if s.mostConns-len(s.conns) >= releaseConns && !s.shard.Armed(&s.releaseTimer) {
 		s.shard.Arm(&s.releaseTimer, releaseDelay, shard.TaskFunc(s.release))

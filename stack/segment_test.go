@@ -103,6 +103,20 @@ func (p *peer) connect() {
 	p.ack = s.seq + 1
 }
 
+// establish opens a connection.
+func (p *peer) establish() {
+	p.t.Helper()
+	p.connect()
+	p.send(stacktest.ACK, nil)
+}
+
+// reset ends the connection, of which nothing may be left.
+func (p *peer) reset() {
+	p.t.Helper()
+	p.send(stacktest.RST|stacktest.ACK, nil)
+	p.host.idle(nil)
+}
+
 // bothFamilies runs f for IPv4 and for IPv6.
 func bothFamilies(t *testing.T, f func(t *testing.T, v6 bool)) {
 	for name, v6 := range map[string]bool{"IPv4": false, "IPv6": true} {
@@ -157,13 +171,11 @@ func TestB12_ResetInSynReceived(t *testing.T) {
 		}
 		p.host.idle(nil)
 		// The port is free at once.
-		p.connect()
-		p.send(stacktest.ACK, nil)
+		p.establish()
 		if errno := hs.result(); errno != 0 {
 			t.Errorf("the second handshake: %v", errno)
 		}
-		p.send(stacktest.RST|stacktest.ACK, nil)
-		p.host.idle(nil)
+		p.reset()
 	})
 }
 
@@ -229,8 +241,7 @@ func TestSYNIsNotHandedOnTwiceOnceAccepted(t *testing.T) {
 		if n := hs.syns.Load(); n != 1 {
 			t.Errorf("%d SYNs were handed on, want 1", n)
 		}
-		p.send(stacktest.RST|stacktest.ACK, nil)
-		p.host.idle(nil)
+		p.reset()
 	})
 }
 
@@ -239,8 +250,7 @@ func TestCloseWithConnectionsOpen(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, v6 bool) {
 		hs := newHandshakes()
 		p := newPeer(t, v6, stacktest.DeviceConfig{}, hs.host)
-		p.connect()
-		p.send(stacktest.ACK, nil)
+		p.establish()
 		hs.result()
 		p.guest = netip.AddrPortFrom(p.guest.Addr(), p.guest.Port()+1)
 		p.connect() // and one more stays in SYN-RECEIVED
@@ -251,8 +261,7 @@ func TestCloseWithConnectionsOpen(t *testing.T) {
 func TestB17_UrgentDataIsData(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, v6 bool) {
 		p := newPeer(t, v6, stacktest.DeviceConfig{}, &host{serve: echo})
-		p.connect()
-		p.send(stacktest.ACK, nil)
+		p.establish()
 		ip := 20
 		if v6 {
 			ip = 40
@@ -281,8 +290,7 @@ func TestB17_UrgentDataIsData(t *testing.T) {
 		if !bytes.Equal(got, sent) {
 			t.Errorf("got %q, want %q", got, sent)
 		}
-		p.send(stacktest.RST|stacktest.ACK, nil)
-		p.host.idle(nil)
+		p.reset()
 	})
 }
 
@@ -347,8 +355,7 @@ func TestB18_ClosedConnectionsAreBounded(t *testing.T) {
 // closeHostFirst brings a connection to TIME-WAIT on the stack's side.
 func (p *peer) closeHostFirst() {
 	p.t.Helper()
-	p.connect()
-	p.send(stacktest.ACK, nil)
+	p.establish()
 	fin := p.until(stacktest.FIN)
 	p.ack = fin.seq + uint32(len(fin.data)) + 1
 	p.send(stacktest.FIN|stacktest.ACK, nil)
@@ -402,8 +409,7 @@ func TestTimeWait(t *testing.T) {
 		if n := conns(); n > 1 {
 			t.Errorf("%d connections of one tuple are remembered", n)
 		}
-		p.send(stacktest.RST|stacktest.ACK, nil)
-		p.host.idle(nil)
+		p.reset()
 	})
 }
 
@@ -418,8 +424,7 @@ func TestSuperSegmentsSayHowToCutThem(t *testing.T) {
 			io.Copy(io.Discard, onlyReader{c})
 			c.Close()
 		}})
-		p.connect()
-		p.send(stacktest.ACK, nil)
+		p.establish()
 		// The MSS of a SYN without the option (RFC 9293 section 3.7.1, whose
 		// 1220 for IPv6 gVisor does not know).
 		const mss = 536
@@ -481,8 +486,7 @@ func TestSuperSegmentsAreTaken(t *testing.T) {
 			received <- b
 			c.Close()
 		}})
-		p.connect()
-		p.send(stacktest.ACK, nil)
+		p.establish()
 		frame := stacktest.TCPFrame(p.guest, p.remote, stacktest.ACK|stacktest.PSH, p.seq, p.ack, data)
 		ip, typ := 20, uint8(stacktest.GSOTCPv4)
 		if v6 {

@@ -4,11 +4,11 @@ import (
 	"encoding/binary"
 	"net/netip"
 
-	"epiphyte/internal/sockio"
-
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"epiphyte/internal/sockio"
 )
 
 // DefaultTTL is the TTL of packets that we originate (RFC 1700).
@@ -110,17 +110,15 @@ func (s *sender) fragment(o *outgoing, ipLen, size int) {
 
 // writeIP writes one IP packet or, if offset or more say so, one fragment.
 func (s *sender) writeIP(o *outgoing, ipLen, size, offset int, more bool, first []byte, rest [][]byte) {
-	mac := s.neigh.lookup(o.dst)
+	putEthernet(s.head[:], s.mac, s.neigh.lookup(o.dst), protocolOf(o.src))
 	ip := s.head[header.EthernetMinimumSize : header.EthernetMinimumSize+ipLen]
 	if o.src.Is4() {
-		putEthernet(s.head[:], s.mac, mac, header.IPv4ProtocolNumber)
 		f := header.IPv4Fields{ID: s.id, FragmentOffset: uint16(offset)}
 		if more {
 			f.Flags = header.IPv4FlagMoreFragments
 		}
 		putIPv4(ip, o.src, o.dst, o.proto, o.ttl, size, f)
 	} else {
-		putEthernet(s.head[:], s.mac, mac, header.IPv6ProtocolNumber)
 		var fragment header.IPv6ExtHdrSerializer
 		if ipLen > header.IPv6MinimumSize {
 			fragment = header.IPv6ExtHdrSerializer{&header.IPv6SerializableFragmentExtHdr{

@@ -13,8 +13,7 @@ import (
 func TestB17_SegmentsInFragments(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, v6 bool) {
 		p := newPeer(t, v6, stacktest.DeviceConfig{}, &host{serve: echo})
-		p.connect()
-		p.send(stacktest.ACK, nil)
+		p.establish()
 		data := pattern(400, 3)
 		for range 3 {
 			q := stacktest.Packet{Src: p.guest.Addr(), Dst: p.remote.Addr(), Proto: stacktest.ProtoTCP,
@@ -32,8 +31,7 @@ func TestB17_SegmentsInFragments(t *testing.T) {
 				}
 			}
 		}
-		p.send(stacktest.RST|stacktest.ACK, nil)
-		p.host.idle(nil)
+		p.reset()
 	})
 }
 
@@ -81,7 +79,6 @@ func TestB17_SegmentTooBigForTheGuestsOwnNetwork(t *testing.T) {
 			p.ack += uint32(len(s.data))
 			p.send(stacktest.ACK, nil)
 		}
-		p.send(stacktest.RST|stacktest.ACK, nil)
-		p.host.idle(nil)
+		p.reset()
 	})
 }

@@ -39,8 +39,8 @@ type Handler interface {
 	Flush()
 }
 
-// Claims is asked to bring what the guest sends of a flow to us, where several
-// stacks share the guest. A flow is released as often as it is claimed.
+// Claims directs what the guest sends in a flow to the stack that began it, where
+// several stacks share the guest. A flow is released as often as it was claimed.
 type Claims interface {
 	Claim(proto uint8, guest, outside netip.AddrPort)
 	Release(proto uint8, guest, outside netip.AddrPort)
@@ -57,12 +57,13 @@ type Config struct {
 	// RouterAdvertisement is the ICMPv6 message sent to a guest that solicits
 	// it; none if empty.
 	RouterAdvertisement []byte
-	// Lanes is how many stacks share the guest, and Lane which of them this one is,
-	// from 0 on; 0: it is alone. Fragments of theirs are not mixed up.
-	Lane, Lanes int
-	// Claims hears of the connections that Dial makes; nil: nobody has to.
+	// Workers is how many stacks share the guest, and Worker the number of this one,
+	// from 0 on; zero values: it is alone. They keep the stacks' fragments apart.
+	Worker, Workers int
+	// Claims is told of the connections that Dial makes. It is nil for a stack that is
+	// alone.
 	Claims Claims
-	// Logger hears of gVisor's warnings. The default is slog's.
+	// Logger receives gVisor's warnings. The default is slog's.
 	Logger *slog.Logger
 }
 
@@ -144,8 +145,8 @@ func New(cfg Config) (*Stack, error) {
 		mtu:   mtu,
 		mac:   mac,
 		neigh: &s.neigh,
-		id:    uint16(cfg.Lane),
-		step:  1 << bits.Len(uint(max(1, cfg.Lanes)-1)),
+		id:    uint16(cfg.Worker),
+		step:  1 << bits.Len(uint(max(1, cfg.Workers)-1)),
 	}
 	if err := s.build(); err != nil {
 		s.gv.Destroy()
@@ -185,7 +186,7 @@ func (s *Stack) build() error {
 	if err := s.gv.CreateNIC(nicID, s.link); err != nil {
 		return fmt.Errorf("create NIC: %v", err)
 	}
-	// Every address of the outside is ours to speak for.
+	// We answer for every address outside.
 	if err := s.gv.SetPromiscuousMode(nicID, true); err != nil {
 		return fmt.Errorf("set promiscuous mode: %v", err)
 	}
@@ -207,7 +208,7 @@ func (s *Stack) fail(err error) {
 	case s.failed <- err:
 	default:
 	}
-	// A vanished device polls readable for ever.
+	// A device that is gone polls readable for ever.
 	s.watch.Close()
 }
 

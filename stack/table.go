@@ -26,7 +26,7 @@ func (s *Stack) forget(c *Conn) {
 	c.unregister()
 	c.unclaim()
 	if key := c.key(); s.conns[key] == c {
-		s.fewer()
+		s.releaseLater()
 		delete(s.conns, key)
 	}
 	if c.place != nil {

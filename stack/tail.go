@@ -16,9 +16,9 @@ const tailCount = 2 * batchBytes / tailSize
 // handed out may be let go of by any goroutine.
 type tailPool [tailCount]*buffer.View
 
-// next returns a view of tailSize bytes, with whatever is in it; nil when all are
-// in use, since a reader is slow. The first that is free is the one most likely to
-// be in the processor's cache.
+// next returns a view of tailSize bytes, which are not cleared, or nil when all are
+// in use because a reader is slow. The first free one is the most likely to be in the
+// processor's cache.
 func (t *tailPool) next() *buffer.View {
 	for i, v := range t {
 		if v == nil {
@@ -32,7 +32,7 @@ func (t *tailPool) next() *buffer.View {
 	return nil
 }
 
-// nextTail sees to a view that the next frame's tail can be read into.
+// nextTail provides the view that the next frame's tail is read into.
 func (r *receiver) nextTail() {
 	if r.tail != nil && r.pooled {
 		return

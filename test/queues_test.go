@@ -18,16 +18,16 @@ import (
 	"epiphyte/test/harness"
 )
 
-// laneStats is what a helper with several queues says of each, by its number.
-type laneStats struct {
-	Frames      map[string]int `json:"lane_frames"`
-	Handed      map[string]int `json:"lane_handed_frames"`
-	Lost        map[string]int `json:"lane_lost_frames"`
-	Connections map[string]int `json:"lane_tcp_connections"`
+// workerStats is what a helper with several queues says of each, by its number.
+type workerStats struct {
+	Frames      map[string]int `json:"worker_frames"`
+	Handed      map[string]int `json:"worker_handed_frames"`
+	Lost        map[string]int `json:"worker_lost_frames"`
+	Connections map[string]int `json:"worker_tcp_connections"`
 }
 
-// lanesOf asks a helper by its HTTP socket.
-func lanesOf(t testing.TB, socket string) (s laneStats) {
+// workersOf asks a helper by its HTTP socket.
+func workersOf(t testing.TB, socket string) (s workerStats) {
 	t.Helper()
 	doc := must((&api.Client{HTTP: socket}).Document(timeout(t, deadline), api.StatsDocument))(t)
 	if err := json.Unmarshal(doc, &s); err != nil {
@@ -77,16 +77,16 @@ func all(t testing.TB, n int, f func(i int) error) {
 	wg.Wait()
 }
 
-// TestQueues_WorkIsPinned: with several queues every lane carries its share of
+// TestQueues_WorkIsPinned: with several queues every worker carries its share of
 // the connections and of the datagrams, whole, and what the guest sends comes by
-// the queue of the lane that it belongs to, but for beginnings.
+// the queue of the worker that it belongs to, but for beginnings.
 func TestQueues_WorkIsPinned(t *testing.T) {
 	ours(t, "--queues")
-	for _, lanes := range []int{2, 4} {
-		t.Run(fmt.Sprint(lanes), func(t *testing.T) {
+	for _, workers := range []int{2, 4} {
+		t.Run(fmt.Sprint(workers), func(t *testing.T) {
 			socket := filepath.Join(t.TempDir(), "http")
-			w := serve(t, fmt.Sprintf("--queues=%d", lanes), "--http-socket="+socket)
-			if got := w.link(t).Queues; got != lanes {
+			w := serve(t, fmt.Sprintf("--queues=%d", workers), "--http-socket="+socket)
+			if got := w.link(t).Queues; got != workers {
 				t.Fatalf("the TAP has %d queues", got)
 			}
 			const flows, rounds = 48, 20
@@ -121,14 +121,14 @@ func TestQueues_WorkIsPinned(t *testing.T) {
 					return nil
 				})
 			})
-			s := lanesOf(t, socket)
-			if len(s.Connections) != lanes || sum(s.Connections) != 2*flows || sum(s.Lost) > 0 {
-				t.Errorf("%d lanes had %+v", lanes, s)
+			s := workersOf(t, socket)
+			if len(s.Connections) != workers || sum(s.Connections) != 2*flows || sum(s.Lost) > 0 {
+				t.Errorf("%d workers had %+v", workers, s)
 			}
-			for i := range lanes {
-				lane := fmt.Sprint(i)
-				if s.Connections[lane] < flows/lanes/2 || s.Frames[lane] < flows*rounds/lanes/2 {
-					t.Errorf("lane %d of %d had too little: %+v", i, lanes, s)
+			for i := range workers {
+				worker := fmt.Sprint(i)
+				if s.Connections[worker] < flows/workers/2 || s.Frames[worker] < flows*rounds/workers/2 {
+					t.Errorf("worker %d of %d had too little: %+v", i, workers, s)
 				}
 			}
 			if handed, own := sum(s.Handed), sum(s.Frames); handed == 0 || handed > own/4 {
@@ -153,13 +153,13 @@ func TestQueues_IdleFlowsGoOn(t *testing.T) {
 		flows = append(flows, w.dial(t, "tcp4", tcp), w.dial(t, "udp4", udp))
 	}
 	exchange := func() int {
-		before := sum(lanesOf(t, socket).Handed)
+		before := sum(workersOf(t, socket).Handed)
 		for _, c := range flows {
 			if err := says(c, "hello"); err != nil {
 				t.Fatalf("%v: %v", c.LocalAddr(), err)
 			}
 		}
-		return sum(lanesOf(t, socket).Handed) - before
+		return sum(workersOf(t, socket).Handed) - before
 	}
 	exchange()
 	fresh := exchange()
@@ -201,7 +201,7 @@ func TestB21_OneMappingWithQueues(t *testing.T) {
 }
 
 // TestB31_PublishedWithQueues: clients come by the stack path with their own
-// addresses and ports, many at once, whatever lane their ports would lead to.
+// addresses and ports, many at once, whatever worker their ports would lead to.
 func TestB31_PublishedWithQueues(t *testing.T) {
 	w := published(t, "18031", "", "--publish-mode=stack", "--queues=4")
 	eachFamily(t, func(t *testing.T, f family) {
@@ -320,7 +320,7 @@ func TestB8_QueuesRest(t *testing.T) {
 	})
 }
 
-// TestQueues_HoldLittle: a lane more is a few descriptors and little memory.
+// TestQueues_HoldLittle: a worker more is a few descriptors and little memory.
 func TestQueues_HoldLittle(t *testing.T) {
 	ours(t, "--queues")
 	usage := func(flags ...string) harness.Usage {
@@ -332,9 +332,9 @@ func TestQueues_HoldLittle(t *testing.T) {
 	one, four := usage("--queues=1"), usage("--queues=4")
 	// A queue, an epoll instance and its eventfd.
 	if got, want := four.FDs-one.FDs, 3*3; got > want+runtimePoller {
-		t.Errorf("three lanes more hold %d descriptors more, want %d", got, want)
+		t.Errorf("three workers more hold %d descriptors more, want %d", got, want)
 	}
 	if got := four.RSS - one.RSS; got > 3*4<<20 {
-		t.Errorf("three lanes more take %d bytes more", got)
+		t.Errorf("three workers more take %d bytes more", got)
 	}
 }

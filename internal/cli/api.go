@@ -66,25 +66,25 @@ func metrics(g *guest.Guest) []api.Metric {
 			{Label: "out", N: s.Total.Out},
 		}},
 	}
-	return append(list, laneMetrics(s.Lanes)...)
+	return append(list, workerMetrics(s.Workers)...)
 }
 
-// laneMetrics exist with several queues only.
-func laneMetrics(lanes []guest.LaneStats) []api.Metric {
-	if len(lanes) == 0 {
+// workerMetrics exist with several queues only.
+func workerMetrics(workers []guest.WorkerStats) []api.Metric {
+	if len(workers) == 0 {
 		return nil
 	}
-	each := func(name, help string, count func(*guest.LaneStats) uint64) api.Metric {
-		m := api.Metric{Name: name, Help: help, Counter: true, Label: "lane"}
-		for i := range lanes {
-			m.Values = append(m.Values, api.Value{Label: strconv.Itoa(i), N: count(&lanes[i])})
+	each := func(name, help string, count func(*guest.WorkerStats) uint64) api.Metric {
+		m := api.Metric{Name: name, Help: help, Counter: true, Label: "worker"}
+		for i := range workers {
+			m.Values = append(m.Values, api.Value{Label: strconv.Itoa(i), N: count(&workers[i])})
 		}
 		return m
 	}
 	return []api.Metric{
-		each("lane_frames", "Frames from the guest that arrived on the lane's own queue", func(l *guest.LaneStats) uint64 { return l.Frames.Own }),
-		each("lane_handed_frames", "Frames from the guest that arrived on another lane's queue", func(l *guest.LaneStats) uint64 { return l.Frames.Handed }),
-		each("lane_lost_frames", "Frames from the guest that were lost because the lane's inbox was full", func(l *guest.LaneStats) uint64 { return l.Frames.Lost }),
-		each("lane_tcp_connections", "TCP connections established by the lane", func(l *guest.LaneStats) uint64 { return l.Connections }),
+		each("worker_frames", "Frames from the guest that arrived on the worker's own queue", func(l *guest.WorkerStats) uint64 { return l.Frames.Own }),
+		each("worker_handed_frames", "Frames from the guest that arrived on another worker's queue", func(l *guest.WorkerStats) uint64 { return l.Frames.Handed }),
+		each("worker_lost_frames", "Frames from the guest that were lost because the worker's inbox was full", func(l *guest.WorkerStats) uint64 { return l.Frames.Lost }),
+		each("worker_tcp_connections", "TCP connections established by the worker", func(l *guest.WorkerStats) uint64 { return l.Connections }),
 	}
 }

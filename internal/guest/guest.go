@@ -1,4 +1,4 @@
-// Package guest assembles the network of one guest: lanes of a shard, a stack and
+// Package guest assembles the network of one guest: workers of a shard, a stack and
 // a forwarder each, and the services of the address plan, over one frame device.
 //
 // # Theory of operation
@@ -7,13 +7,13 @@
 // the thread that moves its packets, the sockets that stand for it. Nothing is
 // shared between two of them, so one process may serve several.
 //
-// There is a lane for each queue of the device, nearly always one. Lane 0 has the
+// There is a worker for each queue of the device, nearly always one. Worker 0 has the
 // services as well: names, leases, advertisements, published ports. With several
-// lanes, package steer sees to it that each flow is one lane's alone, and limits
+// workers, package steer sees to it that each flow is one worker's alone, and limits
 // are divided among them; with one there is no such thing.
 //
 // New builds the parts from the bottom up and leaves nothing behind when one of
-// them fails. Serve runs lane 0 on the calling goroutine and the others on their
+// them fails. Serve runs worker 0 on the calling goroutine and the others on their
 // own, and ends with its context or with the device. Close takes the parts down in
 // the reverse order; after it no goroutine, descriptor or timer of the guest is
 // left, the device excepted, which belongs to the caller.
@@ -78,8 +78,8 @@ type Sockets interface {
 
 // Guest is the running network of one guest.
 type Guest struct {
-	lanes    []*lane
-	steering *steer.Group // nil with one lane
+	workers  []*worker
+	steering *steer.Group // nil with one worker
 	ports    *portfwd.Manager
 	resolver *dns.Resolver
 	ipv6     bool
@@ -110,8 +110,8 @@ func New(cfg Config) (_ *Guest, err error) {
 		cfg.BufferBytes = cmp.Or(cfg.BufferBytes, relay.DefaultBufferBytes) / count
 	}
 	for i := range 1 + len(cfg.Queues) {
-		l, err := g.newLane(i, &cfg)
-		g.lanes = append(g.lanes, l)
+		w, err := g.newWorker(i, &cfg)
+		g.workers = append(g.workers, w)
 		if err != nil {
 			return nil, err
 		}
@@ -126,9 +126,9 @@ func New(cfg Config) (_ *Guest, err error) {
 
 // advertise sends a router advertisement and arms the timer for the next.
 func (g *Guest) advertise() {
-	g.lanes[0].stack.SendRouterAdvertisement()
+	g.workers[0].stack.SendRouterAdvertisement()
 	g.advertised++
-	g.lanes[0].shard.Arm(&g.announce, dhcp.AdvertisementDelay(g.advertised, rand.Float64()), shard.TaskFunc(g.advertise))
+	g.workers[0].shard.Arm(&g.announce, dhcp.AdvertisementDelay(g.advertised, rand.Float64()), shard.TaskFunc(g.advertise))
 }
 
 // Ports publishes host ports to the guest.
@@ -141,11 +141,11 @@ func (g *Guest) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	others := make(chan error)
-	for _, l := range g.lanes[1:] {
-		go func() { others <- l.serve(ctx, cancel) }()
+	for _, w := range g.workers[1:] {
+		go func() { others <- w.serve(ctx, cancel) }()
 	}
-	err := g.lanes[0].serve(ctx, cancel)
-	for range g.lanes[1:] {
+	err := g.workers[0].serve(ctx, cancel)
+	for range g.workers[1:] {
 		err = cmp.Or(err, <-others)
 	}
 	if err == nil && errors.Is(context.Cause(ctx), stack.ErrDeviceGone) {
@@ -160,16 +160,16 @@ func (g *Guest) Close() error {
 	if g.ports != nil {
 		g.ports.Close()
 	}
-	for _, l := range g.lanes {
-		l.close()
+	for _, w := range g.workers {
+		w.close()
 	}
 	if g.resolver != nil {
 		g.resolver.Close()
 	}
 	var err error
-	for _, l := range g.lanes {
-		if l.shard != nil {
-			err = errors.Join(err, l.shard.Close())
+	for _, w := range g.workers {
+		if w.shard != nil {
+			err = errors.Join(err, w.shard.Close())
 		}
 	}
 	return err

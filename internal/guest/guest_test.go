@@ -52,15 +52,15 @@ type fixture struct {
 // start builds a Guest; serve says whether to serve it as well.
 func start(t *testing.T, cfg guest.Config, serve bool) *fixture {
 	t.Helper()
-	return startLanes(t, cfg, 1, serve)
+	return startWorkers(t, cfg, 1, serve)
 }
 
-// startLanes does it with that many queues.
-func startLanes(t *testing.T, cfg guest.Config, lanes int, serve bool) *fixture {
+// startWorkers does it with that many queues.
+func startWorkers(t *testing.T, cfg guest.Config, workers int, serve bool) *fixture {
 	t.Helper()
 	var devs []*forwardertest.Device
 	var ports []*forwardertest.Port
-	for range lanes {
+	for range workers {
 		dev, port, err := forwardertest.Pipe(false)
 		if err != nil {
 			t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 // serving; after Close it returns nil.
 func (g *Guest) Flows() []flow.Info {
 	var list []flow.Info
-	g.ask(func(l *lane) { list = l.table.Append(list) })
+	g.ask(func(w *worker) { list = w.table.Append(list) })
 	slices.SortFunc(list, func(a, b flow.Info) int {
 		return cmp.Or(cmp.Compare(a.Guest, b.Guest), cmp.Compare(a.Proto, b.Proto), a.Src.Compare(b.Src), a.Remote.Compare(b.Remote))
 	})
@@ -28,40 +28,40 @@ type Stats struct {
 	Mappings    int // UDP and echo mappings
 	Sessions    int // clients of published UDP ports
 	Total       flow.Totals
-	Lanes       []LaneStats // with several queues
+	Workers     []WorkerStats // with several queues
 }
 
-// LaneStats are one lane's part.
-type LaneStats struct {
+// WorkerStats are one worker's part.
+type WorkerStats struct {
 	Frames      steer.Stats
 	Connections uint64 // established since the start
 }
 
-// Stats waits for the shards as Flows does. Those of several lanes are of one
+// Stats waits for the shards as Flows does. Those of several workers are of one
 // moment each.
 func (g *Guest) Stats() (s Stats) {
-	g.ask(func(l *lane) {
-		t := l.table.Totals()
-		s.Connecting += l.table.Count(flow.Dial) + l.table.Count(flow.Client)
-		s.Connections += l.table.Count(flow.Conn) + l.table.Count(flow.Exposed)
-		s.Mappings += l.table.Count(flow.Mapping)
-		s.Sessions += l.table.Count(flow.Session)
+	g.ask(func(w *worker) {
+		t := w.table.Totals()
+		s.Connecting += w.table.Count(flow.Dial) + w.table.Count(flow.Client)
+		s.Connections += w.table.Count(flow.Conn) + w.table.Count(flow.Exposed)
+		s.Mappings += w.table.Count(flow.Mapping)
+		s.Sessions += w.table.Count(flow.Session)
 		s.Total.Connections += t.Connections
 		s.Total.In += t.In
 		s.Total.Out += t.Out
-		if l.steered != nil {
-			s.Lanes = append(s.Lanes, LaneStats{Frames: l.steered.Stats(), Connections: t.Connections})
+		if w.steered != nil {
+			s.Workers = append(s.Workers, WorkerStats{Frames: w.steered.Stats(), Connections: t.Connections})
 		}
 	})
 	return s
 }
 
-// ask runs f on each lane's thread, one after the other, and waits for it.
-func (g *Guest) ask(f func(*lane)) {
-	for _, l := range g.lanes {
+// ask runs f on each worker's thread, one after the other, and waits for it.
+func (g *Guest) ask(f func(*worker)) {
+	for _, w := range g.workers {
 		done := make(chan struct{})
-		if !l.shard.Post(shard.TaskFunc(func() {
-			f(l)
+		if !w.shard.Post(shard.TaskFunc(func() {
+			f(w)
 			close(done)
 		})) {
 			return

@@ -11,7 +11,7 @@
 //
 // One turn of the loop:
 //
-//  1. tasks posted by other goroutines are taken over,
+//  1. tasks posted by other goroutines become runnable,
 //  2. timers that are due fire,
 //  3. every runnable task runs once, in the order in which it became runnable;
 //     a task with work left asks for the next turn with Again, so a busy flow
@@ -21,9 +21,8 @@
 //
 // Invariants: a handler never blocks; a Watch delivers nothing after Close,
 // even if the descriptor number was reused within the same batch of events;
-// time stands still within a turn, but for a sleep in it: handlers are told of
-// events by the time at which the poller woke, not by that at which it went to
-// sleep.
+// time stands still within a turn, except that handlers of events see the time at
+// which the poller woke, not that at which it went to sleep.
 //
 // An idle shard makes no system call and no wake-up at all: timers are armed
 // only while a flow needs one.
@@ -212,8 +211,8 @@ func (s *Shard) poll(wait time.Duration) (int, error) {
 	return s.poller.Wait(s.events[:], wait)
 }
 
-// BeforeSleep adds a task that runs whenever the shard is about to sleep. What
-// it wants to be done later it must arm or post.
+// BeforeSleep adds a task that runs whenever the shard is about to sleep. For later
+// work it must arm a timer or Post.
 func (s *Shard) BeforeSleep(t Task) { s.idle = append(s.idle, t) }
 
 // Post hands a task to the shard's thread; it runs in the next turn. Any
@@ -249,12 +248,12 @@ func (s *Shard) takePosted() {
 	}
 }
 
-// Again makes t runnable in the coming turn. A caller sees to it that a task
-// is not queued twice, as a flag beside it is cheaper than a set.
+// Again makes t runnable in the coming turn. The caller must not queue a task that
+// is queued already: a flag of its own is cheaper than a set here.
 func (s *Shard) Again(t Task) { s.next = append(s.next, t) }
 
-// Now is the time at which this turn began or, for the handlers of events that
-// it slept for, woke.
+// Now is the time at which this turn began or, for handlers of events, the time at
+// which the poller woke.
 func (s *Shard) Now() time.Duration { return s.now }
 
 // Clock is the shard's clock. Any goroutine may read it.

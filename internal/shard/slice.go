@@ -2,22 +2,21 @@ package shard
 
 import "golang.org/x/sys/unix"
 
-// sliceFactor is how many times as long as others' the shard's slice is. All that
-// matters is that it is longer: ten milliseconds did no more than three where
-// others had 1.4, and with neither was the shard itself woken later beside a busy
-// program (0.08 ms).
+// sliceFactor is the ratio of the shard's slice to that of other threads. It only has
+// to be above one: ten milliseconds did no more than three where others had 1.4, and
+// neither made the shard itself wake later beside a busy program (0.08 ms).
 const sliceFactor = 2
 
-// yieldToWoken has whoever the shard wakes run at once if they share a processor,
-// by asking for a longer slice than theirs: whoever's is shorter need not wait
-// until that of the running thread is used up (Linux 6.12, PREEMPT_SHORT of
-// kernel/sched/fair.c). The share of the processor stays what it was.
+// yieldToWoken lets a thread that the shard wakes on its own processor run at once,
+// by asking for a longer slice than the other has: a thread with a shorter slice does
+// not wait until the running one has used up its own (Linux 6.12, PREEMPT_SHORT of
+// kernel/sched/fair.c). The shard's share of the processor stays the same.
 //
 // A receiver of datagrams whose socket has room for 92 would otherwise wait for
-// 0.1 to 0.2 ms, in which the shard sends as many. Giving way with sched_yield
-// helps as much where nobody else wants the processor, but since Linux 6.18 it
-// gives up the rest of the slice: beside a busy program 4 % were left to who did
-// so every 50 us.
+// 0.1 to 0.2 ms, in which the shard sends as many. Calling sched_yield helps as much
+// where no other thread wants the processor, but since Linux 6.18 it gives up the rest
+// of the slice: beside a busy program, 4 % of the processor were left to a thread that
+// called it every 50 us.
 //
 // The calling thread must be locked. undo gives it back its slice.
 func yieldToWoken() (undo func()) {

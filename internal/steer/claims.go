@@ -6,56 +6,51 @@ import (
 	"sync/atomic"
 )
 
-// claimSlots is how finely it is told apart that no flow is claimed which might
-// be this one: at as many claims as there are slots two of three frames of other
-// flows find it out with a lock. 16 kB.
+// claimSlots bounds how often a frame of an unclaimed flow takes the lock: with as
+// many claims as slots, two of three do. 16 kB.
 const claimSlots = 4096
 
-// claims are the flows that lane 0 has begun. Every lane looks whether a frame
-// is of one, with a single load as long as none is.
+// claims are the flows that worker 0 has begun. Every worker looks whether a frame
+// is of one, with a single load as long as there are none.
 type claims struct {
 	count atomic.Int32
 	slots [claimSlots]atomic.Int32 // claims of each hash
 
 	mu   sync.RWMutex
-	held map[claim]int // times claimed; guarded by mu
+	held map[flow]int // times claimed; guarded by mu
 }
 
-type claim struct {
-	proto          uint8
-	guest, outside endpoint
-}
-
-func (c *claim) slot() int {
-	f := flow{guest: c.guest, outside: c.outside}
-	return int(f.hash() % claimSlots)
-}
+func (c *claims) slot(f *flow) *atomic.Int32 { return &c.slots[f.hash()%claimSlots] }
 
 // holds reports whether the flow is claimed.
 func (c *claims) holds(f *flow) bool {
-	k := claim{f.proto, f.guest, f.outside}
-	if c.slots[k.slot()].Load() == 0 {
+	if c.slot(f).Load() == 0 {
 		return false
 	}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.held[k] > 0
+	return c.held[*f] > 0
 }
 
 func (c *claims) change(by int, proto uint8, guest, outside netip.AddrPort) {
-	k := claim{proto, endpointOf(guest), endpointOf(outside)}
+	f := flow{proto, withoutZone(guest), withoutZone(outside)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.held == nil {
-		c.held = make(map[claim]int)
+		c.held = make(map[flow]int)
 	}
-	n := c.held[k] + by
+	n := c.held[f] + by
 	if n < 0 {
 		return
 	}
-	if c.held[k] = n; n == 0 {
-		delete(c.held, k)
+	if c.held[f] = n; n == 0 {
+		delete(c.held, f)
 	}
-	c.slots[k.slot()].Add(int32(by))
+	c.slot(&f).Add(int32(by))
 	c.count.Add(int32(by))
+}
+
+// withoutZone is the address as it is in a frame.
+func withoutZone(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().WithZone(""), a.Port())
 }

@@ -4,13 +4,15 @@ import (
 	"encoding/binary"
 	"testing"
 
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
 	"epiphyte/forwarder/forwardertest"
 	"epiphyte/stack"
 )
 
 // cut makes fragments of a frame without options, of so many bytes each.
 func cut(frame []byte, size int) (parts [][]byte) {
-	ip := frame[ethernetLen:]
+	ip := frame[header.EthernetMinimumSize:]
 	head := 20
 	if ip[0]>>4 == 6 {
 		head = 40
@@ -18,23 +20,23 @@ func cut(frame []byte, size int) (parts [][]byte) {
 	body := ip[head:]
 	for at := 0; at < len(body); at += size {
 		end := min(at+size, len(body))
-		part := append([]byte(nil), frame[:ethernetLen+head]...)
+		part := append([]byte(nil), frame[:header.EthernetMinimumSize+head]...)
 		if head == 20 {
 			field := uint16(at / 8)
 			if end < len(body) {
 				field |= 0x2000
 			}
-			h := part[ethernetLen:]
+			h := part[header.EthernetMinimumSize:]
 			binary.BigEndian.PutUint16(h[2:], uint16(head+end-at))
 			binary.BigEndian.PutUint16(h[4:], 4711)
 			binary.BigEndian.PutUint16(h[6:], field)
 		} else {
-			h := part[ethernetLen:]
+			h := part[header.EthernetMinimumSize:]
 			binary.BigEndian.PutUint16(h[4:], uint16(8+end-at))
 			part = append(part, h[6], 0, byte(at>>8), byte(at), 0, 0, 0x47, 0x11)
-			part[ethernetLen+6] = extFragment
+			part[header.EthernetMinimumSize+6] = header.IPv6FragmentHeader
 			if end < len(body) {
-				part[ethernetLen+head+3] |= 1
+				part[header.EthernetMinimumSize+head+3] |= 1
 			}
 		}
 		parts = append(parts, append(part, body[at:end]...))
@@ -43,7 +45,7 @@ func cut(frame []byte, size int) (parts [][]byte) {
 }
 
 // A datagram in parts has the owner that it would have in one piece, whichever
-// lane the parts come by.
+// worker the parts come by.
 func TestFragmentsFollowTheFirst(t *testing.T) {
 	for _, proto := range []uint8{stack.ProtoTCP, stack.ProtoUDP} {
 		g := testGroup(t, 4, false)
@@ -55,16 +57,16 @@ func TestFragmentsFollowTheFirst(t *testing.T) {
 			want := g.ownerOf(frame)
 			parts := cut(frame, 24)
 			if len(parts) < 4 || want == 0 {
-				t.Fatalf("%d parts, lane %d", len(parts), want)
+				t.Fatalf("%d parts, worker %d", len(parts), want)
 			}
 			for i, part := range parts {
 				if got := g.ownerOf(part); got != want {
-					t.Errorf("protocol %d, %v: lane %d for part %d, %d for the whole", proto, p[0], got, i, want)
+					t.Errorf("protocol %d, %v: worker %d for part %d, %d for the whole", proto, p[0], got, i, want)
 				}
 			}
 			// The first part of another one, with the same number, in its place.
 			if got := testGroup(t, 4, false).ownerOf(parts[1]); got != 0 {
-				t.Errorf("lane %d for a part without its first", got)
+				t.Errorf("worker %d for a part without its first", got)
 			}
 		}
 	}
@@ -79,9 +81,9 @@ func TestFragmentsAreBounded(t *testing.T) {
 	want := g.ownerOf(parts[0])
 	for id := range uint16(10 * fragmentSlots) {
 		for i, part := range parts {
-			binary.BigEndian.PutUint16(part[ethernetLen+4:], id)
+			binary.BigEndian.PutUint16(part[header.EthernetMinimumSize+4:], id)
 			if got := g.ownerOf(part); got != want {
-				t.Fatalf("datagram %d: lane %d for part %d, want %d", id, got, i, want)
+				t.Fatalf("datagram %d: worker %d for part %d, want %d", id, got, i, want)
 			}
 		}
 	}

@@ -5,57 +5,66 @@ import (
 	"math/bits"
 	"net/netip"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
+
 	"epiphyte/internal/plan"
 	"epiphyte/stack"
 )
 
-// endpoint is an address and a port. IPv4 addresses are held v4-mapped.
-type endpoint struct {
-	addr [16]byte
-	port uint16
-}
-
-func endpointOf(a netip.AddrPort) endpoint { return endpoint{a.Addr().As16(), a.Port()} }
-
-// flow is what ownership depends on. Its zero value is lane 0's.
+// flow is what ownership depends on. Its zero value is worker 0's.
 type flow struct {
 	proto          uint8 // stack.ProtoTCP, stack.ProtoUDP, or 0: anything else
-	guest, outside endpoint
-
-	part part
-	id   uint32 // of the datagram, if it is in parts
+	guest, outside netip.AddrPort
 }
 
-// part is what a packet is of its datagram.
-type part int
+// portsLen is the size of the ports at the beginning of a TCP or UDP header.
+const portsLen = 4
 
-const (
-	whole part = iota
-	first      // has the ports
-	later      // does not
-)
-
-// rules say whose a flow is, but for claims and fragments.
-type rules struct {
-	lanes   uint64
-	dns     [][16]byte // where our resolver answers
-	gateway [][16]byte
-}
-
-func newRules(lanes int, p *plan.Plan, disableDNS bool) rules {
-	r := rules{lanes: uint64(lanes)}
-	for _, a := range p.Own() {
-		switch {
-		case p.IsGateway(a):
-			r.gateway = append(r.gateway, a.As16())
-		case !disableDNS:
-			r.dns = append(r.dns, a.As16())
+// flowOf is the flow that a packet from the guest belongs to, or is an error about.
+// A fragment must be the first of its datagram.
+func flowOf(p *stack.Packet) flow {
+	switch {
+	case p.Proto == stack.ProtoTCP || p.Proto == stack.ProtoUDP:
+		if len(p.Head) >= portsLen {
+			return flow{p.Proto, netip.AddrPortFrom(p.Src, p.SrcPort()), netip.AddrPortFrom(p.Dst, p.DstPort())}
+		}
+	case !p.Fragment.More:
+		if guest, outside, ok := p.QuotedTCP(); ok {
+			return flow{stack.ProtoTCP, guest, outside}
 		}
 	}
-	return r
+	return flow{}
 }
 
-// owner is the lane of a flow whose ports are known.
+// owner is the number of the worker that a frame belongs to, given its Ethernet
+// type and what follows the Ethernet header, in two pieces.
+func (g *Group) owner(etherType tcpip.NetworkProtocolNumber, head, tail []byte) int {
+	var p stack.Packet
+	if !p.Parse(etherType, head, tail) {
+		return 0
+	}
+	if p.Fragment.Offset > 0 {
+		return g.fragments.owner(&p)
+	}
+	f := flowOf(&p)
+	owner := g.rules.owner(&f)
+	if owner != 0 && g.claims.count.Load() > 0 && g.claims.holds(&f) {
+		owner = 0
+	}
+	if p.Fragment.More {
+		g.fragments.first(&p, owner)
+	}
+	return owner
+}
+
+// rules say which worker a flow belongs to, but for claims and fragments.
+type rules struct {
+	workers    uint64
+	plan       plan.Plan
+	disableDNS bool
+}
+
+// owner is the worker of a flow.
 func (r *rules) owner(f *flow) int {
 	var h uint64
 	switch {
@@ -64,13 +73,13 @@ func (r *rules) owner(f *flow) int {
 	case f.proto == stack.ProtoTCP:
 		h = f.hash()
 	default:
-		h = f.guest.hash(0)
+		h = hash(f.guest, 0)
 	}
-	lane, _ := bits.Mul64(h, r.lanes)
-	return int(lane)
+	worker, _ := bits.Mul64(h, r.workers)
+	return int(worker)
 }
 
-// Ports of the services that live on lane 0, on the gateway's and on multicast
+// Ports of the services that live on worker 0, on the gateway's and on multicast
 // and broadcast addresses.
 const (
 	portDHCPServer  = 67
@@ -79,47 +88,41 @@ const (
 
 // served reports whether the flow is for one of our own services.
 func (r *rules) served(f *flow) bool {
-	for i := range r.dns {
-		if f.outside.addr == r.dns[i] {
-			return true
-		}
-	}
-	if f.proto != stack.ProtoUDP {
+	to := f.outside.Addr()
+	switch {
+	case r.plan.IsDNS(to):
+		return !r.disableDNS
+	case f.proto != stack.ProtoUDP:
 		return false
+	case f.outside.Port() == portDHCPServer || f.outside.Port() == portDHCP6Server:
+		return r.plan.IsGateway(to) || toMany(to)
 	}
-	if toMany(&f.outside.addr) {
-		return true
-	}
-	if f.outside.port == portDHCPServer || f.outside.port == portDHCP6Server {
-		for i := range r.gateway {
-			if f.outside.addr == r.gateway[i] {
-				return true
-			}
-		}
-	}
-	return false
+	return toMany(to)
 }
 
 // toMany reports whether a is a multicast address or, of IPv4, above: reserved
 // ones and the broadcast address.
-func toMany(a *[16]byte) bool {
-	return a[0] == 0xff || [12]byte(a[:12]) == v4Mapped && a[12] >= 224
+func toMany(a netip.Addr) bool {
+	return a.IsMulticast() || a.Is4() && a.As4()[0] >= 224
 }
 
-// v4Mapped is the prefix ::ffff:0:0/96.
-var v4Mapped = [12]byte{10: 0xff, 11: 0xff}
-
 // hash is of both endpoints. It needs no secret: a guest that chooses its ports
-// so as to meet in one lane has only itself to wait for.
-func (f *flow) hash() uint64 { return f.outside.hash(f.guest.hash(0)) }
+// so as to meet in one worker has only itself to wait for.
+func (f *flow) hash() uint64 { return hash(f.outside, hash(f.guest, 0)) }
 
-// hash multiplies and folds, as wyhash does; the constants are its. Owners are told
-// apart by the uppermost bits, which the second round makes depend on all.
-func (e *endpoint) hash(seed uint64) uint64 {
-	a := binary.LittleEndian.Uint64(e.addr[:8])
-	b := binary.LittleEndian.Uint64(e.addr[8:])
-	h := fold(b^seed^0xa0761d6478bd642f, a^uint64(e.port)^0xe7037ed1a0b428db)
-	return fold(h^0x8ebc6af09c88c6e3, uint64(e.port)<<32^b^0x589965cc75374cc3)
+// hash multiplies and folds, as wyhash does, with wyhash's constants. Owners are
+// told apart by the uppermost bits, which the second round makes depend on all.
+func hash(e netip.AddrPort, seed uint64) uint64 {
+	var a, b uint64
+	if e.Addr().Is4() {
+		addr := e.Addr().As4()
+		b = uint64(binary.LittleEndian.Uint32(addr[:]))
+	} else {
+		addr := e.Addr().As16()
+		a, b = binary.LittleEndian.Uint64(addr[:8]), binary.LittleEndian.Uint64(addr[8:])
+	}
+	h := fold(b^seed^0xa0761d6478bd642f, a^uint64(e.Port())^0xe7037ed1a0b428db)
+	return fold(h^0x8ebc6af09c88c6e3, uint64(e.Port())<<32^b^0x589965cc75374cc3)
 }
 
 func fold(a, b uint64) uint64 {

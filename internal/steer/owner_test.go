@@ -1,39 +1,40 @@
 package steer
 
 import (
-	"encoding/binary"
 	"net/netip"
 	"testing"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/plan/plantest"
 	"epiphyte/stack"
 )
 
-// testGroup has lanes, but no queues to read.
-func testGroup(t testing.TB, lanes int, disableDNS bool) *Group {
+// testGroup has workers, but no queues to read.
+func testGroup(t testing.TB, workers int, disableDNS bool) *Group {
 	p := plantest.New(t)
-	return &Group{rules: newRules(lanes, &p, disableDNS)}
+	return &Group{rules: rules{uint64(workers), p, disableDNS}}
 }
 
 // ownerOf is the owner of an Ethernet frame.
 func (g *Group) ownerOf(frame []byte) int {
-	if len(frame) < ethernetLen {
+	if len(frame) < header.EthernetMinimumSize {
 		return 0
 	}
-	return g.owner(binary.BigEndian.Uint16(frame[12:]), frame[ethernetLen:])
+	return g.owner(header.Ethernet(frame).Type(), frame[header.EthernetMinimumSize:], nil)
 }
 
 func at(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
-// pairs of endpoints, guest first, of either family, all owned by other lanes than
+// pairs of endpoints, guest first, of either family, all owned by other workers than
 // 0 where their protocol has it so.
 func pairs(g *Group, proto uint8) (list [][2]netip.AddrPort) {
 	for _, p := range [][2]string{{"10.0.2.100", "192.0.2.7"}, {"fd00::1234", "2001:db8::7"}} {
 		for port := uint16(40000); ; port++ {
 			guest := netip.AddrPortFrom(netip.MustParseAddr(p[0]), port)
 			outside := netip.AddrPortFrom(netip.MustParseAddr(p[1]), 443)
-			f := flow{proto: proto, guest: endpointOf(guest), outside: endpointOf(outside)}
+			f := flow{proto, guest, outside}
 			if g.rules.owner(&f) != 0 {
 				list = append(list, [2]netip.AddrPort{guest, outside})
 				break
@@ -46,23 +47,29 @@ func pairs(g *Group, proto uint8) (list [][2]netip.AddrPort) {
 // withOptions puts four words of options into an IPv4 frame, or two extension
 // headers into an IPv6 frame.
 func withOptions(frame []byte) []byte {
-	ip := frame[ethernetLen:]
-	if ip[0]>>4 == 4 {
-		out := append([]byte(nil), frame[:ethernetLen+20]...)
-		out[ethernetLen] = 0x49
-		return append(append(out, make([]byte, 16)...), ip[20:]...)
+	ip := frame[header.EthernetMinimumSize:]
+	out := append([]byte(nil), frame[:header.EthernetMinimumSize]...)
+	if header.IPVersion(ip) == header.IPv4Version {
+		h := header.IPv4(append(append([]byte(nil), ip[:header.IPv4MinimumSize]...), make([]byte, 16)...))
+		h.SetHeaderLength(uint8(len(h)))
+		h.SetTotalLength(uint16(len(ip) + 16))
+		h.SetChecksum(0)
+		h.SetChecksum(^h.CalculateChecksum())
+		return append(append(out, h...), ip[header.IPv4MinimumSize:]...)
 	}
-	out := append([]byte(nil), frame[:ethernetLen+40]...)
-	next := out[ethernetLen+6]
-	out[ethernetLen+6] = extHopByHop
-	out = append(out, extDestination, 0, 1, 4, 0, 0, 0, 0)
+	h := header.IPv6(append([]byte(nil), ip[:header.IPv6MinimumSize]...))
+	next := h.NextHeader()
+	h.SetNextHeader(uint8(header.IPv6HopByHopOptionsExtHdrIdentifier))
+	h.SetPayloadLength(h.PayloadLength() + 24)
+	out = append(out, h...)
+	out = append(out, uint8(header.IPv6DestinationOptionsExtHdrIdentifier), 0, 1, 4, 0, 0, 0, 0)
 	out = append(out, next, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-	return append(out, ip[40:]...)
+	return append(out, ip[header.IPv6MinimumSize:]...)
 }
 
 // quoted is an ICMP error of the guest's about a packet of ours.
 func quoted(guest, outside netip.AddrPort) []byte {
-	ours := forwardertest.TCP(outside, guest, 2, 1, 0, nil)[ethernetLen:]
+	ours := forwardertest.TCP(outside, guest, 2, 1, 0, nil)[header.EthernetMinimumSize:]
 	body := append([]byte{3, 3, 0, 0, 0, 0, 0, 0}, ours...)
 	proto := uint8(stack.ProtoICMP)
 	if guest.Addr().Is6() {
@@ -76,7 +83,7 @@ func TestOneOwnerForEachConnection(t *testing.T) {
 	for _, p := range pairs(g, stack.ProtoTCP) {
 		want := g.ownerOf(forwardertest.SYN(p[0], p[1], 1))
 		if want == 0 {
-			t.Fatalf("%v: lane 0", p)
+			t.Fatalf("%v: worker 0", p)
 		}
 		data := forwardertest.TCP(p[0], p[1], 0x18, 2, 2, make([]byte, 900))
 		for name, frame := range map[string][]byte{
@@ -86,7 +93,7 @@ func TestOneOwnerForEachConnection(t *testing.T) {
 			"ICMP error, extension": withOptions(quoted(p[0], p[1])),
 		} {
 			if got := g.ownerOf(frame); got != want {
-				t.Errorf("%v: lane %d for %s, %d for the SYN", p, got, name, want)
+				t.Errorf("%v: worker %d for %s, %d for the SYN", p, got, name, want)
 			}
 		}
 	}
@@ -105,7 +112,7 @@ func TestOneOwnerForEachMapping(t *testing.T) {
 		}
 		want := g.ownerOf(forwardertest.UDP(guest, pair[1], 64, nil))
 		if want == 0 {
-			t.Fatalf("%v: lane 0", pair)
+			t.Fatalf("%v: worker 0", pair)
 		}
 		to := []netip.AddrPort{netip.AddrPortFrom(gateway, 7)}
 		for _, o := range others {
@@ -114,17 +121,17 @@ func TestOneOwnerForEachMapping(t *testing.T) {
 		for _, dst := range to {
 			frame := forwardertest.UDP(guest, dst, 64, []byte("x"))
 			if got := g.ownerOf(frame); got != want {
-				t.Errorf("%v: lane %d to %v, %d to %v", guest, got, dst, want, pair[1])
+				t.Errorf("%v: worker %d to %v, %d to %v", guest, got, dst, want, pair[1])
 			}
 			if got := g.ownerOf(withOptions(frame)); got != want {
-				t.Errorf("%v: lane %d to %v with options, %d without", guest, got, dst, want)
+				t.Errorf("%v: worker %d to %v with options, %d without", guest, got, dst, want)
 			}
 		}
 	}
 }
 
-// What is not TCP or UDP of the outside has its services on lane 0.
-func TestLaneZeroHasTheServices(t *testing.T) {
+// What is not TCP or UDP of the outside has its services on worker 0.
+func TestWorkerZeroHasTheServices(t *testing.T) {
 	g := testGroup(t, 16, false)
 	p := plantest.New(t)
 	mac := forwardertest.GuestMAC()
@@ -147,15 +154,15 @@ func TestLaneZeroHasTheServices(t *testing.T) {
 			"echo, IPv6":       forwardertest.Echo(guest6.Addr(), netip.MustParseAddr("2001:db8::7"), i, 1, 64, nil),
 			"ARP":              append(arp, make([]byte, 20)...),
 			"VLAN":             vlan,
-			"no transport":     syn[:ethernetLen+20],
-			"half a port":      syn[:ethernetLen+23],
-			"half an IP":       syn[:ethernetLen+11],
+			"no transport":     syn[:header.EthernetMinimumSize+20],
+			"half a port":      syn[:header.EthernetMinimumSize+23],
+			"half an IP":       syn[:header.EthernetMinimumSize+11],
 			"half an Ethernet": syn[:9],
 			"nothing":          nil,
-			"IPv4 length of 4": append(append(append([]byte(nil), syn[:ethernetLen]...), 0x41), syn[ethernetLen+1:]...),
+			"IPv4 length of 4": append(append(append([]byte(nil), syn[:header.EthernetMinimumSize]...), 0x41), syn[header.EthernetMinimumSize+1:]...),
 		} {
 			if got := g.ownerOf(frame); got != 0 {
-				t.Errorf("%s: lane %d", name, got)
+				t.Errorf("%s: worker %d", name, got)
 			}
 		}
 	}
@@ -170,14 +177,14 @@ func TestDisabledDNSIsNoService(t *testing.T) {
 		used[g.ownerOf(forwardertest.SYN(netip.AddrPortFrom(p.Guest, 40000+i), netip.AddrPortFrom(p.DNS, 53), 1))] = true
 	}
 	if len(used) < 8 {
-		t.Errorf("64 connections in %d lanes", len(used))
+		t.Errorf("64 connections in %d workers", len(used))
 	}
 }
 
 // Flows as programs make them, with ports one after the other, are spread.
 func TestFlowsAreSpread(t *testing.T) {
-	for _, lanes := range []int{2, 3, 4, 16} {
-		g := testGroup(t, lanes, false)
+	for _, workers := range []int{2, 3, 4, 16} {
+		g := testGroup(t, workers, false)
 		const flows = 4096
 		for name, frame := range map[string]func(i uint16) []byte{
 			"guest's port": func(i uint16) []byte {
@@ -196,29 +203,29 @@ func TestFlowsAreSpread(t *testing.T) {
 				return forwardertest.UDP(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 3 + byte(i>>8), byte(i)}), 5000), at("192.0.2.7:80"), 64, nil)
 			},
 		} {
-			counts := make([]int, lanes)
+			counts := make([]int, workers)
 			for i := range uint16(flows) {
 				counts[g.ownerOf(frame(i))]++
 			}
-			for lane, n := range counts {
-				if fair := flows / lanes; n < fair*3/4 || n > fair*5/4 {
-					t.Errorf("%s: lane %d of %d has %d of %d", name, lane, lanes, n, flows)
+			for worker, n := range counts {
+				if fair := flows / workers; n < fair*3/4 || n > fair*5/4 {
+					t.Errorf("%s: worker %d of %d has %d of %d", name, worker, workers, n, flows)
 				}
 			}
 		}
 	}
 }
 
-func TestClaimsBringToLaneZero(t *testing.T) {
+func TestClaimsBringToWorkerZero(t *testing.T) {
 	g := testGroup(t, 4, false)
 	p := pairs(g, stack.ProtoTCP)[0]
 	tcp, udp := forwardertest.SYN(p[0], p[1], 1), forwardertest.UDP(p[0], p[1], 64, nil)
-	lanes := func() [2]int { return [2]int{g.ownerOf(tcp), g.ownerOf(udp)} }
-	before := lanes()
+	workers := func() [2]int { return [2]int{g.ownerOf(tcp), g.ownerOf(udp)} }
+	before := workers()
 	check := func(when string, want [2]int) {
 		t.Helper()
-		if got := lanes(); got != want {
-			t.Errorf("%s: lanes %v, want %v", when, got, want)
+		if got := workers(); got != want {
+			t.Errorf("%s: workers %v, want %v", when, got, want)
 		}
 	}
 	g.Claim(stack.ProtoTCP, p[0], p[1])
@@ -246,17 +253,17 @@ func TestClaimsBringToLaneZero(t *testing.T) {
 // wellFormed reports whether a frame is an IP packet without options or extension
 // headers, and all there.
 func wellFormed(frame []byte) bool {
-	if len(frame) < ethernetLen+ipv6Len+8 {
+	if len(frame) < header.EthernetMinimumSize+header.IPv6MinimumSize+8 {
 		return false
 	}
-	ip := frame[ethernetLen:]
-	switch binary.BigEndian.Uint16(frame[12:]) {
-	case typeIPv4:
-		total := int(binary.BigEndian.Uint16(ip[2:]))
-		return ip[0] == 0x45 && total >= ipv4Len+8 && total <= len(ip)
-	case typeIPv6:
-		payload := int(binary.BigEndian.Uint16(ip[4:]))
-		return ip[0]>>4 == 6 && payload >= 8 && ipv6Len+payload <= len(ip)
+	ip := frame[header.EthernetMinimumSize:]
+	switch header.Ethernet(frame).Type() {
+	case header.IPv4ProtocolNumber:
+		h := header.IPv4(ip)
+		return h.IsValid(len(ip)) && h.HeaderLength() == header.IPv4MinimumSize && h.TotalLength() >= header.IPv4MinimumSize+8
+	case header.IPv6ProtocolNumber:
+		h := header.IPv6(ip)
+		return h.IsValid(len(ip)) && h.PayloadLength() >= 8
 	}
 	return false
 }
@@ -279,10 +286,10 @@ func FuzzOwner(f *testing.F) {
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		got := g.ownerOf(frame)
 		if got < 0 || got >= 4 {
-			t.Fatalf("lane %d of 4", got)
+			t.Fatalf("worker %d of 4", got)
 		}
 		if again := g.ownerOf(frame); again != got {
-			t.Errorf("lane %d, then %d", got, again)
+			t.Errorf("worker %d, then %d", got, again)
 		}
 		if !wellFormed(frame) {
 			return
@@ -304,7 +311,7 @@ func FuzzOwner(f *testing.F) {
 			return
 		}
 		if want := g.ownerOf(plain); got != want {
-			t.Errorf("lane %d, want %d for protocol %d from %v to %v", got, want, p.Proto, src, dst)
+			t.Errorf("worker %d, want %d for protocol %d from %v to %v", got, want, p.Proto, src, dst)
 		}
 	})
 }

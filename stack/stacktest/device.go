@@ -7,10 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
-
-// VNetHdrLen is the size of struct virtio_net_hdr without merged buffers.
-const VNetHdrLen = 10
 
 // VNetHdr is struct virtio_net_hdr of linux/virtio_net.h.
 type VNetHdr struct {
@@ -142,11 +140,11 @@ func (d *Device) Writev(iov []unix.Iovec) (int, unix.Errno) {
 	n := len(b)
 	var f Frame
 	if d.cfg.VNetHdr {
-		if len(b) < VNetHdrLen {
+		if len(b) < header.VirtioNetHeaderSize {
 			return -1, unix.EINVAL
 		}
 		f.VNet = parseVNetHdr(b)
-		b = b[VNetHdrLen:]
+		b = b[header.VirtioNetHeaderSize:]
 	}
 	f.Data = b
 	d.mu.Lock()
@@ -176,7 +174,7 @@ func (d *Device) Inject(frame []byte) bool { return d.InjectVNet(VNetHdr{}, fram
 func (d *Device) InjectVNet(h VNetHdr, frame []byte) bool {
 	var b []byte
 	if d.cfg.VNetHdr {
-		b = h.append(make([]byte, 0, VNetHdrLen+len(frame)))
+		b = h.append(make([]byte, 0, header.VirtioNetHeaderSize+len(frame)))
 	}
 	return d.InjectRaw(append(b, frame...))
 }

@@ -40,7 +40,7 @@ const lingerTimeout = 15 * time.Second
 // Guest is a netstack of its own at the guest's end of a Device.
 type Guest struct {
 	gv      *gvisor.Stack
-	out, in *lane
+	out, in *direction
 	dev     *Device
 	mtu     int
 	disp    gvisor.NetworkDispatcher
@@ -60,8 +60,8 @@ func NewGuest(t testing.TB, cfg GuestConfig) *Guest {
 		NetworkProtocols:   []gvisor.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []gvisor.TransportProtocolFactory{tcp.NewProtocol},
 	})
-	g.out = newLane(cfg.Impairment, 1, func(f Frame) { g.dev.InjectVNet(f.VNet, f.Data) })
-	g.in = newLane(cfg.Impairment, 2, g.receive)
+	g.out = newDirection(cfg.Impairment, 1, func(f Frame) { g.dev.InjectVNet(f.VNet, f.Data) })
+	g.in = newDirection(cfg.Impairment, 2, g.receive)
 	t.Cleanup(func() {
 		g.out.close()
 		g.in.close()

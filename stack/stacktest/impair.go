@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Impairment says what befalls the frames of a link, each way. The zero value
+// Impairment says what happens to the frames of a link, each way. The zero value
 // is a perfect link.
 type Impairment struct {
 	Seed uint64
@@ -18,8 +18,8 @@ type Impairment struct {
 // holdLimit releases a frame that was held back when no others follow.
 const holdLimit = 3 * time.Millisecond
 
-// lane is one direction of an impaired link.
-type lane struct {
+// direction is one of the two directions of an impaired link.
+type direction struct {
 	im  Impairment
 	out func(Frame)
 
@@ -35,71 +35,71 @@ type held struct {
 	behind int // frames that are still to pass it
 }
 
-func newLane(im Impairment, stream uint64, out func(Frame)) *lane {
-	return &lane{im: im, out: out, rng: rand.New(rand.NewPCG(im.Seed, stream))}
+func newDirection(im Impairment, stream uint64, out func(Frame)) *direction {
+	return &direction{im: im, out: out, rng: rand.New(rand.NewPCG(im.Seed, stream))}
 }
 
-// pass takes one frame through the lane. Frames that it releases go out
+// pass takes one frame through. Frames that it releases go out
 // without the lock: the receiver may answer at once.
-func (l *lane) pass(f Frame) {
+func (d *direction) pass(f Frame) {
 	var buf [4]Frame
-	for _, f := range l.decide(f, buf[:0]) {
-		l.out(f)
+	for _, f := range d.decide(f, buf[:0]) {
+		d.out(f)
 	}
 }
 
-func (l *lane) decide(f Frame, out []Frame) []Frame {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch chance := l.rng.Float64(); {
-	case l.closed || chance < l.im.Loss:
-	case chance < l.im.Loss+l.im.Reorder:
-		l.held = append(l.held, held{f, 1 + l.rng.IntN(3)})
-		if len(l.held) == 1 {
-			if l.timer == nil {
-				l.timer = time.AfterFunc(holdLimit, l.release)
+func (d *direction) decide(f Frame, out []Frame) []Frame {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch chance := d.rng.Float64(); {
+	case d.closed || chance < d.im.Loss:
+	case chance < d.im.Loss+d.im.Reorder:
+		d.held = append(d.held, held{f, 1 + d.rng.IntN(3)})
+		if len(d.held) == 1 {
+			if d.timer == nil {
+				d.timer = time.AfterFunc(holdLimit, d.release)
 			} else {
-				l.timer.Reset(holdLimit)
+				d.timer.Reset(holdLimit)
 			}
 		}
 		return out
-	case chance < l.im.Loss+l.im.Reorder+l.im.Duplicate:
+	case chance < d.im.Loss+d.im.Reorder+d.im.Duplicate:
 		out = append(out, f, f)
 	default:
 		out = append(out, f)
 	}
-	rest := l.held[:0]
-	for _, h := range l.held {
+	rest := d.held[:0]
+	for _, h := range d.held {
 		if h.behind--; h.behind > 0 {
 			rest = append(rest, h)
 		} else {
 			out = append(out, h.frame)
 		}
 	}
-	l.held = rest
+	d.held = rest
 	return out
 }
 
-func (l *lane) release() {
-	l.mu.Lock()
+func (d *direction) release() {
+	d.mu.Lock()
 	var out []Frame
-	if !l.closed {
-		for _, h := range l.held {
+	if !d.closed {
+		for _, h := range d.held {
 			out = append(out, h.frame)
 		}
 	}
-	l.held = nil
-	l.mu.Unlock()
+	d.held = nil
+	d.mu.Unlock()
 	for _, f := range out {
-		l.out(f)
+		d.out(f)
 	}
 }
 
-func (l *lane) close() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.closed, l.held = true, nil
-	if l.timer != nil {
-		l.timer.Stop()
+func (d *direction) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed, d.held = true, nil
+	if d.timer != nil {
+		d.timer.Stop()
 	}
 }

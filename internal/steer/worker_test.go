@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/plan/plantest"
@@ -34,21 +35,21 @@ func (q *queue) Readv(iov []unix.Iovec) (int, unix.Errno) {
 	return f.scatter(iov), 0
 }
 
-// reader is what the stack is to a lane: it reads batches, the way the stack
+// reader is what the stack is to a worker: it reads batches, the way the stack
 // lays them out.
 type reader struct {
-	lane  *Lane
-	shard *shard.Shard
-	vnet  bool
-	limit int // frames of a batch
-	got   [][]byte
-	iov   []unix.Iovec
-	parts [4][]byte
+	worker *Worker
+	shard  *shard.Shard
+	vnet   bool
+	limit  int // frames of a batch
+	got    [][]byte
+	iov    []unix.Iovec
+	parts  [4][]byte
 }
 
-func newReader(l *Lane, s *shard.Shard, vnet bool) *reader {
-	r := &reader{lane: l, shard: s, vnet: vnet, limit: 32}
-	for i, size := range []int{vnetHdrLen, ethernetLen, 2048, 65536} {
+func newReader(l *Worker, s *shard.Shard, vnet bool) *reader {
+	r := &reader{worker: l, shard: s, vnet: vnet, limit: 32}
+	for i, size := range []int{header.VirtioNetHeaderSize, header.EthernetMinimumSize, 2048, 65536} {
 		r.parts[i] = make([]byte, size)
 		if i == 0 && !vnet {
 			continue
@@ -63,7 +64,7 @@ func newReader(l *Lane, s *shard.Shard, vnet bool) *reader {
 
 func (r *reader) Ready(uint32) {
 	for range r.limit {
-		n, errno := r.lane.Readv(r.iov)
+		n, errno := r.worker.Readv(r.iov)
 		if errno == unix.EAGAIN {
 			return
 		}
@@ -77,16 +78,16 @@ func (r *reader) Ready(uint32) {
 	}
 }
 
-type lanes struct {
+type workers struct {
 	group   *Group
 	queues  []*queue
 	readers []*reader
 	pollers []*shardtest.Poller
 }
 
-func newLanes(t testing.TB, count int, vnet bool) *lanes {
+func newWorkers(t testing.TB, count int, vnet bool) *workers {
 	t.Helper()
-	w := new(lanes)
+	w := new(workers)
 	cfg := Config{Plan: plantest.New(t)}
 	for range count {
 		q := &queue{vnet: vnet}
@@ -102,14 +103,14 @@ func newLanes(t testing.TB, count int, vnet bool) *lanes {
 		}
 		t.Cleanup(func() { s.Close() })
 		w.pollers = append(w.pollers, p)
-		w.readers = append(w.readers, newReader(w.group.Lane(i), s, vnet))
+		w.readers = append(w.readers, newReader(w.group.Worker(i), s, vnet))
 	}
 	return w
 }
 
-// turn runs one turn of a lane's shard, which reads its queue if there is
+// turn runs one turn of a worker's shard, which reads its queue if there is
 // anything.
-func (w *lanes) turn(t testing.TB, i int) {
+func (w *workers) turn(t testing.TB, i int) {
 	t.Helper()
 	if len(w.queues[i].frames) > 0 {
 		w.readers[i].Ready(unix.EPOLLIN)
@@ -121,7 +122,7 @@ func (w *lanes) turn(t testing.TB, i int) {
 
 // datagrams gives frames of one flow, numbered, with a virtio-net header if there
 // is to be one, and their owner.
-func (w *lanes) datagrams(owner, count, size int) (list [][]byte) {
+func (w *workers) datagrams(owner, count, size int) (list [][]byte) {
 	for port := uint16(40000); ; port++ {
 		from := netip.AddrPortFrom(netip.MustParseAddr("10.0.2.100"), port)
 		if w.group.ownerOf(forwardertest.UDP(from, at("192.0.2.7:9"), 64, nil)) != owner {
@@ -131,7 +132,7 @@ func (w *lanes) datagrams(owner, count, size int) (list [][]byte) {
 			payload := binary.BigEndian.AppendUint32(make([]byte, 0, max(4, size)), uint32(i))
 			f := forwardertest.UDP(from, at("192.0.2.7:9"), 64, payload[:max(4, size)])
 			if w.queues[0].vnet {
-				f = append(bytes.Repeat([]byte{byte(i)}, vnetHdrLen), f...)
+				f = append(bytes.Repeat([]byte{byte(i)}, header.VirtioNetHeaderSize), f...)
 			}
 			list = append(list, f)
 		}
@@ -157,7 +158,7 @@ func TestFramesReachTheirOwner(t *testing.T) {
 	for _, vnet := range []bool{false, true} {
 		for _, size := range []int{4, 1400, 2048, 60000} {
 			t.Run(fmt.Sprint(vnet, size), func(t *testing.T) {
-				w := newLanes(t, 3, vnet)
+				w := newWorkers(t, 3, vnet)
 				for owner := range 3 {
 					for by := range 3 {
 						want := w.datagrams(owner, 5, size)
@@ -181,8 +182,8 @@ func TestFramesReachTheirOwner(t *testing.T) {
 					}
 				}
 				for i := range w.readers {
-					if s := w.group.Lane(i).Stats(); s != (Stats{Own: 5, Handed: 10}) {
-						t.Errorf("lane %d: %+v", i, s)
+					if s := w.group.Worker(i).Stats(); s != (Stats{Own: 5, Handed: 10}) {
+						t.Errorf("worker %d: %+v", i, s)
 					}
 				}
 			})
@@ -193,7 +194,7 @@ func TestFramesReachTheirOwner(t *testing.T) {
 // What was handed over is older than what waits in the queue: a flow that changes
 // queues stays in order.
 func TestInboxComesBeforeTheQueue(t *testing.T) {
-	w := newLanes(t, 2, false)
+	w := newWorkers(t, 2, false)
 	want := w.datagrams(1, 10, 4)
 	w.queues[0].frames = want[:6]
 	w.turn(t, 0)
@@ -207,7 +208,7 @@ func TestInboxComesBeforeTheQueue(t *testing.T) {
 // One wake-up for all that comes before the owner gets to it, none at rest, and a
 // batch each turn.
 func TestOwnerIsToldOnce(t *testing.T) {
-	w := newLanes(t, 2, false)
+	w := newWorkers(t, 2, false)
 	r := w.readers[1]
 	r.limit = 8
 	w.readers[0].limit = 20
@@ -241,13 +242,13 @@ func TestOwnerIsToldOnce(t *testing.T) {
 // rest is lost and counted, and what is held arrives.
 func TestInboxIsBounded(t *testing.T) {
 	for _, tc := range []struct{ size, held int }{{4, inboxFrames}, {60000, inboxBytes / (60000 + 42)}} {
-		w := newLanes(t, 2, false)
+		w := newWorkers(t, 2, false)
 		const sent = 2 * inboxFrames
 		want := w.datagrams(1, sent, tc.size)
 		w.queues[0].frames = want
 		w.readers[0].limit = sent
 		w.turn(t, 0)
-		if s := w.group.Lane(1).Stats(); s.Handed != uint64(tc.held) || s.Lost != uint64(sent-tc.held) {
+		if s := w.group.Worker(1).Stats(); s.Handed != uint64(tc.held) || s.Lost != uint64(sent-tc.held) {
 			t.Errorf("of %d frames of %d bytes: %+v, want %d held", sent, tc.size, s, tc.held)
 		}
 		w.readers[1].limit = sent
@@ -261,16 +262,16 @@ func TestInboxIsBounded(t *testing.T) {
 
 // Handing over takes memory only at first.
 func TestHandingOverAllocatesNothing(t *testing.T) {
-	w := newLanes(t, 2, false)
+	w := newWorkers(t, 2, false)
 	frames := w.datagrams(1, 16, 1000)
 	w.readers[1].limit = 17
 	round := func() {
 		w.queues[0].frames = frames
 		for range frames {
-			w.group.Lane(0).Readv(w.readers[0].iov)
+			w.group.Worker(0).Readv(w.readers[0].iov)
 		}
 		for range frames {
-			if f := w.group.Lane(1).take(); f != nil {
+			if f := w.group.Worker(1).take(); f != nil {
 				w.group.spare(f)
 			}
 		}
@@ -294,13 +295,13 @@ func BenchmarkOwner(b *testing.B) {
 func BenchmarkHandOver(b *testing.B) {
 	for _, size := range []int{40, 1400, 60000} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			w := newLanes(b, 2, false)
+			w := newWorkers(b, 2, false)
 			f := w.datagrams(1, 1, size)[0]
 			r := w.readers[0]
 			(&frame{data: f, size: len(f)}).scatter(r.iov)
 			for b.Loop() {
-				w.group.Lane(1).deliver(r.iov, len(f))
-				got := w.group.Lane(1).take()
+				w.group.Worker(1).deliver(r.iov, len(f))
+				got := w.group.Worker(1).take()
 				got.scatter(w.readers[1].iov)
 				w.group.spare(got)
 			}

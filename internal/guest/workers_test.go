@@ -21,14 +21,14 @@ import (
 	"epiphyte/stack"
 )
 
-// TestSeveralLanesLeaveNothing, used or not.
-func TestSeveralLanesLeaveNothing(t *testing.T) {
+// TestSeveralWorkersLeaveNothing, used or not.
+func TestSeveralWorkersLeaveNothing(t *testing.T) {
 	for _, cfg := range []guest.Config{{}, {Rules: policy.Rules{DisableDNS: true}}} {
-		for _, lanes := range []int{2, 16} {
+		for _, workers := range []int{2, 16} {
 			for _, serve := range []bool{false, true} {
-				t.Run(fmt.Sprint(lanes, serve), func(t *testing.T) {
+				t.Run(fmt.Sprint(workers, serve), func(t *testing.T) {
 					forwardertest.CheckLeaks(t)
-					startLanes(t, cfg, lanes, serve)
+					startWorkers(t, cfg, workers, serve)
 				})
 			}
 		}
@@ -39,7 +39,7 @@ func TestSeveralLanesLeaveNothing(t *testing.T) {
 func TestB3_AnyQueueGone(t *testing.T) {
 	for gone := range 3 {
 		forwardertest.CheckLeaks(t)
-		f := startLanes(t, guest.Config{}, 3, true)
+		f := startWorkers(t, guest.Config{}, 3, true)
 		f.ports[gone].Close()
 		if err := f.wait(t, time.Second); !errors.Is(err, stack.ErrDeviceGone) {
 			t.Errorf("without queue %d Serve said %v, want %v", gone, err, stack.ErrDeviceGone)
@@ -83,7 +83,7 @@ type raw struct {
 	f        *fixture
 	src, dst netip.AddrPort
 	seq, ack uint32
-	lane     int // -1: not known yet
+	worker   int // -1: not known yet
 }
 
 func (r *raw) send(t *testing.T, queue int, flags header.TCPFlags, payload string) {
@@ -105,11 +105,11 @@ func (r *raw) receive(t *testing.T) (flags header.TCPFlags, payload string) {
 		if p.DstPort() != r.src.Port() {
 			continue
 		}
-		if r.lane < 0 {
-			r.lane = queue
+		if r.worker < 0 {
+			r.worker = queue
 		}
-		if queue != r.lane {
-			t.Fatalf("%v: a segment from lane %d, and one from %d", r.src, r.lane, queue)
+		if queue != r.worker {
+			t.Fatalf("%v: a segment from worker %d, and one from %d", r.src, r.worker, queue)
 		}
 		h := header.TCP(p.Transport)
 		flags, payload = h.Flags(), string(h.Payload())
@@ -127,12 +127,12 @@ func (r *raw) receive(t *testing.T) (flags header.TCPFlags, payload string) {
 // TestConnectionsByAnyQueue: the kernel forgets by which queue a flow was answered
 // after 3 s, and deals it out by its own hash again. So each segment comes by
 // another queue here, and the connection goes on regardless: one connection, one
-// lane, on the host one peer.
+// worker, on the host one peer.
 func TestConnectionsByAnyQueue(t *testing.T) {
 	forwardertest.CheckLeaks(t)
-	const lanes, flows = 3, 24
+	const workers, flows = 3, 24
 	p := testPlan(t, true)
-	f := startLanes(t, guest.Config{Rules: policy.Rules{Plan: p}}, lanes, true)
+	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}}, workers, true)
 	host, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -140,24 +140,24 @@ func TestConnectionsByAnyQueue(t *testing.T) {
 	defer host.Close()
 	used := map[int]int{}
 	for i := range flows {
-		r := &raw{f: f, lane: -1, seq: 1000,
+		r := &raw{f: f, worker: -1, seq: 1000,
 			src: netip.AddrPortFrom(p.Guest, uint16(40000+i)),
 			dst: netip.AddrPortFrom(p.Gateway, host.Addr().(*net.TCPAddr).AddrPort().Port()),
 		}
-		r.send(t, i%lanes, header.TCPFlagSyn, "")
+		r.send(t, i%workers, header.TCPFlagSyn, "")
 		if flags, _ := r.receive(t); flags != header.TCPFlagSyn|header.TCPFlagAck {
 			t.Fatalf("the SYN was answered by %v", flags)
 		}
-		r.send(t, (i+1)%lanes, header.TCPFlagAck, "")
+		r.send(t, (i+1)%workers, header.TCPFlagAck, "")
 		c, err := host.Accept()
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
 		c.SetDeadline(time.Now().Add(patience))
-		for queue := range 2 * lanes {
+		for queue := range 2 * workers {
 			text := fmt.Sprintf("flow %d by %d", i, queue)
-			r.send(t, queue%lanes, header.TCPFlagAck|header.TCPFlagPsh, text)
+			r.send(t, queue%workers, header.TCPFlagAck|header.TCPFlagPsh, text)
 			b := make([]byte, len(text))
 			if _, err := io.ReadFull(c, b); err != nil || string(b) != text {
 				t.Fatalf("%q arrived as %q, %v", text, b, err)
@@ -167,7 +167,7 @@ func TestConnectionsByAnyQueue(t *testing.T) {
 				t.Fatalf("%q came back as %q", text, got)
 			}
 		}
-		r.send(t, (i+2)%lanes, header.TCPFlagAck|header.TCPFlagFin, "")
+		r.send(t, (i+2)%workers, header.TCPFlagAck|header.TCPFlagFin, "")
 		if n, err := c.Read(make([]byte, 1)); err != io.EOF {
 			t.Fatalf("the guest's end arrived as %d bytes, %v", n, err)
 		}
@@ -175,19 +175,19 @@ func TestConnectionsByAnyQueue(t *testing.T) {
 		if flags, _ := r.receive(t); flags&header.TCPFlagFin == 0 {
 			t.Errorf("the host's end arrived as %v", flags)
 		}
-		r.send(t, i%lanes, header.TCPFlagAck, "")
-		used[r.lane]++
+		r.send(t, i%workers, header.TCPFlagAck, "")
+		used[r.worker]++
 	}
-	if len(used) != lanes {
-		t.Errorf("%d connections in the lanes %v", flows, used)
+	if len(used) != workers {
+		t.Errorf("%d connections in the workers %v", flows, used)
 	}
 	stats := f.guest.Stats()
-	if len(stats.Lanes) != lanes || stats.Total.Connections != flows {
+	if len(stats.Workers) != workers || stats.Total.Connections != flows {
 		t.Errorf("%d connections of %d, by the statistics", stats.Total.Connections, flows)
 	}
-	for i, l := range stats.Lanes {
+	for i, l := range stats.Workers {
 		if l.Connections != uint64(used[i]) || l.Frames.Own == 0 || l.Frames.Handed == 0 || l.Frames.Lost > 0 {
-			t.Errorf("lane %d: %+v, want %d connections", i, l, used[i])
+			t.Errorf("worker %d: %+v, want %d connections", i, l, used[i])
 		}
 	}
 }
@@ -197,14 +197,14 @@ func TestConnectionsByAnyQueue(t *testing.T) {
 func TestResetsByAnyQueue(t *testing.T) {
 	forwardertest.CheckLeaks(t)
 	p := testPlan(t, false)
-	f := startLanes(t, guest.Config{Rules: policy.Rules{Plan: p}}, 2, true)
+	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}}, 2, true)
 	host, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer host.Close()
 	for i := range 8 {
-		r := &raw{f: f, lane: -1, seq: 1,
+		r := &raw{f: f, worker: -1, seq: 1,
 			src: netip.AddrPortFrom(p.Guest, uint16(41000+i)),
 			dst: netip.AddrPortFrom(p.Gateway, host.Addr().(*net.TCPAddr).AddrPort().Port()),
 		}
@@ -232,9 +232,9 @@ func TestResetsByAnyQueue(t *testing.T) {
 // wherever they go, the host sees one port, and what comes back comes by one queue.
 func TestB21_OneMappingByAnyQueue(t *testing.T) {
 	forwardertest.CheckLeaks(t)
-	const lanes = 3
+	const workers = 3
 	p := testPlan(t, true)
-	f := startLanes(t, guest.Config{Rules: policy.Rules{Plan: p}}, lanes, true)
+	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}}, workers, true)
 	var hosts []*net.UDPConn
 	for range 4 {
 		c, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -249,11 +249,11 @@ func TestB21_OneMappingByAnyQueue(t *testing.T) {
 	for i := range 16 {
 		src := netip.AddrPortFrom(p.Guest, uint16(42000+i))
 		var mapped netip.AddrPort
-		lane := -1
+		worker := -1
 		for round, host := range append(hosts, hosts...) {
 			dst := netip.AddrPortFrom(p.Gateway, host.LocalAddr().(*net.UDPAddr).AddrPort().Port())
 			text := fmt.Sprint("round ", round)
-			if err := f.ports[(i+round)%lanes].Write(forwardertest.UDP(src, dst, 64, []byte(text))); err != nil {
+			if err := f.ports[(i+round)%workers].Write(forwardertest.UDP(src, dst, 64, []byte(text))); err != nil {
 				t.Fatal(err)
 			}
 			b := make([]byte, 64)
@@ -270,25 +270,25 @@ func TestB21_OneMappingByAnyQueue(t *testing.T) {
 			if got := string(answer.Transport[8:]); got != text || answer.DstPort() != src.Port() || answer.From() != dst {
 				t.Fatalf("%q was answered %q from %v", text, got, answer.From())
 			}
-			if lane >= 0 && queue != lane {
-				t.Fatalf("%v: answers from lane %d, and from %d", src, lane, queue)
+			if worker >= 0 && queue != worker {
+				t.Fatalf("%v: answers from worker %d, and from %d", src, worker, queue)
 			}
-			lane = queue
+			worker = queue
 		}
-		used[lane] = true
+		used[worker] = true
 	}
-	if len(used) != lanes {
-		t.Errorf("16 sockets in %d lanes", len(used))
+	if len(used) != workers {
+		t.Errorf("16 sockets in %d workers", len(used))
 	}
 }
 
-// Lanes send fragments from the same address to the same, at the same time: each
-// number is one lane's.
-func TestFragmentsOfLanesDoNotMix(t *testing.T) {
+// Workers send fragments from the same address to the same, at the same time: each
+// number is one worker's.
+func TestFragmentsOfWorkersDoNotMix(t *testing.T) {
 	forwardertest.CheckLeaks(t)
-	const lanes = 3
+	const workers = 3
 	p := testPlan(t, false)
-	f := startLanes(t, guest.Config{Rules: policy.Rules{Plan: p}, MTU: 1500}, lanes, true)
+	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}, MTU: 1500}, workers, true)
 	host, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
@@ -296,7 +296,7 @@ func TestFragmentsOfLanesDoNotMix(t *testing.T) {
 	defer host.Close()
 	host.SetDeadline(time.Now().Add(patience))
 	dst := netip.AddrPortFrom(p.Gateway, host.LocalAddr().(*net.UDPAddr).AddrPort().Port())
-	lane, used := map[uint16]int{}, map[int]bool{}
+	worker, used := map[uint16]int{}, map[int]bool{}
 	for i := range 48 {
 		if err := f.ports[0].Write(forwardertest.UDP(netip.AddrPortFrom(p.Guest, uint16(43000+i)), dst, 64, []byte("x"))); err != nil {
 			t.Fatal(err)
@@ -314,15 +314,15 @@ func TestFragmentsOfLanesDoNotMix(t *testing.T) {
 			if id = binary.BigEndian.Uint16(frame[18:]); frame[20]&0x3f == 0 && frame[21] == 0 {
 				t.Fatalf("part %d is whole: % x", part, frame[:34])
 			}
-			if other, ok := lane[id]; ok && other != queue {
-				t.Errorf("datagram %d: number %d is lane %d's and lane %d's", i, id, other, queue)
+			if other, ok := worker[id]; ok && other != queue {
+				t.Errorf("datagram %d: number %d is worker %d's and worker %d's", i, id, other, queue)
 			}
-			lane[id] = queue
+			worker[id] = queue
 			used[queue] = true
 		}
 	}
-	if len(lane) != 48 || len(used) != lanes {
-		t.Errorf("%d numbers of %d lanes", len(lane), len(used))
+	if len(worker) != 48 || len(used) != workers {
+		t.Errorf("%d numbers of %d workers", len(worker), len(used))
 	}
 }
 
@@ -330,9 +330,9 @@ func TestFragmentsOfLanesDoNotMix(t *testing.T) {
 // whichever queue they come, reach them.
 func TestPublishedAnswersByAnyQueue(t *testing.T) {
 	forwardertest.CheckLeaks(t)
-	const lanes = 3
+	const workers = 3
 	p := testPlan(t, false)
-	f := startLanes(t, guest.Config{Rules: policy.Rules{Plan: p}, PublishMode: portfwd.StackOnly}, lanes, true)
+	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}, PublishMode: portfwd.StackOnly}, workers, true)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	free := func(network string) uint16 {
@@ -370,19 +370,19 @@ func TestPublishedAnswersByAnyQueue(t *testing.T) {
 		if syn.TCPFlags() != header.TCPFlagSyn || queue != 0 {
 			t.Fatalf("a client has the guest sent %v by queue %d", syn.TCPFlags(), queue)
 		}
-		r := &raw{f: f, lane: 0, src: netip.AddrPortFrom(p.Guest, 80), dst: syn.From(), seq: 5,
+		r := &raw{f: f, worker: 0, src: netip.AddrPortFrom(p.Guest, 80), dst: syn.From(), seq: 5,
 			ack: header.TCP(syn.Transport).SequenceNumber() + 1}
-		r.send(t, i%lanes, header.TCPFlagSyn|header.TCPFlagAck, "")
+		r.send(t, i%workers, header.TCPFlagSyn|header.TCPFlagAck, "")
 		io.WriteString(c, "question")
 		if _, got := r.receive(t); got != "question" {
 			t.Fatalf("the guest was asked %q", got)
 		}
-		r.send(t, (i+1)%lanes, header.TCPFlagAck|header.TCPFlagPsh, "answer")
+		r.send(t, (i+1)%workers, header.TCPFlagAck|header.TCPFlagPsh, "answer")
 		b := make([]byte, 6)
 		if _, err := io.ReadFull(c, b); err != nil || string(b) != "answer" {
 			t.Fatalf("the answer arrived as %q, %v", b, err)
 		}
-		r.send(t, (i+2)%lanes, header.TCPFlagRst, "")
+		r.send(t, (i+2)%workers, header.TCPFlagRst, "")
 		if _, err := c.Read(b); !errors.Is(err, unix.ECONNRESET) {
 			t.Fatalf("the guest's reset arrived as %v", err)
 		}
@@ -398,7 +398,7 @@ func TestPublishedAnswersByAnyQueue(t *testing.T) {
 		if string(asked.Transport[8:]) != "question" {
 			t.Fatalf("the guest was asked %+v", asked)
 		}
-		if err := f.ports[i%lanes].Write(forwardertest.UDP(netip.AddrPortFrom(p.Guest, 80), asked.From(), 64, []byte("answer"))); err != nil {
+		if err := f.ports[i%workers].Write(forwardertest.UDP(netip.AddrPortFrom(p.Guest, 80), asked.From(), 64, []byte("answer"))); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := io.ReadFull(u, b); err != nil || string(b) != "answer" {
@@ -407,11 +407,11 @@ func TestPublishedAnswersByAnyQueue(t *testing.T) {
 	}
 }
 
-// TestB6_LanesEndUnderLoad: the same as with one lane.
-func TestB6_LanesEndUnderLoad(t *testing.T) {
+// TestB6_WorkersEndUnderLoad: the same as with one worker.
+func TestB6_WorkersEndUnderLoad(t *testing.T) {
 	forwardertest.CheckLeaks(t)
 	p := testPlan(t, false)
-	f := startLanes(t, guest.Config{Rules: policy.Rules{Plan: p}}, 4, true)
+	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}}, 4, true)
 	for i := range 2000 {
 		src, dst := netip.AddrPortFrom(p.Guest, uint16(20000+i)), netip.AddrPortFrom(p.Gateway, uint16(30000+i%7))
 		f.ports[i%4].Write(forwardertest.SYN(src, dst, 1), forwardertest.UDP(src, dst, 64, []byte("x")))

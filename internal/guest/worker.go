@@ -1,0 +1,124 @@
+package guest
+
+import (
+	"context"
+	"fmt"
+
+	"epiphyte/forwarder"
+	"epiphyte/internal/dhcp"
+	"epiphyte/internal/dns"
+	"epiphyte/internal/flow"
+	"epiphyte/internal/relay"
+	"epiphyte/internal/shard"
+	"epiphyte/internal/sockio"
+	"epiphyte/internal/steer"
+	"epiphyte/portfwd"
+	"epiphyte/stack"
+)
+
+// worker is what one thread moves: a queue of the device, and a stack, a table of
+// flows, a forwarder and a relay of its own.
+type worker struct {
+	shard   *shard.Shard
+	table   *flow.Table
+	relay   *relay.Relay
+	stack   *stack.Stack
+	steered *steer.Worker // nil: there is only one worker
+}
+
+// newWorker builds worker i as far as it goes; after an error the caller closes it.
+// Worker 0 has the services.
+func (g *Guest) newWorker(i int, cfg *Config) (w *worker, err error) {
+	w = new(worker)
+	if w.shard, err = shard.New(shard.Config{}); err != nil {
+		return w, fmt.Errorf("start event loop: %w", err)
+	}
+	w.table = flow.New(w.shard, cfg.Limits)
+	w.relay = relay.New(relay.Config{Shard: w.shard, Table: w.table, BufferBytes: cfg.BufferBytes})
+	batch := new(sockio.Batch)
+	fc := forwarder.Config{
+		Plan: cfg.Rules.Plan, Policy: &cfg.Rules, Shard: w.shard, Table: w.table, Relay: w.relay, Batch: batch,
+		Source: cfg.Source.For, Logger: cfg.Logger,
+	}
+	sc := stack.Config{
+		Device: cfg.Device, Shard: w.shard, Plan: cfg.Rules.Plan, MTU: cfg.MTU, Logger: cfg.Logger,
+	}
+	if i == 0 {
+		g.serve0(w, cfg, &fc, &sc)
+	}
+	if g.steering != nil {
+		w.steered = g.steering.Worker(i)
+		sc.Device, sc.Claims = w.steered, g.steering
+		sc.Worker, sc.Workers = i, 1+len(cfg.Queues)
+	}
+	f := forwarder.New(fc)
+	sc.Handler = f
+	if w.stack, err = stack.New(sc); err != nil {
+		return w, fmt.Errorf("build network stack: %w", err)
+	}
+	if w.steered != nil {
+		w.steered.Attach(w.shard, w.stack)
+	}
+	if i > 0 {
+		f.Attach(w.stack, nil)
+		return w, nil
+	}
+	pc := portfwd.Config{
+		Plan: cfg.Rules.Plan, Policy: &cfg.Rules, Shard: w.shard, Table: w.table, Relay: w.relay, Batch: batch,
+		Stack: w.stack, Mode: cfg.PublishMode, Logger: cfg.Logger,
+	}
+	if cfg.Sockets != nil {
+		if err := cfg.Sockets.Attach(w.shard); err != nil {
+			return w, err
+		}
+		pc.Sockets = cfg.Sockets
+	}
+	if g.steering != nil {
+		pc.Claims = g.steering
+	}
+	g.ports = portfwd.New(pc)
+	f.Attach(w.stack, g.ports)
+	return w, nil
+}
+
+// serve0 adds the services of worker 0: names, leases and advertisements.
+func (g *Guest) serve0(w *worker, cfg *Config, fc *forwarder.Config, sc *stack.Config) {
+	p := cfg.Rules.Plan
+	fc.DHCP = dhcp.New(dhcp.Config{Plan: p, MTU: cfg.MTU, MAC: p.HardwareAddr()})
+	if p.IPv6() {
+		sc.RouterAdvertisement = dhcp.RouterAdvertisement(p, p.HardwareAddr(), cfg.MTU)
+	}
+	if !cfg.Rules.DisableDNS {
+		g.resolver = dns.New(dns.Config{Shard: w.shard, ResolvConf: cfg.ResolvConf, Source: cfg.Source, Logger: cfg.Logger})
+		fc.DNS = g.resolver
+	}
+}
+
+// close ends the flows of the worker, then their stack.
+func (w *worker) close() {
+	if w.table != nil {
+		w.table.Close()
+		w.relay.Close()
+	}
+	if w.stack != nil {
+		w.stack.Close()
+	}
+}
+
+// serve runs the worker's shard until ctx ends, or ends it with the reason why it
+// cannot go on.
+func (w *worker) serve(ctx context.Context, cancel context.CancelCauseFunc) error {
+	watcher := make(chan struct{})
+	go func() {
+		defer close(watcher)
+		select {
+		case err := <-w.stack.Failed():
+			cancel(err)
+		case <-ctx.Done():
+		}
+	}()
+	err := w.shard.Serve(ctx)
+	cancel(err)
+	<-watcher
+	return err
+}
