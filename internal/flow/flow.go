@@ -95,7 +95,7 @@ type Flow struct {
 
 	begun, used time.Duration // of the shard's clock
 	prev, next  *Flow         // of its kind, in the order of last use
-	listed      bool
+	listed      bool          // in the table
 }
 
 // order is the flows of one kind, least recently used first. The links are the

@@ -101,10 +101,13 @@ func (t *Table) Find(kind Kind, proto uint8, src, remote netip.AddrPort) *Flow {
 	return t.index[key{kind, proto, src, remote}]
 }
 
-// Used notes traffic of either direction.
+// Used notes traffic of either direction. Of a flow that was taken out it notes
+// nothing: what the owner had under way may come after.
 func (t *Table) Used(f *Flow) {
-	f.used = t.shard.Now()
-	t.kinds[f.Kind].toLast(f)
+	if f.listed {
+		f.used = t.shard.Now()
+		t.kinds[f.Kind].toLast(f)
+	}
 }
 
 // Establish makes a Dial or Client a Conn, and an Exposed flow established.
