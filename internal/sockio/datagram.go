@@ -28,7 +28,8 @@ func (d *Datagram) Size() int { return len(d.Payload[0]) + len(d.Payload[1]) }
 type DatagramOwner interface {
 	// Received takes datagrams of one sender, of segment bytes each, in parts as
 	// [Batch.Run] makes them. The last one's control messages come with them. All
-	// of it is valid during the call only.
+	// of it is valid during the call only, and lies in the Batch: Received may
+	// queue datagrams, but neither send nor flush.
 	Received(from *Addr, control []byte, segment int, parts [][]byte)
 	// SendFailed takes a datagram that the kernel refuses to send.
 	SendFailed(d *Datagram, errno unix.Errno)
@@ -231,7 +232,7 @@ func (b *Batch) Read(s *DatagramSocket) (bytes int, more bool) {
 		if errno != 0 {
 			return bytes, false // EAGAIN, or an error that the error queue tells better
 		}
-		for i := 0; i < n; {
+		for i := 0; i < n && s.FD >= 0; {
 			segment, parts, next := b.Run(i, n)
 			if len(parts) > 0 {
 				s.Owner.Received(&b.Addrs[i], b.ControlOf(next-1), segment, parts)
@@ -240,13 +241,16 @@ func (b *Batch) Read(s *DatagramSocket) (bytes int, more bool) {
 				bytes += int(b.Msgs[i].Len)
 			}
 		}
+		if s.FD < 0 {
+			return bytes, false // Received has closed it
+		}
 		if n > 1 && !s.joins {
 			// A query and its answer do without this call, and most sockets see
 			// nothing else.
 			s.joins = true
 			Join(s.FD)
 		}
-		if n < BatchSize || s.FD < 0 {
+		if n < BatchSize {
 			return bytes, false
 		}
 		if bytes >= TurnBytes {
