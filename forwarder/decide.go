@@ -24,12 +24,15 @@ func (f *Forwarder) seenBy(guest netip.AddrPort, proto uint8, peer netip.AddrPor
 	return d.From, d.Action == policy.Allow
 }
 
-// hold keeps a copy of a packet until its decision is there.
+// hold keeps a copy of a packet until its decision is there. One for which there is
+// no room is lost.
 func (f *Forwarder) hold(p *stack.Packet, pending *policy.Pending, then func(*stack.Packet, policy.Decision)) {
+	size := len(p.Head) + len(p.Tail)
+	if !f.backlog.Room(size) {
+		return // before anything is allocated
+	}
 	kept := *p
-	f.backlog.Hold(pending, len(p.Head)+len(p.Tail), func(d policy.Decision) {
-		then(&kept, d)
-		f.Flush()
-	})
-	kept.Head, kept.Tail, kept.Fresh = append([]byte(nil), p.Head...), nil, false
+	kept.Head, kept.Tail = append(append(make([]byte, 0, size), p.Head...), p.Tail...), nil
+	kept.Fresh = false // what is queued later has no Flush to wait for
+	f.backlog.Hold(pending, size, func(d policy.Decision) { then(&kept, d) })
 }

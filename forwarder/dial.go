@@ -19,6 +19,7 @@ type dial struct {
 	syn       *stack.SYN
 	host      connect.Attempt
 	handshake *stack.Handshake
+	forget    func() // gives up to wait for a decision; nil: none is waited for
 	ended     bool
 }
 
@@ -60,7 +61,7 @@ func (d *dial) decided(decision policy.Decision) {
 	case decision.Action == policy.Refuse:
 		d.fail(decision.Errno)
 	case decision.Action == policy.Wait:
-		decision.Pending.Then(d.decided)
+		d.forget = decision.Pending.Then(d.decided)
 	default:
 		d.close()
 	}
@@ -137,6 +138,9 @@ func (d *dial) close() {
 // will ask again or not.
 func (d *dial) End(flow.Reason) {
 	d.ended = true
+	if d.forget != nil {
+		d.forget()
+	}
 	d.host.Reset()
 	d.host.Close()
 	if d.handshake != nil {

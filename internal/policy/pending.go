@@ -1,19 +1,26 @@
 package policy
 
+import "container/list"
+
 // Pending is a decision that is not there yet. It belongs to the shard's thread.
+// Its zero value is ready to use.
 type Pending struct {
-	then []func(Decision)
+	waiting list.List // of func(Decision)
 }
 
-// Then has f called with the decision, once.
-func (p *Pending) Then(f func(Decision)) { p.then = append(p.then, f) }
+// Then has f called with the decision, once, unless forget is called before. Who
+// does not wait to the end calls forget, or the Pending grows with each that gave
+// up.
+func (p *Pending) Then(f func(Decision)) (forget func()) {
+	e := p.waiting.PushBack(f)
+	return func() { p.waiting.Remove(e) }
+}
 
-// Resolve tells everybody who waits. d does not make them wait again.
+// Resolve tells everybody who waits, in the order of Then. d does not make them
+// wait again.
 func (p *Pending) Resolve(d Decision) {
-	then := p.then
-	p.then = nil
-	for _, f := range then {
-		f(d)
+	for e := p.waiting.Front(); e != nil; e = p.waiting.Front() {
+		p.waiting.Remove(e).(func(Decision))(d)
 	}
 }
 
@@ -29,10 +36,13 @@ const (
 // it wait. Its zero value is ready to use.
 type Backlog struct{ waiting int }
 
+// Room reports whether a packet of so many bytes may wait.
+func (b *Backlog) Room(size int) bool { return b.waiting < backlogMax && size <= backlogBytes }
+
 // Hold has then called with the decision, and reports whether it will be: false
 // means that the packet, of so many bytes, is lost.
 func (b *Backlog) Hold(p *Pending, size int, then func(Decision)) bool {
-	if b.waiting >= backlogMax || size > backlogBytes {
+	if !b.Room(size) {
 		return false
 	}
 	b.waiting++
