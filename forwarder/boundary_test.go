@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/policy"
 	"epiphyte/stack"
 )
 
@@ -22,16 +23,16 @@ func TestB40_RawPackets(t *testing.T) {
 	gateways := []string{"10.0.2.2", "fd00::2", "fe80::2"}
 	for _, tt := range []struct {
 		name         string
-		rules        Rules
+		rules        policy.Rules
 		destinations []string
 	}{
-		{"default", Rules{}, closed},
-		{"DNS disabled", Rules{DisableDNS: true}, closed},
-		{"loopback disabled", Rules{DisableHostLoopback: true}, append(gateways, closed...)},
-		{"both disabled", Rules{DisableHostLoopback: true, DisableDNS: true}, append(gateways, closed...)},
+		{"default", policy.Rules{}, closed},
+		{"DNS disabled", policy.Rules{DisableDNS: true}, closed},
+		{"loopback disabled", policy.Rules{DisableHostLoopback: true}, append(gateways, closed...)},
+		{"both disabled", policy.Rules{DisableHostLoopback: true, DisableDNS: true}, append(gateways, closed...)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r := newRig(t, Config{Rules: tt.rules})
+			r := newRig(t, setup{rules: tt.rules})
 			// One port for all four, so that whoever gets through is noticed.
 			hosts, port := loopbackHosts(t)
 			before := forwardertest.Descriptors(t)
@@ -49,7 +50,7 @@ func TestB40_RawPackets(t *testing.T) {
 					datagram(at(src, 4000), at(addr, port)),
 					forwardertest.Echo(src, addr, 1, 1, 64, []byte("x")),
 				)
-				if got := r.f.Counts(); got != (Counts{}) {
+				if got := r.counts(); got != (counts{}) {
 					t.Errorf("%s: %+v", s, got)
 				}
 			}
@@ -74,7 +75,7 @@ func TestB40_RawPackets(t *testing.T) {
 // TestB40_ImpossibleSources: packets that claim to come from where no guest is
 // are not carried either, though their destination is open.
 func TestB40_ImpossibleSources(t *testing.T) {
-	r := newRig(t, Config{})
+	r := newRig(t, setup{})
 	hosts, port := loopbackHosts(t)
 	for _, s := range []string{
 		"127.0.0.1", "127.0.0.53", "0.0.0.0", "224.0.0.1", "255.255.255.255", "10.0.2.2", "10.0.2.3",
@@ -89,13 +90,13 @@ func TestB40_ImpossibleSources(t *testing.T) {
 			datagram(at(src, 4000), at(dst, port)),
 			forwardertest.Echo(src, netip.MustParseAddr("192.0.2.1"), 1, 1, 64, []byte("x")),
 		)
-		if got := r.f.Counts(); got != (Counts{}) {
+		if got := r.counts(); got != (counts{}) {
 			t.Errorf("from %s: %+v", s, got)
 		}
 	}
 	// Port zero is nobody's.
 	r.send(datagram(at(guest4, 0), at(gateway4, port)), datagram(at(guest4, 1), at(gateway4, 0)))
-	if got := r.f.Counts(); got != (Counts{}) {
+	if got := r.counts(); got != (counts{}) {
 		t.Errorf("port 0: %+v", got)
 	}
 	hosts.wantNothing(t)
@@ -116,7 +117,7 @@ func TestB40_DisabledLoopbackIsRefused(t *testing.T) {
 		{"IPv6", guest6, gateway6, stack.ProtoICMPv6, 1, 0, 129},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r := newRig(t, Config{Rules: Rules{DisableHostLoopback: true}})
+			r := newRig(t, setup{rules: policy.Rules{DisableHostLoopback: true}})
 			_, port := loopbackHosts(t)
 			for _, frame := range [][]byte{
 				forwardertest.SYN(at(tt.guest, 4000), at(tt.gateway, port), 1),

@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"epiphyte/forwarder"
 	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/flow"
 )
 
 func listenPacket(t *testing.T, addr string) *net.UDPConn {
@@ -28,7 +28,7 @@ func listenPacket(t *testing.T, addr string) *net.UDPConn {
 // TestB20_HundredInOrder: through the guest's own sockets, connected to the
 // gateway, so that a reply from another address would not be heard.
 func TestB20_HundredInOrder(t *testing.T) {
-	eachKind(t, forwarder.Config{}, func(t *testing.T, w *world) {
+	eachKind(t, func(t *testing.T, w *world) {
 		for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
 			host := listenPacket(t, addr)
 			to := host.LocalAddr().(*net.UDPAddr).AddrPort()
@@ -62,7 +62,7 @@ func TestB20_HundredInOrder(t *testing.T) {
 // TestB23_LargeDatagrams: 60000 bytes and the largest of all, by fragments where
 // the MTU asks for them.
 func TestB23_LargeDatagrams(t *testing.T) {
-	eachKind(t, forwarder.Config{}, func(t *testing.T, w *world) {
+	eachKind(t, func(t *testing.T, w *world) {
 		for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
 			host := listenPacket(t, addr)
 			to := host.LocalAddr().(*net.UDPAddr).AddrPort()
@@ -96,7 +96,7 @@ func TestB23_LargeDatagrams(t *testing.T) {
 
 // TestB22_ConnectedSocketIsRefused: the ICMP error finds the guest's socket.
 func TestB22_ConnectedSocketIsRefused(t *testing.T) {
-	eachKind(t, forwarder.Config{}, func(t *testing.T, w *world) {
+	eachKind(t, func(t *testing.T, w *world) {
 		for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
 			host := listenPacket(t, addr)
 			to := host.LocalAddr().(*net.UDPAddr).AddrPort()
@@ -122,7 +122,7 @@ func TestB22_ConnectedSocketIsRefused(t *testing.T) {
 // bound, and the last of them works.
 func TestB25_ManyPorts(t *testing.T) {
 	const bound = 64
-	w := newWorld(t, kinds[0], forwarder.Config{Limits: forwarder.Limits{Mappings: bound}})
+	w := newWorld(t, kinds[0], setup{limits: flow.Limits{Mappings: bound}})
 	host := listenPacket(t, "127.0.0.1:0")
 	to := w.outside(host.LocalAddr().(*net.UDPAddr).AddrPort())
 	before := forwardertest.Descriptors(t)

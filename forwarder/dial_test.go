@@ -11,6 +11,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/flow"
 	"epiphyte/internal/sockio"
 	"epiphyte/stack"
 )
@@ -49,9 +50,9 @@ func (r *rig) establish(src, dst netip.AddrPort, seq uint32) (ack uint32) {
 		r.t.Fatalf("answer to the SYN has flags %v", p.TCPFlags())
 	}
 	ack = header.TCP(p.Transport).SequenceNumber() + 1
-	before := r.f.Counts().TCP
+	before := r.counts().TCP
 	r.send(forwardertest.TCP(src, dst, header.TCPFlagAck, seq+1, ack, nil))
-	r.until("connection", func() bool { return r.f.Counts().TCP == before+1 })
+	r.until("connection", func() bool { return r.counts().TCP == before+1 })
 	return ack
 }
 
@@ -68,7 +69,7 @@ func TestB13_RefusedIsReset(t *testing.T) {
 		{"IPv6 link-local gateway", "[::1]:0", netip.MustParseAddr("fe80::64"), gatewayLL},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r := newRig(t, Config{})
+			r := newRig(t, setup{})
 			src, dst := at(tt.guest, 4000), at(tt.gateway, closedPort(t, tt.host))
 			r.send(forwardertest.SYN(src, dst, 12345))
 			p := r.receive(stack.ProtoTCP)
@@ -78,7 +79,7 @@ func TestB13_RefusedIsReset(t *testing.T) {
 			if p.From() != dst || p.Dst != tt.guest || p.DstPort() != 4000 {
 				t.Errorf("from %v to %v port %d", p.From(), p.Dst, p.DstPort())
 			}
-			r.wantCounts(Counts{})
+			r.wantCounts(counts{})
 		})
 	}
 }
@@ -86,27 +87,27 @@ func TestB13_RefusedIsReset(t *testing.T) {
 // TestB14_SilentDestination: no answer, one dial however often the SYN comes,
 // and the answer when there is one at last.
 func TestB14_SilentDestination(t *testing.T) {
-	r := newRig(t, Config{})
+	r := newRig(t, setup{})
 	silent := silentListener(t)
 	syn := forwardertest.SYN(at(guest4, 4000), at(gateway4, silent.Port()), 1)
 	for range 5 {
 		r.send(syn)
 	}
-	r.wantCounts(Counts{Dials: 1})
+	r.wantCounts(counts{Dials: 1})
 	if got := r.received(); len(got) != 0 {
 		t.Errorf("the guest was told %+v of a silent host", got)
 	}
 	// A different sequence number with the same ports is a new attempt, and
 	// shares the dial.
 	r.send(forwardertest.SYN(at(guest4, 4000), at(gateway4, silent.Port()), 99))
-	r.wantCounts(Counts{Dials: 1})
+	r.wantCounts(counts{Dials: 1})
 }
 
 // TestB14_FairDials: a guest address that scans cannot push out the dials of
 // another one.
 func TestB14_FairDials(t *testing.T) {
 	const limit = 256
-	r := newRig(t, Config{Limits: Limits{Dials: limit}})
+	r := newRig(t, setup{limits: flow.Limits{Dials: limit}})
 	silent := at(gateway4, silentListener(t).Port())
 	before := forwardertest.Descriptors(t)
 	quiet := netip.MustParseAddr("10.0.2.101")
@@ -116,17 +117,17 @@ func TestB14_FairDials(t *testing.T) {
 	for port := range uint16(4096) {
 		r.send(forwardertest.SYN(at(guest4, 1000+port), silent, 1))
 	}
-	r.wantCounts(Counts{Dials: limit})
-	if n := r.f.dials.byAddr[quiet]; n != 3 {
+	r.wantCounts(counts{Dials: limit})
+	if n := r.countOf(flow.Dial, quiet); n != 3 {
 		t.Errorf("%d dials of the quiet address left, want 3", n)
 	}
-	if n := r.f.dials.byAddr[guest4]; n != limit-3 {
+	if n := r.countOf(flow.Dial, guest4); n != limit-3 {
 		t.Errorf("%d dials of the scanning address, want %d", n, limit-3)
 	}
 	// Of the scan, those asked for last are left.
-	oldest := r.f.dials.recent.Front().Next().Next().Next().Value.(*dial)
-	if want := uint16(1000 + 4096 - (limit - 3)); oldest.syn.Src.Port() != want {
-		t.Errorf("oldest dial of the scan is from port %d, want %d", oldest.syn.Src.Port(), want)
+	oldest := r.flows(flow.Dial)[3]
+	if want := uint16(1000 + 4096 - (limit - 3)); oldest.Src.Port() != want {
+		t.Errorf("oldest dial of the scan is from port %d, want %d", oldest.Src.Port(), want)
 	}
 	if n := forwardertest.Descriptors(t); n != before+limit {
 		t.Errorf("%d descriptors with %d dials, %d before", n, limit, before)
@@ -135,33 +136,35 @@ func TestB14_FairDials(t *testing.T) {
 	for port := range uint16(20) {
 		r.send(forwardertest.SYN(at(quiet, 2000+port), silent, 1))
 	}
-	if n := r.f.dials.byAddr[quiet]; n != 23 {
+	if n := r.countOf(flow.Dial, quiet); n != 23 {
 		t.Errorf("%d dials of the quiet address, want 23", n)
 	}
-	r.wantCounts(Counts{Dials: limit})
+	r.wantCounts(counts{Dials: limit})
 }
 
 // Many addresses, each with its share, do not displace one another for ever: a
 // new one always finds room.
 func TestDialVictimAmongEquals(t *testing.T) {
-	r := newRig(t, Config{Limits: Limits{Dials: 8}})
+	r := newRig(t, setup{limits: flow.Limits{Dials: 8}})
 	silent := at(gateway4, silentListener(t).Port())
 	for i := range byte(20) {
 		r.send(forwardertest.SYN(at(netip.AddrFrom4([4]byte{10, 0, 2, 110 + i}), 1000), silent, 1))
 	}
-	r.wantCounts(Counts{Dials: 8})
-	if n := r.f.dials.byAddr[netip.AddrFrom4([4]byte{10, 0, 2, 129})]; n != 1 {
+	r.wantCounts(counts{Dials: 8})
+	if n := r.countOf(flow.Dial, netip.AddrFrom4([4]byte{10, 0, 2, 129})); n != 1 {
 		t.Error("the last address to ask found no room")
 	}
-	if len(r.f.dials.byAddr) != 8 || r.f.dials.recent.Len() != 8 {
-		t.Errorf("%d addresses and %d places for 8 dials", len(r.f.dials.byAddr), r.f.dials.recent.Len())
+	for i := range byte(8) {
+		if a := netip.AddrFrom4([4]byte{10, 0, 2, 122 + i}); r.countOf(flow.Dial, a) != 1 {
+			t.Errorf("%v has %d of 8 dials, want one", a, r.countOf(flow.Dial, a))
+		}
 	}
 }
 
 // A dial that was given up says nothing: the guest's own retransmission starts
 // the next one.
 func TestRetransmissionRevivesCancelledDial(t *testing.T) {
-	r := newRig(t, Config{Limits: Limits{Dials: 1}})
+	r := newRig(t, setup{limits: flow.Limits{Dials: 1}})
 	silent := at(gateway4, silentListener(t).Port())
 	first := forwardertest.SYN(at(guest4, 1), silent, 1)
 	r.send(first)
@@ -170,34 +173,34 @@ func TestRetransmissionRevivesCancelledDial(t *testing.T) {
 		t.Errorf("the guest was told %+v", got)
 	}
 	r.send(first)
-	r.wantCounts(Counts{Dials: 1})
-	if d := r.f.dials.recent.Front().Value.(*dial); d.syn.Src.Port() != 1 {
-		t.Errorf("dial of port %d, want 1", d.syn.Src.Port())
+	r.wantCounts(counts{Dials: 1})
+	if d := r.flows(flow.Dial)[0]; d.Src.Port() != 1 {
+		t.Errorf("dial of port %d, want 1", d.Src.Port())
 	}
 }
 
 // A guest that never acknowledges our SYN-ACK holds a dial, and the bound holds
 // for it too.
 func TestHandshakesAreBounded(t *testing.T) {
-	r := newRig(t, Config{Limits: Limits{Dials: 16}})
+	r := newRig(t, setup{limits: flow.Limits{Dials: 16}})
 	_, addr := listenTCP(t, "127.0.0.1:0")
 	for port := range uint16(100) {
 		r.send(forwardertest.SYN(at(guest4, 1000+port), at(gateway4, addr.Port()), 1))
 	}
-	r.until("dials within the bound", func() bool { return r.f.Counts().Dials <= 16 && len(r.f.dials.byKey) == r.f.dials.recent.Len() })
-	for key, d := range r.f.dials.byKey {
-		if d.syn.Key != key {
+	r.until("dials within the bound", func() bool { return r.counts().Dials <= 16 })
+	for _, d := range r.flows(flow.Dial) {
+		if r.table.Find(flow.Dial, stack.ProtoTCP, d.Src, d.Remote) != d {
 			t.Error("a dial under another's key")
 		}
 	}
-	if c := r.f.Counts(); c.TCP != 0 {
+	if c := r.counts(); c.TCP != 0 {
 		t.Errorf("%d connections without a handshake", c.TCP)
 	}
 }
 
 // A guest that resets instead of acknowledging leaves nothing behind.
 func TestResetDuringHandshake(t *testing.T) {
-	r := newRig(t, Config{})
+	r := newRig(t, setup{})
 	_, addr := listenTCP(t, "127.0.0.1:0")
 	before := forwardertest.Descriptors(t)
 	src, dst := at(guest4, 4000), at(gateway4, addr.Port())
@@ -207,7 +210,7 @@ func TestResetDuringHandshake(t *testing.T) {
 		t.Fatalf("answer has flags %v", p.TCPFlags())
 	}
 	r.send(forwardertest.TCP(src, dst, header.TCPFlagRst, 2, 0, nil))
-	r.until("end of the dial", func() bool { return r.f.Counts() == Counts{} })
+	r.until("end of the dial", func() bool { return r.counts() == counts{} })
 	if n := forwardertest.Descriptors(t); n != before {
 		t.Errorf("%d descriptors, %d before", n, before)
 	}
@@ -217,7 +220,7 @@ func TestResetDuringHandshake(t *testing.T) {
 // a mapping; with connections alone left, it is refused by ICMP at once; those
 // live on; and it recovers by itself.
 func TestB19_DescriptorLimit(t *testing.T) {
-	r := newRig(t, Config{})
+	r := newRig(t, setup{})
 	l, addr := listenTCP(t, "127.0.0.1:0")
 	dst := at(gateway4, addr.Port())
 	silent := at(gateway4, silentListener(t).Port())
@@ -235,13 +238,13 @@ func TestB19_DescriptorLimit(t *testing.T) {
 	r.send(datagram(at(guest4, 1), dst))
 	r.send(forwardertest.SYN(at(guest4, 2), silent, 1))
 	r.send(datagram(at(guest4, 3), dst))
-	r.wantCounts(Counts{TCP: 1, Dials: 1, Mappings: 2})
+	r.wantCounts(counts{TCP: 1, Dials: 1, Mappings: 2})
 	r.send(datagram(at(guest4, 4), dst)) // in the place of the dial
-	r.wantCounts(Counts{TCP: 1, Mappings: 3})
+	r.wantCounts(counts{TCP: 1, Mappings: 3})
 	for port := range uint16(3) {
 		r.establish(at(guest4, 4001+port), dst, 1) // in the places of the mappings
 	}
-	r.wantCounts(Counts{TCP: 4})
+	r.wantCounts(counts{TCP: 4})
 	r.received()
 	r.inbox = nil
 
@@ -256,7 +259,7 @@ func TestB19_DescriptorLimit(t *testing.T) {
 		t.Errorf("quotes %+v", quoted)
 	}
 	r.send(datagram(at(guest4, 5001), dst))
-	r.wantCounts(Counts{TCP: 4})
+	r.wantCounts(counts{TCP: 4})
 
 	r.send(forwardertest.TCP(src, dst, header.TCPFlagAck|header.TCPFlagPsh, 2, ack, []byte("still here")))
 	b := make([]byte, 64)
@@ -266,7 +269,7 @@ func TestB19_DescriptorLimit(t *testing.T) {
 
 	lift()
 	r.establish(at(guest4, 5002), dst, 1)
-	r.wantCounts(Counts{TCP: 5})
+	r.wantCounts(counts{TCP: 5})
 }
 
 // limitDescriptors leaves the process n descriptors to open.
@@ -304,7 +307,7 @@ func limitDescriptors(t *testing.T, n int) (lift func()) {
 
 // The number of connections has a bound of its own.
 func TestConnectionLimit(t *testing.T) {
-	r := newRig(t, Config{Limits: Limits{TCP: 3, Dials: 8}})
+	r := newRig(t, setup{limits: flow.Limits{TCP: 3, Dials: 8}})
 	_, addr := listenTCP(t, "127.0.0.1:0")
 	dst := at(gateway4, addr.Port())
 	for port := range uint16(3) {
@@ -314,7 +317,7 @@ func TestConnectionLimit(t *testing.T) {
 	for range 50 {
 		r.turn()
 	}
-	if got := r.f.Counts(); got.TCP+got.Dials > 3 {
+	if got := r.counts(); got.TCP+got.Dials > 3 {
 		t.Errorf("%+v with a limit of 3 connections", got)
 	}
 }
@@ -322,9 +325,9 @@ func TestConnectionLimit(t *testing.T) {
 // A connect that meets itself is refused, also if the kernel was too busy to
 // tell before connect returned.
 func TestConnectThatMetItself(t *testing.T) {
-	r := newRig(t, Config{})
+	r := newRig(t, setup{})
 	r.send(forwardertest.SYN(at(guest4, 40000), at(gateway4, silentListener(t).Port()), 1))
-	r.wantCounts(Counts{Dials: 1})
+	r.wantCounts(counts{Dials: 1})
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -339,12 +342,12 @@ func TestConnectThatMetItself(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, d := range r.f.dials.byKey {
-		d.closeSocket()
-		d.fd, d.to = fd, sockio.LocalAddr(fd)
-		d.Ready(unix.EPOLLOUT)
+	for _, r := range r.flows(flow.Dial) {
+		d := r.Owner.(*dial)
+		d.host.Close()
+		d.host.Start(fd, sockio.LocalAddr(fd), 0)
 	}
-	r.wantCounts(Counts{})
+	r.wantCounts(counts{})
 	if p := r.receive(stack.ProtoTCP); header.TCP(p.Transport).Flags()&header.TCPFlagRst == 0 {
 		t.Errorf("the guest was told %+v, want a reset", p)
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/flow"
 	"epiphyte/stack"
 )
 
@@ -27,16 +28,16 @@ func TestB25_MappingExpiry(t *testing.T) {
 		{"another, then DNS", []uint16{9999, 53}, 240 * time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r := newRig(t, Config{})
+			r := newRig(t, setup{})
 			before := forwardertest.Descriptors(t)
 			for _, port := range tt.ports {
 				r.send(datagram(at(guest4, 4000), at(gateway4, port)))
 			}
-			r.wantCounts(Counts{Mappings: 1})
+			r.wantCounts(counts{Mappings: 1})
 			r.pass(tt.lives - time.Millisecond)
-			r.wantCounts(Counts{Mappings: 1})
+			r.wantCounts(counts{Mappings: 1})
 			r.pass(time.Millisecond)
-			r.wantCounts(Counts{})
+			r.wantCounts(counts{})
 			if n := forwardertest.Descriptors(t); n != before {
 				t.Errorf("%d descriptors after expiry, %d before", n, before)
 			}
@@ -47,7 +48,7 @@ func TestB25_MappingExpiry(t *testing.T) {
 // A mapping lives on while either side uses it, and no timer is left when it is
 // gone.
 func TestMappingKeptByUse(t *testing.T) {
-	r := newRig(t, Config{})
+	r := newRig(t, setup{})
 	host, addr := listenUDP(t, "127.0.0.1:0")
 	guest := at(guest4, 4000)
 	r.send(datagram(guest, at(gateway4, addr.Port())))
@@ -69,9 +70,9 @@ func TestMappingKeptByUse(t *testing.T) {
 			t.Fatalf("reply from %v, want the gateway's port %d", p.From(), addr.Port())
 		}
 	}
-	r.wantCounts(Counts{Mappings: 1})
+	r.wantCounts(counts{Mappings: 1})
 	r.pass(mappingIdle)
-	r.wantCounts(Counts{})
+	r.wantCounts(counts{})
 	if when := 1000 * time.Hour; r.shardHasTimerBefore(when) {
 		t.Error("a timer is left after the last mapping")
 	}
@@ -79,21 +80,24 @@ func TestMappingKeptByUse(t *testing.T) {
 
 // shardHasTimerBefore lets d pass and reports whether anything happened.
 func (r *rig) shardHasTimerBefore(d time.Duration) bool {
-	before := r.f.Counts()
+	before := r.counts()
 	r.pass(d)
-	return r.f.Counts() != before
+	return r.counts() != before
+}
+
+// hasMapping reports whether a guest's port has a mapping.
+func (r *rig) hasMapping(guest netip.AddrPort) bool {
+	return r.table.Find(flow.Mapping, stack.ProtoUDP, guest, netip.AddrPort{}) != nil
 }
 
 // TestB25_MappingEviction: at the bound the mapping not used for longest makes
 // room, and its socket is closed.
 func TestB25_MappingEviction(t *testing.T) {
-	r := newRig(t, Config{Limits: Limits{Mappings: 3}})
+	r := newRig(t, setup{limits: flow.Limits{Mappings: 3}})
 	_, addr := listenUDP(t, "127.0.0.1:0")
 	before := forwardertest.Descriptors(t)
 	use := func(port uint16) { r.send(datagram(at(guest4, port), at(gateway4, addr.Port()))) }
-	has := func(port uint16) bool {
-		return r.f.mappings.byKey[mappingKey{stack.ProtoUDP, at(guest4, port)}] != nil
-	}
+	has := func(port uint16) bool { return r.hasMapping(at(guest4, port)) }
 	use(1)
 	use(2)
 	use(3)
@@ -105,23 +109,25 @@ func TestB25_MappingEviction(t *testing.T) {
 	for port := range uint16(2000) {
 		use(10000 + port)
 	}
-	r.wantCounts(Counts{Mappings: 3})
+	r.wantCounts(counts{Mappings: 3})
 	if n := forwardertest.Descriptors(t); n != before+3 {
 		t.Errorf("%d descriptors with three mappings, %d before", n, before)
 	}
-	if r.f.mappings.recent.Len() != 3 {
-		t.Errorf("%d entries in the order of use", r.f.mappings.recent.Len())
+	for i, f := range r.flows(flow.Mapping) {
+		if want := uint16(10000 + 2000 - 3 + i); f.Src.Port() != want {
+			t.Errorf("%d. in the order of use is port %d, want %d", i+1, f.Src.Port(), want)
+		}
 	}
 	r.pass(mappingIdle)
-	r.wantCounts(Counts{})
+	r.wantCounts(counts{})
 }
 
 // A mapping that only receives is in use: it is not the one to go.
 func TestB25_ReceivingMappingIsNotEvicted(t *testing.T) {
-	r := newRig(t, Config{Limits: Limits{Mappings: 2}})
+	r := newRig(t, setup{limits: flow.Limits{Mappings: 2}})
 	host, addr := listenUDP(t, "127.0.0.1:0")
-	receiver := mappingKey{stack.ProtoUDP, at(guest4, 1)}
-	r.send(datagram(receiver.guest, at(gateway4, addr.Port())))
+	receiver := at(guest4, 1)
+	r.send(datagram(receiver, at(gateway4, addr.Port())))
 	b := make([]byte, 64)
 	_, public, err := host.ReadFromUDPAddrPort(b)
 	if err != nil {
@@ -134,7 +140,7 @@ func TestB25_ReceivingMappingIsNotEvicted(t *testing.T) {
 	}
 	r.receive(stack.ProtoUDP)
 	r.send(datagram(at(guest4, 3), at(gateway4, addr.Port())))
-	if r.f.mappings.byKey[receiver] == nil {
+	if !r.hasMapping(receiver) {
 		t.Error("the mapping that received a second ago went, the idle one stayed")
 	}
 }
@@ -142,7 +148,7 @@ func TestB25_ReceivingMappingIsNotEvicted(t *testing.T) {
 // A mapping may be evicted while datagrams of its own wait for the end of the
 // batch: they are lost, and nothing else is.
 func TestEvictionWithinBatch(t *testing.T) {
-	r := newRig(t, Config{Limits: Limits{Mappings: 1}})
+	r := newRig(t, setup{limits: flow.Limits{Mappings: 1}})
 	host, addr := listenUDP(t, "127.0.0.1:0")
 	var frames [][]byte
 	for port := range uint16(16) {
@@ -157,7 +163,7 @@ func TestEvictionWithinBatch(t *testing.T) {
 			r.turn()
 		}
 	}
-	r.wantCounts(Counts{Mappings: 1})
+	r.wantCounts(counts{Mappings: 1})
 	host.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 	b := make([]byte, 64)
 	last := -1
@@ -178,7 +184,7 @@ func TestEvictionWithinBatch(t *testing.T) {
 
 // Close leaves no socket, whatever is under way.
 func TestCloseClosesSockets(t *testing.T) {
-	r := newRig(t, Config{})
+	r := newRig(t, setup{})
 	silent := silentListener(t)
 	_, addr := listenUDP(t, "127.0.0.1:0")
 	before := forwardertest.Descriptors(t)
@@ -186,14 +192,12 @@ func TestCloseClosesSockets(t *testing.T) {
 		r.send(datagram(at(guest4, 1000+port), at(gateway4, addr.Port())))
 		r.send(forwardertest.SYN(at(guest4, 1000+port), at(gateway4, silent.Port()), 1))
 	}
-	r.wantCounts(Counts{Dials: 50, Mappings: 50})
+	r.wantCounts(counts{Dials: 50, Mappings: 50})
 	if n := forwardertest.Descriptors(t); n != before+100 {
 		t.Errorf("%d descriptors with 100 flows, %d before", n, before)
 	}
-	if err := r.f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	r.wantCounts(Counts{})
+	r.close()
+	r.wantCounts(counts{})
 	if n := forwardertest.Descriptors(t); n != before {
 		t.Errorf("%d descriptors after Close, %d before", n, before)
 	}

@@ -94,7 +94,7 @@ func TestB26_Echo(t *testing.T) {
 		proto uint8
 		reply byte
 	}{{guest4, there4, stack.ProtoICMP, 0}, {guest6, there6, stack.ProtoICMPv6, 129}} {
-		r := newRig(t, Config{})
+		r := newRig(t, setup{})
 		there := netip.MustParseAddr(tt.there)
 		for i, size := range []int{0, 56, 1472, 2039, 2041, 20000} {
 			payload := bytes.Repeat([]byte{byte(i)}, size)
@@ -111,7 +111,7 @@ func TestB26_Echo(t *testing.T) {
 				t.Errorf("%v: TTL %d, want that of the host's kernel less our hop", there, p.TTL)
 			}
 		}
-		r.wantCounts(Counts{Mappings: 1})
+		r.wantCounts(counts{Mappings: 1})
 		// Another identifier, and the same one of another guest, are others.
 		for _, other := range []struct {
 			guest netip.Addr
@@ -122,11 +122,11 @@ func TestB26_Echo(t *testing.T) {
 				t.Errorf("%v: reply to %v with id %d", there, p.Dst, binary.BigEndian.Uint16(p.Transport[4:]))
 			}
 		}
-		r.wantCounts(Counts{Mappings: 3})
+		r.wantCounts(counts{Mappings: 3})
 		r.pass(mappingIdleEcho - time.Millisecond)
-		r.wantCounts(Counts{Mappings: 3})
+		r.wantCounts(counts{Mappings: 3})
 		r.pass(time.Millisecond)
-		r.wantCounts(Counts{})
+		r.wantCounts(counts{})
 	}
 }
 
@@ -135,7 +135,7 @@ func TestB26_Echo(t *testing.T) {
 func TestB26_RefusedPingIsExplainedOnce(t *testing.T) {
 	ownNetwork(t, "1 0")
 	var log bytes.Buffer
-	r := newRig(t, Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	r := newRig(t, setup{Config: Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}})
 	for i := range uint16(100) {
 		r.send(
 			forwardertest.Echo(guest4, netip.MustParseAddr(there4), i, 1, 64, nil),
@@ -145,7 +145,7 @@ func TestB26_RefusedPingIsExplainedOnce(t *testing.T) {
 	if got := r.received(); len(got) != 0 {
 		t.Errorf("the guest was told %+v", got)
 	}
-	r.wantCounts(Counts{})
+	r.wantCounts(counts{})
 	if n := bytes.Count(log.Bytes(), []byte("\n")); n != 1 || !bytes.Contains(log.Bytes(), []byte("net.ipv4.ping_group_range")) {
 		t.Errorf("log of %d lines:\n%s", n, log.Bytes())
 	}
@@ -162,7 +162,7 @@ func TestB15_Unreachable(t *testing.T) {
 		{unreachable4, 3, 1}, {prohibited4, 3, 13}, {nowhere4, 3, 0},
 		{unreachable6, 1, 3}, {prohibited6, 1, 1}, {nowhere6, 1, 0},
 	} {
-		r := newRig(t, Config{})
+		r := newRig(t, setup{})
 		dst := netip.MustParseAddr(tt.dst)
 		guest, gateway, icmp := guest4, gateway4, uint8(stack.ProtoICMP)
 		if dst.Is6() {
@@ -215,7 +215,7 @@ func TestB20_OutsideAddressAnswers(t *testing.T) {
 		guest netip.Addr
 		there string
 	}{{guest4, there4}, {guest6, there6}} {
-		r := newRig(t, Config{})
+		r := newRig(t, setup{})
 		there := netip.MustParseAddr(tt.there)
 		host, addr := listenUDP(t, at(there, 0).String())
 		dst := at(there, addr.Port())

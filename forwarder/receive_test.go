@@ -15,7 +15,7 @@ import (
 func TestB24_RunsIn(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
-			r := newRig(t, Config{})
+			r := newRig(t, setup{})
 			src := at(f.guest, 4000)
 			var peers []*net.UDPConn
 			var ports []uint16

@@ -10,8 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/flow"
 	"epiphyte/internal/plan/plantest"
+	"epiphyte/internal/policy"
+	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
+	"epiphyte/internal/sockio"
 	"epiphyte/stack"
 )
 
@@ -21,6 +25,8 @@ type rig struct {
 	t     *testing.T
 	clock *fakeClock
 	shard *shard.Shard
+	table *flow.Table
+	relay *relay.Relay
 	f     *Forwarder
 	port  *forwardertest.Port
 	inbox []forwardertest.Packet // received, and not asked for yet
@@ -37,15 +43,26 @@ var (
 	gateway4  = netip.MustParseAddr("10.0.2.2")
 	gateway6  = netip.MustParseAddr("fd00::2")
 	gatewayLL = netip.MustParseAddr("fe80::2")
+
+	broadcast4   = netip.MustParseAddr("255.255.255.255")
+	dhcp6Servers = netip.MustParseAddr("ff02::1:2")
 )
 
-func newRig(t *testing.T, cfg Config) *rig {
+// setup is what a test wants to be different. Of the Config the rig fills in what
+// is required, but keeps a Policy that it is given.
+type setup struct {
+	Config
+	rules  policy.Rules
+	limits flow.Limits
+}
+
+func newRig(t *testing.T, with setup) *rig {
 	t.Helper()
-	return newRigOn(t, cfg, false)
+	return newRigOn(t, with, false)
 }
 
 // newRigOn makes a rig whose device takes super-segments, or does not.
-func newRigOn(t *testing.T, cfg Config, offload bool) *rig {
+func newRigOn(t *testing.T, with setup, offload bool) *rig {
 	t.Helper()
 	forwardertest.CheckLeaks(t)
 	r := &rig{t: t, clock: new(fakeClock)}
@@ -59,22 +76,34 @@ func newRigOn(t *testing.T, cfg Config, offload bool) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.shard.Close() })
-	cfg.Rules.Plan = plantest.New(t)
-	cfg.Shard = r.shard
+	r.table = flow.New(r.shard, with.limits)
+	r.relay = relay.New(relay.Config{Shard: r.shard, Table: r.table})
+	cfg := with.Config
+	cfg.Plan, with.rules.Plan = plantest.New(t), plantest.New(t)
+	cfg.Shard, cfg.Table, cfg.Relay, cfg.Batch = r.shard, r.table, r.relay, new(sockio.Batch)
+	if cfg.Policy == nil {
+		cfg.Policy = &with.rules
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	r.f = New(cfg)
 	st, err := stack.New(stack.Config{
-		Device: dev, Shard: r.shard, Plan: cfg.Rules.Plan, Handler: r.f, MTU: 1500, Logger: cfg.Logger,
+		Device: dev, Shard: r.shard, Plan: cfg.Plan, Handler: r.f, MTU: 1500, Logger: cfg.Logger,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { st.Close() })
-	r.f.Attach(st)
-	t.Cleanup(func() { r.f.Close() })
+	r.f.Attach(st, nil)
+	t.Cleanup(r.close)
 	return r
+}
+
+// close ends every flow. The stack is closed after it.
+func (r *rig) close() {
+	r.table.Close()
+	r.relay.Close()
 }
 
 // send has the guest send frames, and the shard take them.
@@ -155,9 +184,32 @@ func (r *rig) receive(proto uint8) forwardertest.Packet {
 	return *found
 }
 
-func (r *rig) wantCounts(want Counts) {
+// counts says how many flows of each kind there are.
+type counts struct{ Dials, TCP, Mappings int }
+
+func (r *rig) counts() counts {
+	return counts{r.table.Count(flow.Dial), r.table.Count(flow.Conn), r.table.Count(flow.Mapping)}
+}
+
+// countOf is how many flows of a kind a guest address has.
+func (r *rig) countOf(k flow.Kind, guest netip.Addr) (n int) {
+	r.table.Each(k, func(f *flow.Flow) {
+		if f.Src.Addr() == guest {
+			n++
+		}
+	})
+	return n
+}
+
+// flows are those of a kind, least recently used first.
+func (r *rig) flows(k flow.Kind) (list []*flow.Flow) {
+	r.table.Each(k, func(f *flow.Flow) { list = append(list, f) })
+	return list
+}
+
+func (r *rig) wantCounts(want counts) {
 	r.t.Helper()
-	if got := r.f.Counts(); got != want {
+	if got := r.counts(); got != want {
 		r.t.Fatalf("flows: %+v, want %+v", got, want)
 	}
 }
@@ -201,7 +253,7 @@ func silentListener(t *testing.T) netip.AddrPort {
 	if err := unix.Connect(c, sa); err != nil {
 		t.Fatal(err)
 	}
-	return netip.AddrPortFrom(loopback4(), uint16(sa.(*unix.SockaddrInet4).Port))
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(sa.(*unix.SockaddrInet4).Port))
 }
 
 func at(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }

@@ -135,7 +135,7 @@ func TestB26_ErrorsOfRouters(t *testing.T) {
 		{guest4, router4, far4, stack.ProtoICMP, 11, 3, 4},
 		{guest6, router6, far6, stack.ProtoICMPv6, 3, 2, 0},
 	} {
-		r := newRig(t, Config{})
+		r := newRig(t, setup{})
 		far := netip.MustParseAddr(tt.far)
 		src, dst := at(tt.guest, 4000), at(far, 33434)
 		big := bytes.Repeat([]byte("x"), 1400)
@@ -205,7 +205,7 @@ func TestSuperDatagramBeyondMTU(t *testing.T) {
 		guest netip.Addr
 		there string
 	}{{guest4, there4}, {guest6, there6}} {
-		r := newRigOn(t, Config{}, true)
+		r := newRigOn(t, setup{}, true)
 		there := netip.MustParseAddr(tt.there)
 		host, addr := listenUDP(t, at(there, 0).String())
 		payload := make([]byte, 5000)

@@ -69,7 +69,7 @@ func (r *rig) readAll(c *net.TCPConn) (b []byte, err error) {
 // exactly the bytes sent, in order.
 func TestB17_UrgentDataIsData(t *testing.T) {
 	for _, pointer := range []uint16{0, 1, 3, 5, 6, 1000, 65535} {
-		r := newRig(t, Config{})
+		r := newRig(t, setup{})
 		l, addr := listenTCP(t, "127.0.0.1:0")
 		src, dst := at(guest4, 4000), at(gateway4, addr.Port())
 		theirs := r.establish(src, dst, 1)
@@ -98,7 +98,7 @@ func urgent(src, dst netip.AddrPort, seq, acked uint32, pointer uint16, payload 
 // side closed first.
 func TestPortsAreUsedAgain(t *testing.T) {
 	for _, hostFirst := range []bool{false, true} {
-		r := newRig(t, Config{})
+		r := newRig(t, setup{})
 		l, addr := listenTCP(t, "127.0.0.1:0")
 		src, dst := at(guest4, 4000), at(gateway4, addr.Port())
 		seq := uint32(1)
@@ -118,7 +118,7 @@ func TestPortsAreUsedAgain(t *testing.T) {
 				r.receiveFlags(fin)
 				r.send(forwardertest.TCP(src, dst, ack, seq+2, theirs+1, nil))
 			}
-			r.until("end of the flow", func() bool { return r.f.Counts() == Counts{} })
+			r.until("end of the flow", func() bool { return r.counts() == counts{} })
 			seq += 100000
 		}
 	}
@@ -128,7 +128,7 @@ func TestPortsAreUsedAgain(t *testing.T) {
 // old self still stands here. It is asked, says that it does not know the old
 // one, and gets the new one (RFC 9293 section 3.5.1, RFC 5961 section 4).
 func TestGuestForgotItsConnection(t *testing.T) {
-	r := newRig(t, Config{})
+	r := newRig(t, setup{})
 	l, addr := listenTCP(t, "127.0.0.1:0")
 	src, dst := at(guest4, 4000), at(gateway4, addr.Port())
 	theirs := r.establish(src, dst, 1)
@@ -140,9 +140,9 @@ func TestGuestForgotItsConnection(t *testing.T) {
 	if challenge.Flags() != ack || challenge.AckNumber() != 2 || challenge.SequenceNumber() != theirs {
 		t.Errorf("answered with flags %v, sequence %d, ack %d", challenge.Flags(), challenge.SequenceNumber(), challenge.AckNumber())
 	}
-	r.wantCounts(Counts{TCP: 1})
+	r.wantCounts(counts{TCP: 1})
 	r.send(forwardertest.TCP(src, dst, rst, challenge.AckNumber(), 0, nil))
-	r.until("end of the old flow", func() bool { return r.f.Counts() == Counts{} })
+	r.until("end of the old flow", func() bool { return r.counts() == counts{} })
 	if _, err := old.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the host's old connection read %v, want ECONNRESET", err)
 	}
@@ -152,13 +152,13 @@ func TestGuestForgotItsConnection(t *testing.T) {
 
 // TestB12_BlindReset: a RST beside the window ends nothing (RFC 5961 section 3).
 func TestB12_BlindReset(t *testing.T) {
-	r := newRig(t, Config{})
+	r := newRig(t, setup{})
 	l, addr := listenTCP(t, "127.0.0.1:0")
 	src, dst := at(guest4, 4000), at(gateway4, addr.Port())
 	theirs := r.establish(src, dst, 1)
 	host := accept(t, l)
 	r.send(forwardertest.TCP(src, dst, rst, 1<<31, 0, nil))
-	r.wantCounts(Counts{TCP: 1})
+	r.wantCounts(counts{TCP: 1})
 	r.send(forwardertest.TCP(src, dst, ack|psh, 2, theirs, []byte("alive")))
 	b := make([]byte, 16)
 	if n, err := host.Read(b); err != nil || !bytes.Equal(b[:n], []byte("alive")) {
@@ -169,7 +169,7 @@ func TestB12_BlindReset(t *testing.T) {
 // A segment of a connection that nobody knows is answered with a RST, and makes
 // nothing.
 func TestStraySegments(t *testing.T) {
-	r := newRig(t, Config{})
+	r := newRig(t, setup{})
 	_, addr := listenTCP(t, "127.0.0.1:0")
 	src, dst := at(guest4, 4000), at(gateway4, addr.Port())
 	for _, flags := range []header.TCPFlags{ack, ack | psh, ack | fin, fin, header.TCPFlagSyn | ack} {
@@ -177,11 +177,11 @@ func TestStraySegments(t *testing.T) {
 		if got := r.receive(stack.ProtoTCP); got.TCPFlags()&rst == 0 || got.From() != dst {
 			t.Errorf("%v answered with %v from %v", flags, got.TCPFlags(), got.From())
 		}
-		r.wantCounts(Counts{})
+		r.wantCounts(counts{})
 	}
 	r.send(forwardertest.TCP(src, dst, rst, 5, 0, nil), forwardertest.TCP(src, dst, rst|ack, 5, 6, nil))
 	if got := r.received(); len(got) != 0 {
 		t.Errorf("a RST was answered with %+v", got)
 	}
-	r.wantCounts(Counts{})
+	r.wantCounts(counts{})
 }

@@ -10,6 +10,7 @@ import (
 	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/dhcp"
 	"epiphyte/internal/plan/plantest"
+	"epiphyte/internal/policy"
 	"epiphyte/internal/shard"
 	"epiphyte/stack"
 )
@@ -51,7 +52,7 @@ func TestB27_QueryByUDP(t *testing.T) {
 	} {
 		for _, size := range []int{0, 1, 12, 512, 2019, 2020, 2021, 4096, 20000} {
 			dns := new(fakeDNS)
-			r := newRig(t, Config{DNS: dns})
+			r := newRig(t, setup{Config: Config{DNS: dns}})
 			dns.shard = r.shard
 			query := bytes.Repeat([]byte{0xa5}, size)
 			src, dst := at(netip.MustParseAddr(tt.guest), 4000), at(netip.MustParseAddr(tt.dns), 53)
@@ -63,7 +64,7 @@ func TestB27_QueryByUDP(t *testing.T) {
 			if want := append([]byte("answer:"), query...); !bytes.Equal(p.Transport[8:], want) {
 				t.Errorf("query of %d bytes to %v came back as %d bytes", size, dst, len(p.Transport)-8)
 			}
-			r.wantCounts(Counts{}) // no mapping is made of it
+			r.wantCounts(counts{}) // no mapping is made of it
 		}
 	}
 }
@@ -107,12 +108,12 @@ func (r *rig) receiveWhole(proto uint8) forwardertest.Packet {
 // the port is closed.
 func TestQueryWithoutResolver(t *testing.T) {
 	query := forwardertest.UDP(at(guest4, 4000), at(netip.MustParseAddr("10.0.2.3"), 53), 64, []byte("query"))
-	r := newRig(t, Config{DNS: &fakeDNS{overloaded: true}})
+	r := newRig(t, setup{Config: Config{DNS: &fakeDNS{overloaded: true}}})
 	r.send(query)
 	if got := r.received(); len(got) != 0 {
 		t.Errorf("overloaded: the guest was told %+v", got)
 	}
-	r = newRig(t, Config{})
+	r = newRig(t, setup{})
 	r.send(query)
 	if p := r.receive(stack.ProtoICMP); p.Transport[0] != 3 || p.Transport[1] != 3 {
 		t.Errorf("no resolver: type %d code %d", p.Transport[0], p.Transport[1])
@@ -126,12 +127,12 @@ func TestQueryWithoutResolver(t *testing.T) {
 // A resolver without room for another stream resets the connection, and the
 // guest may come again.
 func TestB27_NoStreamLeft(t *testing.T) {
-	r := newRig(t, Config{DNS: new(fakeDNS)})
+	r := newRig(t, setup{Config: Config{DNS: new(fakeDNS)}})
 	r.send(forwardertest.SYN(at(guest4, 4000), at(netip.MustParseAddr("10.0.2.3"), 53), 1))
 	if p := r.receive(stack.ProtoTCP); p.TCPFlags()&4 == 0 {
 		t.Errorf("flags %v, want a RST", p.TCPFlags())
 	}
-	r.wantCounts(Counts{})
+	r.wantCounts(counts{})
 }
 
 // TestB27_StreamByTCP: a connection to the DNS address is one of the resolver's
@@ -141,7 +142,7 @@ func TestB27_StreamByTCP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newRig(t, Config{DNS: &fakeDNS{streams: fds[:1]}})
+	r := newRig(t, setup{Config: Config{DNS: &fakeDNS{streams: fds[:1]}}})
 	src, dst := at(guest4, 4000), at(netip.MustParseAddr("10.0.2.3"), 53)
 	ack := r.establish(src, dst, 1)
 	r.send(forwardertest.TCP(src, dst, 0x18, 2, ack, []byte("\x00\x05query")))
@@ -165,7 +166,7 @@ func TestB27_StreamByTCP(t *testing.T) {
 		return false
 	})
 	r.send(forwardertest.TCP(src, dst, 0x14, 2+7, ack, nil)) // RST
-	r.until("end of the flow", func() bool { return r.f.Counts() == Counts{} })
+	r.until("end of the flow", func() bool { return r.counts() == counts{} })
 	if n, err := unix.Read(fds[1], b); n != 0 && err == nil {
 		t.Errorf("the resolver's end reads %d bytes, %v; want the end", n, err)
 	}
@@ -177,17 +178,17 @@ func TestB27_StreamByTCP(t *testing.T) {
 func TestDHCPAnswersByBroadcast(t *testing.T) {
 	p := plantest.New(t)
 	for _, tt := range []struct{ src, dst netip.Addr }{
-		{netip.IPv4Unspecified(), limitedBroadcast()},
+		{netip.IPv4Unspecified(), broadcast4},
 		{netip.MustParseAddr("10.0.2.15"), p.Gateway},
 	} {
 		for _, disabled := range []bool{false, true} {
-			r := newRig(t, Config{
-				Rules: Rules{DisableHostLoopback: disabled, DisableDNS: disabled},
-				DHCP:  dhcp.New(dhcp.Config{Plan: p, MTU: 1500, MAC: p.HardwareAddr()}),
+			r := newRig(t, setup{
+				rules:  policy.Rules{DisableHostLoopback: disabled, DisableDNS: disabled},
+				Config: Config{DHCP: dhcp.New(dhcp.Config{Plan: p, MTU: 1500, MAC: p.HardwareAddr()})},
 			})
 			r.send(forwardertest.UDP(at(tt.src, 68), at(tt.dst, 67), 64, discover()))
 			got := r.receive(stack.ProtoUDP)
-			if got.From() != at(p.Gateway, 67) || got.Dst != limitedBroadcast() || got.DstPort() != 68 {
+			if got.From() != at(p.Gateway, 67) || got.Dst != broadcast4 || got.DstPort() != 68 {
 				t.Errorf("answer from %v to %v port %d", got.From(), got.Dst, got.DstPort())
 			}
 			offer := got.Transport[8:]
@@ -196,7 +197,7 @@ func TestDHCPAnswersByBroadcast(t *testing.T) {
 			} else if a := netip.AddrFrom4([4]byte(offer[16:20])); a.Less(p.DHCPStart) || p.DHCPEnd.Less(a) {
 				t.Errorf("offers %v, not in %v-%v", a, p.DHCPStart, p.DHCPEnd)
 			}
-			r.wantCounts(Counts{})
+			r.wantCounts(counts{})
 		}
 	}
 }
@@ -216,9 +217,9 @@ func discover() []byte {
 // answered from the gateway's link-local address.
 func TestDHCPv6AnswersTheAsker(t *testing.T) {
 	p := plantest.New(t)
-	r := newRig(t, Config{DHCP: dhcp.New(dhcp.Config{Plan: p, MTU: 1500, MAC: p.HardwareAddr()})})
+	r := newRig(t, setup{Config: Config{DHCP: dhcp.New(dhcp.Config{Plan: p, MTU: 1500, MAC: p.HardwareAddr()})}})
 	src := at(netip.MustParseAddr("fe80::64"), 546)
-	r.send(forwardertest.UDP(src, at(allDHCPServers(), 547), 64, []byte{11, 1, 2, 3}))
+	r.send(forwardertest.UDP(src, at(dhcp6Servers, 547), 64, []byte{11, 1, 2, 3}))
 	got := r.receive(stack.ProtoUDP)
 	if got.From() != at(p.GatewayLinkLocal, 547) || got.Dst != src.Addr() || got.DstPort() != 546 {
 		t.Errorf("answer from %v to %v port %d", got.From(), got.Dst, got.DstPort())
@@ -230,13 +231,13 @@ func TestDHCPv6AnswersTheAsker(t *testing.T) {
 
 // A server that is not there is silent: DHCP clients ask again.
 func TestDHCPWithoutServer(t *testing.T) {
-	r := newRig(t, Config{})
+	r := newRig(t, setup{})
 	r.send(
-		forwardertest.UDP(at(netip.IPv4Unspecified(), 68), at(limitedBroadcast(), 67), 64, discover()),
-		forwardertest.UDP(at(netip.MustParseAddr("fe80::64"), 546), at(allDHCPServers(), 547), 64, []byte{11, 1, 2, 3}),
+		forwardertest.UDP(at(netip.IPv4Unspecified(), 68), at(broadcast4, 67), 64, discover()),
+		forwardertest.UDP(at(netip.MustParseAddr("fe80::64"), 546), at(dhcp6Servers, 547), 64, []byte{11, 1, 2, 3}),
 	)
 	if got := r.received(); len(got) != 0 {
 		t.Errorf("the guest was told %+v", got)
 	}
-	r.wantCounts(Counts{})
+	r.wantCounts(counts{})
 }

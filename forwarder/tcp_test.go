@@ -13,14 +13,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/forwarder"
 	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/policy"
 )
 
 // TestB10_Echo: what goes round comes back equal, at every size and in every
 // chunk, both ways at once.
 func TestB10_Echo(t *testing.T) {
-	eachKind(t, forwarder.Config{}, func(t *testing.T, w *world) {
+	eachKind(t, func(t *testing.T, w *world) {
 		for _, host := range []string{"127.0.0.1:0", "[::1]:0"} {
 			l := listen(t, host)
 			echo(t, l)
@@ -56,7 +56,7 @@ func TestB10_Echo(t *testing.T) {
 // and then ends: all of it arrives.
 func TestB11_GuestHalfCloses(t *testing.T) {
 	const size = 10 << 20
-	eachKind(t, forwarder.Config{}, func(t *testing.T, w *world) {
+	eachKind(t, func(t *testing.T, w *world) {
 		l := listen(t, "127.0.0.1:0")
 		guest, host := w.connect(l)
 		if _, err := guest.Write([]byte("request")); err != nil {
@@ -81,7 +81,7 @@ func TestB11_GuestHalfCloses(t *testing.T) {
 // TestB11_HostHalfCloses is the mirror image.
 func TestB11_HostHalfCloses(t *testing.T) {
 	const size = 10 << 20
-	eachKind(t, forwarder.Config{}, func(t *testing.T, w *world) {
+	eachKind(t, func(t *testing.T, w *world) {
 		l := listen(t, "127.0.0.1:0")
 		guest, host := w.connect(l)
 		if _, err := host.Write([]byte("banner")); err != nil {
@@ -106,7 +106,7 @@ func TestB11_HostHalfCloses(t *testing.T) {
 // TestB12_HostResets: the guest learns of the reset within 100 ms, idle or
 // with data under way, before and after half closes.
 func TestB12_HostResets(t *testing.T) {
-	eachKind(t, forwarder.Config{}, func(t *testing.T, w *world) {
+	eachKind(t, func(t *testing.T, w *world) {
 		l := listen(t, "127.0.0.1:0")
 		for _, tt := range []struct {
 			name   string
@@ -146,7 +146,7 @@ func TestB12_HostResets(t *testing.T) {
 
 // TestB12_GuestResets is the mirror image.
 func TestB12_GuestResets(t *testing.T) {
-	eachKind(t, forwarder.Config{}, func(t *testing.T, w *world) {
+	eachKind(t, func(t *testing.T, w *world) {
 		l := listen(t, "127.0.0.1:0")
 		for _, tt := range []struct {
 			name   string
@@ -182,7 +182,7 @@ func TestB12_GuestResets(t *testing.T) {
 
 // TestB13_Refused: within 50 ms, and as a refusal.
 func TestB13_Refused(t *testing.T) {
-	eachKind(t, forwarder.Config{}, func(t *testing.T, w *world) {
+	eachKind(t, func(t *testing.T, w *world) {
 		for _, host := range []string{"127.0.0.1:0", "[::1]:0"} {
 			l := listen(t, host)
 			l.Close()
@@ -201,7 +201,7 @@ func TestB13_Refused(t *testing.T) {
 
 // TestB40_LoopbackDisabled: the guest's sockets see an unreachable network.
 func TestB40_LoopbackDisabled(t *testing.T) {
-	w := newWorld(t, kinds[0], forwarder.Config{Rules: forwarder.Rules{DisableHostLoopback: true}})
+	w := newWorld(t, kinds[0], setup{rules: policy.Rules{DisableHostLoopback: true}})
 	for _, host := range []string{"127.0.0.1:0", "[::1]:0"} {
 		l := listen(t, host)
 		_, err := w.tryDial(l.Addr().(*net.TCPAddr).AddrPort())
@@ -219,7 +219,7 @@ func TestB40_LoopbackDisabled(t *testing.T) {
 // TestB14_SilentHostsDelayNobody: more than 1000 SYNs to a silent listener, and
 // a good connection is made within 50 ms.
 func TestB14_SilentHostsDelayNobody(t *testing.T) {
-	eachKind(t, forwarder.Config{}, func(t *testing.T, w *world) {
+	eachKind(t, func(t *testing.T, w *world) {
 		good := listen(t, "127.0.0.1:0")
 		echo(t, good)
 		to := good.Addr().(*net.TCPAddr).AddrPort()
@@ -281,7 +281,7 @@ func silentListener(t *testing.T) netip.AddrPort {
 // left after them.
 func TestB16_ManyAtOnce(t *testing.T) {
 	const n = 1000
-	eachOf(t, kinds[:2], forwarder.Config{}, func(t *testing.T, w *world) {
+	eachKind(t, func(t *testing.T, w *world) {
 		l := listen(t, "127.0.0.1:0")
 		echo(t, l)
 		to := l.Addr().(*net.TCPAddr).AddrPort()
@@ -322,7 +322,7 @@ func TestB16_ManyAtOnce(t *testing.T) {
 
 // TestB16_ShortOnesInARow: connections one after the other leave nothing either.
 func TestB16_ShortOnesInARow(t *testing.T) {
-	eachOf(t, kinds[:2], forwarder.Config{}, func(t *testing.T, w *world) {
+	eachKind(t, func(t *testing.T, w *world) {
 		l := listen(t, "127.0.0.1:0")
 		echo(t, l)
 		for i := range 300 {
@@ -346,7 +346,7 @@ func TestB17_SlowReaders(t *testing.T) {
 	// (tcp_wmem and tcp_rmem end at 4 and 6 MB by default, some hosts have
 	// more), those of the stack and of the guest's own.
 	const bound = 64 << 20
-	eachOf(t, kinds[:2], forwarder.Config{}, func(t *testing.T, w *world) {
+	eachKind(t, func(t *testing.T, w *world) {
 		l := listen(t, "127.0.0.1:0")
 		for _, direction := range []string{"in", "out"} {
 			guest, host := w.connect(l)
@@ -395,7 +395,7 @@ func closeWrite(c net.Conn) {
 // as a TAP's does; each stream stays whole.
 func TestStreamsShareTheDevice(t *testing.T) {
 	const streams, size = 8, 1 << 20
-	eachKind(t, forwarder.Config{}, func(t *testing.T, w *world) {
+	eachKind(t, func(t *testing.T, w *world) {
 		l := listen(t, "127.0.0.1:0")
 		echo(t, l)
 		var wg sync.WaitGroup

@@ -42,7 +42,7 @@ func readDatagram(t *testing.T, c *net.UDPConn) ([]byte, netip.AddrPort) {
 func TestB21_EndpointIndependentMapping(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
-			r := newRig(t, Config{})
+			r := newRig(t, setup{})
 			one, addr1 := listenUDP(t, f.host)
 			two, addr2 := listenUDP(t, f.host)
 			stranger, addr3 := listenUDP(t, f.host)
@@ -59,7 +59,7 @@ func TestB21_EndpointIndependentMapping(t *testing.T) {
 			if seen1 != seen2 {
 				t.Errorf("one guest port was seen as %v and as %v", seen1, seen2)
 			}
-			r.wantCounts(Counts{Mappings: 1})
+			r.wantCounts(counts{Mappings: 1})
 			// Filtering is endpoint-independent: who knows the port may write.
 			for _, peer := range []struct {
 				from *net.UDPConn
@@ -88,7 +88,7 @@ func TestB21_EndpointIndependentMapping(t *testing.T) {
 // A guest that reaches the gateway by its link-local address is answered from
 // there: a connected socket takes nothing else.
 func TestB20_LinkLocalGatewayAnswers(t *testing.T) {
-	r := newRig(t, Config{})
+	r := newRig(t, setup{})
 	host, addr := listenUDP(t, "[::1]:0")
 	src, dst := at(netip.MustParseAddr("fe80::64"), 4000), at(gatewayLL, addr.Port())
 	r.send(forwardertest.UDP(src, dst, 64, []byte("query")))
@@ -105,7 +105,7 @@ func TestB20_LinkLocalGatewayAnswers(t *testing.T) {
 func TestB22_ClosedPort(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
-			r := newRig(t, Config{})
+			r := newRig(t, setup{})
 			c, addr := listenUDP(t, f.host)
 			c.Close()
 			src, dst := at(f.guest, 4000), at(f.gateway, addr.Port())
@@ -137,7 +137,7 @@ func TestB22_ClosedPort(t *testing.T) {
 // One peer's closed port does not cost another peer its datagram, though both
 // share the socket on which the error is pending.
 func TestB22_ErrorsDoNotCostDatagrams(t *testing.T) {
-	r := newRig(t, Config{})
+	r := newRig(t, setup{})
 	host, addr := listenUDP(t, "127.0.0.1:0")
 	c, dead := listenUDP(t, "127.0.0.1:0")
 	c.Close()
@@ -170,7 +170,7 @@ func TestB22_ErrorsDoNotCostDatagrams(t *testing.T) {
 func TestB26_TTL(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
-			r := newRig(t, Config{})
+			r := newRig(t, setup{})
 			host, addr := listenUDP(t, f.host)
 			receiveTTL(t, host, f.guest.Is6())
 			for _, tt := range []struct{ sent, want int }{{2, 1}, {3, 2}, {30, 29}, {63, 62}, {64, 64}, {128, 64}, {255, 64}, {5, 4}} {
@@ -234,7 +234,7 @@ func readTTL(t *testing.T, c *net.UDPConn) int {
 func TestB24_Burst(t *testing.T) {
 	const burst = 200
 	for _, offload := range []bool{false, true} {
-		r := newRigOn(t, Config{}, offload)
+		r := newRigOn(t, setup{}, offload)
 		host, addr := listenUDP(t, "127.0.0.1:0")
 		host.SetReadBuffer(4 << 20)
 		payload := bytes.Repeat([]byte("x"), 1400)
@@ -273,7 +273,7 @@ func TestB24_Burst(t *testing.T) {
 func TestSuperDatagramIsSplit(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
-			r := newRigOn(t, Config{}, true)
+			r := newRigOn(t, setup{}, true)
 			host, addr := listenUDP(t, f.host)
 			host.SetReadBuffer(4 << 20)
 			for _, tt := range []struct {
@@ -302,7 +302,7 @@ func TestSuperDatagramIsSplit(t *testing.T) {
 // Datagrams larger than the frames' heads are not mixed up by the ones behind
 // them in the batch.
 func TestLargeAndSmallDatagramsInOneBatch(t *testing.T) {
-	r := newRig(t, Config{})
+	r := newRig(t, setup{})
 	host, addr := listenUDP(t, "127.0.0.1:0")
 	host.SetReadBuffer(8 << 20)
 	sizes := []int{1, 60000, 2, 2020, 2021, 3, 65507, 2100, 0, 40000, 4}
@@ -331,7 +331,7 @@ func TestLargeAndSmallDatagramsInOneBatch(t *testing.T) {
 func TestRunsKeepTheirBounds(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
-			r := newRigOn(t, Config{}, true)
+			r := newRigOn(t, setup{}, true)
 			var hosts [2]*net.UDPConn
 			var ports [2]uint16
 			for i := range hosts {

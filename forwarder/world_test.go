@@ -15,9 +15,13 @@ import (
 
 	"epiphyte/forwarder"
 	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/flow"
 	"epiphyte/internal/plan"
 	"epiphyte/internal/plan/plantest"
+	"epiphyte/internal/policy"
+	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
+	"epiphyte/internal/sockio"
 	"epiphyte/stack"
 )
 
@@ -34,8 +38,8 @@ type world struct {
 	t     *testing.T
 	plan  plan.Plan
 	shard *shard.Shard
+	table *flow.Table
 	stack *stack.Stack
-	f     *forwarder.Forwarder
 	port  *forwardertest.Port
 	guest *forwardertest.Guest
 
@@ -44,17 +48,21 @@ type world struct {
 
 // kind is one way to build the data path.
 type kind struct {
-	name           string
-	mtu            int
-	plain, offload bool
-	lossy          int64 // seed of a device that loses frames; zero: a good one
+	name    string
+	mtu     int
+	offload bool
+	lossy   int64 // seed of a device that loses frames; zero: a good one
 }
 
 var kinds = []kind{
 	{name: "inline", mtu: 1500},
-	{name: "plain", mtu: 1500, plain: true},
 	{name: "offload", mtu: 65520, offload: true},
-	{name: "plain-offload", mtu: 1500, plain: true, offload: true},
+}
+
+// setup is what a test wants to be different.
+type setup struct {
+	rules  policy.Rules
+	limits flow.Limits
 }
 
 // promptly runs a step that ought to take at most d, and again if it took
@@ -75,19 +83,14 @@ func promptly(t *testing.T, what string, d time.Duration, step func() (took time
 }
 
 // eachKind runs a test on every data path.
-func eachKind(t *testing.T, cfg forwarder.Config, test func(t *testing.T, w *world)) {
-	t.Helper()
-	eachOf(t, kinds, cfg, test)
-}
-
-func eachOf(t *testing.T, kinds []kind, cfg forwarder.Config, test func(t *testing.T, w *world)) {
+func eachKind(t *testing.T, test func(t *testing.T, w *world)) {
 	t.Helper()
 	for _, k := range kinds {
-		t.Run(k.name, func(t *testing.T) { test(t, newWorld(t, k, cfg)) })
+		t.Run(k.name, func(t *testing.T) { test(t, newWorld(t, k, setup{})) })
 	}
 }
 
-func newWorld(t *testing.T, k kind, cfg forwarder.Config) *world {
+func newWorld(t *testing.T, k kind, with setup) *world {
 	t.Helper()
 	forwardertest.CheckLeaks(t)
 	p := plantest.New(t)
@@ -108,17 +111,21 @@ func newWorld(t *testing.T, k kind, cfg forwarder.Config) *world {
 	}
 	t.Cleanup(func() { w.shard.Close() })
 	log := slog.New(slog.DiscardHandler)
-	cfg.Rules.Plan, cfg.Shard, cfg.Logger = p, w.shard, log
-	w.f = forwarder.New(cfg)
+	with.rules.Plan = p
+	w.table = flow.New(w.shard, with.limits)
+	moves := relay.New(relay.Config{Shard: w.shard, Table: w.table})
+	f := forwarder.New(forwarder.Config{
+		Plan: p, Policy: &with.rules, Shard: w.shard, Table: w.table, Relay: moves, Batch: new(sockio.Batch), Logger: log,
+	})
 	w.stack, err = stack.New(stack.Config{
-		Device: device, Shard: w.shard, Plan: p, Handler: w.f, MTU: k.mtu, PlainTCP: k.plain, Logger: log,
+		Device: device, Shard: w.shard, Plan: p, Handler: f, MTU: k.mtu, Logger: log,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { w.stack.Close() })
-	w.f.Attach(w.stack)
-	t.Cleanup(func() { w.f.Close() })
+	f.Attach(w.stack, nil)
+	t.Cleanup(func() { w.table.Close(); moves.Close() })
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- w.shard.Serve(ctx) }()
@@ -143,8 +150,14 @@ func (w *world) onShard(f func()) {
 	}
 }
 
-func (w *world) counts() (c forwarder.Counts, conns int) {
-	w.onShard(func() { c, conns = w.f.Counts(), w.stack.Conns() })
+// counts says how many flows of each kind there are.
+type counts struct{ Dials, TCP, Mappings int }
+
+func (w *world) counts() (c counts, conns int) {
+	w.onShard(func() {
+		c = counts{w.table.Count(flow.Dial), w.table.Count(flow.Conn), w.table.Count(flow.Mapping)}
+		conns = w.stack.Conns()
+	})
 	return c, conns
 }
 
