@@ -24,14 +24,17 @@ func TestDefaultLimitsFitDescriptors(t *testing.T) {
 		if sum := l.Dials + l.TCP + l.Mappings; sum > int(n)-reservedFDs || l.Dials < 1 || l.TCP < 1 || l.Mappings < 1 {
 			t.Errorf("with %d descriptors: %+v", n, l)
 		}
+		if 2*l.Exposed > int(n)/4 || l.Exposed < 1 || l.Clients < 1 || l.Sessions < 1 {
+			t.Errorf("with %d descriptors: %+v", n, l)
+		}
 	}
-	got := Limits{Dials: 7, TCP: 8, Mappings: 9}.withDefaults()
-	if want := (Limits{Dials: 7, TCP: 8, Mappings: 9}); got != want {
+	want := Limits{Dials: 7, TCP: 8, Mappings: 9, Clients: 10, Sessions: 11, Exposed: 12}
+	if got := want.withDefaults(); got != want {
 		t.Errorf("limits that were set became %+v", got)
 	}
 }
 
-// Forwarders that divide limits among them stay within those of one, and each can
+// Tables that divide limits among them stay within those of one, and each can
 // do something.
 func TestLimitsDivided(t *testing.T) {
 	for _, l := range []Limits{{}, {Dials: 100, TCP: 1000, Mappings: 10}, {Dials: 1, TCP: 1, Mappings: 1}} {

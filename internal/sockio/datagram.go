@@ -28,8 +28,8 @@ func (d *Datagram) Size() int { return len(d.Payload[0]) + len(d.Payload[1]) }
 type DatagramOwner interface {
 	// Received takes datagrams of one sender, of segment bytes each, in parts as
 	// [Batch.Run] makes them. The last one's control messages come with them. All
-	// of it is valid during the call only, and lies in the Batch: Received may
-	// queue datagrams, but neither send nor flush.
+	// of it is valid during the call only, and lies in the Batch, none of whose methods
+	// may be called meanwhile.
 	Received(from *Addr, control []byte, segment int, parts [][]byte)
 	// SendFailed takes a datagram that the kernel refuses to send.
 	SendFailed(d *Datagram, errno unix.Errno)
