@@ -30,6 +30,19 @@ func open(t testing.TB, host netip.Addr) (fd int, at Addr) {
 	return fd, at
 }
 
+func sendMessage(fd int, h unix.Msghdr) unix.Errno {
+	_, errno := SendMessages(fd, []Message{{Hdr: h}})
+	return errno
+}
+
+// sendTo sends one datagram.
+func sendTo(fd int, b []byte, to *Addr) unix.Errno {
+	v := Vec(b)
+	h := unix.Msghdr{Iov: &v, Iovlen: 1}
+	to.Name(&h)
+	return sendMessage(fd, h)
+}
+
 // sendSegments sends b as datagrams of segment bytes, by one system call.
 func sendSegments(t testing.TB, fd int, b []byte, segment int, to *Addr) {
 	t.Helper()
@@ -39,7 +52,7 @@ func sendSegments(t testing.TB, fd int, b []byte, segment int, to *Addr) {
 	h := unix.Msghdr{Iov: &v, Iovlen: 1, Control: &control[0]}
 	h.SetControllen(len(control))
 	to.Name(&h)
-	if errno := SendMessage(fd, &h); errno != 0 {
+	if errno := sendMessage(fd, h); errno != 0 {
 		t.Fatalf("send %d bytes in segments of %d: %v", len(b), segment, errno)
 	}
 }
@@ -82,10 +95,7 @@ func TestRunsKeepBoundaries(t *testing.T) {
 						data = bytes.Repeat([]byte{byte(len(want)), byte(round)}, 700)[:segment+1+rng.IntN(5*segment)]
 						sendSegments(t, from, data, segment, &at)
 					} else {
-						v := Vec(data)
-						h := unix.Msghdr{Iov: &v, Iovlen: 1}
-						at.Name(&h)
-						if errno := SendMessage(from, &h); errno != 0 {
+						if errno := sendTo(from, data, &at); errno != 0 {
 							t.Fatal(errno)
 						}
 					}
@@ -137,7 +147,7 @@ func TestRunsAreBounded(t *testing.T) {
 	to, at := open(t, netip.MustParseAddr("127.0.0.1"))
 	from, _ := open(t, netip.MustParseAddr("127.0.0.1"))
 	for range 5 {
-		SendTo(from, make([]byte, 30000), &at)
+		sendTo(from, make([]byte, 30000), &at)
 	}
 	b := new(Batch)
 	n, errno := b.Receive(to, false)
@@ -196,7 +206,7 @@ func BenchmarkReceive(b *testing.B) {
 			}
 			data, batch := []byte{0}, new(Batch)
 			for b.Loop() {
-				SendTo(from, data, &at)
+				sendTo(from, data, &at)
 				if n, errno := batch.Receive(to, join); n != 1 {
 					b.Fatal(n, errno)
 				}
