@@ -63,7 +63,7 @@ func (m *mapping) receiveEcho(from netip.AddrPort, data, control []byte) {
 	if len(data) < 8 || data[0] != want {
 		return
 	}
-	seen, ok := m.f.seenBy(m.record.Src, m.record.Proto, from)
+	seen, ok := m.seen(from)
 	if !ok {
 		return
 	}

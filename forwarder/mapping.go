@@ -157,7 +157,7 @@ func (m *mapping) Received(from *sockio.Addr, control []byte, segment int, parts
 		}
 		return
 	}
-	if seen, ok := m.f.seenBy(m.record.Src, stack.ProtoUDP, from.AddrPort()); ok {
+	if seen, ok := m.seen(from.AddrPort()); ok {
 		m.f.stack.SendUDPs(seen, m.record.Src, segment, parts...)
 	}
 }
@@ -177,7 +177,7 @@ func (m *mapping) passError(e *sockio.QueuedError) {
 	if !ok {
 		return
 	}
-	router, ok := f.seenBy(m.record.Src, m.record.Proto, netip.AddrPortFrom(e.Offender, 0))
+	router, ok := m.seen(netip.AddrPortFrom(e.Offender, 0))
 	if !ok || e.Offender.IsLinkLocalUnicast() {
 		router = netip.AddrPort{} // the gateway speaks for it
 	}
@@ -195,7 +195,7 @@ func (m *mapping) passError(e *sockio.QueuedError) {
 // to, with a payload that begins with data and has size bytes in all. Of an
 // echo request the payload is the ICMP message itself.
 func (m *mapping) quote(to netip.AddrPort, data []byte, size int) (stack.Quote, bool) {
-	seen, ok := m.f.seenBy(m.record.Src, m.record.Proto, to)
+	seen, ok := m.seen(to)
 	if !ok {
 		return stack.Quote{}, false
 	}
