@@ -116,8 +116,8 @@ func (f *Forwarder) sendDatagram(p *stack.Packet, src, to netip.AddrPort) {
 const ttlPassed = 64
 
 // ttlBeyond is the TTL that a packet is to leave with, less the hop that we are,
-// or 0 for the host's own. That is also for TTLs of 0 and 1, which reach us with
-// packets to the gateway alone: those have arrived.
+// or 0 for the host's own. Packets with a TTL of 0 or 1 reach us only if the gateway
+// is their destination; they leave with the host's own, too.
 func ttlBeyond(p *stack.Packet) uint8 {
 	if p.TTL >= ttlPassed || p.TTL == 0 {
 		return 0
