@@ -143,7 +143,6 @@ func (d *dial) End(flow.Reason) {
 		d.forget()
 	}
 	d.host.Reset()
-	d.host.Close()
 	if d.handshake != nil {
 		d.handshake.Abort()
 	}

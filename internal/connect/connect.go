@@ -9,8 +9,8 @@
 // the patience ends. A caller that is told of an error closes the Attempt; else it
 // releases the Socket to whoever moves its bytes.
 //
-// Invariants: a Socket is closed exactly once, by its holder; after Close, Done is
-// not called.
+// Invariants: a Socket is closed exactly once, by its holder; after Close or Reset,
+// Done is not called.
 //
 // Timers: one for each Attempt that has a patience.
 //
@@ -160,4 +160,10 @@ func (a *Attempt) finish(errno unix.Errno) {
 func (a *Attempt) Close() {
 	a.Shard.Disarm(&a.timer)
 	a.Socket.Close()
+}
+
+// Reset gives the attempt up so that a server that has accepted sees a RST.
+func (a *Attempt) Reset() {
+	a.Shard.Disarm(&a.timer)
+	a.Socket.Reset()
 }
