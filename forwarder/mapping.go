@@ -34,6 +34,7 @@ type mapping struct {
 	record *flow.Flow
 	socket sockio.DatagramSocket
 	watch  *shard.Watch
+	queued bool // runnable again in the next turn
 }
 
 // mapping returns the mapping of a guest's end, opening its socket if there is
@@ -130,18 +131,23 @@ func (m *mapping) Ready(events uint32) {
 	if events&unix.EPOLLERR != 0 {
 		m.socket.ReadErrors(m.passError)
 	}
-	if events&unix.EPOLLIN != 0 {
-		m.Run()
+	if events&unix.EPOLLIN != 0 && !m.queued {
+		m.receive()
 	}
 }
 
-// Run implements shard.Task: it takes what has arrived, and asks for another turn
-// if there may be more.
+// Run implements shard.Task: another turn for a mapping with datagrams left.
 func (m *mapping) Run() {
-	if m.socket.FD < 0 {
-		return
+	m.queued = false
+	if m.socket.FD >= 0 {
+		m.receive()
 	}
+}
+
+// receive takes what has arrived, and asks for another turn if there may be more.
+func (m *mapping) receive() {
 	if _, more := m.f.cfg.Batch.Read(&m.socket); more {
+		m.queued = true
 		m.f.cfg.Shard.Again(m)
 	}
 }
