@@ -19,7 +19,7 @@ type dial struct {
 	syn       *stack.SYN
 	host      connect.Attempt
 	handshake *stack.Handshake
-	forget    func() // gives up to wait for a decision; nil: none is waited for
+	forget    func() // stops waiting for the decision; nil: there was nothing to wait for
 	ended     bool
 }
 
@@ -50,7 +50,7 @@ func (f *Forwarder) SYN(syn *stack.SYN) {
 	d.decided(decision)
 }
 
-// decided goes on with what the policy says.
+// decided acts on the decision of the policy.
 func (d *dial) decided(decision policy.Decision) {
 	switch {
 	case d.ended:
@@ -67,7 +67,8 @@ func (d *dial) decided(decision policy.Decision) {
 	}
 }
 
-// connect starts a connect. Errors that the kernel knows at once are told at once.
+// connect starts a connect. An error that the kernel reports at once reaches the
+// guest at once.
 func (d *dial) connect(to netip.AddrPort) {
 	fd, errno := d.f.socket(to.Addr(), unix.SOCK_STREAM, 0)
 	if errno != 0 {
@@ -95,7 +96,7 @@ func (d *dial) connectDNS() {
 	d.answered(0)
 }
 
-// answered has the host's answer, and lets the guest know.
+// answered takes the host's answer and passes it on to the guest.
 func (d *dial) answered(errno unix.Errno) {
 	if errno != 0 {
 		d.fail(errno)
@@ -134,15 +135,14 @@ func (d *dial) close() {
 	d.host.Close()
 }
 
-// End implements flow.Owner: the dial is given up without a word, and the guest
-// will ask again or not.
+// End implements flow.Owner. The guest is told nothing: if it still wants the
+// connection, it sends its SYN again.
 func (d *dial) End(flow.Reason) {
 	d.ended = true
 	if d.forget != nil {
 		d.forget()
 	}
 	d.host.Reset()
-	d.host.Close()
 	if d.handshake != nil {
 		d.handshake.Abort()
 	}

@@ -40,7 +40,7 @@ func (f *Forwarder) sendEcho(p *stack.Packet, to netip.Addr) {
 	d := sockio.Datagram{Payload: [2][]byte{p.Head, p.Tail}, TTL: ttlBeyond(p)}
 	d.To.Set(netip.AddrPortFrom(to, 0))
 	m.record.Out += uint64(d.Size())
-	f.cfg.Batch.Send(&m.socket, &d) // at once: the time until the reply is what ping measures
+	f.cfg.Batch.Send(&m.socket, &d) // at once: ping measures the time until the reply
 }
 
 // explainPing says once why ping does not work and how to change that.

@@ -34,6 +34,7 @@ type mapping struct {
 	record *flow.Flow
 	socket sockio.DatagramSocket
 	watch  *shard.Watch
+	queued bool // runnable again in the next turn
 }
 
 // mapping returns the mapping of a guest's end, opening its socket if there is
@@ -116,8 +117,8 @@ func (f *Forwarder) sendDatagram(p *stack.Packet, src, to netip.AddrPort) {
 const ttlPassed = 64
 
 // ttlBeyond is the TTL that a packet is to leave with, less the hop that we are,
-// or 0 for the host's own. That is also for TTLs of 0 and 1, which reach us with
-// packets to the gateway alone: those have arrived.
+// or 0 for the host's own. Packets with a TTL of 0 or 1 reach us only if the gateway
+// is their destination; they leave with the host's own, too.
 func ttlBeyond(p *stack.Packet) uint8 {
 	if p.TTL >= ttlPassed || p.TTL == 0 {
 		return 0
@@ -130,18 +131,23 @@ func (m *mapping) Ready(events uint32) {
 	if events&unix.EPOLLERR != 0 {
 		m.socket.ReadErrors(m.passError)
 	}
-	if events&unix.EPOLLIN != 0 {
-		m.Run()
+	if events&unix.EPOLLIN != 0 && !m.queued {
+		m.receive()
 	}
 }
 
-// Run implements shard.Task: it takes what has arrived, and asks for another turn
-// if there may be more.
+// Run implements shard.Task: another turn for a mapping with datagrams left.
 func (m *mapping) Run() {
-	if m.socket.FD < 0 {
-		return
+	m.queued = false
+	if m.socket.FD >= 0 {
+		m.receive()
 	}
+}
+
+// receive takes what has arrived, and asks for another turn if there may be more.
+func (m *mapping) receive() {
 	if _, more := m.f.cfg.Batch.Read(&m.socket); more {
+		m.queued = true
 		m.f.cfg.Shard.Again(m)
 	}
 }

@@ -6,8 +6,35 @@ import (
 	"testing"
 
 	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/flow"
+	"epiphyte/internal/sockio"
 	"epiphyte/stack"
+
+	"golang.org/x/sys/unix"
 )
+
+// A mapping that is flooded has one turn after the other, as others have: events that
+// come meanwhile give it none beside.
+func TestFloodedMappingHasOneTurn(t *testing.T) {
+	r := newRig(t, setup{})
+	host, addr := listenUDP(t, "127.0.0.1:0")
+	r.send(datagram(at(guest4, 4000), at(gateway4, addr.Port())))
+	_, seen := readDatagram(t, host)
+	m := r.flows(flow.Mapping)[0]
+	const sent, turn = 200, sockio.BatchSize * sockio.TurnBatches
+	for range sent {
+		if _, err := host.WriteToUDPAddrPort([]byte("x"), seen); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		m.Owner.(*mapping).Ready(unix.EPOLLIN)
+	}
+	if m.In != turn {
+		t.Errorf("%d datagrams taken at once, want %d", m.In, turn)
+	}
+	r.until("all datagrams", func() bool { return m.In == sent })
+}
 
 // TestB24_RunsIn: datagrams that wait in a row, from two peers in turn, reach a
 // guest whose device takes no super-datagram one by one, in order; those too

@@ -3,14 +3,14 @@
 //
 // # Theory of operation
 //
-// An Attempt is a socket whose connect(2) is under way. Start begins it; the
-// caller is told once what came of it: at once where the kernel knows already, as
-// it often does for servers on the same machine, else by an event of the shard,
-// or when its patience ends. Then the Socket is the caller's to release to
-// whoever moves its bytes, or to close.
+// An Attempt is a socket whose connect(2) is under way. Start begins it, and Done is
+// called once with the outcome: at once where the kernel knows it already, as it
+// often does for servers on the same machine, else on an event of the shard or when
+// the patience ends. A caller that is told of an error closes the Attempt; else it
+// releases the Socket to whoever moves its bytes.
 //
-// Invariants: a Socket is closed exactly once, by its holder; an Attempt that is
-// closed tells nobody anything.
+// Invariants: a Socket is closed exactly once, by its holder; after Close or Reset,
+// Done is not called.
 //
 // Timers: one for each Attempt that has a patience.
 //
@@ -85,12 +85,12 @@ func SetAbortiveClose(fd int) {
 type Attempt struct {
 	Socket
 	Shard *shard.Shard
-	// Done is told the outcome, zero when connected. ECONNREFUSED stands for a
-	// socket that has connected to itself, too: nobody listens, and the kernel
+	// Done is called with the outcome, zero when connected. A socket that has
+	// connected to itself counts as ECONNREFUSED: nobody listens, and the kernel
 	// chose that very port for our side (RFC 9293 section 3.5, figure 7).
 	Done func(unix.Errno)
-	// Bound says that the socket has an address other than its destination's, and
-	// so cannot have connected to itself.
+	// Bound says that the socket is bound to an address other than its destination's,
+	// so that it cannot connect to itself.
 	Bound bool
 
 	to    netip.AddrPort
@@ -141,7 +141,7 @@ func (a *Attempt) Ready(events uint32) {
 
 // Run implements shard.Task for the timer.
 func (a *Attempt) Run() {
-	// The answer may be there and we were too busy to hear it.
+	// The answer may have come while the shard was too busy to look.
 	if sockio.Connected(a.FD) {
 		a.Ready(unix.EPOLLOUT)
 		return
@@ -160,4 +160,10 @@ func (a *Attempt) finish(errno unix.Errno) {
 func (a *Attempt) Close() {
 	a.Shard.Disarm(&a.timer)
 	a.Socket.Close()
+}
+
+// Reset gives the attempt up so that a server that has accepted sees a RST.
+func (a *Attempt) Reset() {
+	a.Shard.Disarm(&a.timer)
+	a.Socket.Reset()
 }

@@ -295,13 +295,14 @@ func TestConnectThatMeetsItself(t *testing.T) {
 func TestCloseTellsNobody(t *testing.T) {
 	r := newRig(t)
 	at, relent := silent(t)
-	a := r.attempt()
-	fd := stream(t, unix.AF_INET)
-	a.Start(fd, at, time.Second)
-	a.Close()
-	a.Close()
-	if a.FD >= 0 || r.shard.Armed(&a.timer) {
-		t.Errorf("closed: %+v, timer armed %v", a.Socket, r.shard.Armed(&a.timer))
+	for _, end := range []func(*Attempt){(*Attempt).Close, (*Attempt).Reset} {
+		a := r.attempt()
+		a.Start(stream(t, unix.AF_INET), at, time.Second)
+		end(a)
+		end(a)
+		if a.FD >= 0 || r.shard.Armed(&a.timer) {
+			t.Errorf("closed: %+v, timer armed %v", a.Socket, r.shard.Armed(&a.timer))
+		}
 	}
 	relent()
 	again := r.attempt()
@@ -337,11 +338,11 @@ func TestResetAndClose(t *testing.T) {
 	l, at := listen(t, 5)
 	for _, tt := range []struct {
 		name string
-		end  func(*Socket)
+		end  func(*Attempt)
 		want error
 	}{
-		{"reset", (*Socket).Reset, unix.ECONNRESET},
-		{"close", (*Socket).Close, nil},
+		{"reset", (*Attempt).Reset, unix.ECONNRESET},
+		{"close", (*Attempt).Close, nil},
 	} {
 		a := r.attempt()
 		fd := stream(t, unix.AF_INET)
@@ -352,8 +353,8 @@ func TestResetAndClose(t *testing.T) {
 			t.Fatal(errno)
 		}
 		defer unix.Close(server)
-		tt.end(&a.Socket)
-		tt.end(&a.Socket)
+		tt.end(a)
+		tt.end(a)
 		var n int
 		var err error
 		read := func() bool {

@@ -4,7 +4,7 @@ package flow
 // now.
 func (t *Table) Admit(k Kind) bool {
 	if k == Dial && t.kinds[Conn].count >= t.limits.TCP {
-		return false // no dial that ends would make room
+		return false // ending dials would not make room
 	}
 	for t.full(k) {
 		v := t.leastWanted(k, false)
@@ -36,8 +36,8 @@ func (t *Table) full(k Kind) bool {
 
 // leastWanted is the flow of a kind that gives way: the one that was used longest
 // ago, among the guest addresses that have at least their fair share. So one
-// address that opens many cannot displace another's few. Where a descriptor is
-// wanted, flows without one are passed over.
+// address that opens many cannot displace another's few. With descriptor set, only
+// flows that have one count.
 func (t *Table) leastWanted(k Kind, descriptor bool) *Flow {
 	owners := len(t.share[k])
 	if owners == 0 {
@@ -53,8 +53,8 @@ func (t *Table) leastWanted(k Kind, descriptor bool) *Flow {
 }
 
 // FreeDescriptor ends a flow that gives way and has a descriptor, and reports
-// whether there was one. Dials go before mappings: a guest asks again for what
-// was not answered.
+// whether there was one. Dials go before mappings: a guest repeats a SYN that was
+// not answered.
 func (t *Table) FreeDescriptor() bool {
 	for _, k := range [...]Kind{Dial, Mapping} {
 		if v := t.leastWanted(k, true); v != nil {

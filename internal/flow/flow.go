@@ -67,7 +67,7 @@ type Reason uint8
 const (
 	Expired Reason = iota // idle for longer than Flow.Idle
 	Evicted               // another flow needs its place or its descriptor
-	Closing               // the table is being closed; only descriptors matter now
+	Closing               // the table is being closed: free descriptors, answer nobody
 )
 
 // Owner is the code that carries a flow.
@@ -77,8 +77,9 @@ type Owner interface {
 	End(Reason)
 }
 
-// Flow is one record. Its owner fills it in before Table.Add and may change the
-// fields up to Out at any time on the shard's thread.
+// Flow is one record. Its owner fills it in before Table.Add. After that, on the
+// shard's thread, it may change Owner, FD, Idle, In, Out and State; Remote, too, of
+// the kinds that Table.Find does not look for; and nothing else.
 type Flow struct {
 	Owner  Owner
 	Guest  *Guest
@@ -89,7 +90,7 @@ type Flow struct {
 	In     uint64         // bytes towards the guest
 	Out    uint64         // bytes from the guest
 	Proto  uint8          // unix.IPPROTO_TCP, _UDP, _ICMP or _ICMPV6
-	Kind   Kind           // not to be changed while in the table, but by Establish
+	Kind   Kind           // changed by Table.Establish alone
 	Origin Origin
 	State  State
 

@@ -55,7 +55,7 @@ func (f *Flow) info(now time.Duration) Info {
 	return i
 }
 
-// Totals sums up.
+// Totals sums up the connections so far, those that have not ended included.
 func (t *Table) Totals() Totals {
 	sum := t.totals
 	for _, k := range [...]Kind{Conn, Exposed} {

@@ -59,7 +59,7 @@ func (t *Table) Add(f *Flow) {
 	}
 }
 
-// lookBefore has flows that have expired looked for at a time, or earlier.
+// lookBefore sees to it that the next look for expired flows is no later than due.
 func (t *Table) lookBefore(due time.Duration) {
 	if due < t.due || !t.shard.Armed(&t.timer) {
 		t.due = due
@@ -101,8 +101,8 @@ func (t *Table) Find(kind Kind, proto uint8, src, remote netip.AddrPort) *Flow {
 	return t.index[key{kind, proto, src, remote}]
 }
 
-// Used notes traffic of either direction. Of a flow that was taken out it notes
-// nothing: what the owner had under way may come after.
+// Used notes traffic of either direction. For a flow that is not in the table it
+// does nothing.
 func (t *Table) Used(f *Flow) {
 	if f.listed {
 		f.used = t.shard.Now()
@@ -110,7 +110,8 @@ func (t *Table) Used(f *Flow) {
 	}
 }
 
-// Establish makes a Dial or Client a Conn, and an Exposed flow established.
+// Establish notes that a connection has both of its ends. A Dial or Client becomes a
+// Conn.
 func (t *Table) Establish(f *Flow) {
 	t.totals.Connections++
 	f.State = Established
@@ -166,8 +167,8 @@ func (t *Table) Close() {
 type expiry Table
 
 // expiryPause is the least time between two looks for flows that have expired.
-// Idle times are tens of seconds and more; the pause spares a busy table a look
-// for each of its flows.
+// Idle times are tens of seconds and more; without the pause a busy table would be
+// searched once for each of its flows.
 const expiryPause = time.Second
 
 // Run implements shard.Task: it ends the flows whose idle time is over.

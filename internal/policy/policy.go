@@ -42,7 +42,7 @@ const (
 	ServeDNS                 // our resolver answers
 	ServeDHCP                // our DHCP server answers
 	ServeDHCP6               // our stateless DHCPv6 server answers
-	Wait                     // Decision.Pending tells later
+	Wait                     // Decision.Pending gives the answer later
 )
 
 // Decision is the answer to a Request.
@@ -51,8 +51,8 @@ type Decision struct {
 	// Errno is what a program of the guest is to see: ENETUNREACH, ECONNREFUSED
 	// or EACCES.
 	Errno unix.Errno
-	// From is the sender as the receiver is to see it; of what goes out it is not
-	// valid, since the host's kernel chooses.
+	// From is the sender as the receiver is to see it. For what the guest's device
+	// sends it is not valid: the host's kernel chooses.
 	From netip.AddrPort
 	// To is where it goes.
 	To      netip.AddrPort

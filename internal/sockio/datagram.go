@@ -24,7 +24,7 @@ type Datagram struct {
 // Size is the length of the payload in bytes.
 func (d *Datagram) Size() int { return len(d.Payload[0]) + len(d.Payload[1]) }
 
-// DatagramOwner is told what comes of a DatagramSocket.
+// DatagramOwner is told what a DatagramSocket receives and what it cannot send.
 type DatagramOwner interface {
 	// Received takes datagrams of one sender, of segment bytes each, in parts as
 	// [Batch.Run] makes them. The last one's control messages come with them. All
@@ -94,8 +94,8 @@ func (b *Batch) send(s *DatagramSocket, rest []Datagram) {
 		case errno == unix.EAGAIN || errno == unix.ENOBUFS:
 			return
 		case !retried:
-			// The error may be an earlier datagram's, left on the socket by ICMP:
-			// the error queue tells of it, and it is out of the way now.
+			// The error may be an earlier datagram's, left on the socket by ICMP.
+			// The call has cleared it; the error queue still has it.
 			retried = true
 		case n > 1 && cannotSegment(errno):
 			s.single, retried = true, false
@@ -108,7 +108,7 @@ func (b *Batch) send(s *DatagramSocket, rest []Datagram) {
 	}
 }
 
-// sendFailed cuts a super-datagram that the kernel cannot, and tells the owner of
+// sendFailed cuts a super-datagram that the kernel cannot cut, and tells the owner of
 // any other failure.
 func (b *Batch) sendFailed(s *DatagramSocket, d *Datagram, errno unix.Errno) {
 	if d.Segment == 0 || !cannotSegment(errno) {
@@ -230,7 +230,7 @@ func (b *Batch) Read(s *DatagramSocket) (bytes int, more bool) {
 	for range TurnBatches {
 		n, errno := b.Receive(s.FD, s.Control || s.joins)
 		if errno != 0 {
-			return bytes, false // EAGAIN, or an error that the error queue tells better
+			return bytes, false // EAGAIN, or an error that the error queue describes better
 		}
 		for i := 0; i < n && s.FD >= 0; {
 			segment, parts, next := b.Run(i, n)
@@ -245,8 +245,7 @@ func (b *Batch) Read(s *DatagramSocket) (bytes int, more bool) {
 			return bytes, false // Received has closed it
 		}
 		if n > 1 && !s.joins {
-			// A query and its answer do without this call, and most sockets see
-			// nothing else.
+			// Most sockets see one query and its answer, and are spared this call.
 			s.joins = true
 			Join(s.FD)
 		}
