@@ -275,6 +275,8 @@ func (s *guestServer) serve(c command) (a answerTo, err error) {
 			flags |= netlink.TUNTAP_MULTI_QUEUE
 		}
 		err = persistentTAP(c.Name, uint16(flags))
+	case "make":
+		err = Make(c.Name, c.Config.Queues)
 	case "delete":
 		err = netlink.LinkDel(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: c.Name, Index: index(c.Name)}})
 	case "up":

@@ -3,6 +3,7 @@ package tap
 import (
 	"fmt"
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -210,6 +211,34 @@ func TestOpen_ExistingDevice(t *testing.T) {
 				t.Error("segmentation offload without a header")
 			}
 		})
+	}
+}
+
+// A device of Make's is complete when it is attached to, and goes with us if it
+// shall.
+func TestMake(t *testing.T) {
+	for _, queues := range []int{1, 2} {
+		g := newGuest(t, nesting{})
+		cfg := Config{Target: Target{PID: g.pid}, Name: "tap0", Queues: queues, Configure: network(), Transient: true}
+		g.do(command{Do: "make", Name: "tap0", Config: cfg})
+		if link := g.link("tap0"); !link.Persistent || link.MultiQueue != (queues > 1) {
+			t.Errorf("made for %d queues: %+v", queues, link)
+		}
+		d := open(t, cfg)
+		if !d.Offload() || len(d.Queues()) != queues {
+			t.Errorf("%d queues, of %d: %+v", len(d.Queues()), queues, factsOf(d))
+		}
+		exchangeARPBy(t, d, d.Queues()...)
+		d.Close()
+		if g.link("tap0").Exists {
+			t.Error("the device is left")
+		}
+	}
+	g := newGuest(t, nesting{})
+	g.do(command{Do: "make", Name: "tap0"})
+	open(t, Config{Target: Target{PID: g.pid}, Name: "tap0"})
+	if a := g.try(command{Do: "make", Name: "tap0"}); !strings.Contains(a.Err, "make TAP tap0: device or resource busy (another program is attached to tap0") {
+		t.Errorf("a device in use: %q", a.Err)
 	}
 }
 
