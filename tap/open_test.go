@@ -28,7 +28,7 @@ func TestOpen_ByPID(t *testing.T) {
 	g := newGuest(t, nesting{})
 	d := open(t, Config{Target: Target{PID: g.pid}, Name: "tap0"})
 	if !d.VNetHdr() || !d.Offload() {
-		t.Errorf("no offloads: %+v", factsOf(d))
+		t.Errorf("no offloads: %+v", infoOf(d))
 	}
 	if d.Name() != "tap0" {
 		t.Errorf("name %q", d.Name())
@@ -131,7 +131,7 @@ func TestOpen_NoRootInside(t *testing.T) {
 func TestOpen_Configure(t *testing.T) {
 	g := newGuest(t, nesting{})
 	d := open(t, Config{Target: Target{PID: g.pid}, Name: "tap0", Configure: network()})
-	want := linkFacts{
+	want := linkInfo{
 		Exists: true, Up: true, LoopbackUp: true, MTU: 65520, MAC: "02:01:02:03:04:05",
 		Addrs: []string{"10.0.2.100/24"}, Routes: []string{"default via 10.0.2.2"}, TSO: true,
 	}
@@ -165,7 +165,7 @@ func TestOpen_NoOffload(t *testing.T) {
 	g := newGuest(t, nesting{})
 	d := open(t, Config{Target: Target{PID: g.pid}, Name: "tap0", NoOffload: true, Configure: network()})
 	if d.VNetHdr() || d.Offload() || d.USO() {
-		t.Errorf("offloads: %+v", factsOf(d))
+		t.Errorf("offloads: %+v", infoOf(d))
 	}
 	exchangeARP(t, d)
 }
@@ -186,7 +186,7 @@ func TestOpen_ExistingDevice(t *testing.T) {
 					t.Fatalf("NoOffload %v: %v", plain, err)
 				}
 				if d.VNetHdr() == plain || d.Offload() == plain {
-					t.Errorf("NoOffload %v: %+v", plain, factsOf(d))
+					t.Errorf("NoOffload %v: %+v", plain, infoOf(d))
 				}
 				exchangeARP(t, d)
 				if link := g.link("tap0"); link.TSO == plain {
@@ -226,7 +226,7 @@ func TestMake(t *testing.T) {
 		}
 		d := open(t, cfg)
 		if !d.Offload() || len(d.Queues()) != queues {
-			t.Errorf("%d queues, of %d: %+v", len(d.Queues()), queues, factsOf(d))
+			t.Errorf("%d queues, of %d: %+v", len(d.Queues()), queues, infoOf(d))
 		}
 		exchangeARPBy(t, d, d.Queues()...)
 		d.Close()
