@@ -38,12 +38,12 @@ type Agent struct {
 	failed error
 	done   chan struct{} // closed when the child has been reaped
 
-	sock   int // our end of the child's socket; -1: there is no agent any more
+	sock   int // our end of the socket pair; -1: the agent is gone
 	err    error
 	cookie uint64 // of the guest's network namespace; 0: not known yet
 	shard  *shard.Shard
 	watch  *shard.Watch
-	timer  shard.Timer // what the stocks are short of is ordered then
+	timer  shard.Timer // fires when what the stocks are short of is to be ordered
 	stocks [2]stock
 }
 
@@ -85,7 +85,7 @@ func (a *Agent) hold(theirs int) {
 	var c *child
 	c, a.failed = a.fork(theirs)
 	close(a.forked)
-	unix.Close(theirs) // a failure shows as the end of the conversation
+	unix.Close(theirs) // failed or ended: ours reads the end of file
 	if c != nil {
 		c.reap()
 	}

@@ -40,7 +40,7 @@ func (p *program) fork(ctx context.Context) (*child, error) {
 	if errno != 0 {
 		return nil, fail("fork", errno, hintFork(errno))
 	}
-	process, _ := os.FindProcess(pid) // succeeds always, on Unix
+	process, _ := os.FindProcess(pid) // it always succeeds on Unix
 	return &child{process, context.AfterFunc(ctx, func() { process.Kill() })}, nil
 }
 

@@ -124,8 +124,8 @@ func TestOpen_Descriptor(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if factsOf(d) != factsOf(made) {
-			t.Errorf("facts %+v, want %+v", factsOf(d), factsOf(made))
+		if infoOf(d) != infoOf(made) {
+			t.Errorf("info %+v, want %+v", infoOf(d), infoOf(made))
 		}
 		// The caller's copy may go.
 		if err := made.Close(); err != nil {
@@ -140,7 +140,7 @@ func TestOpen_Descriptor(t *testing.T) {
 		made := open(t, Config{Target: Target{PID: g.pid}, Name: "tap0", Configure: network()})
 		d := open(t, Config{Target: Target{FD: made.FD()}, NoOffload: true})
 		if !d.VNetHdr() || d.Offload() {
-			t.Errorf("facts %+v", factsOf(d))
+			t.Errorf("info %+v", infoOf(d))
 		}
 		exchangeARP(t, d)
 	})
@@ -156,7 +156,7 @@ func TestOpen_DescriptorOfSocket(t *testing.T) {
 	defer unix.Close(sp[1])
 	d := open(t, Config{Target: Target{FD: sp[0]}})
 	if d.VNetHdr() || d.Offload() || d.HardwareAddr() != [6]byte{} {
-		t.Errorf("facts %+v", factsOf(d))
+		t.Errorf("info %+v", infoOf(d))
 	}
 	if n, errno := d.Writev(iovec([]byte("head"), []byte("body"))); n != 8 || errno != 0 {
 		t.Errorf("write: %d, %v", n, errno)

@@ -114,11 +114,11 @@ type answerTo struct {
 	Err    string
 	PID    int
 	Text   string
-	Link   linkFacts
-	Device deviceFacts
+	Link   linkInfo
+	Device openInfo
 }
 
-type linkFacts struct {
+type linkInfo struct {
 	Exists     bool
 	Up         bool
 	MTU        int
@@ -131,7 +131,7 @@ type linkFacts struct {
 	TSO        bool
 }
 
-type deviceFacts struct {
+type openInfo struct {
 	Name    string
 	VNetHdr bool
 	Offload bool
@@ -139,8 +139,8 @@ type deviceFacts struct {
 	MAC     [6]byte
 }
 
-func factsOf(d *Device) deviceFacts {
-	return deviceFacts{d.Name(), d.VNetHdr(), d.Offload(), d.USO(), d.HardwareAddr()}
+func infoOf(d *Device) openInfo {
+	return openInfo{d.Name(), d.VNetHdr(), d.Offload(), d.USO(), d.HardwareAddr()}
 }
 
 // nesting says which namespaces a guest gets and who it is inside.
@@ -233,7 +233,7 @@ func (g *guest) do(c command) answerTo {
 	return a
 }
 
-func (g *guest) link(name string) linkFacts {
+func (g *guest) link(name string) linkInfo {
 	g.t.Helper()
 	return g.do(command{Do: "link", Name: name}).Link
 }
@@ -275,6 +275,8 @@ func (s *guestServer) serve(c command) (a answerTo, err error) {
 			flags |= netlink.TUNTAP_MULTI_QUEUE
 		}
 		err = persistentTAP(c.Name, uint16(flags))
+	case "make":
+		err = Make(c.Name, c.Config.Queues)
 	case "delete":
 		err = netlink.LinkDel(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: c.Name, Index: index(c.Name)}})
 	case "up":
@@ -288,7 +290,7 @@ func (s *guestServer) serve(c command) (a answerTo, err error) {
 	case "open":
 		var d *Device
 		if d, err = Open(context.Background(), c.Config); err == nil {
-			a.Device = factsOf(d)
+			a.Device = infoOf(d)
 			err = d.Close()
 		}
 	case "wait inside": // by a child that opens a pipe with nobody at the other end
@@ -366,8 +368,8 @@ func persistentTAP(name string, extra uint16) error {
 	return unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1)
 }
 
-func inspectLink(name string) (linkFacts, error) {
-	var f linkFacts
+func inspectLink(name string) (linkInfo, error) {
+	var f linkInfo
 	if lo, err := netlink.LinkByName("lo"); err == nil {
 		f.LoopbackUp = lo.Attrs().Flags&net.FlagUp != 0
 	}

@@ -92,7 +92,7 @@ func TestB4_KilledWhileWaiting(t *testing.T) {
 	}
 	g.do(command{Do: "release"})
 	if d := open(t, cfg); !d.Offload() {
-		t.Errorf("the next one: %+v", factsOf(d))
+		t.Errorf("the next one: %+v", infoOf(d))
 	}
 }
 
@@ -126,7 +126,7 @@ func TestOpen_NobodyKeepsDescriptors(t *testing.T) {
 
 // A guest that stops the child, which is of its user, does not hold us up for
 // longer than we want.
-func TestOpenInside_ContextEnds(t *testing.T) {
+func TestAsk_ContextEnds(t *testing.T) {
 	g := newGuest(t, nesting{})
 	j, err := resolve(Target{PID: g.pid})
 	if err != nil {

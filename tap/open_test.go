@@ -3,6 +3,7 @@ package tap
 import (
 	"fmt"
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -27,7 +28,7 @@ func TestOpen_ByPID(t *testing.T) {
 	g := newGuest(t, nesting{})
 	d := open(t, Config{Target: Target{PID: g.pid}, Name: "tap0"})
 	if !d.VNetHdr() || !d.Offload() {
-		t.Errorf("no offloads: %+v", factsOf(d))
+		t.Errorf("no offloads: %+v", infoOf(d))
 	}
 	if d.Name() != "tap0" {
 		t.Errorf("name %q", d.Name())
@@ -130,7 +131,7 @@ func TestOpen_NoRootInside(t *testing.T) {
 func TestOpen_Configure(t *testing.T) {
 	g := newGuest(t, nesting{})
 	d := open(t, Config{Target: Target{PID: g.pid}, Name: "tap0", Configure: network()})
-	want := linkFacts{
+	want := linkInfo{
 		Exists: true, Up: true, LoopbackUp: true, MTU: 65520, MAC: "02:01:02:03:04:05",
 		Addrs: []string{"10.0.2.100/24"}, Routes: []string{"default via 10.0.2.2"}, TSO: true,
 	}
@@ -164,7 +165,7 @@ func TestOpen_NoOffload(t *testing.T) {
 	g := newGuest(t, nesting{})
 	d := open(t, Config{Target: Target{PID: g.pid}, Name: "tap0", NoOffload: true, Configure: network()})
 	if d.VNetHdr() || d.Offload() || d.USO() {
-		t.Errorf("offloads: %+v", factsOf(d))
+		t.Errorf("offloads: %+v", infoOf(d))
 	}
 	exchangeARP(t, d)
 }
@@ -185,7 +186,7 @@ func TestOpen_ExistingDevice(t *testing.T) {
 					t.Fatalf("NoOffload %v: %v", plain, err)
 				}
 				if d.VNetHdr() == plain || d.Offload() == plain {
-					t.Errorf("NoOffload %v: %+v", plain, factsOf(d))
+					t.Errorf("NoOffload %v: %+v", plain, infoOf(d))
 				}
 				exchangeARP(t, d)
 				if link := g.link("tap0"); link.TSO == plain {
@@ -210,6 +211,34 @@ func TestOpen_ExistingDevice(t *testing.T) {
 				t.Error("segmentation offload without a header")
 			}
 		})
+	}
+}
+
+// A device of Make's is complete when it is attached to, and goes with us if it
+// shall.
+func TestMake(t *testing.T) {
+	for _, queues := range []int{1, 2} {
+		g := newGuest(t, nesting{})
+		cfg := Config{Target: Target{PID: g.pid}, Name: "tap0", Queues: queues, Configure: network(), Transient: true}
+		g.do(command{Do: "make", Name: "tap0", Config: cfg})
+		if link := g.link("tap0"); !link.Persistent || link.MultiQueue != (queues > 1) {
+			t.Errorf("made for %d queues: %+v", queues, link)
+		}
+		d := open(t, cfg)
+		if !d.Offload() || len(d.Queues()) != queues {
+			t.Errorf("%d queues, of %d: %+v", len(d.Queues()), queues, infoOf(d))
+		}
+		exchangeARPBy(t, d, d.Queues()...)
+		d.Close()
+		if g.link("tap0").Exists {
+			t.Error("the device is left")
+		}
+	}
+	g := newGuest(t, nesting{})
+	g.do(command{Do: "make", Name: "tap0"})
+	open(t, Config{Target: Target{PID: g.pid}, Name: "tap0"})
+	if a := g.try(command{Do: "make", Name: "tap0"}); !strings.Contains(a.Err, "make TAP tap0: device or resource busy (another program is attached to tap0") {
+		t.Errorf("a device in use: %q", a.Err)
 	}
 }
 

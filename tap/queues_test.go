@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Each queue carries frames both ways, with the facts of the first; all end with
+// Each queue carries frames both ways, with the properties of the first; all end with
 // the device.
 func TestQueues(t *testing.T) {
 	for _, plain := range []bool{false, true} {
@@ -19,14 +19,14 @@ func TestQueues(t *testing.T) {
 		}
 		queues := d.Queues()
 		if len(queues) != 3 || queues[0] != d || d.VNetHdr() == plain || d.Offload() == plain {
-			t.Fatalf("%d queues: %+v", len(queues), factsOf(d))
+			t.Fatalf("%d queues: %+v", len(queues), infoOf(d))
 		}
 		if !g.link("tap0").MultiQueue {
 			t.Error("the interface is of the kind with one queue")
 		}
 		for i, q := range queues {
-			if factsOf(q) != factsOf(d) || i > 0 && q.FD() == d.FD() {
-				t.Errorf("queue %d: %+v, want %+v", i, factsOf(q), factsOf(d))
+			if infoOf(q) != infoOf(d) || i > 0 && q.FD() == d.FD() {
+				t.Errorf("queue %d: %+v, want %+v", i, infoOf(q), infoOf(d))
 			}
 			exchangeARPBy(t, q, d.Queues()...)
 		}

@@ -15,8 +15,8 @@ const (
 	stockMax   = 32
 	stockShare = 32
 	// What is missing from a stock that is more than half full is ordered after
-	// topUp, so that an idle program always holds the same. Agents that had
-	// nothing to give, as when descriptors have run out, are asked again as late.
+	// topUp, so that an idle program always holds the same. An agent that had none
+	// to give, because descriptors had run out, is asked again after as long.
 	topUp = 100 * time.Millisecond
 	// silence is how long an agent may take to answer. It takes a millisecond;
 	// one that takes longer has been stopped by the guest's root.
@@ -50,8 +50,8 @@ func stockSize() int {
 // stock, else when the agent has answered. It is -1 when there is none to be had.
 // take reports whether it kept the socket, which otherwise goes back into stock.
 //
-// It is not called at all by an agent that was stopped in the middle of things,
-// nor after Close: whoever waits must have a timer.
+// An agent that has been stopped may never answer, and after Close nothing does:
+// whoever waits must have a timer.
 func (a *Agent) Socket(family int, take func(fd int) (kept bool)) {
 	s := &a.stocks[familyIndex(family)]
 	switch {
@@ -101,7 +101,7 @@ func (a *Agent) short(s *stock) int {
 func (a *Agent) order(s *stock) bool {
 	n := a.short(s)
 	if n <= 0 || unix.Sendto(a.sock, []byte{byte(s.family), byte(n)}, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, nil) != nil {
-		return false // an agent that is gone shows as an event
+		return false // that the agent is gone shows as an event
 	}
 	s.ordered, s.orderedAt = n, a.shard.Now()
 	return true
@@ -111,7 +111,7 @@ func (a *Agent) order(s *stock) bool {
 func (a *Agent) Ready(uint32) {
 	msg, fds, err := receiveMessage(a.sock, reportLen+1, maxSockets, unix.MSG_DONTWAIT)
 	if err == unix.EAGAIN || err == unix.ECONNRESET {
-		return // the latter comes before the last words of an agent that left orders unread
+		return // ECONNRESET precedes the report of an agent that left orders unread
 	}
 	var s *stock
 	if err == nil {
@@ -126,6 +126,7 @@ func (a *Agent) Ready(uint32) {
 	s.ready = append(s.ready, fds...)
 	for len(s.waiting) > 0 && len(s.ready) > 0 {
 		take := s.waiting[0]
+		s.waiting[0] = nil // it holds its client
 		s.waiting = s.waiting[1:]
 		s.give(take)
 	}
