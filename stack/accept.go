@@ -132,7 +132,7 @@ func (h *Handshake) settle(errno unix.Errno) {
 	done(c, 0)
 }
 
-// discard lets go of a connection that nobody was given.
+// discard closes a connection that was never handed out.
 func (c *Conn) discard() {
 	c.unregister()
 	c.unclaim()
@@ -162,8 +162,8 @@ func idOf(t *Tuple) (tcpip.NetworkProtocolNumber, gvisor.TransportEndpointID) {
 }
 
 // handleStray is gVisor's handler for segments of no connection. SYNs that get
-// here came in fragments, which no host's do, and are dropped; all others gVisor
-// answers with a RST.
+// here came in fragments, as those of no host do, and are dropped; gVisor answers
+// everything else with a RST.
 func handleStray(_ gvisor.TransportEndpointID, pkt *gvisor.PacketBuffer) bool {
 	return opens(header.TCP(pkt.TransportHeader().Slice()).Flags())
 }

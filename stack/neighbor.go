@@ -10,7 +10,7 @@ import (
 )
 
 // maxNeighbors bounds the table of guests behind other Ethernet addresses than
-// the TAP's own; beyond it all of them are forgotten and learned anew. A
+// the TAP's own; beyond it all of them are forgotten and learned again. A
 // bridge of containers inside one guest has tens.
 const maxNeighbors = 1024
 

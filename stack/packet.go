@@ -112,7 +112,7 @@ const (
 )
 
 // skipExtensions finds the transport header behind extension headers, which
-// concern nobody here. It is done here and not in gVisor because there, in
+// do not matter here. It is done here and not in gVisor because there, in
 // promiscuous mode, neighbour discovery answers for every address.
 func (p *Packet) skipExtensions(next uint8, rest []byte) bool {
 	for range maxExtensions {

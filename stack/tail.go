@@ -6,7 +6,7 @@ import "gvisor.dev/gvisor/pkg/buffer"
 // the next frame is read over, that was a fourteenth of the time of a stream out
 // (perf record during make bench ROWS=tcp-out-4-65520). So the receiver keeps
 // some buffers of its own: it hands out references, and takes one again when
-// nobody refers to it any more.
+// nothing refers to it any more.
 
 // tailCount buffers are twice what a batch fills (batchBytes): one batch is read
 // while flows pass on the one before.

@@ -6,7 +6,7 @@
 // A Shard multiplexes file descriptors, timers and tasks on one goroutine
 // locked to its thread. Whatever belongs to a shard (tables, flows, sockets,
 // timers) is touched by that thread only, so the hot path takes no lock and
-// wakes nobody. Other goroutines reach a shard in two ways: they Post a task for
+// wakes no thread. Other goroutines reach a shard in two ways: they Post a task for
 // the next turn, or arm a timer with ArmAt.
 //
 // One turn of the loop:
@@ -103,7 +103,7 @@ type Shard struct {
 	idle    []Task // to run before sleeping
 	events  [eventBatch]Event
 
-	sleeping atomic.Bool // set while Wait may block; whoever clears it wakes
+	sleeping atomic.Bool // set while Wait may block; the goroutine that clears it calls Wake
 
 	mu     sync.Mutex
 	posted []Task
