@@ -278,8 +278,8 @@ func (m *model) step(what, which byte, port uint16) {
 // the counts agree with a table that is written down in slices.
 func FuzzTable(f *testing.F) {
 	rnd := rand.NewChaCha8([32]byte{1})
-	for range 8 {
-		ops := make([]byte, 6000)
+	for range 50 {
+		ops := make([]byte, 800)
 		rnd.Read(ops)
 		f.Add(ops)
 	}

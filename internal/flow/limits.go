@@ -18,7 +18,7 @@ type Limits struct {
 	// guest; further ones wait in the listeners' queues. Default 4096.
 	Clients int
 	// Sessions is the number of clients of published UDP ports that are
-	// remembered, at about 300 bytes each. Default 16384.
+	// remembered, at about 500 bytes each. Default 16384.
 	Sessions int
 	// Exposed is the number of connections by exposed ports, which hold two
 	// descriptors each: together a quarter of the limit at most. Default 4096.
