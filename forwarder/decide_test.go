@@ -11,8 +11,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/flow"
-	"epiphyte/internal/plan/plantest"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/sockio"
 	"epiphyte/stack"
@@ -25,7 +25,7 @@ type slow struct {
 	asked int
 }
 
-func newSlow(t *testing.T) *slow { return &slow{rules: policy.Rules{Plan: plantest.New(t)}} }
+func newSlow(t *testing.T) *slow { return &slow{rules: policy.Rules{Plan: addressingtest.New(t)}} }
 
 func (s *slow) Decide(q policy.Request) policy.Decision {
 	if q.Direction == policy.In {

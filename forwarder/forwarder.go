@@ -6,8 +6,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/addressing"
 	"epiphyte/internal/flow"
-	"epiphyte/internal/plan"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
@@ -42,7 +42,7 @@ type DHCP interface {
 // Config of a Forwarder. Plan, Policy, Shard, Table, Relay and Batch are required.
 type Config struct {
 	Guest  *flow.Guest // whose flows these are; may be nil where there is one guest
-	Plan   plan.Plan
+	Plan   addressing.Plan
 	Policy policy.Decider
 	Shard  *shard.Shard
 	Table  *flow.Table

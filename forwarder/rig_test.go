@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/flow"
-	"epiphyte/internal/plan/plantest"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
@@ -79,7 +79,7 @@ func newRigOn(t *testing.T, with setup, offload bool) *rig {
 	r.table = flow.New(r.shard, with.limits)
 	r.relay = relay.New(relay.Config{Shard: r.shard, Table: r.table})
 	cfg := with.Config
-	cfg.Plan, with.rules.Plan = plantest.New(t), plantest.New(t)
+	cfg.Plan, with.rules.Plan = addressingtest.New(t), addressingtest.New(t)
 	cfg.Shard, cfg.Table, cfg.Relay, cfg.Batch = r.shard, r.table, r.relay, new(sockio.Batch)
 	if cfg.Policy == nil {
 		cfg.Policy = &with.rules

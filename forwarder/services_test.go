@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/dhcp"
-	"epiphyte/internal/plan/plantest"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/shard"
 	"epiphyte/stack"
@@ -176,7 +176,7 @@ func TestB27_StreamByTCP(t *testing.T) {
 // TestDHCPAnswersByBroadcast: whoever asks has no address yet, so the answer
 // goes to all, from the gateway, to the client's port.
 func TestDHCPAnswersByBroadcast(t *testing.T) {
-	p := plantest.New(t)
+	p := addressingtest.New(t)
 	for _, tt := range []struct{ src, dst netip.Addr }{
 		{netip.IPv4Unspecified(), broadcast4},
 		{netip.MustParseAddr("10.0.2.15"), p.Gateway},
@@ -216,7 +216,7 @@ func discover() []byte {
 // TestDHCPv6AnswersTheAsker: an INFORMATION-REQUEST to the servers' group is
 // answered from the gateway's link-local address.
 func TestDHCPv6AnswersTheAsker(t *testing.T) {
-	p := plantest.New(t)
+	p := addressingtest.New(t)
 	r := newRig(t, setup{Config: Config{DHCP: dhcp.New(dhcp.Config{Plan: p, MTU: 1500, MAC: p.HardwareAddr()})}})
 	src := at(netip.MustParseAddr("fe80::64"), 546)
 	r.send(forwardertest.UDP(src, at(dhcp6Servers, 547), 64, []byte{11, 1, 2, 3}))

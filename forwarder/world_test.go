@@ -15,9 +15,9 @@ import (
 
 	"epiphyte/forwarder"
 	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/addressing"
+	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/flow"
-	"epiphyte/internal/plan"
-	"epiphyte/internal/plan/plantest"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
@@ -36,7 +36,7 @@ const lossyPatience = 12 * patience
 // forwarder on a serving shard, and the host's loopback at the end.
 type world struct {
 	t     *testing.T
-	plan  plan.Plan
+	plan  addressing.Plan
 	shard *shard.Shard
 	table *flow.Table
 	stack *stack.Stack
@@ -94,7 +94,7 @@ func eachKind(t *testing.T, test func(t *testing.T, w *world)) {
 func newWorld(t *testing.T, k kind, with setup) *world {
 	t.Helper()
 	forwardertest.CheckLeaks(t)
-	p := plantest.New(t)
+	p := addressingtest.New(t)
 	w := &world{t: t, plan: p, patience: patience}
 	dev, port, err := forwardertest.Pipe(k.offload)
 	if err != nil {

@@ -10,9 +10,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/addressing"
 	"epiphyte/internal/connect"
 	"epiphyte/internal/outbound"
-	"epiphyte/internal/plan"
 	"epiphyte/internal/sockio"
 )
 
@@ -25,7 +25,7 @@ type Bound struct {
 
 // Bind binds the ports of all rules, or of none. Its errors are those of Add;
 // rules that want the same port of each other are told at once.
-func Bind(ctx context.Context, p plan.Plan, rules []Rule) ([]*Bound, error) {
+func Bind(ctx context.Context, p addressing.Plan, rules []Rule) ([]*Bound, error) {
 	rules = slices.Clone(rules)
 	for i := range rules {
 		if err := rules[i].resolve(&p); err != nil {
@@ -72,7 +72,7 @@ func (b *Bound) Close() {
 }
 
 // resolve checks the rule and fills in what it leaves open.
-func (r *Rule) resolve(p *plan.Plan) error {
+func (r *Rule) resolve(p *addressing.Plan) error {
 	if r.Proto == "" {
 		r.Proto = TCP
 	}

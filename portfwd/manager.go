@@ -9,8 +9,8 @@ import (
 	"slices"
 	"sync"
 
+	"epiphyte/internal/addressing"
 	"epiphyte/internal/flow"
-	"epiphyte/internal/plan"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
@@ -22,7 +22,7 @@ import (
 // required.
 type Config struct {
 	Guest   *flow.Guest // whose ports these are; may be nil where there is one guest
-	Plan    plan.Plan
+	Plan    addressing.Plan
 	Policy  policy.Decider
 	Shard   *shard.Shard
 	Table   *flow.Table

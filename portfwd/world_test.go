@@ -16,8 +16,8 @@ import (
 
 	"epiphyte/forwarder"
 	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/addressing"
 	"epiphyte/internal/flow"
-	"epiphyte/internal/plan"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
@@ -43,7 +43,7 @@ type setting struct {
 type world struct {
 	*Manager
 	t     *testing.T
-	plan  plan.Plan
+	plan  addressing.Plan
 	shard *shard.Shard
 	table *flow.Table
 	stack *stack.Stack
@@ -57,9 +57,9 @@ func newWorld(t *testing.T, s setting) *world {
 	forwardertest.CheckLeaks(t)
 	var prefix6 netip.Prefix
 	if !s.noIPv6 {
-		prefix6 = plan.DefaultIPv6()
+		prefix6 = addressing.DefaultIPv6()
 	}
-	p, err := plan.New(plan.DefaultIPv4(), prefix6)
+	p, err := addressing.New(addressing.DefaultIPv4(), prefix6)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/internal/plan/plantest"
+	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/shard/shardtest"
 	"epiphyte/stack"
@@ -59,8 +59,8 @@ func (m *mirror) UDP(p *stack.Packet) {
 func TestNoAllocationPerPacket(t *testing.T) {
 	for name, frame := range map[string][]byte{
 		"UDP":  stacktest.UDPFrame(guest4, remote4, pattern(1000, 1)),
-		"echo": stacktest.ICMPFrame(guest4.Addr(), plantest.New(t).Gateway, 8, 0, append([]byte("\x00\x01\x00\x01"), pattern(56, 1)...)),
-		"ARP":  stacktest.ARP(1, stacktest.GuestMAC, guest4.Addr(), [6]byte{}, plantest.New(t).Gateway),
+		"echo": stacktest.ICMPFrame(guest4.Addr(), addressingtest.New(t).Gateway, 8, 0, append([]byte("\x00\x01\x00\x01"), pattern(56, 1)...)),
+		"ARP":  stacktest.ARP(1, stacktest.GuestMAC, guest4.Addr(), [6]byte{}, addressingtest.New(t).Gateway),
 	} {
 		t.Run(name, func(t *testing.T) {
 			dev, poller := &treadmill{frame: frame}, new(shardtest.Poller)
@@ -70,7 +70,7 @@ func TestNoAllocationPerPacket(t *testing.T) {
 			}
 			defer sh.Close()
 			m := &mirror{}
-			if m.s, err = stack.New(stack.Config{Device: dev, Shard: sh, Plan: plantest.New(t), Handler: m}); err != nil {
+			if m.s, err = stack.New(stack.Config{Device: dev, Shard: sh, Plan: addressingtest.New(t), Handler: m}); err != nil {
 				t.Fatal(err)
 			}
 			defer m.s.Close()

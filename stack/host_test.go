@@ -17,7 +17,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
-	"epiphyte/internal/plan/plantest"
+	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/shard"
 	"epiphyte/stack"
 	"epiphyte/stack/stacktest"
@@ -88,7 +88,7 @@ func newHost(t testing.TB, cfg hostConfig) *host {
 		t.Fatal(err)
 	}
 	h.stack, err = stack.New(stack.Config{
-		Device: cfg.device, Shard: h.shard, Plan: plantest.New(t), Handler: h, MTU: cfg.mtu,
+		Device: cfg.device, Shard: h.shard, Plan: addressingtest.New(t), Handler: h, MTU: cfg.mtu,
 		Claims: h.claimed, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/internal/plan"
-	"epiphyte/internal/plan/plantest"
+	"epiphyte/internal/addressing"
+	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/shard/shardtest"
 	"epiphyte/stack"
@@ -20,7 +20,7 @@ import (
 // what its handler is given and what it sends are kept.
 type seam struct {
 	t      testing.TB
-	plan   plan.Plan
+	plan   addressing.Plan
 	dev    *stacktest.Device
 	poller *shardtest.Poller
 	shard  *shard.Shard
@@ -50,10 +50,10 @@ type seamConfig struct {
 
 func newSeam(t testing.TB, cfg seamConfig) *seam {
 	t.Helper()
-	s := &seam{t: t, plan: plantest.New(t), poller: new(shardtest.Poller)}
+	s := &seam{t: t, plan: addressingtest.New(t), poller: new(shardtest.Poller)}
 	if cfg.noIPv6 {
 		var err error
-		if s.plan, err = plan.New(plan.DefaultIPv4(), netip.Prefix{}); err != nil {
+		if s.plan, err = addressing.New(addressing.DefaultIPv4(), netip.Prefix{}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -18,7 +18,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
-	"epiphyte/internal/plan"
+	"epiphyte/internal/addressing"
 	"epiphyte/internal/shard"
 )
 
@@ -50,7 +50,7 @@ type Claims interface {
 type Config struct {
 	Device  Device
 	Shard   *shard.Shard
-	Plan    plan.Plan
+	Plan    addressing.Plan
 	Handler Handler
 	// MTU of the guest's link in bytes, 1500 if zero.
 	MTU int
@@ -71,7 +71,7 @@ type Config struct {
 type Stack struct {
 	dev           Device
 	shard         *shard.Shard
-	plan          plan.Plan
+	plan          addressing.Plan
 	handler       Handler
 	claims        Claims
 	advertisement []byte

@@ -18,7 +18,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
-	"epiphyte/internal/plan"
+	"epiphyte/internal/addressing"
 )
 
 const nicID tcpip.NICID = 1
@@ -35,7 +35,7 @@ type Guest struct {
 }
 
 // NewGuest starts a guest on the port. It reads all frames from then on.
-func NewGuest(port *Port, p plan.Plan, mtu int) (*Guest, error) {
+func NewGuest(port *Port, p addressing.Plan, mtu int) (*Guest, error) {
 	g := &Guest{port: port, Addr: p.Guest}
 	g.Stack = gvisor.New(gvisor.Options{
 		NetworkProtocols: []gvisor.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
@@ -50,7 +50,7 @@ func NewGuest(port *Port, p plan.Plan, mtu int) (*Guest, error) {
 	return g, nil
 }
 
-func (g *Guest) configure(p plan.Plan, mtu int) error {
+func (g *Guest) configure(p addressing.Plan, mtu int) error {
 	g.link = &link{port: g.port, mtu: uint32(mtu)}
 	if err := g.Stack.CreateNIC(nicID, g.link); err != nil {
 		return fmt.Errorf("create guest's NIC: %v", err)

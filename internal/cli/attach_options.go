@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"epiphyte/internal/plan"
+	"epiphyte/internal/addressing"
 	"epiphyte/tap"
 )
 
@@ -72,8 +72,8 @@ func ParseAttach(prog string, args []string) (*Attach, *Exit) {
 	p := &attachParser{
 		Attach:    Attach{Options: defaultOptions(1500)},
 		prog:      prog,
-		cidr:      plan.DefaultIPv4().String(),
-		cidr6:     plan.DefaultIPv6().String(),
+		cidr:      addressing.DefaultIPv4().String(),
+		cidr6:     addressing.DefaultIPv6().String(),
 		netnsType: netnsPID,
 	}
 	exit := p.parse(args)

@@ -11,14 +11,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"epiphyte/internal/plan"
+	"epiphyte/internal/addressing"
 	"epiphyte/tap"
 )
 
 // attachDefaults is what a bare "4242 tap0" means.
 func attachDefaults(t *testing.T) Attach {
 	t.Helper()
-	p, err := plan.New(plan.DefaultIPv4(), netip.Prefix{})
+	p, err := addressing.New(addressing.DefaultIPv4(), netip.Prefix{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,13 +34,13 @@ func attachDefaults(t *testing.T) Attach {
 	}
 }
 
-func planOf(t *testing.T, v4 string, v6 bool) plan.Plan {
+func planOf(t *testing.T, v4 string, v6 bool) addressing.Plan {
 	t.Helper()
 	var p6 netip.Prefix
 	if v6 {
-		p6 = plan.DefaultIPv6()
+		p6 = addressing.DefaultIPv6()
 	}
-	p, err := plan.New(netip.MustParsePrefix(v4), p6)
+	p, err := addressing.New(netip.MustParsePrefix(v4), p6)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func TestParseAttach_Accepted(t *testing.T) {
 	}
 }
 
-func equalPlan(a, b plan.Plan) bool { return a == b }
+func equalPlan(a, b addressing.Plan) bool { return a == b }
 
 func TestParseAttach_Refused(t *testing.T) {
 	const usage = "Usage: slirp4netns [OPTION]... PID|PATH|FD [TAPNAME]"

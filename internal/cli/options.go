@@ -7,8 +7,8 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"epiphyte/internal/addressing"
 	"epiphyte/internal/outbound"
-	"epiphyte/internal/plan"
 	"epiphyte/portfwd"
 	"epiphyte/tap"
 )
@@ -16,7 +16,7 @@ import (
 // Options are what both commands have in common: the guest's network and how
 // the program does its work.
 type Options struct {
-	Plan                plan.Plan
+	Plan                addressing.Plan
 	MTU                 int // bytes of an IP packet, 68 to 65521
 	DisableHostLoopback bool
 	DisableDNS          bool
@@ -93,7 +93,7 @@ func (o *Options) checkMTU() *Exit {
 
 // setPlan computes the address plan, the last of the contract's checks.
 func (o *Options) setPlan(cidr, cidr6 string, ipv6 bool) *Exit {
-	v4, err := plan.ParseCIDR(cidr)
+	v4, err := addressing.ParseCIDR(cidr)
 	if err != nil {
 		return &Exit{Code: 1, Stderr: err.Error()}
 	}
@@ -101,10 +101,10 @@ func (o *Options) setPlan(cidr, cidr6 string, ipv6 bool) *Exit {
 	if ipv6 {
 		v6, err = netip.ParsePrefix(cidr6)
 		if err != nil {
-			return &Exit{Code: 1, Stderr: fmt.Sprintf("invalid IPv6 CIDR: %s (a network such as %v)", cidr6, plan.DefaultIPv6())}
+			return &Exit{Code: 1, Stderr: fmt.Sprintf("invalid IPv6 CIDR: %s (a network such as %v)", cidr6, addressing.DefaultIPv6())}
 		}
 	}
-	o.Plan, err = plan.New(v4, v6)
+	o.Plan, err = addressing.New(v4, v6)
 	if err != nil {
 		return &Exit{Code: 1, Stderr: err.Error()}
 	}

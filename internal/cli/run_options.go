@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"epiphyte/internal/plan"
+	"epiphyte/internal/addressing"
 )
 
 // Run is the command line of the run command: a command in namespaces made for
@@ -31,7 +31,7 @@ const minMTU6 = 1280
 // second result is not nil when the command line by itself ends the program.
 func ParseRun(prog string, args []string) (*Run, *Exit) {
 	r := &Run{Options: defaultOptions(runMTU)}
-	cidr, cidr6, ipv6 := plan.DefaultIPv4().String(), plan.DefaultIPv6().String(), true
+	cidr, cidr6, ipv6 := addressing.DefaultIPv4().String(), addressing.DefaultIPv6().String(), true
 
 	fs := pflag.NewFlagSet(prog+" "+runCommand, pflag.ContinueOnError)
 	fs.SortFlags = false

@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"time"
 
-	"epiphyte/internal/plan"
+	"epiphyte/internal/addressing"
 )
 
 // When a router advertises without being asked. RFC 4861, section 6.2.1 gives
@@ -58,7 +58,7 @@ func AdvertisementDelay(sent int, random float64) time.Duration {
 // IPv6 side. The checksum is zero, for the sender to fill in. The source is to
 // be p.GatewayLinkLocal, the hop limit 255; mac is the link-layer address of the
 // router. An mtu below 1280, the least of IPv6, is not told.
-func RouterAdvertisement(p plan.Plan, mac [6]byte, mtu int) []byte {
+func RouterAdvertisement(p addressing.Plan, mac [6]byte, mtu int) []byte {
 	if !p.IPv6() {
 		return nil
 	}

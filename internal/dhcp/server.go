@@ -6,9 +6,9 @@ import (
 	"net/netip"
 	"time"
 
-	"epiphyte/internal/plan"
-
 	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"epiphyte/internal/addressing"
 )
 
 // UDP ports, RFC 2131, section 4.1 and RFC 8415, section 7.2.
@@ -37,7 +37,7 @@ const (
 // Config describes the network that clients are told about. Only Plan is
 // needed.
 type Config struct {
-	Plan  plan.Plan
+	Plan  addressing.Plan
 	Lease time.Duration // default 24 h; whole seconds
 	MTU   int           // of the guest's interface; 0: not told
 	MAC   [6]byte       // ours, for the DHCPv6 server id; default Plan.HardwareAddr()

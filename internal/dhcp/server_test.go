@@ -7,11 +7,11 @@ import (
 	"testing"
 	"time"
 
-	"epiphyte/internal/plan"
-	"epiphyte/internal/plan/plantest"
-
 	"github.com/google/go-cmp/cmp"
 	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"epiphyte/internal/addressing"
+	"epiphyte/internal/addressing/addressingtest"
 )
 
 type clock struct{ t time.Time }
@@ -20,7 +20,7 @@ func (c *clock) now() time.Time { return c.t }
 
 func newServer(t *testing.T, cfg Config) (*Server, *clock) {
 	t.Helper()
-	p := plantest.New(t)
+	p := addressingtest.New(t)
 	c := &clock{time.Unix(1e9, 0)}
 	cfg.Plan, cfg.Now = p, c.now
 	return New(cfg), c
@@ -226,7 +226,7 @@ func TestBOOTP(t *testing.T) {
 }
 
 func TestOtherSubnet(t *testing.T) {
-	p, err := plan.New(netip.MustParsePrefix("10.0.135.128/25"), netip.Prefix{})
+	p, err := addressing.New(netip.MustParsePrefix("10.0.135.128/25"), netip.Prefix{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +242,7 @@ func TestOtherSubnet(t *testing.T) {
 }
 
 func FuzzHandle(f *testing.F) {
-	p := plantest.New(f)
+	p := addressingtest.New(f)
 	for _, kind := range []dhcpv4.MessageType{none, discover, request, dhcpv4.MessageTypeInform, dhcpv4.MessageTypeRelease} {
 		m, err := dhcpv4.New(dhcpv4.WithHwAddr(mac(1)), wishFor("10.0.2.17"))
 		if err != nil {
@@ -285,7 +285,7 @@ func FuzzHandle(f *testing.F) {
 }
 
 func FuzzHandleV6(f *testing.F) {
-	p := plantest.New(f)
+	p := addressingtest.New(f)
 	whole := append([]byte{typeInformationRequest, 1, 2, 3}, 0, 1, 0, 10, 0, 3, 0, 1, 2, 0, 0, 0, 0, 1, 0, 6, 0, 2, 0, 23)
 	for n := range len(whole) + 1 {
 		f.Add(whole[:n])

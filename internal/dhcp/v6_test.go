@@ -6,10 +6,10 @@ import (
 	"testing"
 	"time"
 
-	"epiphyte/internal/plan"
-	"epiphyte/internal/plan/plantest"
-
 	"github.com/google/go-cmp/cmp"
+
+	"epiphyte/internal/addressing"
+	"epiphyte/internal/addressing/addressingtest"
 )
 
 func unhex(t *testing.T, s string) []byte {
@@ -22,7 +22,7 @@ func unhex(t *testing.T, s string) []byte {
 }
 
 func TestRouterAdvertisement(t *testing.T) {
-	p := plantest.New(t)
+	p := addressingtest.New(t)
 	want := `86 00 0000 40 00 0708 00000000 00000000
 		01 01 5255 0a000202
 		03 04 40 c0 00015180 00003840 00000000 fd000000000000000000000000000000
@@ -33,7 +33,7 @@ func TestRouterAdvertisement(t *testing.T) {
 			t.Errorf("MTU %d (-want +got):\n%s", mtu, diff)
 		}
 	}
-	p, err := plan.New(plan.DefaultIPv4(), plan.Plan{}.Prefix6)
+	p, err := addressing.New(addressing.DefaultIPv4(), addressing.Plan{}.Prefix6)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,21 +18,21 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/addressing"
 	"epiphyte/internal/guest"
-	"epiphyte/internal/plan"
 	"epiphyte/internal/policy"
 	"epiphyte/stack"
 )
 
 const patience = 10 * time.Second
 
-func testPlan(t *testing.T, v6 bool) plan.Plan {
+func testPlan(t *testing.T, v6 bool) addressing.Plan {
 	t.Helper()
 	var prefix6 netip.Prefix
 	if v6 {
-		prefix6 = plan.DefaultIPv6()
+		prefix6 = addressing.DefaultIPv6()
 	}
-	p, err := plan.New(plan.DefaultIPv4(), prefix6)
+	p, err := addressing.New(addressing.DefaultIPv4(), prefix6)
 	if err != nil {
 		t.Fatal(err)
 	}

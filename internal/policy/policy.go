@@ -5,8 +5,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/addressing"
 	"epiphyte/internal/flow"
-	"epiphyte/internal/plan"
 )
 
 // Direction is the way in which the first packet of a flow, or the datagram that
@@ -65,7 +65,7 @@ type Decider interface{ Decide(Request) Decision }
 
 // Rules are the configured part of decisions. They are the same for all guests.
 type Rules struct {
-	Plan plan.Plan
+	Plan addressing.Plan
 	// DisableHostLoopback refuses what the gateway would map to 127.0.0.1 and
 	// ::1.
 	DisableHostLoopback bool

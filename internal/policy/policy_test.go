@@ -6,12 +6,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/addressing"
+	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/flow"
-	"epiphyte/internal/plan"
-	"epiphyte/internal/plan/plantest"
 )
 
 // Configurations that a row of the table may hold for.
@@ -32,7 +31,7 @@ const (
 )
 
 func testRules(t testing.TB) map[int]*Rules {
-	p := plantest.New(t)
+	p := addressingtest.New(t)
 	return map[int]*Rules{
 		open:       {Plan: p},
 		noLoopback: {Plan: p, DisableHostLoopback: true},
@@ -230,7 +229,7 @@ func compareAddrs() cmp.Option {
 
 // Without IPv6, its addresses of the plan mean nothing.
 func TestDecideIPv4Only(t *testing.T) {
-	p, err := plan.New(plan.DefaultIPv4(), netip.Prefix{})
+	p, err := addressing.New(addressing.DefaultIPv4(), netip.Prefix{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +249,7 @@ func TestDecideIPv4Only(t *testing.T) {
 
 // The plan, not a constant, says where the gateway is.
 func TestDecideOtherPlan(t *testing.T) {
-	p, err := plan.New(netip.MustParsePrefix("10.41.0.0/16"), netip.MustParsePrefix("fd12:3456::/64"))
+	p, err := addressing.New(netip.MustParsePrefix("10.41.0.0/16"), netip.MustParsePrefix("fd12:3456::/64"))
 	if err != nil {
 		t.Fatal(err)
 	}

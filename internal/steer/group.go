@@ -4,7 +4,7 @@ import (
 	"net/netip"
 	"sync"
 
-	"epiphyte/internal/plan"
+	"epiphyte/internal/addressing"
 	"epiphyte/stack"
 )
 
@@ -12,7 +12,7 @@ import (
 type Config struct {
 	// Queues of one device, 2 to 256. Each gets a worker.
 	Queues []stack.Device
-	Plan   plan.Plan
+	Plan   addressing.Plan
 	// DisableDNS makes the plan's DNS address an ordinary destination.
 	DisableDNS bool
 }

@@ -7,7 +7,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 
-	"epiphyte/internal/plan"
+	"epiphyte/internal/addressing"
 	"epiphyte/stack"
 )
 
@@ -60,7 +60,7 @@ func (g *Group) owner(etherType tcpip.NetworkProtocolNumber, head, tail []byte) 
 // rules say which worker a flow belongs to, but for claims and fragments.
 type rules struct {
 	workers    uint64
-	plan       plan.Plan
+	plan       addressing.Plan
 	disableDNS bool
 }
 

@@ -7,13 +7,13 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"epiphyte/forwarder/forwardertest"
-	"epiphyte/internal/plan/plantest"
+	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/stack"
 )
 
 // testGroup has workers, but no queues to read.
 func testGroup(t testing.TB, workers int, disableDNS bool) *Group {
-	p := plantest.New(t)
+	p := addressingtest.New(t)
 	return &Group{rules: rules{uint64(workers), p, disableDNS}}
 }
 
@@ -101,7 +101,7 @@ func TestOneOwnerForEachConnection(t *testing.T) {
 
 func TestOneOwnerForEachMapping(t *testing.T) {
 	g := testGroup(t, 4, false)
-	p := plantest.New(t)
+	p := addressingtest.New(t)
 	for _, pair := range pairs(g, stack.ProtoUDP) {
 		guest := pair[0]
 		gateway := p.Gateway
@@ -133,7 +133,7 @@ func TestOneOwnerForEachMapping(t *testing.T) {
 // What is not TCP or UDP of the outside has its services on worker 0.
 func TestWorkerZeroHasTheServices(t *testing.T) {
 	g := testGroup(t, 16, false)
-	p := plantest.New(t)
+	p := addressingtest.New(t)
 	mac := forwardertest.GuestMAC()
 	arp := append(append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, mac[:]...), 8, 6, 0, 1, 8, 0, 6, 4, 0, 1)
 	for i := range uint16(64) {
@@ -171,7 +171,7 @@ func TestWorkerZeroHasTheServices(t *testing.T) {
 // An address that is nobody's service is an ordinary one.
 func TestDisabledDNSIsNoService(t *testing.T) {
 	g := testGroup(t, 16, true)
-	p := plantest.New(t)
+	p := addressingtest.New(t)
 	used := map[int]bool{}
 	for i := range uint16(64) {
 		used[g.ownerOf(forwardertest.SYN(netip.AddrPortFrom(p.Guest, 40000+i), netip.AddrPortFrom(p.DNS, 53), 1))] = true

@@ -11,7 +11,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"epiphyte/forwarder/forwardertest"
-	"epiphyte/internal/plan/plantest"
+	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/shard/shardtest"
 	"epiphyte/stack"
@@ -88,7 +88,7 @@ type workers struct {
 func newWorkers(t testing.TB, count int, vnet bool) *workers {
 	t.Helper()
 	w := new(workers)
-	cfg := Config{Plan: plantest.New(t)}
+	cfg := Config{Plan: addressingtest.New(t)}
 	for range count {
 		q := &queue{vnet: vnet}
 		w.queues = append(w.queues, q)

@@ -109,20 +109,20 @@ func TestImportsPointOneWay(t *testing.T) {
 		return names
 	}
 	for key, forbidden := range map[string][]string{
-		"tap":                append(own("stack", "forwarder", "portfwd", "internal/guest", "internal/dns", "internal/dhcp", "internal/api", "internal/cli"), gvisor, "os/exec"),
-		"stack":              append(own("tap", "forwarder", "portfwd", "internal/guest", "internal/dns", "internal/dhcp", "internal/api", "internal/cli"), "net", "os/exec"),
-		"forwarder":          append(own("tap", "portfwd", "internal/guest", "internal/api", "internal/cli"), "net", "os/exec"),
-		"portfwd":            append(own("forwarder", "tap", "internal/guest", "internal/api", "internal/cli"), "encoding/json"),
-		"internal/shard":     append(own("tap", "stack", "forwarder", "portfwd"), gvisor, "net", "os/exec"),
-		"internal/plan":      append(own("tap", "stack", "forwarder"), gvisor, "net", "os", "os/exec"),
-		"internal/dns":       append(own("stack", "tap", "forwarder", "portfwd", "internal/relay", "internal/guest"), gvisor, "os/exec"),
-		"internal/dhcp":      append(own("stack", "tap", "forwarder", "portfwd", "internal/shard"), gvisor, "os/exec"),
-		"internal/guest":     own("tap", "internal/cli", "internal/api"),
-		"internal/api":       own("tap", "forwarder", "internal/guest", "internal/cli"), // the stack behind portfwd's rules is no business of its own
-		"internal/relay":     append(own("tap", "forwarder", "portfwd", "internal/guest"), "net", "os/exec"),
-		"internal/sockio":    append(own("tap", "stack", "forwarder", "portfwd", "internal/shard"), gvisor, "net", "os/exec"),
-		"internal/sandbox":   append(own("tap", "stack", "forwarder", "portfwd"), gvisor),
-		"internal/namespace": append(own("stack", "forwarder", "portfwd", "internal/guest"), gvisor),
+		"tap":                 append(own("stack", "forwarder", "portfwd", "internal/guest", "internal/dns", "internal/dhcp", "internal/api", "internal/cli"), gvisor, "os/exec"),
+		"stack":               append(own("tap", "forwarder", "portfwd", "internal/guest", "internal/dns", "internal/dhcp", "internal/api", "internal/cli"), "net", "os/exec"),
+		"forwarder":           append(own("tap", "portfwd", "internal/guest", "internal/api", "internal/cli"), "net", "os/exec"),
+		"portfwd":             append(own("forwarder", "tap", "internal/guest", "internal/api", "internal/cli"), "encoding/json"),
+		"internal/shard":      append(own("tap", "stack", "forwarder", "portfwd"), gvisor, "net", "os/exec"),
+		"internal/addressing": append(own("tap", "stack", "forwarder"), gvisor, "net", "os", "os/exec"),
+		"internal/dns":        append(own("stack", "tap", "forwarder", "portfwd", "internal/relay", "internal/guest"), gvisor, "os/exec"),
+		"internal/dhcp":       append(own("stack", "tap", "forwarder", "portfwd", "internal/shard"), gvisor, "os/exec"),
+		"internal/guest":      own("tap", "internal/cli", "internal/api"),
+		"internal/api":        own("tap", "forwarder", "internal/guest", "internal/cli"), // the stack behind portfwd's rules is no business of its own
+		"internal/relay":      append(own("tap", "forwarder", "portfwd", "internal/guest"), "net", "os/exec"),
+		"internal/sockio":     append(own("tap", "stack", "forwarder", "portfwd", "internal/shard"), gvisor, "net", "os/exec"),
+		"internal/sandbox":    append(own("tap", "stack", "forwarder", "portfwd"), gvisor),
+		"internal/namespace":  append(own("stack", "forwarder", "portfwd", "internal/guest"), gvisor),
 	} {
 		if all[key] == nil {
 			continue // a package of the design that does not exist yet

@@ -1,4 +1,4 @@
-// Package plan computes the address plan of a guest network: which addresses
+// Package addressing computes the address plan of a guest network: which addresses
 // exist on the guest's side of the TAP and what lives at each of them.
 //
 // # Theory of operation
@@ -15,7 +15,7 @@
 // twins.
 //
 // The package opens nothing and imports nothing of the data path.
-package plan
+package addressing
 
 import (
 	"errors"

@@ -1,4 +1,4 @@
-package plan
+package addressing
 
 import (
 	"net/netip"
