@@ -23,8 +23,8 @@ type Bound struct {
 	fds  []int // one for each port
 }
 
-// Bind binds the ports of all rules, or of none. Its errors are those of Add;
-// rules that want the same port of each other are told at once.
+// Bind binds the ports of all rules, or of none. Its errors are those of Add. Rules
+// that conflict with each other fail at once.
 func Bind(ctx context.Context, p addressing.Plan, rules []Rule) ([]*Bound, error) {
 	rules = slices.Clone(rules)
 	for i := range rules {
@@ -111,8 +111,8 @@ func firstAddress(name string) (netip.Addr, error) {
 	return addrs[max(0, slices.IndexFunc(addrs, netip.Addr.Is4))], nil
 }
 
-// conflict is the error of a rule that wants a port which one of others has: not
-// to be waited for, as a port of another program is. All are resolved.
+// conflict is the error of a rule that wants a port of one of the others. Unlike a
+// port of another program it is not waited for. All rules are resolved.
 func (r *Rule) conflict(others []Rule) error {
 	for _, o := range others {
 		sameHost := r.Host == o.Host || r.Host.Is4() == o.Host.Is4() && (r.Host.IsUnspecified() || o.Host.IsUnspecified())

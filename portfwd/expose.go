@@ -57,7 +57,7 @@ type exposedPort struct {
 
 // Expose carries clients of listening sockets, which were made in the guest's
 // network namespace, out to a port of the host's loopback, until Close. It takes
-// the sockets over, also when it fails, which it does only after Close.
+// the sockets over, even when it fails, which it does only after Close.
 func (m *Manager) Expose(hostPort uint16, listening ...int) error {
 	ports := make([]*exposedPort, len(listening))
 	for i, fd := range listening {
@@ -165,8 +165,8 @@ func (c *exposedClient) answered(errno unix.Errno) {
 	}
 }
 
-// refuse resets the client, whatever the reason: of its own kernel's sockets it
-// hears nothing else.
+// refuse resets the client. A reset is all that a client of a socket in its own
+// kernel can be told.
 func (c *exposedClient) refuse() {
 	c.p.m.cfg.Table.Remove(c.record)
 	c.End(flow.Evicted)

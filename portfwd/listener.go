@@ -59,8 +59,8 @@ func (l *listener) close() {
 // Ready implements shard.Handler: clients wait.
 func (l *listener) Ready(events uint32) {
 	if events&(unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-		// Whoever is root of a namespace may end its sockets (SOCK_DESTROY,
-		// sock_diag(7)). The kernel would report that without end.
+		// Root of a namespace may destroy its sockets (SOCK_DESTROY, sock_diag(7)).
+		// The kernel reports a destroyed socket again and again.
 		l.m.cfg.Logger.Warn("a listening socket was destroyed", "address", sockio.LocalAddr(l.fd))
 		l.close()
 		return
@@ -86,7 +86,7 @@ func (l *listener) Ready(events uint32) {
 	}
 }
 
-// pause stops to listen to the listener for a while.
+// pause leaves clients in the kernel's queue for acceptPause.
 func (l *listener) pause() {
 	if l.paused || l.watch.Modify(0) != nil {
 		return

@@ -32,7 +32,7 @@ type Config struct {
 	Sockets Sockets // of the guest's namespace; nil: the stack path only
 	Mode    Mode
 	Logger  *slog.Logger // the default is slog's
-	// Claims hears of the clients of UDP ports; nil: nobody has to.
+	// Claims is told of the clients of UDP ports; nil where one worker has all.
 	Claims stack.Claims
 }
 
@@ -101,8 +101,8 @@ func (m *Manager) Add(ctx context.Context, r Rule) (Entry, error) {
 	return m.Serve(b)
 }
 
-// Serve begins to carry in the clients of ports that are bound. It takes them
-// over, also when it fails, which it does only after Close.
+// Serve begins to accept clients of ports that are bound. It takes the ports over,
+// even when it fails, which it does only after Close.
 func (m *Manager) Serve(b *Bound) (Entry, error) {
 	r := b.rule
 	sockets := make([]socket, len(b.fds))
@@ -216,8 +216,8 @@ func (m *Manager) decide(proto uint8, client, to netip.AddrPort) policy.Decision
 	})
 }
 
-// destination is where in the guest a client goes; an address that the rule
-// left open is the guest's own of now.
+// destination is where in the guest a client goes. Where the rule leaves the
+// address open, it is the guest's own at this moment.
 func (m *Manager) destination(to netip.AddrPort) netip.AddrPort {
 	if to.Addr().IsValid() {
 		return to

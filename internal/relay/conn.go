@@ -39,8 +39,8 @@ type conn struct {
 }
 
 // hostEvents are what the host's end of a connection is watched for,
-// edge-triggered. Most are never told to wait with writing: EPOLLOUT is added
-// when one is, and saves the others a wake-up at their beginning.
+// edge-triggered. EPOLLOUT is added when a write was cut short, which spares all
+// other connections a wake-up at their start.
 const hostEvents = connect.Events &^ unix.EPOLLOUT
 
 // Start joins a connection of the guest to a connected stream socket of the host,

@@ -52,8 +52,7 @@ func openPipe(size int) *pipe {
 	return &pipe{r: fds[0], w: fds[1], slots: size / unix.Getpagesize()}
 }
 
-// givePipe takes a pipe back. One that holds bytes is of no use to another
-// connection.
+// givePipe takes a pipe back. One that holds bytes cannot serve another connection.
 func (r *Relay) givePipe(p *pipe) {
 	if p.held > 0 || len(r.pipes) >= sparePipes {
 		p.close()

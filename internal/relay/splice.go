@@ -14,11 +14,11 @@ const (
 	// spliceRounds of one direction before others get their turn; each moves
 	// up to pipeSize.
 	spliceRounds = 8
-	// scratchSize bounds what is copied at once where a pipe is of no use.
+	// scratchSize bounds what is copied at once where there is no pipe to use.
 	scratchSize = 64 << 10
-	// A splice that returns fewer bytes than the pieces that it may take, of a
-	// segment (MAX_SKB_FRAGS) or into the pipe, was not cut short: the socket is
-	// empty.
+	// wholeBelow is how few bytes a splice may return for the socket to be empty. One
+	// splice takes a limited number of pieces, of a segment (MAX_SKB_FRAGS) or into
+	// the pipe; one that returns fewer bytes than that was not cut short.
 	wholeBelow = 16
 )
 
@@ -84,8 +84,8 @@ func (e *spliceEnd) take(from connect.Socket) {
 	}
 }
 
-// observe watches the socket if nobody has. What is there already is told in the
-// next turn.
+// observe watches the socket unless it is watched already. Bytes that are there
+// already are reported in the next turn.
 func (e *spliceEnd) observe() (err error) {
 	if e.Watch == nil {
 		events := uint32(hostEvents)
@@ -185,8 +185,8 @@ func (e *spliceEnd) fill() bool {
 	return false
 }
 
-// ended deals with the end of what there is to read: for now, for good (errno
-// zero), or by a failure.
+// ended is called when nothing could be read: at the end of the stream (errno zero),
+// because nothing is there yet, or because the socket has failed.
 func (e *spliceEnd) ended(errno unix.Errno) {
 	switch errno {
 	case 0:
@@ -241,9 +241,9 @@ func (e *spliceEnd) full() {
 	}
 }
 
-// copy moves bytes by way of our memory: urgent ones, which splice stops at,
-// and any when there is no descriptor for a pipe. What the peer does not take
-// stays where it was.
+// copy moves bytes through our memory: urgent ones, which splice does not pass,
+// and all when there is no descriptor for a pipe. What the peer does not take stays
+// in the socket.
 func (e *spliceEnd) copy() {
 	b := e.s.r.scratchSpace()
 	n, errno := call(unix.SYS_RECVFROM, e.FD, b, unix.MSG_PEEK)
@@ -273,8 +273,8 @@ func (e *spliceEnd) count(n int) {
 	e.s.r.table.Used(e.s.record)
 }
 
-// reset passes a failure of one end on to the other. The one that has failed
-// does not mind.
+// reset passes a failure of one end on to the other. It does no harm to the end
+// that has failed.
 func (s *splice) reset() {
 	connect.SetAbortiveClose(s.host.FD)
 	connect.SetAbortiveClose(s.guest.FD)
