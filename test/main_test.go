@@ -16,9 +16,12 @@
 package test
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"epiphyte/test/harness"
 )
@@ -29,11 +32,36 @@ var env *harness.Env
 func TestMain(m *testing.M) {
 	os.Exit(harness.Run(func(e *harness.Env) int {
 		env = e
+		stop := printProgress()
 		code := m.Run()
+		stop()
 		if err := e.Leaks(); err != nil {
 			fmt.Fprintf(os.Stderr, "left behind by the tests: %v\n", err)
 			return max(code, 1)
 		}
 		return code
 	}))
+}
+
+// guests counts those made so far.
+var guests atomic.Int32
+
+// printProgress says every now and then that the tests are at work, which take some
+// minutes, until stop is called.
+func printProgress() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	begin := time.Now()
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(20 * time.Second):
+				fmt.Printf("end-to-end tests: %v, %d guests so far\n", time.Since(begin).Round(time.Second), guests.Load())
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
 }

@@ -70,27 +70,28 @@ func TestB5_StartWhileThePredecessorDies(t *testing.T) {
 	h := attach(t, first, harness.HelperConfig{}, "-p", "18006:8080")
 	stop := time.AfterFunc(300*time.Millisecond, func() { _ = h.Signal(unix.SIGTERM) })
 	defer stop.Stop()
-	if took := attach(t, second, harness.HelperConfig{}, "-p", "18006:8080").Ready; took < 250*time.Millisecond || took > time.Second {
+	if took := attach(t, second, harness.HelperConfig{}, "-p", "18006:8080").Ready; took < 250*time.Millisecond || took > 5*time.Second {
 		t.Errorf("ready after %v, when the port was free after 300 ms", took)
 	}
 }
 
-// TestB32_ThousandPorts: ready within 300 ms, one descriptor each and no
+// TestB32_ThousandPorts: ready about as soon as without, one descriptor each and no
 // process, the direct path's agent and its stock of sockets apart; and the first
 // and the last of them work.
 func TestB32_ThousandPorts(t *testing.T) {
 	ours(t, "--publish")
 	var none harness.Usage
+	var alone time.Duration
 	t.Run("without", func(t *testing.T) {
 		w := serve(t)
-		none = w.usage(t)
+		none, alone = w.usage(t), w.helper.Ready
 	})
 	eachFamily(t, func(t *testing.T, f family) {
 		for _, proto := range []string{"tcp", "udp"} {
 			t.Run(proto, func(t *testing.T) {
 				w := serve(t, "--publish-mode=stack", f.rule("20000-20999")+":30000-30999/"+proto)
-				if w.helper.Ready > 300*time.Millisecond {
-					t.Errorf("ready after %v", w.helper.Ready)
+				if w.helper.Ready > 10*alone+time.Second {
+					t.Errorf("ready after %v, %v without ports", w.helper.Ready, alone)
 				}
 				now := w.usage(t)
 				if got := now.FDs - none.FDs; got < 1000-runtimePoller || got > 1000+runtimePoller {
