@@ -41,5 +41,7 @@ interop: build
 run: build
 	@if [ -n "$$RUN_CMD" ]; then exec bin/epiphyte run -- sh -c "$$RUN_CMD"; else exec bin/epiphyte run; fi
 
-install: build
+# Installs what was built, since root often has no Go.
+install:
+	@test -x bin/epiphyte || { echo "bin/epiphyte is not there yet: run make build first, as the user who has Go"; exit 1; }
 	install -D -m 755 bin/epiphyte $(DESTDIR)$(PREFIX)/bin/epiphyte

@@ -10,8 +10,8 @@
 // A TCP connection begins as a dial (dial.go): a non-blocking connect. The guest's
 // SYN stays unanswered until the host has an answer, so that the guest sees what
 // the host saw: a SYN-ACK, a RST, an ICMP error, or silence. Retransmitted SYNs
-// keep the dial alive; when too many are under way the one not asked for longest
-// gives way, so dead destinations cannot hold up live ones. After the guest's
+// keep the dial alive; when too many are active the one retried longest ago is
+// evicted, so dead destinations cannot hold up live ones. After the guest's
 // handshake the relay (internal/relay) moves the bytes.
 //
 // A mapping (mapping.go) is one unconnected socket per guest address and port

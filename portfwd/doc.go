@@ -19,16 +19,15 @@
 // When the guest accepts, the relay joins the two; when it refuses, the client
 // is reset; when it stays silent, the client is reset after dialTimeout.
 //
-// The direct path leads to the guest's own servers only. Where it is refused, or
-// has no answer within directPatience, the client goes by the stack path, which
-// has the last word: a guest may pass connections on that come by its device.
-// What the guest may remember of the failed attempt is ended first, for the two
-// have the same address and port. If the stack path then answers, or the direct
-// path was silent, clients of the port leave the direct path alone for avoidFor.
-// There is no direct path for a rule that names an address other than the guest's,
-// nor, unless DirectOnly, without transparent sockets, when servers would see the
-// guest's own address. Servers on the guest's loopback addresses are reached by
-// neither path (B35).
+// The direct path leads to the guest's own servers only. Where it is refused, or has
+// no answer within directPatience, the client goes by the stack path, which has the
+// last word: a guest may forward connections that arrive on its TAP. State left in
+// the guest by the failed attempt is reset first, since both attempts use the same
+// address and port. If the stack path then answers, or the direct path was silent,
+// clients of the port do not try the direct path for avoidFor. There is no direct path
+// for a rule that names an address other than the guest's. Without transparent sockets
+// servers would see the guest's own address, so only DirectOnly uses the direct path
+// then. Servers on the guest's loopback addresses are reached by neither path (B35).
 //
 // A UDP client's datagrams (udp.go) are sent on in the same way. A session for
 // each client remembers which of the host's addresses was asked, so that replies
@@ -45,8 +44,8 @@
 //
 // Invariants: clients that wait in a listener's queue are never lost to a full
 // table, only delayed; every accepted socket belongs to one client, or to the
-// relay, and is closed with it; what the guest begins, by exposed ports, is bounded
-// by itself, so that it is not in the way of what it serves.
+// relay, and is closed with it; exposed ports, which the guest uses, have a limit of
+// their own, so that they cannot crowd out published ones.
 //
 // Life of a rule: Add, then serving, then Remove or Close, which close the
 // listeners; connections that were carried in live on.
@@ -55,6 +54,5 @@
 // path; acceptPause when the process is out of descriptors. Sessions expire in the
 // table, after sessionIdle.
 //
-// What it does not do: it parses no JSON, decides nothing about addresses, and
-// asks nobody for permission.
+// What it does not do: it parses no JSON, and decides nothing about addresses.
 package portfwd

@@ -18,7 +18,7 @@ const (
 type Rule struct {
 	// Proto is TCP or UDP; empty: TCP.
 	Proto string
-	// Host is the address to listen on. If it is not valid: 0.0.0.0. The
+	// Host is the address to listen on; the zero value means 0.0.0.0. The
 	// families are separate: 0.0.0.0 takes no IPv6 client, nor :: an IPv4 one.
 	Host netip.Addr
 	// Interface, instead of Host, names an interface of the host, to listen on
@@ -28,7 +28,7 @@ type Rule struct {
 	HostPort uint16
 	// HostPortEnd is the last port of a range, inclusive; 0: HostPort.
 	HostPortEnd uint16
-	// Guest is where the ports lead. If it is not valid: the guest's own
+	// Guest is where the ports lead; the zero value means the guest's own
 	// address, of Host's family.
 	Guest netip.Addr
 	// GuestPort is where HostPort leads, the ports after it counting up; 0:

@@ -28,9 +28,9 @@
 // capability in it, seen from outside, and root of an enclosing one has those that
 // it has there (user_namespaces(7)).
 //
-// Which namespaces to join, the kernel is asked (ioctl_ns(2), NS_GET_USERNS): the
-// network namespace, unless it is our own, and first the user namespace that owns
-// it, unless we are in that already, which setns refuses with EINVAL.
+// The kernel says which namespaces to join (ioctl_ns(2), NS_GET_USERNS): the network
+// namespace, unless it is our own, and first the user namespace that owns it. A user
+// namespace that we are in already is skipped, because setns would fail with EINVAL.
 //
 // # Device
 //

@@ -21,8 +21,8 @@ const (
 	offloadUSO = offloadTSO | unix.TUN_F_USO4 | unix.TUN_F_USO6
 )
 
-// openTun is how a child opens the clone device: attached to no interface yet,
-// and in whose namespace that will be is settled.
+// openTun is how a child opens the clone device. It is not attached yet; the namespace
+// of the future interface is fixed by this open.
 func openTun() request {
 	return openFile(tunPath, unix.O_RDWR|unix.O_NONBLOCK)
 }
@@ -53,8 +53,8 @@ func tunFlags(fd int) (name string, flags uint16, err error) {
 	return ifr.Name(), ifr.Uint16(), nil
 }
 
-// settle switches on as many offloads as are wanted and to be had, and the others
-// off: they belong to the interface and outlive a detach. They need the header,
+// settle enables the wanted offloads that the kernel supports, and disables the
+// rest: they belong to the interface and outlive a detach. They need the header,
 // without which a receiver could not tell a partial checksum from a wrong one.
 func (i *deviceInfo) settle(fd int, flags uint16, want bool) error {
 	i.vnetHdr = flags&unix.IFF_VNET_HDR != 0

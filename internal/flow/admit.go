@@ -34,7 +34,7 @@ func (t *Table) full(k Kind) bool {
 	return false
 }
 
-// leastWanted is the flow of a kind that gives way: the one that was used longest
+// leastWanted is the flow of an evictable kind to end first: the one that was used longest
 // ago, among the guest addresses that have at least their fair share. So one
 // address that opens many cannot displace another's few. With descriptor set, only
 // flows that have one count.
@@ -52,7 +52,7 @@ func (t *Table) leastWanted(k Kind, descriptor bool) *Flow {
 	return nil
 }
 
-// FreeDescriptor ends a flow that gives way and has a descriptor, and reports
+// FreeDescriptor ends an evictable flow that has a descriptor, and reports
 // whether there was one. Dials go before mappings: a guest repeats a SYN that was
 // not answered.
 func (t *Table) FreeDescriptor() bool {

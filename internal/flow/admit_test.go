@@ -163,7 +163,7 @@ func (m *model) admit(k Kind) (gone []end, ok bool) {
 	}
 	for m.full(k) {
 		f := m.victim(k)
-		if !k.givesWay() || f == nil {
+		if !k.evictable() || f == nil {
 			return gone, false
 		}
 		m.remove(f)
@@ -219,7 +219,7 @@ func (m *model) check() {
 				t.Fatalf("kind %d: %v is said to have %d flows, has %d", k, a, n, shares[a])
 			}
 		}
-		if k.givesWay() && len(table.share[k]) != len(shares) {
+		if k.evictable() && len(table.share[k]) != len(shares) {
 			t.Fatalf("kind %d: %d addresses, want %d", k, len(table.share[k]), len(shares))
 		}
 	}

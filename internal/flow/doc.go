@@ -6,7 +6,7 @@
 //
 // A Flow is the record of one of these, whatever code moves its bytes: that code
 // is its Owner. A Table holds the flows of one shard. It is the only place that
-// knows how many there may be, which one gives way, when an idle one ends, and
+// knows how many there may be, which one is evicted, when an idle one ends, and
 // how flows are listed and counted.
 //
 // Life of a flow: Admit makes room, Add enters the record, Used notes traffic,
@@ -15,10 +15,10 @@
 // because another needs its place or its descriptor, or because the table is
 // closed. It then takes the record out and calls Owner.End.
 //
-// Limits are per Kind. A kind either gives way, and then its least recently used
-// flow makes room for a new one, among the guest addresses that have more than
-// their fair share of the kind; or it does not, and then there is no room.
-// Established connections never give way.
+// Limits are per Kind. Flows of some kinds may be evicted: the least recently used one
+// makes room for a new one, chosen among the guest addresses that have at least their
+// fair share of the kind. Flows of the other kinds are not, and then there is no room:
+// established connections above all.
 //
 // Invariants: everything happens on the shard's thread; a flow is in the table
 // from Add until Remove or End, once; flows of a kind are ordered by last use.

@@ -10,7 +10,7 @@ type Guest struct {
 	Name string // for people; may be empty
 }
 
-// Kind is what a flow is to the table: its limit, and whether it gives way.
+// Kind is what a flow is to the table: its limit, and whether its flows may be evicted.
 type Kind uint8
 
 // The kinds.
@@ -78,13 +78,13 @@ type Owner interface {
 }
 
 // Flow is one record. Its owner fills it in before Table.Add. After that, on the
-// shard's thread, it may change Owner, FD, Idle, In, Out and State; Remote, too, of
-// the kinds that Table.Find does not look for; and nothing else.
+// shard's thread, it may change Owner, FD, Idle, In, Out and State, and Remote, but
+// only for kinds that Table.Find does not look up. Nothing else may change.
 type Flow struct {
 	Owner  Owner
 	Guest  *Guest
 	Src    netip.AddrPort // the guest's end; of echo the port is the identifier
-	Remote netip.AddrPort // the far end as the guest knows it; not valid where there are many
+	Remote netip.AddrPort // the far end as the guest knows it; the zero value for mappings, which have many peers
 	FD     int            // our socket on the host; negative: none of its own
 	Idle   time.Duration  // time without traffic after which it expires; 0: never
 	In     uint64         // bytes towards the guest

@@ -13,7 +13,7 @@ type Table struct {
 	limits Limits
 	kinds  [kinds]order
 	index  map[key]*Flow
-	share  [kinds]map[netip.Addr]int // flows of each guest address, of kinds that give way
+	share  [kinds]map[netip.Addr]int // flows of each guest address, of kinds that may be evicted
 	timer  shard.Timer
 	due    time.Duration // when the timer fires, if it is armed
 	totals Totals        // of flows that have ended
@@ -42,14 +42,14 @@ func keyOf(kind Kind, proto uint8, src, remote netip.AddrPort) key {
 func (f *Flow) key() key { return keyOf(f.Kind, f.Proto, f.Src, f.Remote) }
 
 func (k Kind) indexed() bool   { return k != Conn && k != Exposed && k != Client }
-func (k Kind) givesWay() bool  { return k == Dial || k == Mapping || k == Session }
+func (k Kind) evictable() bool  { return k == Dial || k == Mapping || k == Session }
 func (k Kind) canExpire() bool { return k == Mapping || k == Session }
 
 // New makes a table for a shard.
 func New(s *shard.Shard, limits Limits) *Table {
 	t := &Table{shard: s, limits: limits.withDefaults(), index: make(map[key]*Flow)}
 	for k := range kinds {
-		if k.givesWay() {
+		if k.evictable() {
 			t.share[k] = make(map[netip.Addr]int)
 		}
 	}

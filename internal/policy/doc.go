@@ -15,5 +15,6 @@
 // The answer may come later: a Decision with the action Wait carries a Pending,
 // which is resolved on the shard's thread. Rules never makes one wait.
 //
-// What it does not do: it opens nothing, keeps no state and knows no packet.
+// What it does not do: it opens nothing, holds no packet and keeps no state but how
+// many packets wait for a decision.
 package policy

@@ -21,7 +21,7 @@ func (r *Rules) decideReply(q *Request) Decision {
 func (r *Rules) seenAs(src netip.Addr) (netip.Addr, bool) {
 	src = src.Unmap().WithZone("")
 	if !src.IsLoopback() {
-		// Nobody outside may speak with the voice of our own addresses.
+		// Senders outside may not spoof the addresses of the gateway or of DNS.
 		own := r.Plan.IsGateway(src) || r.Plan.IsDNS(src) && (!r.DisableDNS || src.IsLinkLocalUnicast())
 		return src, src.IsValid() && !src.IsUnspecified() && !own
 	}

@@ -12,7 +12,7 @@ const (
 	portDHCP6Server = 547
 )
 
-// decideOut says where a packet of the guest goes.
+// decideOut decides about what the guest sends.
 func (r *Rules) decideOut(q *Request) Decision {
 	addr, port := q.Dst.Addr(), q.Dst.Port()
 	if q.Proto == unix.IPPROTO_UDP {
@@ -60,9 +60,8 @@ func (r *Rules) decideGateway(dst netip.AddrPort) Decision {
 	return Decision{Action: Allow, To: netip.AddrPortFrom(loopback, dst.Port())}
 }
 
-// routable reports whether a host socket may be asked to reach addr. The
-// kernel would take each of the others for this machine or for many machines:
-// connecting to 0.0.0.0 or :: reaches loopback, and IPv4-mapped and
+// routable reports whether a host socket may be asked to reach addr. The kernel
+// would treat all other addresses as local or multicast: connecting to 0.0.0.0 or :: reaches loopback, and IPv4-mapped and
 // IPv4-compatible addresses hide IPv4 ones.
 func routable(addr netip.Addr) bool {
 	switch {
