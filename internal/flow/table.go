@@ -42,7 +42,7 @@ func keyOf(kind Kind, proto uint8, src, remote netip.AddrPort) key {
 func (f *Flow) key() key { return keyOf(f.Kind, f.Proto, f.Src, f.Remote) }
 
 func (k Kind) indexed() bool   { return k != Conn && k != Exposed && k != Client }
-func (k Kind) evictable() bool  { return k == Dial || k == Mapping || k == Session }
+func (k Kind) evictable() bool { return k == Dial || k == Mapping || k == Session }
 func (k Kind) canExpire() bool { return k == Mapping || k == Session }
 
 // New makes a table for a shard.
