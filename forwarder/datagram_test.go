@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/flow"
+	"epiphyte/internal/testnet"
 )
 
 func listenPacket(t *testing.T, addr string) *net.UDPConn {
@@ -110,7 +110,7 @@ func TestB22_ConnectedSocketIsRefused(t *testing.T) {
 				_, err = guest.Write([]byte("x"))
 				return err != nil
 			}
-			if !forwardertest.Within(patience, refused) || !strings.Contains(err.Error(), "refused") {
+			if !testnet.Within(patience, refused) || !strings.Contains(err.Error(), "refused") {
 				t.Errorf("%s: the guest's socket says %v, want a refusal", addr, err)
 			}
 			guest.Close()
@@ -125,9 +125,9 @@ func TestB25_ManyPorts(t *testing.T) {
 	w := newWorld(t, kinds[0], setup{limits: flow.Limits{Mappings: bound}})
 	host := listenPacket(t, "127.0.0.1:0")
 	to := w.outside(host.LocalAddr().(*net.UDPAddr).AddrPort())
-	before := forwardertest.Descriptors(t)
+	before := testnet.Descriptors(t)
 	for port := range uint16(5000) {
-		frame := forwardertest.UDP(netip.AddrPortFrom(w.plan.Guest.Next(), 1024+port), to, 64, nil)
+		frame := testnet.UDP(netip.AddrPortFrom(w.plan.Guest.Next(), 1024+port), to, 64, nil)
 		if err := w.port.Write(frame); err != nil {
 			t.Fatal(err)
 		}
@@ -157,7 +157,7 @@ func TestB25_ManyPorts(t *testing.T) {
 	if c, _ := w.counts(); c.Mappings != bound {
 		t.Errorf("%d mappings, want the bound, %d", c.Mappings, bound)
 	}
-	if n := forwardertest.Descriptors(t); n > before+bound {
+	if n := testnet.Descriptors(t); n > before+bound {
 		t.Errorf("%d descriptors with %d mappings, %d before", n, bound, before)
 	}
 }

@@ -120,7 +120,7 @@ func isTimeout(err error) bool {
 func lossyKinds() []kind {
 	ks := append([]kind(nil), kinds...)
 	for i := range ks {
-		ks[i].lossy = int64(i + 1)
+		ks[i].lossy = uint64(i + 1)
 	}
 	return ks
 }

@@ -9,13 +9,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/flow"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/sockio"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
 
@@ -28,8 +28,9 @@ type rig struct {
 	table *flow.Table
 	relay *relay.Relay
 	f     *Forwarder
-	port  *forwardertest.Port
-	inbox []forwardertest.Packet // received, and not asked for yet
+	dev   *testnet.Device
+	port  *testnet.Port
+	inbox []testnet.Packet // received, and not asked for yet
 }
 
 type fakeClock struct{ now time.Duration }
@@ -64,14 +65,11 @@ func newRig(t *testing.T, with setup) *rig {
 // newRigOn makes a rig whose device takes super-segments, or does not.
 func newRigOn(t *testing.T, with setup, offload bool) *rig {
 	t.Helper()
-	forwardertest.CheckLeaks(t)
+	testnet.CheckLeaks(t)
 	r := &rig{t: t, clock: new(fakeClock)}
-	dev, port, err := forwardertest.Pipe(offload)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { port.Close(); dev.Close() })
-	r.port = port
+	dev := testnet.NewDevice(t, testnet.DeviceConfig{Offload: offload})
+	r.dev, r.port = dev, dev.Port()
+	var err error
 	if r.shard, err = shard.New(shard.Config{Clock: r.clock}); err != nil {
 		t.Fatal(err)
 	}
@@ -147,9 +145,9 @@ func (r *rig) until(what string, done func() bool) {
 }
 
 // received returns the packets that the guest has been sent so far.
-func (r *rig) received() []forwardertest.Packet {
+func (r *rig) received() []testnet.Packet {
 	r.t.Helper()
-	var got []forwardertest.Packet
+	var got []testnet.Packet
 	for {
 		frame, err := r.port.Read(time.Time{})
 		if err == unix.EAGAIN {
@@ -158,19 +156,18 @@ func (r *rig) received() []forwardertest.Packet {
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		if p, ok := forwardertest.Parse(frame); ok {
-			if !p.ChecksumOK {
-				r.t.Errorf("packet with a wrong checksum: %+v", p)
-			}
-			got = append(got, p)
+		p, err := testnet.Parse(frame)
+		if err != nil {
+			r.t.Errorf("a bad frame: %v", err)
 		}
+		got = append(got, p)
 	}
 }
 
 // receive waits for the next packet of the protocol, past those of others.
-func (r *rig) receive(proto uint8) forwardertest.Packet {
+func (r *rig) receive(proto uint8) testnet.Packet {
 	r.t.Helper()
-	var found *forwardertest.Packet
+	var found *testnet.Packet
 	r.until("packet for the guest", func() bool {
 		r.inbox = append(r.inbox, r.received()...)
 		for found == nil && len(r.inbox) > 0 {

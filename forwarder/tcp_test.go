@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/policy"
+	"epiphyte/internal/testnet"
 )
 
 // TestB10_Echo: what goes round comes back equal, at every size and in every
@@ -110,17 +110,17 @@ func TestB12_HostResets(t *testing.T) {
 		l := listen(t, "127.0.0.1:0")
 		for _, tt := range []struct {
 			name   string
-			before func(guest *forwardertest.Conn, host *net.TCPConn)
+			before func(guest *testnet.Conn, host *net.TCPConn)
 		}{
-			{"idle", func(*forwardertest.Conn, *net.TCPConn) {}},
-			{"after data", func(guest *forwardertest.Conn, host *net.TCPConn) {
+			{"idle", func(*testnet.Conn, *net.TCPConn) {}},
+			{"after data", func(guest *testnet.Conn, host *net.TCPConn) {
 				guest.Write([]byte("x"))
 				host.Read(make([]byte, 1))
 				host.Write([]byte("y"))
 				guest.Read(make([]byte, 1))
 			}},
-			{"with unread data", func(guest *forwardertest.Conn, host *net.TCPConn) { guest.Write([]byte("unread")) }},
-			{"after the guest's half close", func(guest *forwardertest.Conn, host *net.TCPConn) {
+			{"with unread data", func(guest *testnet.Conn, host *net.TCPConn) { guest.Write([]byte("unread")) }},
+			{"after the guest's half close", func(guest *testnet.Conn, host *net.TCPConn) {
 				guest.CloseWrite()
 				io.ReadAll(host)
 			}},
@@ -150,14 +150,14 @@ func TestB12_GuestResets(t *testing.T) {
 		l := listen(t, "127.0.0.1:0")
 		for _, tt := range []struct {
 			name   string
-			before func(guest *forwardertest.Conn, host *net.TCPConn)
+			before func(guest *testnet.Conn, host *net.TCPConn)
 		}{
-			{"idle", func(*forwardertest.Conn, *net.TCPConn) {}},
-			{"after data", func(guest *forwardertest.Conn, host *net.TCPConn) {
+			{"idle", func(*testnet.Conn, *net.TCPConn) {}},
+			{"after data", func(guest *testnet.Conn, host *net.TCPConn) {
 				guest.Write([]byte("x"))
 				host.Read(make([]byte, 1))
 			}},
-			{"after the host's half close", func(guest *forwardertest.Conn, host *net.TCPConn) {
+			{"after the host's half close", func(guest *testnet.Conn, host *net.TCPConn) {
 				host.CloseWrite()
 				io.ReadAll(guest)
 			}},
@@ -228,7 +228,7 @@ func TestB14_SilentHostsDelayNobody(t *testing.T) {
 		scanner := w.plan.Guest.Next()
 		const scan = 1500
 		for i := range uint16(scan) {
-			if err := w.port.Write(forwardertest.SYN(netip.AddrPortFrom(scanner, 1000+i), silent, 1)); err != nil {
+			if err := w.port.Write(testnet.SYN(netip.AddrPortFrom(scanner, 1000+i), silent, 1)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -287,7 +287,7 @@ func TestB16_ManyAtOnce(t *testing.T) {
 		to := l.Addr().(*net.TCPAddr).AddrPort()
 		w.dial(to).Close()
 		w.wantIdle()
-		before := forwardertest.Descriptors(t)
+		before := testnet.Descriptors(t)
 		var opened, ended sync.WaitGroup
 		opened.Add(n)
 		for i := range n {
@@ -314,8 +314,8 @@ func TestB16_ManyAtOnce(t *testing.T) {
 		}
 		ended.Wait()
 		w.wantIdle()
-		if !forwardertest.Within(patience, func() bool { return forwardertest.Descriptors(t) <= before }) {
-			t.Errorf("%d descriptors, %d before", forwardertest.Descriptors(t), before)
+		if !testnet.Within(patience, func() bool { return testnet.Descriptors(t) <= before }) {
+			t.Errorf("%d descriptors, %d before", testnet.Descriptors(t), before)
 		}
 	})
 }

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"epiphyte/forwarder"
-	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/addressing"
 	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/flow"
@@ -22,6 +21,7 @@ import (
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/sockio"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
 
@@ -40,8 +40,8 @@ type world struct {
 	shard *shard.Shard
 	table *flow.Table
 	stack *stack.Stack
-	port  *forwardertest.Port
-	guest *forwardertest.Guest
+	port  *testnet.Port
+	guest *testnet.Guest
 
 	patience time.Duration // with this device
 }
@@ -51,7 +51,7 @@ type kind struct {
 	name    string
 	mtu     int
 	offload bool
-	lossy   int64 // seed of a device that loses frames; zero: a good one
+	lossy   uint64 // seed of a device that loses frames; zero: a good one
 }
 
 var kinds = []kind{
@@ -93,20 +93,17 @@ func eachKind(t *testing.T, test func(t *testing.T, w *world)) {
 
 func newWorld(t *testing.T, k kind, with setup) *world {
 	t.Helper()
-	forwardertest.CheckLeaks(t)
+	testnet.CheckLeaks(t)
 	p := addressingtest.New(t)
 	w := &world{t: t, plan: p, patience: patience}
-	dev, port, err := forwardertest.Pipe(k.offload)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.port = port
-	t.Cleanup(func() { port.Close(); dev.Close() })
-	var device stack.Device = dev
+	cfg := testnet.DeviceConfig{Offload: k.offload}
 	if k.lossy != 0 {
-		device = forwardertest.Worsen(dev, k.lossy)
+		cfg.Impairment = testnet.Impairment{Seed: k.lossy, Loss: 1. / 60, Duplicate: 1. / 60, Reorder: 1. / 60}
 		w.patience = lossyPatience
 	}
+	dev := testnet.NewDevice(t, cfg)
+	w.port = dev.Port()
+	var err error
 	if w.shard, err = shard.New(shard.Config{}); err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +116,7 @@ func newWorld(t *testing.T, k kind, with setup) *world {
 		Plan: p, Policy: &with.rules, Shard: w.shard, Table: w.table, Relay: moves, Batch: new(sockio.Batch), Logger: log,
 	})
 	w.stack, err = stack.New(stack.Config{
-		Device: device, Shard: w.shard, Plan: p, Handler: f, MTU: k.mtu, Logger: log,
+		Device: dev, Shard: w.shard, Plan: p, Handler: f, MTU: k.mtu, Logger: log,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -136,10 +133,7 @@ func newWorld(t *testing.T, k kind, with setup) *world {
 			t.Errorf("serve: %v", err)
 		}
 	})
-	if w.guest, err = forwardertest.NewGuest(port, p, k.mtu); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(w.guest.Close)
+	w.guest = testnet.NewGuest(t, dev, p, k.mtu)
 	return w
 }
 
@@ -169,14 +163,14 @@ func (w *world) wantIdle() {
 		c, conns := w.counts()
 		return c.Dials == 0 && c.TCP == 0 && conns == 0
 	}
-	if !forwardertest.Within(w.patience, idle) {
+	if !testnet.Within(w.patience, idle) {
 		c, conns := w.counts()
 		w.t.Errorf("left: %+v, %d connections in the stack", c, conns)
 	}
 }
 
 // dial connects the guest to a port of the host's loopback.
-func (w *world) dial(host netip.AddrPort) *forwardertest.Conn {
+func (w *world) dial(host netip.AddrPort) *testnet.Conn {
 	w.t.Helper()
 	c, err := w.tryDial(host)
 	if err != nil {
@@ -185,10 +179,10 @@ func (w *world) dial(host netip.AddrPort) *forwardertest.Conn {
 	return c
 }
 
-func (w *world) tryDial(host netip.AddrPort) (*forwardertest.Conn, error) {
+func (w *world) tryDial(host netip.AddrPort) (*testnet.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), w.patience)
 	defer cancel()
-	c, err := w.guest.DialTCP(ctx, w.outside(host))
+	c, err := w.guest.DialTCP(ctx, 0, w.outside(host))
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +199,7 @@ func (w *world) outside(host netip.AddrPort) netip.AddrPort {
 }
 
 // connect gives both ends of a new connection.
-func (w *world) connect(l *net.TCPListener) (*forwardertest.Conn, *net.TCPConn) {
+func (w *world) connect(l *net.TCPListener) (*testnet.Conn, *net.TCPConn) {
 	w.t.Helper()
 	guest := w.dial(l.Addr().(*net.TCPAddr).AddrPort())
 	l.SetDeadline(time.Now().Add(w.patience))

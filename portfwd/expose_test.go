@@ -12,9 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/flow"
 	"epiphyte/internal/shard/shardtest"
+	"epiphyte/internal/testnet"
 )
 
 func TestParseExposed(t *testing.T) {
@@ -261,7 +261,7 @@ func TestListenerIsDestroyed(t *testing.T) {
 func TestExposedClose(t *testing.T) {
 	before := 0
 	w := newWorld(t, setting{})
-	before = forwardertest.Descriptors(t)
+	before = testnet.Descriptors(t)
 	port := serveHost(t, loop4, echo)
 	c := dial(t, w.expose(loop4, port))
 	says(t, c, "hello")
@@ -276,7 +276,7 @@ func TestExposedClose(t *testing.T) {
 	if err := w.Expose(port, fd); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("exposed after Close: %v", err)
 	}
-	if !forwardertest.Within(patience, func() bool { return forwardertest.Descriptors(t) <= before+1 }) { // serveHost's
-		t.Errorf("%d descriptors left", forwardertest.Descriptors(t)-before)
+	if !testnet.Within(patience, func() bool { return testnet.Descriptors(t) <= before+1 }) { // serveHost's
+		t.Errorf("%d descriptors left", testnet.Descriptors(t)-before)
 	}
 }

@@ -10,12 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"epiphyte/forwarder"
-	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/addressing"
 	"epiphyte/internal/flow"
 	"epiphyte/internal/policy"
@@ -23,6 +20,7 @@ import (
 	"epiphyte/internal/shard"
 	"epiphyte/internal/shard/shardtest"
 	"epiphyte/internal/sockio"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
 
@@ -47,14 +45,14 @@ type world struct {
 	shard *shard.Shard
 	table *flow.Table
 	stack *stack.Stack
-	guest *forwardertest.Guest
+	guest *testnet.Guest
 	end   func() // closes all flows
 	stop  func() // ends serving; idempotent
 }
 
 func newWorld(t *testing.T, s setting) *world {
 	t.Helper()
-	forwardertest.CheckLeaks(t)
+	testnet.CheckLeaks(t)
 	var prefix6 netip.Prefix
 	if !s.noIPv6 {
 		prefix6 = addressing.DefaultIPv6()
@@ -63,11 +61,7 @@ func newWorld(t *testing.T, s setting) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dev, port, err := forwardertest.Pipe(false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { port.Close(); dev.Close() })
+	dev := testnet.NewDevice(t, testnet.DeviceConfig{})
 	w := &world{t: t, plan: p}
 	cfg := shard.Config{}
 	if s.clock != nil {
@@ -112,10 +106,7 @@ func newWorld(t *testing.T, s setting) *world {
 		})
 		t.Cleanup(func() { w.stop() })
 	}
-	if w.guest, err = forwardertest.NewGuest(port, p, 1500); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(w.guest.Close)
+	w.guest = testnet.NewGuest(t, dev, p, 1500)
 	if !s.noIPv6 && !s.idle {
 		w.learn(netip.AddrPortFrom(p.Gateway6, 547)) // where it opens no socket
 	}
@@ -210,7 +201,7 @@ func (w *world) wantRest() {
 // eventually waits until done, on the shard's thread, reports true.
 func (w *world) eventually(what string, done func() bool) {
 	w.t.Helper()
-	if !forwardertest.Within(patience, func() (ok bool) {
+	if !testnet.Within(patience, func() (ok bool) {
 		w.onShard(func() { ok = done() })
 		return ok
 	}) {
@@ -291,12 +282,7 @@ func (w *world) gateway(host netip.Addr) netip.Addr {
 // ends with the test.
 func (w *world) serve(host netip.Addr, port uint16, handle func(net.Conn)) *gonet.TCPListener {
 	w.t.Helper()
-	proto := header.IPv4ProtocolNumber
-	if host.Is6() {
-		proto = header.IPv6ProtocolNumber
-	}
-	at := tcpip.FullAddress{NIC: 1, Addr: tcpip.AddrFromSlice(w.guestAddr(host).AsSlice()), Port: port}
-	l, err := gonet.ListenTCP(w.guest.Stack, at, proto)
+	l, err := w.guest.ListenTCP(port, host.Is6())
 	if err != nil {
 		w.t.Fatal(err)
 	}
