@@ -1,9 +1,8 @@
-package forwarder_test
+package forwarder
 
 import (
 	"bytes"
 	"io"
-	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -13,26 +12,13 @@ import (
 	"epiphyte/internal/testnet"
 )
 
-func listenPacket(t *testing.T, addr string) *net.UDPConn {
-	t.Helper()
-	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
-	if err != nil {
-		t.Skipf("listen on %s: %v", addr, err)
-	}
-	t.Cleanup(func() { c.Close() })
-	c.SetReadBuffer(4 << 20)
-	c.SetDeadline(time.Now().Add(patience))
-	return c
-}
-
 // TestB20_HundredInOrder: through the guest's own sockets, connected to the
 // gateway, so that a reply from another address would not be heard.
 func TestB20_HundredInOrder(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
 		for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
-			host := listenPacket(t, addr)
-			to := host.LocalAddr().(*net.UDPAddr).AddrPort()
-			guest, err := w.guest.DialUDP(0, w.outside(to), to.Addr().Is6())
+			host, to := listenUDP(t, addr)
+			guest, err := w.Guest.DialUDP(0, w.outside(to), to.Addr().Is6())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -64,9 +50,8 @@ func TestB20_HundredInOrder(t *testing.T) {
 func TestB23_LargeDatagrams(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
 		for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
-			host := listenPacket(t, addr)
-			to := host.LocalAddr().(*net.UDPAddr).AddrPort()
-			guest, err := w.guest.DialUDP(0, w.outside(to), to.Addr().Is6())
+			host, to := listenUDP(t, addr)
+			guest, err := w.Guest.DialUDP(0, w.outside(to), to.Addr().Is6())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -98,10 +83,9 @@ func TestB23_LargeDatagrams(t *testing.T) {
 func TestB22_ConnectedSocketIsRefused(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
 		for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
-			host := listenPacket(t, addr)
-			to := host.LocalAddr().(*net.UDPAddr).AddrPort()
+			host, to := listenUDP(t, addr)
 			host.Close()
-			guest, err := w.guest.DialUDP(0, w.outside(to), to.Addr().Is6())
+			guest, err := w.Guest.DialUDP(0, w.outside(to), to.Addr().Is6())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -123,16 +107,16 @@ func TestB22_ConnectedSocketIsRefused(t *testing.T) {
 func TestB25_ManyPorts(t *testing.T) {
 	const bound = 64
 	w := newWorld(t, kinds[0], setup{limits: flow.Limits{Mappings: bound}})
-	host := listenPacket(t, "127.0.0.1:0")
-	to := w.outside(host.LocalAddr().(*net.UDPAddr).AddrPort())
+	host, addr := listenUDP(t, "127.0.0.1:0")
+	to := w.outside(addr)
 	before := testnet.Descriptors(t)
 	for port := range uint16(5000) {
-		frame := testnet.UDP(netip.AddrPortFrom(w.plan.Guest.Next(), 1024+port), to, 64, nil)
-		if err := w.port.Write(frame); err != nil {
+		frame := testnet.UDP(netip.AddrPortFrom(w.Plan.Guest.Next(), 1024+port), to, 64, nil)
+		if err := w.Port.Write(frame); err != nil {
 			t.Fatal(err)
 		}
 	}
-	guest, err := w.guest.DialUDP(0, to, false)
+	guest, err := w.Guest.DialUDP(0, to, false)
 	if err != nil {
 		t.Fatal(err)
 	}

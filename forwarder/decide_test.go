@@ -144,7 +144,7 @@ func TestDecisionForNobody(t *testing.T) {
 
 	r.send(testnet.SYN(at(guest4, 3000), dst, 1))
 	before = testnet.Descriptors(t)
-	r.close()
+	r.EndFlows()
 	policy.Resolve(allow(addr))
 	r.wantCounts(counts{})
 	if n := testnet.Descriptors(t); n > before {
@@ -214,7 +214,7 @@ func TestDatagramIsRefusedLater(t *testing.T) {
 func TestQueryIsServedLater(t *testing.T) {
 	decider, dns := newSlow(t), new(fakeDNS)
 	r := newRig(t, setup{Config: Config{Policy: decider, DNS: dns}})
-	dns.shard = r.shard
+	dns.shard = r.Shard
 	dst := at(netip.MustParseAddr("10.0.2.3"), 53)
 	r.send(testnet.UDP(at(guest4, 4000), dst, 64, []byte("query")))
 	decider.Resolve(policy.Decision{Action: policy.ServeDNS})
@@ -277,7 +277,7 @@ func TestNoAllocationPerDatagram(t *testing.T) {
 	p := &stack.Packet{Src: guest4, Dst: gateway4, Proto: stack.ProtoUDP, TTL: 64, Head: frame[34:], Fresh: true}
 	batch := new(sockio.Batch)
 	answer := sockio.Datagram{Payload: [2][]byte{[]byte("answer")}}
-	r.dev.Discard()
+	r.Device.Discard()
 	begun := time.Now()
 	step := func() {
 		r.f.UDP(p)
@@ -288,7 +288,7 @@ func TestNoAllocationPerDatagram(t *testing.T) {
 		answer.To = peer.from
 		batch.Send(socket, &answer)
 		for in := m.In; m.In == in && time.Since(begun) < 5*time.Second; {
-			if err := r.shard.Turn(0); err != nil {
+			if err := r.Shard.Turn(0); err != nil {
 				t.Fatal(err)
 			}
 		}

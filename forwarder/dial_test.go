@@ -3,7 +3,6 @@ package forwarder
 import (
 	"bytes"
 	"encoding/binary"
-	"net"
 	"net/netip"
 	"testing"
 
@@ -16,29 +15,10 @@ import (
 	"epiphyte/stack"
 )
 
-// listenTCP opens a listener on the host's loopback.
-func listenTCP(t *testing.T, addr string) (*net.TCPListener, netip.AddrPort) {
-	t.Helper()
-	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
-	if err != nil {
-		t.Skipf("listen on %s: %v", addr, err)
-	}
-	t.Cleanup(func() { l.Close() })
-	return l, l.Addr().(*net.TCPAddr).AddrPort()
-}
-
-// closedPort is a port of the loopback where nobody listens.
-func closedPort(t *testing.T, addr string) uint16 {
-	t.Helper()
-	l, a := listenTCP(t, addr)
-	l.Close()
-	return a.Port()
-}
-
 // establish plays a guest's handshake and returns the sequence number that the
 // other side expects acknowledged.
 func (r *rig) establish(src, dst netip.AddrPort, seq uint32) (ack uint32) {
-	r.t.Helper()
+	r.T.Helper()
 	r.send(testnet.SYN(src, dst, seq))
 	p := r.receive(stack.ProtoTCP)
 	// Not those of other connections, or of a former one of the same ports: a
@@ -47,7 +27,7 @@ func (r *rig) establish(src, dst netip.AddrPort, seq uint32) (ack uint32) {
 		p = r.receive(stack.ProtoTCP)
 	}
 	if p.TCPFlags() != header.TCPFlagSyn|header.TCPFlagAck {
-		r.t.Fatalf("answer to the SYN has flags %v", p.TCPFlags())
+		r.T.Fatalf("answer to the SYN has flags %v", p.TCPFlags())
 	}
 	ack = header.TCP(p.Payload).SequenceNumber() + 1
 	before := r.counts().TCP
@@ -189,7 +169,7 @@ func TestHandshakesAreBounded(t *testing.T) {
 	}
 	r.until("dials within the bound", func() bool { return r.counts().Dials <= 16 })
 	for _, d := range r.flows(flow.Dial) {
-		if r.table.Find(flow.Dial, stack.ProtoTCP, d.Src, d.Remote) != d {
+		if r.Table.Find(flow.Dial, stack.ProtoTCP, d.Src, d.Remote) != d {
 			t.Error("a dial under another's key")
 		}
 	}

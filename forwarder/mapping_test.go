@@ -90,7 +90,7 @@ func (r *rig) shardHasTimerBefore(d time.Duration) bool {
 
 // hasMapping reports whether a guest's port has a mapping.
 func (r *rig) hasMapping(guest netip.AddrPort) bool {
-	return r.table.Find(flow.Mapping, stack.ProtoUDP, guest, netip.AddrPort{}) != nil
+	return r.Table.Find(flow.Mapping, stack.ProtoUDP, guest, netip.AddrPort{}) != nil
 }
 
 // TestB25_MappingEviction: at the bound the mapping not used for longest makes
@@ -159,7 +159,7 @@ func TestEvictionWithinBatch(t *testing.T) {
 	}
 	// Several rounds, so that the later batches hold more than one frame each.
 	for range 8 {
-		if err := r.port.Write(frames...); err != nil {
+		if err := r.Port.Write(frames...); err != nil {
 			t.Fatal(err)
 		}
 		for range 16 {
@@ -199,7 +199,7 @@ func TestCloseClosesSockets(t *testing.T) {
 	if n := testnet.Descriptors(t); n != before+100 {
 		t.Errorf("%d descriptors with 100 flows, %d before", n, before)
 	}
-	r.close()
+	r.EndFlows()
 	r.wantCounts(counts{})
 	if n := testnet.Descriptors(t); n != before {
 		t.Errorf("%d descriptors after Close, %d before", n, before)

@@ -153,7 +153,7 @@ func TestB26_ErrorsOfRouters(t *testing.T) {
 			for try := time.Now().Add(5 * time.Second); time.Now().Before(try) && !p.Src.IsValid(); {
 				r.send(probe.frame)
 				for i := 0; i < 50 && !p.Src.IsValid(); i++ {
-					if err := r.shard.Turn(time.Millisecond); err != nil {
+					if err := r.Shard.Turn(time.Millisecond); err != nil {
 						t.Fatal(err)
 					}
 					for _, got := range r.received() {
@@ -213,7 +213,7 @@ func TestSuperDatagramBeyondMTU(t *testing.T) {
 			payload[i] = byte(i / 1472)
 		}
 		frame := testnet.UDP(at(tt.guest, 4000), at(there, addr.Port()), 64, payload)
-		if err := r.port.WriteSegments(1472, frame); err != nil {
+		if err := r.Port.WriteSegments(1472, frame); err != nil {
 			t.Fatal(err)
 		}
 		r.turn()

@@ -38,7 +38,7 @@ func accept(t *testing.T, l *net.TCPListener) *net.TCPConn {
 
 // receiveFlags waits for a segment with these flags among its own.
 func (r *rig) receiveFlags(want header.TCPFlags) header.TCP {
-	r.t.Helper()
+	r.T.Helper()
 	for {
 		if p := r.receive(stack.ProtoTCP); p.TCPFlags()&want == want {
 			return header.TCP(p.Payload)
@@ -48,7 +48,7 @@ func (r *rig) receiveFlags(want header.TCPFlags) header.TCP {
 
 // readAll reads to the end while the shard turns.
 func (r *rig) readAll(c *net.TCPConn) (b []byte, err error) {
-	r.t.Helper()
+	r.T.Helper()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -53,7 +53,7 @@ func TestB27_QueryByUDP(t *testing.T) {
 		for _, size := range []int{0, 1, 12, 512, 2019, 2020, 2021, 4096, 20000} {
 			dns := new(fakeDNS)
 			r := newRig(t, setup{Config: Config{DNS: dns}})
-			dns.shard = r.shard
+			dns.shard = r.Shard
 			query := bytes.Repeat([]byte{0xa5}, size)
 			src, dst := at(netip.MustParseAddr(tt.guest), 4000), at(netip.MustParseAddr(tt.dns), 53)
 			r.send(testnet.UDP(src, dst, 64, query))
@@ -72,7 +72,7 @@ func TestB27_QueryByUDP(t *testing.T) {
 // receiveWhole waits for a packet and puts its fragments together, which come
 // in order here.
 func (r *rig) receiveWhole(proto uint8) testnet.Packet {
-	r.t.Helper()
+	r.T.Helper()
 	var p testnet.Packet
 	r.until("packet for the guest", func() bool {
 		for _, next := range r.received() {

@@ -144,7 +144,7 @@ func TestB22_ErrorsDoNotCostDatagrams(t *testing.T) {
 	src := at(guest4, 4000)
 	for i := range byte(50) {
 		for range 2 {
-			if err := r.port.Write(
+			if err := r.Port.Write(
 				datagram(src, at(gateway4, dead.Port())),
 				testnet.UDP(src, at(gateway4, addr.Port()), 64, []byte{i}),
 			); err != nil {
@@ -236,11 +236,10 @@ func TestB24_Burst(t *testing.T) {
 	for _, offload := range []bool{false, true} {
 		r := newRigOn(t, setup{}, offload)
 		host, addr := listenUDP(t, "127.0.0.1:0")
-		host.SetReadBuffer(4 << 20)
 		payload := bytes.Repeat([]byte("x"), 1400)
 		for i := range byte(burst) {
 			payload[0] = i
-			if err := r.port.Write(testnet.UDP(at(guest4, 4000), at(gateway4, addr.Port()), 64, payload)); err != nil {
+			if err := r.Port.Write(testnet.UDP(at(guest4, 4000), at(gateway4, addr.Port()), 64, payload)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -275,7 +274,6 @@ func TestSuperDatagramIsSplit(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			r := newRigOn(t, setup{}, true)
 			host, addr := listenUDP(t, f.host)
-			host.SetReadBuffer(4 << 20)
 			for _, tt := range []struct {
 				size, segment int
 			}{{3000, 1000}, {3500, 1000}, {999, 1000}, {50000, 1200}, {60000, 1472}, {2, 1}} {
@@ -284,7 +282,7 @@ func TestSuperDatagramIsSplit(t *testing.T) {
 					payload[i] = byte(i / tt.segment)
 				}
 				frame := testnet.UDP(at(f.guest, 4000), at(f.gateway, addr.Port()), 64, payload)
-				if err := r.port.WriteSegments(uint16(tt.segment), frame); err != nil {
+				if err := r.Port.WriteSegments(uint16(tt.segment), frame); err != nil {
 					t.Fatal(err)
 				}
 				r.turn()
@@ -309,7 +307,7 @@ func TestLargeAndSmallDatagramsInOneBatch(t *testing.T) {
 	for round := range 6 {
 		for i, size := range sizes {
 			payload := bytes.Repeat([]byte{byte(round*len(sizes) + i)}, size)
-			if err := r.port.Write(testnet.UDP(at(guest4, 4000), at(gateway4, addr.Port()), 64, payload)); err != nil {
+			if err := r.Port.Write(testnet.UDP(at(guest4, 4000), at(gateway4, addr.Port()), 64, payload)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -357,7 +355,7 @@ func TestRunsKeepTheirBounds(t *testing.T) {
 				}
 				payload := bytes.Repeat([]byte{byte(i)}, size)
 				want[to] = append(want[to], payload)
-				if err := r.port.Write(testnet.UDP(at(f.guest, 4000), at(f.gateway, ports[to]), ttl, payload)); err != nil {
+				if err := r.Port.Write(testnet.UDP(at(f.guest, 4000), at(f.gateway, ports[to]), ttl, payload)); err != nil {
 					t.Fatal(err)
 				}
 				if i%40 != 39 && i != datagrams-1 {

@@ -193,7 +193,7 @@ func TestB36_RulesInEachOthersWay(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			begin := time.Now()
-			bound, err := Bind(t.Context(), w.plan, []Rule{first, c.rule})
+			bound, err := Bind(t.Context(), w.Plan, []Rule{first, c.rule})
 			for _, b := range bound {
 				b.Close()
 			}

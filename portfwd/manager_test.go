@@ -23,11 +23,11 @@ func TestAddFillsIn(t *testing.T) {
 	for _, c := range []struct{ give, want Rule }{
 		{
 			Rule{HostPort: port},
-			Rule{Proto: TCP, Host: netip.IPv4Unspecified(), HostPort: port, Guest: w.plan.Guest, GuestPort: port},
+			Rule{Proto: TCP, Host: netip.IPv4Unspecified(), HostPort: port, Guest: w.Plan.Guest, GuestPort: port},
 		},
 		{
 			Rule{Proto: UDP, Interface: "lo", HostPort: port, GuestPort: 53},
-			Rule{Proto: UDP, Host: loop4, HostPort: port, Guest: w.plan.Guest, GuestPort: 53},
+			Rule{Proto: UDP, Host: loop4, HostPort: port, Guest: w.Plan.Guest, GuestPort: 53},
 		},
 		{
 			// The guest's IPv6 address is its own choice, and may change.
@@ -134,7 +134,7 @@ func TestB32_ThousandPorts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.onShard(func() {}) // all of them are watched
+		w.Do(func() {}) // all of them are watched
 		took := time.Since(begin)
 		perPort := (heapInUse() - heap) / n
 		t.Logf("%s: %d ports in %v, %d bytes each", proto, n, took, perPort)
@@ -209,13 +209,13 @@ func TestClose(t *testing.T) {
 		}
 		c := dial(t, address(tcp))
 		if !idle {
-			w.eventually("a client that waits", func() bool { return w.table.Count(flow.Client) == 1 })
+			w.eventually("a client that waits", func() bool { return w.Table.Count(flow.Client) == 1 })
 		}
 		c.Close()
-		w.stop()
+		w.Stop()
 		w.Close()
 		w.Close()
-		w.end()
+		w.EndFlows()
 		if _, err := w.Add(t.Context(), udp.Rule); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("added after Close: %v", err)
 		}
@@ -237,7 +237,7 @@ func TestRemoveWhenServingHasEnded(t *testing.T) {
 	w := newWorld(t, setting{})
 	fds := testnet.Descriptors(t)
 	e := w.publish(TCP, loop4, 80)
-	w.stop()
+	w.Stop()
 	removed := make(chan error, 1)
 	go func() { removed <- w.Remove(e.ID) }()
 	// Once the rule is off the list, Remove waits for the shard.

@@ -52,10 +52,7 @@ func newSeam(t testing.TB, cfg seamConfig) *seam {
 	t.Helper()
 	s := &seam{t: t, plan: addressingtest.New(t), poller: new(shardtest.Poller)}
 	if cfg.noIPv6 {
-		var err error
-		if s.plan, err = addressing.New(addressing.DefaultIPv4(), netip.Prefix{}); err != nil {
-			t.Fatal(err)
-		}
+		s.plan = addressingtest.IPv4Only(t)
 	}
 	s.dev = testnet.NewDevice(t, cfg.device)
 	if cfg.clock == nil {

@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/internal/addressing"
+	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/guest"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/testnet"
@@ -25,19 +25,6 @@ import (
 )
 
 const patience = 10 * time.Second
-
-func testPlan(t *testing.T, v6 bool) addressing.Plan {
-	t.Helper()
-	var prefix6 netip.Prefix
-	if v6 {
-		prefix6 = addressing.DefaultIPv6()
-	}
-	p, err := addressing.New(addressing.DefaultIPv4(), prefix6)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
 
 // fixture is a guest.Guest over a fake device, served until the test ends.
 type fixture struct {
@@ -69,7 +56,7 @@ func startWorkers(t *testing.T, cfg guest.Config, workers int, serve bool) *fixt
 		cfg.Queues = append(cfg.Queues, dev)
 	}
 	if !cfg.Rules.Plan.Prefix.IsValid() {
-		cfg.Rules.Plan = testPlan(t, true)
+		cfg.Rules.Plan = addressingtest.New(t)
 	}
 	cfg.Device = devs[0]
 	cfg.Logger = slog.New(slog.DiscardHandler)
@@ -137,7 +124,7 @@ func TestNothingIsLeft(t *testing.T) {
 		{},
 		{Rules: policy.Rules{DisableDNS: true}},
 		{Rules: policy.Rules{DisableHostLoopback: true}, MTU: 65520},
-		{Rules: policy.Rules{Plan: testPlan(t, false)}},
+		{Rules: policy.Rules{Plan: addressingtest.IPv4Only(t)}},
 	} {
 		for _, serve := range []bool{false, true} {
 			t.Run("", func(t *testing.T) {
@@ -157,7 +144,7 @@ func (closedDevice) FD() int { return -1 }
 func TestNewFails(t *testing.T) {
 	testnet.CheckLeaks(t)
 	dev := closedDevice{testnet.NewDevice(t, testnet.DeviceConfig{})}
-	g, err := guest.New(guest.Config{Device: dev, Rules: policy.Rules{Plan: testPlan(t, true)}, ResolvConf: resolvConf(t)})
+	g, err := guest.New(guest.Config{Device: dev, Rules: policy.Rules{Plan: addressingtest.New(t)}, ResolvConf: resolvConf(t)})
 	if err == nil {
 		g.Close()
 		t.Fatal("a guest over a closed device")
@@ -201,7 +188,7 @@ func TestServeWithEndedContext(t *testing.T) {
 // asked, and even before Serve; without it there is none.
 func TestUnsolicitedRouterAdvertisement(t *testing.T) {
 	testnet.CheckLeaks(t)
-	p := testPlan(t, true)
+	p := addressingtest.New(t)
 	f := start(t, guest.Config{Rules: policy.Rules{Plan: p}, MTU: 1500}, false)
 	frame, err := f.port.Read(time.Now().Add(patience))
 	if err != nil {
@@ -221,7 +208,7 @@ func TestUnsolicitedRouterAdvertisement(t *testing.T) {
 		t.Error("no router, by its lifetime")
 	}
 
-	f = start(t, guest.Config{Rules: policy.Rules{Plan: testPlan(t, false)}}, false)
+	f = start(t, guest.Config{Rules: policy.Rules{Plan: addressingtest.IPv4Only(t)}}, false)
 	if frame, err := f.port.Read(time.Time{}); err != unix.EAGAIN {
 		t.Errorf("without IPv6 the guest was sent % x, %v", frame, err)
 	}
@@ -231,7 +218,7 @@ func TestUnsolicitedRouterAdvertisement(t *testing.T) {
 // streams in both directions, datagrams and dials under way.
 func TestB6_EndUnderLoad(t *testing.T) {
 	testnet.CheckLeaks(t)
-	p := testPlan(t, true)
+	p := addressingtest.New(t)
 	f := start(t, guest.Config{Rules: policy.Rules{Plan: p}}, true)
 	g := testnet.NewGuest(t, f.dev, p, 1500)
 	var moved atomic.Int64
@@ -323,7 +310,7 @@ func TestB8_IdleCostsNothing(t *testing.T) {
 // lead each to its own flows.
 func TestTwoGuests(t *testing.T) {
 	testnet.CheckLeaks(t)
-	p := testPlan(t, true)
+	p := addressingtest.New(t)
 	host, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/guest"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/testnet"
@@ -37,7 +38,7 @@ func wantFailure(t *testing.T, how string, answer, query []byte) {
 // nobody with SERVFAIL, by UDP and by TCP, over IPv4 and IPv6.
 func TestB28_NoResolvConf(t *testing.T) {
 	testnet.CheckLeaks(t)
-	p := testPlan(t, true)
+	p := addressingtest.New(t)
 	f := start(t, guest.Config{Rules: policy.Rules{Plan: p}, ResolvConf: filepath.Join(t.TempDir(), "missing")}, true)
 	g := testnet.NewGuest(t, f.dev, p, 1500)
 	for i, addr := range []netip.Addr{p.DNS, p.DNS6} {
@@ -88,7 +89,7 @@ func TestB28_NoResolvConf(t *testing.T) {
 // A namespace that configures itself finds a lease, whatever is disabled.
 func TestLeaseForTheAsking(t *testing.T) {
 	testnet.CheckLeaks(t)
-	p := testPlan(t, false)
+	p := addressingtest.IPv4Only(t)
 	f := start(t, guest.Config{Rules: policy.Rules{Plan: p, DisableDNS: true, DisableHostLoopback: true}}, true)
 	mac := testnet.GuestMAC()
 	discover := make([]byte, 240, 244)

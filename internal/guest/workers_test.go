@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/guest"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/testnet"
@@ -131,7 +132,7 @@ func (r *raw) receive(t *testing.T) (flags header.TCPFlags, payload string) {
 func TestConnectionsByAnyQueue(t *testing.T) {
 	testnet.CheckLeaks(t)
 	const workers, flows = 3, 24
-	p := testPlan(t, true)
+	p := addressingtest.New(t)
 	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}}, workers, true)
 	host, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -196,7 +197,7 @@ func TestConnectionsByAnyQueue(t *testing.T) {
 // none is answered by a reset.
 func TestResetsByAnyQueue(t *testing.T) {
 	testnet.CheckLeaks(t)
-	p := testPlan(t, false)
+	p := addressingtest.IPv4Only(t)
 	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}}, 2, true)
 	host, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -233,7 +234,7 @@ func TestResetsByAnyQueue(t *testing.T) {
 func TestB21_OneMappingByAnyQueue(t *testing.T) {
 	testnet.CheckLeaks(t)
 	const workers = 3
-	p := testPlan(t, true)
+	p := addressingtest.New(t)
 	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}}, workers, true)
 	var hosts []*net.UDPConn
 	for range 4 {
@@ -287,7 +288,7 @@ func TestB21_OneMappingByAnyQueue(t *testing.T) {
 func TestFragmentsOfWorkersDoNotMix(t *testing.T) {
 	testnet.CheckLeaks(t)
 	const workers = 3
-	p := testPlan(t, false)
+	p := addressingtest.IPv4Only(t)
 	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}, MTU: 1500}, workers, true)
 	host, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -331,7 +332,7 @@ func TestFragmentsOfWorkersDoNotMix(t *testing.T) {
 func TestPublishedAnswersByAnyQueue(t *testing.T) {
 	testnet.CheckLeaks(t)
 	const workers = 3
-	p := testPlan(t, false)
+	p := addressingtest.IPv4Only(t)
 	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}, PublishMode: portfwd.StackOnly}, workers, true)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -410,7 +411,7 @@ func TestPublishedAnswersByAnyQueue(t *testing.T) {
 // TestB6_WorkersEndUnderLoad: the same as with one worker.
 func TestB6_WorkersEndUnderLoad(t *testing.T) {
 	testnet.CheckLeaks(t)
-	p := testPlan(t, false)
+	p := addressingtest.IPv4Only(t)
 	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}}, 4, true)
 	for i := range 2000 {
 		src, dst := netip.AddrPortFrom(p.Guest, uint16(20000+i)), netip.AddrPortFrom(p.Gateway, uint16(30000+i%7))

@@ -10,8 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// queueLength bounds the frames that wait for the stack, as a TAP's queue does.
-const queueLength = 4096
+// Bounds of the frames that wait for the stack: as a TAP, a device loses frames
+// when its queue is full. A TAP's is shorter, but holds its senders up.
+const (
+	queueLength = 4096
+	queueBytes  = 8 << 20
+)
 
 // DeviceConfig of a Device. The zero value is a device of bare frames.
 type DeviceConfig struct {
@@ -36,6 +40,7 @@ type Device struct {
 
 	mu    sync.Mutex
 	queue [][]byte   // guarded by mu; frames towards the stack, with header
+	bytes int        // guarded by mu; of queue
 	sent  []Frame    // guarded by mu; frames from the stack
 	err   unix.Errno // guarded by mu; what reads and writes say, if not zero
 	reads int        // guarded by mu
@@ -101,6 +106,7 @@ func (d *Device) Readv(iov []unix.Iovec) (int, unix.Errno) {
 	}
 	frame := d.queue[0]
 	d.queue = d.queue[1:]
+	d.bytes -= len(frame)
 	if len(d.queue) == 0 {
 		d.queue = nil
 		var b [8]byte
@@ -197,9 +203,10 @@ func (d *Device) raw(f Frame) []byte {
 func (d *Device) InjectRaw(b []byte) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.queue) >= queueLength {
+	if len(d.queue) >= queueLength || d.bytes+len(b) > queueBytes {
 		return false
 	}
+	d.bytes += len(b)
 	d.queue = append(d.queue, b)
 	if len(d.queue) == 1 {
 		d.wake()
