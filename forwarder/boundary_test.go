@@ -5,8 +5,8 @@ import (
 	"testing"
 	"time"
 
-	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/policy"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
 
@@ -35,7 +35,7 @@ func TestB40_RawPackets(t *testing.T) {
 			r := newRig(t, setup{rules: tt.rules})
 			// One port for all four, so that whoever gets through is noticed.
 			hosts, port := loopbackHosts(t)
-			before := forwardertest.Descriptors(t)
+			before := testnet.Descriptors(t)
 			for _, s := range tt.destinations {
 				addr := netip.MustParseAddr(s)
 				src := guest4
@@ -46,15 +46,15 @@ func TestB40_RawPackets(t *testing.T) {
 					}
 				}
 				r.send(
-					forwardertest.SYN(at(src, 4000), at(addr, port), 1),
+					testnet.SYN(at(src, 4000), at(addr, port), 1),
 					datagram(at(src, 4000), at(addr, port)),
-					forwardertest.Echo(src, addr, 1, 1, 64, []byte("x")),
+					testnet.Echo(src, addr, 1, 1, 64, []byte("x")),
 				)
 				if got := r.counts(); got != (counts{}) {
 					t.Errorf("%s: %+v", s, got)
 				}
 			}
-			if n := forwardertest.Descriptors(t); n != before {
+			if n := testnet.Descriptors(t); n != before {
 				t.Errorf("%d descriptors, %d before", n, before)
 			}
 			hosts.wantNothing(t)
@@ -86,9 +86,9 @@ func TestB40_ImpossibleSources(t *testing.T) {
 			dst = gateway6
 		}
 		r.send(
-			forwardertest.SYN(at(src, 4000), at(dst, port), 1),
+			testnet.SYN(at(src, 4000), at(dst, port), 1),
 			datagram(at(src, 4000), at(dst, port)),
-			forwardertest.Echo(src, netip.MustParseAddr("192.0.2.1"), 1, 1, 64, []byte("x")),
+			testnet.Echo(src, netip.MustParseAddr("192.0.2.1"), 1, 1, 64, []byte("x")),
 		)
 		if got := r.counts(); got != (counts{}) {
 			t.Errorf("from %s: %+v", s, got)
@@ -120,20 +120,20 @@ func TestB40_DisabledLoopbackIsRefused(t *testing.T) {
 			r := newRig(t, setup{rules: policy.Rules{DisableHostLoopback: true}})
 			_, port := loopbackHosts(t)
 			for _, frame := range [][]byte{
-				forwardertest.SYN(at(tt.guest, 4000), at(tt.gateway, port), 1),
+				testnet.SYN(at(tt.guest, 4000), at(tt.gateway, port), 1),
 				datagram(at(tt.guest, 4000), at(tt.gateway, port)),
 			} {
 				r.send(frame)
 				p := r.receive(tt.proto)
 				quoted, ok := p.Quoted()
-				if p.Transport[0] != tt.typ || p.Transport[1] != tt.code || p.Src != tt.gateway ||
+				if p.Payload[0] != tt.typ || p.Payload[1] != tt.code || p.Src != tt.gateway ||
 					!ok || quoted.From() != at(tt.guest, 4000) || quoted.Dst != tt.gateway || quoted.DstPort() != port {
-					t.Errorf("told type %d code %d by %v, quoting %+v", p.Transport[0], p.Transport[1], p.Src, quoted)
+					t.Errorf("told type %d code %d by %v, quoting %+v", p.Payload[0], p.Payload[1], p.Src, quoted)
 				}
 			}
-			r.send(forwardertest.Echo(tt.guest, tt.gateway, 7, 8, 64, []byte("payload")))
-			if p := r.receive(tt.proto); p.Transport[0] != tt.reply || p.TTL != 255 || string(p.Transport[8:]) != "payload" {
-				t.Errorf("echo of the gateway: type %d, TTL %d, %q", p.Transport[0], p.TTL, p.Transport[8:])
+			r.send(testnet.Echo(tt.guest, tt.gateway, 7, 8, 64, []byte("payload")))
+			if p := r.receive(tt.proto); p.Payload[0] != tt.reply || p.TTL != 255 || string(p.Payload[8:]) != "payload" {
+				t.Errorf("echo of the gateway: type %d, TTL %d, %q", p.Payload[0], p.TTL, p.Payload[8:])
 			}
 		})
 	}

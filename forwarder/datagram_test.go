@@ -1,38 +1,24 @@
-package forwarder_test
+package forwarder
 
 import (
 	"bytes"
 	"io"
-	"net"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
-	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/flow"
+	"epiphyte/internal/testnet"
 )
-
-func listenPacket(t *testing.T, addr string) *net.UDPConn {
-	t.Helper()
-	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
-	if err != nil {
-		t.Skipf("listen on %s: %v", addr, err)
-	}
-	t.Cleanup(func() { c.Close() })
-	c.SetReadBuffer(4 << 20)
-	c.SetDeadline(time.Now().Add(patience))
-	return c
-}
 
 // TestB20_HundredInOrder: through the guest's own sockets, connected to the
 // gateway, so that a reply from another address would not be heard.
 func TestB20_HundredInOrder(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
 		for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
-			host := listenPacket(t, addr)
-			to := host.LocalAddr().(*net.UDPAddr).AddrPort()
-			guest, err := w.guest.DialUDP(0, w.outside(to), to.Addr().Is6())
+			host, to := listenUDP(t, addr)
+			guest, err := w.Guest.DialUDP(0, w.outside(to), to.Addr().Is6())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -64,9 +50,8 @@ func TestB20_HundredInOrder(t *testing.T) {
 func TestB23_LargeDatagrams(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
 		for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
-			host := listenPacket(t, addr)
-			to := host.LocalAddr().(*net.UDPAddr).AddrPort()
-			guest, err := w.guest.DialUDP(0, w.outside(to), to.Addr().Is6())
+			host, to := listenUDP(t, addr)
+			guest, err := w.Guest.DialUDP(0, w.outside(to), to.Addr().Is6())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -98,10 +83,9 @@ func TestB23_LargeDatagrams(t *testing.T) {
 func TestB22_ConnectedSocketIsRefused(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
 		for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
-			host := listenPacket(t, addr)
-			to := host.LocalAddr().(*net.UDPAddr).AddrPort()
+			host, to := listenUDP(t, addr)
 			host.Close()
-			guest, err := w.guest.DialUDP(0, w.outside(to), to.Addr().Is6())
+			guest, err := w.Guest.DialUDP(0, w.outside(to), to.Addr().Is6())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -110,7 +94,7 @@ func TestB22_ConnectedSocketIsRefused(t *testing.T) {
 				_, err = guest.Write([]byte("x"))
 				return err != nil
 			}
-			if !forwardertest.Within(patience, refused) || !strings.Contains(err.Error(), "refused") {
+			if !testnet.Within(patience, refused) || !strings.Contains(err.Error(), "refused") {
 				t.Errorf("%s: the guest's socket says %v, want a refusal", addr, err)
 			}
 			guest.Close()
@@ -123,16 +107,16 @@ func TestB22_ConnectedSocketIsRefused(t *testing.T) {
 func TestB25_ManyPorts(t *testing.T) {
 	const bound = 64
 	w := newWorld(t, kinds[0], setup{limits: flow.Limits{Mappings: bound}})
-	host := listenPacket(t, "127.0.0.1:0")
-	to := w.outside(host.LocalAddr().(*net.UDPAddr).AddrPort())
-	before := forwardertest.Descriptors(t)
+	host, addr := listenUDP(t, "127.0.0.1:0")
+	to := w.outside(addr)
+	before := testnet.Descriptors(t)
 	for port := range uint16(5000) {
-		frame := forwardertest.UDP(netip.AddrPortFrom(w.plan.Guest.Next(), 1024+port), to, 64, nil)
-		if err := w.port.Write(frame); err != nil {
+		frame := testnet.UDP(netip.AddrPortFrom(w.Plan.Guest.Next(), 1024+port), to, 64, nil)
+		if err := w.Port.Write(frame); err != nil {
 			t.Fatal(err)
 		}
 	}
-	guest, err := w.guest.DialUDP(0, to, false)
+	guest, err := w.Guest.DialUDP(0, to, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +141,7 @@ func TestB25_ManyPorts(t *testing.T) {
 	if c, _ := w.counts(); c.Mappings != bound {
 		t.Errorf("%d mappings, want the bound, %d", c.Mappings, bound)
 	}
-	if n := forwardertest.Descriptors(t); n > before+bound {
+	if n := testnet.Descriptors(t); n > before+bound {
 		t.Errorf("%d descriptors with %d mappings, %d before", n, bound, before)
 	}
 }

@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
-	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/flow"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/sockio"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
 
@@ -47,21 +47,21 @@ func TestConnectionIsAllowedLater(t *testing.T) {
 	policy := newSlow(t)
 	r := newRig(t, setup{Config: Config{Policy: policy}})
 	l, addr := listenTCP(t, "127.0.0.1:0")
-	before := forwardertest.Descriptors(t)
+	before := testnet.Descriptors(t)
 	src, dst := at(guest4, 4000), at(netip.MustParseAddr("192.0.2.1"), 80)
 	for range 5 {
-		r.send(forwardertest.SYN(src, dst, 1))
+		r.send(testnet.SYN(src, dst, 1))
 	}
 	r.wantCounts(counts{Dials: 1})
 	if got := r.received(); len(got) != 0 || policy.asked != 1 {
 		t.Errorf("asked %d times; the guest was told %+v", policy.asked, got)
 	}
-	if d := r.flows(flow.Dial)[0]; d.State != flow.Deciding || forwardertest.Descriptors(t) != before {
-		t.Errorf("%v, %d descriptors, %d before", d.State, forwardertest.Descriptors(t), before)
+	if d := r.flows(flow.Dial)[0]; d.State != flow.Deciding || testnet.Descriptors(t) != before {
+		t.Errorf("%v, %d descriptors, %d before", d.State, testnet.Descriptors(t), before)
 	}
 	policy.Resolve(allow(addr))
 	answer := r.receiveFlags(header.TCPFlagSyn | header.TCPFlagAck)
-	r.send(forwardertest.TCP(src, dst, ack|psh, 2, answer.SequenceNumber()+1, []byte("hello")))
+	r.send(testnet.TCP(src, dst, ack|psh, 2, answer.SequenceNumber()+1, []byte("hello")))
 	host := accept(t, l)
 	r.until("bytes of the guest", func() bool {
 		list := r.flows(flow.Conn)
@@ -92,7 +92,7 @@ func TestConnectionIsRefusedLater(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			policy := newSlow(t)
 			r := newRig(t, setup{Config: Config{Policy: policy}})
-			r.send(forwardertest.SYN(src, dst, 1))
+			r.send(testnet.SYN(src, dst, 1))
 			policy.Resolve(tt.decision)
 			r.wantCounts(counts{})
 			got := r.received()
@@ -107,10 +107,10 @@ func TestConnectionIsRefusedLater(t *testing.T) {
 				if got[0].TCPFlags() != header.TCPFlagRst|header.TCPFlagAck {
 					t.Errorf("the guest was told flags %v, want a RST", got[0].TCPFlags())
 				}
-			case got[0].Transport[0] != tt.typ || got[0].Transport[1] != tt.code:
-				t.Errorf("the guest was told type %d code %d", got[0].Transport[0], got[0].Transport[1])
+			case got[0].Payload[0] != tt.typ || got[0].Payload[1] != tt.code:
+				t.Errorf("the guest was told type %d code %d", got[0].Payload[0], got[0].Payload[1])
 			}
-			r.send(forwardertest.SYN(src, dst, 1)) // may ask again
+			r.send(testnet.SYN(src, dst, 1)) // may ask again
 			r.wantCounts(counts{Dials: 1})
 			if policy.asked != 2 {
 				t.Errorf("asked %d times, want 2", policy.asked)
@@ -127,12 +127,12 @@ func TestDecisionForNobody(t *testing.T) {
 	l, addr := listenTCP(t, "127.0.0.1:0")
 	dst := at(netip.MustParseAddr("192.0.2.1"), 80)
 	for port := range uint16(100) {
-		r.send(forwardertest.SYN(at(guest4, 1000+port), dst, 1))
+		r.send(testnet.SYN(at(guest4, 1000+port), dst, 1))
 	}
 	r.wantCounts(counts{Dials: 2})
-	before := forwardertest.Descriptors(t)
+	before := testnet.Descriptors(t)
 	policy.Resolve(allow(addr))
-	if n := forwardertest.Descriptors(t); n != before+2 {
+	if n := testnet.Descriptors(t); n != before+2 {
 		t.Errorf("%d descriptors opened for two dials", n-before)
 	}
 	for _, want := range []uint16{1098, 1099} {
@@ -142,12 +142,12 @@ func TestDecisionForNobody(t *testing.T) {
 		accept(t, l)
 	}
 
-	r.send(forwardertest.SYN(at(guest4, 3000), dst, 1))
-	before = forwardertest.Descriptors(t)
-	r.close()
+	r.send(testnet.SYN(at(guest4, 3000), dst, 1))
+	before = testnet.Descriptors(t)
+	r.EndFlows()
 	policy.Resolve(allow(addr))
 	r.wantCounts(counts{})
-	if n := forwardertest.Descriptors(t); n > before {
+	if n := testnet.Descriptors(t); n > before {
 		t.Errorf("%d descriptors opened after the end", n-before)
 	}
 }
@@ -165,14 +165,14 @@ func TestDatagramsAreAllowedLater(t *testing.T) {
 		if size <= 2040 { // with its header 2048
 			want = append(want, payload)
 		}
-		r.send(forwardertest.UDP(src, dst, 64, payload))
+		r.send(testnet.UDP(src, dst, 64, payload))
 	}
 	for i := range 300 {
 		payload := binary.BigEndian.AppendUint16(nil, uint16(i))
 		if len(want) < 128 {
 			want = append(want, payload)
 		}
-		r.send(forwardertest.UDP(src, dst, 64, payload))
+		r.send(testnet.UDP(src, dst, 64, payload))
 	}
 	r.wantCounts(counts{})
 	policy.Resolve(allow(addr))
@@ -203,8 +203,8 @@ func TestDatagramIsRefusedLater(t *testing.T) {
 	for _, from := range []netip.AddrPort{src, at(guest4, 4001)} {
 		p := r.receive(stack.ProtoICMP)
 		quoted, ok := p.Quoted()
-		if p.Transport[0] != 3 || p.Transport[1] != 3 || !ok || quoted.From() != from || quoted.Dst != dst.Addr() || quoted.DstPort() != 9 {
-			t.Errorf("type %d code %d, quotes %+v, want %v", p.Transport[0], p.Transport[1], quoted, from)
+		if p.Payload[0] != 3 || p.Payload[1] != 3 || !ok || quoted.From() != from || quoted.Dst != dst.Addr() || quoted.DstPort() != 9 {
+			t.Errorf("type %d code %d, quotes %+v, want %v", p.Payload[0], p.Payload[1], quoted, from)
 		}
 	}
 	r.wantCounts(counts{})
@@ -214,12 +214,12 @@ func TestDatagramIsRefusedLater(t *testing.T) {
 func TestQueryIsServedLater(t *testing.T) {
 	decider, dns := newSlow(t), new(fakeDNS)
 	r := newRig(t, setup{Config: Config{Policy: decider, DNS: dns}})
-	dns.shard = r.shard
+	dns.shard = r.Shard
 	dst := at(netip.MustParseAddr("10.0.2.3"), 53)
-	r.send(forwardertest.UDP(at(guest4, 4000), dst, 64, []byte("query")))
+	r.send(testnet.UDP(at(guest4, 4000), dst, 64, []byte("query")))
 	decider.Resolve(policy.Decision{Action: policy.ServeDNS})
-	if p := r.receive(stack.ProtoUDP); p.From() != dst || string(p.Transport[8:]) != "answer:query" {
-		t.Errorf("answer %q from %v", p.Transport[8:], p.From())
+	if p := r.receive(stack.ProtoUDP); p.From() != dst || string(p.Payload[8:]) != "answer:query" {
+		t.Errorf("answer %q from %v", p.Payload[8:], p.From())
 	}
 }
 
@@ -230,24 +230,24 @@ func TestPingIsAllowedLater(t *testing.T) {
 	r := newRig(t, setup{Config: Config{Policy: policy}})
 	there := netip.MustParseAddr(there4)
 	for seq := range uint16(200) {
-		r.send(forwardertest.Echo(guest4, there, 77, seq, 64, []byte("payload")))
+		r.send(testnet.Echo(guest4, there, 77, seq, 64, []byte("payload")))
 	}
 	r.wantCounts(counts{})
 	policy.Resolve(allow(at(there, 0)))
 	for seq := range uint16(128) {
 		p := r.receive(stack.ProtoICMP)
-		if id, got := binary.BigEndian.Uint16(p.Transport[4:]), binary.BigEndian.Uint16(p.Transport[6:]); p.Transport[0] != 0 || id != 77 || got != seq {
-			t.Fatalf("type %d, id %d, sequence %d; want the reply to %d", p.Transport[0], id, got, seq)
+		if id, got := binary.BigEndian.Uint16(p.Payload[4:]), binary.BigEndian.Uint16(p.Payload[6:]); p.Payload[0] != 0 || id != 77 || got != seq {
+			t.Fatalf("type %d, id %d, sequence %d; want the reply to %d", p.Payload[0], id, got, seq)
 		}
 	}
 	r.turn()
 	if got := r.received(); len(got) != 0 {
 		t.Errorf("%d replies more", len(got))
 	}
-	r.send(forwardertest.Echo(guest4, there, 77, 1000, 64, nil))
+	r.send(testnet.Echo(guest4, there, 77, 1000, 64, nil))
 	policy.Resolve(refuse(unix.ENETUNREACH))
-	if p := r.receive(stack.ProtoICMP); p.Transport[0] != 3 || p.Transport[1] != 0 {
-		t.Errorf("type %d code %d", p.Transport[0], p.Transport[1])
+	if p := r.receive(stack.ProtoICMP); p.Payload[0] != 3 || p.Payload[1] != 0 {
+		t.Errorf("type %d code %d", p.Payload[0], p.Payload[1])
 	}
 }
 
@@ -277,6 +277,7 @@ func TestNoAllocationPerDatagram(t *testing.T) {
 	p := &stack.Packet{Src: guest4, Dst: gateway4, Proto: stack.ProtoUDP, TTL: 64, Head: frame[34:], Fresh: true}
 	batch := new(sockio.Batch)
 	answer := sockio.Datagram{Payload: [2][]byte{[]byte("answer")}}
+	r.Device.Discard()
 	begun := time.Now()
 	step := func() {
 		r.f.UDP(p)
@@ -287,7 +288,7 @@ func TestNoAllocationPerDatagram(t *testing.T) {
 		answer.To = peer.from
 		batch.Send(socket, &answer)
 		for in := m.In; m.In == in && time.Since(begun) < 5*time.Second; {
-			if err := r.shard.Turn(0); err != nil {
+			if err := r.Shard.Turn(0); err != nil {
 				t.Fatal(err)
 			}
 		}

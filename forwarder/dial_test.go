@@ -3,55 +3,35 @@ package forwarder
 import (
 	"bytes"
 	"encoding/binary"
-	"net"
 	"net/netip"
 	"testing"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
-	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/flow"
 	"epiphyte/internal/sockio"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
-
-// listenTCP opens a listener on the host's loopback.
-func listenTCP(t *testing.T, addr string) (*net.TCPListener, netip.AddrPort) {
-	t.Helper()
-	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
-	if err != nil {
-		t.Skipf("listen on %s: %v", addr, err)
-	}
-	t.Cleanup(func() { l.Close() })
-	return l, l.Addr().(*net.TCPAddr).AddrPort()
-}
-
-// closedPort is a port of the loopback where nobody listens.
-func closedPort(t *testing.T, addr string) uint16 {
-	t.Helper()
-	l, a := listenTCP(t, addr)
-	l.Close()
-	return a.Port()
-}
 
 // establish plays a guest's handshake and returns the sequence number that the
 // other side expects acknowledged.
 func (r *rig) establish(src, dst netip.AddrPort, seq uint32) (ack uint32) {
-	r.t.Helper()
-	r.send(forwardertest.SYN(src, dst, seq))
+	r.T.Helper()
+	r.send(testnet.SYN(src, dst, seq))
 	p := r.receive(stack.ProtoTCP)
 	// Not those of other connections, or of a former one of the same ports: a
 	// kernel that has sent a SYN looks at nothing else either.
-	for p.DstPort() != src.Port() || header.TCP(p.Transport).AckNumber() != seq+1 {
+	for p.DstPort() != src.Port() || header.TCP(p.Payload).AckNumber() != seq+1 {
 		p = r.receive(stack.ProtoTCP)
 	}
 	if p.TCPFlags() != header.TCPFlagSyn|header.TCPFlagAck {
-		r.t.Fatalf("answer to the SYN has flags %v", p.TCPFlags())
+		r.T.Fatalf("answer to the SYN has flags %v", p.TCPFlags())
 	}
-	ack = header.TCP(p.Transport).SequenceNumber() + 1
+	ack = header.TCP(p.Payload).SequenceNumber() + 1
 	before := r.counts().TCP
-	r.send(forwardertest.TCP(src, dst, header.TCPFlagAck, seq+1, ack, nil))
+	r.send(testnet.TCP(src, dst, header.TCPFlagAck, seq+1, ack, nil))
 	r.until("connection", func() bool { return r.counts().TCP == before+1 })
 	return ack
 }
@@ -71,10 +51,10 @@ func TestB13_RefusedIsReset(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRig(t, setup{})
 			src, dst := at(tt.guest, 4000), at(tt.gateway, closedPort(t, tt.host))
-			r.send(forwardertest.SYN(src, dst, 12345))
+			r.send(testnet.SYN(src, dst, 12345))
 			p := r.receive(stack.ProtoTCP)
-			if p.TCPFlags() != header.TCPFlagRst|header.TCPFlagAck || header.TCP(p.Transport).AckNumber() != 12346 {
-				t.Errorf("flags %v, ack %d; want a RST of 12346", p.TCPFlags(), header.TCP(p.Transport).AckNumber())
+			if p.TCPFlags() != header.TCPFlagRst|header.TCPFlagAck || header.TCP(p.Payload).AckNumber() != 12346 {
+				t.Errorf("flags %v, ack %d; want a RST of 12346", p.TCPFlags(), header.TCP(p.Payload).AckNumber())
 			}
 			if p.From() != dst || p.Dst != tt.guest || p.DstPort() != 4000 {
 				t.Errorf("from %v to %v port %d", p.From(), p.Dst, p.DstPort())
@@ -89,7 +69,7 @@ func TestB13_RefusedIsReset(t *testing.T) {
 func TestB14_SilentDestination(t *testing.T) {
 	r := newRig(t, setup{})
 	silent := silentListener(t)
-	syn := forwardertest.SYN(at(guest4, 4000), at(gateway4, silent.Port()), 1)
+	syn := testnet.SYN(at(guest4, 4000), at(gateway4, silent.Port()), 1)
 	for range 5 {
 		r.send(syn)
 	}
@@ -99,7 +79,7 @@ func TestB14_SilentDestination(t *testing.T) {
 	}
 	// A different sequence number with the same ports is a new attempt, and
 	// shares the dial.
-	r.send(forwardertest.SYN(at(guest4, 4000), at(gateway4, silent.Port()), 99))
+	r.send(testnet.SYN(at(guest4, 4000), at(gateway4, silent.Port()), 99))
 	r.wantCounts(counts{Dials: 1})
 }
 
@@ -109,13 +89,13 @@ func TestB14_FairDials(t *testing.T) {
 	const limit = 256
 	r := newRig(t, setup{limits: flow.Limits{Dials: limit}})
 	silent := at(gateway4, silentListener(t).Port())
-	before := forwardertest.Descriptors(t)
+	before := testnet.Descriptors(t)
 	quiet := netip.MustParseAddr("10.0.2.101")
 	for port := range uint16(3) {
-		r.send(forwardertest.SYN(at(quiet, 1000+port), silent, 1))
+		r.send(testnet.SYN(at(quiet, 1000+port), silent, 1))
 	}
 	for port := range uint16(4096) {
-		r.send(forwardertest.SYN(at(guest4, 1000+port), silent, 1))
+		r.send(testnet.SYN(at(guest4, 1000+port), silent, 1))
 	}
 	r.wantCounts(counts{Dials: limit})
 	if n := r.countOf(flow.Dial, quiet); n != 3 {
@@ -129,12 +109,12 @@ func TestB14_FairDials(t *testing.T) {
 	if want := uint16(1000 + 4096 - (limit - 3)); oldest.Src.Port() != want {
 		t.Errorf("oldest dial of the scan is from port %d, want %d", oldest.Src.Port(), want)
 	}
-	if n := forwardertest.Descriptors(t); n != before+limit {
+	if n := testnet.Descriptors(t); n != before+limit {
 		t.Errorf("%d descriptors with %d dials, %d before", n, limit, before)
 	}
 	// The quiet address gets more, at the cost of the other, up to its share.
 	for port := range uint16(20) {
-		r.send(forwardertest.SYN(at(quiet, 2000+port), silent, 1))
+		r.send(testnet.SYN(at(quiet, 2000+port), silent, 1))
 	}
 	if n := r.countOf(flow.Dial, quiet); n != 23 {
 		t.Errorf("%d dials of the quiet address, want 23", n)
@@ -148,7 +128,7 @@ func TestDialVictimAmongEquals(t *testing.T) {
 	r := newRig(t, setup{limits: flow.Limits{Dials: 8}})
 	silent := at(gateway4, silentListener(t).Port())
 	for i := range byte(20) {
-		r.send(forwardertest.SYN(at(netip.AddrFrom4([4]byte{10, 0, 2, 110 + i}), 1000), silent, 1))
+		r.send(testnet.SYN(at(netip.AddrFrom4([4]byte{10, 0, 2, 110 + i}), 1000), silent, 1))
 	}
 	r.wantCounts(counts{Dials: 8})
 	if n := r.countOf(flow.Dial, netip.AddrFrom4([4]byte{10, 0, 2, 129})); n != 1 {
@@ -166,9 +146,9 @@ func TestDialVictimAmongEquals(t *testing.T) {
 func TestRetransmissionRevivesCancelledDial(t *testing.T) {
 	r := newRig(t, setup{limits: flow.Limits{Dials: 1}})
 	silent := at(gateway4, silentListener(t).Port())
-	first := forwardertest.SYN(at(guest4, 1), silent, 1)
+	first := testnet.SYN(at(guest4, 1), silent, 1)
 	r.send(first)
-	r.send(forwardertest.SYN(at(guest4, 2), silent, 1))
+	r.send(testnet.SYN(at(guest4, 2), silent, 1))
 	if got := r.received(); len(got) != 0 {
 		t.Errorf("the guest was told %+v", got)
 	}
@@ -185,11 +165,11 @@ func TestHandshakesAreBounded(t *testing.T) {
 	r := newRig(t, setup{limits: flow.Limits{Dials: 16}})
 	_, addr := listenTCP(t, "127.0.0.1:0")
 	for port := range uint16(100) {
-		r.send(forwardertest.SYN(at(guest4, 1000+port), at(gateway4, addr.Port()), 1))
+		r.send(testnet.SYN(at(guest4, 1000+port), at(gateway4, addr.Port()), 1))
 	}
 	r.until("dials within the bound", func() bool { return r.counts().Dials <= 16 })
 	for _, d := range r.flows(flow.Dial) {
-		if r.table.Find(flow.Dial, stack.ProtoTCP, d.Src, d.Remote) != d {
+		if r.Table.Find(flow.Dial, stack.ProtoTCP, d.Src, d.Remote) != d {
 			t.Error("a dial under another's key")
 		}
 	}
@@ -202,16 +182,16 @@ func TestHandshakesAreBounded(t *testing.T) {
 func TestResetDuringHandshake(t *testing.T) {
 	r := newRig(t, setup{})
 	_, addr := listenTCP(t, "127.0.0.1:0")
-	before := forwardertest.Descriptors(t)
+	before := testnet.Descriptors(t)
 	src, dst := at(guest4, 4000), at(gateway4, addr.Port())
-	r.send(forwardertest.SYN(src, dst, 1))
+	r.send(testnet.SYN(src, dst, 1))
 	p := r.receive(stack.ProtoTCP)
 	if p.TCPFlags()&header.TCPFlagSyn == 0 {
 		t.Fatalf("answer has flags %v", p.TCPFlags())
 	}
-	r.send(forwardertest.TCP(src, dst, header.TCPFlagRst, 2, 0, nil))
+	r.send(testnet.TCP(src, dst, header.TCPFlagRst, 2, 0, nil))
 	r.until("end of the dial", func() bool { return r.counts() == counts{} })
-	if n := forwardertest.Descriptors(t); n != before {
+	if n := testnet.Descriptors(t); n != before {
 		t.Errorf("%d descriptors, %d before", n, before)
 	}
 }
@@ -236,7 +216,7 @@ func TestB19_DescriptorLimit(t *testing.T) {
 	lift := limitDescriptors(t, 3)
 	defer lift()
 	r.send(datagram(at(guest4, 1), dst))
-	r.send(forwardertest.SYN(at(guest4, 2), silent, 1))
+	r.send(testnet.SYN(at(guest4, 2), silent, 1))
 	r.send(datagram(at(guest4, 3), dst))
 	r.wantCounts(counts{TCP: 1, Dials: 1, Mappings: 2})
 	r.send(datagram(at(guest4, 4), dst)) // in the place of the dial
@@ -249,19 +229,19 @@ func TestB19_DescriptorLimit(t *testing.T) {
 	r.inbox = nil
 
 	q := at(guest4, 5000)
-	r.send(forwardertest.SYN(q, dst, 77))
+	r.send(testnet.SYN(q, dst, 77))
 	p := r.receive(stack.ProtoICMP)
-	if p.Transport[0] != 3 || p.Transport[1] != 1 || p.Src != gateway4 {
-		t.Errorf("told type %d code %d by %v, want host unreachable by the gateway", p.Transport[0], p.Transport[1], p.Src)
+	if p.Payload[0] != 3 || p.Payload[1] != 1 || p.Src != gateway4 {
+		t.Errorf("told type %d code %d by %v, want host unreachable by the gateway", p.Payload[0], p.Payload[1], p.Src)
 	}
 	if quoted, ok := p.Quoted(); !ok || quoted.From() != q || quoted.Dst != gateway4 || quoted.DstPort() != dst.Port() ||
-		binary.BigEndian.Uint32(quoted.Transport[4:]) != 77 {
+		binary.BigEndian.Uint32(quoted.Payload[4:]) != 77 {
 		t.Errorf("quotes %+v", quoted)
 	}
 	r.send(datagram(at(guest4, 5001), dst))
 	r.wantCounts(counts{TCP: 4})
 
-	r.send(forwardertest.TCP(src, dst, header.TCPFlagAck|header.TCPFlagPsh, 2, ack, []byte("still here")))
+	r.send(testnet.TCP(src, dst, header.TCPFlagAck|header.TCPFlagPsh, 2, ack, []byte("still here")))
 	b := make([]byte, 64)
 	if n, err := host.Read(b); err != nil || !bytes.Equal(b[:n], []byte("still here")) {
 		t.Errorf("old connection: %q, %v", b[:n], err)
@@ -285,7 +265,7 @@ func limitDescriptors(t *testing.T, n int) (lift func()) {
 		t.Fatal(err)
 	}
 	fill := []int{probe}
-	for forwardertest.Descriptors(t) <= fill[len(fill)-1] {
+	for testnet.Descriptors(t) <= fill[len(fill)-1] {
 		fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -313,7 +293,7 @@ func TestConnectionLimit(t *testing.T) {
 	for port := range uint16(3) {
 		r.establish(at(guest4, 4000+port), dst, 1)
 	}
-	r.send(forwardertest.SYN(at(guest4, 5000), dst, 1))
+	r.send(testnet.SYN(at(guest4, 5000), dst, 1))
 	for range 50 {
 		r.turn()
 	}
@@ -326,7 +306,7 @@ func TestConnectionLimit(t *testing.T) {
 // tell before connect returned.
 func TestConnectThatMetItself(t *testing.T) {
 	r := newRig(t, setup{})
-	r.send(forwardertest.SYN(at(guest4, 40000), at(gateway4, silentListener(t).Port()), 1))
+	r.send(testnet.SYN(at(guest4, 40000), at(gateway4, silentListener(t).Port()), 1))
 	r.wantCounts(counts{Dials: 1})
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -348,7 +328,7 @@ func TestConnectThatMetItself(t *testing.T) {
 		d.host.Start(fd, sockio.LocalAddr(fd), 0)
 	}
 	r.wantCounts(counts{})
-	if p := r.receive(stack.ProtoTCP); header.TCP(p.Transport).Flags()&header.TCPFlagRst == 0 {
+	if p := r.receive(stack.ProtoTCP); header.TCP(p.Payload).Flags()&header.TCPFlagRst == 0 {
 		t.Errorf("the guest was told %+v, want a reset", p)
 	}
 }

@@ -1,4 +1,4 @@
-package forwarder_test
+package forwarder
 
 import (
 	"errors"
@@ -18,7 +18,7 @@ func TestB10_LossyGuest(t *testing.T) {
 	for _, k := range lossyKinds() {
 		t.Run(fmt.Sprintf("%s/%d", k.name, k.lossy), func(t *testing.T) {
 			w := newWorld(t, k, setup{})
-			l := listen(t, "127.0.0.1:0")
+			l, _ := listenTCP(t, "127.0.0.1:0")
 			var wg sync.WaitGroup
 			for _, direction := range []string{"out", "in"} {
 				for range 2 {
@@ -69,7 +69,7 @@ func TestB10_LossyGuest(t *testing.T) {
 func TestB12_LossyGuest(t *testing.T) {
 	for _, k := range lossyKinds() {
 		w := newWorld(t, k, setup{})
-		l := listen(t, "127.0.0.1:0")
+		l, _ := listenTCP(t, "127.0.0.1:0")
 		for i := range 10 {
 			guest, host := w.connect(l)
 			if i%2 == 0 {
@@ -120,7 +120,7 @@ func isTimeout(err error) bool {
 func lossyKinds() []kind {
 	ks := append([]kind(nil), kinds...)
 	for i := range ks {
-		ks[i].lossy = int64(i + 1)
+		ks[i].lossy = uint64(i + 1)
 	}
 	return ks
 }

@@ -5,13 +5,13 @@ import (
 	"testing"
 	"time"
 
-	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/flow"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
 
 func datagram(src, dst netip.AddrPort) []byte {
-	return forwardertest.UDP(src, dst, forwardertest.TTL, []byte("hello"))
+	return testnet.UDP(src, dst, testnet.TTL, []byte("hello"))
 }
 
 // TestB25_MappingExpiry: the time for which an unused mapping lives depends on
@@ -29,7 +29,7 @@ func TestB25_MappingExpiry(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRig(t, setup{})
-			before := forwardertest.Descriptors(t)
+			before := testnet.Descriptors(t)
 			for _, port := range tt.ports {
 				r.send(datagram(at(guest4, 4000), at(gateway4, port)))
 			}
@@ -41,7 +41,7 @@ func TestB25_MappingExpiry(t *testing.T) {
 			r.wantCounts(counts{Mappings: 1})
 			r.pass(time.Millisecond)
 			r.wantCounts(counts{})
-			if n := forwardertest.Descriptors(t); n != before {
+			if n := testnet.Descriptors(t); n != before {
 				t.Errorf("%d descriptors after expiry, %d before", n, before)
 			}
 		})
@@ -90,7 +90,7 @@ func (r *rig) shardHasTimerBefore(d time.Duration) bool {
 
 // hasMapping reports whether a guest's port has a mapping.
 func (r *rig) hasMapping(guest netip.AddrPort) bool {
-	return r.table.Find(flow.Mapping, stack.ProtoUDP, guest, netip.AddrPort{}) != nil
+	return r.Table.Find(flow.Mapping, stack.ProtoUDP, guest, netip.AddrPort{}) != nil
 }
 
 // TestB25_MappingEviction: at the bound the mapping not used for longest makes
@@ -98,7 +98,7 @@ func (r *rig) hasMapping(guest netip.AddrPort) bool {
 func TestB25_MappingEviction(t *testing.T) {
 	r := newRig(t, setup{limits: flow.Limits{Mappings: 3}})
 	_, addr := listenUDP(t, "127.0.0.1:0")
-	before := forwardertest.Descriptors(t)
+	before := testnet.Descriptors(t)
 	use := func(port uint16) { r.send(datagram(at(guest4, port), at(gateway4, addr.Port()))) }
 	has := func(port uint16) bool { return r.hasMapping(at(guest4, port)) }
 	use(1)
@@ -113,7 +113,7 @@ func TestB25_MappingEviction(t *testing.T) {
 		use(10000 + port)
 	}
 	r.wantCounts(counts{Mappings: 3})
-	if n := forwardertest.Descriptors(t); n != before+3 {
+	if n := testnet.Descriptors(t); n != before+3 {
 		t.Errorf("%d descriptors with three mappings, %d before", n, before)
 	}
 	for i, f := range r.flows(flow.Mapping) {
@@ -155,11 +155,11 @@ func TestEvictionWithinBatch(t *testing.T) {
 	host, addr := listenUDP(t, "127.0.0.1:0")
 	var frames [][]byte
 	for port := range uint16(16) {
-		frames = append(frames, forwardertest.UDP(at(guest4, 100+port), at(gateway4, addr.Port()), 64, []byte{byte(port)}))
+		frames = append(frames, testnet.UDP(at(guest4, 100+port), at(gateway4, addr.Port()), 64, []byte{byte(port)}))
 	}
 	// Several rounds, so that the later batches hold more than one frame each.
 	for range 8 {
-		if err := r.port.Write(frames...); err != nil {
+		if err := r.Port.Write(frames...); err != nil {
 			t.Fatal(err)
 		}
 		for range 16 {
@@ -190,18 +190,18 @@ func TestCloseClosesSockets(t *testing.T) {
 	r := newRig(t, setup{})
 	silent := silentListener(t)
 	_, addr := listenUDP(t, "127.0.0.1:0")
-	before := forwardertest.Descriptors(t)
+	before := testnet.Descriptors(t)
 	for port := range uint16(50) {
 		r.send(datagram(at(guest4, 1000+port), at(gateway4, addr.Port())))
-		r.send(forwardertest.SYN(at(guest4, 1000+port), at(gateway4, silent.Port()), 1))
+		r.send(testnet.SYN(at(guest4, 1000+port), at(gateway4, silent.Port()), 1))
 	}
 	r.wantCounts(counts{Dials: 50, Mappings: 50})
-	if n := forwardertest.Descriptors(t); n != before+100 {
+	if n := testnet.Descriptors(t); n != before+100 {
 		t.Errorf("%d descriptors with 100 flows, %d before", n, before)
 	}
-	r.close()
+	r.EndFlows()
 	r.wantCounts(counts{})
-	if n := forwardertest.Descriptors(t); n != before {
+	if n := testnet.Descriptors(t); n != before {
 		t.Errorf("%d descriptors after Close, %d before", n, before)
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
 
@@ -65,7 +65,7 @@ func ownNetwork(t *testing.T, pingGroups string) {
 		routes, err := netlink.RouteGet(net.ParseIP(there6))
 		return err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL
 	}
-	if !forwardertest.Within(5*time.Second, local) {
+	if !testnet.Within(5*time.Second, local) {
 		t.Fatalf("%s does not become local", there6)
 	}
 	for dst, typ := range map[string]int{
@@ -98,14 +98,14 @@ func TestB26_Echo(t *testing.T) {
 		there := netip.MustParseAddr(tt.there)
 		for i, size := range []int{0, 56, 1472, 2039, 2041, 20000} {
 			payload := bytes.Repeat([]byte{byte(i)}, size)
-			r.send(forwardertest.Echo(tt.guest, there, 77, uint16(i), 64, payload))
+			r.send(testnet.Echo(tt.guest, there, 77, uint16(i), 64, payload))
 			p := r.receiveWhole(tt.proto)
-			if p.Src != there || p.Dst != tt.guest || p.Transport[0] != tt.reply {
-				t.Errorf("%v: type %d from %v to %v", there, p.Transport[0], p.Src, p.Dst)
+			if p.Src != there || p.Dst != tt.guest || p.Payload[0] != tt.reply {
+				t.Errorf("%v: type %d from %v to %v", there, p.Payload[0], p.Src, p.Dst)
 			}
-			id, seq := binary.BigEndian.Uint16(p.Transport[4:]), binary.BigEndian.Uint16(p.Transport[6:])
-			if id != 77 || seq != uint16(i) || !bytes.Equal(p.Transport[8:], payload) {
-				t.Errorf("%v: id %d, sequence %d, %d bytes; want 77, %d, %d", there, id, seq, len(p.Transport)-8, i, size)
+			id, seq := binary.BigEndian.Uint16(p.Payload[4:]), binary.BigEndian.Uint16(p.Payload[6:])
+			if id != 77 || seq != uint16(i) || !bytes.Equal(p.Payload[8:], payload) {
+				t.Errorf("%v: id %d, sequence %d, %d bytes; want 77, %d, %d", there, id, seq, len(p.Payload)-8, i, size)
 			}
 			if p.TTL != 63 {
 				t.Errorf("%v: TTL %d, want that of the host's kernel less our hop", there, p.TTL)
@@ -117,9 +117,9 @@ func TestB26_Echo(t *testing.T) {
 			guest netip.Addr
 			id    uint16
 		}{{tt.guest, 78}, {tt.guest.Next(), 77}} {
-			r.send(forwardertest.Echo(other.guest, there, other.id, 1, 64, []byte("x")))
-			if p := r.receive(tt.proto); p.Dst != other.guest || binary.BigEndian.Uint16(p.Transport[4:]) != other.id {
-				t.Errorf("%v: reply to %v with id %d", there, p.Dst, binary.BigEndian.Uint16(p.Transport[4:]))
+			r.send(testnet.Echo(other.guest, there, other.id, 1, 64, []byte("x")))
+			if p := r.receive(tt.proto); p.Dst != other.guest || binary.BigEndian.Uint16(p.Payload[4:]) != other.id {
+				t.Errorf("%v: reply to %v with id %d", there, p.Dst, binary.BigEndian.Uint16(p.Payload[4:]))
 			}
 		}
 		r.wantCounts(counts{Mappings: 3})
@@ -138,8 +138,8 @@ func TestB26_RefusedPingIsExplainedOnce(t *testing.T) {
 	r := newRig(t, setup{Config: Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}})
 	for i := range uint16(100) {
 		r.send(
-			forwardertest.Echo(guest4, netip.MustParseAddr(there4), i, 1, 64, nil),
-			forwardertest.Echo(guest6, netip.MustParseAddr(there6), i, 1, 64, nil),
+			testnet.Echo(guest4, netip.MustParseAddr(there4), i, 1, 64, nil),
+			testnet.Echo(guest6, netip.MustParseAddr(there6), i, 1, 64, nil),
 		)
 	}
 	if got := r.received(); len(got) != 0 {
@@ -173,9 +173,9 @@ func TestB15_Unreachable(t *testing.T) {
 			frame []byte
 			proto uint8
 		}{
-			{"TCP", forwardertest.SYN(at(guest, 4000), at(dst, 80), 1), stack.ProtoTCP},
+			{"TCP", testnet.SYN(at(guest, 4000), at(dst, 80), 1), stack.ProtoTCP},
 			{"UDP", datagram(at(guest, 4000), at(dst, 80)), stack.ProtoUDP},
-			{"echo", forwardertest.Echo(guest, dst, 4000, 80, 64, []byte("x")), icmp},
+			{"echo", testnet.Echo(guest, dst, 4000, 80, 64, []byte("x")), icmp},
 		} {
 			r.send(probe.frame)
 			got := append(r.inbox, r.received()...)
@@ -185,9 +185,9 @@ func TestB15_Unreachable(t *testing.T) {
 				continue
 			}
 			p := got[0]
-			if p.Transport[0] != tt.typ || p.Transport[1] != tt.code || p.Src != gateway || p.Dst != guest {
+			if p.Payload[0] != tt.typ || p.Payload[1] != tt.code || p.Src != gateway || p.Dst != guest {
 				t.Errorf("%s to %s: type %d code %d from %v, want %d %d from the gateway",
-					probe.name, tt.dst, p.Transport[0], p.Transport[1], p.Src, tt.typ, tt.code)
+					probe.name, tt.dst, p.Payload[0], p.Payload[1], p.Src, tt.typ, tt.code)
 			}
 			quoted, ok := p.Quoted()
 			if !ok || quoted.Proto != probe.proto || quoted.Src != guest || quoted.Dst != dst {
@@ -196,9 +196,9 @@ func TestB15_Unreachable(t *testing.T) {
 			}
 			// The first two fields are ports; of an echo, type and checksum,
 			// and then the identifier by which ping knows its own.
-			if sent, _ := forwardertest.Parse(probe.frame); probe.name == "echo" {
-				if quoted.Transport[0] != sent.Transport[0] || !bytes.Equal(quoted.Transport[4:8], sent.Transport[4:8]) {
-					t.Errorf("echo to %s: quotes % x of % x", tt.dst, quoted.Transport[:8], sent.Transport[:8])
+			if sent, _ := testnet.Parse(probe.frame); probe.name == "echo" {
+				if quoted.Payload[0] != sent.Payload[0] || !bytes.Equal(quoted.Payload[4:8], sent.Payload[4:8]) {
+					t.Errorf("echo to %s: quotes % x of % x", tt.dst, quoted.Payload[:8], sent.Payload[:8])
 				}
 			} else if quoted.SrcPort() != 4000 || quoted.DstPort() != 80 {
 				t.Errorf("%s to %s: quotes ports %d and %d", probe.name, tt.dst, quoted.SrcPort(), quoted.DstPort())

@@ -5,9 +5,9 @@ import (
 	"net"
 	"testing"
 
-	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/flow"
 	"epiphyte/internal/sockio"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 
 	"golang.org/x/sys/unix"
@@ -50,7 +50,7 @@ func TestB24_RunsIn(t *testing.T) {
 				c, addr := listenUDP(t, f.host)
 				peers, ports = append(peers, c), append(ports, addr.Port())
 			}
-			r.send(forwardertest.UDP(src, at(f.gateway, ports[0]), 64, []byte("query")))
+			r.send(testnet.UDP(src, at(f.gateway, ports[0]), 64, []byte("query")))
 			_, mapping := readDatagram(t, peers[0])
 			for round := range byte(3) {
 				var data [][]byte
@@ -64,9 +64,9 @@ func TestB24_RunsIn(t *testing.T) {
 				}
 				for i, want := range data {
 					p := r.receive(stack.ProtoUDP)
-					if p.From() != at(f.gateway, ports[from(i)]) || !bytes.Equal(p.Transport[8:], want) {
+					if p.From() != at(f.gateway, ports[from(i)]) || !bytes.Equal(p.Payload[8:], want) {
 						t.Fatalf("round %d, datagram %d: %d bytes from %v, want %d from port %d, or other ones",
-							round, i, len(p.Transport)-8, p.From(), len(want), ports[from(i)])
+							round, i, len(p.Payload)-8, p.From(), len(want), ports[from(i)])
 					}
 				}
 			}

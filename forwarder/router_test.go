@@ -12,7 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
 
@@ -144,16 +144,16 @@ func TestB26_ErrorsOfRouters(t *testing.T) {
 			frame     []byte
 			typ, code byte
 		}{
-			{"UDP, TTL 2", forwardertest.UDP(src, dst, 2, []byte("probe")), tt.exceeded, 0},
-			{"echo, TTL 2", forwardertest.Echo(tt.guest, far, 77, 3, 2, []byte("probe")), tt.exceeded, 0},
-			{"UDP, too big", forwardertest.UDP(src, dst, 64, big), tt.tooBig, tt.tooBigCode},
+			{"UDP, TTL 2", testnet.UDP(src, dst, 2, []byte("probe")), tt.exceeded, 0},
+			{"echo, TTL 2", testnet.Echo(tt.guest, far, 77, 3, 2, []byte("probe")), tt.exceeded, 0},
+			{"UDP, too big", testnet.UDP(src, dst, 64, big), tt.tooBig, tt.tooBigCode},
 		} {
-			var p forwardertest.Packet
+			var p testnet.Packet
 			// The first packet over the link may be lost to neighbour discovery.
 			for try := time.Now().Add(5 * time.Second); time.Now().Before(try) && !p.Src.IsValid(); {
 				r.send(probe.frame)
 				for i := 0; i < 50 && !p.Src.IsValid(); i++ {
-					if err := r.shard.Turn(time.Millisecond); err != nil {
+					if err := r.Shard.Turn(time.Millisecond); err != nil {
 						t.Fatal(err)
 					}
 					for _, got := range r.received() {
@@ -165,24 +165,24 @@ func TestB26_ErrorsOfRouters(t *testing.T) {
 				t.Errorf("%s to %v: the guest hears nothing", probe.name, far)
 				continue
 			}
-			if p.Proto != tt.icmp || p.Transport[0] != probe.typ || p.Transport[1] != probe.code || p.Src.String() != tt.router {
+			if p.Proto != tt.icmp || p.Payload[0] != probe.typ || p.Payload[1] != probe.code || p.Src.String() != tt.router {
 				t.Errorf("%s to %v: protocol %d type %d code %d from %v, want type %d code %d from %v",
-					probe.name, far, p.Proto, p.Transport[0], p.Transport[1], p.Src, probe.typ, probe.code, tt.router)
+					probe.name, far, p.Proto, p.Payload[0], p.Payload[1], p.Src, probe.typ, probe.code, tt.router)
 			}
-			sent, _ := forwardertest.Parse(probe.frame)
+			sent, _ := testnet.Parse(probe.frame)
 			quoted, ok := p.Quoted()
 			if !ok || quoted.Proto != sent.Proto || quoted.Src != tt.guest || quoted.Dst != far {
 				t.Errorf("%s to %v: quotes %+v", probe.name, far, quoted)
 			} else if sent.Proto == stack.ProtoUDP && (quoted.SrcPort() != 4000 || quoted.DstPort() != 33434) ||
-				sent.Proto != stack.ProtoUDP && !bytes.Equal(quoted.Transport[4:8], sent.Transport[4:8]) {
-				t.Errorf("%s to %v: quotes % x of % x", probe.name, far, quoted.Transport[:8], sent.Transport[:8])
+				sent.Proto != stack.ProtoUDP && !bytes.Equal(quoted.Payload[4:8], sent.Payload[4:8]) {
+				t.Errorf("%s to %v: quotes % x of % x", probe.name, far, quoted.Payload[:8], sent.Payload[:8])
 			}
 			if probe.typ == tt.tooBig && far.Is4() {
-				if mtu := binary.BigEndian.Uint16(p.Transport[6:]); mtu != routerMTU {
+				if mtu := binary.BigEndian.Uint16(p.Payload[6:]); mtu != routerMTU {
 					t.Errorf("%s to %v: MTU %d", probe.name, far, mtu)
 				}
 			} else if probe.typ == tt.tooBig {
-				if mtu := binary.BigEndian.Uint32(p.Transport[4:]); mtu != routerMTU {
+				if mtu := binary.BigEndian.Uint32(p.Payload[4:]); mtu != routerMTU {
 					t.Errorf("%s to %v: MTU %d", probe.name, far, mtu)
 				}
 			}
@@ -212,8 +212,8 @@ func TestSuperDatagramBeyondMTU(t *testing.T) {
 		for i := range payload {
 			payload[i] = byte(i / 1472)
 		}
-		frame := forwardertest.UDP(at(tt.guest, 4000), at(there, addr.Port()), 64, payload)
-		if err := r.port.WriteSegments(1472, frame); err != nil {
+		frame := testnet.UDP(at(tt.guest, 4000), at(there, addr.Port()), 64, payload)
+		if err := r.Port.WriteSegments(1472, frame); err != nil {
 			t.Fatal(err)
 		}
 		r.turn()

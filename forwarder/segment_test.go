@@ -12,7 +12,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
-	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
 
@@ -38,17 +38,17 @@ func accept(t *testing.T, l *net.TCPListener) *net.TCPConn {
 
 // receiveFlags waits for a segment with these flags among its own.
 func (r *rig) receiveFlags(want header.TCPFlags) header.TCP {
-	r.t.Helper()
+	r.T.Helper()
 	for {
 		if p := r.receive(stack.ProtoTCP); p.TCPFlags()&want == want {
-			return header.TCP(p.Transport)
+			return header.TCP(p.Payload)
 		}
 	}
 }
 
 // readAll reads to the end while the shard turns.
 func (r *rig) readAll(c *net.TCPConn) (b []byte, err error) {
-	r.t.Helper()
+	r.T.Helper()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -74,9 +74,9 @@ func TestB17_UrgentDataIsData(t *testing.T) {
 		src, dst := at(guest4, 4000), at(gateway4, addr.Port())
 		theirs := r.establish(src, dst, 1)
 		host := accept(t, l)
-		r.send(forwardertest.TCP(src, dst, ack|psh, 2, theirs, []byte("before")))
+		r.send(testnet.TCP(src, dst, ack|psh, 2, theirs, []byte("before")))
 		r.send(urgent(src, dst, 8, theirs, pointer, []byte("urgent")))
-		r.send(forwardertest.TCP(src, dst, ack|psh|fin, 14, theirs, []byte("after")))
+		r.send(testnet.TCP(src, dst, ack|psh|fin, 14, theirs, []byte("after")))
 		if b, err := r.readAll(host); err != nil || string(b) != "beforeurgentafter" {
 			t.Errorf("pointer %d: the host read %q, %v", pointer, b, err)
 		}
@@ -85,7 +85,7 @@ func TestB17_UrgentDataIsData(t *testing.T) {
 
 // urgent is a segment with an urgent pointer.
 func urgent(src, dst netip.AddrPort, seq, acked uint32, pointer uint16, payload []byte) []byte {
-	frame := forwardertest.TCP(src, dst, ack|psh|urg, seq, acked, payload)
+	frame := testnet.TCP(src, dst, ack|psh|urg, seq, acked, payload)
 	h := header.TCP(frame[header.EthernetMinimumSize+header.IPv4MinimumSize:])
 	// Both fields are summed as 16-bit words: what one gains the sum loses.
 	h.SetUrgentPointer(pointer)
@@ -108,15 +108,15 @@ func TestPortsAreUsedAgain(t *testing.T) {
 			if hostFirst {
 				host.Close()
 				r.receiveFlags(fin)
-				r.send(forwardertest.TCP(src, dst, ack|fin, seq+1, theirs+1, nil))
+				r.send(testnet.TCP(src, dst, ack|fin, seq+1, theirs+1, nil))
 			} else {
-				r.send(forwardertest.TCP(src, dst, ack|fin, seq+1, theirs, nil))
+				r.send(testnet.TCP(src, dst, ack|fin, seq+1, theirs, nil))
 				if b, err := r.readAll(host); err != nil || len(b) > 0 {
 					t.Fatalf("round %d: the host read %q, %v", round, b, err)
 				}
 				host.Close()
 				r.receiveFlags(fin)
-				r.send(forwardertest.TCP(src, dst, ack, seq+2, theirs+1, nil))
+				r.send(testnet.TCP(src, dst, ack, seq+2, theirs+1, nil))
 			}
 			r.until("end of the flow", func() bool { return r.counts() == counts{} })
 			seq += 100000
@@ -135,13 +135,13 @@ func TestGuestForgotItsConnection(t *testing.T) {
 	old := accept(t, l)
 	r.received()
 
-	r.send(forwardertest.SYN(src, dst, 900000))
+	r.send(testnet.SYN(src, dst, 900000))
 	challenge := r.receiveFlags(ack)
 	if challenge.Flags() != ack || challenge.AckNumber() != 2 || challenge.SequenceNumber() != theirs {
 		t.Errorf("answered with flags %v, sequence %d, ack %d", challenge.Flags(), challenge.SequenceNumber(), challenge.AckNumber())
 	}
 	r.wantCounts(counts{TCP: 1})
-	r.send(forwardertest.TCP(src, dst, rst, challenge.AckNumber(), 0, nil))
+	r.send(testnet.TCP(src, dst, rst, challenge.AckNumber(), 0, nil))
 	r.until("end of the old flow", func() bool { return r.counts() == counts{} })
 	if _, err := old.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the host's old connection read %v, want ECONNRESET", err)
@@ -157,9 +157,9 @@ func TestB12_BlindReset(t *testing.T) {
 	src, dst := at(guest4, 4000), at(gateway4, addr.Port())
 	theirs := r.establish(src, dst, 1)
 	host := accept(t, l)
-	r.send(forwardertest.TCP(src, dst, rst, 1<<31, 0, nil))
+	r.send(testnet.TCP(src, dst, rst, 1<<31, 0, nil))
 	r.wantCounts(counts{TCP: 1})
-	r.send(forwardertest.TCP(src, dst, ack|psh, 2, theirs, []byte("alive")))
+	r.send(testnet.TCP(src, dst, ack|psh, 2, theirs, []byte("alive")))
 	b := make([]byte, 16)
 	if n, err := host.Read(b); err != nil || !bytes.Equal(b[:n], []byte("alive")) {
 		t.Errorf("the host read %q, %v", b[:n], err)
@@ -173,13 +173,13 @@ func TestStraySegments(t *testing.T) {
 	_, addr := listenTCP(t, "127.0.0.1:0")
 	src, dst := at(guest4, 4000), at(gateway4, addr.Port())
 	for _, flags := range []header.TCPFlags{ack, ack | psh, ack | fin, fin, header.TCPFlagSyn | ack} {
-		r.send(forwardertest.TCP(src, dst, flags, 5, 6, []byte("x")))
+		r.send(testnet.TCP(src, dst, flags, 5, 6, []byte("x")))
 		if got := r.receive(stack.ProtoTCP); got.TCPFlags()&rst == 0 || got.From() != dst {
 			t.Errorf("%v answered with %v from %v", flags, got.TCPFlags(), got.From())
 		}
 		r.wantCounts(counts{})
 	}
-	r.send(forwardertest.TCP(src, dst, rst, 5, 0, nil), forwardertest.TCP(src, dst, rst|ack, 5, 6, nil))
+	r.send(testnet.TCP(src, dst, rst, 5, 0, nil), testnet.TCP(src, dst, rst|ack, 5, 6, nil))
 	if got := r.received(); len(got) != 0 {
 		t.Errorf("a RST was answered with %+v", got)
 	}

@@ -7,11 +7,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/dhcp"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/shard"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
 
@@ -53,16 +53,16 @@ func TestB27_QueryByUDP(t *testing.T) {
 		for _, size := range []int{0, 1, 12, 512, 2019, 2020, 2021, 4096, 20000} {
 			dns := new(fakeDNS)
 			r := newRig(t, setup{Config: Config{DNS: dns}})
-			dns.shard = r.shard
+			dns.shard = r.Shard
 			query := bytes.Repeat([]byte{0xa5}, size)
 			src, dst := at(netip.MustParseAddr(tt.guest), 4000), at(netip.MustParseAddr(tt.dns), 53)
-			r.send(forwardertest.UDP(src, dst, 64, query))
+			r.send(testnet.UDP(src, dst, 64, query))
 			p := r.receiveWhole(stack.ProtoUDP)
 			if p.From() != dst || p.Dst != src.Addr() || p.DstPort() != src.Port() {
 				t.Errorf("answer from %v to %v port %d", p.From(), p.Dst, p.DstPort())
 			}
-			if want := append([]byte("answer:"), query...); !bytes.Equal(p.Transport[8:], want) {
-				t.Errorf("query of %d bytes to %v came back as %d bytes", size, dst, len(p.Transport)-8)
+			if want := append([]byte("answer:"), query...); !bytes.Equal(p.Payload[8:], want) {
+				t.Errorf("query of %d bytes to %v came back as %d bytes", size, dst, len(p.Payload)-8)
 			}
 			r.wantCounts(counts{}) // no mapping is made of it
 		}
@@ -71,31 +71,20 @@ func TestB27_QueryByUDP(t *testing.T) {
 
 // receiveWhole waits for a packet and puts its fragments together, which come
 // in order here.
-func (r *rig) receiveWhole(proto uint8) forwardertest.Packet {
-	r.t.Helper()
-	var p forwardertest.Packet
+func (r *rig) receiveWhole(proto uint8) testnet.Packet {
+	r.T.Helper()
+	var p testnet.Packet
 	r.until("packet for the guest", func() bool {
 		for _, next := range r.received() {
-			body := next.Transport
-			more := false
-			switch {
-			case next.Fragment && next.Src.Is6():
-				if body[0] != proto {
-					continue
-				}
-				more = body[3]&1 != 0
-				body = body[8:]
-			case next.Proto != proto:
+			if next.Proto != proto {
 				continue
-			case next.Fragment:
-				more = len(body)%8 == 0 && len(body) > 1400
 			}
 			if !p.Src.IsValid() {
 				p = next
-				p.Transport = nil
+				p.Payload = nil
 			}
-			p.Transport = append(p.Transport, body...)
-			if !more {
+			p.Payload = append(p.Payload, next.Payload...)
+			if !next.More {
 				return true
 			}
 		}
@@ -107,7 +96,7 @@ func (r *rig) receiveWhole(proto uint8) forwardertest.Packet {
 // An overloaded resolver is silent, as a lost query is; none at all says that
 // the port is closed.
 func TestQueryWithoutResolver(t *testing.T) {
-	query := forwardertest.UDP(at(guest4, 4000), at(netip.MustParseAddr("10.0.2.3"), 53), 64, []byte("query"))
+	query := testnet.UDP(at(guest4, 4000), at(netip.MustParseAddr("10.0.2.3"), 53), 64, []byte("query"))
 	r := newRig(t, setup{Config: Config{DNS: &fakeDNS{overloaded: true}}})
 	r.send(query)
 	if got := r.received(); len(got) != 0 {
@@ -115,10 +104,10 @@ func TestQueryWithoutResolver(t *testing.T) {
 	}
 	r = newRig(t, setup{})
 	r.send(query)
-	if p := r.receive(stack.ProtoICMP); p.Transport[0] != 3 || p.Transport[1] != 3 {
-		t.Errorf("no resolver: type %d code %d", p.Transport[0], p.Transport[1])
+	if p := r.receive(stack.ProtoICMP); p.Payload[0] != 3 || p.Payload[1] != 3 {
+		t.Errorf("no resolver: type %d code %d", p.Payload[0], p.Payload[1])
 	}
-	r.send(forwardertest.SYN(at(guest4, 4000), at(netip.MustParseAddr("10.0.2.3"), 53), 1))
+	r.send(testnet.SYN(at(guest4, 4000), at(netip.MustParseAddr("10.0.2.3"), 53), 1))
 	if p := r.receive(stack.ProtoTCP); p.TCPFlags()&4 == 0 {
 		t.Errorf("no resolver, by TCP: flags %v, want a RST", p.TCPFlags())
 	}
@@ -128,7 +117,7 @@ func TestQueryWithoutResolver(t *testing.T) {
 // guest may come again.
 func TestB27_NoStreamLeft(t *testing.T) {
 	r := newRig(t, setup{Config: Config{DNS: new(fakeDNS)}})
-	r.send(forwardertest.SYN(at(guest4, 4000), at(netip.MustParseAddr("10.0.2.3"), 53), 1))
+	r.send(testnet.SYN(at(guest4, 4000), at(netip.MustParseAddr("10.0.2.3"), 53), 1))
 	if p := r.receive(stack.ProtoTCP); p.TCPFlags()&4 == 0 {
 		t.Errorf("flags %v, want a RST", p.TCPFlags())
 	}
@@ -145,7 +134,7 @@ func TestB27_StreamByTCP(t *testing.T) {
 	r := newRig(t, setup{Config: Config{DNS: &fakeDNS{streams: fds[:1]}}})
 	src, dst := at(guest4, 4000), at(netip.MustParseAddr("10.0.2.3"), 53)
 	ack := r.establish(src, dst, 1)
-	r.send(forwardertest.TCP(src, dst, 0x18, 2, ack, []byte("\x00\x05query")))
+	r.send(testnet.TCP(src, dst, 0x18, 2, ack, []byte("\x00\x05query")))
 	b := make([]byte, 64)
 	r.until("query", func() bool {
 		n, err := unix.Read(fds[1], b)
@@ -159,13 +148,13 @@ func TestB27_StreamByTCP(t *testing.T) {
 	}
 	r.until("answer", func() bool {
 		for _, p := range r.received() {
-			if p.Proto == stack.ProtoTCP && bytes.HasSuffix(p.Transport, []byte("\x00\x06answer")) {
+			if p.Proto == stack.ProtoTCP && bytes.HasSuffix(p.Payload, []byte("\x00\x06answer")) {
 				return true
 			}
 		}
 		return false
 	})
-	r.send(forwardertest.TCP(src, dst, 0x14, 2+7, ack, nil)) // RST
+	r.send(testnet.TCP(src, dst, 0x14, 2+7, ack, nil)) // RST
 	r.until("end of the flow", func() bool { return r.counts() == counts{} })
 	if n, err := unix.Read(fds[1], b); n != 0 && err == nil {
 		t.Errorf("the resolver's end reads %d bytes, %v; want the end", n, err)
@@ -186,12 +175,12 @@ func TestDHCPAnswersByBroadcast(t *testing.T) {
 				rules:  policy.Rules{DisableHostLoopback: disabled, DisableDNS: disabled},
 				Config: Config{DHCP: dhcp.New(dhcp.Config{Plan: p, MTU: 1500, MAC: p.HardwareAddr()})},
 			})
-			r.send(forwardertest.UDP(at(tt.src, 68), at(tt.dst, 67), 64, discover()))
+			r.send(testnet.UDP(at(tt.src, 68), at(tt.dst, 67), 64, discover()))
 			got := r.receive(stack.ProtoUDP)
 			if got.From() != at(p.Gateway, 67) || got.Dst != broadcast4 || got.DstPort() != 68 {
 				t.Errorf("answer from %v to %v port %d", got.From(), got.Dst, got.DstPort())
 			}
-			offer := got.Transport[8:]
+			offer := got.Payload[8:]
 			if len(offer) < 240 || offer[0] != 2 || !bytes.Equal(offer[4:8], []byte{1, 2, 3, 4}) {
 				t.Errorf("answer of %d bytes is no reply to the request", len(offer))
 			} else if a := netip.AddrFrom4([4]byte(offer[16:20])); a.Less(p.DHCPStart) || p.DHCPEnd.Less(a) {
@@ -207,7 +196,7 @@ func discover() []byte {
 	b := make([]byte, 240)
 	b[0], b[1], b[2] = 1, 1, 6
 	copy(b[4:], []byte{1, 2, 3, 4}) // xid
-	mac := forwardertest.GuestMAC()
+	mac := testnet.GuestMAC()
 	copy(b[28:], mac[:])
 	copy(b[236:], []byte{99, 130, 83, 99})
 	return append(b, 53, 1, 1, 255)
@@ -219,12 +208,12 @@ func TestDHCPv6AnswersTheAsker(t *testing.T) {
 	p := addressingtest.New(t)
 	r := newRig(t, setup{Config: Config{DHCP: dhcp.New(dhcp.Config{Plan: p, MTU: 1500, MAC: p.HardwareAddr()})}})
 	src := at(netip.MustParseAddr("fe80::64"), 546)
-	r.send(forwardertest.UDP(src, at(dhcp6Servers, 547), 64, []byte{11, 1, 2, 3}))
+	r.send(testnet.UDP(src, at(dhcp6Servers, 547), 64, []byte{11, 1, 2, 3}))
 	got := r.receive(stack.ProtoUDP)
 	if got.From() != at(p.GatewayLinkLocal, 547) || got.Dst != src.Addr() || got.DstPort() != 546 {
 		t.Errorf("answer from %v to %v port %d", got.From(), got.Dst, got.DstPort())
 	}
-	if b := got.Transport[8:]; len(b) < 4 || b[0] != 7 || !bytes.Equal(b[1:4], []byte{1, 2, 3}) {
+	if b := got.Payload[8:]; len(b) < 4 || b[0] != 7 || !bytes.Equal(b[1:4], []byte{1, 2, 3}) {
 		t.Errorf("answer begins % x", b[:min(4, len(b))])
 	}
 }
@@ -233,8 +222,8 @@ func TestDHCPv6AnswersTheAsker(t *testing.T) {
 func TestDHCPWithoutServer(t *testing.T) {
 	r := newRig(t, setup{})
 	r.send(
-		forwardertest.UDP(at(netip.IPv4Unspecified(), 68), at(broadcast4, 67), 64, discover()),
-		forwardertest.UDP(at(netip.MustParseAddr("fe80::64"), 546), at(dhcp6Servers, 547), 64, []byte{11, 1, 2, 3}),
+		testnet.UDP(at(netip.IPv4Unspecified(), 68), at(broadcast4, 67), 64, discover()),
+		testnet.UDP(at(netip.MustParseAddr("fe80::64"), 546), at(dhcp6Servers, 547), 64, []byte{11, 1, 2, 3}),
 	)
 	if got := r.received(); len(got) != 0 {
 		t.Errorf("the guest was told %+v", got)

@@ -1,4 +1,4 @@
-package forwarder_test
+package forwarder
 
 import (
 	"errors"
@@ -11,10 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/policy"
+	"epiphyte/internal/testnet"
 )
 
 // TestB10_Echo: what goes round comes back equal, at every size and in every
@@ -22,12 +20,12 @@ import (
 func TestB10_Echo(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
 		for _, host := range []string{"127.0.0.1:0", "[::1]:0"} {
-			l := listen(t, host)
+			l, addr := listenTCP(t, host)
 			echo(t, l)
 			for _, tt := range []struct{ size, chunk int }{
 				{1, 1}, {100, 1}, {4096, 4096}, {70000, 1000}, {200 << 10, 333}, {4 << 20, 1 << 20},
 			} {
-				c := w.dial(l.Addr().(*net.TCPAddr).AddrPort())
+				c := w.dial(addr)
 				go func() {
 					buf := make([]byte, tt.chunk)
 					p := new(pattern)
@@ -57,7 +55,7 @@ func TestB10_Echo(t *testing.T) {
 func TestB11_GuestHalfCloses(t *testing.T) {
 	const size = 10 << 20
 	eachKind(t, func(t *testing.T, w *world) {
-		l := listen(t, "127.0.0.1:0")
+		l, _ := listenTCP(t, "127.0.0.1:0")
 		guest, host := w.connect(l)
 		if _, err := guest.Write([]byte("request")); err != nil {
 			t.Fatal(err)
@@ -82,7 +80,7 @@ func TestB11_GuestHalfCloses(t *testing.T) {
 func TestB11_HostHalfCloses(t *testing.T) {
 	const size = 10 << 20
 	eachKind(t, func(t *testing.T, w *world) {
-		l := listen(t, "127.0.0.1:0")
+		l, _ := listenTCP(t, "127.0.0.1:0")
 		guest, host := w.connect(l)
 		if _, err := host.Write([]byte("banner")); err != nil {
 			t.Fatal(err)
@@ -107,20 +105,20 @@ func TestB11_HostHalfCloses(t *testing.T) {
 // with data under way, before and after half closes.
 func TestB12_HostResets(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
-		l := listen(t, "127.0.0.1:0")
+		l, _ := listenTCP(t, "127.0.0.1:0")
 		for _, tt := range []struct {
 			name   string
-			before func(guest *forwardertest.Conn, host *net.TCPConn)
+			before func(guest *testnet.Conn, host *net.TCPConn)
 		}{
-			{"idle", func(*forwardertest.Conn, *net.TCPConn) {}},
-			{"after data", func(guest *forwardertest.Conn, host *net.TCPConn) {
+			{"idle", func(*testnet.Conn, *net.TCPConn) {}},
+			{"after data", func(guest *testnet.Conn, host *net.TCPConn) {
 				guest.Write([]byte("x"))
 				host.Read(make([]byte, 1))
 				host.Write([]byte("y"))
 				guest.Read(make([]byte, 1))
 			}},
-			{"with unread data", func(guest *forwardertest.Conn, host *net.TCPConn) { guest.Write([]byte("unread")) }},
-			{"after the guest's half close", func(guest *forwardertest.Conn, host *net.TCPConn) {
+			{"with unread data", func(guest *testnet.Conn, host *net.TCPConn) { guest.Write([]byte("unread")) }},
+			{"after the guest's half close", func(guest *testnet.Conn, host *net.TCPConn) {
 				guest.CloseWrite()
 				io.ReadAll(host)
 			}},
@@ -147,17 +145,17 @@ func TestB12_HostResets(t *testing.T) {
 // TestB12_GuestResets is the mirror image.
 func TestB12_GuestResets(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
-		l := listen(t, "127.0.0.1:0")
+		l, _ := listenTCP(t, "127.0.0.1:0")
 		for _, tt := range []struct {
 			name   string
-			before func(guest *forwardertest.Conn, host *net.TCPConn)
+			before func(guest *testnet.Conn, host *net.TCPConn)
 		}{
-			{"idle", func(*forwardertest.Conn, *net.TCPConn) {}},
-			{"after data", func(guest *forwardertest.Conn, host *net.TCPConn) {
+			{"idle", func(*testnet.Conn, *net.TCPConn) {}},
+			{"after data", func(guest *testnet.Conn, host *net.TCPConn) {
 				guest.Write([]byte("x"))
 				host.Read(make([]byte, 1))
 			}},
-			{"after the host's half close", func(guest *forwardertest.Conn, host *net.TCPConn) {
+			{"after the host's half close", func(guest *testnet.Conn, host *net.TCPConn) {
 				host.CloseWrite()
 				io.ReadAll(guest)
 			}},
@@ -184,11 +182,11 @@ func TestB12_GuestResets(t *testing.T) {
 func TestB13_Refused(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
 		for _, host := range []string{"127.0.0.1:0", "[::1]:0"} {
-			l := listen(t, host)
+			l, addr := listenTCP(t, host)
 			l.Close()
 			promptly(t, "refusal by "+host, 2*time.Second, func() time.Duration {
 				begin := time.Now()
-				_, err := w.tryDial(l.Addr().(*net.TCPAddr).AddrPort())
+				_, err := w.tryDial(addr)
 				if err == nil || !strings.Contains(err.Error(), "refused") {
 					t.Errorf("%s: dial said %v, want a refusal", host, err)
 				}
@@ -203,8 +201,8 @@ func TestB13_Refused(t *testing.T) {
 func TestB40_LoopbackDisabled(t *testing.T) {
 	w := newWorld(t, kinds[0], setup{rules: policy.Rules{DisableHostLoopback: true}})
 	for _, host := range []string{"127.0.0.1:0", "[::1]:0"} {
-		l := listen(t, host)
-		_, err := w.tryDial(l.Addr().(*net.TCPAddr).AddrPort())
+		l, addr := listenTCP(t, host)
+		_, err := w.tryDial(addr)
 		if err == nil || !strings.Contains(err.Error(), "unreachable") {
 			t.Errorf("%s: dial said %v, want unreachable", host, err)
 		}
@@ -220,15 +218,14 @@ func TestB40_LoopbackDisabled(t *testing.T) {
 // a good connection is made within 50 ms.
 func TestB14_SilentHostsDelayNobody(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
-		good := listen(t, "127.0.0.1:0")
+		good, to := listenTCP(t, "127.0.0.1:0")
 		echo(t, good)
-		to := good.Addr().(*net.TCPAddr).AddrPort()
 		w.dial(to).Close() // knows the gateway's link-layer address now
 		silent := w.outside(silentListener(t))
-		scanner := w.plan.Guest.Next()
+		scanner := w.Plan.Guest.Next()
 		const scan = 1500
 		for i := range uint16(scan) {
-			if err := w.port.Write(forwardertest.SYN(netip.AddrPortFrom(scanner, 1000+i), silent, 1)); err != nil {
+			if err := w.Port.Write(testnet.SYN(netip.AddrPortFrom(scanner, 1000+i), silent, 1)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -250,44 +247,16 @@ func TestB14_SilentHostsDelayNobody(t *testing.T) {
 	})
 }
 
-// silentListener lets connects hang: its queue is full and stays so.
-func silentListener(t *testing.T) netip.AddrPort {
-	t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(fd) })
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Listen(fd, 0); err != nil {
-		t.Fatal(err)
-	}
-	sa, err := unix.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(sa.(*unix.SockaddrInet4).Port))
-	c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(addr)) // a queue of length 0 holds one
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return addr
-}
-
 // TestB16_ManyAtOnce: a thousand connections, all of which work, and nothing
 // left after them.
 func TestB16_ManyAtOnce(t *testing.T) {
 	const n = 1000
 	eachKind(t, func(t *testing.T, w *world) {
-		l := listen(t, "127.0.0.1:0")
+		l, to := listenTCP(t, "127.0.0.1:0")
 		echo(t, l)
-		to := l.Addr().(*net.TCPAddr).AddrPort()
 		w.dial(to).Close()
 		w.wantIdle()
-		before := forwardertest.Descriptors(t)
+		before := testnet.Descriptors(t)
 		var opened, ended sync.WaitGroup
 		opened.Add(n)
 		for i := range n {
@@ -314,8 +283,8 @@ func TestB16_ManyAtOnce(t *testing.T) {
 		}
 		ended.Wait()
 		w.wantIdle()
-		if !forwardertest.Within(patience, func() bool { return forwardertest.Descriptors(t) <= before }) {
-			t.Errorf("%d descriptors, %d before", forwardertest.Descriptors(t), before)
+		if !testnet.Within(patience, func() bool { return testnet.Descriptors(t) <= before }) {
+			t.Errorf("%d descriptors, %d before", testnet.Descriptors(t), before)
 		}
 	})
 }
@@ -323,10 +292,10 @@ func TestB16_ManyAtOnce(t *testing.T) {
 // TestB16_ShortOnesInARow: connections one after the other leave nothing either.
 func TestB16_ShortOnesInARow(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
-		l := listen(t, "127.0.0.1:0")
+		l, addr := listenTCP(t, "127.0.0.1:0")
 		echo(t, l)
 		for i := range 300 {
-			c := w.dial(l.Addr().(*net.TCPAddr).AddrPort())
+			c := w.dial(addr)
 			if _, err := c.Write([]byte("x")); err != nil {
 				t.Fatalf("connection %d: %v", i, err)
 			}
@@ -347,7 +316,7 @@ func TestB17_SlowReaders(t *testing.T) {
 	// more), those of the stack and of the guest's own.
 	const bound = 64 << 20
 	eachKind(t, func(t *testing.T, w *world) {
-		l := listen(t, "127.0.0.1:0")
+		l, _ := listenTCP(t, "127.0.0.1:0")
 		for _, direction := range []string{"in", "out"} {
 			guest, host := w.connect(l)
 			guest.SetReceiveBuffer(64 << 10)
@@ -396,11 +365,11 @@ func closeWrite(c net.Conn) {
 func TestStreamsShareTheDevice(t *testing.T) {
 	const streams, size = 8, 1 << 20
 	eachKind(t, func(t *testing.T, w *world) {
-		l := listen(t, "127.0.0.1:0")
+		l, addr := listenTCP(t, "127.0.0.1:0")
 		echo(t, l)
 		var wg sync.WaitGroup
 		for i := range streams {
-			c := w.dial(l.Addr().(*net.TCPAddr).AddrPort())
+			c := w.dial(addr)
 			wg.Add(2)
 			go func() {
 				defer wg.Done()

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
 
@@ -48,8 +48,8 @@ func TestB21_EndpointIndependentMapping(t *testing.T) {
 			stranger, addr3 := listenUDP(t, f.host)
 			src := at(f.guest, 4000)
 			r.send(
-				forwardertest.UDP(src, at(f.gateway, addr1.Port()), 64, []byte("one")),
-				forwardertest.UDP(src, at(f.gateway, addr2.Port()), 64, []byte("two")),
+				testnet.UDP(src, at(f.gateway, addr1.Port()), 64, []byte("one")),
+				testnet.UDP(src, at(f.gateway, addr2.Port()), 64, []byte("two")),
 			)
 			got1, seen1 := readDatagram(t, one)
 			got2, seen2 := readDatagram(t, two)
@@ -69,14 +69,14 @@ func TestB21_EndpointIndependentMapping(t *testing.T) {
 					t.Fatal(err)
 				}
 				p := r.receive(stack.ProtoUDP)
-				if p.From() != at(f.gateway, peer.port) || p.Dst != f.guest || p.DstPort() != 4000 || string(p.Transport[8:]) != "reply" {
+				if p.From() != at(f.gateway, peer.port) || p.Dst != f.guest || p.DstPort() != 4000 || string(p.Payload[8:]) != "reply" {
 					t.Errorf("reply %q from %v to %v port %d, want it from port %d of the gateway",
-						p.Transport[8:], p.From(), p.Dst, p.DstPort(), peer.port)
+						p.Payload[8:], p.From(), p.Dst, p.DstPort(), peer.port)
 				}
 			}
 			// Another guest port, and another guest, are seen as another port.
 			for _, other := range []netip.AddrPort{at(f.guest, 4001), at(f.guest.Next(), 4000)} {
-				r.send(forwardertest.UDP(other, at(f.gateway, addr1.Port()), 64, nil))
+				r.send(testnet.UDP(other, at(f.gateway, addr1.Port()), 64, nil))
 				if _, seen := readDatagram(t, one); seen == seen1 {
 					t.Errorf("%v is seen as %v, which is %v", other, seen, src)
 				}
@@ -91,7 +91,7 @@ func TestB20_LinkLocalGatewayAnswers(t *testing.T) {
 	r := newRig(t, setup{})
 	host, addr := listenUDP(t, "[::1]:0")
 	src, dst := at(netip.MustParseAddr("fe80::64"), 4000), at(gatewayLL, addr.Port())
-	r.send(forwardertest.UDP(src, dst, 64, []byte("query")))
+	r.send(testnet.UDP(src, dst, 64, []byte("query")))
 	_, seen := readDatagram(t, host)
 	if _, err := host.WriteToUDPAddrPort([]byte("reply"), seen); err != nil {
 		t.Fatal(err)
@@ -113,8 +113,8 @@ func TestB22_ClosedPort(t *testing.T) {
 				r.send(datagram(src, dst))
 				p := r.receive(f.icmp)
 				quoted, ok := p.Quoted()
-				if [2]byte(p.Transport) != f.unreachable || p.Src != f.gateway || p.Dst != f.guest {
-					t.Errorf("type %d code %d from %v to %v", p.Transport[0], p.Transport[1], p.Src, p.Dst)
+				if [2]byte(p.Payload) != f.unreachable || p.Src != f.gateway || p.Dst != f.guest {
+					t.Errorf("type %d code %d from %v to %v", p.Payload[0], p.Payload[1], p.Src, p.Dst)
 				}
 				if !ok || quoted.Proto != stack.ProtoUDP || quoted.From() != src || quoted.Dst != dst.Addr() || quoted.DstPort() != dst.Port() {
 					t.Errorf("quotes %+v, want %v to %v", quoted, src, dst)
@@ -144,9 +144,9 @@ func TestB22_ErrorsDoNotCostDatagrams(t *testing.T) {
 	src := at(guest4, 4000)
 	for i := range byte(50) {
 		for range 2 {
-			if err := r.port.Write(
+			if err := r.Port.Write(
 				datagram(src, at(gateway4, dead.Port())),
-				forwardertest.UDP(src, at(gateway4, addr.Port()), 64, []byte{i}),
+				testnet.UDP(src, at(gateway4, addr.Port()), 64, []byte{i}),
 			); err != nil {
 				t.Fatal(err)
 			}
@@ -174,7 +174,7 @@ func TestB26_TTL(t *testing.T) {
 			host, addr := listenUDP(t, f.host)
 			receiveTTL(t, host, f.guest.Is6())
 			for _, tt := range []struct{ sent, want int }{{0, 64}, {1, 64}, {2, 1}, {3, 2}, {30, 29}, {63, 62}, {64, 64}, {128, 64}, {255, 64}, {5, 4}} {
-				r.send(forwardertest.UDP(at(f.guest, 4000), at(f.gateway, addr.Port()), uint8(tt.sent), []byte("x")))
+				r.send(testnet.UDP(at(f.guest, 4000), at(f.gateway, addr.Port()), uint8(tt.sent), []byte("x")))
 				if got := readTTL(t, host); got != tt.want {
 					t.Errorf("sent with TTL %d, arrived with %d, want %d", tt.sent, got, tt.want)
 				}
@@ -184,14 +184,14 @@ func TestB26_TTL(t *testing.T) {
 			if f.guest.Is6() {
 				far = at(netip.MustParseAddr("2001:db8::1"), 33434)
 			}
-			r.send(forwardertest.UDP(at(f.guest, 4001), far, 1, []byte("x")))
+			r.send(testnet.UDP(at(f.guest, 4001), far, 1, []byte("x")))
 			p := r.receive(f.icmp)
 			exceeded := byte(11)
 			if f.guest.Is6() {
 				exceeded = 3
 			}
-			if p.Transport[0] != exceeded || p.Src != f.gateway {
-				t.Errorf("TTL 1: type %d from %v", p.Transport[0], p.Src)
+			if p.Payload[0] != exceeded || p.Src != f.gateway {
+				t.Errorf("TTL 1: type %d from %v", p.Payload[0], p.Src)
 			}
 		})
 	}
@@ -236,11 +236,10 @@ func TestB24_Burst(t *testing.T) {
 	for _, offload := range []bool{false, true} {
 		r := newRigOn(t, setup{}, offload)
 		host, addr := listenUDP(t, "127.0.0.1:0")
-		host.SetReadBuffer(4 << 20)
 		payload := bytes.Repeat([]byte("x"), 1400)
 		for i := range byte(burst) {
 			payload[0] = i
-			if err := r.port.Write(forwardertest.UDP(at(guest4, 4000), at(gateway4, addr.Port()), 64, payload)); err != nil {
+			if err := r.Port.Write(testnet.UDP(at(guest4, 4000), at(gateway4, addr.Port()), 64, payload)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -261,8 +260,8 @@ func TestB24_Burst(t *testing.T) {
 			}
 		}
 		for i := range byte(burst) {
-			if p := r.receive(stack.ProtoUDP); len(p.Transport) != 8+len(payload) || p.Transport[8] != i {
-				t.Fatalf("offload %v: reply %d has %d bytes and number %d", offload, i, len(p.Transport)-8, p.Transport[8])
+			if p := r.receive(stack.ProtoUDP); len(p.Payload) != 8+len(payload) || p.Payload[8] != i {
+				t.Fatalf("offload %v: reply %d has %d bytes and number %d", offload, i, len(p.Payload)-8, p.Payload[8])
 			}
 		}
 	}
@@ -275,7 +274,6 @@ func TestSuperDatagramIsSplit(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			r := newRigOn(t, setup{}, true)
 			host, addr := listenUDP(t, f.host)
-			host.SetReadBuffer(4 << 20)
 			for _, tt := range []struct {
 				size, segment int
 			}{{3000, 1000}, {3500, 1000}, {999, 1000}, {50000, 1200}, {60000, 1472}, {2, 1}} {
@@ -283,8 +281,8 @@ func TestSuperDatagramIsSplit(t *testing.T) {
 				for i := range payload {
 					payload[i] = byte(i / tt.segment)
 				}
-				frame := forwardertest.UDP(at(f.guest, 4000), at(f.gateway, addr.Port()), 64, payload)
-				if err := r.port.WriteSegments(uint16(tt.segment), frame); err != nil {
+				frame := testnet.UDP(at(f.guest, 4000), at(f.gateway, addr.Port()), 64, payload)
+				if err := r.Port.WriteSegments(uint16(tt.segment), frame); err != nil {
 					t.Fatal(err)
 				}
 				r.turn()
@@ -309,7 +307,7 @@ func TestLargeAndSmallDatagramsInOneBatch(t *testing.T) {
 	for round := range 6 {
 		for i, size := range sizes {
 			payload := bytes.Repeat([]byte{byte(round*len(sizes) + i)}, size)
-			if err := r.port.Write(forwardertest.UDP(at(guest4, 4000), at(gateway4, addr.Port()), 64, payload)); err != nil {
+			if err := r.Port.Write(testnet.UDP(at(guest4, 4000), at(gateway4, addr.Port()), 64, payload)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -357,7 +355,7 @@ func TestRunsKeepTheirBounds(t *testing.T) {
 				}
 				payload := bytes.Repeat([]byte{byte(i)}, size)
 				want[to] = append(want[to], payload)
-				if err := r.port.Write(forwardertest.UDP(at(f.guest, 4000), at(f.gateway, ports[to]), ttl, payload)); err != nil {
+				if err := r.Port.Write(testnet.UDP(at(f.guest, 4000), at(f.gateway, ports[to]), ttl, payload)); err != nil {
 					t.Fatal(err)
 				}
 				if i%40 != 39 && i != datagrams-1 {

@@ -1,11 +1,10 @@
-package forwarder_test
+package forwarder
 
 import (
 	"bytes"
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/rand"
 	"net"
 	"net/netip"
@@ -13,16 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"epiphyte/forwarder"
-	"epiphyte/forwarder/forwardertest"
-	"epiphyte/internal/addressing"
-	"epiphyte/internal/addressing/addressingtest"
-	"epiphyte/internal/flow"
-	"epiphyte/internal/policy"
-	"epiphyte/internal/relay"
-	"epiphyte/internal/shard"
-	"epiphyte/internal/sockio"
-	"epiphyte/stack"
+	"epiphyte/internal/testnet"
+	"epiphyte/internal/testworld"
 )
 
 // patience bounds every wait that ought to end by itself.
@@ -35,14 +26,7 @@ const lossyPatience = 12 * patience
 // world is a whole way out: a guest's netstack, a device, the stack and the
 // forwarder on a serving shard, and the host's loopback at the end.
 type world struct {
-	t     *testing.T
-	plan  addressing.Plan
-	shard *shard.Shard
-	table *flow.Table
-	stack *stack.Stack
-	port  *forwardertest.Port
-	guest *forwardertest.Guest
-
+	*testworld.World
 	patience time.Duration // with this device
 }
 
@@ -51,19 +35,13 @@ type kind struct {
 	name    string
 	mtu     int
 	offload bool
-	lossy   int64 // seed of a device that loses frames; zero: a good one
+	lossy   uint64 // seed of a device that loses frames; zero: a good one
 }
 
 var kinds = []kind{
 	{name: "inline", mtu: 1500},
 	{name: "offload", mtu: 65520, offload: true},
 	{name: "offload-1500", mtu: 1500, offload: true},
-}
-
-// setup is what a test wants to be different.
-type setup struct {
-	rules  policy.Rules
-	limits flow.Limits
 }
 
 // promptly runs a step that ought to take at most d, and again if it took
@@ -93,102 +71,50 @@ func eachKind(t *testing.T, test func(t *testing.T, w *world)) {
 
 func newWorld(t *testing.T, k kind, with setup) *world {
 	t.Helper()
-	forwardertest.CheckLeaks(t)
-	p := addressingtest.New(t)
-	w := &world{t: t, plan: p, patience: patience}
-	dev, port, err := forwardertest.Pipe(k.offload)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.port = port
-	t.Cleanup(func() { port.Close(); dev.Close() })
-	var device stack.Device = dev
+	w := &world{patience: patience}
+	cfg := testworld.Config{Device: testnet.DeviceConfig{Offload: k.offload}, MTU: k.mtu}
 	if k.lossy != 0 {
-		device = forwardertest.Worsen(dev, k.lossy)
+		cfg.Device.Impairment = testnet.Impairment{Seed: k.lossy, Loss: 1. / 60, Duplicate: 1. / 60, Reorder: 1. / 60}
 		w.patience = lossyPatience
 	}
-	if w.shard, err = shard.New(shard.Config{}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { w.shard.Close() })
-	log := slog.New(slog.DiscardHandler)
-	with.rules.Plan = p
-	w.table = flow.New(w.shard, with.limits)
-	moves := relay.New(relay.Config{Shard: w.shard, Table: w.table})
-	f := forwarder.New(forwarder.Config{
-		Plan: p, Policy: &with.rules, Shard: w.shard, Table: w.table, Relay: moves, Batch: new(sockio.Batch), Logger: log,
-	})
-	w.stack, err = stack.New(stack.Config{
-		Device: device, Shard: w.shard, Plan: p, Handler: f, MTU: k.mtu, Logger: log,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { w.stack.Close() })
-	f.Attach(w.stack, nil)
-	t.Cleanup(func() { w.table.Close(); moves.Close() })
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- w.shard.Serve(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-served; err != nil {
-			t.Errorf("serve: %v", err)
-		}
-	})
-	if w.guest, err = forwardertest.NewGuest(port, p, k.mtu); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(w.guest.Close)
+	w.World, _ = assemble(t, with, cfg)
+	w.Start()
+	w.AttachGuest()
 	return w
 }
 
-// onShard runs f on the shard's thread.
-func (w *world) onShard(f func()) {
-	done := make(chan struct{})
-	if w.shard.Post(shard.TaskFunc(func() { f(); close(done) })) {
-		<-done
-	}
-}
-
-// counts says how many flows of each kind there are.
-type counts struct{ Dials, TCP, Mappings int }
-
 func (w *world) counts() (c counts, conns int) {
-	w.onShard(func() {
-		c = counts{w.table.Count(flow.Dial), w.table.Count(flow.Conn), w.table.Count(flow.Mapping)}
-		conns = w.stack.Conns()
-	})
+	w.Do(func() { c, conns = countsOf(w.Table), w.Stack.Conns() })
 	return c, conns
 }
 
 // wantIdle waits until no flow is left but UDP's.
 func (w *world) wantIdle() {
-	w.t.Helper()
+	w.T.Helper()
 	idle := func() bool {
 		c, conns := w.counts()
 		return c.Dials == 0 && c.TCP == 0 && conns == 0
 	}
-	if !forwardertest.Within(w.patience, idle) {
+	if !testnet.Within(w.patience, idle) {
 		c, conns := w.counts()
-		w.t.Errorf("left: %+v, %d connections in the stack", c, conns)
+		w.T.Errorf("left: %+v, %d connections in the stack", c, conns)
 	}
 }
 
 // dial connects the guest to a port of the host's loopback.
-func (w *world) dial(host netip.AddrPort) *forwardertest.Conn {
-	w.t.Helper()
+func (w *world) dial(host netip.AddrPort) *testnet.Conn {
+	w.T.Helper()
 	c, err := w.tryDial(host)
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	return c
 }
 
-func (w *world) tryDial(host netip.AddrPort) (*forwardertest.Conn, error) {
+func (w *world) tryDial(host netip.AddrPort) (*testnet.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), w.patience)
 	defer cancel()
-	c, err := w.guest.DialTCP(ctx, w.outside(host))
+	c, err := w.Guest.DialTCP(ctx, 0, w.outside(host))
 	if err != nil {
 		return nil, err
 	}
@@ -199,34 +125,23 @@ func (w *world) tryDial(host netip.AddrPort) (*forwardertest.Conn, error) {
 // outside is how the guest calls an address of the host's loopback.
 func (w *world) outside(host netip.AddrPort) netip.AddrPort {
 	if host.Addr().Is4() {
-		return netip.AddrPortFrom(w.plan.Gateway, host.Port())
+		return netip.AddrPortFrom(w.Plan.Gateway, host.Port())
 	}
-	return netip.AddrPortFrom(w.plan.Gateway6, host.Port())
+	return netip.AddrPortFrom(w.Plan.Gateway6, host.Port())
 }
 
 // connect gives both ends of a new connection.
-func (w *world) connect(l *net.TCPListener) (*forwardertest.Conn, *net.TCPConn) {
-	w.t.Helper()
+func (w *world) connect(l *net.TCPListener) (*testnet.Conn, *net.TCPConn) {
+	w.T.Helper()
 	guest := w.dial(l.Addr().(*net.TCPAddr).AddrPort())
 	l.SetDeadline(time.Now().Add(w.patience))
 	host, err := l.AcceptTCP()
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	host.SetDeadline(time.Now().Add(w.patience))
-	w.t.Cleanup(func() { host.Close() })
+	w.T.Cleanup(func() { host.Close() })
 	return guest, host
-}
-
-// listen opens a listener on the host's loopback; tests without one skip.
-func listen(t *testing.T, addr string) *net.TCPListener {
-	t.Helper()
-	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
-	if err != nil {
-		t.Skipf("listen on %s: %v", addr, err)
-	}
-	t.Cleanup(func() { l.Close() })
-	return l
 }
 
 // echo answers connections with what they say, until the listener is closed

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/testnet"
 )
 
 // ended is a context that leaves no patience for a busy port.
@@ -54,21 +54,21 @@ func TestB36_RangeIsAllOrNothing(t *testing.T) {
 		if errno != 0 {
 			t.Fatal(errno)
 		}
-		fds := forwardertest.Descriptors(t)
+		fds := testnet.Descriptors(t)
 		rule := Rule{Proto: proto, Host: loop4, HostPort: first, HostPortEnd: first + n - 1}
 		e, err := w.Add(ended(), rule)
 		be, ok := errors.AsType[*BindError](err)
 		if !ok || be.Addr != busy || be.Errno != unix.EADDRINUSE || be.Proto != proto {
 			t.Errorf("%+v, %v, want a *BindError of %v", e, err, busy)
 		}
-		if got := forwardertest.Descriptors(t); got != fds || len(w.List()) != 0 {
+		if got := testnet.Descriptors(t); got != fds || len(w.List()) != 0 {
 			t.Errorf("left of a range that failed: %d descriptors, %+v", got-fds, w.List())
 		}
 		unix.Close(fd)
 		if e, err = w.Add(ended(), rule); err != nil {
 			t.Fatalf("the same ports, all free: %v", err)
 		}
-		if got := forwardertest.Descriptors(t); got != fds-1+n {
+		if got := testnet.Descriptors(t); got != fds-1+n {
 			t.Errorf("%d descriptors for %d ports", got-fds+1, n)
 		}
 		if err := w.Remove(e.ID); err != nil {
@@ -193,7 +193,7 @@ func TestB36_RulesInEachOthersWay(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			begin := time.Now()
-			bound, err := Bind(t.Context(), w.plan, []Rule{first, c.rule})
+			bound, err := Bind(t.Context(), w.Plan, []Rule{first, c.rule})
 			for _, b := range bound {
 				b.Close()
 			}

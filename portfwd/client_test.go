@@ -59,11 +59,11 @@ func TestClientThatResetsWhileWaiting(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := dial(t, address(e))
-	w.eventually("the client waits", func() bool { return w.table.Count(flow.Client) == 1 })
+	w.eventually("the client waits", func() bool { return w.Table.Count(flow.Client) == 1 })
 	c.SetLinger(0)
 	c.Close()
 	clock.Advance(dialTimeout)
-	w.eventually("the client is given up", func() bool { return w.table.Count(flow.Client) == 0 })
+	w.eventually("the client is given up", func() bool { return w.Table.Count(flow.Client) == 0 })
 	w.wantIdle()
 }
 
@@ -120,7 +120,7 @@ func TestRemoveRangeIsQuick(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.onShard(func() {
+	w.Do(func() {
 		var a sockio.Addr
 		u := w.rules[other.ID].sockets[0].(*udpPort)
 		for i := range sessionLimit {
@@ -130,7 +130,7 @@ func TestRemoveRangeIsQuick(t *testing.T) {
 	})
 	// In processor time, which other programs have no part in.
 	worked := func() (d time.Duration) {
-		w.onShard(func() {
+		w.Do(func() {
 			var ts unix.Timespec
 			if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
 				t.Error(err)

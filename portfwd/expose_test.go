@@ -12,9 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/flow"
 	"epiphyte/internal/shard/shardtest"
+	"epiphyte/internal/testnet"
 )
 
 func TestParseExposed(t *testing.T) {
@@ -55,20 +55,20 @@ func TestParseExposed(t *testing.T) {
 // expose makes a listener as there is one in the guest, which leads to a port of
 // the host, and returns its address.
 func (w *world) expose(loop netip.Addr, hostPort uint16) netip.AddrPort {
-	w.t.Helper()
-	at := netip.AddrPortFrom(loop, freePort(w.t, TCP, loop))
+	w.T.Helper()
+	at := netip.AddrPortFrom(loop, freePort(w.T, TCP, loop))
 	fd, errno := tryBind(TCP, at)
 	if errno != 0 {
-		w.t.Fatal(errno)
+		w.T.Fatal(errno)
 	}
 	if err := w.Expose(hostPort, fd); err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	return at
 }
 
 // serveHost serves a port of the host's loopback.
-func serveHost(t *testing.T, loop netip.Addr, handle func(net.Conn)) uint16 {
+func serveHost(t testing.TB, loop netip.Addr, handle func(net.Conn)) uint16 {
 	t.Helper()
 	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(loop, 0)))
 	if err != nil {
@@ -79,8 +79,8 @@ func serveHost(t *testing.T, loop netip.Addr, handle func(net.Conn)) uint16 {
 }
 
 func (w *world) wantNoExposed() {
-	w.t.Helper()
-	w.eventually("no client of an exposed port left", func() bool { return w.table.Count(flow.Exposed) == 0 })
+	w.T.Helper()
+	w.eventually("no client of an exposed port left", func() bool { return w.Table.Count(flow.Exposed) == 0 })
 }
 
 // Clients of either family reach the host's server, each its own, and are seen
@@ -102,9 +102,9 @@ func TestExposed(t *testing.T) {
 		}
 		says(t, a, "one")
 		says(t, b, "other")
-		w.onShard(func() {
+		w.Do(func() {
 			var got *flow.Info
-			for _, i := range w.table.Append(nil) {
+			for _, i := range w.Table.Append(nil) {
 				if i.Src == a.LocalAddr().(*net.TCPAddr).AddrPort() {
 					got = &i
 				}
@@ -191,18 +191,18 @@ func TestB19_ExposedAtTheDescriptorLimit(t *testing.T) {
 	clock := new(shardtest.Clock)
 	w := newWorld(t, setting{clock: clock, idle: true})
 	at := w.expose(loop4, serveHost(t, loop4, echo))
-	w.turn(0)
+	w.Turn(0)
 	dial(t, at)
 	restore := fillDescriptors(t)
 	w.wantRest()
-	if n := w.table.Count(flow.Exposed); len(w.paused) != 1 || n != 0 {
+	if n := w.Table.Count(flow.Exposed); len(w.paused) != 1 || n != 0 {
 		t.Errorf("%d listeners paused, %d clients", len(w.paused), n)
 	}
 	restore()
 	clock.Advance(acceptPause)
-	w.turn(0)
-	w.turn(0)
-	if n := w.table.Count(flow.Exposed); n != 1 || len(w.paused) != 0 {
+	w.Turn(0)
+	w.Turn(0)
+	if n := w.Table.Count(flow.Exposed); n != 1 || len(w.paused) != 0 {
 		t.Errorf("with descriptors again: %d clients, %d listeners paused", n, len(w.paused))
 	}
 }
@@ -213,7 +213,7 @@ func TestB19_ExposedWithoutASocket(t *testing.T) {
 	clock := new(shardtest.Clock)
 	w := newWorld(t, setting{clock: clock, idle: true})
 	at := w.expose(loop4, serveHost(t, loop4, echo))
-	w.turn(0)
+	w.Turn(0)
 	c, next := dial(t, at), dial(t, at)
 	spare, err := unix.Open("/dev/null", unix.O_RDONLY, 0)
 	if err != nil {
@@ -221,14 +221,14 @@ func TestB19_ExposedWithoutASocket(t *testing.T) {
 	}
 	restore := fillDescriptors(t)
 	unix.Close(spare)
-	w.turn(0)
+	w.Turn(0)
 	restore()
 	if _, err := c.Read(make([]byte, 1)); !isReset(err) || len(w.paused) != 1 {
 		t.Errorf("the client saw %v, %d listeners are paused", err, len(w.paused))
 	}
 	clock.Advance(acceptPause)
-	w.turn(0)
-	w.turn(0)
+	w.Turn(0)
+	w.Turn(0)
 	if _, joined := w.exposedClients(); joined != 1 {
 		next.SetDeadline(time.Now().Add(time.Second))
 		_, err := next.Read(make([]byte, 1))
@@ -242,7 +242,7 @@ func TestListenerIsDestroyed(t *testing.T) {
 	for _, paused := range []bool{false, true} {
 		w := newWorld(t, setting{clock: new(shardtest.Clock), idle: true})
 		w.expose(loop4, 1)
-		w.turn(0)
+		w.Turn(0)
 		p := w.exposed[0]
 		if paused {
 			p.pause()
@@ -261,13 +261,13 @@ func TestListenerIsDestroyed(t *testing.T) {
 func TestExposedClose(t *testing.T) {
 	before := 0
 	w := newWorld(t, setting{})
-	before = forwardertest.Descriptors(t)
+	before = testnet.Descriptors(t)
 	port := serveHost(t, loop4, echo)
 	c := dial(t, w.expose(loop4, port))
 	says(t, c, "hello")
-	w.stop()
+	w.Stop()
 	w.Manager.Close()
-	w.end()
+	w.EndFlows()
 	c.Close()
 	fd, errno := tryBind(TCP, netip.AddrPortFrom(loop4, 0))
 	if errno != 0 {
@@ -276,7 +276,7 @@ func TestExposedClose(t *testing.T) {
 	if err := w.Expose(port, fd); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("exposed after Close: %v", err)
 	}
-	if !forwardertest.Within(patience, func() bool { return forwardertest.Descriptors(t) <= before+1 }) { // serveHost's
-		t.Errorf("%d descriptors left", forwardertest.Descriptors(t)-before)
+	if !testnet.Within(patience, func() bool { return testnet.Descriptors(t) <= before+1 }) { // serveHost's
+		t.Errorf("%d descriptors left", testnet.Descriptors(t)-before)
 	}
 }

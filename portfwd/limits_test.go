@@ -20,7 +20,7 @@ func newSilentWorld(t *testing.T, limits flow.Limits) (*world, *shardtest.Clock,
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.turn(0)
+	w.Turn(0)
 	return w, clock, e
 }
 
@@ -30,25 +30,25 @@ func TestB19_AcceptPause(t *testing.T) {
 	w, clock, e := newSilentWorld(t, flow.Limits{})
 	c := dial(t, address(e))
 	restore := fillDescriptors(t)
-	w.turn(0)
-	if w.table.Count(flow.Client) != 0 || len(w.paused) != 1 || !w.shard.Armed(&w.retry) {
-		t.Fatalf("out of descriptors: %d clients, %d listeners paused, timer armed: %v", w.table.Count(flow.Client), len(w.paused), w.shard.Armed(&w.retry))
+	w.Turn(0)
+	if w.Table.Count(flow.Client) != 0 || len(w.paused) != 1 || !w.Shard.Armed(&w.retry) {
+		t.Fatalf("out of descriptors: %d clients, %d listeners paused, timer armed: %v", w.Table.Count(flow.Client), len(w.paused), w.Shard.Armed(&w.retry))
 	}
 	w.wantRest()
 	for range 3 { // once more for each pause, and not more often
 		clock.Advance(acceptPause)
-		w.turn(0)
-		w.turn(0)
+		w.Turn(0)
+		w.Turn(0)
 		if len(w.paused) != 1 {
 			t.Errorf("%d listeners paused, want 1", len(w.paused))
 		}
 	}
 	restore()
 	clock.Advance(acceptPause)
-	w.turn(0)
-	w.turn(0)
-	if w.table.Count(flow.Client) != 1 || len(w.paused) != 0 || w.shard.Armed(&w.retry) {
-		t.Errorf("with descriptors again: %d clients, %d listeners paused, timer armed: %v", w.table.Count(flow.Client), len(w.paused), w.shard.Armed(&w.retry))
+	w.Turn(0)
+	w.Turn(0)
+	if w.Table.Count(flow.Client) != 1 || len(w.paused) != 0 || w.Shard.Armed(&w.retry) {
+		t.Errorf("with descriptors again: %d clients, %d listeners paused, timer armed: %v", w.Table.Count(flow.Client), len(w.paused), w.Shard.Armed(&w.retry))
 	}
 	c.Close()
 }
@@ -61,15 +61,15 @@ func TestRemoveWhilePaused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.onShard(func() { w.rules[e.ID].sockets[0].(*tcpPort).pause() })
+	w.Do(func() { w.rules[e.ID].sockets[0].(*tcpPort).pause() })
 	if err := w.Remove(e.ID); err != nil {
 		t.Fatal(err)
 	}
 	clock.Advance(acceptPause)
-	w.eventually("the pause is over", func() bool { return len(w.paused) == 0 && !w.shard.Armed(&w.retry) })
+	w.eventually("the pause is over", func() bool { return len(w.paused) == 0 && !w.Shard.Armed(&w.retry) })
 	// The same, removed by Close at the end of the test.
 	e = w.publish(TCP, loop4, 80)
-	w.onShard(func() { w.rules[e.ID].sockets[0].(*tcpPort).pause() })
+	w.Do(func() { w.rules[e.ID].sockets[0].(*tcpPort).pause() })
 }
 
 // Clients that wait are bounded: further ones wait in the listener's queue.
@@ -78,14 +78,14 @@ func TestWaitingClientsAreBounded(t *testing.T) {
 	for range 3 {
 		dial(t, address(e))
 	}
-	w.turn(0)
-	if n := w.table.Count(flow.Client); n != 2 || len(w.paused) != 1 {
+	w.Turn(0)
+	if n := w.Table.Count(flow.Client); n != 2 || len(w.paused) != 1 {
 		t.Errorf("%d clients, %d listeners paused, want 2 and 1", n, len(w.paused))
 	}
 	clock.Advance(dialTimeout)
-	w.turn(0) // the two are given up, and the listener is heard again
-	w.turn(0)
-	if n := w.table.Count(flow.Client); n != 1 || len(w.paused) != 0 {
+	w.Turn(0) // the two are given up, and the listener is heard again
+	w.Turn(0)
+	if n := w.Table.Count(flow.Client); n != 1 || len(w.paused) != 0 {
 		t.Errorf("%d clients, %d listeners paused, want 1 and none", n, len(w.paused))
 	}
 }

@@ -96,7 +96,7 @@ func TestB31_SamePortTwice(t *testing.T) {
 
 // refusal is the error that a client sees who is not let in: the reset may be
 // there before the call that connects has returned.
-func refusal(t *testing.T, to netip.AddrPort) error {
+func refusal(t testing.TB, to netip.AddrPort) error {
 	t.Helper()
 	c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(to))
 	if err != nil {
@@ -146,16 +146,16 @@ func TestB34_SilentGuest(t *testing.T) {
 	if _, err := io.WriteString(c, "anybody there?"); err != nil {
 		t.Fatal(err)
 	}
-	w.eventually("the client waits", func() bool { return w.table.Count(flow.Client) == 1 })
+	w.eventually("the client waits", func() bool { return w.Table.Count(flow.Client) == 1 })
 	clock.Advance(dialTimeout - time.Millisecond)
-	w.onShard(func() {})
-	w.onShard(func() {
-		if w.table.Count(flow.Client) != 1 {
-			t.Errorf("%d attempts a moment before the time is over", w.table.Count(flow.Client))
+	w.Do(func() {})
+	w.Do(func() {
+		if w.Table.Count(flow.Client) != 1 {
+			t.Errorf("%d attempts a moment before the time is over", w.Table.Count(flow.Client))
 		}
 	})
 	clock.Advance(time.Millisecond)
-	w.eventually("the client is given up", func() bool { return w.table.Count(flow.Client) == 0 })
+	w.eventually("the client is given up", func() bool { return w.Table.Count(flow.Client) == 0 })
 	if _, err := c.Read(make([]byte, 1)); !isReset(err) {
 		t.Errorf("the client saw %v, want a reset", err)
 	}

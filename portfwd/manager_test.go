@@ -12,8 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/flow"
+	"epiphyte/internal/testnet"
 )
 
 // What a rule leaves open is filled in, and List tells it.
@@ -23,11 +23,11 @@ func TestAddFillsIn(t *testing.T) {
 	for _, c := range []struct{ give, want Rule }{
 		{
 			Rule{HostPort: port},
-			Rule{Proto: TCP, Host: netip.IPv4Unspecified(), HostPort: port, Guest: w.plan.Guest, GuestPort: port},
+			Rule{Proto: TCP, Host: netip.IPv4Unspecified(), HostPort: port, Guest: w.Plan.Guest, GuestPort: port},
 		},
 		{
 			Rule{Proto: UDP, Interface: "lo", HostPort: port, GuestPort: 53},
-			Rule{Proto: UDP, Host: loop4, HostPort: port, Guest: w.plan.Guest, GuestPort: 53},
+			Rule{Proto: UDP, Host: loop4, HostPort: port, Guest: w.Plan.Guest, GuestPort: 53},
 		},
 		{
 			// The guest's IPv6 address is its own choice, and may change.
@@ -128,13 +128,13 @@ func TestB32_ThousandPorts(t *testing.T) {
 	w.publish(TCP, loop4, 1) // pays for what comes once
 	w.publish(UDP, loop4, 1)
 	for _, proto := range []string{TCP, UDP} {
-		fds, routines, heap := forwardertest.Descriptors(t), runtime.NumGoroutine(), heapInUse()
+		fds, routines, heap := testnet.Descriptors(t), runtime.NumGoroutine(), heapInUse()
 		begin := time.Now()
 		e, err := w.Add(t.Context(), Rule{Proto: proto, Host: loop4, HostPort: first, HostPortEnd: first + n - 1})
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.onShard(func() {}) // all of them are watched
+		w.Do(func() {}) // all of them are watched
 		took := time.Since(begin)
 		perPort := (heapInUse() - heap) / n
 		t.Logf("%s: %d ports in %v, %d bytes each", proto, n, took, perPort)
@@ -144,7 +144,7 @@ func TestB32_ThousandPorts(t *testing.T) {
 		if perPort > 1000 {
 			t.Errorf("%s: %d bytes per port", proto, perPort)
 		}
-		if got := forwardertest.Descriptors(t) - fds; got != n {
+		if got := testnet.Descriptors(t) - fds; got != n {
 			t.Errorf("%s: %d descriptors for %d ports", proto, got, n)
 		}
 		if got := runtime.NumGoroutine(); got > routines {
@@ -153,7 +153,7 @@ func TestB32_ThousandPorts(t *testing.T) {
 		if err := w.Remove(e.ID); err != nil {
 			t.Fatal(err)
 		}
-		if got := forwardertest.Descriptors(t); got != fds {
+		if got := testnet.Descriptors(t); got != fds {
 			t.Errorf("%s: %d descriptors left", proto, got-fds)
 		}
 	}
@@ -201,7 +201,7 @@ var silent4 = netip.MustParseAddr("10.0.2.7")
 func TestClose(t *testing.T) {
 	for _, idle := range []bool{false, true} {
 		w := newWorld(t, setting{idle: idle})
-		fds := forwardertest.Descriptors(t)
+		fds := testnet.Descriptors(t)
 		udp := w.publish(UDP, loop4, 80)
 		tcp, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: freePort(t, TCP, loop4), Guest: silent4})
 		if err != nil {
@@ -209,13 +209,13 @@ func TestClose(t *testing.T) {
 		}
 		c := dial(t, address(tcp))
 		if !idle {
-			w.eventually("a client that waits", func() bool { return w.table.Count(flow.Client) == 1 })
+			w.eventually("a client that waits", func() bool { return w.Table.Count(flow.Client) == 1 })
 		}
 		c.Close()
-		w.stop()
+		w.Stop()
 		w.Close()
 		w.Close()
-		w.end()
+		w.EndFlows()
 		if _, err := w.Add(t.Context(), udp.Rule); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("added after Close: %v", err)
 		}
@@ -225,7 +225,7 @@ func TestClose(t *testing.T) {
 		if len(w.List()) > 0 {
 			t.Errorf("listed after Close: %+v", w.List())
 		}
-		if got := forwardertest.Descriptors(t); got > fds {
+		if got := testnet.Descriptors(t); got > fds {
 			t.Errorf("idle %v: %d descriptors left", idle, got-fds)
 		}
 	}
@@ -235,13 +235,13 @@ func TestClose(t *testing.T) {
 // Close at the latest, and nobody waits for ever.
 func TestRemoveWhenServingHasEnded(t *testing.T) {
 	w := newWorld(t, setting{})
-	fds := forwardertest.Descriptors(t)
+	fds := testnet.Descriptors(t)
 	e := w.publish(TCP, loop4, 80)
-	w.stop()
+	w.Stop()
 	removed := make(chan error, 1)
 	go func() { removed <- w.Remove(e.ID) }()
 	// Once the rule is off the list, Remove waits for the shard.
-	if !forwardertest.Within(patience, func() bool { return len(w.List()) == 0 }) {
+	if !testnet.Within(patience, func() bool { return len(w.List()) == 0 }) {
 		t.Fatal("the rule is still listed")
 	}
 	w.Close()
@@ -250,7 +250,7 @@ func TestRemoveWhenServingHasEnded(t *testing.T) {
 	case <-time.After(2 * time.Second):
 		t.Error("Remove does not return")
 	}
-	if got := forwardertest.Descriptors(t); got > fds {
+	if got := testnet.Descriptors(t); got > fds {
 		t.Errorf("%d descriptors left", got-fds)
 	}
 }

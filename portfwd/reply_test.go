@@ -67,7 +67,7 @@ func TestRepliesOnlyToWhomAsked(t *testing.T) {
 	receive(t, received)
 	other := udpClient(t, netip.AddrPortFrom(loop4, 0), netip.AddrPort{})
 	at := other.LocalAddr().(*net.UDPAddr).AddrPort()
-	if _, err := server.WriteTo([]byte("unasked"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(w.plan.Gateway, at.Port()))); err != nil {
+	if _, err := server.WriteTo([]byte("unasked"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(w.Plan.Gateway, at.Port()))); err != nil {
 		t.Fatal(err)
 	}
 	if _, from, err := other.ReadFromUDPAddrPort(make([]byte, 10)); err != nil || from == published {

@@ -25,10 +25,10 @@ type datagram struct {
 
 // serveUDP receives in the guest and, with answer, sends everything back.
 func (w *world) serveUDP(host netip.Addr, port uint16, answer bool) (*gonet.UDPConn, <-chan datagram) {
-	w.t.Helper()
-	c, err := w.guest.DialUDP(port, netip.AddrPort{}, host.Is6())
+	w.T.Helper()
+	c, err := w.Guest.DialUDP(port, netip.AddrPort{}, host.Is6())
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	received := make(chan datagram, 1000)
 	ended := make(chan struct{})
@@ -49,7 +49,7 @@ func (w *world) serveUDP(host netip.Addr, port uint16, answer bool) (*gonet.UDPC
 			}
 		}
 	}()
-	w.t.Cleanup(func() {
+	w.T.Cleanup(func() {
 		c.Close()
 		<-ended
 	})
@@ -58,7 +58,7 @@ func (w *world) serveUDP(host netip.Addr, port uint16, answer bool) (*gonet.UDPC
 
 // udpClient opens a UDP socket of the host, connected if to is valid: it then
 // takes answers from the address asked alone.
-func udpClient(t *testing.T, from, to netip.AddrPort) *net.UDPConn {
+func udpClient(t testing.TB, from, to netip.AddrPort) *net.UDPConn {
 	t.Helper()
 	var c *net.UDPConn
 	var err error
@@ -92,8 +92,8 @@ func asks(t *testing.T, c *net.UDPConn, message string) {
 }
 
 func (w *world) sessionCount() (n int) {
-	w.t.Helper()
-	w.onShard(func() { n = w.table.Count(flow.Session) })
+	w.T.Helper()
+	w.Do(func() { n = w.Table.Count(flow.Session) })
 	return n
 }
 
@@ -211,7 +211,7 @@ func TestB24_Burst(t *testing.T) {
 	w := newWorld(t, setting{idle: true})
 	_, received := w.serveUDP(loop4, 53, false)
 	c := udpClient(t, netip.AddrPort{}, address(w.publish(UDP, loop4, 53)))
-	w.turn(0)
+	w.Turn(0)
 	b := make([]byte, 500)
 	for i := range uint32(200) {
 		binary.BigEndian.PutUint32(b, i)
@@ -220,7 +220,7 @@ func TestB24_Burst(t *testing.T) {
 		}
 	}
 	for range 20 {
-		w.turn(0)
+		w.Turn(0)
 	}
 	for i := range uint32(200) {
 		if got := binary.BigEndian.Uint32([]byte(receive(t, received).payload)); got != i {
@@ -238,8 +238,8 @@ func TestSessionsExpire(t *testing.T) {
 	c := udpClient(t, netip.AddrPort{}, to)
 	pass := func(d time.Duration) {
 		clock.Advance(d)
-		w.onShard(func() {})
-		w.onShard(func() {})
+		w.Do(func() {})
+		w.Do(func() {})
 	}
 	ask := func() datagram {
 		t.Helper()
@@ -269,8 +269,8 @@ func TestSessionsExpire(t *testing.T) {
 		t.Fatalf("%d sessions: a question is no use", n)
 	}
 	pass(time.Second)
-	w.onShard(func() {
-		if n := w.table.Count(flow.Session); n != 0 {
+	w.Do(func() {
+		if n := w.Table.Count(flow.Session); n != 0 {
 			t.Errorf("%d sessions after the time", n)
 		}
 	})
@@ -287,7 +287,7 @@ func TestSessionsAreBounded(t *testing.T) {
 	from := func(i int) netip.AddrPort {
 		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, byte(i >> 8), byte(i)}), 4444)
 	}
-	w.onShard(func() {
+	w.Do(func() {
 		u := w.rules[e.ID].sockets[0].(*udpPort)
 		ask := func(i int) {
 			var a sockio.Addr
@@ -301,12 +301,12 @@ func TestSessionsAreBounded(t *testing.T) {
 		for i := range 100 {
 			ask(sessionLimit + i)
 		}
-		if n := w.table.Count(flow.Session); n != sessionLimit {
+		if n := w.Table.Count(flow.Session); n != sessionLimit {
 			t.Errorf("%d sessions, want %d", n, sessionLimit)
 		}
-		guest := netip.AddrPortFrom(w.guest.Addr, 53)
+		guest := netip.AddrPortFrom(w.Guest.Addr, 53)
 		for i, want := range map[int]bool{0: true, 1: false, 100: false, 101: true, sessionLimit + 99: true} {
-			if got := w.table.Find(flow.Session, unix.IPPROTO_UDP, guest, from(i)) != nil; got != want {
+			if got := w.Table.Find(flow.Session, unix.IPPROTO_UDP, guest, from(i)) != nil; got != want {
 				t.Errorf("client %d is remembered: %v, want %v", i, got, want)
 			}
 		}

@@ -1,28 +1,22 @@
 package portfwd
 
 import (
-	"context"
 	"io"
-	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
 	"testing"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"epiphyte/forwarder"
-	"epiphyte/forwarder/forwardertest"
-	"epiphyte/internal/addressing"
+	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/flow"
 	"epiphyte/internal/policy"
-	"epiphyte/internal/relay"
-	"epiphyte/internal/shard"
 	"epiphyte/internal/shard/shardtest"
-	"epiphyte/internal/sockio"
+	"epiphyte/internal/testnet"
+	"epiphyte/internal/testworld"
 	"epiphyte/stack"
 )
 
@@ -38,86 +32,40 @@ type setting struct {
 	limits     flow.Limits
 }
 
-// world is a manager with all that it needs: a stack, a guest's netstack behind
-// a device made of sockets, and the host's loopback.
+// world is a manager with all that it needs, and a guest's netstack.
 type world struct {
+	*testworld.World
 	*Manager
-	t     *testing.T
-	plan  addressing.Plan
-	shard *shard.Shard
-	table *flow.Table
-	stack *stack.Stack
-	guest *forwardertest.Guest
-	end   func() // closes all flows
-	stop  func() // ends serving; idempotent
 }
 
 func newWorld(t *testing.T, s setting) *world {
 	t.Helper()
-	forwardertest.CheckLeaks(t)
-	var prefix6 netip.Prefix
-	if !s.noIPv6 {
-		prefix6 = addressing.DefaultIPv6()
+	cfg := testworld.Config{Rules: policy.Rules{DisableHostLoopback: s.noLoopback}, Limits: s.limits}
+	if s.noIPv6 {
+		cfg.Plan = addressingtest.IPv4Only(t)
 	}
-	p, err := addressing.New(addressing.DefaultIPv4(), prefix6)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dev, port, err := forwardertest.Pipe(false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { port.Close(); dev.Close() })
-	w := &world{t: t, plan: p}
-	cfg := shard.Config{}
 	if s.clock != nil {
 		cfg.Clock = s.clock
 	}
-	if w.shard, err = shard.New(cfg); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { w.shard.Close() })
-	log := slog.New(slog.DiscardHandler)
-	w.table = flow.New(w.shard, s.limits)
-	r := relay.New(relay.Config{Shard: w.shard, Table: w.table})
-	rules := &policy.Rules{Plan: p, DisableHostLoopback: s.noLoopback}
-	batch := new(sockio.Batch)
-	f := forwarder.New(forwarder.Config{
-		Plan: p, Policy: rules, Shard: w.shard, Table: w.table, Relay: r, Batch: batch, Logger: log,
-	})
-	w.stack, err = stack.New(stack.Config{
-		Device: dev, Shard: w.shard, Plan: p, Handler: f, MTU: 1500, Logger: log,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { w.stack.Close() })
-	w.end = func() { w.table.Close(); r.Close() }
-	t.Cleanup(w.end)
-	w.Manager = New(Config{
-		Plan: p, Policy: rules, Shard: w.shard, Table: w.table, Relay: r, Batch: batch, Stack: w.stack, Logger: log,
-	})
-	f.Attach(w.stack, w.Manager)
-	t.Cleanup(w.Manager.Close)
-	w.stop = func() {}
-	if !s.idle {
-		ctx, cancel := context.WithCancel(context.Background())
-		served := make(chan error, 1)
-		go func() { served <- w.shard.Serve(ctx) }()
-		w.stop = sync.OnceFunc(func() {
-			cancel()
-			if err := <-served; err != nil {
-				t.Errorf("serve: %v", err)
-			}
+	w := new(world)
+	var f *forwarder.Forwarder
+	w.World = testworld.New(t, cfg, func(w *testworld.World) stack.Handler {
+		f = forwarder.New(forwarder.Config{
+			Plan: w.Plan, Policy: w.Policy, Shard: w.Shard, Table: w.Table, Relay: w.Relay, Batch: w.Batch, Logger: w.Logger,
 		})
-		t.Cleanup(func() { w.stop() })
+		return f
+	})
+	w.Manager = New(Config{
+		Plan: w.Plan, Policy: w.Policy, Shard: w.Shard, Table: w.Table, Relay: w.Relay, Batch: w.Batch, Stack: w.Stack, Logger: w.Logger,
+	})
+	f.Attach(w.Stack, w.Manager)
+	t.Cleanup(w.Manager.Close)
+	if !s.idle {
+		w.Start()
 	}
-	if w.guest, err = forwardertest.NewGuest(port, p, 1500); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(w.guest.Close)
+	w.AttachGuest()
 	if !s.noIPv6 && !s.idle {
-		w.learn(netip.AddrPortFrom(p.Gateway6, 547)) // where it opens no socket
+		w.learn(netip.AddrPortFrom(w.Plan.Gateway6, 547)) // where it opens no socket
 	}
 	return w
 }
@@ -125,20 +73,20 @@ func newWorld(t *testing.T, s setting) *world {
 // learn has the guest say something, so that its IPv6 address is known: before
 // it has spoken it is taken for what SLAAC makes, as a kernel's would be.
 func (w *world) learn(to netip.AddrPort) {
-	w.t.Helper()
-	c, err := w.guest.DialUDP(0, to, true)
+	w.T.Helper()
+	c, err := w.Guest.DialUDP(0, to, true)
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	defer c.Close()
 	if _, err := c.Write([]byte("hello")); err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
-	w.eventually("the guest's IPv6 address is known", func() bool { return w.stack.GuestAddr6() == w.guest.Addr6 })
+	w.eventually("the guest's IPv6 address is known", func() bool { return w.Stack.GuestAddr6() == w.Guest.Addr6 })
 }
 
 // receive waits for a value, but not for ever.
-func receive[T any](t *testing.T, from <-chan T) T {
+func receive[T any](t testing.TB, from <-chan T) T {
 	t.Helper()
 	select {
 	case v := <-from:
@@ -171,57 +119,35 @@ func eachFamily(t *testing.T, test func(t *testing.T, loop netip.Addr)) {
 
 var loop4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
-// onShard runs f on the shard's thread.
-func (w *world) onShard(f func()) {
-	w.t.Helper()
-	done := make(chan struct{})
-	if !w.shard.Post(shard.TaskFunc(func() { f(); close(done) })) {
-		w.t.Fatal("the shard is closed")
-	}
-	select {
-	case <-done:
-	case <-time.After(patience):
-		w.t.Fatal("the shard does not run")
-	}
-}
-
-// turn is one turn of the shard of an idle world, which may sleep for wait.
-func (w *world) turn(wait time.Duration) {
-	w.t.Helper()
-	if err := w.shard.Turn(wait); err != nil {
-		w.t.Fatal(err)
-	}
-}
-
 // wantRest fails if the shard of an idle world spins. A descriptor that were
 // still watched would end each of these waits at once; a signal of the runtime's
 // ends one now and then.
 func (w *world) wantRest() {
-	w.t.Helper()
+	w.T.Helper()
 	turns := 0
 	for begin := time.Now(); time.Since(begin) < 60*time.Millisecond; turns++ {
-		w.turn(20 * time.Millisecond)
+		w.Turn(20 * time.Millisecond)
 	}
 	if turns > 20 {
-		w.t.Errorf("%d turns in 60 ms: the shard is spinning", turns)
+		w.T.Errorf("%d turns in 60 ms: the shard is spinning", turns)
 	}
 }
 
 // eventually waits until done, on the shard's thread, reports true.
 func (w *world) eventually(what string, done func() bool) {
-	w.t.Helper()
-	if !forwardertest.Within(patience, func() (ok bool) {
-		w.onShard(func() { ok = done() })
+	w.T.Helper()
+	if !testnet.Within(patience, func() (ok bool) {
+		w.Do(func() { ok = done() })
 		return ok
 	}) {
-		w.t.Fatalf("%s: not within %v", what, patience)
+		w.T.Fatalf("%s: not within %v", what, patience)
 	}
 }
 
 // exposedClients is how many clients of exposed ports wait for the host, and how many are
 // joined to it.
 func (w *world) exposedClients() (waiting, joined int) {
-	w.table.Each(flow.Exposed, func(f *flow.Flow) {
+	w.Table.Each(flow.Exposed, func(f *flow.Flow) {
 		if f.State < flow.Established {
 			waiting++
 		} else {
@@ -233,18 +159,18 @@ func (w *world) exposedClients() (waiting, joined int) {
 
 // wantIdle waits until no client is carried in any more.
 func (w *world) wantIdle() {
-	w.t.Helper()
+	w.T.Helper()
 	w.eventually("no connection left", func() bool {
-		return w.table.Count(flow.Client) == 0 && w.table.Count(flow.Conn) == 0 && w.stack.Conns() == 0
+		return w.Table.Count(flow.Client) == 0 && w.Table.Count(flow.Conn) == 0 && w.Stack.Conns() == 0
 	})
 }
 
 // publish adds a rule that must work, on a port that is free now.
 func (w *world) publish(proto string, host netip.Addr, guestPort uint16) Entry {
-	w.t.Helper()
-	e, err := w.Add(w.t.Context(), Rule{Proto: proto, Host: host, HostPort: freePort(w.t, proto, host), GuestPort: guestPort})
+	w.T.Helper()
+	e, err := w.Add(w.T.Context(), Rule{Proto: proto, Host: host, HostPort: freePort(w.T, proto, host), GuestPort: guestPort})
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	return e
 }
@@ -253,7 +179,7 @@ func (w *world) publish(proto string, host netip.Addr, guestPort uint16) Entry {
 func address(e Entry) netip.AddrPort { return netip.AddrPortFrom(e.Rule.Host, e.Rule.HostPort) }
 
 // freePort is a port of the host that nobody has at the moment.
-func freePort(t *testing.T, proto string, host netip.Addr) uint16 {
+func freePort(t testing.TB, proto string, host netip.Addr) uint16 {
 	t.Helper()
 	at := netip.AddrPortFrom(host, 0)
 	if proto == UDP {
@@ -275,37 +201,32 @@ func freePort(t *testing.T, proto string, host netip.Addr) uint16 {
 // guestAddr is the guest's address of the family of host.
 func (w *world) guestAddr(host netip.Addr) netip.Addr {
 	if host.Is4() {
-		return w.guest.Addr
+		return w.Guest.Addr
 	}
-	return w.guest.Addr6
+	return w.Guest.Addr6
 }
 
 func (w *world) gateway(host netip.Addr) netip.Addr {
 	if host.Is4() {
-		return w.plan.Gateway
+		return w.Plan.Gateway
 	}
-	return w.plan.Gateway6
+	return w.Plan.Gateway6
 }
 
 // serve listens in the guest and calls handle for each connection; all of it
 // ends with the test.
 func (w *world) serve(host netip.Addr, port uint16, handle func(net.Conn)) *gonet.TCPListener {
-	w.t.Helper()
-	proto := header.IPv4ProtocolNumber
-	if host.Is6() {
-		proto = header.IPv6ProtocolNumber
-	}
-	at := tcpip.FullAddress{NIC: 1, Addr: tcpip.AddrFromSlice(w.guestAddr(host).AsSlice()), Port: port}
-	l, err := gonet.ListenTCP(w.guest.Stack, at, proto)
+	w.T.Helper()
+	l, err := w.Guest.ListenTCP(port, host.Is6())
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
-	acceptAll(w.t, l, handle)
+	acceptAll(w.T, l, handle)
 	return l
 }
 
 // acceptAll calls handle for each connection; all of it ends with the test.
-func acceptAll(t *testing.T, l net.Listener, handle func(net.Conn)) {
+func acceptAll(t testing.TB, l net.Listener, handle func(net.Conn)) {
 	var all sync.WaitGroup
 	all.Go(func() {
 		for {
@@ -334,7 +255,7 @@ func echo(c net.Conn) {
 }
 
 // dial connects a client of the host.
-func dial(t *testing.T, to netip.AddrPort) *net.TCPConn {
+func dial(t testing.TB, to netip.AddrPort) *net.TCPConn {
 	t.Helper()
 	c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(to))
 	if err != nil {
@@ -346,7 +267,7 @@ func dial(t *testing.T, to netip.AddrPort) *net.TCPConn {
 }
 
 // says sends a message through an echo and wants it back.
-func says(t *testing.T, c io.ReadWriter, message string) {
+func says(t testing.TB, c io.ReadWriter, message string) {
 	t.Helper()
 	if _, err := io.WriteString(c, message); err != nil {
 		t.Fatal(err)

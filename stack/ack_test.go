@@ -7,10 +7,11 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"epiphyte/internal/shard/shardtest"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
-	"epiphyte/stack/stacktest"
 )
 
 // talk is an established connection of a seam, whose guest is written by hand.
@@ -25,7 +26,7 @@ type talk struct {
 func newTalk(t *testing.T, guest, remote netip.AddrPort) *talk {
 	clock := new(shardtest.Clock)
 	k := &talk{seam: newSeam(t, seamConfig{clock: clock}), clock: clock, guest: guest, remote: remote, seq: 1000}
-	k.feed(stacktest.TCPFrame(guest, remote, stacktest.SYN, k.seq, 0, nil))
+	k.feed(testnet.TCP(guest, remote, header.TCPFlagSyn, k.seq, 0, nil))
 	k.stack.Accept(k.syns[0], func(c *stack.Conn, errno unix.Errno) { k.conn = c })
 	sent := k.sent()
 	if len(sent) != 1 {
@@ -50,7 +51,7 @@ func (k *talk) say(data []byte) []uint32 {
 }
 
 func (k *talk) feedData(seq uint32, data []byte) {
-	k.dev.Inject(stacktest.TCPFrame(k.guest, k.remote, stacktest.ACK, seq, k.ack, data))
+	k.dev.Inject(testnet.TCP(k.guest, k.remote, header.TCPFlagAck, seq, k.ack, data))
 	k.run()
 }
 
@@ -157,7 +158,7 @@ func TestAckOfALargeBatchDoesNotWait(t *testing.T) {
 		k := newTalk(t, guest, remote)
 		batch := func(frames, size int) []uint32 {
 			for range frames {
-				k.dev.Inject(stacktest.TCPFrame(k.guest, k.remote, stacktest.ACK, k.seq, k.ack, make([]byte, size)))
+				k.dev.Inject(testnet.TCP(k.guest, k.remote, header.TCPFlagAck, k.seq, k.ack, make([]byte, size)))
 				k.seq += uint32(size)
 			}
 			k.run()
@@ -184,7 +185,7 @@ func TestAckEndsWithItsConnection(t *testing.T) {
 	k.want("request", k.say([]byte("x")))
 	k.conn.Abort()
 	sent := k.sent()
-	if len(sent) != 1 || sent[0].Payload[13]&stacktest.RST == 0 {
+	if len(sent) != 1 || sent[0].TCPFlags()&header.TCPFlagRst == 0 {
 		t.Fatalf("%d segments, want a reset", len(sent))
 	}
 	k.turn(-1)

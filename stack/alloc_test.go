@@ -9,8 +9,8 @@ import (
 	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/shard/shardtest"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
-	"epiphyte/stack/stacktest"
 )
 
 // treadmill is a device from which the same frame comes again and again.
@@ -23,7 +23,7 @@ func (d *treadmill) FD() int                  { return 1 }
 func (d *treadmill) VNetHdr() bool            { return false }
 func (d *treadmill) Offload() bool            { return false }
 func (d *treadmill) USO() bool                { return false }
-func (d *treadmill) HardwareAddr() [6]byte    { return stacktest.GuestMAC }
+func (d *treadmill) HardwareAddr() [6]byte    { return testnet.GuestMAC() }
 func (d *treadmill) next() (f []byte, _ bool) { d.left--; return d.frame, d.left >= 0 }
 
 func (d *treadmill) Readv(iov []unix.Iovec) (int, unix.Errno) {
@@ -58,9 +58,9 @@ func (m *mirror) UDP(p *stack.Packet) {
 // allocation.
 func TestNoAllocationPerPacket(t *testing.T) {
 	for name, frame := range map[string][]byte{
-		"UDP":  stacktest.UDPFrame(guest4, remote4, pattern(1000, 1)),
-		"echo": stacktest.ICMPFrame(guest4.Addr(), addressingtest.New(t).Gateway, 8, 0, append([]byte("\x00\x01\x00\x01"), pattern(56, 1)...)),
-		"ARP":  stacktest.ARP(1, stacktest.GuestMAC, guest4.Addr(), [6]byte{}, addressingtest.New(t).Gateway),
+		"UDP":  testnet.UDP(guest4, remote4, testnet.TTL, pattern(1000, 1)),
+		"echo": testnet.ICMP(guest4.Addr(), addressingtest.New(t).Gateway, 8, 0, append([]byte("\x00\x01\x00\x01"), pattern(56, 1)...)),
+		"ARP":  testnet.ARP(1, testnet.GuestMAC(), guest4.Addr(), [6]byte{}, addressingtest.New(t).Gateway),
 	} {
 		t.Run(name, func(t *testing.T) {
 			dev, poller := &treadmill{frame: frame}, new(shardtest.Poller)

@@ -6,14 +6,14 @@ import (
 	"net/netip"
 	"testing"
 
-	"epiphyte/stack/stacktest"
+	"epiphyte/internal/testnet"
 )
 
 // TestB20_DatagramsInARow: as one super-datagram where the device takes that and
 // none of them needs fragments, else one by one; and always those that were
 // given.
 func TestB20_DatagramsInARow(t *testing.T) {
-	devices(t, func(t *testing.T, d stacktest.DeviceConfig) {
+	devices(t, func(t *testing.T, d testnet.DeviceConfig) {
 		families(t, func(t *testing.T, guest, remote netip.AddrPort) {
 			headers := 28
 			if guest.Addr().Is6() {
@@ -77,7 +77,7 @@ func TestB20_DatagramsInARow(t *testing.T) {
 
 // cutDatagrams does what a kernel does with the frames: it cuts super-datagrams
 // and joins fragments. Identifications must not be used twice.
-func cutDatagrams(t *testing.T, mtu, headers int, frames []stacktest.Frame, partial bool) (all [][]byte) {
+func cutDatagrams(t *testing.T, mtu, headers int, frames []testnet.Frame, partial bool) (all [][]byte) {
 	t.Helper()
 	seen := map[uint32]bool{}
 	use := func(id uint32, v4 bool) {
@@ -88,14 +88,14 @@ func cutDatagrams(t *testing.T, mtu, headers int, frames []stacktest.Frame, part
 	}
 	for i := 0; i < len(frames); {
 		f := frames[i]
-		p, err := stacktest.Parse(f)
+		p, err := f.Parse()
 		if err != nil {
 			t.Fatal(err)
 		}
 		i++
 		if f.VNet.GSOType != 0 {
 			segment := int(f.VNet.GSOSize)
-			if f.VNet.GSOType != stacktest.GSOUDPL4 || f.VNet.Flags != stacktest.NeedsCsum || segment+headers > mtu ||
+			if f.VNet.GSOType != testnet.GSOUDPL4 || f.VNet.Flags != testnet.NeedsCsum || segment+headers > mtu ||
 				int(binary.BigEndian.Uint16(p.Payload[4:])) != len(p.Payload) {
 				t.Errorf("super-datagram %+v of %d bytes", f.VNet, len(p.Payload))
 			}
@@ -111,9 +111,9 @@ func cutDatagrams(t *testing.T, mtu, headers int, frames []stacktest.Frame, part
 			}
 			continue
 		}
-		fragments := []stacktest.Packet{p}
+		fragments := []testnet.Packet{p}
 		for p.More {
-			if p, err = stacktest.Parse(frames[i]); err != nil {
+			if p, err = frames[i].Parse(); err != nil {
 				t.Fatal(err)
 			}
 			fragments = append(fragments, p)
@@ -121,7 +121,7 @@ func cutDatagrams(t *testing.T, mtu, headers int, frames []stacktest.Frame, part
 		}
 		use(p.ID, p.Src.Is4())
 		p = reassemble(t, mtu, fragments)
-		if !partial && stacktest.TransportSum(p.Src, p.Dst, p.Proto, p.Payload) != 0xffff {
+		if !partial && testnet.TransportSum(p.Src, p.Dst, p.Proto, p.Payload) != 0xffff {
 			t.Error("a wrong checksum")
 		}
 		all = append(all, p.Payload[8:])

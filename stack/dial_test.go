@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
-	"epiphyte/stack/stacktest"
 )
 
 // dialled are the parties of connections towards the guest.
@@ -26,7 +26,7 @@ func newDialled(t *testing.T, l link, client func(*net.UnixConn, *flow)) dialled
 	d := dialled{pair: newPair(t, l, &host{serve: client}), results: make(chan unix.Errno, 100)}
 	d.from, d.to = netip.MustParseAddrPort("203.0.113.9:4444"), netip.AddrPortFrom(guest4.Addr(), 80)
 	if l.v6 {
-		d.from, d.to = netip.MustParseAddrPort("[2001:db8:1::9]:4444"), netip.AddrPortFrom(guest6.Addr(), 80)
+		d.from, d.to = netip.MustParseAddrPort("[2001:db8:1::9]:4444"), netip.AddrPortFrom(d.guest.Addr6, 80)
 	}
 	return d
 }
@@ -75,11 +75,11 @@ func testDialEcho(t *testing.T, l link) {
 			t.Errorf("%d bytes came back, %v", len(got), err)
 		}
 	})
-	server, err := d.guest.Listen(80, l.v6)
+	server, err := d.guest.ListenTCP(80, l.v6)
 	if err != nil {
 		t.Fatal(err)
 	}
-	listening := d.guest.Endpoints()
+	listening := len(d.guest.States())
 	var servers sync.WaitGroup
 	seen := make(chan string, 100)
 	servers.Go(func() {
@@ -125,7 +125,7 @@ func (p pair) idleButFor(guest int) {
 	p.t.Helper()
 	p.idle(nil)
 	eventually(p.t, func() string {
-		if p.guest.Endpoints() > guest {
+		if len(p.guest.States()) > guest {
 			return "the guest holds more endpoints than it should"
 		}
 		return ""
@@ -181,7 +181,7 @@ func TestGuestAddr6(t *testing.T) {
 	if got, want := s.stack.GuestAddr6(), netip.MustParseAddr("fd00::ff:fe00:64"); got != want {
 		t.Errorf("a silent guest has %v, want %v", got, want)
 	}
-	s.feed(stacktest.UDPFrame(netip.MustParseAddrPort("[fe80::100]:9"), remote6, nil), stacktest.UDPFrame(guest6, remote6, nil), stacktest.UDPFrame(guest4, remote4, nil))
+	s.feed(testnet.UDP(netip.MustParseAddrPort("[fe80::100]:9"), remote6, testnet.TTL, nil), testnet.UDP(guest6, remote6, testnet.TTL, nil), testnet.UDP(guest4, remote4, testnet.TTL, nil))
 	if got := s.stack.GuestAddr6(); got != guest6.Addr() {
 		t.Errorf("a guest that uses %v has %v", guest6.Addr(), got)
 	}

@@ -6,7 +6,8 @@ import (
 	"net/netip"
 	"testing"
 
-	"epiphyte/stack/stacktest"
+	"epiphyte/internal/testnet"
+	"epiphyte/stack"
 )
 
 func TestB23_FragmentsAreReassembled(t *testing.T) {
@@ -17,7 +18,7 @@ func TestB23_FragmentsAreReassembled(t *testing.T) {
 				continue
 			}
 			data := pattern(size, 5)
-			p := stacktest.Packet{Src: guest.Addr(), Dst: remote.Addr(), Proto: stacktest.ProtoUDP, ID: uint32(100 + i), Payload: stacktest.UDP(guest, remote, data)}
+			p := testnet.Packet{Src: guest.Addr(), Dst: remote.Addr(), Proto: stack.ProtoUDP, ID: uint32(100 + i), Payload: testnet.Datagram(guest, remote, data)}
 			frames := p.Fragments(1500)
 			if sent := s.feed(frames...); len(sent) > 0 {
 				t.Errorf("%d bytes: sent %+v", size, sent[0])
@@ -38,7 +39,7 @@ func TestB23_FragmentsAreReassembled(t *testing.T) {
 		}
 		// The whole datagram in one super-frame, past the first buffer.
 		data := pattern(60000, 6)
-		s.feed(stacktest.UDPFrame(guest, remote, data))
+		s.feed(testnet.UDP(guest, remote, testnet.TTL, data))
 		s.oneDatagram("one large frame", guest, remote, data)
 	})
 }
@@ -46,8 +47,8 @@ func TestB23_FragmentsAreReassembled(t *testing.T) {
 func TestB42_FragmentsThatDoNotFit(t *testing.T) {
 	families(t, func(t *testing.T, guest, remote netip.AddrPort) {
 		s := newSeam(t, seamConfig{})
-		base := stacktest.Packet{Src: guest.Addr(), Dst: remote.Addr(), Proto: stacktest.ProtoUDP}
-		payload := stacktest.UDP(guest, remote, make([]byte, 3000))
+		base := testnet.Packet{Src: guest.Addr(), Dst: remote.Addr(), Proto: stack.ProtoUDP}
+		payload := testnet.Datagram(guest, remote, make([]byte, 3000))
 		frag := func(id uint32, off, end int, more bool) []byte {
 			p := base
 			p.ID, p.Offset, p.More, p.Payload = id, off, more, payload[off:end]
@@ -75,7 +76,7 @@ func TestB42_FragmentsThatDoNotFit(t *testing.T) {
 				t.Fatal("a lone fragment was handled")
 			}
 		}
-		s.feed(stacktest.UDPFrame(guest, remote, []byte("still here")))
+		s.feed(testnet.UDP(guest, remote, testnet.TTL, []byte("still here")))
 		s.oneDatagram("after the flood", guest, remote, []byte("still here"))
 	})
 }
@@ -85,15 +86,15 @@ func TestIPv6ExtensionHeaders(t *testing.T) {
 	pad := []byte{0, 0, 1, 4, 0, 0, 0, 0}
 	for name, typ := range map[string]uint8{"hop-by-hop options": 0, "destination options": 60} {
 		for count := 1; count <= 3; count++ {
-			p := stacktest.Packet{
-				Src: guest6.Addr(), Dst: remote6.Addr(), Proto: stacktest.ProtoUDP, ExtensionType: typ,
-				Payload: stacktest.UDP(guest6, remote6, []byte("question")),
+			p := testnet.Packet{
+				Src: guest6.Addr(), Dst: remote6.Addr(), Proto: stack.ProtoUDP, ExtensionType: typ,
+				Payload: testnet.Datagram(guest6, remote6, []byte("question")),
 			}
 			for i := range count {
 				ext := bytes.Clone(pad)
 				ext[0] = 60
 				if i == count-1 {
-					ext[0] = stacktest.ProtoUDP
+					ext[0] = stack.ProtoUDP
 				}
 				p.Extensions = append(p.Extensions, ext...)
 			}

@@ -6,9 +6,10 @@ import (
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
-	"epiphyte/stack/stacktest"
 )
 
 // FuzzReceive feeds three frames in a row, with whatever virtio header, to a
@@ -17,26 +18,26 @@ import (
 func FuzzReceive(f *testing.F) {
 	for _, frame := range validFrames() {
 		f.Add(uint8(0), uint16(0), frame, frame, frame)
-		f.Add(uint8(stacktest.NeedsCsum), uint16(1200), frame, []byte{}, frame[:len(frame)/2])
+		f.Add(uint8(testnet.NeedsCsum), uint16(1200), frame, []byte{}, frame[:len(frame)/2])
 	}
-	large := stacktest.Packet{Src: guest4.Addr(), Dst: remote4.Addr(), Proto: stacktest.ProtoUDP, ID: 7, Payload: stacktest.UDP(guest4, remote4, make([]byte, 3000))}
+	large := testnet.Packet{Src: guest4.Addr(), Dst: remote4.Addr(), Proto: stack.ProtoUDP, ID: 7, Payload: testnet.Datagram(guest4, remote4, make([]byte, 3000))}
 	f.Add(uint8(0), uint16(0), large.Fragments(1500)[0], large.Fragments(1500)[1], large.Fragments(1500)[2])
 	large.Src, large.Dst = guest6.Addr(), remote6.Addr()
 	f.Add(uint8(0), uint16(0), large.Fragments(1500)[0], large.Fragments(1500)[1], large.Fragments(1500)[2])
 	f.Add(uint8(0), uint16(0),
-		stacktest.TCPFrame(guest4, remote4, stacktest.SYN, 1, 0, nil),
-		stacktest.TCPFrame(guest4, remote4, stacktest.ACK, 2, 1, []byte("x")),
-		stacktest.TCPFrame(guest4, remote4, stacktest.RST, 2, 1, nil))
+		testnet.TCP(guest4, remote4, header.TCPFlagSyn, 1, 0, nil),
+		testnet.TCP(guest4, remote4, header.TCPFlagAck, 2, 1, []byte("x")),
+		testnet.TCP(guest4, remote4, header.TCPFlagRst, 2, 1, nil))
 	f.Add(uint8(0), uint16(0),
-		stacktest.ICMPFrame(guest4.Addr(), remote4.Addr(), 3, 1, append(make([]byte, 4), stacktest.TCPFrame(guest4, remote4, stacktest.SYN, 1, 0, nil)[14:]...)),
+		testnet.ICMP(guest4.Addr(), remote4.Addr(), 3, 1, append(make([]byte, 4), testnet.TCP(guest4, remote4, header.TCPFlagSyn, 1, 0, nil)[14:]...)),
 		solicit(guest6.Addr(), remote6.Addr()), []byte{0})
 	f.Fuzz(func(t *testing.T, flags uint8, gso uint16, a, b, c []byte) {
-		s := newSeam(t, seamConfig{device: stacktest.DeviceConfig{Offload: gso%2 == 0}, adverts: routerAdvertisement()})
+		s := newSeam(t, seamConfig{device: testnet.DeviceConfig{Offload: gso%2 == 0}, adverts: routerAdvertisement()})
 		for _, frame := range [][]byte{a, b, c} {
 			if len(frame) == 0 {
 				continue // the end of a stream, not a frame
 			}
-			s.dev.InjectVNet(stacktest.VNetHdr{Flags: flags, GSOType: uint8(gso >> 8), GSOSize: gso}, frame)
+			s.dev.InjectVNet(testnet.VNetHdr{Flags: flags, GSOType: uint8(gso >> 8), GSOSize: gso}, frame)
 		}
 		s.run()
 		accepted := make(map[stack.Tuple]bool)
@@ -50,10 +51,10 @@ func FuzzReceive(f *testing.F) {
 			}
 		}
 		for _, f := range s.dev.Sent() {
-			if len(f.Data) >= 14 && binary.BigEndian.Uint16(f.Data[12:]) == stacktest.EtherARP {
+			if len(f.Data) >= 14 && binary.BigEndian.Uint16(f.Data[12:]) == testnet.EtherARP {
 				continue
 			}
-			if _, err := stacktest.Parse(f); err != nil {
+			if _, err := f.Parse(); err != nil {
 				t.Errorf("sent a bad frame: %v\n%x", err, f.Data)
 			}
 		}
@@ -61,7 +62,7 @@ func FuzzReceive(f *testing.F) {
 		s.run()
 		answered := false
 		for _, f := range s.dev.Sent() {
-			answered = answered || binary.BigEndian.Uint16(f.Data[12:]) == stacktest.EtherARP
+			answered = answered || binary.BigEndian.Uint16(f.Data[12:]) == testnet.EtherARP
 		}
 		if !answered {
 			t.Error("ARP is not answered any more")
@@ -77,8 +78,8 @@ func FuzzParse(f *testing.F) {
 			f.Add(frame[12:14], frame[14:n], uint8(n))
 		}
 	}
-	quote := stacktest.TCPFrame(remote4, guest4, stacktest.ACK, 1, 1, nil)[14:]
-	f.Add([]byte{8, 0}, stacktest.ICMPFrame(guest4.Addr(), remote4.Addr(), 3, 4, append(make([]byte, 4), quote...))[14:], uint8(255))
+	quote := testnet.TCP(remote4, guest4, header.TCPFlagAck, 1, 1, nil)[14:]
+	f.Add([]byte{8, 0}, testnet.ICMP(guest4.Addr(), remote4.Addr(), 3, 4, append(make([]byte, 4), quote...))[14:], uint8(255))
 	f.Fuzz(func(t *testing.T, etherType, b []byte, at uint8) {
 		if len(etherType) < 2 {
 			return
@@ -95,7 +96,7 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("a head of %d and a tail of %d bytes in %d and %d", len(p.Head), len(p.Tail), cut, len(b)-cut)
 		}
 		guest, outside, ok := p.QuotedTCP()
-		if ok && (!guest.IsValid() || !outside.IsValid() || guest.Addr().Is4() != (p.Proto == stacktest.ProtoICMP)) {
+		if ok && (!guest.IsValid() || !outside.IsValid() || guest.Addr().Is4() != (p.Proto == stack.ProtoICMP)) {
 			t.Errorf("a quote of %v and %v", guest, outside)
 		}
 	})

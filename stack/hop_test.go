@@ -5,20 +5,23 @@ import (
 	"net/netip"
 	"testing"
 
-	"epiphyte/stack/stacktest"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"epiphyte/internal/testnet"
+	"epiphyte/stack"
 )
 
 func TestB26_LastHop(t *testing.T) {
 	families(t, func(t *testing.T, guest, remote netip.AddrPort) {
 		s := newSeam(t, seamConfig{})
-		gateway, exceeded, unreachable, echo, proto := s.plan.Gateway, uint8(11), uint8(3), uint8(8), uint8(stacktest.ProtoICMP)
+		gateway, exceeded, unreachable, echo, proto := s.plan.Gateway, uint8(11), uint8(3), uint8(8), uint8(stack.ProtoICMP)
 		if guest.Addr().Is6() {
-			gateway, exceeded, unreachable, echo, proto = s.plan.Gateway6, 3, 1, 128, stacktest.ProtoICMPv6
+			gateway, exceeded, unreachable, echo, proto = s.plan.Gateway6, 3, 1, 128, stack.ProtoICMPv6
 		}
-		probes := map[string]stacktest.Packet{
-			"UDP":  {Proto: stacktest.ProtoUDP, Payload: stacktest.UDP(guest, remote, []byte("probe"))},
-			"echo": {Proto: proto, Payload: stacktest.ICMP(guest.Addr(), remote.Addr(), echo, 0, []byte("\x00\x01\x00\x01ping"))},
-			"SYN":  {Proto: stacktest.ProtoTCP, Payload: stacktest.TCP(guest, remote, stacktest.SYN, 7, 0, nil)},
+		probes := map[string]testnet.Packet{
+			"UDP":  {Proto: stack.ProtoUDP, Payload: testnet.Datagram(guest, remote, []byte("probe"))},
+			"echo": {Proto: proto, Payload: testnet.ICMPMessage(guest.Addr(), remote.Addr(), echo, 0, []byte("\x00\x01\x00\x01ping"))},
+			"SYN":  {Proto: stack.ProtoTCP, Payload: testnet.Segment(guest, remote, header.TCPFlagSyn, 7, 0, nil)},
 		}
 		for name, p := range probes {
 			p.Src, p.Dst, p.TTL = guest.Addr(), remote.Addr(), 1
@@ -38,9 +41,9 @@ func TestB26_LastHop(t *testing.T) {
 		// RFC 1122 section 3.2.2: no error about an error.
 		p := probes["UDP"]
 		p.Src, p.Dst = guest.Addr(), remote.Addr()
-		p = stacktest.Packet{
+		p = testnet.Packet{
 			Src: guest.Addr(), Dst: remote.Addr(), TTL: 1, Proto: proto,
-			Payload: stacktest.ICMP(guest.Addr(), remote.Addr(), unreachable, 1, append(make([]byte, 4), p.Frame()[14:]...)),
+			Payload: testnet.ICMPMessage(guest.Addr(), remote.Addr(), unreachable, 1, append(make([]byte, 4), p.Frame()[14:]...)),
 		}
 		if sent := s.feed(p.Frame()); len(sent) > 0 {
 			t.Errorf("an ICMP error with TTL 1 had the answer %+v", sent)
@@ -50,9 +53,9 @@ func TestB26_LastHop(t *testing.T) {
 
 func TestTTL1ToWhereNoHopIs(t *testing.T) {
 	s := newSeam(t, seamConfig{})
-	udp := func(src, dst string) stacktest.Packet {
+	udp := func(src, dst string) testnet.Packet {
 		from, to := netip.MustParseAddrPort(src), netip.MustParseAddrPort(dst)
-		return stacktest.Packet{Src: from.Addr(), Dst: to.Addr(), TTL: 1, Proto: stacktest.ProtoUDP, Payload: stacktest.UDP(from, to, []byte("x"))}
+		return testnet.Packet{Src: from.Addr(), Dst: to.Addr(), TTL: 1, Proto: stack.ProtoUDP, Payload: testnet.Datagram(from, to, []byte("x"))}
 	}
 	// To the link itself: no hop is taken.
 	for _, dst := range []string{"10.0.2.3:53", "255.255.255.255:67"} {
@@ -71,7 +74,7 @@ func TestTTL1ToWhereNoHopIs(t *testing.T) {
 }
 
 // checkError compares an ICMP error to what it must say about the packet.
-func checkError(t *testing.T, what string, got stacktest.Packet, from netip.Addr, typ, code uint8, about stacktest.Packet) {
+func checkError(t *testing.T, what string, got testnet.Packet, from netip.Addr, typ, code uint8, about testnet.Packet) {
 	t.Helper()
 	if got.Src != from || got.Dst != about.Src || got.Payload[0] != typ || got.Payload[1] != code {
 		t.Errorf("%s: ICMP %d/%d from %v to %v, want %d/%d from %v to %v", what,
@@ -99,7 +102,7 @@ func checkError(t *testing.T, what string, got stacktest.Packet, from netip.Addr
 	if src != about.Src || dst != about.Dst || proto != about.Proto || !bytes.Equal(inner[:4], about.Payload[:4]) {
 		t.Errorf("%s: quotes %v to %v, protocol %d, %x; want %v to %v, %d, %x", what, src, dst, proto, inner[:8], about.Src, about.Dst, about.Proto, about.Payload[:8])
 	}
-	if about.Proto == stacktest.ProtoTCP && !bytes.Equal(inner[4:8], about.Payload[4:8]) {
+	if about.Proto == stack.ProtoTCP && !bytes.Equal(inner[4:8], about.Payload[4:8]) {
 		t.Errorf("%s: quotes sequence number %x, want %x", what, inner[4:8], about.Payload[4:8])
 	}
 }

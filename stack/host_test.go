@@ -19,8 +19,8 @@ import (
 
 	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/shard"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
-	"epiphyte/stack/stacktest"
 )
 
 func TestMain(m *testing.M) {
@@ -72,7 +72,7 @@ type host struct {
 }
 
 type hostConfig struct {
-	device *stacktest.Device
+	device *testnet.Device
 	mtu    int
 	host   *host
 }
@@ -129,7 +129,7 @@ func (h *host) do(f func()) {
 }
 
 // idle waits until no trace of a connection is left on either side.
-func (h *host) idle(g *stacktest.Guest) {
+func (h *host) idle(g *testnet.Guest) {
 	h.t.Helper()
 	eventually(h.t, func() string {
 		var conns, flows, endpoints, claims int
@@ -137,14 +137,13 @@ func (h *host) idle(g *stacktest.Guest) {
 			conns, flows, endpoints, claims = h.stack.Conns(), len(h.flows), h.stack.Endpoints(), len(h.claimed)
 		})
 		var states []string
-		guest := 0
 		if g != nil {
-			guest, states = g.Endpoints(), g.States()
+			states = g.States()
 		}
-		if conns+flows+endpoints+guest+claims == 0 {
+		if conns+flows+endpoints+len(states)+claims == 0 {
 			return ""
 		}
-		return fmt.Sprintf("left over: %d connections, %d flows, %d endpoints, %d of the guest %v, %d claims", conns, flows, endpoints, guest, states, claims)
+		return fmt.Sprintf("left over: %d connections, %d flows, %d endpoints, of the guest %v, %d claims", conns, flows, endpoints, states, claims)
 	})
 }
 

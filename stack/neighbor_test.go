@@ -6,26 +6,27 @@ import (
 	"net/netip"
 	"testing"
 
-	"epiphyte/stack/stacktest"
+	"epiphyte/internal/testnet"
+	"epiphyte/stack"
 )
 
 var broadcastMAC = [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 
 func TestARPIsAnsweredForOwnAddressesOnly(t *testing.T) {
-	devices(t, func(t *testing.T, d stacktest.DeviceConfig) {
+	devices(t, func(t *testing.T, d testnet.DeviceConfig) {
 		s := newSeam(t, seamConfig{device: d})
 		mac := s.plan.HardwareAddr()
 		for last := range 256 {
 			target := netip.AddrFrom4([4]byte{10, 0, 2, byte(last)})
-			sent := s.feed(stacktest.ARP(1, stacktest.GuestMAC, guest4.Addr(), [6]byte{}, target))
+			sent := s.feed(testnet.ARP(1, testnet.GuestMAC(), guest4.Addr(), [6]byte{}, target))
 			if !s.plan.IsOwn(target) {
 				if len(sent) > 0 {
 					t.Errorf("ARP for %v was answered", target)
 				}
 				continue
 			}
-			want := stacktest.ARP(2, mac, target, stacktest.GuestMAC, guest4.Addr())
-			if len(sent) != 1 || !bytes.Equal(sent[0].Payload, want[14:]) || sent[0].DstMAC != stacktest.GuestMAC || sent[0].SrcMAC != mac {
+			want := testnet.ARP(2, mac, target, testnet.GuestMAC(), guest4.Addr())
+			if len(sent) != 1 || !bytes.Equal(sent[0].Payload, want[14:]) || sent[0].DstMAC != testnet.GuestMAC() || sent[0].SrcMAC != mac {
 				t.Errorf("ARP for %v: sent %+v", target, sent)
 			}
 		}
@@ -38,17 +39,17 @@ func TestARPIsAnsweredForOwnAddressesOnly(t *testing.T) {
 func TestARPThatIsNoQuestion(t *testing.T) {
 	s := newSeam(t, seamConfig{})
 	gw, guest := s.plan.Gateway, guest4.Addr()
-	s.silent("a reply", stacktest.ARP(2, stacktest.GuestMAC, guest, [6]byte{}, gw))
-	s.silent("a claim of our own address", stacktest.ARP(1, stacktest.GuestMAC, gw, [6]byte{}, gw))
-	s.silent("a question in our own name", stacktest.ARP(1, stacktest.GuestMAC, s.plan.DNS, [6]byte{}, gw))
-	question := stacktest.ARP(1, stacktest.GuestMAC, guest, [6]byte{}, gw)
+	s.silent("a reply", testnet.ARP(2, testnet.GuestMAC(), guest, [6]byte{}, gw))
+	s.silent("a claim of our own address", testnet.ARP(1, testnet.GuestMAC(), gw, [6]byte{}, gw))
+	s.silent("a question in our own name", testnet.ARP(1, testnet.GuestMAC(), s.plan.DNS, [6]byte{}, gw))
+	question := testnet.ARP(1, testnet.GuestMAC(), guest, [6]byte{}, gw)
 	for i, name := range map[int]string{14: "hardware type", 16: "protocol type", 18: "hardware length", 19: "protocol length"} {
 		lie := bytes.Clone(question)
 		lie[i] ^= 0x40
 		s.silent("a wrong "+name, lie)
 	}
 	// A guest that looks for a free address (RFC 5227) must find ours taken.
-	if sent := s.feed(stacktest.ARP(1, stacktest.GuestMAC, netip.IPv4Unspecified(), [6]byte{}, gw)); len(sent) != 1 {
+	if sent := s.feed(testnet.ARP(1, testnet.GuestMAC(), netip.IPv4Unspecified(), [6]byte{}, gw)); len(sent) != 1 {
 		t.Errorf("a probe of our own address had %d answers, want 1", len(sent))
 	}
 }
@@ -56,11 +57,11 @@ func TestARPThatIsNoQuestion(t *testing.T) {
 func solicit(src, target netip.Addr, options ...byte) []byte {
 	b := target.As16()
 	dst := netip.AddrFrom16([16]byte{0: 0xff, 1: 2, 11: 1, 12: 0xff, 13: b[13], 14: b[14], 15: b[15]})
-	return stacktest.ICMPFrame(src, dst, 135, 0, append(append(make([]byte, 4), b[:]...), options...))
+	return testnet.ICMP(src, dst, 135, 0, append(append(make([]byte, 4), b[:]...), options...))
 }
 
 func TestNeighborSolicitationIsAnsweredForOwnAddressesOnly(t *testing.T) {
-	devices(t, func(t *testing.T, d stacktest.DeviceConfig) {
+	devices(t, func(t *testing.T, d testnet.DeviceConfig) {
 		s := newSeam(t, seamConfig{device: d})
 		for _, own := range s.plan.Own() {
 			if own.Is4() {
@@ -97,25 +98,25 @@ func TestNeighborDiscoveryThatIsNotValid(t *testing.T) {
 	src, gw := guest6.Addr(), s.plan.Gateway6
 	target := gw.As16()
 	body := append(make([]byte, 4), target[:]...)
-	good := stacktest.ICMP(src, gw, 135, 0, body)
-	packet := stacktest.Packet{Src: src, Dst: gw, Proto: stacktest.ProtoICMPv6, TTL: 255, Payload: good}
+	good := testnet.ICMPMessage(src, gw, 135, 0, body)
+	packet := testnet.Packet{Src: src, Dst: gw, Proto: stack.ProtoICMPv6, TTL: 255, Payload: good}
 	if len(s.feed(packet.Frame())) != 1 {
 		t.Fatal("the valid one had no answer")
 	}
 	far := packet
 	far.TTL = 254
 	s.silent("hop limit 254", far.Frame())
-	s.silent("code 1", stacktest.ICMPFrame(src, gw, 135, 1, body))
-	s.silent("a cut target", stacktest.ICMPFrame(src, gw, 135, 0, body[:12]))
-	s.silent("an advertisement", stacktest.ICMPFrame(src, gw, 136, 0, body))
-	s.silent("a router's advertisement", stacktest.ICMPFrame(src, netip.IPv6LinkLocalAllNodes(), 134, 0, make([]byte, 12)))
-	s.silent("a redirect", stacktest.ICMPFrame(src, gw, 137, 0, make([]byte, 36)))
+	s.silent("code 1", testnet.ICMP(src, gw, 135, 1, body))
+	s.silent("a cut target", testnet.ICMP(src, gw, 135, 0, body[:12]))
+	s.silent("an advertisement", testnet.ICMP(src, gw, 136, 0, body))
+	s.silent("a router's advertisement", testnet.ICMP(src, netip.IPv6LinkLocalAllNodes(), 134, 0, make([]byte, 12)))
+	s.silent("a redirect", testnet.ICMP(src, gw, 137, 0, make([]byte, 36)))
 	bad := bytes.Clone(packet.Frame())
 	bad[len(bad)-1] ^= 1
 	s.silent("a wrong checksum", bad)
 	// RFC 6980: nodes must ignore neighbour discovery in fragments.
 	nonce := append([]byte{14, 5}, make([]byte, 38)...)
-	packet.Payload = stacktest.ICMP(src, gw, 135, 0, append(body, nonce...))
+	packet.Payload = testnet.ICMPMessage(src, gw, 135, 0, append(body, nonce...))
 	s.silent("fragments", packet.Fragments(40+8+32)...)
 	atomic := packet
 	atomic.ExtensionType, atomic.Extensions = 44, make([]byte, 8) // RFC 6946: a fragment that is all
@@ -128,9 +129,9 @@ func TestNeighborSolicitationBehindAnExtensionHeader(t *testing.T) {
 	for _, target := range []string{"fd00::1", "fd00::101", "2001:db8::7"} {
 		b := netip.MustParseAddr(target).As16()
 		for _, dst := range []netip.Addr{netip.MustParseAddr(target), netip.AddrFrom16([16]byte{0: 0xff, 1: 2, 11: 1, 12: 0xff, 13: b[13], 14: b[14], 15: b[15]})} {
-			p := stacktest.Packet{
-				Src: guest6.Addr(), Dst: dst, Proto: stacktest.ProtoICMPv6, TTL: 255, Extensions: []byte{0, 0, 1, 4, 0, 0, 0, 0},
-				Payload: stacktest.ICMP(guest6.Addr(), dst, 135, 0, append(append(make([]byte, 4), b[:]...), 1, 1, 2, 0, 0, 0, 0, 0x64)),
+			p := testnet.Packet{
+				Src: guest6.Addr(), Dst: dst, Proto: stack.ProtoICMPv6, TTL: 255, Extensions: []byte{0, 0, 1, 4, 0, 0, 0, 0},
+				Payload: testnet.ICMPMessage(guest6.Addr(), dst, 135, 0, append(append(make([]byte, 4), b[:]...), 1, 1, 2, 0, 0, 0, 0, 0x64)),
 			}
 			s.silent("hop-by-hop options, "+target+" by way of "+dst.String(), p.Frame())
 			p.ExtensionType = 60
@@ -144,7 +145,7 @@ func routerAdvertisement() []byte {
 }
 
 func TestRouterSolicitationIsAnswered(t *testing.T) {
-	solicitation := stacktest.ICMPFrame(netip.MustParseAddr("fe80::100"), netip.MustParseAddr("ff02::2"), 133, 0, make([]byte, 4))
+	solicitation := testnet.ICMP(netip.MustParseAddr("fe80::100"), netip.MustParseAddr("ff02::2"), 133, 0, make([]byte, 4))
 	s := newSeam(t, seamConfig{adverts: routerAdvertisement()})
 	for range 2 { // the message is filled in anew each time
 		sent := s.feed(solicitation)
@@ -165,28 +166,28 @@ func TestNeighborsAreLearned(t *testing.T) {
 		return s.sent()[0].DstMAC
 	}
 	hear := func(s *seam, from netip.AddrPort, mac [6]byte) {
-		s.feed(stacktest.Packet{
-			SrcMAC: mac, Src: from.Addr(), Dst: remote4.Addr(), Proto: stacktest.ProtoUDP,
-			Payload: stacktest.UDP(from, remote4, nil),
+		s.feed(testnet.Packet{
+			SrcMAC: mac, Src: from.Addr(), Dst: remote4.Addr(), Proto: stack.ProtoUDP,
+			Payload: testnet.Datagram(from, remote4, nil),
 		}.Frame())
 	}
 	s := newSeam(t, seamConfig{})
-	if got := send(s, behind); got != stacktest.GuestMAC {
+	if got := send(s, behind); got != testnet.GuestMAC() {
 		t.Errorf("unheard of: sent to %x, want the TAP's own", got)
 	}
 	hear(s, behind, other)
 	if got := send(s, behind); got != other {
 		t.Errorf("behind a bridge: sent to %x", got)
 	}
-	if got := send(s, guest4); got != stacktest.GuestMAC {
+	if got := send(s, guest4); got != testnet.GuestMAC() {
 		t.Errorf("another address: sent to %x", got)
 	}
-	hear(s, behind, stacktest.GuestMAC)
-	if got := send(s, behind); got != stacktest.GuestMAC {
+	hear(s, behind, testnet.GuestMAC())
+	if got := send(s, behind); got != testnet.GuestMAC() {
 		t.Errorf("after it moved: sent to %x", got)
 	}
 	hear(s, behind, broadcastMAC)
-	if got := send(s, behind); got != stacktest.GuestMAC {
+	if got := send(s, behind); got != testnet.GuestMAC() {
 		t.Errorf("a frame from the broadcast address taught us %x", got)
 	}
 	if got := send(s, netip.MustParseAddrPort("255.255.255.255:68")); got != broadcastMAC {

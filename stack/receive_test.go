@@ -9,30 +9,31 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
-	"epiphyte/stack/stacktest"
 )
 
 // validFrames is one good frame of each kind that has an effect.
 func validFrames() map[string][]byte {
 	return map[string][]byte{
-		"ARP":          stacktest.ARP(1, stacktest.GuestMAC, guest4.Addr(), [6]byte{}, netip.MustParseAddr("10.0.2.2")),
-		"UDP":          stacktest.UDPFrame(guest4, remote4, []byte("question")),
-		"UDP, IPv6":    stacktest.UDPFrame(guest6, remote6, []byte("question")),
-		"SYN":          stacktest.TCPFrame(guest4, remote4, stacktest.SYN, 1, 0, nil),
-		"SYN, IPv6":    stacktest.TCPFrame(guest6, remote6, stacktest.SYN, 1, 0, nil),
-		"echo":         stacktest.ICMPFrame(guest4.Addr(), remote4.Addr(), 8, 0, []byte("\x12\x34\x00\x01ping")),
-		"echo, IPv6":   stacktest.ICMPFrame(guest6.Addr(), remote6.Addr(), 128, 0, []byte("\x12\x34\x00\x01ping")),
-		"own echo":     stacktest.ICMPFrame(guest4.Addr(), netip.MustParseAddr("10.0.2.2"), 8, 0, []byte("\x12\x34\x00\x01ping")),
+		"ARP":          testnet.ARP(1, testnet.GuestMAC(), guest4.Addr(), [6]byte{}, netip.MustParseAddr("10.0.2.2")),
+		"UDP":          testnet.UDP(guest4, remote4, testnet.TTL, []byte("question")),
+		"UDP, IPv6":    testnet.UDP(guest6, remote6, testnet.TTL, []byte("question")),
+		"SYN":          testnet.TCP(guest4, remote4, header.TCPFlagSyn, 1, 0, nil),
+		"SYN, IPv6":    testnet.TCP(guest6, remote6, header.TCPFlagSyn, 1, 0, nil),
+		"echo":         testnet.ICMP(guest4.Addr(), remote4.Addr(), 8, 0, []byte("\x12\x34\x00\x01ping")),
+		"echo, IPv6":   testnet.ICMP(guest6.Addr(), remote6.Addr(), 128, 0, []byte("\x12\x34\x00\x01ping")),
+		"own echo":     testnet.ICMP(guest4.Addr(), netip.MustParseAddr("10.0.2.2"), 8, 0, []byte("\x12\x34\x00\x01ping")),
 		"solicitation": solicit(guest6.Addr(), netip.MustParseAddr("fd00::2")),
-		"options": stacktest.Packet{
-			Src: guest4.Addr(), Dst: remote4.Addr(), Proto: stacktest.ProtoUDP, Options: []byte{1, 1, 1, 0},
-			Payload: stacktest.UDP(guest4, remote4, []byte("question")),
+		"options": testnet.Packet{
+			Src: guest4.Addr(), Dst: remote4.Addr(), Proto: stack.ProtoUDP, Options: []byte{1, 1, 1, 0},
+			Payload: testnet.Datagram(guest4, remote4, []byte("question")),
 		}.Frame(),
-		"extension header": stacktest.Packet{
-			Src: guest6.Addr(), Dst: remote6.Addr(), Proto: stacktest.ProtoUDP, ExtensionType: 60, Extensions: []byte{0, 0, 1, 4, 0, 0, 0, 0},
-			Payload: stacktest.UDP(guest6, remote6, []byte("question")),
+		"extension header": testnet.Packet{
+			Src: guest6.Addr(), Dst: remote6.Addr(), Proto: stack.ProtoUDP, ExtensionType: 60, Extensions: []byte{0, 0, 1, 4, 0, 0, 0, 0},
+			Payload: testnet.Datagram(guest6, remote6, []byte("question")),
 		}.Frame(),
 	}
 }
@@ -40,7 +41,7 @@ func validFrames() map[string][]byte {
 // B42: a frame that was cut anywhere does nothing, and does not hurt what
 // comes after it.
 func TestB42_TruncatedFramesDoNothing(t *testing.T) {
-	devices(t, func(t *testing.T, d stacktest.DeviceConfig) {
+	devices(t, func(t *testing.T, d testnet.DeviceConfig) {
 		s := newSeam(t, seamConfig{device: d})
 		for name, frame := range validFrames() {
 			for n := 1; n < len(frame); n++ {
@@ -55,7 +56,7 @@ func TestB42_TruncatedFramesDoNothing(t *testing.T) {
 
 // B42: reads shorter than the virtio header, and than the Ethernet header.
 func TestB42_RawReadsOfAnyLength(t *testing.T) {
-	s := newSeam(t, seamConfig{device: stacktest.DeviceConfig{Offload: true}})
+	s := newSeam(t, seamConfig{device: testnet.DeviceConfig{Offload: true}})
 	for n := 1; n < 40; n++ {
 		s.forget()
 		s.dev.InjectRaw(bytes.Repeat([]byte{1}, n))
@@ -75,7 +76,7 @@ func TestB42_LyingLengths(t *testing.T) {
 		b := bytes.Clone(frame)
 		f(b)
 		if b[12] == 8 && b[13] == 0 && b[14]&15 >= 5 && int(b[14]&15)*4 <= len(b)-14 {
-			stacktest.FixIPv4(b)
+			testnet.FixIPv4(b)
 		}
 		return b
 	}
@@ -114,7 +115,7 @@ func TestB42_LyingLengths(t *testing.T) {
 }
 
 func TestWrongChecksumsAreDropped(t *testing.T) {
-	devices(t, func(t *testing.T, d stacktest.DeviceConfig) {
+	devices(t, func(t *testing.T, d testnet.DeviceConfig) {
 		s := newSeam(t, seamConfig{device: d})
 		for name, frame := range validFrames() {
 			if name == "ARP" { // it has none
@@ -134,7 +135,7 @@ func TestWrongChecksumsAreDropped(t *testing.T) {
 
 // The guest's kernel leaves checksums to be completed, or has verified them.
 func TestChecksumsTheDeviceVouchesFor(t *testing.T) {
-	s := newSeam(t, seamConfig{device: stacktest.DeviceConfig{Offload: true}})
+	s := newSeam(t, seamConfig{device: testnet.DeviceConfig{Offload: true}})
 	for _, name := range []string{"UDP", "UDP, IPv6", "SYN", "SYN, IPv6"} {
 		frame := validFrames()[name]
 		at := len(frame) - 2 - 8 // UDP: the checksum before eight bytes of data
@@ -142,9 +143,9 @@ func TestChecksumsTheDeviceVouchesFor(t *testing.T) {
 			at = len(frame) - 4
 		}
 		binary.BigEndian.PutUint16(frame[at:], 0x1234)
-		for _, flags := range []uint8{stacktest.NeedsCsum, stacktest.DataValid} {
+		for _, flags := range []uint8{testnet.NeedsCsum, testnet.DataValid} {
 			s.forget()
-			s.dev.InjectVNet(stacktest.VNetHdr{Flags: flags}, frame)
+			s.dev.InjectVNet(testnet.VNetHdr{Flags: flags}, frame)
 			s.run()
 			if s.handled() != 1 {
 				t.Errorf("%s, flags %d: handled %d packets, want 1", name, flags, s.handled())
@@ -170,15 +171,15 @@ func TestUDPWithoutAChecksum(t *testing.T) {
 func TestEthernetPaddingIsCut(t *testing.T) {
 	families(t, func(t *testing.T, guest, remote netip.AddrPort) {
 		s := newSeam(t, seamConfig{})
-		frame := stacktest.UDPFrame(guest, remote, []byte("x"))
+		frame := testnet.UDP(guest, remote, testnet.TTL, []byte("x"))
 		s.feed(append(frame, bytes.Repeat([]byte{0xee}, 46)...))
 		s.oneDatagram("padded", guest, remote, []byte("x"))
 		// Padding that reaches into the second read buffer.
 		s.feed(append(frame, bytes.Repeat([]byte{0xee}, 9000)...))
 		s.oneDatagram("padded by 9000 bytes", guest, remote, []byte("x"))
 		// A datagram may be shorter than the packet that carries it (RFC 768).
-		p := stacktest.Packet{Src: guest.Addr(), Dst: remote.Addr(), Proto: stacktest.ProtoUDP}
-		p.Payload = append(stacktest.UDP(guest, remote, []byte("y")), 0, 0, 0)
+		p := testnet.Packet{Src: guest.Addr(), Dst: remote.Addr(), Proto: stack.ProtoUDP}
+		p.Payload = append(testnet.Datagram(guest, remote, []byte("y")), 0, 0, 0)
 		s.feed(p.Frame())
 		s.oneDatagram("short datagram", guest, remote, []byte("y"))
 	})
@@ -200,25 +201,25 @@ func TestB40_SpoofedSourcesAreDropped(t *testing.T) {
 		if a.Is6() {
 			echo = 128
 		}
-		s.silent("UDP from "+src, stacktest.UDPFrame(from, remote, []byte("x")))
-		s.silent("UDP to the gateway from "+src, stacktest.UDPFrame(from, netip.AddrPortFrom(own, 53), []byte("x")))
-		s.silent("SYN from "+src, stacktest.TCPFrame(from, remote, stacktest.SYN, 1, 0, nil))
-		s.silent("stray ACK from "+src, stacktest.TCPFrame(from, remote, stacktest.ACK, 1, 1, nil))
-		s.silent("echo from "+src, stacktest.ICMPFrame(a, remote.Addr(), echo, 0, []byte("\x00\x01\x00\x01ping")))
-		s.silent("echo to the gateway from "+src, stacktest.ICMPFrame(a, own, echo, 0, []byte("\x00\x01\x00\x01ping")))
-		p := stacktest.Packet{Src: a, Dst: remote.Addr(), Proto: stacktest.ProtoUDP, Payload: stacktest.UDP(from, remote, make([]byte, 3000))}
+		s.silent("UDP from "+src, testnet.UDP(from, remote, testnet.TTL, []byte("x")))
+		s.silent("UDP to the gateway from "+src, testnet.UDP(from, netip.AddrPortFrom(own, 53), testnet.TTL, []byte("x")))
+		s.silent("SYN from "+src, testnet.TCP(from, remote, header.TCPFlagSyn, 1, 0, nil))
+		s.silent("stray ACK from "+src, testnet.TCP(from, remote, header.TCPFlagAck, 1, 1, nil))
+		s.silent("echo from "+src, testnet.ICMP(a, remote.Addr(), echo, 0, []byte("\x00\x01\x00\x01ping")))
+		s.silent("echo to the gateway from "+src, testnet.ICMP(a, own, echo, 0, []byte("\x00\x01\x00\x01ping")))
+		p := testnet.Packet{Src: a, Dst: remote.Addr(), Proto: stack.ProtoUDP, Payload: testnet.Datagram(from, remote, make([]byte, 3000))}
 		s.silent("fragments from "+src, p.Fragments(1500)...)
 	}
 	// The unspecified address is for those who have none yet: DHCP and
 	// duplicate address detection.
 	nobody4, nobody6 := netip.AddrPortFrom(netip.IPv4Unspecified(), 68), netip.AddrPortFrom(netip.IPv6Unspecified(), 546)
-	s.silent("SYN from 0.0.0.0", stacktest.TCPFrame(nobody4, remote4, stacktest.SYN, 1, 0, nil))
-	s.silent("SYN from ::", stacktest.TCPFrame(nobody6, remote6, stacktest.SYN, 1, 0, nil))
-	s.silent("UDP from ::", stacktest.UDPFrame(nobody6, remote6, []byte("x")))
-	s.silent("echo from 0.0.0.0", stacktest.ICMPFrame(nobody4.Addr(), s.plan.Gateway, 8, 0, []byte("\x00\x01\x00\x01ping")))
-	s.silent("echo from ::", stacktest.ICMPFrame(nobody6.Addr(), s.plan.Gateway6, 128, 0, []byte("\x00\x01\x00\x01ping")))
+	s.silent("SYN from 0.0.0.0", testnet.TCP(nobody4, remote4, header.TCPFlagSyn, 1, 0, nil))
+	s.silent("SYN from ::", testnet.TCP(nobody6, remote6, header.TCPFlagSyn, 1, 0, nil))
+	s.silent("UDP from ::", testnet.UDP(nobody6, remote6, testnet.TTL, []byte("x")))
+	s.silent("echo from 0.0.0.0", testnet.ICMP(nobody4.Addr(), s.plan.Gateway, 8, 0, []byte("\x00\x01\x00\x01ping")))
+	s.silent("echo from ::", testnet.ICMP(nobody6.Addr(), s.plan.Gateway6, 128, 0, []byte("\x00\x01\x00\x01ping")))
 	everybody := netip.MustParseAddrPort("255.255.255.255:67")
-	s.feed(stacktest.UDPFrame(nobody4, everybody, []byte("discover")))
+	s.feed(testnet.UDP(nobody4, everybody, testnet.TTL, []byte("discover")))
 	s.oneDatagram("DHCP", nobody4, everybody, []byte("discover"))
 }
 
@@ -227,11 +228,11 @@ func TestProtocolsThatAreNotServed(t *testing.T) {
 	s := newSeam(t, seamConfig{})
 	for proto := range 256 {
 		for _, pair := range [][2]netip.Addr{{guest4.Addr(), remote4.Addr()}, {guest6.Addr(), remote6.Addr()}} {
-			p := stacktest.Packet{Src: pair[0], Dst: pair[1], Proto: uint8(proto), Payload: make([]byte, 40)}
+			p := testnet.Packet{Src: pair[0], Dst: pair[1], Proto: uint8(proto), Payload: make([]byte, 40)}
 			sent := s.feed(p.Frame())
 			// gVisor may complain by ICMP, as a router does.
 			for _, q := range sent {
-				if q.Proto != stacktest.ProtoICMP && q.Proto != stacktest.ProtoICMPv6 {
+				if q.Proto != stack.ProtoICMP && q.Proto != stack.ProtoICMPv6 {
 					t.Errorf("protocol %d was answered by %+v", proto, q)
 				}
 			}
@@ -242,7 +243,7 @@ func TestProtocolsThatAreNotServed(t *testing.T) {
 	}
 	for typ := range 1 << 16 {
 		switch typ {
-		case stacktest.EtherARP, stacktest.EtherIPv4, stacktest.EtherIPv6:
+		case testnet.EtherARP, testnet.EtherIPv4, testnet.EtherIPv6:
 			continue
 		}
 		if typ%251 != 0 && typ > 0x1000 {
@@ -258,15 +259,15 @@ func TestProtocolsThatAreNotServed(t *testing.T) {
 func TestIPv4OptionsAreSkipped(t *testing.T) {
 	s := newSeam(t, seamConfig{})
 	for words := range 10 {
-		p := stacktest.Packet{Src: guest4.Addr(), Dst: remote4.Addr(), Proto: stacktest.ProtoUDP, Options: bytes.Repeat([]byte{1}, (words+1)*4)}
-		p.Payload = stacktest.UDP(guest4, remote4, []byte("question"))
+		p := testnet.Packet{Src: guest4.Addr(), Dst: remote4.Addr(), Proto: stack.ProtoUDP, Options: bytes.Repeat([]byte{1}, (words+1)*4)}
+		p.Payload = testnet.Datagram(guest4, remote4, []byte("question"))
 		s.feed(p.Frame())
 		s.oneDatagram(fmt.Sprintf("%d words of options", words+1), guest4, remote4, []byte("question"))
 	}
 }
 
 func TestB26_OwnAddressesAnswerEcho(t *testing.T) {
-	devices(t, func(t *testing.T, d stacktest.DeviceConfig) {
+	devices(t, func(t *testing.T, d testnet.DeviceConfig) {
 		s := newSeam(t, seamConfig{device: d})
 		for _, own := range s.plan.Own() {
 			guest, request, reply := guest4.Addr(), uint8(8), uint8(0)
@@ -275,7 +276,7 @@ func TestB26_OwnAddressesAnswerEcho(t *testing.T) {
 			}
 			for _, size := range []int{0, 56, 1400, 4000} {
 				body := append([]byte("\x12\x34\x00\x07"), pattern(size, 1)...)
-				sent := s.feed(stacktest.ICMPFrame(guest, own, request, 0, body))
+				sent := s.feed(testnet.ICMP(guest, own, request, 0, body))
 				if len(sent) == 0 {
 					t.Fatalf("%v: no reply to %d bytes", own, size)
 				}
@@ -283,7 +284,7 @@ func TestB26_OwnAddressesAnswerEcho(t *testing.T) {
 				if p.Src != own || p.Dst != guest || p.TTL != 255 || p.Payload[0] != reply || !bytes.Equal(p.Payload[4:], body) {
 					t.Errorf("%v, %d bytes: replied %v to %v, TTL %d, type %d", own, size, p.Src, p.Dst, p.TTL, p.Payload[0])
 				}
-				if stacktest.TransportSum(p.Src, p.Dst, p.Proto, p.Payload) != 0xffff {
+				if testnet.TransportSum(p.Src, p.Dst, p.Proto, p.Payload) != 0xffff {
 					t.Errorf("%v, %d bytes: wrong checksum", own, size)
 				}
 			}
@@ -298,12 +299,12 @@ func TestB26_OwnAddressesAnswerEcho(t *testing.T) {
 func TestEchoToOthersIsTheHandlers(t *testing.T) {
 	families(t, func(t *testing.T, guest, remote netip.AddrPort) {
 		s := newSeam(t, seamConfig{})
-		request, proto := uint8(8), uint8(stacktest.ProtoICMP)
+		request, proto := uint8(8), uint8(stack.ProtoICMP)
 		if guest.Addr().Is6() {
-			request, proto = 128, stacktest.ProtoICMPv6
+			request, proto = 128, stack.ProtoICMPv6
 		}
-		message := stacktest.ICMP(guest.Addr(), remote.Addr(), request, 0, pattern(3000, 1))
-		p := stacktest.Packet{Src: guest.Addr(), Dst: remote.Addr(), Proto: proto, Payload: message, ID: 9}
+		message := testnet.ICMPMessage(guest.Addr(), remote.Addr(), request, 0, pattern(3000, 1))
+		p := testnet.Packet{Src: guest.Addr(), Dst: remote.Addr(), Proto: proto, Payload: message, ID: 9}
 		ways := map[string][][]byte{"whole": {p.Frame()}, "in fragments": p.Fragments(1500)}
 		if guest.Addr().Is6() {
 			q := p
@@ -327,15 +328,15 @@ func TestEchoToOthersIsTheHandlers(t *testing.T) {
 // A UDP super-datagram is handed on whole, with the size of its pieces.
 func TestUDPSuperDatagram(t *testing.T) {
 	families(t, func(t *testing.T, guest, remote netip.AddrPort) {
-		s := newSeam(t, seamConfig{device: stacktest.DeviceConfig{Offload: true}})
+		s := newSeam(t, seamConfig{device: testnet.DeviceConfig{Offload: true}})
 		data := pattern(12_345, 8)
-		s.dev.InjectVNet(stacktest.VNetHdr{Flags: stacktest.NeedsCsum, GSOType: stacktest.GSOUDPL4, GSOSize: 1200}, stacktest.UDPFrame(guest, remote, data))
+		s.dev.InjectVNet(testnet.VNetHdr{Flags: testnet.NeedsCsum, GSOType: testnet.GSOUDPL4, GSOSize: 1200}, testnet.UDP(guest, remote, testnet.TTL, data))
 		s.run()
 		s.oneDatagram("super-datagram", guest, remote, data)
 		if s.udp[0].SegmentSize != 1200 {
 			t.Errorf("SegmentSize = %d, want 1200", s.udp[0].SegmentSize)
 		}
-		s.feed(stacktest.UDPFrame(guest, remote, data))
+		s.feed(testnet.UDP(guest, remote, testnet.TTL, data))
 		s.oneDatagram("one datagram", guest, remote, data)
 		if s.udp[0].SegmentSize != 0 {
 			t.Error("the super-datagram's size stuck")
@@ -347,7 +348,7 @@ func TestUDPSuperDatagram(t *testing.T) {
 func TestBatches(t *testing.T) {
 	s := newSeam(t, seamConfig{})
 	for i := range 200 {
-		s.dev.Inject(stacktest.UDPFrame(guest4, remote4, fmt.Appendf(nil, "%d", i)))
+		s.dev.Inject(testnet.UDP(guest4, remote4, testnet.TTL, fmt.Appendf(nil, "%d", i)))
 	}
 	s.run()
 	if len(s.udp) != 200 {

@@ -12,8 +12,8 @@ import (
 	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/shard/shardtest"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
-	"epiphyte/stack/stacktest"
 )
 
 // seam is a stack that is driven frame by frame: what goes in is injected,
@@ -21,7 +21,7 @@ import (
 type seam struct {
 	t      testing.TB
 	plan   addressing.Plan
-	dev    *stacktest.Device
+	dev    *testnet.Device
 	poller *shardtest.Poller
 	shard  *shard.Shard
 	stack  *stack.Stack
@@ -41,7 +41,7 @@ type packet struct {
 }
 
 type seamConfig struct {
-	device  stacktest.DeviceConfig
+	device  testnet.DeviceConfig
 	mtu     int
 	adverts []byte
 	noIPv6  bool
@@ -52,15 +52,9 @@ func newSeam(t testing.TB, cfg seamConfig) *seam {
 	t.Helper()
 	s := &seam{t: t, plan: addressingtest.New(t), poller: new(shardtest.Poller)}
 	if cfg.noIPv6 {
-		var err error
-		if s.plan, err = addressing.New(addressing.DefaultIPv4(), netip.Prefix{}); err != nil {
-			t.Fatal(err)
-		}
+		s.plan = addressingtest.IPv4Only(t)
 	}
-	if cfg.device.HardwareAddr == ([6]byte{}) {
-		cfg.device.HardwareAddr = stacktest.GuestMAC
-	}
-	s.dev = stacktest.NewDevice(t, cfg.device)
+	s.dev = testnet.NewDevice(t, cfg.device)
 	if cfg.clock == nil {
 		cfg.clock = new(shardtest.Clock)
 	}
@@ -113,7 +107,7 @@ func (s *seam) run() {
 
 // feed forgets the past, lets the stack read the frames and returns what it
 // sent. All of it must be well-formed.
-func (s *seam) feed(frames ...[]byte) []stacktest.Packet {
+func (s *seam) feed(frames ...[]byte) []testnet.Packet {
 	s.t.Helper()
 	s.forget()
 	for _, f := range frames {
@@ -123,15 +117,15 @@ func (s *seam) feed(frames ...[]byte) []stacktest.Packet {
 	return s.sent()
 }
 
-func (s *seam) sent() []stacktest.Packet {
+func (s *seam) sent() []testnet.Packet {
 	s.t.Helper()
-	var packets []stacktest.Packet
+	var packets []testnet.Packet
 	for _, f := range s.dev.Sent() {
 		if len(f.Data) > 13 && f.Data[12] == 8 && f.Data[13] == 6 {
-			packets = append(packets, stacktest.Packet{Payload: f.Data[14:], DstMAC: [6]byte(f.Data[:6]), SrcMAC: [6]byte(f.Data[6:12])})
+			packets = append(packets, testnet.Packet{Payload: f.Data[14:], DstMAC: [6]byte(f.Data[:6]), SrcMAC: [6]byte(f.Data[6:12])})
 			continue
 		}
-		p, err := stacktest.Parse(f)
+		p, err := f.Parse()
 		if err != nil {
 			s.t.Errorf("the stack sent a bad frame: %v\n%x", err, f.Data)
 			continue
@@ -146,14 +140,14 @@ func (s *seam) silent(what string, frames ...[]byte) {
 	s.t.Helper()
 	if sent := s.feed(frames...); len(sent) > 0 || s.handled() > 0 {
 		s.t.Errorf("%s: %d frames sent, handled %d SYNs, %d datagrams, %d ICMP messages; want nothing\nfirst: %+v",
-			what, len(sent), len(s.syns), len(s.udp), len(s.icmp), append(sent, stacktest.Packet{})[0])
+			what, len(sent), len(s.syns), len(s.udp), len(s.icmp), append(sent, testnet.Packet{})[0])
 	}
 }
 
 // reassemble joins the fragments of one packet.
-func reassemble(t testing.TB, mtu int, fragments []stacktest.Packet) stacktest.Packet {
+func reassemble(t testing.TB, mtu int, fragments []testnet.Packet) testnet.Packet {
 	t.Helper()
-	var whole stacktest.Packet
+	var whole testnet.Packet
 	for i, f := range fragments {
 		if i == 0 {
 			whole = f
@@ -195,11 +189,11 @@ func families(t *testing.T, f func(t *testing.T, guest, remote netip.AddrPort)) 
 }
 
 // devices runs f over each kind of device.
-func devices(t *testing.T, f func(*testing.T, stacktest.DeviceConfig)) {
-	t.Run("bare frames", func(t *testing.T) { f(t, stacktest.DeviceConfig{}) })
-	t.Run("virtio header", func(t *testing.T) { f(t, stacktest.DeviceConfig{VNetHdr: true}) })
-	t.Run("offload", func(t *testing.T) { f(t, stacktest.DeviceConfig{Offload: true}) })
-	t.Run("USO", func(t *testing.T) { f(t, stacktest.DeviceConfig{USO: true}) })
+func devices(t *testing.T, f func(*testing.T, testnet.DeviceConfig)) {
+	t.Run("bare frames", func(t *testing.T) { f(t, testnet.DeviceConfig{}) })
+	t.Run("virtio header", func(t *testing.T) { f(t, testnet.DeviceConfig{VNetHdr: true}) })
+	t.Run("offload", func(t *testing.T) { f(t, testnet.DeviceConfig{Offload: true}) })
+	t.Run("USO", func(t *testing.T) { f(t, testnet.DeviceConfig{USO: true}) })
 }
 
 func (s *seam) oneDatagram(what string, guest, remote netip.AddrPort, data []byte) {

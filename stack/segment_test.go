@@ -11,29 +11,29 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
-	"epiphyte/stack/stacktest"
 )
 
 // peer is a guest's TCP written by hand, segment by segment.
 type peer struct {
 	t             testing.TB
 	host          *host
-	dev           *stacktest.Device
-	frames        chan stacktest.Frame
+	dev           *testnet.Device
+	frames        chan testnet.Frame
 	guest, remote netip.AddrPort
 	seq, ack      uint32 // next to send, next to acknowledge
 }
 
-func newPeer(t testing.TB, v6 bool, d stacktest.DeviceConfig, h *host) *peer {
+func newPeer(t testing.TB, v6 bool, d testnet.DeviceConfig, h *host) *peer {
 	t.Helper()
-	d.HardwareAddr = stacktest.GuestMAC
-	p := &peer{t: t, dev: stacktest.NewDevice(t, d), frames: make(chan stacktest.Frame, 1000), guest: guest4, remote: remote4, seq: 1000}
+	p := &peer{t: t, dev: testnet.NewDevice(t, d), frames: make(chan testnet.Frame, 1000), guest: guest4, remote: remote4, seq: 1000}
 	if v6 {
 		p.guest, p.remote = guest6, remote6
 	}
-	p.dev.OnSend(func(f stacktest.Frame) {
+	p.dev.OnSend(func(f testnet.Frame) {
 		select {
 		case p.frames <- f:
 		default:
@@ -44,18 +44,18 @@ func newPeer(t testing.TB, v6 bool, d stacktest.DeviceConfig, h *host) *peer {
 	return p
 }
 
-func (p *peer) send(flags uint8, data []byte) {
-	p.dev.Inject(stacktest.TCPFrame(p.guest, p.remote, flags, p.seq, p.ack, data))
+func (p *peer) send(flags header.TCPFlags, data []byte) {
+	p.dev.Inject(testnet.TCP(p.guest, p.remote, flags, p.seq, p.ack, data))
 	p.seq += uint32(len(data))
-	if flags&(stacktest.SYN|stacktest.FIN) != 0 {
+	if flags&(header.TCPFlagSyn|header.TCPFlagFin) != 0 {
 		p.seq++
 	}
 }
 
 // segment is a TCP segment that the stack sent.
 type segment struct {
-	stacktest.Frame
-	flags    uint8
+	testnet.Frame
+	flags    header.TCPFlags
 	seq, ack uint32
 	data     []byte
 }
@@ -65,15 +65,15 @@ func (p *peer) receive() segment {
 	p.t.Helper()
 	select {
 	case f := <-p.frames:
-		q, err := stacktest.Parse(f)
-		if err != nil || q.Proto != stacktest.ProtoTCP {
+		q, err := f.Parse()
+		if err != nil || q.Proto != stack.ProtoTCP {
 			p.t.Fatalf("received %+v: %v", q, err)
 		}
 		b := q.Payload
 		if netip.AddrPortFrom(q.Src, binary.BigEndian.Uint16(b)) != p.remote || netip.AddrPortFrom(q.Dst, binary.BigEndian.Uint16(b[2:])) != p.guest {
 			p.t.Fatalf("a segment of another connection: %+v", q)
 		}
-		return segment{f, b[13], binary.BigEndian.Uint32(b[4:]), binary.BigEndian.Uint32(b[8:]), b[int(b[12]>>4)*4:]}
+		return segment{f, header.TCPFlags(b[13]), binary.BigEndian.Uint32(b[4:]), binary.BigEndian.Uint32(b[8:]), b[int(b[12]>>4)*4:]}
 	case <-time.After(patience):
 		p.t.Fatal("no segment came")
 		panic("unreachable")
@@ -81,7 +81,7 @@ func (p *peer) receive() segment {
 }
 
 // until returns the next segment that carries all of these flags.
-func (p *peer) until(flags uint8) segment {
+func (p *peer) until(flags header.TCPFlags) segment {
 	p.t.Helper()
 	for {
 		if s := p.receive(); s.flags&flags == flags {
@@ -95,8 +95,8 @@ func (p *peer) until(flags uint8) segment {
 func (p *peer) connect() {
 	p.t.Helper()
 	p.ack = 0
-	p.send(stacktest.SYN, nil)
-	s := p.until(stacktest.SYN | stacktest.ACK)
+	p.send(header.TCPFlagSyn, nil)
+	s := p.until(header.TCPFlagSyn | header.TCPFlagAck)
 	if s.ack != p.seq {
 		p.t.Fatalf("SYN-ACK of %d, want %d", s.ack, p.seq)
 	}
@@ -107,13 +107,13 @@ func (p *peer) connect() {
 func (p *peer) establish() {
 	p.t.Helper()
 	p.connect()
-	p.send(stacktest.ACK, nil)
+	p.send(header.TCPFlagAck, nil)
 }
 
 // reset ends the connection, of which nothing may be left.
 func (p *peer) reset() {
 	p.t.Helper()
-	p.send(stacktest.RST|stacktest.ACK, nil)
+	p.send(header.TCPFlagRst|header.TCPFlagAck, nil)
 	p.host.idle(nil)
 }
 
@@ -163,9 +163,9 @@ func (hs *handshakes) result() unix.Errno {
 func TestB12_ResetInSynReceived(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, v6 bool) {
 		hs := newHandshakes()
-		p := newPeer(t, v6, stacktest.DeviceConfig{}, hs.host)
+		p := newPeer(t, v6, testnet.DeviceConfig{}, hs.host)
 		p.connect()
-		p.send(stacktest.RST|stacktest.ACK, nil)
+		p.send(header.TCPFlagRst|header.TCPFlagAck, nil)
 		if errno := hs.result(); errno == 0 {
 			t.Error("the handshake succeeded")
 		}
@@ -182,7 +182,7 @@ func TestB12_ResetInSynReceived(t *testing.T) {
 func TestAbortOfAHandshake(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, v6 bool) {
 		hs := newHandshakes()
-		p := newPeer(t, v6, stacktest.DeviceConfig{}, hs.host)
+		p := newPeer(t, v6, testnet.DeviceConfig{}, hs.host)
 		for range 3 {
 			p.connect()
 			p.host.do(func() { hs.current.Abort(); hs.current.Abort() })
@@ -190,14 +190,14 @@ func TestAbortOfAHandshake(t *testing.T) {
 				t.Errorf("done with %v, want ECONNABORTED", errno)
 			}
 			p.host.idle(nil)
-			p.send(stacktest.ACK, nil) // too late
-			p.until(stacktest.RST)
+			p.send(header.TCPFlagAck, nil) // too late
+			p.until(header.TCPFlagRst)
 			p.seq += 1000
 		}
 		// Aborted before the guest has answered at all.
 		p.host.do(func() { hs.host.decide = abortAtOnce(hs) })
 		p.ack = 0
-		p.send(stacktest.SYN, nil)
+		p.send(header.TCPFlagSyn, nil)
 		if errno := hs.result(); errno != unix.ECONNABORTED {
 			t.Errorf("done with %v, want ECONNABORTED", errno)
 		}
@@ -215,20 +215,20 @@ func abortAtOnce(hs *handshakes) func(*stack.SYN) {
 func TestSYNIsNotHandedOnTwiceOnceAccepted(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, v6 bool) {
 		hs := newHandshakes()
-		p := newPeer(t, v6, stacktest.DeviceConfig{}, hs.host)
+		p := newPeer(t, v6, testnet.DeviceConfig{}, hs.host)
 		p.connect()
-		syn := stacktest.TCPFrame(p.guest, p.remote, stacktest.SYN, p.seq-1, 0, nil)
+		syn := testnet.TCP(p.guest, p.remote, header.TCPFlagSyn, p.seq-1, 0, nil)
 		for range 5 {
 			p.dev.Inject(syn)
 		}
-		p.send(stacktest.ACK, nil)
+		p.send(header.TCPFlagAck, nil)
 		if errno := hs.result(); errno != 0 {
 			t.Fatal(errno)
 		}
 		for range 5 {
 			p.dev.Inject(syn) // a stray duplicate must not disturb what is established
 		}
-		p.send(stacktest.ACK|stacktest.PSH, []byte("ping"))
+		p.send(header.TCPFlagAck|header.TCPFlagPsh, []byte("ping"))
 		for {
 			if s := p.receive(); len(s.data) > 0 {
 				if string(s.data) != "ping" {
@@ -249,7 +249,7 @@ func TestSYNIsNotHandedOnTwiceOnceAccepted(t *testing.T) {
 func TestCloseWithConnectionsOpen(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, v6 bool) {
 		hs := newHandshakes()
-		p := newPeer(t, v6, stacktest.DeviceConfig{}, hs.host)
+		p := newPeer(t, v6, testnet.DeviceConfig{}, hs.host)
 		p.establish()
 		hs.result()
 		p.guest = netip.AddrPortFrom(p.guest.Addr(), p.guest.Port()+1)
@@ -260,7 +260,7 @@ func TestCloseWithConnectionsOpen(t *testing.T) {
 // B17: exactly the bytes sent, whatever the urgent pointer says.
 func TestB17_UrgentDataIsData(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, v6 bool) {
-		p := newPeer(t, v6, stacktest.DeviceConfig{}, &host{serve: echo})
+		p := newPeer(t, v6, testnet.DeviceConfig{}, &host{serve: echo})
 		p.establish()
 		ip := 20
 		if v6 {
@@ -269,11 +269,11 @@ func TestB17_UrgentDataIsData(t *testing.T) {
 		var sent, got []byte
 		for i, pointer := range []uint16{0, 1, 4, 9, 0xffff} {
 			data := []byte{byte('a' + i), 'b', 'c', 'd', 'e', 'f', 'g', 'h'}
-			segment := stacktest.TCP(p.guest, p.remote, stacktest.ACK|stacktest.PSH|0x20, p.seq, p.ack, data)
+			segment := testnet.Segment(p.guest, p.remote, header.TCPFlagAck|header.TCPFlagPsh|0x20, p.seq, p.ack, data)
 			segment[16], segment[17] = 0, 0
 			binary.BigEndian.PutUint16(segment[18:], pointer)
-			binary.BigEndian.PutUint16(segment[16:], ^stacktest.TransportSum(p.guest.Addr(), p.remote.Addr(), stacktest.ProtoTCP, segment))
-			q := stacktest.Packet{Src: p.guest.Addr(), Dst: p.remote.Addr(), Proto: stacktest.ProtoTCP, Payload: segment}
+			testnet.FixTransport(p.guest.Addr(), p.remote.Addr(), stack.ProtoTCP, segment)
+			q := testnet.Packet{Src: p.guest.Addr(), Dst: p.remote.Addr(), Proto: stack.ProtoTCP, Payload: segment}
 			frame := q.Frame()
 			if len(frame) != 14+ip+20+len(data) {
 				t.Fatal("bad frame")
@@ -309,19 +309,19 @@ func TestB18_ClosedConnectionsAreBounded(t *testing.T) {
 			c.Close()
 		})
 	}}
-	dev := stacktest.NewDevice(t, stacktest.DeviceConfig{HardwareAddr: stacktest.GuestMAC})
+	dev := testnet.NewDevice(t, testnet.DeviceConfig{})
 	room := make(chan struct{}, 64) // handshakes in flight
-	dev.OnSend(func(f stacktest.Frame) {
-		q, err := stacktest.Parse(f)
-		if err != nil || q.Proto != stacktest.ProtoTCP {
+	dev.OnSend(func(f testnet.Frame) {
+		q, err := f.Parse()
+		if err != nil || q.Proto != stack.ProtoTCP {
 			t.Errorf("sent %+v: %v", q, err)
 			return
 		}
 		b := q.Payload
-		if b[13] == stacktest.SYN|stacktest.ACK {
+		if q.TCPFlags() == header.TCPFlagSyn|header.TCPFlagAck {
 			guest := netip.AddrPortFrom(q.Dst, binary.BigEndian.Uint16(b[2:]))
 			remote := netip.AddrPortFrom(q.Src, binary.BigEndian.Uint16(b))
-			dev.Inject(stacktest.TCPFrame(guest, remote, stacktest.ACK, binary.BigEndian.Uint32(b[8:]), binary.BigEndian.Uint32(b[4:])+1, nil))
+			dev.Inject(testnet.TCP(guest, remote, header.TCPFlagAck, binary.BigEndian.Uint32(b[8:]), binary.BigEndian.Uint32(b[4:])+1, nil))
 			select {
 			case <-room:
 			default: // a SYN-ACK that was sent again, to a slow test
@@ -335,7 +335,7 @@ func TestB18_ClosedConnectionsAreBounded(t *testing.T) {
 		case <-time.After(patience):
 			t.Fatalf("connection %d has no answer", i)
 		}
-		dev.Inject(stacktest.TCPFrame(netip.AddrPortFrom(guest4.Addr(), uint16(10000+i)), remote4, stacktest.SYN, 1, 0, nil))
+		dev.Inject(testnet.TCP(netip.AddrPortFrom(guest4.Addr(), uint16(10000+i)), remote4, header.TCPFlagSyn, 1, 0, nil))
 	}
 	eventually(t, func() (what string) {
 		h.do(func() {
@@ -359,10 +359,10 @@ func TestB18_ClosedConnectionsAreBounded(t *testing.T) {
 func (p *peer) closeHostFirst() {
 	p.t.Helper()
 	p.establish()
-	fin := p.until(stacktest.FIN)
+	fin := p.until(header.TCPFlagFin)
 	p.ack = fin.seq + uint32(len(fin.data)) + 1
-	p.send(stacktest.FIN|stacktest.ACK, nil)
-	for p.until(stacktest.ACK).ack != p.seq {
+	p.send(header.TCPFlagFin|header.TCPFlagAck, nil)
+	for p.until(header.TCPFlagAck).ack != p.seq {
 	}
 	// The host has to learn of it before it lets the port be used anew.
 	eventually(p.t, func() (open string) {
@@ -385,7 +385,7 @@ func closer(c *net.UnixConn, _ *flow) {
 
 func TestTimeWait(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, v6 bool) {
-		p := newPeer(t, v6, stacktest.DeviceConfig{}, &host{serve: closer})
+		p := newPeer(t, v6, testnet.DeviceConfig{}, &host{serve: closer})
 		conns := func() (n int) {
 			p.host.do(func() { n = p.host.stack.Conns() })
 			return n
@@ -396,8 +396,8 @@ func TestTimeWait(t *testing.T) {
 		}
 		// The guest's FIN again: its ACK was lost.
 		p.seq--
-		p.send(stacktest.FIN|stacktest.ACK, nil)
-		if s := p.until(stacktest.ACK); s.ack != p.seq || s.flags&stacktest.RST != 0 {
+		p.send(header.TCPFlagFin|header.TCPFlagAck, nil)
+		if s := p.until(header.TCPFlagAck); s.ack != p.seq || s.flags&header.TCPFlagRst != 0 {
 			t.Errorf("a repeated FIN had flags %#x, ack %d, want an ACK of %d", s.flags, s.ack, p.seq)
 		}
 		// The guest takes the same port again, at once and several times.
@@ -421,7 +421,7 @@ func TestTimeWait(t *testing.T) {
 func TestSuperSegmentsSayHowToCutThem(t *testing.T) {
 	data := pattern(60_000, 9)
 	bothFamilies(t, func(t *testing.T, v6 bool) {
-		p := newPeer(t, v6, stacktest.DeviceConfig{Offload: true}, &host{serve: func(c *net.UnixConn, _ *flow) {
+		p := newPeer(t, v6, testnet.DeviceConfig{Offload: true}, &host{serve: func(c *net.UnixConn, _ *flow) {
 			c.Write(data)
 			c.CloseWrite()
 			io.Copy(io.Discard, onlyReader{c})
@@ -431,9 +431,9 @@ func TestSuperSegmentsSayHowToCutThem(t *testing.T) {
 		// The MSS of a SYN without the option (RFC 9293 section 3.7.1, whose
 		// 1220 for IPv6 gVisor does not know).
 		const mss = 536
-		typ, ip := uint8(stacktest.GSOTCPv4), 20
+		typ, ip := uint8(testnet.GSOTCPv4), 20
 		if v6 {
-			typ, ip = stacktest.GSOTCPv6, 40
+			typ, ip = testnet.GSOTCPv6, 40
 		}
 		var got []byte
 		supers := 0
@@ -450,7 +450,7 @@ func TestSuperSegmentsSayHowToCutThem(t *testing.T) {
 				}
 			default:
 				supers++
-				if v.GSOType != typ || int(v.GSOSize) != mss || int(v.HdrLen) != headers || v.Flags&stacktest.NeedsCsum == 0 {
+				if v.GSOType != typ || int(v.GSOSize) != mss || int(v.HdrLen) != headers || v.Flags&testnet.NeedsCsum == 0 {
 					t.Errorf("a super-segment of %d bytes behind %d of headers: %+v", len(s.data), headers, v)
 				}
 				if int(v.CsumStart) != 14+ip || v.CsumOffset != 16 {
@@ -459,11 +459,11 @@ func TestSuperSegmentsSayHowToCutThem(t *testing.T) {
 			}
 			got = append(got, s.data...)
 			p.ack += uint32(len(s.data))
-			if s.flags&stacktest.FIN != 0 {
+			if s.flags&header.TCPFlagFin != 0 {
 				p.ack++
 				break
 			}
-			p.send(stacktest.ACK, nil)
+			p.send(header.TCPFlagAck, nil)
 		}
 		if !bytes.Equal(got, data) {
 			t.Errorf("got %d bytes, not the %d sent", len(got), len(data))
@@ -471,7 +471,7 @@ func TestSuperSegmentsSayHowToCutThem(t *testing.T) {
 		if supers == 0 {
 			t.Error("no super-segment was sent")
 		}
-		p.send(stacktest.FIN|stacktest.ACK, nil)
+		p.send(header.TCPFlagFin|header.TCPFlagAck, nil)
 		p.host.idle(nil)
 	})
 }
@@ -481,7 +481,7 @@ func TestSuperSegmentsAreTaken(t *testing.T) {
 	data := pattern(60_000, 10)
 	bothFamilies(t, func(t *testing.T, v6 bool) {
 		received := make(chan []byte, 1)
-		p := newPeer(t, v6, stacktest.DeviceConfig{Offload: true}, &host{serve: func(c *net.UnixConn, _ *flow) {
+		p := newPeer(t, v6, testnet.DeviceConfig{Offload: true}, &host{serve: func(c *net.UnixConn, _ *flow) {
 			b, err := io.ReadAll(c)
 			if err != nil {
 				t.Error(err)
@@ -490,17 +490,17 @@ func TestSuperSegmentsAreTaken(t *testing.T) {
 			c.Close()
 		}})
 		p.establish()
-		frame := stacktest.TCPFrame(p.guest, p.remote, stacktest.ACK|stacktest.PSH, p.seq, p.ack, data)
-		ip, typ := 20, uint8(stacktest.GSOTCPv4)
+		frame := testnet.TCP(p.guest, p.remote, header.TCPFlagAck|header.TCPFlagPsh, p.seq, p.ack, data)
+		ip, typ := 20, uint8(testnet.GSOTCPv4)
 		if v6 {
-			ip, typ = 40, stacktest.GSOTCPv6
+			ip, typ = 40, testnet.GSOTCPv6
 		}
-		binary.BigEndian.PutUint16(frame[14+ip+16:], stacktest.PseudoSum(p.guest.Addr(), p.remote.Addr(), stacktest.ProtoTCP, 20+len(data)))
-		p.dev.InjectVNet(stacktest.VNetHdr{
-			Flags: stacktest.NeedsCsum, GSOType: typ, GSOSize: 1400, HdrLen: uint16(14 + ip + 20), CsumStart: uint16(14 + ip), CsumOffset: 16,
+		binary.BigEndian.PutUint16(frame[14+ip+16:], testnet.PseudoSum(p.guest.Addr(), p.remote.Addr(), stack.ProtoTCP, 20+len(data)))
+		p.dev.InjectVNet(testnet.VNetHdr{
+			Flags: testnet.NeedsCsum, GSOType: typ, GSOSize: 1400, HdrLen: uint16(14 + ip + 20), CsumStart: uint16(14 + ip), CsumOffset: 16,
 		}, frame)
 		p.seq += uint32(len(data))
-		p.send(stacktest.FIN|stacktest.ACK, nil)
+		p.send(header.TCPFlagFin|header.TCPFlagAck, nil)
 		select {
 		case b := <-received:
 			if !bytes.Equal(b, data) {
@@ -509,9 +509,9 @@ func TestSuperSegmentsAreTaken(t *testing.T) {
 		case <-time.After(patience):
 			t.Fatal("nothing arrived")
 		}
-		fin := p.until(stacktest.FIN)
+		fin := p.until(header.TCPFlagFin)
 		p.ack = fin.seq + 1
-		p.send(stacktest.ACK, nil)
+		p.send(header.TCPFlagAck, nil)
 		p.host.idle(nil)
 	})
 }

@@ -7,13 +7,14 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
-	"epiphyte/stack/stacktest"
 )
 
 func TestB23_LargeDatagramsAreFragmented(t *testing.T) {
-	devices(t, func(t *testing.T, d stacktest.DeviceConfig) {
+	devices(t, func(t *testing.T, d testnet.DeviceConfig) {
 		families(t, func(t *testing.T, guest, remote netip.AddrPort) {
 			for _, mtu := range []int{1280, 1500, 65520} {
 				s := newSeam(t, seamConfig{device: d, mtu: mtu})
@@ -49,7 +50,7 @@ func TestB23_LargeDatagramsAreFragmented(t *testing.T) {
 					if !bytes.Equal(p.Payload[8:], data) {
 						t.Errorf("MTU %d, %d bytes: other bytes arrived", mtu, size)
 					}
-					if len(sent) > 1 && stacktest.TransportSum(p.Src, p.Dst, p.Proto, p.Payload) != 0xffff {
+					if len(sent) > 1 && testnet.TransportSum(p.Src, p.Dst, p.Proto, p.Payload) != 0xffff {
 						t.Errorf("MTU %d, %d bytes: the fragments' checksum is wrong", mtu, size)
 					}
 				}
@@ -117,7 +118,7 @@ func TestBroadcastUDP(t *testing.T) {
 // whole, as raw sockets would see it without.
 func TestPartialChecksums(t *testing.T) {
 	families(t, func(t *testing.T, guest, remote netip.AddrPort) {
-		s := newSeam(t, seamConfig{device: stacktest.DeviceConfig{Offload: true}})
+		s := newSeam(t, seamConfig{device: testnet.DeviceConfig{Offload: true}})
 		s.stack.SendUDP(remote, guest, []byte("answer"))
 		typ := uint8(0)
 		if guest.Addr().Is6() {
@@ -129,10 +130,10 @@ func TestPartialChecksums(t *testing.T) {
 			t.Fatalf("%d frames", len(frames))
 		}
 		for i, f := range frames {
-			if _, err := stacktest.Parse(f); err != nil {
+			if _, err := f.Parse(); err != nil {
 				t.Error(err)
 			}
-			if partial := f.VNet.Flags&stacktest.NeedsCsum != 0; partial != (i == 0) {
+			if partial := f.VNet.Flags&testnet.NeedsCsum != 0; partial != (i == 0) {
 				t.Errorf("frame %d: partial checksum %v", i, partial)
 			}
 			if f.VNet.GSOType != 0 || f.VNet.GSOSize != 0 {
@@ -144,7 +145,7 @@ func TestPartialChecksums(t *testing.T) {
 
 func (s *seam) syn(guest, remote netip.AddrPort, seq uint32) *stack.SYN {
 	s.t.Helper()
-	s.feed(stacktest.TCPFrame(guest, remote, stacktest.SYN, seq, 0, nil))
+	s.feed(testnet.TCP(guest, remote, header.TCPFlagSyn, seq, 0, nil))
 	if len(s.syns) != 1 {
 		s.t.Fatalf("handled %d SYNs, want 1", len(s.syns))
 	}
@@ -164,14 +165,14 @@ func TestB13_SYNAndReset(t *testing.T) {
 			}
 			s.stack.SendReset(y)
 			sent := s.sent()
-			if len(sent) != 1 || sent[0].Src != remote.Addr() || sent[0].Dst != guest.Addr() || sent[0].Proto != stacktest.ProtoTCP {
+			if len(sent) != 1 || sent[0].Src != remote.Addr() || sent[0].Dst != guest.Addr() || sent[0].Proto != stack.ProtoTCP {
 				t.Fatalf("sent %+v", sent)
 			}
 			b := sent[0].Payload
 			if netip.AddrPortFrom(sent[0].Src, binary.BigEndian.Uint16(b)) != remote || binary.BigEndian.Uint16(b[2:]) != guest.Port() {
 				t.Errorf("ports %x", b[:4])
 			}
-			if b[13] != stacktest.RST|stacktest.ACK || binary.BigEndian.Uint32(b[4:]) != 0 || binary.BigEndian.Uint32(b[8:]) != seq+1 {
+			if sent[0].TCPFlags() != header.TCPFlagRst|header.TCPFlagAck || binary.BigEndian.Uint32(b[4:]) != 0 || binary.BigEndian.Uint32(b[8:]) != seq+1 {
 				t.Errorf("flags %#x, sequence %d, acknowledges %d, want a RST of 0 for %d", b[13], binary.BigEndian.Uint32(b[4:]), binary.BigEndian.Uint32(b[8:]), seq+1)
 			}
 		}
@@ -187,12 +188,12 @@ func TestSendAbort(t *testing.T) {
 		s := newSeam(t, seamConfig{})
 		s.stack.SendAbort(remote, guest)
 		sent := s.sent()
-		if len(sent) != 1 || sent[0].Src != remote.Addr() || sent[0].Dst != guest.Addr() || sent[0].Proto != stacktest.ProtoTCP {
+		if len(sent) != 1 || sent[0].Src != remote.Addr() || sent[0].Dst != guest.Addr() || sent[0].Proto != stack.ProtoTCP {
 			t.Fatalf("sent %+v", sent)
 		}
 		b := sent[0].Payload
 		if binary.BigEndian.Uint16(b) != remote.Port() || binary.BigEndian.Uint16(b[2:]) != guest.Port() ||
-			b[13] != stacktest.RST || binary.BigEndian.Uint64(b[4:]) != 0 {
+			sent[0].TCPFlags() != header.TCPFlagRst || binary.BigEndian.Uint64(b[4:]) != 0 {
 			t.Errorf("sent %x", b)
 		}
 	})
@@ -208,9 +209,9 @@ func TestB15_ErrorsQuoteThePacket(t *testing.T) {
 			tooBig = [2]uint8{2, 0}
 		}
 		router := netip.AddrPortFrom(remote.Addr().Next(), 0).Addr()
-		about := map[string]stacktest.Packet{
-			"SYN": {Src: guest.Addr(), Dst: remote.Addr(), Proto: stacktest.ProtoTCP, Payload: stacktest.TCP(guest, remote, stacktest.SYN, 0x12345678, 0, nil)},
-			"UDP": {Src: guest.Addr(), Dst: remote.Addr(), Proto: stacktest.ProtoUDP, Payload: stacktest.UDP(guest, remote, []byte("lost"))},
+		about := map[string]testnet.Packet{
+			"SYN": {Src: guest.Addr(), Dst: remote.Addr(), Proto: stack.ProtoTCP, Payload: testnet.Segment(guest, remote, header.TCPFlagSyn, 0x12345678, 0, nil)},
+			"UDP": {Src: guest.Addr(), Dst: remote.Addr(), Proto: stack.ProtoUDP, Payload: testnet.Datagram(guest, remote, []byte("lost"))},
 		}
 		quotes := map[string]stack.Quote{"SYN": s.syn(guest, remote, 0x12345678).Quote(), "UDP": stack.UDPQuote(guest, remote, 4)}
 		for name, q := range quotes {
@@ -236,7 +237,7 @@ func TestB15_ErrorsQuoteThePacket(t *testing.T) {
 		}
 		// RFC 1122 section 3.2.2: never about a multicast or broadcast.
 		for _, dst := range []string{"224.0.0.251", "255.255.255.255", "ff02::fb"} {
-			q := stack.Quote{Src: guest.Addr(), Dst: netip.MustParseAddr(dst), Proto: stacktest.ProtoUDP}
+			q := stack.Quote{Src: guest.Addr(), Dst: netip.MustParseAddr(dst), Proto: stack.ProtoUDP}
 			if q.Dst.Is4() != guest.Addr().Is4() {
 				continue
 			}
@@ -263,24 +264,24 @@ func TestErrorToALinkLocalGuest(t *testing.T) {
 func TestStraySegments(t *testing.T) {
 	families(t, func(t *testing.T, guest, remote netip.AddrPort) {
 		s := newSeam(t, seamConfig{})
-		for flags := range uint8(32) {
-			if flags&(stacktest.SYN|stacktest.ACK|stacktest.RST) == stacktest.SYN {
+		for flags := range header.TCPFlags(32) {
+			if flags&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) == header.TCPFlagSyn {
 				continue
 			}
-			sent := s.feed(stacktest.TCPFrame(guest, remote, flags, 100, 200, nil))
+			sent := s.feed(testnet.TCP(guest, remote, flags, 100, 200, nil))
 			if s.handled() > 0 {
 				t.Errorf("flags %#x reached the handler", flags)
 			}
 			want := 1
-			if flags&stacktest.RST != 0 {
+			if flags&header.TCPFlagRst != 0 {
 				want = 0
 			}
-			if len(sent) != want || want == 1 && (sent[0].Proto != stacktest.ProtoTCP || sent[0].Payload[13]&stacktest.RST == 0) {
+			if len(sent) != want || want == 1 && (sent[0].Proto != stack.ProtoTCP || sent[0].TCPFlags()&header.TCPFlagRst == 0) {
 				t.Errorf("flags %#x: sent %+v, want %d resets", flags, sent, want)
 			}
 		}
 		// A SYN in fragments is nobody's.
-		p := stacktest.Packet{Src: guest.Addr(), Dst: remote.Addr(), Proto: stacktest.ProtoTCP, Payload: stacktest.TCP(guest, remote, stacktest.SYN, 1, 0, make([]byte, 100))}
+		p := testnet.Packet{Src: guest.Addr(), Dst: remote.Addr(), Proto: stack.ProtoTCP, Payload: testnet.Segment(guest, remote, header.TCPFlagSyn, 1, 0, make([]byte, 100))}
 		s.silent("a SYN in fragments", p.Fragments(88)...)
 	})
 }

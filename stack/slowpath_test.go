@@ -1,23 +1,25 @@
 package stack_test
 
 import (
-	"encoding/binary"
 	"io"
 	"net"
 	"testing"
 
-	"epiphyte/stack/stacktest"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"epiphyte/internal/testnet"
+	"epiphyte/stack"
 )
 
 // Segments in fragments take gVisor's way, and find their connection.
 func TestB17_SegmentsInFragments(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, v6 bool) {
-		p := newPeer(t, v6, stacktest.DeviceConfig{}, &host{serve: echo})
+		p := newPeer(t, v6, testnet.DeviceConfig{}, &host{serve: echo})
 		p.establish()
 		data := pattern(400, 3)
 		for range 3 {
-			q := stacktest.Packet{Src: p.guest.Addr(), Dst: p.remote.Addr(), Proto: stacktest.ProtoTCP,
-				ID: p.seq, Payload: stacktest.TCP(p.guest, p.remote, stacktest.ACK|stacktest.PSH, p.seq, p.ack, data)}
+			q := testnet.Packet{Src: p.guest.Addr(), Dst: p.remote.Addr(), Proto: stack.ProtoTCP,
+				ID: p.seq, Payload: testnet.Segment(p.guest, p.remote, header.TCPFlagAck|header.TCPFlagPsh, p.seq, p.ack, data)}
 			for _, f := range q.Fragments(200) {
 				p.dev.Inject(f)
 			}
@@ -26,7 +28,7 @@ func TestB17_SegmentsInFragments(t *testing.T) {
 				s := p.receive()
 				got += len(s.data)
 				p.ack += uint32(len(s.data))
-				if s.flags&stacktest.RST != 0 {
+				if s.flags&header.TCPFlagRst != 0 {
 					t.Fatal("the connection was reset")
 				}
 			}
@@ -40,20 +42,19 @@ func TestB17_SegmentsInFragments(t *testing.T) {
 func TestB17_SegmentTooBigForTheGuestsOwnNetwork(t *testing.T) {
 	const mtu, tcpHeader = 1280, 20
 	bothFamilies(t, func(t *testing.T, v6 bool) {
-		p := newPeer(t, v6, stacktest.DeviceConfig{}, &host{serve: func(c *net.UnixConn, _ *flow) {
+		p := newPeer(t, v6, testnet.DeviceConfig{}, &host{serve: func(c *net.UnixConn, _ *flow) {
 			c.Write(pattern(1400, 4))
 			io.Copy(io.Discard, onlyReader{c})
 			c.Close()
 		}})
 		// With the option that says how large segments may be.
-		syn := stacktest.TCP(p.guest, p.remote, stacktest.SYN, p.seq, 0, []byte{2, 4, 1440 >> 8, 1440 & 0xff})
+		syn := testnet.Segment(p.guest, p.remote, header.TCPFlagSyn, p.seq, 0, []byte{2, 4, 1440 >> 8, 1440 & 0xff})
 		syn[12] = 6 << 4
-		binary.BigEndian.PutUint16(syn[16:], 0)
-		binary.BigEndian.PutUint16(syn[16:], ^stacktest.TransportSum(p.guest.Addr(), p.remote.Addr(), stacktest.ProtoTCP, syn))
-		p.dev.Inject(stacktest.Packet{Src: p.guest.Addr(), Dst: p.remote.Addr(), Proto: stacktest.ProtoTCP, Payload: syn}.Frame())
+		testnet.FixTransport(p.guest.Addr(), p.remote.Addr(), stack.ProtoTCP, syn)
+		p.dev.Inject(testnet.Packet{Src: p.guest.Addr(), Dst: p.remote.Addr(), Proto: stack.ProtoTCP, Payload: syn}.Frame())
 		p.seq++
-		p.ack = p.until(stacktest.SYN|stacktest.ACK).seq + 1
-		p.send(stacktest.ACK, nil)
+		p.ack = p.until(header.TCPFlagSyn|header.TCPFlagAck).seq + 1
+		p.send(header.TCPFlagAck, nil)
 		s := p.receive()
 		if len(s.data) != 1400 {
 			t.Fatalf("a segment of %d bytes, want 1400", len(s.data))
@@ -66,7 +67,7 @@ func TestB17_SegmentTooBigForTheGuestsOwnNetwork(t *testing.T) {
 		if v6 {
 			about = append([]byte{0, 0, mtu >> 8, mtu & 0xff}, s.Data[14:]...)
 		}
-		p.dev.Inject(stacktest.ICMPFrame(p.guest.Addr(), p.remote.Addr(), typ, code, about))
+		p.dev.Inject(testnet.ICMP(p.guest.Addr(), p.remote.Addr(), typ, code, about))
 		for got := 0; got < 1400; {
 			s := p.receive()
 			if s.seq != p.ack {
@@ -77,7 +78,7 @@ func TestB17_SegmentTooBigForTheGuestsOwnNetwork(t *testing.T) {
 			}
 			got += len(s.data)
 			p.ack += uint32(len(s.data))
-			p.send(stacktest.ACK, nil)
+			p.send(header.TCPFlagAck, nil)
 		}
 		p.reset()
 	})

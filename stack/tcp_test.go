@@ -14,8 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"epiphyte/internal/addressing/addressingtest"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
-	"epiphyte/stack/stacktest"
 )
 
 // link is one kind of TAP that the suite runs over.
@@ -24,13 +25,13 @@ type link struct {
 	mtu     int
 	offload bool
 	v6      bool
-	im      stacktest.Impairment
+	im      testnet.Impairment
 }
 
-func (l link) lossy() bool { return l.im != stacktest.Impairment{} }
+func (l link) lossy() bool { return l.im != testnet.Impairment{} }
 
 func links() []link {
-	lossy := stacktest.Impairment{Seed: 1, Loss: 0.02, Duplicate: 0.02, Reorder: 0.03}
+	lossy := testnet.Impairment{Seed: 1, Loss: 0.02, Duplicate: 0.02, Reorder: 0.03}
 	return []link{
 		{name: "offload", mtu: 65520, offload: true},
 		{name: "plain frames, IPv6", mtu: 1500, v6: true},
@@ -42,7 +43,7 @@ func links() []link {
 // pair is a guest and the host on the two sides of one stack.
 type pair struct {
 	*host
-	guest *stacktest.Guest
+	guest *testnet.Guest
 	link  link
 	to    netip.AddrPort
 }
@@ -50,23 +51,20 @@ type pair struct {
 // newPair makes both; h holds the host's behaviour.
 func newPair(t *testing.T, l link, h *host) pair {
 	t.Helper()
-	dev := stacktest.NewDevice(t, stacktest.DeviceConfig{Offload: l.offload, HardwareAddr: stacktest.GuestMAC})
+	dev := testnet.NewDevice(t, testnet.DeviceConfig{Offload: l.offload, Impairment: l.im})
 	h.keepalive = true // a lost RST must not leave a flow for ever
 	p := pair{link: l, to: outside(l.v6)}
 	// The guest comes first so that it is closed last.
-	p.guest = stacktest.NewGuest(t, stacktest.GuestConfig{
-		Device: dev, MTU: l.mtu, Impairment: l.im,
-		Addresses: []netip.Addr{netip.MustParseAddr("10.0.2.100"), netip.MustParseAddr("fd00::100")},
-	})
+	p.guest = testnet.NewGuest(t, dev, addressingtest.New(t), l.mtu)
 	p.host = newHost(t, hostConfig{device: dev, mtu: l.mtu, host: h})
 	return p
 }
 
-func (p pair) dial(t testing.TB, port uint16) *stacktest.Conn {
+func (p pair) dial(t testing.TB, port uint16) *testnet.Conn {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	c, err := p.guest.Dial(ctx, port, p.to)
+	c, err := p.guest.DialTCP(ctx, port, p.to)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +93,7 @@ type (
 )
 
 // exchange sends and expects the same back, both at once.
-func exchange(c *stacktest.Conn, data []byte) error {
+func exchange(c *testnet.Conn, data []byte) error {
 	sent := make(chan error, 1)
 	go func() {
 		rest := data
@@ -327,7 +325,7 @@ func testResets(t *testing.T, l link) {
 			}
 		}
 		if st.byGuest {
-			c.Abort()
+			c.Reset()
 		} else {
 			fl.abort()
 		}
@@ -374,7 +372,7 @@ func testRefusals(t *testing.T, l link) {
 			p.stack.SendUnreachable(netip.Addr{}, refusal.why, &q)
 		}})
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		c, err := p.guest.Dial(ctx, 0, p.to)
+		c, err := p.guest.DialTCP(ctx, 0, p.to)
 		if err == nil {
 			c.Close()
 			t.Errorf("a refused connection (%v) was made", refusal.want)
@@ -394,7 +392,7 @@ func testHandshakeAbandoned(t *testing.T, l link) {
 		ctx, cancel := context.WithCancel(context.Background())
 		dialled := make(chan error, 1)
 		go func() {
-			c, err := p.guest.Dial(ctx, 0, p.to)
+			c, err := p.guest.DialTCP(ctx, 0, p.to)
 			if err == nil {
 				c.Close()
 			}
@@ -432,7 +430,7 @@ func testPortReuse(t *testing.T, l link) {
 		}
 		c.Close()
 		eventually(t, func() string {
-			if n := p.guest.Endpoints(); n > 0 {
+			if n := len(p.guest.States()); n > 0 {
 				return fmt.Sprintf("the guest holds %d endpoints", n)
 			}
 			return ""
@@ -509,7 +507,7 @@ func testMany(t *testing.T, l link) {
 		wg.Go(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
-			c, err := p.guest.Dial(ctx, 0, p.to)
+			c, err := p.guest.DialTCP(ctx, 0, p.to)
 			if err != nil {
 				t.Errorf("connection %d: %v", i, err)
 				return
@@ -544,7 +542,7 @@ func TestNoDescriptorIsLeft(t *testing.T) {
 			}
 			c.Close()
 		}
-		p.dial(t, 0).Abort()
+		p.dial(t, 0).Reset()
 		p.idle(p.guest)
 	})
 	if after := open(); after > before {

@@ -8,10 +8,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/shard/shardtest"
 	"epiphyte/internal/sockio"
+	"epiphyte/internal/testnet"
 )
 
 // rig is a shard with a real poller, and a clock that moves when told.
@@ -24,7 +24,7 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	forwardertest.CheckLeaks(t)
+	testnet.CheckLeaks(t)
 	r := &rig{t: t, clock: new(shardtest.Clock)}
 	var err error
 	if r.shard, err = shard.New(shard.Config{Clock: r.clock}); err != nil {
@@ -51,7 +51,7 @@ func (r *rig) turn(wait time.Duration) {
 // until turns the shard until something was told.
 func (r *rig) until() {
 	r.t.Helper()
-	if !forwardertest.Within(5*time.Second, func() bool { r.turn(time.Millisecond); return len(r.told) > 0 }) {
+	if !testnet.Within(5*time.Second, func() bool { r.turn(time.Millisecond); return len(r.told) > 0 }) {
 		r.t.Fatal("nothing was told")
 	}
 }
@@ -226,7 +226,7 @@ func TestEventsBeforeRelease(t *testing.T) {
 	}
 	unix.Close(server)
 	const want = unix.EPOLLIN | unix.EPOLLRDHUP
-	if !forwardertest.Within(5*time.Second, func() bool { r.turn(time.Millisecond); return a.Events&want == want }) {
+	if !testnet.Within(5*time.Second, func() bool { r.turn(time.Millisecond); return a.Events&want == want }) {
 		t.Errorf("events %#x", a.Events)
 	}
 	r.wantTold(0)
@@ -262,7 +262,7 @@ func TestAnswerBeforeTheTimer(t *testing.T) {
 	a := r.attempt()
 	a.Start(stream(t, unix.AF_INET), at, time.Second)
 	relent()
-	if !forwardertest.Within(5*time.Second, func() bool { return sockio.Connected(a.FD) }) {
+	if !testnet.Within(5*time.Second, func() bool { return sockio.Connected(a.FD) }) {
 		t.Fatal("not connected")
 	}
 	r.clock.Advance(time.Hour)
@@ -361,7 +361,7 @@ func TestResetAndClose(t *testing.T) {
 			n, err = unix.Read(server, make([]byte, 1))
 			return err != unix.EAGAIN
 		}
-		if !forwardertest.Within(5*time.Second, read) || n > 0 || err != tt.want {
+		if !testnet.Within(5*time.Second, read) || n > 0 || err != tt.want {
 			t.Errorf("%s: the peer read %d bytes, %v; want %v", tt.name, n, err, tt.want)
 		}
 		if a.FD >= 0 {
@@ -380,7 +380,7 @@ func TestNoDescriptorIsLeft(t *testing.T) {
 	_, good := listen(t, 64)
 	holder, refused := bound(t)
 	defer unix.Close(holder)
-	before := forwardertest.Descriptors(t)
+	before := testnet.Descriptors(t)
 	for i := range 60 {
 		a := r.attempt()
 		a.Start(stream(t, unix.AF_INET), []netip.AddrPort{at, good, refused}[i%3], time.Second)
@@ -390,7 +390,7 @@ func TestNoDescriptorIsLeft(t *testing.T) {
 		}
 		a.Close()
 	}
-	if n := forwardertest.Descriptors(t); n != before {
+	if n := testnet.Descriptors(t); n != before {
 		t.Errorf("%d descriptors, %d before", n, before)
 	}
 }

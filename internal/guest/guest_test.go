@@ -17,32 +17,20 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/forwarder/forwardertest"
-	"epiphyte/internal/addressing"
+	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/guest"
 	"epiphyte/internal/policy"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
 
 const patience = 10 * time.Second
 
-func testPlan(t *testing.T, v6 bool) addressing.Plan {
-	t.Helper()
-	var prefix6 netip.Prefix
-	if v6 {
-		prefix6 = addressing.DefaultIPv6()
-	}
-	p, err := addressing.New(addressing.DefaultIPv4(), prefix6)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
 // fixture is a guest.Guest over a fake device, served until the test ends.
 type fixture struct {
-	port   *forwardertest.Port   // of the first queue
-	ports  []*forwardertest.Port // of all
+	dev    *testnet.Device // of the first queue
+	port   *testnet.Port   // of the first queue
+	ports  []*testnet.Port // of all
 	guest  *guest.Guest
 	cancel context.CancelFunc
 	served chan error
@@ -58,21 +46,17 @@ func start(t *testing.T, cfg guest.Config, serve bool) *fixture {
 // startWorkers does it with that many queues.
 func startWorkers(t *testing.T, cfg guest.Config, workers int, serve bool) *fixture {
 	t.Helper()
-	var devs []*forwardertest.Device
-	var ports []*forwardertest.Port
+	var devs []*testnet.Device
+	var ports []*testnet.Port
 	for range workers {
-		dev, port, err := forwardertest.Pipe(false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { port.Close(); dev.Close() })
-		devs, ports = append(devs, dev), append(ports, port)
+		dev := testnet.NewDevice(t, testnet.DeviceConfig{})
+		devs, ports = append(devs, dev), append(ports, dev.Port())
 	}
 	for _, dev := range devs[1:] {
 		cfg.Queues = append(cfg.Queues, dev)
 	}
 	if !cfg.Rules.Plan.Prefix.IsValid() {
-		cfg.Rules.Plan = testPlan(t, true)
+		cfg.Rules.Plan = addressingtest.New(t)
 	}
 	cfg.Device = devs[0]
 	cfg.Logger = slog.New(slog.DiscardHandler)
@@ -83,7 +67,7 @@ func startWorkers(t *testing.T, cfg guest.Config, workers int, serve bool) *fixt
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{port: ports[0], ports: ports, guest: g, served: make(chan error, 1)}
+	f := &fixture{dev: devs[0], port: ports[0], ports: ports, guest: g, served: make(chan error, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
 	f.cancel = cancel
 	if serve {
@@ -140,27 +124,27 @@ func TestNothingIsLeft(t *testing.T) {
 		{},
 		{Rules: policy.Rules{DisableDNS: true}},
 		{Rules: policy.Rules{DisableHostLoopback: true}, MTU: 65520},
-		{Rules: policy.Rules{Plan: testPlan(t, false)}},
+		{Rules: policy.Rules{Plan: addressingtest.IPv4Only(t)}},
 	} {
 		for _, serve := range []bool{false, true} {
 			t.Run("", func(t *testing.T) {
-				forwardertest.CheckLeaks(t)
+				testnet.CheckLeaks(t)
 				start(t, cfg, serve)
 			})
 		}
 	}
 }
 
+// closedDevice has no descriptor any more.
+type closedDevice struct{ *testnet.Device }
+
+func (closedDevice) FD() int { return -1 }
+
 // New cleans up after itself when the device is of no use.
 func TestNewFails(t *testing.T) {
-	forwardertest.CheckLeaks(t)
-	dev, port, err := forwardertest.Pipe(false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	port.Close()
-	dev.Close() // what FD says now is not open
-	g, err := guest.New(guest.Config{Device: dev, Rules: policy.Rules{Plan: testPlan(t, true)}, ResolvConf: resolvConf(t)})
+	testnet.CheckLeaks(t)
+	dev := closedDevice{testnet.NewDevice(t, testnet.DeviceConfig{})}
+	g, err := guest.New(guest.Config{Device: dev, Rules: policy.Rules{Plan: addressingtest.New(t)}, ResolvConf: resolvConf(t)})
 	if err == nil {
 		g.Close()
 		t.Fatal("a guest over a closed device")
@@ -169,7 +153,7 @@ func TestNewFails(t *testing.T) {
 
 // TestB3_DeviceGone: Serve ends within 1 s, says so, and leaves nothing.
 func TestB3_DeviceGone(t *testing.T) {
-	forwardertest.CheckLeaks(t)
+	testnet.CheckLeaks(t)
 	f := start(t, guest.Config{}, true)
 	f.port.Close()
 	if err := f.wait(t, time.Second); !errors.Is(err, stack.ErrDeviceGone) {
@@ -179,7 +163,7 @@ func TestB3_DeviceGone(t *testing.T) {
 
 // A device that was gone before Serve is noticed as well.
 func TestB3_DeviceGoneBeforeServe(t *testing.T) {
-	forwardertest.CheckLeaks(t)
+	testnet.CheckLeaks(t)
 	f := start(t, guest.Config{}, false)
 	f.port.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -191,7 +175,7 @@ func TestB3_DeviceGoneBeforeServe(t *testing.T) {
 
 // A context that has ended already ends Serve.
 func TestServeWithEndedContext(t *testing.T) {
-	forwardertest.CheckLeaks(t)
+	testnet.CheckLeaks(t)
 	f := start(t, guest.Config{}, false)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -203,8 +187,8 @@ func TestServeWithEndedContext(t *testing.T) {
 // With IPv6 there is a router advertisement on the wire before anybody has
 // asked, and even before Serve; without it there is none.
 func TestUnsolicitedRouterAdvertisement(t *testing.T) {
-	forwardertest.CheckLeaks(t)
-	p := testPlan(t, true)
+	testnet.CheckLeaks(t)
+	p := addressingtest.New(t)
 	f := start(t, guest.Config{Rules: policy.Rules{Plan: p}, MTU: 1500}, false)
 	frame, err := f.port.Read(time.Now().Add(patience))
 	if err != nil {
@@ -213,18 +197,18 @@ func TestUnsolicitedRouterAdvertisement(t *testing.T) {
 	if dst := [6]byte(frame); dst != [6]byte{0x33, 0x33, 0, 0, 0, 1} {
 		t.Errorf("sent to % x, want all nodes", dst)
 	}
-	ra, ok := forwardertest.Parse(frame)
-	if !ok || !ra.ChecksumOK || ra.Proto != stack.ProtoICMPv6 || ra.Transport[0] != 134 {
-		t.Fatalf("the first frame is %+v, want a router advertisement", ra)
+	ra, err := testnet.Parse(frame)
+	if err != nil || ra.Proto != stack.ProtoICMPv6 || ra.Payload[0] != 134 {
+		t.Fatalf("the first frame is %+v, %v; want a router advertisement", ra, err)
 	}
 	if ra.Src != p.GatewayLinkLocal || ra.Dst != netip.IPv6LinkLocalAllNodes() || ra.TTL != 255 {
 		t.Errorf("from %v to %v with hop limit %d", ra.Src, ra.Dst, ra.TTL)
 	}
-	if life := binary.BigEndian.Uint16(ra.Transport[6:]); life == 0 {
+	if life := binary.BigEndian.Uint16(ra.Payload[6:]); life == 0 {
 		t.Error("no router, by its lifetime")
 	}
 
-	f = start(t, guest.Config{Rules: policy.Rules{Plan: testPlan(t, false)}}, false)
+	f = start(t, guest.Config{Rules: policy.Rules{Plan: addressingtest.IPv4Only(t)}}, false)
 	if frame, err := f.port.Read(time.Time{}); err != unix.EAGAIN {
 		t.Errorf("without IPv6 the guest was sent % x, %v", frame, err)
 	}
@@ -233,20 +217,16 @@ func TestUnsolicitedRouterAdvertisement(t *testing.T) {
 // TestB6_EndUnderLoad: Serve returns within 200 ms of its context's end, with
 // streams in both directions, datagrams and dials under way.
 func TestB6_EndUnderLoad(t *testing.T) {
-	forwardertest.CheckLeaks(t)
-	p := testPlan(t, true)
+	testnet.CheckLeaks(t)
+	p := addressingtest.New(t)
 	f := start(t, guest.Config{Rules: policy.Rules{Plan: p}}, true)
-	g, err := forwardertest.NewGuest(f.port, p, 1500)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer g.Close()
+	g := testnet.NewGuest(t, f.dev, p, 1500)
 	var moved atomic.Int64
 	to := load(t, &moved)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for range 4 {
-		c, err := g.DialTCP(ctx, netip.AddrPortFrom(p.Gateway, to.Port()))
+		c, err := g.DialTCP(ctx, 0, netip.AddrPortFrom(p.Gateway, to.Port()))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -255,11 +235,11 @@ func TestB6_EndUnderLoad(t *testing.T) {
 		go func() { io.Copy(io.Discard, struct{ io.Reader }{c}); done <- struct{}{} }()
 		defer func() { c.Reset(); c.SetDeadline(time.Now()); <-done; <-done }()
 	}
-	if !forwardertest.Within(patience, func() bool { return moved.Load() > 1<<20 }) {
+	if !testnet.Within(patience, func() bool { return moved.Load() > 1<<20 }) {
 		t.Fatalf("only %d bytes moved", moved.Load())
 	}
 	for port := range uint16(100) {
-		f.port.Write(forwardertest.UDP(netip.AddrPortFrom(p.Guest.Next(), 1000+port), netip.AddrPortFrom(p.Gateway, to.Port()), 64, nil))
+		f.port.Write(testnet.UDP(netip.AddrPortFrom(p.Guest.Next(), 1000+port), netip.AddrPortFrom(p.Gateway, to.Port()), 64, nil))
 	}
 	begin := time.Now()
 	f.cancel()
@@ -313,7 +293,7 @@ func load(t *testing.T, moved *atomic.Int64) netip.AddrPort {
 
 // TestB8_IdleCostsNothing: a guest at rest makes no turn of its loop.
 func TestB8_IdleCostsNothing(t *testing.T) {
-	forwardertest.CheckLeaks(t)
+	testnet.CheckLeaks(t)
 	start(t, guest.Config{}, true)
 	runtime.Gosched()
 	var before, after unix.Rusage
@@ -329,8 +309,8 @@ func TestB8_IdleCostsNothing(t *testing.T) {
 // Several guests in one process do not know of one another: the same addresses
 // lead each to its own flows.
 func TestTwoGuests(t *testing.T) {
-	forwardertest.CheckLeaks(t)
-	p := testPlan(t, true)
+	testnet.CheckLeaks(t)
+	p := addressingtest.New(t)
 	host, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
@@ -342,7 +322,7 @@ func TestTwoGuests(t *testing.T) {
 	src, dst := netip.AddrPortFrom(p.Guest, 4000), netip.AddrPortFrom(p.Gateway, port)
 	b := make([]byte, 64)
 	for name, f := range map[string]*fixture{"one": one, "two": two} {
-		if err := f.port.Write(forwardertest.UDP(src, dst, 64, []byte(name))); err != nil {
+		if err := f.port.Write(testnet.UDP(src, dst, 64, []byte(name))); err != nil {
 			t.Fatal(err)
 		}
 		n, from, err := host.ReadFromUDPAddrPort(b)
@@ -357,9 +337,9 @@ func TestTwoGuests(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
-			if p, ok := forwardertest.Parse(frame); ok && p.Proto == stack.ProtoUDP {
-				if string(p.Transport[8:]) != name {
-					t.Errorf("%s was answered %q", name, p.Transport[8:])
+			if p, err := testnet.Parse(frame); err == nil && p.Proto == stack.ProtoUDP {
+				if string(p.Payload[8:]) != name {
+					t.Errorf("%s was answered %q", name, p.Payload[8:])
 				}
 				break
 			}

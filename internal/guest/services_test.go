@@ -12,9 +12,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/guest"
 	"epiphyte/internal/policy"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
 
@@ -36,14 +37,10 @@ func wantFailure(t *testing.T, how string, answer, query []byte) {
 // TestB28_NoResolvConf: the assembled guest answers a query that it can ask
 // nobody with SERVFAIL, by UDP and by TCP, over IPv4 and IPv6.
 func TestB28_NoResolvConf(t *testing.T) {
-	forwardertest.CheckLeaks(t)
-	p := testPlan(t, true)
+	testnet.CheckLeaks(t)
+	p := addressingtest.New(t)
 	f := start(t, guest.Config{Rules: policy.Rules{Plan: p}, ResolvConf: filepath.Join(t.TempDir(), "missing")}, true)
-	g, err := forwardertest.NewGuest(f.port, p, 1500)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer g.Close()
+	g := testnet.NewGuest(t, f.dev, p, 1500)
 	for i, addr := range []netip.Addr{p.DNS, p.DNS6} {
 		to := netip.AddrPortFrom(addr, 53)
 		u, err := g.DialUDP(0, to, addr.Is6())
@@ -64,7 +61,7 @@ func TestB28_NoResolvConf(t *testing.T) {
 		u.Close()
 
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		c, err := g.DialTCP(ctx, to)
+		c, err := g.DialTCP(ctx, 0, to)
 		cancel()
 		if err != nil {
 			t.Fatalf("%v by TCP: %v", addr, err)
@@ -91,10 +88,10 @@ func TestB28_NoResolvConf(t *testing.T) {
 
 // A namespace that configures itself finds a lease, whatever is disabled.
 func TestLeaseForTheAsking(t *testing.T) {
-	forwardertest.CheckLeaks(t)
-	p := testPlan(t, false)
+	testnet.CheckLeaks(t)
+	p := addressingtest.IPv4Only(t)
 	f := start(t, guest.Config{Rules: policy.Rules{Plan: p, DisableDNS: true, DisableHostLoopback: true}}, true)
-	mac := forwardertest.GuestMAC()
+	mac := testnet.GuestMAC()
 	discover := make([]byte, 240, 244)
 	discover[0], discover[1], discover[2] = 1, 1, 6
 	copy(discover[28:], mac[:])
@@ -102,18 +99,18 @@ func TestLeaseForTheAsking(t *testing.T) {
 	discover = append(discover, 53, 1, 1, 255)
 	from := netip.AddrPortFrom(netip.IPv4Unspecified(), 68)
 	to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}), 67)
-	if err := f.port.Write(forwardertest.UDP(from, to, 64, discover)); err != nil {
+	if err := f.port.Write(testnet.UDP(from, to, 64, discover)); err != nil {
 		t.Fatal(err)
 	}
 	frame, err := f.port.Read(time.Now().Add(patience))
 	if err != nil {
 		t.Fatal(err)
 	}
-	offer, ok := forwardertest.Parse(frame)
-	if !ok || offer.Proto != stack.ProtoUDP || !offer.ChecksumOK || len(offer.Transport) < 8+240 {
-		t.Fatalf("answered %+v", offer)
+	offer, err := testnet.Parse(frame)
+	if err != nil || offer.Proto != stack.ProtoUDP || len(offer.Payload) < 8+240 {
+		t.Fatalf("answered %+v, %v", offer, err)
 	}
-	if a := netip.AddrFrom4([4]byte(offer.Transport[8+16:])); a != p.DHCPStart {
+	if a := netip.AddrFrom4([4]byte(offer.Payload[8+16:])); a != p.DHCPStart {
 		t.Errorf("offered %v, want the first of the leases, %v", a, p.DHCPStart)
 	}
 	if dst := [6]byte(frame); dst != [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff} {

@@ -14,9 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
-	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/guest"
 	"epiphyte/internal/policy"
+	"epiphyte/internal/testnet"
 	"epiphyte/portfwd"
 	"epiphyte/stack"
 )
@@ -27,7 +28,7 @@ func TestSeveralWorkersLeaveNothing(t *testing.T) {
 		for _, workers := range []int{2, 16} {
 			for _, serve := range []bool{false, true} {
 				t.Run(fmt.Sprint(workers, serve), func(t *testing.T) {
-					forwardertest.CheckLeaks(t)
+					testnet.CheckLeaks(t)
 					startWorkers(t, cfg, workers, serve)
 				})
 			}
@@ -38,7 +39,7 @@ func TestSeveralWorkersLeaveNothing(t *testing.T) {
 // TestB3_AnyQueueGone: the end of one queue is the end of all.
 func TestB3_AnyQueueGone(t *testing.T) {
 	for gone := range 3 {
-		forwardertest.CheckLeaks(t)
+		testnet.CheckLeaks(t)
 		f := startWorkers(t, guest.Config{}, 3, true)
 		f.ports[gone].Close()
 		if err := f.wait(t, time.Second); !errors.Is(err, stack.ErrDeviceGone) {
@@ -49,10 +50,10 @@ func TestB3_AnyQueueGone(t *testing.T) {
 
 // next returns the next packet of a protocol for the guest, and the queue it comes
 // by.
-func (f *fixture) next(t *testing.T, proto uint8) (p forwardertest.Packet, queue int) {
+func (f *fixture) next(t *testing.T, proto uint8) (p testnet.Packet, queue int) {
 	t.Helper()
 	frame, queue := f.nextFrame(t, proto)
-	p, _ = forwardertest.Parse(frame)
+	p, _ = testnet.Parse(frame)
 	return p, queue
 }
 
@@ -68,7 +69,7 @@ func (f *fixture) nextFrame(t *testing.T, proto uint8) (frame []byte, queue int)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if p, ok := forwardertest.Parse(frame); ok && p.Proto == proto {
+			if p, err := testnet.Parse(frame); err == nil && p.Proto == proto {
 				return frame, i
 			}
 		}
@@ -88,7 +89,7 @@ type raw struct {
 
 func (r *raw) send(t *testing.T, queue int, flags header.TCPFlags, payload string) {
 	t.Helper()
-	if err := r.f.ports[queue].Write(forwardertest.TCP(r.src, r.dst, flags, r.seq, r.ack, []byte(payload))); err != nil {
+	if err := r.f.ports[queue].Write(testnet.TCP(r.src, r.dst, flags, r.seq, r.ack, []byte(payload))); err != nil {
 		t.Fatal(err)
 	}
 	r.seq += uint32(len(payload))
@@ -111,7 +112,7 @@ func (r *raw) receive(t *testing.T) (flags header.TCPFlags, payload string) {
 		if queue != r.worker {
 			t.Fatalf("%v: a segment from worker %d, and one from %d", r.src, r.worker, queue)
 		}
-		h := header.TCP(p.Transport)
+		h := header.TCP(p.Payload)
 		flags, payload = h.Flags(), string(h.Payload())
 		if payload == "" && flags == header.TCPFlagAck {
 			continue
@@ -129,9 +130,9 @@ func (r *raw) receive(t *testing.T) (flags header.TCPFlags, payload string) {
 // another queue here, and the connection goes on regardless: one connection, one
 // worker, on the host one peer.
 func TestConnectionsByAnyQueue(t *testing.T) {
-	forwardertest.CheckLeaks(t)
+	testnet.CheckLeaks(t)
 	const workers, flows = 3, 24
-	p := testPlan(t, true)
+	p := addressingtest.New(t)
 	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}}, workers, true)
 	host, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -195,8 +196,8 @@ func TestConnectionsByAnyQueue(t *testing.T) {
 // A reset of the guest's reaches its connection by any queue, and what belongs to
 // none is answered by a reset.
 func TestResetsByAnyQueue(t *testing.T) {
-	forwardertest.CheckLeaks(t)
-	p := testPlan(t, false)
+	testnet.CheckLeaks(t)
+	p := addressingtest.IPv4Only(t)
 	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}}, 2, true)
 	host, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -231,9 +232,9 @@ func TestResetsByAnyQueue(t *testing.T) {
 // TestB21_OneMappingByAnyQueue: whichever queues a socket's datagrams come by, and
 // wherever they go, the host sees one port, and what comes back comes by one queue.
 func TestB21_OneMappingByAnyQueue(t *testing.T) {
-	forwardertest.CheckLeaks(t)
+	testnet.CheckLeaks(t)
 	const workers = 3
-	p := testPlan(t, true)
+	p := addressingtest.New(t)
 	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}}, workers, true)
 	var hosts []*net.UDPConn
 	for range 4 {
@@ -253,7 +254,7 @@ func TestB21_OneMappingByAnyQueue(t *testing.T) {
 		for round, host := range append(hosts, hosts...) {
 			dst := netip.AddrPortFrom(p.Gateway, host.LocalAddr().(*net.UDPAddr).AddrPort().Port())
 			text := fmt.Sprint("round ", round)
-			if err := f.ports[(i+round)%workers].Write(forwardertest.UDP(src, dst, 64, []byte(text))); err != nil {
+			if err := f.ports[(i+round)%workers].Write(testnet.UDP(src, dst, 64, []byte(text))); err != nil {
 				t.Fatal(err)
 			}
 			b := make([]byte, 64)
@@ -267,7 +268,7 @@ func TestB21_OneMappingByAnyQueue(t *testing.T) {
 			mapped = from
 			host.WriteToUDPAddrPort(b[:n], from)
 			answer, queue := f.next(t, stack.ProtoUDP)
-			if got := string(answer.Transport[8:]); got != text || answer.DstPort() != src.Port() || answer.From() != dst {
+			if got := string(answer.Payload[8:]); got != text || answer.DstPort() != src.Port() || answer.From() != dst {
 				t.Fatalf("%q was answered %q from %v", text, got, answer.From())
 			}
 			if worker >= 0 && queue != worker {
@@ -285,9 +286,9 @@ func TestB21_OneMappingByAnyQueue(t *testing.T) {
 // Workers send fragments from the same address to the same, at the same time: each
 // number is one worker's.
 func TestFragmentsOfWorkersDoNotMix(t *testing.T) {
-	forwardertest.CheckLeaks(t)
+	testnet.CheckLeaks(t)
 	const workers = 3
-	p := testPlan(t, false)
+	p := addressingtest.IPv4Only(t)
 	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}, MTU: 1500}, workers, true)
 	host, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -298,7 +299,7 @@ func TestFragmentsOfWorkersDoNotMix(t *testing.T) {
 	dst := netip.AddrPortFrom(p.Gateway, host.LocalAddr().(*net.UDPAddr).AddrPort().Port())
 	worker, used := map[uint16]int{}, map[int]bool{}
 	for i := range 48 {
-		if err := f.ports[0].Write(forwardertest.UDP(netip.AddrPortFrom(p.Guest, uint16(43000+i)), dst, 64, []byte("x"))); err != nil {
+		if err := f.ports[0].Write(testnet.UDP(netip.AddrPortFrom(p.Guest, uint16(43000+i)), dst, 64, []byte("x"))); err != nil {
 			t.Fatal(err)
 		}
 		_, from, err := host.ReadFromUDPAddrPort(make([]byte, 8))
@@ -329,9 +330,9 @@ func TestFragmentsOfWorkersDoNotMix(t *testing.T) {
 // Clients of published ports reach the guest by the TAP, and its answers, by
 // whichever queue they come, reach them.
 func TestPublishedAnswersByAnyQueue(t *testing.T) {
-	forwardertest.CheckLeaks(t)
+	testnet.CheckLeaks(t)
 	const workers = 3
-	p := testPlan(t, false)
+	p := addressingtest.IPv4Only(t)
 	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}, PublishMode: portfwd.StackOnly}, workers, true)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -371,7 +372,7 @@ func TestPublishedAnswersByAnyQueue(t *testing.T) {
 			t.Fatalf("a client has the guest sent %v by queue %d", syn.TCPFlags(), queue)
 		}
 		r := &raw{f: f, worker: 0, src: netip.AddrPortFrom(p.Guest, 80), dst: syn.From(), seq: 5,
-			ack: header.TCP(syn.Transport).SequenceNumber() + 1}
+			ack: header.TCP(syn.Payload).SequenceNumber() + 1}
 		r.send(t, i%workers, header.TCPFlagSyn|header.TCPFlagAck, "")
 		io.WriteString(c, "question")
 		if _, got := r.receive(t); got != "question" {
@@ -395,10 +396,10 @@ func TestPublishedAnswersByAnyQueue(t *testing.T) {
 		u.SetDeadline(time.Now().Add(patience))
 		io.WriteString(u, "question")
 		asked, _ := f.next(t, stack.ProtoUDP)
-		if string(asked.Transport[8:]) != "question" {
+		if string(asked.Payload[8:]) != "question" {
 			t.Fatalf("the guest was asked %+v", asked)
 		}
-		if err := f.ports[i%workers].Write(forwardertest.UDP(netip.AddrPortFrom(p.Guest, 80), asked.From(), 64, []byte("answer"))); err != nil {
+		if err := f.ports[i%workers].Write(testnet.UDP(netip.AddrPortFrom(p.Guest, 80), asked.From(), 64, []byte("answer"))); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := io.ReadFull(u, b); err != nil || string(b) != "answer" {
@@ -409,12 +410,12 @@ func TestPublishedAnswersByAnyQueue(t *testing.T) {
 
 // TestB6_WorkersEndUnderLoad: the same as with one worker.
 func TestB6_WorkersEndUnderLoad(t *testing.T) {
-	forwardertest.CheckLeaks(t)
-	p := testPlan(t, false)
+	testnet.CheckLeaks(t)
+	p := addressingtest.IPv4Only(t)
 	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}}, 4, true)
 	for i := range 2000 {
 		src, dst := netip.AddrPortFrom(p.Guest, uint16(20000+i)), netip.AddrPortFrom(p.Gateway, uint16(30000+i%7))
-		f.ports[i%4].Write(forwardertest.SYN(src, dst, 1), forwardertest.UDP(src, dst, 64, []byte("x")))
+		f.ports[i%4].Write(testnet.SYN(src, dst, 1), testnet.UDP(src, dst, 64, []byte("x")))
 	}
 	begin := time.Now()
 	f.cancel()

@@ -229,10 +229,7 @@ func compareAddrs() cmp.Option {
 
 // Without IPv6, its addresses of the plan mean nothing.
 func TestDecideIPv4Only(t *testing.T) {
-	p, err := addressing.New(addressing.DefaultIPv4(), netip.Prefix{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := addressingtest.IPv4Only(t)
 	r := Rules{Plan: p}
 	for _, dst := range []string{"[fe80::2]:80", "[fe80::3]:53", "[::]:53", "[::1]:80", "[::ffff:10.0.2.2]:80"} {
 		if got := r.Decide(out(unix.IPPROTO_TCP, netip.MustParseAddrPort(dst))); got.Action != Drop {

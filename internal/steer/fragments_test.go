@@ -6,7 +6,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
-	"epiphyte/forwarder/forwardertest"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
 
@@ -50,9 +50,9 @@ func TestFragmentsFollowTheFirst(t *testing.T) {
 	for _, proto := range []uint8{stack.ProtoTCP, stack.ProtoUDP} {
 		g := testGroup(t, 4, false)
 		for _, p := range pairs(g, proto) {
-			frame := forwardertest.UDP(p[0], p[1], 64, make([]byte, 100))
+			frame := testnet.UDP(p[0], p[1], 64, make([]byte, 100))
 			if proto == stack.ProtoTCP {
-				frame = forwardertest.TCP(p[0], p[1], 0x18, 2, 2, make([]byte, 100))
+				frame = testnet.TCP(p[0], p[1], 0x18, 2, 2, make([]byte, 100))
 			}
 			want := g.ownerOf(frame)
 			parts := cut(frame, 24)
@@ -77,7 +77,7 @@ func TestFragmentsFollowTheFirst(t *testing.T) {
 func TestFragmentsAreBounded(t *testing.T) {
 	g := testGroup(t, 4, false)
 	p := pairs(g, stack.ProtoUDP)[0]
-	parts := cut(forwardertest.UDP(p[0], p[1], 64, make([]byte, 100)), 24)
+	parts := cut(testnet.UDP(p[0], p[1], 64, make([]byte, 100)), 24)
 	want := g.ownerOf(parts[0])
 	for id := range uint16(10 * fragmentSlots) {
 		for i, part := range parts {

@@ -6,8 +6,8 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
-	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/addressing/addressingtest"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
 
@@ -69,23 +69,22 @@ func withOptions(frame []byte) []byte {
 
 // quoted is an ICMP error of the guest's about a packet of ours.
 func quoted(guest, outside netip.AddrPort) []byte {
-	ours := forwardertest.TCP(outside, guest, 2, 1, 0, nil)[header.EthernetMinimumSize:]
-	body := append([]byte{3, 3, 0, 0, 0, 0, 0, 0}, ours...)
-	proto := uint8(stack.ProtoICMP)
+	ours := testnet.TCP(outside, guest, 2, 1, 0, nil)[header.EthernetMinimumSize:]
+	typ, code := uint8(3), uint8(3)
 	if guest.Addr().Is6() {
-		body[0], body[1], proto = 1, 4, stack.ProtoICMPv6
+		typ, code = 1, 4
 	}
-	return forwardertest.Frame(guest.Addr(), outside.Addr(), proto, 64, body)
+	return testnet.ICMP(guest.Addr(), outside.Addr(), typ, code, append(make([]byte, 4), ours...))
 }
 
 func TestOneOwnerForEachConnection(t *testing.T) {
 	g := testGroup(t, 4, false)
 	for _, p := range pairs(g, stack.ProtoTCP) {
-		want := g.ownerOf(forwardertest.SYN(p[0], p[1], 1))
+		want := g.ownerOf(testnet.SYN(p[0], p[1], 1))
 		if want == 0 {
 			t.Fatalf("%v: worker 0", p)
 		}
-		data := forwardertest.TCP(p[0], p[1], 0x18, 2, 2, make([]byte, 900))
+		data := testnet.TCP(p[0], p[1], 0x18, 2, 2, make([]byte, 900))
 		for name, frame := range map[string][]byte{
 			"data":                  data,
 			"data, options":         withOptions(data),
@@ -110,7 +109,7 @@ func TestOneOwnerForEachMapping(t *testing.T) {
 			gateway = p.Gateway6
 			others = []string{"[2001:db8::8]:53", "[2001:db8::9]:67", "[2001:db8::a]:547"}
 		}
-		want := g.ownerOf(forwardertest.UDP(guest, pair[1], 64, nil))
+		want := g.ownerOf(testnet.UDP(guest, pair[1], 64, nil))
 		if want == 0 {
 			t.Fatalf("%v: worker 0", pair)
 		}
@@ -119,7 +118,7 @@ func TestOneOwnerForEachMapping(t *testing.T) {
 			to = append(to, at(o))
 		}
 		for _, dst := range to {
-			frame := forwardertest.UDP(guest, dst, 64, []byte("x"))
+			frame := testnet.UDP(guest, dst, 64, []byte("x"))
 			if got := g.ownerOf(frame); got != want {
 				t.Errorf("%v: worker %d to %v, %d to %v", guest, got, dst, want, pair[1])
 			}
@@ -134,24 +133,24 @@ func TestOneOwnerForEachMapping(t *testing.T) {
 func TestWorkerZeroHasTheServices(t *testing.T) {
 	g := testGroup(t, 16, false)
 	p := addressingtest.New(t)
-	mac := forwardertest.GuestMAC()
+	mac := testnet.GuestMAC()
 	arp := append(append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, mac[:]...), 8, 6, 0, 1, 8, 0, 6, 4, 0, 1)
 	for i := range uint16(64) {
 		guest4 := netip.AddrPortFrom(p.Guest, 40000+i)
 		guest6 := netip.AddrPortFrom(netip.MustParseAddr("fd00::64"), 40000+i)
-		syn := forwardertest.SYN(guest4, at("192.0.2.7:80"), 1)
+		syn := testnet.SYN(guest4, at("192.0.2.7:80"), 1)
 		vlan := append(append(append([]byte(nil), syn[:12]...), 0x81, 0, 0, 1), syn[12:]...)
 		for name, frame := range map[string][]byte{
-			"DNS by UDP":       forwardertest.UDP(guest4, netip.AddrPortFrom(p.DNS, 53), 64, nil),
-			"DNS by TCP":       forwardertest.SYN(guest4, netip.AddrPortFrom(p.DNS, 53), 1),
-			"DNS by UDP, IPv6": forwardertest.UDP(guest6, netip.AddrPortFrom(p.DNS6, 53), 64, nil),
-			"DNS by TCP, IPv6": forwardertest.SYN(guest6, netip.AddrPortFrom(p.DNS6, 53), 1),
-			"DHCP broadcast":   forwardertest.UDP(at("0.0.0.0:68"), at("255.255.255.255:67"), 64, nil),
-			"DHCP renewal":     forwardertest.UDP(guest4, netip.AddrPortFrom(p.Gateway, 67), 64, nil),
-			"DHCPv6":           forwardertest.UDP(guest6, at("[ff02::1:2]:547"), 64, nil),
-			"multicast":        forwardertest.UDP(guest4, at("224.0.0.251:5353"), 64, nil),
-			"echo":             forwardertest.Echo(p.Guest, netip.MustParseAddr("192.0.2.7"), i, 1, 64, nil),
-			"echo, IPv6":       forwardertest.Echo(guest6.Addr(), netip.MustParseAddr("2001:db8::7"), i, 1, 64, nil),
+			"DNS by UDP":       testnet.UDP(guest4, netip.AddrPortFrom(p.DNS, 53), 64, nil),
+			"DNS by TCP":       testnet.SYN(guest4, netip.AddrPortFrom(p.DNS, 53), 1),
+			"DNS by UDP, IPv6": testnet.UDP(guest6, netip.AddrPortFrom(p.DNS6, 53), 64, nil),
+			"DNS by TCP, IPv6": testnet.SYN(guest6, netip.AddrPortFrom(p.DNS6, 53), 1),
+			"DHCP broadcast":   testnet.UDP(at("0.0.0.0:68"), at("255.255.255.255:67"), 64, nil),
+			"DHCP renewal":     testnet.UDP(guest4, netip.AddrPortFrom(p.Gateway, 67), 64, nil),
+			"DHCPv6":           testnet.UDP(guest6, at("[ff02::1:2]:547"), 64, nil),
+			"multicast":        testnet.UDP(guest4, at("224.0.0.251:5353"), 64, nil),
+			"echo":             testnet.Echo(p.Guest, netip.MustParseAddr("192.0.2.7"), i, 1, 64, nil),
+			"echo, IPv6":       testnet.Echo(guest6.Addr(), netip.MustParseAddr("2001:db8::7"), i, 1, 64, nil),
 			"ARP":              append(arp, make([]byte, 20)...),
 			"VLAN":             vlan,
 			"no transport":     syn[:header.EthernetMinimumSize+20],
@@ -174,7 +173,7 @@ func TestDisabledDNSIsNoService(t *testing.T) {
 	p := addressingtest.New(t)
 	used := map[int]bool{}
 	for i := range uint16(64) {
-		used[g.ownerOf(forwardertest.SYN(netip.AddrPortFrom(p.Guest, 40000+i), netip.AddrPortFrom(p.DNS, 53), 1))] = true
+		used[g.ownerOf(testnet.SYN(netip.AddrPortFrom(p.Guest, 40000+i), netip.AddrPortFrom(p.DNS, 53), 1))] = true
 	}
 	if len(used) < 8 {
 		t.Errorf("64 connections in %d workers", len(used))
@@ -188,19 +187,19 @@ func TestFlowsAreSpread(t *testing.T) {
 		const flows = 4096
 		for name, frame := range map[string]func(i uint16) []byte{
 			"guest's port": func(i uint16) []byte {
-				return forwardertest.SYN(netip.AddrPortFrom(netip.MustParseAddr("10.0.2.100"), 32768+i), at("192.0.2.7:80"), 1)
+				return testnet.SYN(netip.AddrPortFrom(netip.MustParseAddr("10.0.2.100"), 32768+i), at("192.0.2.7:80"), 1)
 			},
 			"every second port": func(i uint16) []byte {
-				return forwardertest.SYN(netip.AddrPortFrom(netip.MustParseAddr("fd00::64"), 32768+2*i), at("[2001:db8::1]:80"), 1)
+				return testnet.SYN(netip.AddrPortFrom(netip.MustParseAddr("fd00::64"), 32768+2*i), at("[2001:db8::1]:80"), 1)
 			},
 			"server": func(i uint16) []byte {
-				return forwardertest.SYN(at("10.0.2.100:40000"), netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}), 80), 1)
+				return testnet.SYN(at("10.0.2.100:40000"), netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}), 80), 1)
 			},
 			"datagrams": func(i uint16) []byte {
-				return forwardertest.UDP(netip.AddrPortFrom(netip.MustParseAddr("10.0.2.100"), 32768+i), at("192.0.2.7:80"), 64, nil)
+				return testnet.UDP(netip.AddrPortFrom(netip.MustParseAddr("10.0.2.100"), 32768+i), at("192.0.2.7:80"), 64, nil)
 			},
 			"guests": func(i uint16) []byte {
-				return forwardertest.UDP(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 3 + byte(i>>8), byte(i)}), 5000), at("192.0.2.7:80"), 64, nil)
+				return testnet.UDP(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 3 + byte(i>>8), byte(i)}), 5000), at("192.0.2.7:80"), 64, nil)
 			},
 		} {
 			counts := make([]int, workers)
@@ -219,7 +218,7 @@ func TestFlowsAreSpread(t *testing.T) {
 func TestClaimsBringToWorkerZero(t *testing.T) {
 	g := testGroup(t, 4, false)
 	p := pairs(g, stack.ProtoTCP)[0]
-	tcp, udp := forwardertest.SYN(p[0], p[1], 1), forwardertest.UDP(p[0], p[1], 64, nil)
+	tcp, udp := testnet.SYN(p[0], p[1], 1), testnet.UDP(p[0], p[1], 64, nil)
 	workers := func() [2]int { return [2]int{g.ownerOf(tcp), g.ownerOf(udp)} }
 	before := workers()
 	check := func(when string, want [2]int) {
@@ -273,8 +272,8 @@ func wellFormed(frame []byte) bool {
 func FuzzOwner(f *testing.F) {
 	g := testGroup(f, 4, false)
 	for _, p := range append(pairs(g, stack.ProtoTCP), pairs(g, stack.ProtoUDP)...) {
-		tcp := forwardertest.TCP(p[0], p[1], 0x18, 2, 2, []byte("payload"))
-		udp := forwardertest.UDP(p[0], p[1], 64, []byte("payload"))
+		tcp := testnet.TCP(p[0], p[1], 0x18, 2, 2, []byte("payload"))
+		udp := testnet.UDP(p[0], p[1], 64, []byte("payload"))
 		for _, frame := range [][]byte{tcp, udp, withOptions(tcp), withOptions(udp), quoted(p[0], p[1])} {
 			f.Add(frame)
 			f.Add(frame[:len(frame)/2])
@@ -294,8 +293,8 @@ func FuzzOwner(f *testing.F) {
 		if !wellFormed(frame) {
 			return
 		}
-		p, ok := forwardertest.Parse(frame)
-		if !ok || p.Fragment {
+		p, err := testnet.ParseCut(frame[header.EthernetMinimumSize:])
+		if err != nil || p.Fragment() {
 			return
 		}
 		var src, dst netip.AddrPort
@@ -303,10 +302,10 @@ func FuzzOwner(f *testing.F) {
 		switch p.Proto {
 		case stack.ProtoTCP:
 			src, dst = netip.AddrPortFrom(p.Src, p.SrcPort()), netip.AddrPortFrom(p.Dst, p.DstPort())
-			plain = forwardertest.SYN(src, dst, 1)
+			plain = testnet.SYN(src, dst, 1)
 		case stack.ProtoUDP:
 			src, dst = netip.AddrPortFrom(p.Src, p.SrcPort()), netip.AddrPortFrom(p.Dst, p.DstPort())
-			plain = forwardertest.UDP(src, dst, 64, nil)
+			plain = testnet.UDP(src, dst, 64, nil)
 		default:
 			return
 		}

@@ -10,10 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
-	"epiphyte/forwarder/forwardertest"
 	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/shard/shardtest"
+	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
 
@@ -125,12 +125,12 @@ func (w *workers) turn(t testing.TB, i int) {
 func (w *workers) datagrams(owner, count, size int) (list [][]byte) {
 	for port := uint16(40000); ; port++ {
 		from := netip.AddrPortFrom(netip.MustParseAddr("10.0.2.100"), port)
-		if w.group.ownerOf(forwardertest.UDP(from, at("192.0.2.7:9"), 64, nil)) != owner {
+		if w.group.ownerOf(testnet.UDP(from, at("192.0.2.7:9"), 64, nil)) != owner {
 			continue
 		}
 		for i := range count {
 			payload := binary.BigEndian.AppendUint32(make([]byte, 0, max(4, size)), uint32(i))
-			f := forwardertest.UDP(from, at("192.0.2.7:9"), 64, payload[:max(4, size)])
+			f := testnet.UDP(from, at("192.0.2.7:9"), 64, payload[:max(4, size)])
 			if w.queues[0].vnet {
 				f = append(bytes.Repeat([]byte{byte(i)}, header.VirtioNetHeaderSize), f...)
 			}
@@ -286,7 +286,7 @@ func TestHandingOverAllocatesNothing(t *testing.T) {
 
 func BenchmarkOwner(b *testing.B) {
 	g := testGroup(b, 4, false)
-	frame := forwardertest.TCP(at("10.0.2.100:40000"), at("192.0.2.7:80"), 0x10, 1, 1, nil)
+	frame := testnet.TCP(at("10.0.2.100:40000"), at("192.0.2.7:80"), 0x10, 1, 1, nil)
 	for b.Loop() {
 		g.ownerOf(frame)
 	}

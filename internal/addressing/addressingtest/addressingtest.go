@@ -1,12 +1,13 @@
-// Package addressingtest has the address plan that tests of other packages stand on.
+// Package addressingtest has the address plans that tests of other packages stand on.
 //
 // # Theory of operation
 //
-// New builds it anew for each test, so none sees what another has changed. It is for
+// A plan is built anew for each test, so none sees what another has changed. It is for
 // tests only, and holds nothing.
 package addressingtest
 
 import (
+	"net/netip"
 	"testing"
 
 	"epiphyte/internal/addressing"
@@ -15,7 +16,18 @@ import (
 // New is the plan of the defaults, with IPv4 and IPv6.
 func New(t testing.TB) addressing.Plan {
 	t.Helper()
-	p, err := addressing.New(addressing.DefaultIPv4(), addressing.DefaultIPv6())
+	return plan(t, addressing.DefaultIPv6())
+}
+
+// IPv4Only is the plan of the defaults without IPv6.
+func IPv4Only(t testing.TB) addressing.Plan {
+	t.Helper()
+	return plan(t, netip.Prefix{})
+}
+
+func plan(t testing.TB, prefix6 netip.Prefix) addressing.Plan {
+	t.Helper()
+	p, err := addressing.New(addressing.DefaultIPv4(), prefix6)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,58 +1,23 @@
-package stacktest
+package testnet
 
 import (
 	"encoding/binary"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
-// VNetHdr is struct virtio_net_hdr of linux/virtio_net.h.
-type VNetHdr struct {
-	Flags, GSOType                         uint8
-	HdrLen, GSOSize, CsumStart, CsumOffset uint16
-}
-
-// Bits and types of VNetHdr.
+// Bounds of the frames that wait for the stack: as a TAP, a device loses frames
+// when its queue is full. A TAP's is shorter, but holds its senders up.
 const (
-	NeedsCsum = 1
-	DataValid = 2
-	GSOTCPv4  = 1
-	GSOTCPv6  = 4
-	GSOUDPL4  = 5
+	queueLength = 4096
+	queueBytes  = 8 << 20
 )
 
-func (h VNetHdr) append(b []byte) []byte {
-	b = append(b, h.Flags, h.GSOType)
-	b = binary.LittleEndian.AppendUint16(b, h.HdrLen)
-	b = binary.LittleEndian.AppendUint16(b, h.GSOSize)
-	b = binary.LittleEndian.AppendUint16(b, h.CsumStart)
-	return binary.LittleEndian.AppendUint16(b, h.CsumOffset)
-}
-
-func parseVNetHdr(b []byte) VNetHdr {
-	return VNetHdr{
-		Flags: b[0], GSOType: b[1],
-		HdrLen:     binary.LittleEndian.Uint16(b[2:]),
-		GSOSize:    binary.LittleEndian.Uint16(b[4:]),
-		CsumStart:  binary.LittleEndian.Uint16(b[6:]),
-		CsumOffset: binary.LittleEndian.Uint16(b[8:]),
-	}
-}
-
-// Frame is one Ethernet frame that the stack wrote.
-type Frame struct {
-	VNet VNetHdr // zero on a device without the header
-	Data []byte  // from the Ethernet header on
-}
-
-// queueLength bounds the frames that wait in a Device, as a TAP's queue does.
-const queueLength = 4096
-
-// DeviceConfig of a Device.
+// DeviceConfig of a Device. The zero value is a device of bare frames.
 type DeviceConfig struct {
 	// VNetHdr puts a virtio-net header before each frame.
 	VNetHdr bool
@@ -60,22 +25,28 @@ type DeviceConfig struct {
 	Offload bool
 	// USO allows super-datagrams; it implies Offload.
 	USO bool
-	// HardwareAddr of the guest's end; may be zero, as with a TAP that tells
-	// none.
-	HardwareAddr [6]byte
+	// Impairment of both directions.
+	Impairment Impairment
 }
 
 // Device implements stack.Device in memory. Any goroutine may use it.
 type Device struct {
-	cfg DeviceConfig
-	fd  int // an eventfd that is readable while a frame waits
+	cfg     DeviceConfig
+	fd      int // an eventfd that is readable while a frame waits
+	in, out *direction
+	arrived chan struct{} // holds a token if frames were sent since it was taken
+
+	discard atomic.Bool
 
 	mu    sync.Mutex
-	queue [][]byte    // guarded by mu; frames towards the stack, with header
-	sent  []Frame     // guarded by mu; frames from the stack
-	sink  func(Frame) // guarded by mu; takes the frames instead of sent
-	err   unix.Errno  // guarded by mu; what reads and writes say, if not zero
-	reads int         // guarded by mu
+	queue [][]byte   // guarded by mu; frames towards the stack, with header
+	bytes int        // guarded by mu; of queue
+	sent  []Frame    // guarded by mu; frames from the stack
+	err   unix.Errno // guarded by mu; what reads and writes say, if not zero
+	reads int        // guarded by mu
+
+	sinkMu sync.RWMutex // held for reading while the sink runs
+	sink   func(Frame)  // guarded by sinkMu; takes the frames instead of sent
 }
 
 // NewDevice makes a device, which is closed when the test ends.
@@ -87,9 +58,25 @@ func NewDevice(t testing.TB, cfg DeviceConfig) *Device {
 	if err != nil {
 		t.Fatalf("open eventfd: %v", err)
 	}
-	t.Cleanup(func() { unix.Close(fd) })
-	return &Device{cfg: cfg, fd: fd}
+	d := &Device{cfg: cfg, fd: fd, arrived: make(chan struct{}, 1)}
+	if cfg.Impairment != (Impairment{}) {
+		d.in = newDirection(cfg.Impairment, 1, func(f Frame) { d.InjectRaw(d.raw(f)) })
+		d.out = newDirection(cfg.Impairment, 2, d.deliver)
+	}
+	t.Cleanup(d.close)
+	return d
 }
+
+func (d *Device) close() {
+	if d.in != nil {
+		d.in.close()
+		d.out.close()
+	}
+	unix.Close(d.fd)
+}
+
+// Port is the guest's end.
+func (d *Device) Port() *Port { return &Port{d} }
 
 // FD implements stack.Device.
 func (d *Device) FD() int { return d.fd }
@@ -103,8 +90,8 @@ func (d *Device) Offload() bool { return d.cfg.Offload }
 // USO implements stack.Device.
 func (d *Device) USO() bool { return d.cfg.USO }
 
-// HardwareAddr implements stack.Device.
-func (d *Device) HardwareAddr() [6]byte { return d.cfg.HardwareAddr }
+// HardwareAddr implements stack.Device: it is the guest's.
+func (d *Device) HardwareAddr() [6]byte { return GuestMAC() }
 
 // Readv implements stack.Device.
 func (d *Device) Readv(iov []unix.Iovec) (int, unix.Errno) {
@@ -119,6 +106,7 @@ func (d *Device) Readv(iov []unix.Iovec) (int, unix.Errno) {
 	}
 	frame := d.queue[0]
 	d.queue = d.queue[1:]
+	d.bytes -= len(frame)
 	if len(d.queue) == 0 {
 		d.queue = nil
 		var b [8]byte
@@ -133,35 +121,58 @@ func (d *Device) Readv(iov []unix.Iovec) (int, unix.Errno) {
 
 // Writev implements stack.Device.
 func (d *Device) Writev(iov []unix.Iovec) (int, unix.Errno) {
+	d.mu.Lock()
+	err := d.err
+	d.mu.Unlock()
+	if err != 0 {
+		return -1, err
+	}
+	if d.discard.Load() {
+		return size(iov), 0
+	}
 	var b []byte
 	for i := range iov {
 		b = append(b, unsafe.Slice(iov[i].Base, iov[i].Len)...)
 	}
-	n := len(b)
-	var f Frame
+	f := Frame{Data: b}
 	if d.cfg.VNetHdr {
-		if len(b) < header.VirtioNetHeaderSize {
+		if len(b) < vnetHdrLen {
 			return -1, unix.EINVAL
 		}
-		f.VNet = parseVNetHdr(b)
-		b = b[header.VirtioNetHeaderSize:]
+		f = Frame{VNet: parseVNetHdr(b), Data: b[vnetHdrLen:]}
 	}
-	f.Data = b
-	d.mu.Lock()
-	err, sink := d.err, d.sink
-	if err == 0 && sink == nil {
-		d.sent = append(d.sent, f)
-	}
-	d.mu.Unlock()
-	switch {
-	case err != 0:
-		return -1, err
-	case len(b) < 14: // as the kernel's tun_get_user
+	if len(f.Data) < ethLen { // as the kernel's tun_get_user
 		return -1, unix.EINVAL
-	case sink != nil:
-		sink(f)
 	}
-	return n, 0
+	if d.out != nil {
+		d.out.pass(f)
+	} else {
+		d.deliver(f)
+	}
+	return len(b), 0
+}
+
+func size(iov []unix.Iovec) (n int) {
+	for i := range iov {
+		n += int(iov[i].Len)
+	}
+	return n
+}
+
+func (d *Device) deliver(f Frame) {
+	d.sinkMu.RLock()
+	defer d.sinkMu.RUnlock()
+	if d.sink != nil {
+		d.sink(f)
+		return
+	}
+	d.mu.Lock()
+	d.sent = append(d.sent, f)
+	d.mu.Unlock()
+	select {
+	case d.arrived <- struct{}{}:
+	default:
+	}
 }
 
 // Inject lets the stack read a frame, after a zero virtio-net header if the
@@ -172,11 +183,19 @@ func (d *Device) Inject(frame []byte) bool { return d.InjectVNet(VNetHdr{}, fram
 // InjectVNet is Inject with a virtio-net header of the test's choice, which a
 // device without headers ignores.
 func (d *Device) InjectVNet(h VNetHdr, frame []byte) bool {
-	var b []byte
-	if d.cfg.VNetHdr {
-		b = h.append(make([]byte, 0, header.VirtioNetHeaderSize+len(frame)))
+	f := Frame{VNet: h, Data: append([]byte(nil), frame...)}
+	if d.in != nil {
+		d.in.pass(f)
+		return true
 	}
-	return d.InjectRaw(append(b, frame...))
+	return d.InjectRaw(d.raw(f))
+}
+
+func (d *Device) raw(f Frame) []byte {
+	if !d.cfg.VNetHdr {
+		return f.Data
+	}
+	return append(f.VNet.append(make([]byte, 0, vnetHdrLen+len(f.Data))), f.Data...)
 }
 
 // InjectRaw lets the stack read these bytes, virtio-net header included. They
@@ -184,9 +203,10 @@ func (d *Device) InjectVNet(h VNetHdr, frame []byte) bool {
 func (d *Device) InjectRaw(b []byte) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.queue) >= queueLength {
+	if len(d.queue) >= queueLength || d.bytes+len(b) > queueBytes {
 		return false
 	}
+	d.bytes += len(b)
 	d.queue = append(d.queue, b)
 	if len(d.queue) == 1 {
 		d.wake()
@@ -223,11 +243,15 @@ func (d *Device) Sent() []Frame {
 	return sent
 }
 
+// Discard drops what the stack writes from now on, and allocates nothing for it.
+func (d *Device) Discard() { d.discard.Store(true) }
+
 // OnSend passes the frames that the stack writes to f, on the goroutine that
-// writes them, instead of keeping them.
+// writes them, instead of keeping them; nil keeps them again. When it returns,
+// the function before it does not run any more.
 func (d *Device) OnSend(f func(Frame)) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.sinkMu.Lock()
+	defer d.sinkMu.Unlock()
 	d.sink = f
 }
 

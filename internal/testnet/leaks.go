@@ -1,4 +1,4 @@
-package forwardertest
+package testnet
 
 import (
 	"os"

@@ -1,4 +1,4 @@
-package stacktest
+package testnet
 
 import (
 	"math/rand/v2"

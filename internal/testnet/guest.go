@@ -1,10 +1,12 @@
-package forwardertest
+package testnet
 
 import (
 	"context"
 	"fmt"
 	"net"
 	"net/netip"
+	"testing"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
@@ -23,6 +25,15 @@ import (
 
 const nicID tcpip.NICID = 1
 
+const (
+	// timeWait of the guest's own connections, so that tests need not wait.
+	timeWait = 100 * time.Millisecond
+	// lingerTimeout is how long a closed connection waits for the other end,
+	// whose RST may have been lost: a few retransmissions, and less than tests
+	// have patience for. gVisor's default is a minute.
+	lingerTimeout = 15 * time.Second
+)
+
 // Guest is a netstack at the guest's end of a device, configured as -c would.
 type Guest struct {
 	// Stack may be used for what the methods do not offer.
@@ -30,29 +41,40 @@ type Guest struct {
 	// Addr and Addr6 are the guest's addresses; Addr6 is not valid if the plan
 	// has no IPv6.
 	Addr, Addr6 netip.Addr
-	port        *Port
-	link        *link
+	dev         *Device
 }
 
-// NewGuest starts a guest on the port. It reads all frames from then on.
-func NewGuest(port *Port, p addressing.Plan, mtu int) (*Guest, error) {
-	g := &Guest{port: port, Addr: p.Guest}
+// NewGuest attaches a guest to the device until the test ends. It takes all
+// that the stack sends.
+func NewGuest(t testing.TB, dev *Device, p addressing.Plan, mtu int) *Guest {
+	t.Helper()
+	g := &Guest{dev: dev, Addr: p.Guest}
 	g.Stack = gvisor.New(gvisor.Options{
 		NetworkProtocols: []gvisor.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
 		TransportProtocols: []gvisor.TransportProtocolFactory{
 			tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6,
 		},
 	})
+	t.Cleanup(func() {
+		dev.OnSend(nil)
+		g.Stack.Destroy()
+	})
 	if err := g.configure(p, mtu); err != nil {
-		g.Close()
-		return nil, err
+		t.Fatal(err)
 	}
-	return g, nil
+	return g
 }
 
 func (g *Guest) configure(p addressing.Plan, mtu int) error {
-	g.link = &link{port: g.port, mtu: uint32(mtu)}
-	if err := g.Stack.CreateNIC(nicID, g.link); err != nil {
+	sack := tcpip.TCPSACKEnabled(true)
+	wait, linger := tcpip.TCPTimeWaitTimeoutOption(timeWait), tcpip.TCPLingerTimeoutOption(lingerTimeout)
+	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &wait, &linger} {
+		if err := g.Stack.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
+			return fmt.Errorf("set option %T: %v", o, err)
+		}
+	}
+	link := &link{dev: g.dev, mtu: uint32(mtu)}
+	if err := g.Stack.CreateNIC(nicID, link); err != nil {
 		return fmt.Errorf("create guest's NIC: %v", err)
 	}
 	routes := []tcpip.Route{{Destination: header.IPv4EmptySubnet, Gateway: tcpipAddr(p.Gateway), NIC: nicID}}
@@ -66,7 +88,7 @@ func (g *Guest) configure(p addressing.Plan, mtu int) error {
 	}
 	for _, a := range addrs {
 		pa := tcpip.ProtocolAddress{
-			Protocol:          protocol(a.Addr()),
+			Protocol:          protocol(a.Addr().Is6()),
 			AddressWithPrefix: tcpip.AddressWithPrefix{Address: tcpipAddr(a.Addr()), PrefixLen: a.Bits()},
 		}
 		if err := g.Stack.AddProtocolAddress(nicID, pa, gvisor.AddressProperties{}); err != nil {
@@ -75,14 +97,23 @@ func (g *Guest) configure(p addressing.Plan, mtu int) error {
 		routes = append([]tcpip.Route{{Destination: pa.AddressWithPrefix.Subnet(), NIC: nicID}}, routes...)
 	}
 	g.Stack.SetRouteTable(routes)
+	g.dev.OnSend(link.receive)
 	return nil
 }
 
-func protocol(a netip.Addr) tcpip.NetworkProtocolNumber {
-	if a.Is4() {
-		return header.IPv4ProtocolNumber
+func protocol(v6 bool) tcpip.NetworkProtocolNumber {
+	if v6 {
+		return header.IPv6ProtocolNumber
 	}
-	return header.IPv6ProtocolNumber
+	return header.IPv4ProtocolNumber
+}
+
+// local is the guest's own address of a family and a port.
+func (g *Guest) local(port uint16, v6 bool) tcpip.FullAddress {
+	if v6 {
+		return fullAddress(netip.AddrPortFrom(g.Addr6, port))
+	}
+	return fullAddress(netip.AddrPortFrom(g.Addr, port))
 }
 
 func fullAddress(a netip.AddrPort) tcpip.FullAddress {
@@ -95,24 +126,33 @@ type Conn struct {
 	ep tcpip.Endpoint
 }
 
-// DialTCP connects from the guest. An error of the connection itself is a
-// *net.OpError with gVisor's words for the errno.
-func (g *Guest) DialTCP(ctx context.Context, to netip.AddrPort) (*Conn, error) {
+// DialTCP connects from the guest, by the given port of its own (zero: any).
+// When ctx ends meanwhile, the attempt ends without a word to the other end.
+// An error of the connection itself is a *net.OpError with gVisor's words for
+// the errno.
+func (g *Guest) DialTCP(ctx context.Context, port uint16, to netip.AddrPort) (*Conn, error) {
 	wq := new(waiter.Queue)
-	ep, terr := g.Stack.NewEndpoint(tcp.ProtocolNumber, protocol(to.Addr()), wq)
+	ep, terr := g.Stack.NewEndpoint(tcp.ProtocolNumber, protocol(to.Addr().Is6()), wq)
 	if terr != nil {
 		return nil, fmt.Errorf("make guest's endpoint: %v", terr)
 	}
 	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventErr | waiter.EventHUp)
 	wq.EventRegister(&entry)
 	defer wq.EventUnregister(&entry)
+	if port != 0 {
+		ep.SocketOptions().SetReuseAddress(true)
+		if terr := ep.Bind(g.local(port, to.Addr().Is6())); terr != nil {
+			ep.Close()
+			return nil, fmt.Errorf("bind guest's port %d: %v", port, terr)
+		}
+	}
 	terr = ep.Connect(fullAddress(to))
 	if _, started := terr.(*tcpip.ErrConnectStarted); started {
 		select {
 		case <-ctx.Done():
 			ep.Abort()
 			ep.Close()
-			return nil, ctx.Err()
+			return nil, context.Cause(ctx)
 		case <-ready:
 		}
 		terr = ep.LastError()
@@ -134,26 +174,29 @@ func (c *Conn) Reset() {
 // SetReceiveBuffer bounds what the guest takes without reading, in bytes.
 func (c *Conn) SetReceiveBuffer(n int) { c.ep.SocketOptions().SetReceiveBufferSize(int64(n), true) }
 
+// ListenTCP opens a server on the guest's port, of one family.
+func (g *Guest) ListenTCP(port uint16, v6 bool) (*gonet.TCPListener, error) {
+	return gonet.ListenTCP(g.Stack, g.local(port, v6), protocol(v6))
+}
+
 // DialUDP opens a UDP socket of the guest on the given port (zero: any). With
 // a valid to it is connected, and told of ICMP errors.
 func (g *Guest) DialUDP(port uint16, to netip.AddrPort, v6 bool) (*gonet.UDPConn, error) {
-	local := fullAddress(netip.AddrPortFrom(g.Addr, port))
-	proto := header.IPv4ProtocolNumber
-	if v6 {
-		local = fullAddress(netip.AddrPortFrom(g.Addr6, port))
-		proto = header.IPv6ProtocolNumber
-	}
+	local := g.local(port, v6)
 	if !to.IsValid() {
-		return gonet.DialUDP(g.Stack, &local, nil, proto)
+		return gonet.DialUDP(g.Stack, &local, nil, protocol(v6))
 	}
 	remote := fullAddress(to)
-	return gonet.DialUDP(g.Stack, &local, &remote, proto)
+	return gonet.DialUDP(g.Stack, &local, &remote, protocol(v6))
 }
 
-// Close ends the netstack with all its connections. The port stays open.
-func (g *Guest) Close() {
-	if g.link != nil {
-		g.link.stop()
+// States lists the states of the guest's TCP endpoints in TCP's own words
+// ("FIN-WAIT2"), those in TIME-WAIT included.
+func (g *Guest) States() (states []string) {
+	for _, ep := range g.Stack.RegisteredEndpoints() {
+		if ep, ok := ep.(*tcp.Endpoint); ok {
+			states = append(states, ep.EndpointState().String())
+		}
 	}
-	g.Stack.Destroy()
+	return states
 }
