@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"epiphyte/stack"
 )
@@ -110,6 +111,10 @@ func (p *Port) WriteSegments(size uint16, frame []byte) error {
 		if size > 0 {
 			hdr[0], hdr[1] = 1, 5 // NEEDS_CSUM, GSO_UDP_L4
 			hdr[4], hdr[5] = byte(size), byte(size>>8)
+			hdr[6], hdr[8] = header.EthernetMinimumSize+header.IPv4MinimumSize, 6
+			if frame[header.EthernetMinimumSize]>>4 == 6 {
+				hdr[6] = header.EthernetMinimumSize + header.IPv6MinimumSize
+			}
 		}
 		frame = append(hdr, frame...)
 	}
