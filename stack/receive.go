@@ -200,9 +200,12 @@ func (s *Stack) dispatch(p *Packet, asError func()) {
 func (s *Stack) receiveTCP(r *receiver, p *Packet, i, size int, proto tcpip.NetworkProtocolNumber) {
 	key := tupleOf(p)
 	c := s.conns[key]
-	if opens(header.TCP(p.Head).Flags()) && (c == nil || c.closed) { // or the guest uses the ports of a closed one again
-		s.openingSYN(p, key, r.checked)
-		return
+	if opens(header.TCP(p.Head).Flags()) {
+		s.finishBatch()            // c's reset may wait there
+		if c == nil || c.ended() { // the guest may use the ports of an ended one again
+			s.openingSYN(p, key, r.checked)
+			return
+		}
 	}
 	if c != nil {
 		s.lockForBatch(c)
@@ -216,7 +219,8 @@ func (s *Stack) receiveTCP(r *receiver, p *Packet, i, size int, proto tcpip.Netw
 	s.deliver(r, i, size, proto)
 }
 
-// openingSYN hands a request for a connection to the Handler.
+// openingSYN hands a request for a connection to the Handler. The batch must have been
+// finished.
 func (s *Stack) openingSYN(p *Packet, key Tuple, checked bool) {
 	if len(p.Tail) > 0 || !checked && !p.checksumOK() {
 		return
@@ -229,7 +233,6 @@ func (s *Stack) openingSYN(p *Packet, key Tuple, checked bool) {
 	if s.accepting[key] != nil {
 		return // a retransmission; the SYN-ACK is on its way
 	}
-	s.finishBatch()
 	s.handler.SYN(newSYN(p, key))
 }
 
