@@ -86,7 +86,7 @@ func TestNamedTestsExist(t *testing.T) {
 // what is missing.
 func TestEveryBehaviourHasItsEntry(t *testing.T) {
 	var want []int
-	for n := 1; n <= 44; n++ {
+	for n := 1; n <= 45; n++ {
 		if n < 37 || n > 39 { // not given out
 			want = append(want, n)
 		}

@@ -36,16 +36,16 @@ func (p *tcpPort) full() bool { return !p.m.cfg.Table.Admit(flow.Client) }
 // guest's server. What it sends meanwhile, and that it has gone, is for the server
 // to find out: its socket is not watched before the relay has it.
 type client struct {
-	m       *Manager
-	p       *tcpPort
-	record  *flow.Flow
-	from    netip.AddrPort // the client, as the guest sees it
-	to      netip.AddrPort // the server
-	socket  connect.Socket
-	direct  direct         // the path that is tried first
-	dialing *stack.Dialing // the stack path
-	timer   shard.Timer    // of the stack path, or while there is no socket for the direct one
-	ended   bool
+	m         *Manager
+	p         *tcpPort
+	record    *flow.Flow
+	from      netip.AddrPort // the client, as the guest sees it
+	to        netip.AddrPort // the server
+	socket    connect.Socket
+	direct    direct           // the path that is tried first
+	handshake *stack.Handshake // the stack path
+	timer     shard.Timer      // of the stack path, or while there is no socket for the direct one
+	ended     bool
 }
 
 // take begins to carry a client in.
@@ -93,10 +93,10 @@ func (c *client) goStack() {
 		m.cfg.Stack.SendAbort(c.direct.tried, c.to)
 	}
 	var errno unix.Errno
-	c.dialing, errno = m.cfg.Stack.Dial(c.from, c.to, c.answered)
+	c.handshake, errno = m.cfg.Stack.Dial(c.from, c.to, c.answered)
 	if errno == unix.EADDRINUSE {
 		// Two clients that are both seen as the gateway have the same port.
-		c.dialing, errno = m.cfg.Stack.Dial(netip.AddrPortFrom(c.from.Addr(), 0), c.to, c.answered)
+		c.handshake, errno = m.cfg.Stack.Dial(netip.AddrPortFrom(c.from.Addr(), 0), c.to, c.answered)
 	}
 	if errno != 0 {
 		c.refuse()
@@ -107,8 +107,8 @@ func (c *client) goStack() {
 
 // Run implements shard.Task for the timer.
 func (c *client) Run() {
-	if c.dialing != nil {
-		c.dialing.Abort()
+	if c.handshake != nil {
+		c.handshake.Abort()
 		return
 	}
 	c.noSocket()

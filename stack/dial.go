@@ -9,16 +9,13 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
-// Dialing is a Handshake that Dial has begun.
-type Dialing = Handshake
-
 // Dial connects to a server in the guest, as if from the given address, which
 // may be any. done is called once, on the shard's thread and not before
 // Dial returns, with the connection or with the reason why there is none:
 // ECONNREFUSED, an unreachable errno, ETIMEDOUT after gVisor's patience of two
 // minutes, or ECONNABORTED after Abort. An error of Dial itself, such as
 // EADDRINUSE for a connection that exists, comes back at once.
-func (s *Stack) Dial(from, to netip.AddrPort, done func(*Conn, unix.Errno)) (*Dialing, unix.Errno) {
+func (s *Stack) Dial(from, to netip.AddrPort, done func(*Conn, unix.Errno)) (*Handshake, unix.Errno) {
 	s.finishBatch()
 	proto := protocolOf(to.Addr())
 	c := &Conn{s: s}

@@ -32,10 +32,10 @@ func newDialled(t *testing.T, l link, client func(*net.UnixConn, *flow)) dialled
 }
 
 // dial starts a connection; its result comes through results.
-func (d dialled) dial(from netip.AddrPort) (dialing *stack.Dialing, errno unix.Errno) {
+func (d dialled) dial(from netip.AddrPort) (handshake *stack.Handshake, errno unix.Errno) {
 	d.do(func() {
 		returned := false
-		dialing, errno = d.stack.Dial(from, d.to, func(c *stack.Conn, errno unix.Errno) {
+		handshake, errno = d.stack.Dial(from, d.to, func(c *stack.Conn, errno unix.Errno) {
 			if !returned && errno != unix.ECONNABORTED {
 				d.t.Error("done was called before Dial returned")
 			}
@@ -46,7 +46,7 @@ func (d dialled) dial(from netip.AddrPort) (dialing *stack.Dialing, errno unix.E
 		})
 		returned = true
 	})
-	return dialing, errno
+	return handshake, errno
 }
 
 func (d dialled) result() unix.Errno {
@@ -151,18 +151,18 @@ func testDialAborted(t *testing.T, l link) {
 	d := newDialled(t, l, func(c *net.UnixConn, _ *flow) { c.Close() })
 	d.to = netip.AddrPortFrom(d.to.Addr().Next(), 80) // nobody's
 	for range 5 {
-		dialing, errno := d.dial(d.from)
+		handshake, errno := d.dial(d.from)
 		if errno != 0 {
 			t.Fatal(errno)
 		}
 		if _, errno := d.dial(d.from); errno == 0 {
 			t.Error("two connections have the same addresses and ports")
 		}
-		d.do(dialing.Abort)
+		d.do(handshake.Abort)
 		if errno := d.result(); errno != unix.ECONNABORTED {
 			t.Errorf("aborted: %v, want ECONNABORTED", errno)
 		}
-		d.do(dialing.Abort)
+		d.do(handshake.Abort)
 		d.idle(d.guest)
 	}
 	if len(d.results) > 0 {

@@ -43,6 +43,8 @@ type receiver struct {
 	pooled bool         // it is one of tails
 	iov    [4]unix.Iovec
 	pkt    Packet
+	// checked: the guest's kernel vouches for pkt's transport checksum.
+	checked bool
 
 	inline []*Conn // locked in this batch
 }
@@ -108,12 +110,6 @@ func (r *receiver) read(dev Device, i int) (int, unix.Errno) {
 	return n - prefix, errno
 }
 
-// checked reports whether the guest's kernel vouches for the checksum: it left
-// it to be completed, or it has verified it.
-func (r *receiver) checked() bool {
-	return r.hdr.flags&(virtioNeedsCsum|virtioDataValid) != 0
-}
-
 // receive sorts one frame.
 func (s *Stack) receive(r *receiver, i, size int) {
 	if size <= 0 || size > headSize+tailSize {
@@ -128,9 +124,6 @@ func (s *Stack) receive(r *receiver, i, size int) {
 	}
 	p := &r.pkt
 	*p = Packet{Fresh: true}
-	if r.hdr.gsoType&^virtioGSOECN == virtioGSOUDPL4 {
-		p.SegmentSize = r.hdr.gsoSize
-	}
 	proto := header.Ethernet(r.eth[:]).Type()
 	if proto == header.ARPProtocolNumber {
 		s.handleARP(head)
@@ -140,6 +133,10 @@ func (s *Stack) receive(r *receiver, i, size int) {
 		return
 	}
 	if !p.Parse(proto, head, tail) || !p.validHeader() || s.martian(p) {
+		return
+	}
+	var ok bool
+	if r.checked, ok = r.hdr.offloads(p); !ok {
 		return
 	}
 	s.neigh.learn(p.Src, [6]byte(r.eth[6:12]))
@@ -154,7 +151,7 @@ func (s *Stack) receive(r *receiver, i, size int) {
 		if p.validTransport(true) {
 			s.receiveTCP(r, p, i, size, proto)
 		}
-	case p.validTransport(r.checked()):
+	case p.validTransport(r.checked):
 		s.dispatch(p, func() { s.deliver(r, i, size, proto) })
 	}
 }
@@ -203,23 +200,27 @@ func (s *Stack) dispatch(p *Packet, asError func()) {
 func (s *Stack) receiveTCP(r *receiver, p *Packet, i, size int, proto tcpip.NetworkProtocolNumber) {
 	key := tupleOf(p)
 	c := s.conns[key]
-	if opens(header.TCP(p.Head).Flags()) && (c == nil || c.closed) { // or the guest uses the ports of a closed one again
-		s.openingSYN(p, key, r.checked())
-		return
+	if opens(header.TCP(p.Head).Flags()) {
+		s.finishBatch()            // c's reset may wait there
+		if c == nil || c.ended() { // the guest may use the ports of an ended one again
+			s.openingSYN(p, key, r.checked)
+			return
+		}
 	}
 	if c != nil {
 		s.lockForBatch(c)
-		s.queue(c, s.segment(p, r.take(i, size), r.checked()))
+		s.queue(c, s.segment(p, r.take(i, size), r.checked))
 		return
 	}
 	if h := s.accepting[key]; h != nil {
-		h.step(s.segment(p, r.take(i, size), r.checked()))
+		h.step(s.segment(p, r.take(i, size), r.checked))
 		return
 	}
 	s.deliver(r, i, size, proto)
 }
 
-// openingSYN hands a request for a connection to the Handler.
+// openingSYN hands a request for a connection to the Handler. The batch must have been
+// finished.
 func (s *Stack) openingSYN(p *Packet, key Tuple, checked bool) {
 	if len(p.Tail) > 0 || !checked && !p.checksumOK() {
 		return
@@ -232,7 +233,6 @@ func (s *Stack) openingSYN(p *Packet, key Tuple, checked bool) {
 	if s.accepting[key] != nil {
 		return // a retransmission; the SYN-ACK is on its way
 	}
-	s.finishBatch()
 	s.handler.SYN(newSYN(p, key))
 }
 
@@ -255,7 +255,7 @@ func (r *receiver) take(i, size int) (packet buffer.Buffer) {
 func (s *Stack) deliver(r *receiver, i, size int, proto tcpip.NetworkProtocolNumber) {
 	pkt := gvisor.NewPacketBuffer(gvisor.PacketBufferOptions{Payload: r.take(i, size)})
 	pkt.NetworkProtocolNumber = proto
-	pkt.RXChecksumValidated = s.link.offload && r.checked()
+	pkt.RXChecksumValidated = s.link.offload && r.checked
 	s.link.disp.DeliverNetworkPacket(proto, pkt)
 	pkt.DecRef()
 }

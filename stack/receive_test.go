@@ -138,14 +138,14 @@ func TestChecksumsTheDeviceVouchesFor(t *testing.T) {
 	s := newSeam(t, seamConfig{device: testnet.DeviceConfig{Offload: true}})
 	for _, name := range []string{"UDP", "UDP, IPv6", "SYN", "SYN, IPv6"} {
 		frame := validFrames()[name]
-		at := len(frame) - 2 - 8 // UDP: the checksum before eight bytes of data
+		at, offset := len(frame)-2-8, 6 // UDP: the checksum before eight bytes of data
 		if name[:3] == "SYN" {
-			at = len(frame) - 4
+			at, offset = len(frame)-4, 16
 		}
 		binary.BigEndian.PutUint16(frame[at:], 0x1234)
 		for _, flags := range []uint8{testnet.NeedsCsum, testnet.DataValid} {
 			s.forget()
-			s.dev.InjectVNet(testnet.VNetHdr{Flags: flags}, frame)
+			s.dev.InjectVNet(testnet.VNetHdr{Flags: flags, CsumStart: uint16(at - offset), CsumOffset: uint16(offset)}, frame)
 			s.run()
 			if s.handled() != 1 {
 				t.Errorf("%s, flags %d: handled %d packets, want 1", name, flags, s.handled())
@@ -330,7 +330,11 @@ func TestUDPSuperDatagram(t *testing.T) {
 	families(t, func(t *testing.T, guest, remote netip.AddrPort) {
 		s := newSeam(t, seamConfig{device: testnet.DeviceConfig{Offload: true}})
 		data := pattern(12_345, 8)
-		s.dev.InjectVNet(testnet.VNetHdr{Flags: testnet.NeedsCsum, GSOType: testnet.GSOUDPL4, GSOSize: 1200}, testnet.UDP(guest, remote, testnet.TTL, data))
+		frame := testnet.UDP(guest, remote, testnet.TTL, data)
+		s.dev.InjectVNet(testnet.VNetHdr{
+			Flags: testnet.NeedsCsum, GSOType: testnet.GSOUDPL4, GSOSize: 1200,
+			CsumStart: uint16(len(frame) - len(data) - 8), CsumOffset: 6,
+		}, frame)
 		s.run()
 		s.oneDatagram("super-datagram", guest, remote, data)
 		if s.udp[0].SegmentSize != 1200 {

@@ -1,5 +1,7 @@
 package stack
 
+import "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
 // maxOrphans bounds the connections that are closed on our side and wait for
 // the guest: to acknowledge the last bytes, to send its FIN, or in TIME-WAIT.
 // Linux calls the same limit tcp_max_orphans and resets what is beyond it. At
@@ -33,6 +35,16 @@ func (s *Stack) forget(c *Conn) {
 		s.orphans.Remove(c.place)
 		c.place = nil
 	}
+}
+
+// ended reports whether nothing that the guest sends can concern c any more, though it
+// may still be in the tables.
+func (c *Conn) ended() bool {
+	switch c.ep.EndpointState() {
+	case tcp.StateClose, tcp.StateError: // reset, but Run has not been told
+		return true
+	}
+	return c.closed
 }
 
 // key is c's in Stack.conns.

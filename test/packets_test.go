@@ -39,12 +39,16 @@ func (w *world) wire(t testing.TB) *wire {
 // send puts one IP packet on the wire, to the gateway's Ethernet address.
 func (w *wire) send(t testing.TB, packet []byte) {
 	t.Helper()
-	frame := append(append([]byte{}, w.gateway[:]...), 2, 0, 0, 0, 0, 1)
-	frame = binary.BigEndian.AppendUint16(frame, map[byte]uint16{4: unix.ETH_P_IP, 6: unix.ETH_P_IPV6}[packet[0]>>4])
-	frame = append(frame, packet...)
+	frame := append(ethernet(w.gateway, packet), packet...)
 	if err := harness.Eventually(deadline, func() error { return unix.Send(w.fd, frame, 0) }); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// ethernet is the header of an IP packet's frame.
+func ethernet(to [6]byte, packet []byte) []byte {
+	h := append(append([]byte{}, to[:]...), 2, 0, 0, 0, 0, 1)
+	return binary.BigEndian.AppendUint16(h, map[byte]uint16{4: unix.ETH_P_IP, 6: unix.ETH_P_IPV6}[packet[0]>>4])
 }
 
 // senders drains the wire and gives the IP source of every frame that came in.

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
 // Port is the guest's end of a Device: it sees frames as a guest's kernel
@@ -27,7 +28,12 @@ func (p *Port) Write(frames ...[]byte) error {
 // super-datagram to be cut into payloads of size bytes, its checksum vouched
 // for.
 func (p *Port) WriteSegments(size uint16, frame []byte) error {
-	return p.write(VNetHdr{Flags: NeedsCsum, GSOType: GSOUDPL4, GSOSize: size}, frame)
+	h := VNetHdr{Flags: NeedsCsum, GSOType: GSOUDPL4, GSOSize: size, CsumOffset: 6}
+	h.CsumStart = header.EthernetMinimumSize + header.IPv4MinimumSize
+	if frame[header.EthernetMinimumSize]>>4 == 6 {
+		h.CsumStart = header.EthernetMinimumSize + header.IPv6MinimumSize
+	}
+	return p.write(h, frame)
 }
 
 func (p *Port) write(h VNetHdr, frame []byte) error {
