@@ -157,10 +157,14 @@ func (s *Stack) receive(r *receiver, i, size int) {
 }
 
 // martian reports whether p has a source that no packet can have (RFC 1812
-// section 5.3.7), or one that would make us talk to ourselves. Destinations that a
-// host socket must not see are the forwarder's to refuse.
+// section 5.3.7), or one that would make us talk to ourselves, or is for a loopback
+// address, which gVisor would log. Other destinations that a host socket must not see
+// are the forwarder's to refuse.
 func (s *Stack) martian(p *Packet) bool {
 	src := p.Src
+	if p.Dst.IsLoopback() {
+		return true
+	}
 	if src.IsUnspecified() { // only in DHCP and duplicate address detection
 		return !(p.Proto == ProtoUDP && src.Is4() || p.Proto == ProtoICMPv6 && !p.Fragment.Present)
 	}

@@ -181,8 +181,19 @@ func (e *spliceEnd) fill() bool {
 		return true
 	}
 	e.s.r.givePipe(p)
+	if errno == 0 && e.hasBytes() {
+		// Not the end: an urgent byte is next, and the FIN is there already.
+		e.urgent = true
+		e.copy()
+		return false
+	}
 	e.ended(errno)
 	return false
+}
+
+func (e *spliceEnd) hasBytes() bool {
+	n, err := unix.IoctlGetInt(e.FD, unix.SIOCINQ)
+	return err == nil && n > 0
 }
 
 // ended is called when nothing could be read: at the end of the stream (errno zero),

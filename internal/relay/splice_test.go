@@ -93,10 +93,17 @@ func (k *keep) Ready(events uint32) { *k |= keep(events) }
 // far ends.
 func (w *world) join() (host, guest *net.TCPConn) {
 	w.t.Helper()
+	return w.joinAfter(func(*net.TCPConn) {})
+}
+
+// joinAfter joins them when the host's far end has done something.
+func (w *world) joinAfter(before func(host *net.TCPConn)) (host, guest *net.TCPConn) {
+	w.t.Helper()
 	a, host := loopbackPair(w.t)
 	b, guest := loopbackPair(w.t)
 	unix.SetsockoptInt(a, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
 	unix.SetsockoptInt(b, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
+	before(host)
 	w.do(func() {
 		var ends [2]connect.Socket
 		for i, fd := range [2]int{a, b} {
@@ -369,6 +376,31 @@ func TestJoinUrgent(t *testing.T) {
 	}
 	guest.Close()
 	w.wantIdle()
+}
+
+// An urgent byte first, and the end of the stream behind it, all there before the
+// connections are joined.
+func TestJoinUrgentFirst(t *testing.T) {
+	w := newWorld(t)
+	for range 2 { // with either end of the client watched, or not
+		_, guest := w.joinAfter(func(host *net.TCPConn) {
+			raw, err := host.SyscallConn()
+			if err != nil {
+				t.Fatal(err)
+			}
+			raw.Control(func(f uintptr) { err = unix.Send(int(f), []byte("1"), unix.MSG_OOB) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.WriteString(host, "2345")
+			host.CloseWrite()
+		})
+		if got, err := io.ReadAll(guest); err != nil || string(got) != "12345" {
+			t.Errorf("%q, %v", got, err)
+		}
+		guest.Close()
+		w.wantIdle()
+	}
 }
 
 // B19: with no descriptor for a pipe the bytes go by our memory.
