@@ -108,6 +108,9 @@ func (w *world) joinAfter(before func(host *net.TCPConn)) (host, guest *net.TCPC
 		var ends [2]connect.Socket
 		for i, fd := range [2]int{a, b} {
 			ends[i] = connect.Socket{FD: fd}
+			if n, _ := unix.IoctlGetInt(fd, unix.SIOCINQ); n > 0 { // as for a client that has sent something
+				ends[i].Events = unix.EPOLLIN
+			}
 			if i == w.joins%2 {
 				watch, err := w.shard.Watch(fd, connect.Events, new(keep))
 				if err != nil {
