@@ -97,12 +97,6 @@ func receive[T any](t testing.TB, from <-chan T) T {
 	}
 }
 
-// eachPath runs a test in a world of the usual kind.
-func eachPath(t *testing.T, test func(t *testing.T, w *world)) {
-	t.Helper()
-	test(t, newWorld(t, setting{}))
-}
-
 // eachFamily runs a test with the loopback address of either family.
 func eachFamily(t *testing.T, test func(t *testing.T, loop netip.Addr)) {
 	t.Helper()
