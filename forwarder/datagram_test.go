@@ -17,7 +17,7 @@ import (
 func (w *world) roundTrips(t *testing.T, datagrams [][]byte) {
 	t.Helper()
 	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
-		host, to := listenUDP(t, addr)
+		host, to := testnet.ListenUDP(t, addr)
 		guest, err := w.Guest.DialUDP(0, w.outside(to), to.Addr().Is6())
 		if err != nil {
 			t.Fatal(err)
@@ -68,7 +68,7 @@ func TestB23_LargeDatagrams(t *testing.T) {
 func TestB22_ConnectedSocketIsRefused(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
 		for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
-			host, to := listenUDP(t, addr)
+			host, to := testnet.ListenUDP(t, addr)
 			host.Close()
 			guest, err := w.Guest.DialUDP(0, w.outside(to), to.Addr().Is6())
 			if err != nil {
@@ -92,7 +92,7 @@ func TestB22_ConnectedSocketIsRefused(t *testing.T) {
 func TestB25_ManyPorts(t *testing.T) {
 	const bound = 64
 	w := newWorld(t, kinds[0], setup{limits: flow.Limits{Mappings: bound}})
-	host, addr := listenUDP(t, "127.0.0.1:0")
+	host, addr := testnet.ListenUDP(t, "127.0.0.1:0")
 	to := w.outside(addr)
 	before := testnet.Descriptors(t)
 	for port := range uint16(5000) {

@@ -68,7 +68,7 @@ func (r *rig) readAll(c *net.TCPConn) (b []byte, err error) {
 func TestPortsAreUsedAgain(t *testing.T) {
 	for _, hostFirst := range []bool{false, true} {
 		r := newRig(t, setup{})
-		l, addr := listenTCP(t, "127.0.0.1:0")
+		l, addr := testnet.ListenTCP(t, "127.0.0.1:0")
 		src, dst := at(guest4, 4000), at(gateway4, addr.Port())
 		seq := uint32(1)
 		for round := range 5 {
@@ -98,7 +98,7 @@ func TestPortsAreUsedAgain(t *testing.T) {
 // one, and gets the new one (RFC 9293 section 3.5.1, RFC 5961 section 4).
 func TestGuestForgotItsConnection(t *testing.T) {
 	r := newRig(t, setup{})
-	l, addr := listenTCP(t, "127.0.0.1:0")
+	l, addr := testnet.ListenTCP(t, "127.0.0.1:0")
 	src, dst := at(guest4, 4000), at(gateway4, addr.Port())
 	theirs := r.establish(src, dst, 1)
 	old := accept(t, l)
@@ -122,7 +122,7 @@ func TestGuestForgotItsConnection(t *testing.T) {
 // TestB12_BlindReset: a RST beside the window ends nothing (RFC 5961 section 3).
 func TestB12_BlindReset(t *testing.T) {
 	r := newRig(t, setup{})
-	l, addr := listenTCP(t, "127.0.0.1:0")
+	l, addr := testnet.ListenTCP(t, "127.0.0.1:0")
 	src, dst := at(guest4, 4000), at(gateway4, addr.Port())
 	theirs := r.establish(src, dst, 1)
 	host := accept(t, l)

@@ -18,7 +18,7 @@ import (
 func TestB10_Echo(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
 		for _, host := range []string{"127.0.0.1:0", "[::1]:0"} {
-			l, addr := listenTCP(t, host)
+			l, addr := testnet.ListenTCP(t, host)
 			echo(t, l)
 			for _, tt := range []struct{ size, chunk int }{
 				{1, 1}, {100, 1}, {4096, 4096}, {70000, 1000}, {200 << 10, 333}, {4 << 20, 1 << 20},
@@ -60,7 +60,7 @@ func TestB11_HalfClose(t *testing.T) {
 }
 
 func testHalfClose(t *testing.T, w *world, size int64) {
-	l, _ := listenTCP(t, "127.0.0.1:0")
+	l, _ := testnet.ListenTCP(t, "127.0.0.1:0")
 	for _, who := range []string{"guest", "host"} {
 		guest, host := w.connect(l)
 		var first, second net.Conn = guest, host
@@ -116,7 +116,7 @@ func TestB12_Resets(t *testing.T) {
 		}},
 	} {
 		eachKind(t, func(t *testing.T, w *world) {
-			l, _ := listenTCP(t, "127.0.0.1:0")
+			l, _ := testnet.ListenTCP(t, "127.0.0.1:0")
 			promptly(t, tt.name, 100*time.Millisecond, func() time.Duration {
 				guest, host := w.connect(l)
 				tt.before(guest, host)
@@ -146,7 +146,7 @@ func TestB12_Resets(t *testing.T) {
 func TestB13_Refused(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
 		for _, host := range []string{"127.0.0.1:0", "[::1]:0"} {
-			l, addr := listenTCP(t, host)
+			l, addr := testnet.ListenTCP(t, host)
 			l.Close()
 			promptly(t, "refusal by "+host, 50*time.Millisecond, func() time.Duration {
 				begin := time.Now()
@@ -165,7 +165,7 @@ func TestB13_Refused(t *testing.T) {
 func TestB40_LoopbackDisabled(t *testing.T) {
 	w := newWorld(t, kinds[0], setup{rules: policy.Rules{DisableHostLoopback: true}})
 	for _, host := range []string{"127.0.0.1:0", "[::1]:0"} {
-		l, addr := listenTCP(t, host)
+		l, addr := testnet.ListenTCP(t, host)
 		_, err := w.tryDial(addr)
 		if err == nil || !strings.Contains(err.Error(), "unreachable") {
 			t.Errorf("%s: dial said %v, want unreachable", host, err)
@@ -182,10 +182,10 @@ func TestB40_LoopbackDisabled(t *testing.T) {
 // a good connection is made within 50 ms.
 func TestB14_SilentHostsDelayNobody(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
-		good, to := listenTCP(t, "127.0.0.1:0")
+		good, to := testnet.ListenTCP(t, "127.0.0.1:0")
 		echo(t, good)
 		w.dial(to).Close() // knows the gateway's link-layer address now
-		silent := w.outside(silentListener(t))
+		silent := w.outside(testnet.SilentListener(t))
 		scanner := w.Plan.Guest.Next()
 		const scan = 1500
 		for i := range uint16(scan) {
@@ -216,7 +216,7 @@ func TestB14_SilentHostsDelayNobody(t *testing.T) {
 func TestB16_ManyAtOnce(t *testing.T) {
 	const n = 1000
 	eachKind(t, func(t *testing.T, w *world) {
-		l, to := listenTCP(t, "127.0.0.1:0")
+		l, to := testnet.ListenTCP(t, "127.0.0.1:0")
 		echo(t, l)
 		w.dial(to).Close()
 		w.wantIdle()
@@ -256,7 +256,7 @@ func TestB16_ManyAtOnce(t *testing.T) {
 // TestB16_ShortOnesInARow: connections one after the other leave nothing either.
 func TestB16_ShortOnesInARow(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
-		l, addr := listenTCP(t, "127.0.0.1:0")
+		l, addr := testnet.ListenTCP(t, "127.0.0.1:0")
 		echo(t, l)
 		for i := range 300 {
 			c := w.dial(addr)
@@ -280,7 +280,7 @@ func TestB17_SlowReaders(t *testing.T) {
 	// more), those of the stack and of the guest's own.
 	const bound = 64 << 20
 	eachKind(t, func(t *testing.T, w *world) {
-		l, _ := listenTCP(t, "127.0.0.1:0")
+		l, _ := testnet.ListenTCP(t, "127.0.0.1:0")
 		for _, direction := range []string{"in", "out"} {
 			guest, host := w.connect(l)
 			guest.SetReceiveBuffer(64 << 10)
@@ -329,7 +329,7 @@ func closeWrite(c net.Conn) {
 func TestStreamsShareTheDevice(t *testing.T) {
 	const streams, size = 8, 1 << 20
 	eachKind(t, func(t *testing.T, w *world) {
-		l, addr := listenTCP(t, "127.0.0.1:0")
+		l, addr := testnet.ListenTCP(t, "127.0.0.1:0")
 		echo(t, l)
 		var wg sync.WaitGroup
 		for i := range streams {

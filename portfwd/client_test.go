@@ -16,6 +16,7 @@ import (
 	"epiphyte/internal/flow"
 	"epiphyte/internal/shard/shardtest"
 	"epiphyte/internal/sockio"
+	"epiphyte/internal/testnet"
 )
 
 // A client that says what it has to say and goes before the guest has heard of
@@ -53,7 +54,7 @@ func TestClientThatGoesEarly(t *testing.T) {
 func TestClientThatResetsWhileWaiting(t *testing.T) {
 	clock := new(shardtest.Clock)
 	w := newWorld(t, setting{clock: clock})
-	e, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: freePort(t, TCP, loop4), Guest: silent4})
+	e, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: testnet.FreePort(t, TCP, loop4), Guest: silent4})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +74,7 @@ func TestPortUsedAgainAtOnce(t *testing.T) {
 	w.serve(loop4, 80, echo)
 	w.serve(loop4, 81, func(c net.Conn) { io.WriteString(c, "bye") })
 	client := net.Dialer{
-		LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(loop4, freePort(t, TCP, loop4))),
+		LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(loop4, testnet.FreePort(t, TCP, loop4))),
 		Control: func(_, _ string, c syscall.RawConn) (err error) {
 			return errors.Join(c.Control(func(fd uintptr) {
 				err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)

@@ -15,6 +15,7 @@ import (
 
 	"epiphyte/internal/flow"
 	"epiphyte/internal/shard/shardtest"
+	"epiphyte/internal/testnet"
 )
 
 func isReset(err error) bool { return errors.Is(err, unix.ECONNRESET) }
@@ -73,7 +74,7 @@ func TestB31_SamePortTwice(t *testing.T) {
 	w := newWorld(t, setting{})
 	w.serve(loop4, 80, echo)
 	to := address(w.publish(TCP, netip.IPv4Unspecified(), 80))
-	port := freePort(t, TCP, netip.IPv4Unspecified())
+	port := testnet.FreePort(t, TCP, netip.IPv4Unspecified())
 	var clients []*net.TCPConn
 	for _, from := range []string{"127.0.0.1", "127.0.0.2", "127.0.0.3"} {
 		local := net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(from), port))
@@ -135,7 +136,7 @@ func TestB34_SilentGuest(t *testing.T) {
 	clock := new(shardtest.Clock)
 	w := newWorld(t, setting{clock: clock})
 	// Its Ethernet address is known, but nobody is there to answer.
-	e, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: freePort(t, TCP, loop4), Guest: silent4, GuestPort: 80})
+	e, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: testnet.FreePort(t, TCP, loop4), Guest: silent4, GuestPort: 80})
 	if err != nil {
 		t.Fatal(err)
 	}
