@@ -150,7 +150,7 @@ func loopbackHosts(t *testing.T) (*loopback, uint16) {
 	t.Helper()
 	h := &loopback{accepted: make(chan string, 64)}
 	for range 20 { // until a number is free everywhere
-		tcp4, addr := listenTCP(t, "127.0.0.1:0")
+		tcp4, addr := testnet.ListenTCP(t, "127.0.0.1:0")
 		udp4, err := listenUDPPort("127.0.0.1", addr.Port())
 		if err != nil {
 			tcp4.Close()

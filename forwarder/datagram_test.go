@@ -2,7 +2,6 @@ package forwarder
 
 import (
 	"bytes"
-	"io"
 	"net/netip"
 	"strings"
 	"testing"
@@ -12,78 +11,64 @@ import (
 	"epiphyte/internal/testnet"
 )
 
-// TestB20_HundredInOrder: through the guest's own sockets, connected to the
-// gateway, so that a reply from another address would not be heard.
-func TestB20_HundredInOrder(t *testing.T) {
-	eachKind(t, func(t *testing.T, w *world) {
-		for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
-			host, to := listenUDP(t, addr)
-			guest, err := w.Guest.DialUDP(0, w.outside(to), to.Addr().Is6())
-			if err != nil {
+// roundTrips sends datagrams one by one from a socket of the guest to one of the
+// host and back. The guest's is connected to the gateway, so that a reply from
+// another address would not be heard.
+func (w *world) roundTrips(t *testing.T, datagrams [][]byte) {
+	t.Helper()
+	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
+		host, to := testnet.ListenUDP(t, addr)
+		guest, err := w.Guest.DialUDP(0, w.outside(to), to.Addr().Is6())
+		if err != nil {
+			t.Fatal(err)
+		}
+		guest.SetDeadline(time.Now().Add(patience))
+		b := make([]byte, 1<<16)
+		for i, want := range datagrams {
+			if _, err := guest.Write(want); err != nil {
+				t.Fatalf("%s: datagram %d, of %d bytes: %v", addr, i, len(want), err)
+			}
+			n, from, err := host.ReadFromUDPAddrPort(b)
+			if err != nil || !bytes.Equal(b[:n], want) {
+				t.Fatalf("%s: datagram %d: of %d bytes %d arrived, %v", addr, i, len(want), n, err)
+			}
+			if _, err := host.WriteToUDPAddrPort(want, from); err != nil {
 				t.Fatal(err)
 			}
-			guest.SetDeadline(time.Now().Add(patience))
-			b := make([]byte, 2048)
-			for i := range byte(100) {
-				want := bytes.Repeat([]byte{i}, 10*int(i)+1)
-				if _, err := guest.Write(want); err != nil {
-					t.Fatal(err)
-				}
-				n, from, err := host.ReadFromUDPAddrPort(b)
-				if err != nil || !bytes.Equal(b[:n], want) {
-					t.Fatalf("%s: datagram %d: %d bytes arrived, %v", addr, i, n, err)
-				}
-				if _, err := host.WriteToUDPAddrPort(want, from); err != nil {
-					t.Fatal(err)
-				}
-				if n, err := guest.Read(b); err != nil || !bytes.Equal(b[:n], want) {
-					t.Fatalf("%s: reply %d: %d bytes arrived, %v", addr, i, n, err)
-				}
+			if n, err := guest.Read(b); err != nil || !bytes.Equal(b[:n], want) {
+				t.Fatalf("%s: datagram %d: of %d bytes %d came back, %v", addr, i, len(want), n, err)
 			}
-			guest.Close()
 		}
-	})
+		guest.Close()
+	}
+}
+
+// TestB20_HundredInOrder: through sockets of both sides.
+func TestB20_HundredInOrder(t *testing.T) {
+	var datagrams [][]byte
+	for i := range 100 {
+		datagrams = append(datagrams, bytes.Repeat([]byte{byte(i)}, 10*i+1))
+	}
+	eachKind(t, func(t *testing.T, w *world) { w.roundTrips(t, datagrams) })
 }
 
 // TestB23_LargeDatagrams: 60000 bytes and the largest of all, by fragments where
 // the MTU asks for them.
 func TestB23_LargeDatagrams(t *testing.T) {
-	eachKind(t, func(t *testing.T, w *world) {
-		for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
-			host, to := listenUDP(t, addr)
-			guest, err := w.Guest.DialUDP(0, w.outside(to), to.Addr().Is6())
-			if err != nil {
-				t.Fatal(err)
-			}
-			guest.SetDeadline(time.Now().Add(patience))
-			b := make([]byte, 1<<16)
-			for _, size := range []int{1472, 1473, 4000, 60000, 65507} {
-				want := make([]byte, size)
-				io.ReadFull(new(pattern), want)
-				if _, err := guest.Write(want); err != nil {
-					t.Fatalf("%s: send %d bytes: %v", addr, size, err)
-				}
-				n, from, err := host.ReadFromUDPAddrPort(b)
-				if err != nil || !bytes.Equal(b[:n], want) {
-					t.Fatalf("%s: of %d bytes %d arrived, %v", addr, size, n, err)
-				}
-				if _, err := host.WriteToUDPAddrPort(want, from); err != nil {
-					t.Fatal(err)
-				}
-				if n, err := guest.Read(b); err != nil || !bytes.Equal(b[:n], want) {
-					t.Fatalf("%s: of %d bytes %d came back, %v", addr, size, n, err)
-				}
-			}
-			guest.Close()
-		}
-	})
+	var datagrams [][]byte
+	for _, size := range []int{1472, 1473, 4000, 60000, 65507} {
+		b := make([]byte, size)
+		new(pattern).Read(b)
+		datagrams = append(datagrams, b)
+	}
+	eachKind(t, func(t *testing.T, w *world) { w.roundTrips(t, datagrams) })
 }
 
 // TestB22_ConnectedSocketIsRefused: the ICMP error finds the guest's socket.
 func TestB22_ConnectedSocketIsRefused(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
 		for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
-			host, to := listenUDP(t, addr)
+			host, to := testnet.ListenUDP(t, addr)
 			host.Close()
 			guest, err := w.Guest.DialUDP(0, w.outside(to), to.Addr().Is6())
 			if err != nil {
@@ -107,7 +92,7 @@ func TestB22_ConnectedSocketIsRefused(t *testing.T) {
 func TestB25_ManyPorts(t *testing.T) {
 	const bound = 64
 	w := newWorld(t, kinds[0], setup{limits: flow.Limits{Mappings: bound}})
-	host, addr := listenUDP(t, "127.0.0.1:0")
+	host, addr := testnet.ListenUDP(t, "127.0.0.1:0")
 	to := w.outside(addr)
 	before := testnet.Descriptors(t)
 	for port := range uint16(5000) {

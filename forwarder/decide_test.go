@@ -46,7 +46,7 @@ func refuse(errno unix.Errno) policy.Decision {
 func TestConnectionIsAllowedLater(t *testing.T) {
 	policy := newSlow(t)
 	r := newRig(t, setup{Config: Config{Policy: policy}})
-	l, addr := listenTCP(t, "127.0.0.1:0")
+	l, addr := testnet.ListenTCP(t, "127.0.0.1:0")
 	before := testnet.Descriptors(t)
 	src, dst := at(guest4, 4000), at(netip.MustParseAddr("192.0.2.1"), 80)
 	for range 5 {
@@ -124,7 +124,7 @@ func TestConnectionIsRefusedLater(t *testing.T) {
 func TestDecisionForNobody(t *testing.T) {
 	policy := newSlow(t)
 	r := newRig(t, setup{Config: Config{Policy: policy}, limits: flow.Limits{Dials: 2}})
-	l, addr := listenTCP(t, "127.0.0.1:0")
+	l, addr := testnet.ListenTCP(t, "127.0.0.1:0")
 	dst := at(netip.MustParseAddr("192.0.2.1"), 80)
 	for port := range uint16(100) {
 		r.send(testnet.SYN(at(guest4, 1000+port), dst, 1))
@@ -157,7 +157,7 @@ func TestDecisionForNobody(t *testing.T) {
 func TestDatagramsAreAllowedLater(t *testing.T) {
 	policy := newSlow(t)
 	r := newRig(t, setup{Config: Config{Policy: policy}})
-	host, addr := listenUDP(t, "127.0.0.1:0")
+	host, addr := testnet.ListenUDP(t, "127.0.0.1:0")
 	src, dst := at(guest4, 4000), at(netip.MustParseAddr("192.0.2.1"), 9)
 	var want [][]byte
 	for i, size := range []int{0, 1, 1400, 2019, 2020, 2021, 2040, 2041, 20000, 3} {
@@ -261,7 +261,7 @@ func (a *answering) SendFailed(*sockio.Datagram, unix.Errno)                 {}
 // way: the decision, the mapping, the socket.
 func TestNoAllocationPerDatagram(t *testing.T) {
 	r := newRig(t, setup{})
-	host, addr := listenUDP(t, "127.0.0.1:0")
+	host, addr := testnet.ListenUDP(t, "127.0.0.1:0")
 	file, err := host.File()
 	if err != nil {
 		t.Fatal(err)

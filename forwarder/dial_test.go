@@ -68,7 +68,7 @@ func TestB13_RefusedIsReset(t *testing.T) {
 // and the answer when there is one at last.
 func TestB14_SilentDestination(t *testing.T) {
 	r := newRig(t, setup{})
-	silent := silentListener(t)
+	silent := testnet.SilentListener(t)
 	syn := testnet.SYN(at(guest4, 4000), at(gateway4, silent.Port()), 1)
 	for range 5 {
 		r.send(syn)
@@ -88,7 +88,7 @@ func TestB14_SilentDestination(t *testing.T) {
 func TestB14_FairDials(t *testing.T) {
 	const limit = 256
 	r := newRig(t, setup{limits: flow.Limits{Dials: limit}})
-	silent := at(gateway4, silentListener(t).Port())
+	silent := at(gateway4, testnet.SilentListener(t).Port())
 	before := testnet.Descriptors(t)
 	quiet := netip.MustParseAddr("10.0.2.101")
 	for port := range uint16(3) {
@@ -126,7 +126,7 @@ func TestB14_FairDials(t *testing.T) {
 // new one always finds room.
 func TestDialVictimAmongEquals(t *testing.T) {
 	r := newRig(t, setup{limits: flow.Limits{Dials: 8}})
-	silent := at(gateway4, silentListener(t).Port())
+	silent := at(gateway4, testnet.SilentListener(t).Port())
 	for i := range byte(20) {
 		r.send(testnet.SYN(at(netip.AddrFrom4([4]byte{10, 0, 2, 110 + i}), 1000), silent, 1))
 	}
@@ -145,7 +145,7 @@ func TestDialVictimAmongEquals(t *testing.T) {
 // the next one.
 func TestRetransmissionRevivesCancelledDial(t *testing.T) {
 	r := newRig(t, setup{limits: flow.Limits{Dials: 1}})
-	silent := at(gateway4, silentListener(t).Port())
+	silent := at(gateway4, testnet.SilentListener(t).Port())
 	first := testnet.SYN(at(guest4, 1), silent, 1)
 	r.send(first)
 	r.send(testnet.SYN(at(guest4, 2), silent, 1))
@@ -163,7 +163,7 @@ func TestRetransmissionRevivesCancelledDial(t *testing.T) {
 // for it too.
 func TestHandshakesAreBounded(t *testing.T) {
 	r := newRig(t, setup{limits: flow.Limits{Dials: 16}})
-	_, addr := listenTCP(t, "127.0.0.1:0")
+	_, addr := testnet.ListenTCP(t, "127.0.0.1:0")
 	for port := range uint16(100) {
 		r.send(testnet.SYN(at(guest4, 1000+port), at(gateway4, addr.Port()), 1))
 	}
@@ -181,7 +181,7 @@ func TestHandshakesAreBounded(t *testing.T) {
 // A guest that resets instead of acknowledging leaves nothing behind.
 func TestResetDuringHandshake(t *testing.T) {
 	r := newRig(t, setup{})
-	_, addr := listenTCP(t, "127.0.0.1:0")
+	_, addr := testnet.ListenTCP(t, "127.0.0.1:0")
 	before := testnet.Descriptors(t)
 	src, dst := at(guest4, 4000), at(gateway4, addr.Port())
 	r.send(testnet.SYN(src, dst, 1))
@@ -201,9 +201,9 @@ func TestResetDuringHandshake(t *testing.T) {
 // live on; and it recovers by itself.
 func TestB19_DescriptorLimit(t *testing.T) {
 	r := newRig(t, setup{})
-	l, addr := listenTCP(t, "127.0.0.1:0")
+	l, addr := testnet.ListenTCP(t, "127.0.0.1:0")
 	dst := at(gateway4, addr.Port())
-	silent := at(gateway4, silentListener(t).Port())
+	silent := at(gateway4, testnet.SilentListener(t).Port())
 
 	src := at(guest4, 4000)
 	ack := r.establish(src, dst, 1)
@@ -288,7 +288,7 @@ func limitDescriptors(t *testing.T, n int) (lift func()) {
 // The number of connections has a bound of its own.
 func TestConnectionLimit(t *testing.T) {
 	r := newRig(t, setup{limits: flow.Limits{TCP: 3, Dials: 8}})
-	_, addr := listenTCP(t, "127.0.0.1:0")
+	_, addr := testnet.ListenTCP(t, "127.0.0.1:0")
 	dst := at(gateway4, addr.Port())
 	for port := range uint16(3) {
 		r.establish(at(guest4, 4000+port), dst, 1)
@@ -306,7 +306,7 @@ func TestConnectionLimit(t *testing.T) {
 // tell before connect returned.
 func TestConnectThatMetItself(t *testing.T) {
 	r := newRig(t, setup{})
-	r.send(testnet.SYN(at(guest4, 40000), at(gateway4, silentListener(t).Port()), 1))
+	r.send(testnet.SYN(at(guest4, 40000), at(gateway4, testnet.SilentListener(t).Port()), 1))
 	r.wantCounts(counts{Dials: 1})
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -5,62 +5,14 @@ import (
 	"net"
 	"net/netip"
 	"testing"
-	"time"
 
-	"golang.org/x/sys/unix"
+	"epiphyte/internal/testnet"
 )
 
-// listenTCP opens a listener on the host's loopback.
-func listenTCP(t *testing.T, addr string) (*net.TCPListener, netip.AddrPort) {
-	t.Helper()
-	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
-	if err != nil {
-		t.Skipf("listen on %s: %v", addr, err)
-	}
-	t.Cleanup(func() { l.Close() })
-	return l, l.Addr().(*net.TCPAddr).AddrPort()
-}
-
-// closedPort is a port of the loopback where nobody listens.
+// closedPort is a port where nobody listens.
 func closedPort(t *testing.T, addr string) uint16 {
 	t.Helper()
-	l, a := listenTCP(t, addr)
-	l.Close()
-	return a.Port()
-}
-
-// listenUDP opens a UDP socket on the host's loopback. No read waits for ever.
-func listenUDP(t *testing.T, addr string) (*net.UDPConn, netip.AddrPort) {
-	t.Helper()
-	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
-	if err != nil {
-		t.Skipf("listen on %s: %v", addr, err)
-	}
-	t.Cleanup(func() { c.Close() })
-	c.SetReadBuffer(4 << 20)
-	c.SetDeadline(time.Now().Add(patience))
-	return c, c.LocalAddr().(*net.UDPAddr).AddrPort()
-}
-
-// silentListener returns a TCP listener that lets connects hang: its queue is
-// full and stays so.
-func silentListener(t *testing.T) netip.AddrPort {
-	t.Helper()
-	l, addr := listenTCP(t, "127.0.0.1:0")
-	raw, err := l.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw.Control(func(fd uintptr) { err = unix.Listen(int(fd), 0) }) // a queue of length n holds n+1
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(addr))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return addr
+	return testnet.FreePort(t, "tcp", netip.MustParseAddrPort(addr).Addr())
 }
 
 func listenUDPPort(addr string, port uint16) (*net.UDPConn, error) {

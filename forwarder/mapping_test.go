@@ -52,7 +52,7 @@ func TestB25_MappingExpiry(t *testing.T) {
 // gone.
 func TestMappingKeptByUse(t *testing.T) {
 	r := newRig(t, setup{})
-	host, addr := listenUDP(t, "127.0.0.1:0")
+	host, addr := testnet.ListenUDP(t, "127.0.0.1:0")
 	guest := at(guest4, 4000)
 	r.send(datagram(guest, at(gateway4, addr.Port())))
 	for range 3 {
@@ -97,7 +97,7 @@ func (r *rig) hasMapping(guest netip.AddrPort) bool {
 // room, and its socket is closed.
 func TestB25_MappingEviction(t *testing.T) {
 	r := newRig(t, setup{limits: flow.Limits{Mappings: 3}})
-	_, addr := listenUDP(t, "127.0.0.1:0")
+	_, addr := testnet.ListenUDP(t, "127.0.0.1:0")
 	before := testnet.Descriptors(t)
 	use := func(port uint16) { r.send(datagram(at(guest4, port), at(gateway4, addr.Port()))) }
 	has := func(port uint16) bool { return r.hasMapping(at(guest4, port)) }
@@ -128,7 +128,7 @@ func TestB25_MappingEviction(t *testing.T) {
 // A mapping that only receives is in use: it is not the one to go.
 func TestB25_ReceivingMappingIsNotEvicted(t *testing.T) {
 	r := newRig(t, setup{limits: flow.Limits{Mappings: 2}})
-	host, addr := listenUDP(t, "127.0.0.1:0")
+	host, addr := testnet.ListenUDP(t, "127.0.0.1:0")
 	receiver := at(guest4, 1)
 	r.send(datagram(receiver, at(gateway4, addr.Port())))
 	b := make([]byte, 64)
@@ -152,7 +152,7 @@ func TestB25_ReceivingMappingIsNotEvicted(t *testing.T) {
 // batch: they are lost, and nothing else is.
 func TestEvictionWithinBatch(t *testing.T) {
 	r := newRig(t, setup{limits: flow.Limits{Mappings: 1}})
-	host, addr := listenUDP(t, "127.0.0.1:0")
+	host, addr := testnet.ListenUDP(t, "127.0.0.1:0")
 	var frames [][]byte
 	for port := range uint16(16) {
 		frames = append(frames, testnet.UDP(at(guest4, 100+port), at(gateway4, addr.Port()), 64, []byte{byte(port)}))
@@ -188,8 +188,8 @@ func TestEvictionWithinBatch(t *testing.T) {
 // Close leaves no socket, whatever is under way.
 func TestCloseClosesSockets(t *testing.T) {
 	r := newRig(t, setup{})
-	silent := silentListener(t)
-	_, addr := listenUDP(t, "127.0.0.1:0")
+	silent := testnet.SilentListener(t)
+	_, addr := testnet.ListenUDP(t, "127.0.0.1:0")
 	before := testnet.Descriptors(t)
 	for port := range uint16(50) {
 		r.send(datagram(at(guest4, 1000+port), at(gateway4, addr.Port())))

@@ -217,7 +217,7 @@ func TestB20_OutsideAddressAnswers(t *testing.T) {
 	}{{guest4, there4}, {guest6, there6}} {
 		r := newRig(t, setup{})
 		there := netip.MustParseAddr(tt.there)
-		host, addr := listenUDP(t, at(there, 0).String())
+		host, addr := testnet.ListenUDP(t, at(there, 0).String())
 		dst := at(there, addr.Port())
 		r.send(datagram(at(tt.guest, 4000), dst))
 		_, seen := readDatagram(t, host)
@@ -227,7 +227,7 @@ func TestB20_OutsideAddressAnswers(t *testing.T) {
 		if p := r.receive(stack.ProtoUDP); p.From() != dst {
 			t.Errorf("reply from %v, want %v", p.From(), dst)
 		}
-		l, addr := listenTCP(t, at(there, 0).String())
+		l, addr := testnet.ListenTCP(t, at(there, 0).String())
 		r.establish(at(tt.guest, 4000), at(there, addr.Port()), 1)
 		l.Close()
 	}

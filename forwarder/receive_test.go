@@ -17,7 +17,7 @@ import (
 // come meanwhile give it none beside.
 func TestFloodedMappingHasOneTurn(t *testing.T) {
 	r := newRig(t, setup{})
-	host, addr := listenUDP(t, "127.0.0.1:0")
+	host, addr := testnet.ListenUDP(t, "127.0.0.1:0")
 	r.send(datagram(at(guest4, 4000), at(gateway4, addr.Port())))
 	_, seen := readDatagram(t, host)
 	m := r.flows(flow.Mapping)[0]
@@ -47,7 +47,7 @@ func TestB24_RunsIn(t *testing.T) {
 			var peers []*net.UDPConn
 			var ports []uint16
 			for range 2 {
-				c, addr := listenUDP(t, f.host)
+				c, addr := testnet.ListenUDP(t, f.host)
 				peers, ports = append(peers, c), append(ports, addr.Port())
 			}
 			r.send(testnet.UDP(src, at(f.gateway, ports[0]), 64, []byte("query")))

@@ -207,7 +207,7 @@ func TestSuperDatagramBeyondMTU(t *testing.T) {
 	}{{guest4, there4}, {guest6, there6}} {
 		r := newRigOn(t, setup{}, true)
 		there := netip.MustParseAddr(tt.there)
-		host, addr := listenUDP(t, at(there, 0).String())
+		host, addr := testnet.ListenUDP(t, at(there, 0).String())
 		payload := make([]byte, 5000)
 		for i := range payload {
 			payload[i] = byte(i / 1472)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"syscall"
 	"testing"
 	"time"
@@ -21,7 +20,6 @@ const (
 	psh = header.TCPFlagPsh
 	fin = header.TCPFlagFin
 	rst = header.TCPFlagRst
-	urg = header.TCPFlagUrg
 )
 
 func accept(t *testing.T, l *net.TCPListener) *net.TCPConn {
@@ -65,41 +63,12 @@ func (r *rig) readAll(c *net.TCPConn) (b []byte, err error) {
 	return b, err
 }
 
-// TestB17_UrgentDataIsData: whatever the urgent pointer says, the host gets
-// exactly the bytes sent, in order.
-func TestB17_UrgentDataIsData(t *testing.T) {
-	for _, pointer := range []uint16{0, 1, 3, 5, 6, 1000, 65535} {
-		r := newRig(t, setup{})
-		l, addr := listenTCP(t, "127.0.0.1:0")
-		src, dst := at(guest4, 4000), at(gateway4, addr.Port())
-		theirs := r.establish(src, dst, 1)
-		host := accept(t, l)
-		r.send(testnet.TCP(src, dst, ack|psh, 2, theirs, []byte("before")))
-		r.send(urgent(src, dst, 8, theirs, pointer, []byte("urgent")))
-		r.send(testnet.TCP(src, dst, ack|psh|fin, 14, theirs, []byte("after")))
-		if b, err := r.readAll(host); err != nil || string(b) != "beforeurgentafter" {
-			t.Errorf("pointer %d: the host read %q, %v", pointer, b, err)
-		}
-	}
-}
-
-// urgent is a segment with an urgent pointer.
-func urgent(src, dst netip.AddrPort, seq, acked uint32, pointer uint16, payload []byte) []byte {
-	frame := testnet.TCP(src, dst, ack|psh|urg, seq, acked, payload)
-	h := header.TCP(frame[header.EthernetMinimumSize+header.IPv4MinimumSize:])
-	// Both fields are summed as 16-bit words: what one gains the sum loses.
-	h.SetUrgentPointer(pointer)
-	sum := uint32(h.Checksum()) + uint32(^pointer)
-	h.SetChecksum(uint16(sum) + uint16(sum>>16))
-	return frame
-}
-
 // A guest that closed a connection may use its ports again at once, whichever
 // side closed first.
 func TestPortsAreUsedAgain(t *testing.T) {
 	for _, hostFirst := range []bool{false, true} {
 		r := newRig(t, setup{})
-		l, addr := listenTCP(t, "127.0.0.1:0")
+		l, addr := testnet.ListenTCP(t, "127.0.0.1:0")
 		src, dst := at(guest4, 4000), at(gateway4, addr.Port())
 		seq := uint32(1)
 		for round := range 5 {
@@ -129,7 +98,7 @@ func TestPortsAreUsedAgain(t *testing.T) {
 // one, and gets the new one (RFC 9293 section 3.5.1, RFC 5961 section 4).
 func TestGuestForgotItsConnection(t *testing.T) {
 	r := newRig(t, setup{})
-	l, addr := listenTCP(t, "127.0.0.1:0")
+	l, addr := testnet.ListenTCP(t, "127.0.0.1:0")
 	src, dst := at(guest4, 4000), at(gateway4, addr.Port())
 	theirs := r.establish(src, dst, 1)
 	old := accept(t, l)
@@ -153,7 +122,7 @@ func TestGuestForgotItsConnection(t *testing.T) {
 // TestB12_BlindReset: a RST beside the window ends nothing (RFC 5961 section 3).
 func TestB12_BlindReset(t *testing.T) {
 	r := newRig(t, setup{})
-	l, addr := listenTCP(t, "127.0.0.1:0")
+	l, addr := testnet.ListenTCP(t, "127.0.0.1:0")
 	src, dst := at(guest4, 4000), at(gateway4, addr.Port())
 	theirs := r.establish(src, dst, 1)
 	host := accept(t, l)
@@ -164,24 +133,4 @@ func TestB12_BlindReset(t *testing.T) {
 	if n, err := host.Read(b); err != nil || !bytes.Equal(b[:n], []byte("alive")) {
 		t.Errorf("the host read %q, %v", b[:n], err)
 	}
-}
-
-// A segment of a connection that nobody knows is answered with a RST, and makes
-// nothing.
-func TestStraySegments(t *testing.T) {
-	r := newRig(t, setup{})
-	_, addr := listenTCP(t, "127.0.0.1:0")
-	src, dst := at(guest4, 4000), at(gateway4, addr.Port())
-	for _, flags := range []header.TCPFlags{ack, ack | psh, ack | fin, fin, header.TCPFlagSyn | ack} {
-		r.send(testnet.TCP(src, dst, flags, 5, 6, []byte("x")))
-		if got := r.receive(stack.ProtoTCP); got.TCPFlags()&rst == 0 || got.From() != dst {
-			t.Errorf("%v answered with %v from %v", flags, got.TCPFlags(), got.From())
-		}
-		r.wantCounts(counts{})
-	}
-	r.send(testnet.TCP(src, dst, rst, 5, 0, nil), testnet.TCP(src, dst, rst|ack, 5, 6, nil))
-	if got := r.received(); len(got) != 0 {
-		t.Errorf("a RST was answered with %+v", got)
-	}
-	r.wantCounts(counts{})
 }

@@ -1,13 +1,11 @@
 package forwarder
 
 import (
-	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -20,7 +18,7 @@ import (
 func TestB10_Echo(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
 		for _, host := range []string{"127.0.0.1:0", "[::1]:0"} {
-			l, addr := listenTCP(t, host)
+			l, addr := testnet.ListenTCP(t, host)
 			echo(t, l)
 			for _, tt := range []struct{ size, chunk int }{
 				{1, 1}, {100, 1}, {4096, 4096}, {70000, 1000}, {200 << 10, 333}, {4 << 20, 1 << 20},
@@ -50,139 +48,105 @@ func TestB10_Echo(t *testing.T) {
 	})
 }
 
-// TestB11_GuestHalfCloses: the guest shuts its side, the host still sends 10 MB
-// and then ends: all of it arrives.
-func TestB11_GuestHalfCloses(t *testing.T) {
-	const size = 10 << 20
-	eachKind(t, func(t *testing.T, w *world) {
-		l, _ := listenTCP(t, "127.0.0.1:0")
+// TestB11_HalfClose: one side says something and shuts its direction, the other
+// still sends all that it has and then ends: all of it arrives, by a device that
+// loses, doubles and delays frames, too.
+func TestB11_HalfClose(t *testing.T) {
+	for i, k := range kinds {
+		t.Run(k.name, func(t *testing.T) { testHalfClose(t, newWorld(t, k, setup{}), 10<<20) })
+		k.lossy = uint64(i + 1)
+		t.Run(k.name+"/lossy", func(t *testing.T) { testHalfClose(t, newWorld(t, k, setup{}), 100<<10) })
+	}
+}
+
+func testHalfClose(t *testing.T, w *world, size int64) {
+	l, _ := testnet.ListenTCP(t, "127.0.0.1:0")
+	for _, who := range []string{"guest", "host"} {
 		guest, host := w.connect(l)
-		if _, err := guest.Write([]byte("request")); err != nil {
+		var first, second net.Conn = guest, host
+		if who == "host" {
+			first, second = host, guest
+		}
+		if _, err := first.Write([]byte("request")); err != nil {
 			t.Fatal(err)
 		}
-		guest.CloseWrite()
-		if b, err := io.ReadAll(host); err != nil || string(b) != "request" {
-			t.Fatalf("the host read %q, %v", b, err)
+		closeWrite(first)
+		if b, err := io.ReadAll(second); err != nil || string(b) != "request" {
+			t.Fatalf("the %s half closes: %q arrived, %v", who, b, err)
 		}
 		go func() {
-			io.CopyN(host, new(pattern), size)
-			host.CloseWrite()
+			io.CopyN(struct{ io.Writer }{second}, new(pattern), size)
+			closeWrite(second)
 		}()
-		if n, err := io.Copy(new(pattern), struct{ io.Reader }{guest}); err != nil || n != size {
-			t.Errorf("the guest read %d bytes, %v", n, err)
+		if n, err := io.Copy(new(pattern), struct{ io.Reader }{first}); err != nil || n != size {
+			t.Errorf("the %s half closes: it read %d bytes, %v", who, n, err)
 		}
 		guest.Close()
 		w.wantIdle()
-	})
+	}
 }
 
-// TestB11_HostHalfCloses is the mirror image.
-func TestB11_HostHalfCloses(t *testing.T) {
-	const size = 10 << 20
-	eachKind(t, func(t *testing.T, w *world) {
-		l, _ := listenTCP(t, "127.0.0.1:0")
-		guest, host := w.connect(l)
-		if _, err := host.Write([]byte("banner")); err != nil {
-			t.Fatal(err)
-		}
-		host.CloseWrite()
-		if b, err := io.ReadAll(guest); err != nil || string(b) != "banner" {
-			t.Fatalf("the guest read %q, %v", b, err)
-		}
-		go func() {
-			io.CopyN(struct{ io.Writer }{guest}, new(pattern), size)
+// TestB12_Resets: a side learns of the other's reset within 100 ms, idle or with
+// data under way, before and after half closes.
+func TestB12_Resets(t *testing.T) {
+	idle := func(*testnet.Conn, *net.TCPConn) {}
+	talk := func(guest *testnet.Conn, host *net.TCPConn) {
+		guest.Write([]byte("x"))
+		host.Read(make([]byte, 1))
+		host.Write([]byte("y"))
+		guest.Read(make([]byte, 1))
+	}
+	for _, tt := range []struct {
+		name    string
+		byGuest bool
+		before  func(guest *testnet.Conn, host *net.TCPConn)
+	}{
+		{"the host resets when idle", false, idle},
+		{"the host resets after data", false, talk},
+		{"the host resets with data unread", false, func(guest *testnet.Conn, _ *net.TCPConn) { guest.Write([]byte("unread")) }},
+		{"the host resets after the guest's half close", false, func(guest *testnet.Conn, host *net.TCPConn) {
 			guest.CloseWrite()
-		}()
-		if n, err := io.Copy(new(pattern), struct{ io.Reader }{host}); err != nil || n != size {
-			t.Errorf("the host read %d bytes, %v", n, err)
-		}
-		guest.Close()
-		w.wantIdle()
-	})
-}
-
-// TestB12_HostResets: the guest learns of the reset within 100 ms, idle or
-// with data under way, before and after half closes.
-func TestB12_HostResets(t *testing.T) {
-	eachKind(t, func(t *testing.T, w *world) {
-		l, _ := listenTCP(t, "127.0.0.1:0")
-		for _, tt := range []struct {
-			name   string
-			before func(guest *testnet.Conn, host *net.TCPConn)
-		}{
-			{"idle", func(*testnet.Conn, *net.TCPConn) {}},
-			{"after data", func(guest *testnet.Conn, host *net.TCPConn) {
-				guest.Write([]byte("x"))
-				host.Read(make([]byte, 1))
-				host.Write([]byte("y"))
-				guest.Read(make([]byte, 1))
-			}},
-			{"with unread data", func(guest *testnet.Conn, host *net.TCPConn) { guest.Write([]byte("unread")) }},
-			{"after the guest's half close", func(guest *testnet.Conn, host *net.TCPConn) {
-				guest.CloseWrite()
-				io.ReadAll(host)
-			}},
-		} {
-			promptly(t, "reset by the host, "+tt.name, 2*time.Second, func() time.Duration {
+			io.ReadAll(host)
+		}},
+		{"the guest resets when idle", true, idle},
+		{"the guest resets after data", true, talk},
+		{"the guest resets after the host's half close", true, func(guest *testnet.Conn, host *net.TCPConn) {
+			host.CloseWrite()
+			io.ReadAll(guest)
+		}},
+	} {
+		eachKind(t, func(t *testing.T, w *world) {
+			l, _ := testnet.ListenTCP(t, "127.0.0.1:0")
+			promptly(t, tt.name, 2*time.Second, func() time.Duration {
 				guest, host := w.connect(l)
 				tt.before(guest, host)
-				host.SetLinger(0)
+				var told net.Conn = guest
 				begin := time.Now()
-				host.Close()
-				_, err := guest.Read(make([]byte, 1))
+				if tt.byGuest {
+					told = host
+					guest.Reset()
+				} else {
+					host.SetLinger(0)
+					host.Close()
+				}
+				_, err := told.Read(make([]byte, 1))
 				took := time.Since(begin)
 				if err == nil || !strings.Contains(err.Error(), "reset") {
-					t.Errorf("%s: the guest read %v, want a reset", tt.name, err)
+					t.Errorf("%s: the other side read %v, want a reset", tt.name, err)
 				}
-				guest.Close()
+				told.Close()
 				w.wantIdle()
 				return took
 			})
-		}
-	})
-}
-
-// TestB12_GuestResets is the mirror image.
-func TestB12_GuestResets(t *testing.T) {
-	eachKind(t, func(t *testing.T, w *world) {
-		l, _ := listenTCP(t, "127.0.0.1:0")
-		for _, tt := range []struct {
-			name   string
-			before func(guest *testnet.Conn, host *net.TCPConn)
-		}{
-			{"idle", func(*testnet.Conn, *net.TCPConn) {}},
-			{"after data", func(guest *testnet.Conn, host *net.TCPConn) {
-				guest.Write([]byte("x"))
-				host.Read(make([]byte, 1))
-			}},
-			{"after the host's half close", func(guest *testnet.Conn, host *net.TCPConn) {
-				host.CloseWrite()
-				io.ReadAll(guest)
-			}},
-		} {
-			promptly(t, "reset by the guest, "+tt.name, 2*time.Second, func() time.Duration {
-				guest, host := w.connect(l)
-				tt.before(guest, host)
-				begin := time.Now()
-				guest.Reset()
-				_, err := host.Read(make([]byte, 1))
-				took := time.Since(begin)
-				if !errors.Is(err, syscall.ECONNRESET) {
-					t.Errorf("%s: the host read %v, want ECONNRESET", tt.name, err)
-				}
-				host.Close()
-				w.wantIdle()
-				return took
-			})
-		}
-	})
+		})
+	}
 }
 
 // TestB13_Refused: within 50 ms, and as a refusal.
 func TestB13_Refused(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
 		for _, host := range []string{"127.0.0.1:0", "[::1]:0"} {
-			l, addr := listenTCP(t, host)
+			l, addr := testnet.ListenTCP(t, host)
 			l.Close()
 			promptly(t, "refusal by "+host, 2*time.Second, func() time.Duration {
 				begin := time.Now()
@@ -201,7 +165,7 @@ func TestB13_Refused(t *testing.T) {
 func TestB40_LoopbackDisabled(t *testing.T) {
 	w := newWorld(t, kinds[0], setup{rules: policy.Rules{DisableHostLoopback: true}})
 	for _, host := range []string{"127.0.0.1:0", "[::1]:0"} {
-		l, addr := listenTCP(t, host)
+		l, addr := testnet.ListenTCP(t, host)
 		_, err := w.tryDial(addr)
 		if err == nil || !strings.Contains(err.Error(), "unreachable") {
 			t.Errorf("%s: dial said %v, want unreachable", host, err)
@@ -218,10 +182,10 @@ func TestB40_LoopbackDisabled(t *testing.T) {
 // a good connection is made within 50 ms.
 func TestB14_SilentHostsDelayNobody(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
-		good, to := listenTCP(t, "127.0.0.1:0")
+		good, to := testnet.ListenTCP(t, "127.0.0.1:0")
 		echo(t, good)
 		w.dial(to).Close() // knows the gateway's link-layer address now
-		silent := w.outside(silentListener(t))
+		silent := w.outside(testnet.SilentListener(t))
 		scanner := w.Plan.Guest.Next()
 		const scan = 1500
 		for i := range uint16(scan) {
@@ -252,7 +216,7 @@ func TestB14_SilentHostsDelayNobody(t *testing.T) {
 func TestB16_ManyAtOnce(t *testing.T) {
 	const n = 1000
 	eachKind(t, func(t *testing.T, w *world) {
-		l, to := listenTCP(t, "127.0.0.1:0")
+		l, to := testnet.ListenTCP(t, "127.0.0.1:0")
 		echo(t, l)
 		w.dial(to).Close()
 		w.wantIdle()
@@ -292,7 +256,7 @@ func TestB16_ManyAtOnce(t *testing.T) {
 // TestB16_ShortOnesInARow: connections one after the other leave nothing either.
 func TestB16_ShortOnesInARow(t *testing.T) {
 	eachKind(t, func(t *testing.T, w *world) {
-		l, addr := listenTCP(t, "127.0.0.1:0")
+		l, addr := testnet.ListenTCP(t, "127.0.0.1:0")
 		echo(t, l)
 		for i := range 300 {
 			c := w.dial(addr)
@@ -316,7 +280,7 @@ func TestB17_SlowReaders(t *testing.T) {
 	// more), those of the stack and of the guest's own.
 	const bound = 64 << 20
 	eachKind(t, func(t *testing.T, w *world) {
-		l, _ := listenTCP(t, "127.0.0.1:0")
+		l, _ := testnet.ListenTCP(t, "127.0.0.1:0")
 		for _, direction := range []string{"in", "out"} {
 			guest, host := w.connect(l)
 			guest.SetReceiveBuffer(64 << 10)
@@ -365,7 +329,7 @@ func closeWrite(c net.Conn) {
 func TestStreamsShareTheDevice(t *testing.T) {
 	const streams, size = 8, 1 << 20
 	eachKind(t, func(t *testing.T, w *world) {
-		l, addr := listenTCP(t, "127.0.0.1:0")
+		l, addr := testnet.ListenTCP(t, "127.0.0.1:0")
 		echo(t, l)
 		var wg sync.WaitGroup
 		for i := range streams {

@@ -43,9 +43,9 @@ func TestB21_EndpointIndependentMapping(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
 			r := newRig(t, setup{})
-			one, addr1 := listenUDP(t, f.host)
-			two, addr2 := listenUDP(t, f.host)
-			stranger, addr3 := listenUDP(t, f.host)
+			one, addr1 := testnet.ListenUDP(t, f.host)
+			two, addr2 := testnet.ListenUDP(t, f.host)
+			stranger, addr3 := testnet.ListenUDP(t, f.host)
 			src := at(f.guest, 4000)
 			r.send(
 				testnet.UDP(src, at(f.gateway, addr1.Port()), 64, []byte("one")),
@@ -89,7 +89,7 @@ func TestB21_EndpointIndependentMapping(t *testing.T) {
 // there: a connected socket takes nothing else.
 func TestB20_LinkLocalGatewayAnswers(t *testing.T) {
 	r := newRig(t, setup{})
-	host, addr := listenUDP(t, "[::1]:0")
+	host, addr := testnet.ListenUDP(t, "[::1]:0")
 	src, dst := at(netip.MustParseAddr("fe80::64"), 4000), at(gatewayLL, addr.Port())
 	r.send(testnet.UDP(src, dst, 64, []byte("query")))
 	_, seen := readDatagram(t, host)
@@ -106,7 +106,7 @@ func TestB22_ClosedPort(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
 			r := newRig(t, setup{})
-			c, addr := listenUDP(t, f.host)
+			c, addr := testnet.ListenUDP(t, f.host)
 			c.Close()
 			src, dst := at(f.guest, 4000), at(f.gateway, addr.Port())
 			for range 3 { // each datagram, not only the first
@@ -138,8 +138,8 @@ func TestB22_ClosedPort(t *testing.T) {
 // share the socket on which the error is pending.
 func TestB22_ErrorsDoNotCostDatagrams(t *testing.T) {
 	r := newRig(t, setup{})
-	host, addr := listenUDP(t, "127.0.0.1:0")
-	c, dead := listenUDP(t, "127.0.0.1:0")
+	host, addr := testnet.ListenUDP(t, "127.0.0.1:0")
+	c, dead := testnet.ListenUDP(t, "127.0.0.1:0")
 	c.Close()
 	src := at(guest4, 4000)
 	for i := range byte(50) {
@@ -171,7 +171,7 @@ func TestB26_TTL(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
 			r := newRig(t, setup{})
-			host, addr := listenUDP(t, f.host)
+			host, addr := testnet.ListenUDP(t, f.host)
 			receiveTTL(t, host, f.guest.Is6())
 			for _, tt := range []struct{ sent, want int }{{0, 64}, {1, 64}, {2, 1}, {3, 2}, {30, 29}, {63, 62}, {64, 64}, {128, 64}, {255, 64}, {5, 4}} {
 				r.send(testnet.UDP(at(f.guest, 4000), at(f.gateway, addr.Port()), uint8(tt.sent), []byte("x")))
@@ -235,7 +235,7 @@ func TestB24_Burst(t *testing.T) {
 	const burst = 200
 	for _, offload := range []bool{false, true} {
 		r := newRigOn(t, setup{}, offload)
-		host, addr := listenUDP(t, "127.0.0.1:0")
+		host, addr := testnet.ListenUDP(t, "127.0.0.1:0")
 		payload := bytes.Repeat([]byte("x"), 1400)
 		for i := range byte(burst) {
 			payload[0] = i
@@ -273,7 +273,7 @@ func TestSuperDatagramIsSplit(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
 			r := newRigOn(t, setup{}, true)
-			host, addr := listenUDP(t, f.host)
+			host, addr := testnet.ListenUDP(t, f.host)
 			for _, tt := range []struct {
 				size, segment int
 			}{{3000, 1000}, {3500, 1000}, {999, 1000}, {50000, 1200}, {60000, 1472}, {2, 1}} {
@@ -301,7 +301,7 @@ func TestSuperDatagramIsSplit(t *testing.T) {
 // them in the batch.
 func TestLargeAndSmallDatagramsInOneBatch(t *testing.T) {
 	r := newRig(t, setup{})
-	host, addr := listenUDP(t, "127.0.0.1:0")
+	host, addr := testnet.ListenUDP(t, "127.0.0.1:0")
 	host.SetReadBuffer(8 << 20)
 	sizes := []int{1, 60000, 2, 2020, 2021, 3, 65507, 2100, 0, 40000, 4}
 	for round := range 6 {
@@ -334,7 +334,7 @@ func TestRunsKeepTheirBounds(t *testing.T) {
 			var ports [2]uint16
 			for i := range hosts {
 				var addr netip.AddrPort
-				hosts[i], addr = listenUDP(t, f.host)
+				hosts[i], addr = testnet.ListenUDP(t, f.host)
 				hosts[i].SetReadBuffer(8 << 20)
 				ports[i] = addr.Port()
 			}

@@ -80,7 +80,7 @@ func TestB36_RangeIsAllOrNothing(t *testing.T) {
 // B36: the error names address, port and cause, and what to do.
 func TestB36_BindErrors(t *testing.T) {
 	w := newWorld(t, setting{})
-	port := freePort(t, TCP, loop4)
+	port := testnet.FreePort(t, TCP, loop4)
 	l, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(netip.AddrPortFrom(loop4, port)))
 	if err != nil {
 		t.Fatal(err)
@@ -135,7 +135,7 @@ func TestBindErrorTexts(t *testing.T) {
 func TestB5_BusyPortIsTriedAgain(t *testing.T) {
 	w := newWorld(t, setting{})
 	for _, proto := range []string{TCP, UDP} {
-		at := netip.AddrPortFrom(loop4, freePort(t, proto, loop4))
+		at := netip.AddrPortFrom(loop4, testnet.FreePort(t, proto, loop4))
 		fd, errno := tryBind(proto, at)
 		if errno != 0 {
 			t.Fatal(errno)

@@ -56,7 +56,7 @@ func TestParseExposed(t *testing.T) {
 // the host, and returns its address.
 func (w *world) expose(loop netip.Addr, hostPort uint16) netip.AddrPort {
 	w.T.Helper()
-	at := netip.AddrPortFrom(loop, freePort(w.T, TCP, loop))
+	at := netip.AddrPortFrom(loop, testnet.FreePort(w.T, TCP, loop))
 	fd, errno := tryBind(TCP, at)
 	if errno != 0 {
 		w.T.Fatal(errno)
@@ -70,12 +70,9 @@ func (w *world) expose(loop netip.Addr, hostPort uint16) netip.AddrPort {
 // serveHost serves a port of the host's loopback.
 func serveHost(t testing.TB, loop netip.Addr, handle func(net.Conn)) uint16 {
 	t.Helper()
-	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(loop, 0)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	l, addr := testnet.ListenTCP(t, netip.AddrPortFrom(loop, 0).String())
 	acceptAll(t, l, handle)
-	return l.Addr().(*net.TCPAddr).AddrPort().Port()
+	return addr.Port()
 }
 
 func (w *world) wantNoExposed() {
@@ -140,7 +137,7 @@ func TestExposedFallsBackToIPv6(t *testing.T) {
 			says(t, dial(t, at), "hello")
 		}
 		begin := time.Now()
-		if err := refusal(t, w.expose(loop4, freePort(t, TCP, loop4))); !isReset(err) || time.Since(begin) > time.Second {
+		if err := refusal(t, w.expose(loop4, testnet.FreePort(t, TCP, loop4))); !isReset(err) || time.Since(begin) > time.Second {
 			t.Errorf("nobody listens: %v after %v", err, time.Since(begin))
 		}
 	}
@@ -150,16 +147,7 @@ func TestExposedFallsBackToIPv6(t *testing.T) {
 func TestExposedSilentHost(t *testing.T) {
 	clock := new(shardtest.Clock)
 	w := newWorld(t, setting{clock: clock})
-	fd, errno := tryBind(TCP, netip.AddrPortFrom(loop4, 0))
-	if errno != 0 {
-		t.Fatal(errno)
-	}
-	defer unix.Close(fd)
-	unix.Listen(fd, 0) // a queue for one
-	sa, _ := unix.Getsockname(fd)
-	port := uint16(sa.(*unix.SockaddrInet4).Port)
-	dial(t, netip.AddrPortFrom(loop4, port))
-	c := dial(t, w.expose(loop4, port))
+	c := dial(t, w.expose(loop4, testnet.SilentListener(t).Port()))
 	w.eventually("the client waits", func() bool { waiting, _ := w.exposedClients(); return waiting == 1 })
 	clock.Advance(dialTimeout)
 	w.wantNoExposed()

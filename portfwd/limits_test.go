@@ -8,6 +8,7 @@ import (
 
 	"epiphyte/internal/flow"
 	"epiphyte/internal/shard/shardtest"
+	"epiphyte/internal/testnet"
 )
 
 // newSilentWorld has a port whose server never answers, so that clients stay, and
@@ -16,7 +17,7 @@ func newSilentWorld(t *testing.T, limits flow.Limits) (*world, *shardtest.Clock,
 	t.Helper()
 	clock := new(shardtest.Clock)
 	w := newWorld(t, setting{clock: clock, idle: true, limits: limits})
-	e, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: freePort(t, TCP, loop4), Guest: silent4})
+	e, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: testnet.FreePort(t, TCP, loop4), Guest: silent4})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +58,7 @@ func TestB19_AcceptPause(t *testing.T) {
 func TestRemoveWhilePaused(t *testing.T) {
 	clock := new(shardtest.Clock)
 	w := newWorld(t, setting{clock: clock})
-	e, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: freePort(t, TCP, loop4), Guest: silent4})
+	e, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: testnet.FreePort(t, TCP, loop4), Guest: silent4})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ import (
 // What a rule leaves open is filled in, and List tells it.
 func TestAddFillsIn(t *testing.T) {
 	w := newWorld(t, setting{})
-	port := freePort(t, TCP, loop4)
+	port := testnet.FreePort(t, TCP, loop4)
 	for _, c := range []struct{ give, want Rule }{
 		{
 			Rule{HostPort: port},
@@ -203,7 +203,7 @@ func TestClose(t *testing.T) {
 		w := newWorld(t, setting{idle: idle})
 		fds := testnet.Descriptors(t)
 		udp := w.publish(UDP, loop4, 80)
-		tcp, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: freePort(t, TCP, loop4), Guest: silent4})
+		tcp, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: testnet.FreePort(t, TCP, loop4), Guest: silent4})
 		if err != nil {
 			t.Fatal(err)
 		}

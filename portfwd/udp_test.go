@@ -15,6 +15,7 @@ import (
 	"epiphyte/internal/flow"
 	"epiphyte/internal/shard/shardtest"
 	"epiphyte/internal/sockio"
+	"epiphyte/internal/testnet"
 )
 
 // datagram is one that the guest's server received.
@@ -172,7 +173,7 @@ func TestB33_SamePortTwice(t *testing.T) {
 	server, received := w.serveUDP(loop4, 53, false)
 	to := address(w.publish(UDP, netip.IPv4Unspecified(), 53))
 	to = netip.AddrPortFrom(loop4, to.Port())
-	port := freePort(t, UDP, netip.IPv4Unspecified())
+	port := testnet.FreePort(t, UDP, netip.IPv4Unspecified())
 	a := udpClient(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), port), to)
 	b := udpClient(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.3"), port), to)
 	a.Write([]byte("a"))

@@ -97,12 +97,6 @@ func receive[T any](t testing.TB, from <-chan T) T {
 	}
 }
 
-// eachPath runs a test in a world of the usual kind.
-func eachPath(t *testing.T, test func(t *testing.T, w *world)) {
-	t.Helper()
-	test(t, newWorld(t, setting{}))
-}
-
 // eachFamily runs a test with the loopback address of either family.
 func eachFamily(t *testing.T, test func(t *testing.T, loop netip.Addr)) {
 	t.Helper()
@@ -168,7 +162,7 @@ func (w *world) wantIdle() {
 // publish adds a rule that must work, on a port that is free now.
 func (w *world) publish(proto string, host netip.Addr, guestPort uint16) Entry {
 	w.T.Helper()
-	e, err := w.Add(w.T.Context(), Rule{Proto: proto, Host: host, HostPort: freePort(w.T, proto, host), GuestPort: guestPort})
+	e, err := w.Add(w.T.Context(), Rule{Proto: proto, Host: host, HostPort: testnet.FreePort(w.T, proto, host), GuestPort: guestPort})
 	if err != nil {
 		w.T.Fatal(err)
 	}
@@ -177,26 +171,6 @@ func (w *world) publish(proto string, host netip.Addr, guestPort uint16) Entry {
 
 // address is where clients of a rule connect to.
 func address(e Entry) netip.AddrPort { return netip.AddrPortFrom(e.Rule.Host, e.Rule.HostPort) }
-
-// freePort is a port of the host that nobody has at the moment.
-func freePort(t testing.TB, proto string, host netip.Addr) uint16 {
-	t.Helper()
-	at := netip.AddrPortFrom(host, 0)
-	if proto == UDP {
-		c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		return c.LocalAddr().(*net.UDPAddr).AddrPort().Port()
-	}
-	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort().Port()
-}
 
 // guestAddr is the guest's address of the family of host.
 func (w *world) guestAddr(host netip.Addr) netip.Addr {

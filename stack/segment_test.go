@@ -127,25 +127,28 @@ func bothFamilies(t *testing.T, f func(t *testing.T, v6 bool)) {
 	}
 }
 
-// handshakes is a host that accepts and keeps what becomes of it.
+// handshakes is a peer of a host that accepts and keeps what becomes of it.
 type handshakes struct {
-	host    *host
+	*peer
 	syns    atomic.Int64
 	results chan unix.Errno
 	current *stack.Handshake // the shard's thread
 }
 
-func newHandshakes() *handshakes {
+func newHandshakes(t testing.TB, v6 bool) *handshakes {
+	t.Helper()
 	hs := &handshakes{results: make(chan unix.Errno, 10)}
-	hs.host = &host{serve: echo, decide: func(syn *stack.SYN) {
+	h := &host{serve: echo}
+	h.decide = func(syn *stack.SYN) {
 		hs.syns.Add(1)
-		hs.current = hs.host.stack.Accept(syn, func(c *stack.Conn, errno unix.Errno) {
+		hs.current = h.stack.Accept(syn, func(c *stack.Conn, errno unix.Errno) {
 			hs.results <- errno
 			if c != nil {
-				hs.host.start(c)
+				h.start(c)
 			}
 		})
-	}}
+	}
+	hs.peer = newPeer(t, v6, testnet.DeviceConfig{}, h)
 	return hs
 }
 
@@ -162,17 +165,16 @@ func (hs *handshakes) result() unix.Errno {
 
 func TestB12_ResetInSynReceived(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, v6 bool) {
-		hs := newHandshakes()
-		p := newPeer(t, v6, testnet.DeviceConfig{}, hs.host)
+		p := newHandshakes(t, v6)
 		p.connect()
 		p.send(header.TCPFlagRst|header.TCPFlagAck, nil)
-		if errno := hs.result(); errno == 0 {
+		if errno := p.result(); errno == 0 {
 			t.Error("the handshake succeeded")
 		}
 		p.host.idle(nil)
 		// The port is free at once.
 		p.establish()
-		if errno := hs.result(); errno != 0 {
+		if errno := p.result(); errno != 0 {
 			t.Errorf("the second handshake: %v", errno)
 		}
 		p.reset()
@@ -181,12 +183,11 @@ func TestB12_ResetInSynReceived(t *testing.T) {
 
 func TestAbortOfAHandshake(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, v6 bool) {
-		hs := newHandshakes()
-		p := newPeer(t, v6, testnet.DeviceConfig{}, hs.host)
+		p := newHandshakes(t, v6)
 		for range 3 {
 			p.connect()
-			p.host.do(func() { hs.current.Abort(); hs.current.Abort() })
-			if errno := hs.result(); errno != unix.ECONNABORTED {
+			p.host.do(func() { p.current.Abort(); p.current.Abort() })
+			if errno := p.result(); errno != unix.ECONNABORTED {
 				t.Errorf("done with %v, want ECONNABORTED", errno)
 			}
 			p.host.idle(nil)
@@ -195,10 +196,10 @@ func TestAbortOfAHandshake(t *testing.T) {
 			p.seq += 1000
 		}
 		// Aborted before the guest has answered at all.
-		p.host.do(func() { hs.host.decide = abortAtOnce(hs) })
+		p.host.do(func() { p.host.decide = abortAtOnce(p) })
 		p.ack = 0
 		p.send(header.TCPFlagSyn, nil)
-		if errno := hs.result(); errno != unix.ECONNABORTED {
+		if errno := p.result(); errno != unix.ECONNABORTED {
 			t.Errorf("done with %v, want ECONNABORTED", errno)
 		}
 		p.host.idle(nil)
@@ -214,15 +215,14 @@ func abortAtOnce(hs *handshakes) func(*stack.SYN) {
 // Once accepted, a retransmitted SYN is no new request.
 func TestSYNIsNotHandedOnTwiceOnceAccepted(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, v6 bool) {
-		hs := newHandshakes()
-		p := newPeer(t, v6, testnet.DeviceConfig{}, hs.host)
+		p := newHandshakes(t, v6)
 		p.connect()
 		syn := testnet.TCP(p.guest, p.remote, header.TCPFlagSyn, p.seq-1, 0, nil)
 		for range 5 {
 			p.dev.Inject(syn)
 		}
 		p.send(header.TCPFlagAck, nil)
-		if errno := hs.result(); errno != 0 {
+		if errno := p.result(); errno != 0 {
 			t.Fatal(errno)
 		}
 		for range 5 {
@@ -238,7 +238,7 @@ func TestSYNIsNotHandedOnTwiceOnceAccepted(t *testing.T) {
 				break
 			}
 		}
-		if n := hs.syns.Load(); n != 1 {
+		if n := p.syns.Load(); n != 1 {
 			t.Errorf("%d SYNs were handed on, want 1", n)
 		}
 		p.reset()
@@ -248,10 +248,9 @@ func TestSYNIsNotHandedOnTwiceOnceAccepted(t *testing.T) {
 // B18: a guest that is destroyed with the stack waiting does not keep Close.
 func TestCloseWithConnectionsOpen(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, v6 bool) {
-		hs := newHandshakes()
-		p := newPeer(t, v6, testnet.DeviceConfig{}, hs.host)
+		p := newHandshakes(t, v6)
 		p.establish()
-		hs.result()
+		p.result()
 		p.guest = netip.AddrPortFrom(p.guest.Addr(), p.guest.Port()+1)
 		p.connect() // and one more stays in SYN-RECEIVED
 	})

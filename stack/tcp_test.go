@@ -3,12 +3,12 @@ package stack_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -108,17 +108,7 @@ func exchange(c *testnet.Conn, data []byte) error {
 		}
 		sent <- err
 	}()
-	got, err := io.ReadAll(c)
-	if werr := <-sent; err == nil {
-		err = werr
-	}
-	switch {
-	case err != nil:
-		return fmt.Errorf("after %d of %d bytes: %w", len(got), len(data), err)
-	case !bytes.Equal(got, data):
-		return fmt.Errorf("%d bytes came back, not the same as the %d sent", len(got), len(data))
-	}
-	return nil
+	return errors.Join(wantAll(c, data), <-sent)
 }
 
 // TestTCP is one suite, run over every link.
@@ -128,8 +118,7 @@ func TestTCP(t *testing.T) {
 		run  func(*testing.T, link)
 	}{
 		{"B10_Echo", testEcho},
-		{"B11_HalfCloseByTheGuest", testHalfCloseByGuest},
-		{"B11_HalfCloseByTheHost", testHalfCloseByHost},
+		{"B11_HalfClose", testHalfClose},
 		{"ClosingOrders", testClosingOrders},
 		{"B12_Resets", testResets},
 		{"B13_Refusals", testRefusals},
@@ -167,52 +156,48 @@ func testEcho(t *testing.T, l link) {
 	p.idle(p.guest)
 }
 
-func testHalfCloseByGuest(t *testing.T, l link) {
-	question, answer := pattern(100_000, 2), pattern(1_000_000, 3)
-	p := newPair(t, l, &host{serve: func(c *net.UnixConn, _ *flow) {
-		defer c.Close()
-		if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, question) {
-			t.Errorf("the server got %d bytes, %v", len(got), err)
+// One side ends first; the other hears of it and can still send.
+func testHalfClose(t *testing.T, l link) {
+	early, late := pattern(1_000_000, 2), pattern(300_000, 3)
+	first := func(c net.Conn) error {
+		if _, err := c.Write(early); err != nil {
+			return err
 		}
-		if _, err := c.Write(answer); err != nil {
-			t.Errorf("answer: %v", err)
+		if err := c.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+			return err
 		}
-	}})
-	c := p.dial(t, 0)
-	if _, err := c.Write(question); err != nil {
-		t.Fatal(err)
+		return wantAll(c, late)
 	}
-	if err := c.CloseWrite(); err != nil {
-		t.Fatal(err)
+	second := func(c net.Conn) error {
+		if err := wantAll(c, early); err != nil {
+			return err
+		}
+		_, err := c.Write(late)
+		return err
 	}
-	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, answer) {
-		t.Errorf("the guest got %d bytes, %v", len(got), err)
+	for who, sides := range map[string][2]func(net.Conn) error{"guest": {first, second}, "host": {second, first}} {
+		p := newPair(t, l, &host{serve: func(c *net.UnixConn, _ *flow) {
+			defer c.Close()
+			if err := sides[1](c); err != nil {
+				t.Errorf("the %s ends first: the server: %v", who, err)
+			}
+		}})
+		c := p.dial(t, 0)
+		if err := sides[0](c); err != nil {
+			t.Errorf("the %s ends first: the guest: %v", who, err)
+		}
+		c.Close()
+		p.idle(p.guest)
 	}
-	c.Close()
-	p.idle(p.guest)
 }
 
-func testHalfCloseByHost(t *testing.T, l link) {
-	greeting, reply := pattern(1_000_000, 4), pattern(300_000, 5)
-	p := newPair(t, l, &host{serve: func(c *net.UnixConn, _ *flow) {
-		defer c.Close()
-		if _, err := c.Write(greeting); err != nil {
-			t.Errorf("greeting: %v", err)
-		}
-		c.CloseWrite()
-		if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, reply) {
-			t.Errorf("the server got %d bytes, %v", len(got), err)
-		}
-	}})
-	c := p.dial(t, 0)
-	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, greeting) {
-		t.Errorf("the guest got %d bytes, %v", len(got), err)
+// wantAll reads to the end and wants just these bytes.
+func wantAll(c net.Conn, want []byte) error {
+	got, err := io.ReadAll(c)
+	if err == nil && !bytes.Equal(got, want) {
+		err = fmt.Errorf("%d bytes came, not the same as the %d sent", len(got), len(want))
 	}
-	if _, err := c.Write(reply); err != nil {
-		t.Error(err)
-	}
-	c.Close()
-	p.idle(p.guest)
+	return err
 }
 
 // The last bytes before each kind of close arrive, and nothing is left.
@@ -525,14 +510,7 @@ func testMany(t *testing.T, l link) {
 
 // Descriptors are not goroutines: goleak does not see them.
 func TestNoDescriptorIsLeft(t *testing.T) {
-	open := func() int {
-		entries, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(entries)
-	}
-	before := open()
+	before := testnet.Descriptors(t)
 	t.Run("once", func(t *testing.T) {
 		p := newPair(t, links()[0], &host{serve: echo})
 		for range 20 {
@@ -545,7 +523,7 @@ func TestNoDescriptorIsLeft(t *testing.T) {
 		p.dial(t, 0).Reset()
 		p.idle(p.guest)
 	})
-	if after := open(); after > before {
+	if after := testnet.Descriptors(t); after > before {
 		t.Errorf("%d descriptors are open, were %d", after, before)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -263,11 +262,7 @@ func (endless) Read(b []byte) (int, error) { return len(b), nil }
 // load accepts connections, sends without end on each and swallows what comes.
 func load(t *testing.T, moved *atomic.Int64) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
+	l, addr := testnet.ListenTCP(t, "127.0.0.1:0")
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -288,7 +283,7 @@ func load(t *testing.T, moved *atomic.Int64) netip.AddrPort {
 			}()
 		}
 	}()
-	return l.Addr().(*net.TCPAddr).AddrPort()
+	return addr
 }
 
 // TestB8_IdleCostsNothing: a guest at rest makes no turn of its loop.
@@ -311,15 +306,9 @@ func TestB8_IdleCostsNothing(t *testing.T) {
 func TestTwoGuests(t *testing.T) {
 	testnet.CheckLeaks(t)
 	p := addressingtest.New(t)
-	host, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer host.Close()
-	host.SetDeadline(time.Now().Add(patience))
-	port := host.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+	host, addr := testnet.ListenUDP(t, "127.0.0.1:0")
 	one, two := start(t, guest.Config{Rules: policy.Rules{Plan: p}}, true), start(t, guest.Config{Rules: policy.Rules{Plan: p}}, true)
-	src, dst := netip.AddrPortFrom(p.Guest, 4000), netip.AddrPortFrom(p.Gateway, port)
+	src, dst := netip.AddrPortFrom(p.Guest, 4000), netip.AddrPortFrom(p.Gateway, addr.Port())
 	b := make([]byte, 64)
 	for name, f := range map[string]*fixture{"one": one, "two": two} {
 		if err := f.port.Write(testnet.UDP(src, dst, 64, []byte(name))); err != nil {

@@ -134,16 +134,12 @@ func TestConnectionsByAnyQueue(t *testing.T) {
 	const workers, flows = 3, 24
 	p := addressingtest.New(t)
 	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}}, workers, true)
-	host, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer host.Close()
+	host, addr := testnet.ListenTCP(t, "127.0.0.1:0")
 	used := map[int]int{}
 	for i := range flows {
 		r := &raw{f: f, worker: -1, seq: 1000,
 			src: netip.AddrPortFrom(p.Guest, uint16(40000+i)),
-			dst: netip.AddrPortFrom(p.Gateway, host.Addr().(*net.TCPAddr).AddrPort().Port()),
+			dst: netip.AddrPortFrom(p.Gateway, addr.Port()),
 		}
 		r.send(t, i%workers, header.TCPFlagSyn, "")
 		if flags, _ := r.receive(t); flags != header.TCPFlagSyn|header.TCPFlagAck {
@@ -199,15 +195,11 @@ func TestResetsByAnyQueue(t *testing.T) {
 	testnet.CheckLeaks(t)
 	p := addressingtest.IPv4Only(t)
 	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}}, 2, true)
-	host, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer host.Close()
+	host, addr := testnet.ListenTCP(t, "127.0.0.1:0")
 	for i := range 8 {
 		r := &raw{f: f, worker: -1, seq: 1,
 			src: netip.AddrPortFrom(p.Guest, uint16(41000+i)),
-			dst: netip.AddrPortFrom(p.Gateway, host.Addr().(*net.TCPAddr).AddrPort().Port()),
+			dst: netip.AddrPortFrom(p.Gateway, addr.Port()),
 		}
 		r.send(t, 0, header.TCPFlagSyn, "")
 		r.receive(t)
@@ -238,12 +230,7 @@ func TestB21_OneMappingByAnyQueue(t *testing.T) {
 	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}}, workers, true)
 	var hosts []*net.UDPConn
 	for range 4 {
-		c, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		c.SetDeadline(time.Now().Add(patience))
+		c, _ := testnet.ListenUDP(t, "127.0.0.1:0")
 		hosts = append(hosts, c)
 	}
 	used := map[int]bool{}
@@ -290,13 +277,8 @@ func TestFragmentsOfWorkersDoNotMix(t *testing.T) {
 	const workers = 3
 	p := addressingtest.IPv4Only(t)
 	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}, MTU: 1500}, workers, true)
-	host, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer host.Close()
-	host.SetDeadline(time.Now().Add(patience))
-	dst := netip.AddrPortFrom(p.Gateway, host.LocalAddr().(*net.UDPAddr).AddrPort().Port())
+	host, addr := testnet.ListenUDP(t, "127.0.0.1:0")
+	dst := netip.AddrPortFrom(p.Gateway, addr.Port())
 	worker, used := map[uint16]int{}, map[int]bool{}
 	for i := range 48 {
 		if err := f.ports[0].Write(testnet.UDP(netip.AddrPortFrom(p.Guest, uint16(43000+i)), dst, 64, []byte("x"))); err != nil {
@@ -336,26 +318,10 @@ func TestPublishedAnswersByAnyQueue(t *testing.T) {
 	f := startWorkers(t, guest.Config{Rules: policy.Rules{Plan: p}, PublishMode: portfwd.StackOnly}, workers, true)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	free := func(network string) uint16 {
-		if network == "udp" {
-			c, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			return c.LocalAddr().(*net.UDPAddr).AddrPort().Port()
-		}
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		return l.Addr().(*net.TCPAddr).AddrPort().Port()
-	}
 	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	host := map[string]uint16{}
 	for _, proto := range []string{portfwd.TCP, portfwd.UDP} {
-		host[proto] = free(proto)
+		host[proto] = testnet.FreePort(t, proto, loopback)
 		if _, err := f.guest.Ports().Add(ctx, portfwd.Rule{Proto: proto, Host: loopback, HostPort: host[proto], GuestPort: 80}); err != nil {
 			t.Fatal(err)
 		}

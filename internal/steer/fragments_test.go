@@ -10,38 +10,18 @@ import (
 	"epiphyte/stack"
 )
 
-// cut makes fragments of a frame without options, of so many bytes each.
-func cut(frame []byte, size int) (parts [][]byte) {
-	ip := frame[header.EthernetMinimumSize:]
-	head := 20
-	if ip[0]>>4 == 6 {
-		head = 40
+// cut makes fragments of a frame, of so many bytes each.
+func cut(frame []byte, size int) [][]byte {
+	p, err := testnet.Parse(frame)
+	if err != nil {
+		panic(err)
 	}
-	body := ip[head:]
-	for at := 0; at < len(body); at += size {
-		end := min(at+size, len(body))
-		part := append([]byte(nil), frame[:header.EthernetMinimumSize+head]...)
-		if head == 20 {
-			field := uint16(at / 8)
-			if end < len(body) {
-				field |= 0x2000
-			}
-			h := part[header.EthernetMinimumSize:]
-			binary.BigEndian.PutUint16(h[2:], uint16(head+end-at))
-			binary.BigEndian.PutUint16(h[4:], 4711)
-			binary.BigEndian.PutUint16(h[6:], field)
-		} else {
-			h := part[header.EthernetMinimumSize:]
-			binary.BigEndian.PutUint16(h[4:], uint16(8+end-at))
-			part = append(part, h[6], 0, byte(at>>8), byte(at), 0, 0, 0x47, 0x11)
-			part[header.EthernetMinimumSize+6] = header.IPv6FragmentHeader
-			if end < len(body) {
-				part[header.EthernetMinimumSize+head+3] |= 1
-			}
-		}
-		parts = append(parts, append(part, body[at:end]...))
+	head := header.IPv4MinimumSize + len(p.Options)
+	if p.Src.Is6() {
+		head = header.IPv6MinimumSize + header.IPv6FragmentHeaderSize
 	}
-	return parts
+	p.ID = 4711
+	return p.Fragments(head + size)
 }
 
 // A datagram in parts has the owner that it would have in one piece, whichever

@@ -47,24 +47,17 @@ func pairs(g *Group, proto uint8) (list [][2]netip.AddrPort) {
 // withOptions puts four words of options into an IPv4 frame, or two extension
 // headers into an IPv6 frame.
 func withOptions(frame []byte) []byte {
-	ip := frame[header.EthernetMinimumSize:]
-	out := append([]byte(nil), frame[:header.EthernetMinimumSize]...)
-	if header.IPVersion(ip) == header.IPv4Version {
-		h := header.IPv4(append(append([]byte(nil), ip[:header.IPv4MinimumSize]...), make([]byte, 16)...))
-		h.SetHeaderLength(uint8(len(h)))
-		h.SetTotalLength(uint16(len(ip) + 16))
-		h.SetChecksum(0)
-		h.SetChecksum(^h.CalculateChecksum())
-		return append(append(out, h...), ip[header.IPv4MinimumSize:]...)
+	p, err := testnet.Parse(frame)
+	if err != nil {
+		panic(err)
 	}
-	h := header.IPv6(append([]byte(nil), ip[:header.IPv6MinimumSize]...))
-	next := h.NextHeader()
-	h.SetNextHeader(uint8(header.IPv6HopByHopOptionsExtHdrIdentifier))
-	h.SetPayloadLength(h.PayloadLength() + 24)
-	out = append(out, h...)
-	out = append(out, uint8(header.IPv6DestinationOptionsExtHdrIdentifier), 0, 1, 4, 0, 0, 0, 0)
-	out = append(out, next, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-	return append(out, ip[header.IPv6MinimumSize:]...)
+	p.Options = make([]byte, 16)
+	p.ExtensionType = uint8(header.IPv6HopByHopOptionsExtHdrIdentifier)
+	p.Extensions = []byte{
+		uint8(header.IPv6DestinationOptionsExtHdrIdentifier), 0, 1, 4, 0, 0, 0, 0,
+		0, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+	}
+	return p.Frame()
 }
 
 // quoted is an ICMP error of the guest's about a packet of ours.
