@@ -28,23 +28,27 @@ func tupleOfAddrs(guest, outside netip.AddrPort) Tuple {
 }
 
 // SYN is a guest's request for a connection. It may be kept beyond the Handler's
-// call.
+// call. Data that came with it (RFC 7413, TCP Fast Open) is not: it is not acknowledged,
+// so the guest sends it again.
 type SYN struct {
-	Src, Dst netip.AddrPort
-	Key      Tuple
-	seq      uint32
-	packet   []byte // from the IP header on
-	header   int    // length of the IP header
+	Src, Dst  netip.AddrPort
+	Key       Tuple
+	seq, next uint32 // its sequence number, and the one after all that it carried
+	packet    []byte // the IP and TCP headers
+	header    int    // length of the former
 }
 
 func newSYN(p *Packet, key Tuple) *SYN {
+	tcp := header.TCP(p.Head)
+	ip, offset := len(p.ip)-len(p.Head), int(tcp.DataOffset())
 	return &SYN{
 		Src:    netip.AddrPortFrom(p.Src, key.srcPort),
 		Dst:    netip.AddrPortFrom(p.Dst, key.dstPort),
 		Key:    key,
-		seq:    binary.BigEndian.Uint32(p.Head[4:]),
-		packet: append([]byte(nil), p.ip...),
-		header: len(p.ip) - len(p.Head),
+		seq:    tcp.SequenceNumber(),
+		next:   tcp.SequenceNumber() + 1 + uint32(len(p.Head)-offset+len(p.Tail)),
+		packet: append([]byte(nil), p.ip[:ip+offset]...),
+		header: ip,
 	}
 }
 
@@ -159,13 +163,6 @@ func idOf(t *Tuple) (tcpip.NetworkProtocolNumber, gvisor.TransportEndpointID) {
 	}
 	id.LocalAddress, id.RemoteAddress = tcpip.AddrFrom16(t.dst), tcpip.AddrFrom16(t.src)
 	return header.IPv6ProtocolNumber, id
-}
-
-// handleStray is gVisor's handler for segments of no connection. SYNs that get
-// here came in fragments, as those of no host do, and are dropped; gVisor answers
-// everything else with a RST.
-func handleStray(_ gvisor.TransportEndpointID, pkt *gvisor.PacketBuffer) bool {
-	return opens(header.TCP(pkt.TransportHeader().Slice()).Flags())
 }
 
 // opens reports whether a segment with these flags asks for a connection.

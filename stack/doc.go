@@ -12,8 +12,12 @@
 //     endpoint, many segments under one lock and one ACK per batch (inline.go);
 //   - an opening SYN, UDP and ICMP go to the Handler, which is the forwarder;
 //   - fragments and every other TCP segment take gVisor's ordinary path, which
-//     reassembles, answers stray segments with RST, and hands UDP and ICMP back
-//     to the same Handler.
+//     reassembles, answers stray segments with RST, and hands SYNs, UDP and ICMP
+//     back to the same Handler.
+//
+// What is queued for the end of the batch is handled earlier if a packet depends on it:
+// a SYN, a fragment, or an ICMP error about a connection. What the virtio-net header
+// leaves to a network card is done where anybody will see it (offload.go).
 //
 // Life of a TCP connection: the Handler sees the SYN and decides. To refuse, it
 // has the stack send a RST or an ICMP error. To accept, it calls Accept, which

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
@@ -100,6 +102,45 @@ func TestIPv6ExtensionHeaders(t *testing.T) {
 			}
 			s.feed(p.Frame())
 			s.oneDatagram(fmt.Sprintf("%d %s", count, name), guest6, remote6, []byte("question"))
+		}
+	}
+}
+
+// What the manual says of extension headers.
+func TestIPv6ExtensionHeadersByKind(t *testing.T) {
+	const hop, routing, esp, ah, destination, mobility = 0, 43, 50, 51, 60, 135
+	pad := []byte{0, 0, 1, 4, 0, 0, 0, 0}
+	s := newSeam(t, seamConfig{})
+	for name, c := range map[string]struct {
+		typ    uint8
+		header []byte
+		count  int
+		passes bool
+	}{
+		"hop-by-hop options":             {hop, pad, 1, true},
+		"destination options":            {destination, pad, 1, true},
+		"eight headers":                  {destination, pad, 8, true},
+		"nine headers":                   {destination, pad, 9, false},
+		"routing, at its end":            {routing, []byte{0, 0, 4, 0, 0, 0, 0, 0}, 1, true},
+		"routing, with segments left":    {routing, []byte{0, 0, 4, 1, 0, 0, 0, 0}, 1, false},
+		"authentication":                 {ah, pad, 1, false},
+		"encapsulating security payload": {esp, pad, 1, false},
+		"mobility":                       {mobility, pad, 1, false},
+	} {
+		p := testnet.Packet{
+			Src: guest6.Addr(), Dst: remote6.Addr(), Proto: unix.IPPROTO_UDP, ExtensionType: c.typ,
+			Payload: testnet.Datagram(guest6, remote6, []byte("question")),
+		}
+		for range c.count {
+			ext := bytes.Clone(c.header)
+			ext[0] = c.typ // the last one's is filled in
+			p.Extensions = append(p.Extensions, ext...)
+		}
+		if c.passes {
+			s.feed(p.Frame())
+			s.oneDatagram(name, guest6, remote6, []byte("question"))
+		} else {
+			s.silent(name, p.Frame())
 		}
 	}
 }

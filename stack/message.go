@@ -27,7 +27,7 @@ func (s *Stack) SendICMP(src, dst netip.Addr, ttl uint8, message ...[]byte) {
 // SendReset refuses the connection that a SYN asks for (RFC 9293, section
 // 3.10.7.1: a reset that acknowledges what the SYN occupies).
 func (s *Stack) SendReset(syn *SYN) {
-	s.sendReset(syn.Dst, syn.Src, header.TCPFlagRst|header.TCPFlagAck, syn.seq+1)
+	s.sendReset(syn.Dst, syn.Src, header.TCPFlagRst|header.TCPFlagAck, syn.next)
 }
 
 // SendAbort tells connection tracking between us and a server in the guest that an

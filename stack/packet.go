@@ -115,7 +115,7 @@ const (
 // do not matter here. It is done here and not in gVisor because there, in
 // promiscuous mode, neighbour discovery answers for every address.
 func (p *Packet) skipExtensions(next uint8, rest []byte) bool {
-	for range maxExtensions {
+	for range maxExtensions + 1 {
 		size := minExtension
 		switch id := header.IPv6ExtensionHeaderIdentifier(next); id {
 		case ProtoTCP, ProtoUDP, ProtoICMPv6:

@@ -7,10 +7,14 @@ import (
 	gvisor "gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// handleReassembled is gVisor's handler for UDP and ICMP: packets that went
-// its way because they came in fragments. They are flattened and take the same
-// way as all others from here on.
+// handleReassembled is gVisor's handler for packets that went its way because they came
+// in fragments: UDP, ICMP, and of TCP those that ask for a connection. They are
+// flattened and take the same way as all others from here on. Any other TCP segment of
+// no connection is answered by gVisor, with a RST.
 func (s *Stack) handleReassembled(proto uint8, pkt *gvisor.PacketBuffer) bool {
+	if proto == ProtoTCP && !opens(header.TCP(pkt.TransportHeader().Slice()).Flags()) {
+		return false
+	}
 	view := pkt.ToView()
 	defer view.Release()
 	whole := view.AsSlice()
@@ -25,7 +29,11 @@ func (s *Stack) handleReassembled(proto uint8, pkt *gvisor.PacketBuffer) bool {
 	} else {
 		p.TTL = header.IPv6(whole).HopLimit()
 	}
-	if p.validTransport(false) {
+	switch {
+	case !p.validTransport(false):
+	case proto == ProtoTCP:
+		s.openingSYN(&p, tupleOf(&p), true)
+	default:
 		s.dispatch(&p, nil)
 	}
 	return true

@@ -226,7 +226,7 @@ func (s *Stack) receiveTCP(r *receiver, p *Packet, i, size int, proto tcpip.Netw
 // openingSYN hands a request for a connection to the Handler. The batch must have been
 // finished.
 func (s *Stack) openingSYN(p *Packet, key Tuple, checked bool) {
-	if len(p.Tail) > 0 || !checked && !p.checksumOK() {
+	if !checked && !p.checksumOK() {
 		return
 	}
 	if p.TTL <= 1 && !s.plan.IsOwn(p.Dst) {

@@ -177,8 +177,7 @@ func (s *Stack) build() error {
 	if err := s.openInline(); err != nil {
 		return err
 	}
-	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, handleStray)
-	for _, proto := range []tcpip.TransportProtocolNumber{udp.ProtocolNumber, icmp.ProtocolNumber4, icmp.ProtocolNumber6} {
+	for _, proto := range []tcpip.TransportProtocolNumber{tcp.ProtocolNumber, udp.ProtocolNumber, icmp.ProtocolNumber4, icmp.ProtocolNumber6} {
 		s.gv.SetTransportProtocolHandler(proto, func(_ gvisor.TransportEndpointID, pkt *gvisor.PacketBuffer) bool {
 			return s.handleReassembled(uint8(proto), pkt)
 		})
