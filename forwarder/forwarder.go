@@ -103,7 +103,7 @@ func (f *Forwarder) decidedUDP(p *stack.Packet, src, dst netip.AddrPort, d polic
 		}
 	case policy.Refuse:
 		q := p.Quote()
-		f.tellError(d.Errno, netip.Addr{}, &q)
+		f.tellError(d.Errno, &q)
 	case policy.ServeDNS:
 		f.serveDNS(p, src, dst)
 	case policy.ServeDHCP:
@@ -132,7 +132,7 @@ func payload(p *stack.Packet) []byte { return p.Head[8:] }
 func (f *Forwarder) serveDNS(p *stack.Packet, src, dst netip.AddrPort) {
 	if f.cfg.DNS == nil {
 		q := p.Quote()
-		f.tellError(unix.ECONNREFUSED, netip.Addr{}, &q)
+		f.tellError(unix.ECONNREFUSED, &q)
 		return
 	}
 	query := payload(p)
@@ -159,7 +159,7 @@ func (f *Forwarder) decidedEcho(p *stack.Packet, d policy.Decision) {
 		f.sendEcho(p, d.To.Addr())
 	case policy.Refuse:
 		q := p.Quote()
-		f.tellError(d.Errno, netip.Addr{}, &q)
+		f.tellError(d.Errno, &q)
 	case policy.Wait:
 		f.hold(p, d.Pending, f.decidedEcho)
 	}
@@ -167,11 +167,3 @@ func (f *Forwarder) decidedEcho(p *stack.Packet, d policy.Decision) {
 
 // Flush implements stack.Handler.
 func (f *Forwarder) Flush() { f.cfg.Batch.Flush() }
-
-// tellError sends the guest the ICMP error for an errno, if there is one. It comes
-// from the router, or from the gateway if that is not valid.
-func (f *Forwarder) tellError(errno unix.Errno, router netip.Addr, q *stack.Quote) {
-	if why, ok := stack.UnreachableFor(errno); ok {
-		f.stack.SendUnreachable(router, why, q)
-	}
-}

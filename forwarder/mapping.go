@@ -1,7 +1,6 @@
 package forwarder
 
 import (
-	"encoding/binary"
 	"net/netip"
 	"time"
 
@@ -99,7 +98,7 @@ func (f *Forwarder) sendDatagram(p *stack.Packet, src, to netip.AddrPort) {
 	m, errno := f.mapping(stack.ProtoUDP, src, idle)
 	if errno != 0 {
 		q := p.Quote()
-		f.tellError(errno, netip.Addr{}, &q)
+		f.tellError(errno, &q)
 		return
 	}
 	d := sockio.Datagram{Payload: [2][]byte{p.Head[8:], p.Tail}, TTL: ttlBeyond(p), Segment: p.SegmentSize}
@@ -167,54 +166,6 @@ func (m *mapping) Received(from *sockio.Addr, control []byte, segment int, parts
 	if seen, ok := m.seen(from.AddrPort()); ok {
 		m.f.stack.SendUDPs(seen, m.record.Src, segment, parts...)
 	}
-}
-
-// SendFailed implements sockio.DatagramOwner.
-func (m *mapping) SendFailed(d *sockio.Datagram, errno unix.Errno) {
-	if q, ok := m.quote(d.To.AddrPort(), d.Payload[0], d.Size()); ok {
-		m.f.tellError(errno, netip.Addr{}, &q)
-	}
-}
-
-// passError passes an ICMP error that the host has received on to the guest as
-// what it is: about the guest's own packet, from the router that sent it.
-func (m *mapping) passError(e *sockio.QueuedError) {
-	f := m.f
-	q, ok := m.quote(e.To, e.Data, len(e.Data))
-	if !ok {
-		return
-	}
-	router, ok := m.seen(netip.AddrPortFrom(e.Offender, 0))
-	if !ok || e.Offender.IsLinkLocalUnicast() {
-		router = netip.AddrPort{} // the gateway speaks for it
-	}
-	switch {
-	case e.Origin == unix.SO_EE_ORIGIN_ICMP && e.Type == 11, e.Origin == unix.SO_EE_ORIGIN_ICMP6 && e.Type == 3:
-		f.stack.SendUnreachable(router.Addr(), stack.TimeExceeded, &q)
-	case e.Errno == unix.EMSGSIZE && e.Info > 0:
-		f.stack.SendTooBig(router.Addr(), int(e.Info), &q)
-	default:
-		f.tellError(e.Errno, router.Addr(), &q)
-	}
-}
-
-// quote identifies to the guest the packet of its own that was sent to the host's
-// to, with a payload that begins with data and has size bytes in all. Of an
-// echo request the payload is the ICMP message itself.
-func (m *mapping) quote(to netip.AddrPort, data []byte, size int) (stack.Quote, bool) {
-	seen, ok := m.seen(to)
-	if !ok {
-		return stack.Quote{}, false
-	}
-	q := stack.UDPQuote(m.record.Src, seen, size)
-	if m.record.Proto != stack.ProtoUDP {
-		q.Proto = m.record.Proto
-		if copy(q.Transport[:], data) < len(q.Transport) {
-			return stack.Quote{}, false
-		}
-		binary.BigEndian.PutUint16(q.Transport[4:], m.record.Src.Port())
-	}
-	return q, true
 }
 
 // End implements flow.Owner.

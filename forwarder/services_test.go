@@ -124,13 +124,13 @@ func TestQueryWithoutResolver(t *testing.T) {
 	}
 }
 
-// A resolver without room for another stream resets the connection, and the
-// guest may come again.
+// Where the resolver has no room for another stream the guest is told at once, and
+// may come again; it does not look as if nobody served the port.
 func TestB27_NoStreamLeft(t *testing.T) {
 	r := newRig(t, setup{Config: Config{DNS: new(fakeDNS)}})
 	r.send(forwardertest.SYN(at(guest4, 4000), at(netip.MustParseAddr("10.0.2.3"), 53), 1))
-	if p := r.receive(stack.ProtoTCP); p.TCPFlags()&4 == 0 {
-		t.Errorf("flags %v, want a RST", p.TCPFlags())
+	if p := r.receive(stack.ProtoICMP); p.Transport[0] != 3 || p.Transport[1] != 1 {
+		t.Errorf("type %d code %d, want host unreachable", p.Transport[0], p.Transport[1])
 	}
 	r.wantCounts(counts{})
 }
