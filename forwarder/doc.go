@@ -23,7 +23,7 @@
 // the relay, and is closed with it.
 //
 // Timers: none of its own. Mappings expire in the table, after 240 s without
-// traffic (10 s if used for DNS alone); dials are timed by the host's kernel and by
+// traffic (10 s once DNS queries, and nothing else, are answered: dnstalk.go); dials are timed by the host's kernel and by
 // the guest's.
 //
 // What it does not do: it decides nothing about addresses, listens nowhere, blocks

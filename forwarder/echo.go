@@ -29,7 +29,7 @@ func isEchoRequest(p *stack.Packet) bool {
 
 func (f *Forwarder) sendEcho(p *stack.Packet, to netip.Addr) {
 	id := binary.BigEndian.Uint16(p.Head[4:])
-	m, errno := f.mapping(p.Proto, netip.AddrPortFrom(p.Src, id), mappingIdleEcho)
+	m, errno := f.mapping(p.Proto, netip.AddrPortFrom(p.Src, id))
 	if errno == unix.EACCES || errno == unix.EPERM {
 		f.explainPing()
 		return

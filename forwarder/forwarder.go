@@ -1,6 +1,7 @@
 package forwarder
 
 import (
+	"hash/maphash"
 	"log/slog"
 	"net/netip"
 
@@ -65,7 +66,8 @@ type Forwarder struct {
 
 	answer      func(from, to netip.AddrPort, response []byte) // answerDNS, bound once
 	backlog     policy.Backlog
-	pingRefused bool // said once
+	seed        maphash.Seed // of dnsTalk
+	pingRefused bool         // said once
 }
 
 // New makes a forwarder; Attach completes it.
@@ -76,7 +78,7 @@ func New(cfg Config) *Forwarder {
 	if cfg.Source == nil {
 		cfg.Source = func(netip.Addr) (netip.Addr, bool, error) { return netip.Addr{}, false, nil }
 	}
-	f := &Forwarder{cfg: cfg}
+	f := &Forwarder{cfg: cfg, seed: maphash.MakeSeed()}
 	f.answer = f.answerDNS
 	return f
 }

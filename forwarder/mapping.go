@@ -17,13 +17,10 @@ const (
 	// two minutes at least and recommends five; libslirp's callers are used to
 	// four.
 	mappingIdle = 240 * time.Second
-	// mappingIdleDNS applies while a mapping has talked to port 53 alone: one
-	// query, one answer, and stub resolvers take a new port for each.
+	// mappingIdleDNS is for a mapping whose DNS queries are answered, see dnsTalk.
 	mappingIdleDNS = 10 * time.Second
 	// mappingIdleEcho: ping's own patience is 10 s, its interval less.
 	mappingIdleEcho = 30 * time.Second
-
-	portDNS = 53
 )
 
 // mapping is one unconnected host socket that stands for a guest address and
@@ -33,25 +30,25 @@ type mapping struct {
 	record *flow.Flow
 	socket sockio.DatagramSocket
 	watch  *shard.Watch
-	queued bool // runnable again in the next turn
+	queued bool    // runnable again in the next turn
+	dns    dnsTalk // of UDP
 }
 
 // mapping returns the mapping of a guest's end, opening its socket if there is
 // none.
-func (f *Forwarder) mapping(proto uint8, guest netip.AddrPort, idle time.Duration) (*mapping, unix.Errno) {
+func (f *Forwarder) mapping(proto uint8, guest netip.AddrPort) (*mapping, unix.Errno) {
 	if r := f.cfg.Table.Find(flow.Mapping, proto, guest, netip.AddrPort{}); r != nil {
-		r.Idle = max(r.Idle, idle)
 		f.cfg.Table.Used(r)
 		return r.Owner.(*mapping), 0
 	}
-	return f.openMapping(proto, guest, idle)
+	return f.openMapping(proto, guest)
 }
 
-func (f *Forwarder) openMapping(proto uint8, guest netip.AddrPort, idle time.Duration) (*mapping, unix.Errno) {
+func (f *Forwarder) openMapping(proto uint8, guest netip.AddrPort) (*mapping, unix.Errno) {
 	f.cfg.Table.Admit(flow.Mapping)
-	socketProto := 0
+	socketProto, idle := 0, mappingIdle
 	if proto != stack.ProtoUDP {
-		socketProto = int(proto)
+		socketProto, idle = int(proto), mappingIdleEcho
 	}
 	fd, errno := f.socket(guest.Addr(), unix.SOCK_DGRAM, socketProto)
 	if errno != 0 {
@@ -91,11 +88,7 @@ func setMappingOptions(fd int, proto uint8, v6 bool) {
 
 // sendDatagram sends a datagram of the guest, now or with the rest of its batch.
 func (f *Forwarder) sendDatagram(p *stack.Packet, src, to netip.AddrPort) {
-	idle := mappingIdle
-	if to.Port() == portDNS {
-		idle = mappingIdleDNS
-	}
-	m, errno := f.mapping(stack.ProtoUDP, src, idle)
+	m, errno := f.mapping(stack.ProtoUDP, src)
 	if errno != 0 {
 		q := p.Quote()
 		f.tellError(errno, &q)
@@ -104,6 +97,10 @@ func (f *Forwarder) sendDatagram(p *stack.Packet, src, to netip.AddrPort) {
 	d := sockio.Datagram{Payload: [2][]byte{p.Head[8:], p.Tail}, TTL: ttlBeyond(p), Segment: p.SegmentSize}
 	d.To.Set(to)
 	m.record.Out += uint64(d.Size())
+	if !m.dns.other {
+		m.dns.sent(f.seed, p)
+		m.setIdle()
+	}
 	f.cfg.Batch.Queue(&m.socket, &d)
 	if len(p.Tail) > 0 || !p.Fresh {
 		f.cfg.Batch.Flush() // the next frame is read over the tail
@@ -123,6 +120,18 @@ func ttlBeyond(p *stack.Packet) uint8 {
 		return 0
 	}
 	return p.TTL - 1
+}
+
+// setIdle has the mapping forgotten soon once it has served its DNS queries, and as
+// late as any other else.
+func (m *mapping) setIdle() {
+	idle := mappingIdle
+	if m.dns.over() {
+		idle = mappingIdleDNS
+	}
+	if idle != m.record.Idle {
+		m.f.cfg.Table.SetIdle(m.record, idle)
+	}
 }
 
 // Ready implements shard.Handler.
@@ -163,7 +172,16 @@ func (m *mapping) Received(from *sockio.Addr, control []byte, segment int, parts
 		}
 		return
 	}
-	if seen, ok := m.seen(from.AddrPort()); ok {
+	peer := from.AddrPort()
+	if !m.dns.other && peer.Port() == portDNS {
+		for _, p := range parts {
+			for ; len(p) > 0; p = p[min(segment, len(p)):] {
+				m.dns.received(m.f.seed, p[:min(segment, len(p))])
+			}
+		}
+		m.setIdle()
+	}
+	if seen, ok := m.seen(peer); ok {
 		m.f.stack.SendUDPs(seen, m.record.Src, segment, parts...)
 	}
 }

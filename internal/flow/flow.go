@@ -78,7 +78,7 @@ type Owner interface {
 }
 
 // Flow is one record. Its owner fills it in before Table.Add. After that, on the
-// shard's thread, it may change Owner, FD, Idle, In, Out and State; Remote, too, of
+// shard's thread, it may change Owner, FD, In, Out and State; Remote, too, of
 // the kinds that Table.Find does not look for; and nothing else.
 type Flow struct {
 	Owner  Owner
