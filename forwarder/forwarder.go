@@ -67,6 +67,7 @@ type Forwarder struct {
 	answer      func(from, to netip.AddrPort, response []byte) // answerDNS, bound once
 	backlog     policy.Backlog
 	seed        maphash.Seed // of dnsTalk
+	raw4, raw6  *rawEcho     // nil: not needed
 	pingRefused bool         // said once
 }
 

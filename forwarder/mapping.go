@@ -7,7 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/flow"
-	"epiphyte/internal/shard"
 	"epiphyte/internal/sockio"
 	"epiphyte/stack"
 )
@@ -28,10 +27,10 @@ const (
 type mapping struct {
 	f      *Forwarder
 	record *flow.Flow
-	socket sockio.DatagramSocket
-	watch  *shard.Watch
-	queued bool    // runnable again in the next turn
-	dns    dnsTalk // of UDP
+	socket datagramSocket // closed if raw carries it
+	dns    dnsTalk        // of UDP
+	raw    *rawEcho       // of echo, where there are no ping sockets; nil otherwise
+	rawID  uint16         // the identifier outside, of raw
 }
 
 // mapping returns the mapping of a guest's end, opening its socket if there is
@@ -46,44 +45,24 @@ func (f *Forwarder) mapping(proto uint8, guest netip.AddrPort) (*mapping, unix.E
 
 func (f *Forwarder) openMapping(proto uint8, guest netip.AddrPort) (*mapping, unix.Errno) {
 	f.cfg.Table.Admit(flow.Mapping)
-	socketProto, idle := 0, mappingIdle
-	if proto != stack.ProtoUDP {
-		socketProto, idle = int(proto), mappingIdleEcho
+	m := &mapping{f: f}
+	m.record = &flow.Flow{
+		Owner: m, Guest: f.cfg.Guest, Kind: flow.Mapping, Proto: proto, Src: guest, Idle: mappingIdle, State: flow.Mapped,
 	}
-	fd, errno := f.socket(guest.Addr(), unix.SOCK_DGRAM, socketProto)
+	socketProto := 0
+	if proto != stack.ProtoUDP {
+		m.record.Idle, socketProto = mappingIdleEcho, int(proto)
+	}
+	errno := m.socket.open(f, m, guest.Addr(), unix.SOCK_DGRAM, socketProto)
+	if refusesPing(errno) && proto != stack.ProtoUDP {
+		errno = f.openRawMapping(m)
+	}
 	if errno != 0 {
 		return nil, errno
 	}
-	setMappingOptions(fd, proto, guest.Addr().Is6())
-	m := &mapping{f: f}
-	w, err := f.cfg.Shard.Watch(fd, unix.EPOLLIN|unix.EPOLLET, m)
-	if err != nil {
-		unix.Close(fd)
-		return nil, unix.ENOBUFS
-	}
-	m.watch = w
-	m.socket = sockio.DatagramSocket{FD: fd, Owner: m, Control: proto != stack.ProtoUDP}
-	m.record = &flow.Flow{
-		Owner: m, Guest: f.cfg.Guest, Kind: flow.Mapping, Proto: proto, Src: guest, FD: fd, Idle: idle, State: flow.Mapped,
-	}
+	m.record.FD = m.socket.FD
 	f.cfg.Table.Add(m.record)
 	return m, 0
-}
-
-// setMappingOptions sets what the socket of a mapping needs. A burst of 200
-// full-sized datagrams weighs 460 kB in the receive buffer.
-func setMappingOptions(fd int, proto uint8, v6 bool) {
-	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, sockio.ReceiveBuffer)
-	level, recverr := unix.IPPROTO_IP, unix.IP_RECVERR
-	recvttl := unix.IP_RECVTTL
-	if v6 {
-		level, recverr, recvttl = unix.IPPROTO_IPV6, unix.IPV6_RECVERR, unix.IPV6_RECVHOPLIMIT
-		unix.SetsockoptInt(fd, level, unix.IPV6_V6ONLY, 1)
-	}
-	unix.SetsockoptInt(fd, level, recverr, 1)
-	if proto != stack.ProtoUDP {
-		unix.SetsockoptInt(fd, level, recvttl, 1)
-	}
 }
 
 // sendDatagram sends a datagram of the guest, now or with the rest of its batch.
@@ -101,7 +80,7 @@ func (f *Forwarder) sendDatagram(p *stack.Packet, src, to netip.AddrPort) {
 		m.dns.sent(f.seed, p)
 		m.setIdle()
 	}
-	f.cfg.Batch.Queue(&m.socket, &d)
+	f.cfg.Batch.Queue(&m.socket.DatagramSocket, &d)
 	if len(p.Tail) > 0 || !p.Fresh {
 		f.cfg.Batch.Flush() // the next frame is read over the tail
 	}
@@ -134,32 +113,6 @@ func (m *mapping) setIdle() {
 	}
 }
 
-// Ready implements shard.Handler.
-func (m *mapping) Ready(events uint32) {
-	if events&unix.EPOLLERR != 0 {
-		m.socket.ReadErrors(m.passError)
-	}
-	if events&unix.EPOLLIN != 0 && !m.queued {
-		m.receive()
-	}
-}
-
-// Run implements shard.Task: another turn for a mapping with datagrams left.
-func (m *mapping) Run() {
-	m.queued = false
-	if m.socket.FD >= 0 {
-		m.receive()
-	}
-}
-
-// receive takes what has arrived, and asks for another turn if there may be more.
-func (m *mapping) receive() {
-	if _, more := m.f.cfg.Batch.Read(&m.socket); more {
-		m.queued = true
-		m.f.cfg.Shard.Again(m)
-	}
-}
-
 // Received implements sockio.DatagramOwner.
 func (m *mapping) Received(from *sockio.Addr, control []byte, segment int, parts [][]byte) {
 	m.f.cfg.Table.Used(m.record)
@@ -188,7 +141,8 @@ func (m *mapping) Received(from *sockio.Addr, control []byte, segment int, parts
 
 // End implements flow.Owner.
 func (m *mapping) End(flow.Reason) {
-	m.watch.Forget()
-	unix.Close(m.socket.FD)
-	m.socket.FD = -1
+	m.socket.close()
+	if m.raw != nil {
+		m.raw.remove(m)
+	}
 }

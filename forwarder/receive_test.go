@@ -28,7 +28,7 @@ func TestFloodedMappingHasOneTurn(t *testing.T) {
 		}
 	}
 	for range 3 {
-		m.Owner.(*mapping).Ready(unix.EPOLLIN)
+		m.Owner.(*mapping).socket.Ready(unix.EPOLLIN)
 	}
 	if m.In != turn {
 		t.Errorf("%d datagrams taken at once, want %d", m.In, turn)
