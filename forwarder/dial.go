@@ -88,7 +88,7 @@ func (d *dial) connectDNS() {
 	}
 	fd, err := d.f.cfg.DNS.Stream()
 	if err != nil {
-		d.fail(unix.ECONNREFUSED)
+		d.fail(unix.EMFILE)
 		return
 	}
 	d.record.FD = fd
@@ -146,22 +146,4 @@ func (d *dial) End(flow.Reason) {
 	if d.handshake != nil {
 		d.handshake.Abort()
 	}
-}
-
-// refuse tells the guest why there is no connection, in the way in which a
-// network would: a RST where somebody said no, ICMP where nobody was found.
-func (f *Forwarder) refuse(syn *stack.SYN, errno unix.Errno) {
-	switch errno {
-	case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
-		errno = unix.EHOSTUNREACH // ours, not the destination's: no RST
-	case unix.EPERM:
-		errno = unix.ENETUNREACH // a firewall of the host, as libslirp reports it
-	}
-	why, ok := stack.UnreachableFor(errno)
-	if !ok || errno == unix.ECONNREFUSED {
-		f.stack.SendReset(syn)
-		return
-	}
-	q := syn.Quote()
-	f.stack.SendUnreachable(netip.Addr{}, why, &q)
 }

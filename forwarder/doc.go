@@ -19,12 +19,20 @@
 // words of RFC 4787. Filtering is endpoint-independent as well: whoever learns
 // the host port may answer, as STUN and hole punching expect.
 //
-// Invariants: every host socket belongs to one dial or mapping, or was given to
-// the relay, and is closed with it.
+// Where ping sockets are refused, one raw socket for each family carries the
+// mappings of echo, each under an identifier of its own (rawecho.go).
+//
+// Errors (errors.go): an ICMP error that the host's kernel has received goes on to the
+// guest with its type and code; one that has no message becomes what makes the
+// guest's kernel report the same errno. A RST is for connections that the peer has
+// refused.
+//
+// Invariants: every host socket belongs to one dial or mapping, to the mappings of
+// echo of one family, or was given to the relay, and is closed with it.
 //
 // Timers: none of its own. Mappings expire in the table, after 240 s without
-// traffic (10 s if used for DNS alone); dials are timed by the host's kernel and by
-// the guest's.
+// traffic (10 s once the guest's DNS queries are answered, if it has sent nothing else:
+// dnstalk.go); dials are timed by the host's kernel and by the guest's.
 //
 // What it does not do: it decides nothing about addresses, listens nowhere, blocks
 // nowhere, and starts no goroutine.

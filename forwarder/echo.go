@@ -13,7 +13,9 @@ import (
 // Echo requests leave by ping sockets (SOCK_DGRAM with IPPROTO_ICMP, Linux
 // 3.0), which any user may open whose group is in net.ipv4.ping_group_range.
 // The kernel replaces the identifier by one of its own and hands each socket
-// only its own replies, so there is one socket per guest address and id.
+// only its own replies, so there is one socket per guest address and id. Where the
+// group is not in the range, raw sockets do the same for those who may have them
+// (rawecho.go).
 
 const (
 	icmpEchoRequest   = 8
@@ -22,26 +24,35 @@ const (
 	icmpv6EchoReply   = 129
 )
 
-func isEchoRequest(p *stack.Packet) bool {
-	return p.Proto == stack.ProtoICMP && p.Head[0] == icmpEchoRequest ||
-		p.Proto == stack.ProtoICMPv6 && p.Head[0] == icmpv6EchoRequest
+func isEchoRequest(p *stack.Packet) bool { return isEchoRequestType(p.Proto, p.Head[0]) }
+
+func isEchoRequestType(proto, typ uint8) bool {
+	return proto == stack.ProtoICMP && typ == icmpEchoRequest || proto == stack.ProtoICMPv6 && typ == icmpv6EchoRequest
 }
 
 func (f *Forwarder) sendEcho(p *stack.Packet, to netip.Addr) {
 	id := binary.BigEndian.Uint16(p.Head[4:])
-	m, errno := f.mapping(p.Proto, netip.AddrPortFrom(p.Src, id), mappingIdleEcho)
-	if errno == unix.EACCES || errno == unix.EPERM {
-		f.explainPing()
-		return
-	}
+	m, errno := f.mapping(p.Proto, netip.AddrPortFrom(p.Src, id))
 	if errno != 0 {
+		if refusesPing(errno) {
+			f.explainPing()
+		}
 		return
 	}
 	d := sockio.Datagram{Payload: [2][]byte{p.Head, p.Tail}, TTL: ttlBeyond(p)}
 	d.To.Set(netip.AddrPortFrom(to, 0))
 	m.record.Out += uint64(d.Size())
-	f.cfg.Batch.Send(&m.socket, &d) // at once: ping measures the time until the reply
+	s := &m.socket
+	if m.raw != nil {
+		s = &m.raw.socket
+		setIdentifier(p, m.rawID)
+	}
+	f.cfg.Batch.Send(&s.DatagramSocket, &d) // at once: ping measures the time until the reply
 }
+
+// refusesPing reports whether an errno of socket(2) means that the socket is not for
+// us.
+func refusesPing(errno unix.Errno) bool { return errno == unix.EACCES || errno == unix.EPERM }
 
 // explainPing says once why ping does not work and how to change that.
 func (f *Forwarder) explainPing() {
@@ -49,7 +60,7 @@ func (f *Forwarder) explainPing() {
 		return
 	}
 	f.pingRefused = true
-	f.cfg.Logger.Warn("ping to the outside does not work: the kernel refuses ping sockets to this user's groups",
+	f.cfg.Logger.Warn("ping to the outside does not work: the kernel refuses ping sockets to this user's groups, and raw ones",
 		"remedy", `as root: sysctl -w net.ipv4.ping_group_range="0 2147483647"`)
 }
 

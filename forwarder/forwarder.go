@@ -1,6 +1,7 @@
 package forwarder
 
 import (
+	"hash/maphash"
 	"log/slog"
 	"net/netip"
 
@@ -65,7 +66,9 @@ type Forwarder struct {
 
 	answer      func(from, to netip.AddrPort, response []byte) // answerDNS, bound once
 	backlog     policy.Backlog
-	pingRefused bool // said once
+	seed        maphash.Seed // of dnsTalk
+	raw4, raw6  *rawEcho     // nil: not needed
+	pingRefused bool         // said once
 }
 
 // New makes a forwarder; Attach completes it.
@@ -76,7 +79,7 @@ func New(cfg Config) *Forwarder {
 	if cfg.Source == nil {
 		cfg.Source = func(netip.Addr) (netip.Addr, bool, error) { return netip.Addr{}, false, nil }
 	}
-	f := &Forwarder{cfg: cfg}
+	f := &Forwarder{cfg: cfg, seed: maphash.MakeSeed()}
 	f.answer = f.answerDNS
 	return f
 }
@@ -103,7 +106,7 @@ func (f *Forwarder) decidedUDP(p *stack.Packet, src, dst netip.AddrPort, d polic
 		}
 	case policy.Refuse:
 		q := p.Quote()
-		f.tellError(d.Errno, netip.Addr{}, &q)
+		f.tellError(d.Errno, &q)
 	case policy.ServeDNS:
 		f.serveDNS(p, src, dst)
 	case policy.ServeDHCP:
@@ -132,7 +135,7 @@ func payload(p *stack.Packet) []byte { return p.Head[8:] }
 func (f *Forwarder) serveDNS(p *stack.Packet, src, dst netip.AddrPort) {
 	if f.cfg.DNS == nil {
 		q := p.Quote()
-		f.tellError(unix.ECONNREFUSED, netip.Addr{}, &q)
+		f.tellError(unix.ECONNREFUSED, &q)
 		return
 	}
 	query := payload(p)
@@ -159,7 +162,7 @@ func (f *Forwarder) decidedEcho(p *stack.Packet, d policy.Decision) {
 		f.sendEcho(p, d.To.Addr())
 	case policy.Refuse:
 		q := p.Quote()
-		f.tellError(d.Errno, netip.Addr{}, &q)
+		f.tellError(d.Errno, &q)
 	case policy.Wait:
 		f.hold(p, d.Pending, f.decidedEcho)
 	}
@@ -167,11 +170,3 @@ func (f *Forwarder) decidedEcho(p *stack.Packet, d policy.Decision) {
 
 // Flush implements stack.Handler.
 func (f *Forwarder) Flush() { f.cfg.Batch.Flush() }
-
-// tellError sends the guest the ICMP error for an errno, if there is one. It comes
-// from the router, or from the gateway if that is not valid.
-func (f *Forwarder) tellError(errno unix.Errno, router netip.Addr, q *stack.Quote) {
-	if why, ok := stack.UnreachableFor(errno); ok {
-		f.stack.SendUnreachable(router, why, q)
-	}
-}

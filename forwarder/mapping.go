@@ -1,14 +1,12 @@
 package forwarder
 
 import (
-	"encoding/binary"
 	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/flow"
-	"epiphyte/internal/shard"
 	"epiphyte/internal/sockio"
 	"epiphyte/stack"
 )
@@ -18,13 +16,10 @@ const (
 	// two minutes at least and recommends five; libslirp's callers are used to
 	// four.
 	mappingIdle = 240 * time.Second
-	// mappingIdleDNS applies while a mapping has talked to port 53 alone: one
-	// query, one answer, and stub resolvers take a new port for each.
+	// mappingIdleDNS is for a mapping whose DNS queries are answered, see dnsTalk.
 	mappingIdleDNS = 10 * time.Second
 	// mappingIdleEcho: ping's own patience is 10 s, its interval less.
 	mappingIdleEcho = 30 * time.Second
-
-	portDNS = 53
 )
 
 // mapping is one unconnected host socket that stands for a guest address and
@@ -32,80 +27,60 @@ const (
 type mapping struct {
 	f      *Forwarder
 	record *flow.Flow
-	socket sockio.DatagramSocket
-	watch  *shard.Watch
-	queued bool // runnable again in the next turn
+	socket datagramSocket // closed if raw carries it
+	dns    dnsTalk        // of UDP
+	raw    *rawEcho       // of echo, where there are no ping sockets; nil otherwise
+	rawID  uint16         // the identifier outside, of raw
 }
 
 // mapping returns the mapping of a guest's end, opening its socket if there is
 // none.
-func (f *Forwarder) mapping(proto uint8, guest netip.AddrPort, idle time.Duration) (*mapping, unix.Errno) {
+func (f *Forwarder) mapping(proto uint8, guest netip.AddrPort) (*mapping, unix.Errno) {
 	if r := f.cfg.Table.Find(flow.Mapping, proto, guest, netip.AddrPort{}); r != nil {
-		r.Idle = max(r.Idle, idle)
 		f.cfg.Table.Used(r)
 		return r.Owner.(*mapping), 0
 	}
-	return f.openMapping(proto, guest, idle)
+	return f.openMapping(proto, guest)
 }
 
-func (f *Forwarder) openMapping(proto uint8, guest netip.AddrPort, idle time.Duration) (*mapping, unix.Errno) {
+func (f *Forwarder) openMapping(proto uint8, guest netip.AddrPort) (*mapping, unix.Errno) {
 	f.cfg.Table.Admit(flow.Mapping)
+	m := &mapping{f: f}
+	m.record = &flow.Flow{
+		Owner: m, Guest: f.cfg.Guest, Kind: flow.Mapping, Proto: proto, Src: guest, Idle: mappingIdle, State: flow.Mapped,
+	}
 	socketProto := 0
 	if proto != stack.ProtoUDP {
-		socketProto = int(proto)
+		m.record.Idle, socketProto = mappingIdleEcho, int(proto)
 	}
-	fd, errno := f.socket(guest.Addr(), unix.SOCK_DGRAM, socketProto)
+	errno := m.socket.open(f, m, guest.Addr(), unix.SOCK_DGRAM, socketProto)
+	if refusesPing(errno) && proto != stack.ProtoUDP {
+		errno = f.openRawMapping(m)
+	}
 	if errno != 0 {
 		return nil, errno
 	}
-	setMappingOptions(fd, proto, guest.Addr().Is6())
-	m := &mapping{f: f}
-	w, err := f.cfg.Shard.Watch(fd, unix.EPOLLIN|unix.EPOLLET, m)
-	if err != nil {
-		unix.Close(fd)
-		return nil, unix.ENOBUFS
-	}
-	m.watch = w
-	m.socket = sockio.DatagramSocket{FD: fd, Owner: m, Control: proto != stack.ProtoUDP}
-	m.record = &flow.Flow{
-		Owner: m, Guest: f.cfg.Guest, Kind: flow.Mapping, Proto: proto, Src: guest, FD: fd, Idle: idle, State: flow.Mapped,
-	}
+	m.record.FD = m.socket.FD
 	f.cfg.Table.Add(m.record)
 	return m, 0
 }
 
-// setMappingOptions sets what the socket of a mapping needs. A burst of 200
-// full-sized datagrams weighs 460 kB in the receive buffer.
-func setMappingOptions(fd int, proto uint8, v6 bool) {
-	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, sockio.ReceiveBuffer)
-	level, recverr := unix.IPPROTO_IP, unix.IP_RECVERR
-	recvttl := unix.IP_RECVTTL
-	if v6 {
-		level, recverr, recvttl = unix.IPPROTO_IPV6, unix.IPV6_RECVERR, unix.IPV6_RECVHOPLIMIT
-		unix.SetsockoptInt(fd, level, unix.IPV6_V6ONLY, 1)
-	}
-	unix.SetsockoptInt(fd, level, recverr, 1)
-	if proto != stack.ProtoUDP {
-		unix.SetsockoptInt(fd, level, recvttl, 1)
-	}
-}
-
 // sendDatagram sends a datagram of the guest, now or with the rest of its batch.
 func (f *Forwarder) sendDatagram(p *stack.Packet, src, to netip.AddrPort) {
-	idle := mappingIdle
-	if to.Port() == portDNS {
-		idle = mappingIdleDNS
-	}
-	m, errno := f.mapping(stack.ProtoUDP, src, idle)
+	m, errno := f.mapping(stack.ProtoUDP, src)
 	if errno != 0 {
 		q := p.Quote()
-		f.tellError(errno, netip.Addr{}, &q)
+		f.tellError(errno, &q)
 		return
 	}
 	d := sockio.Datagram{Payload: [2][]byte{p.Head[8:], p.Tail}, TTL: ttlBeyond(p), Segment: p.SegmentSize}
 	d.To.Set(to)
 	m.record.Out += uint64(d.Size())
-	f.cfg.Batch.Queue(&m.socket, &d)
+	if !m.dns.other {
+		m.dns.sent(f.seed, p)
+		m.setIdle()
+	}
+	f.cfg.Batch.Queue(&m.socket.DatagramSocket, &d)
 	if len(p.Tail) > 0 || !p.Fresh {
 		f.cfg.Batch.Flush() // the next frame is read over the tail
 	}
@@ -126,29 +101,15 @@ func ttlBeyond(p *stack.Packet) uint8 {
 	return p.TTL - 1
 }
 
-// Ready implements shard.Handler.
-func (m *mapping) Ready(events uint32) {
-	if events&unix.EPOLLERR != 0 {
-		m.socket.ReadErrors(m.passError)
+// setIdle has the mapping forgotten soon once it has served its DNS queries, and as
+// late as any other else.
+func (m *mapping) setIdle() {
+	idle := mappingIdle
+	if m.dns.over() {
+		idle = mappingIdleDNS
 	}
-	if events&unix.EPOLLIN != 0 && !m.queued {
-		m.receive()
-	}
-}
-
-// Run implements shard.Task: another turn for a mapping with datagrams left.
-func (m *mapping) Run() {
-	m.queued = false
-	if m.socket.FD >= 0 {
-		m.receive()
-	}
-}
-
-// receive takes what has arrived, and asks for another turn if there may be more.
-func (m *mapping) receive() {
-	if _, more := m.f.cfg.Batch.Read(&m.socket); more {
-		m.queued = true
-		m.f.cfg.Shard.Again(m)
+	if idle != m.record.Idle {
+		m.f.cfg.Table.SetIdle(m.record, idle)
 	}
 }
 
@@ -164,62 +125,24 @@ func (m *mapping) Received(from *sockio.Addr, control []byte, segment int, parts
 		}
 		return
 	}
-	if seen, ok := m.seen(from.AddrPort()); ok {
+	peer := from.AddrPort()
+	if !m.dns.other && peer.Port() == portDNS {
+		for _, p := range parts {
+			for ; len(p) > 0; p = p[min(segment, len(p)):] {
+				m.dns.received(m.f.seed, p[:min(segment, len(p))])
+			}
+		}
+		m.setIdle()
+	}
+	if seen, ok := m.seen(peer); ok {
 		m.f.stack.SendUDPs(seen, m.record.Src, segment, parts...)
 	}
 }
 
-// SendFailed implements sockio.DatagramOwner.
-func (m *mapping) SendFailed(d *sockio.Datagram, errno unix.Errno) {
-	if q, ok := m.quote(d.To.AddrPort(), d.Payload[0], d.Size()); ok {
-		m.f.tellError(errno, netip.Addr{}, &q)
-	}
-}
-
-// passError passes an ICMP error that the host has received on to the guest as
-// what it is: about the guest's own packet, from the router that sent it.
-func (m *mapping) passError(e *sockio.QueuedError) {
-	f := m.f
-	q, ok := m.quote(e.To, e.Data, len(e.Data))
-	if !ok {
-		return
-	}
-	router, ok := m.seen(netip.AddrPortFrom(e.Offender, 0))
-	if !ok || e.Offender.IsLinkLocalUnicast() {
-		router = netip.AddrPort{} // the gateway speaks for it
-	}
-	switch {
-	case e.Origin == unix.SO_EE_ORIGIN_ICMP && e.Type == 11, e.Origin == unix.SO_EE_ORIGIN_ICMP6 && e.Type == 3:
-		f.stack.SendUnreachable(router.Addr(), stack.TimeExceeded, &q)
-	case e.Errno == unix.EMSGSIZE && e.Info > 0:
-		f.stack.SendTooBig(router.Addr(), int(e.Info), &q)
-	default:
-		f.tellError(e.Errno, router.Addr(), &q)
-	}
-}
-
-// quote identifies to the guest the packet of its own that was sent to the host's
-// to, with a payload that begins with data and has size bytes in all. Of an
-// echo request the payload is the ICMP message itself.
-func (m *mapping) quote(to netip.AddrPort, data []byte, size int) (stack.Quote, bool) {
-	seen, ok := m.seen(to)
-	if !ok {
-		return stack.Quote{}, false
-	}
-	q := stack.UDPQuote(m.record.Src, seen, size)
-	if m.record.Proto != stack.ProtoUDP {
-		q.Proto = m.record.Proto
-		if copy(q.Transport[:], data) < len(q.Transport) {
-			return stack.Quote{}, false
-		}
-		binary.BigEndian.PutUint16(q.Transport[4:], m.record.Src.Port())
-	}
-	return q, true
-}
-
 // End implements flow.Owner.
 func (m *mapping) End(flow.Reason) {
-	m.watch.Forget()
-	unix.Close(m.socket.FD)
-	m.socket.FD = -1
+	m.socket.close()
+	if m.raw != nil {
+		m.raw.remove(m)
+	}
 }

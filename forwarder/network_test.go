@@ -82,12 +82,42 @@ func ownNetwork(t *testing.T, pingGroups string) {
 	}
 }
 
-const allGroups = "0 2147483647"
+// Values of ping_group_range.
+const (
+	allGroups = "0 2147483647"
+	noGroups  = "1 0"
+)
+
+// eachPing runs a test in a network of its own by ping sockets, and by the raw ones
+// that root has where nobody may have ping sockets.
+func eachPing(t *testing.T, test func(t *testing.T)) {
+	for name, groups := range map[string]string{"ping sockets": allGroups, "raw sockets": noGroups} {
+		t.Run(name, func(t *testing.T) {
+			ownNetwork(t, groups)
+			test(t)
+		})
+	}
+}
+
+// dropNetRaw takes CAP_NET_RAW from the test's thread, which ends with the test.
+func dropNetRaw(t *testing.T) {
+	t.Helper()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	if err := unix.Capget(&header, &caps[0]); err != nil {
+		t.Fatal(err)
+	}
+	caps[0].Effective &^= 1 << unix.CAP_NET_RAW
+	if err := unix.Capset(&header, &caps[0]); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // TestB26_Echo: what comes back has the guest's identifier, sequence and bytes,
 // the address asked and the TTL of its way.
-func TestB26_Echo(t *testing.T) {
-	ownNetwork(t, allGroups)
+func TestB26_Echo(t *testing.T) { eachPing(t, testEcho) }
+
+func testEcho(t *testing.T) {
 	for _, tt := range []struct {
 		guest netip.Addr
 		there string
@@ -133,7 +163,8 @@ func TestB26_Echo(t *testing.T) {
 // TestB26_RefusedPingIsExplainedOnce: the guest hears nothing, and the log has
 // one line with the sysctl to set.
 func TestB26_RefusedPingIsExplainedOnce(t *testing.T) {
-	ownNetwork(t, "1 0")
+	ownNetwork(t, noGroups)
+	dropNetRaw(t)
 	var log bytes.Buffer
 	r := newRig(t, setup{Config: Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}})
 	for i := range uint16(100) {
@@ -153,8 +184,9 @@ func TestB26_RefusedPingIsExplainedOnce(t *testing.T) {
 
 // TestB15_Unreachable: the guest is told what the host's kernel said, about its
 // own packet, by TCP, UDP and echo alike; never a RST.
-func TestB15_Unreachable(t *testing.T) {
-	ownNetwork(t, allGroups)
+func TestB15_Unreachable(t *testing.T) { eachPing(t, testUnreachable) }
+
+func testUnreachable(t *testing.T) {
 	for _, tt := range []struct {
 		dst       string
 		typ, code byte

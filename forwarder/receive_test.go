@@ -5,12 +5,12 @@ import (
 	"net"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"epiphyte/internal/flow"
 	"epiphyte/internal/sockio"
 	"epiphyte/internal/testnet"
 	"epiphyte/stack"
-
-	"golang.org/x/sys/unix"
 )
 
 // A mapping that is flooded has one turn after the other, as others have: events that
@@ -28,7 +28,7 @@ func TestFloodedMappingHasOneTurn(t *testing.T) {
 		}
 	}
 	for range 3 {
-		m.Owner.(*mapping).Ready(unix.EPOLLIN)
+		m.Owner.(*mapping).socket.Ready(unix.EPOLLIN)
 	}
 	if m.In != turn {
 		t.Errorf("%d datagrams taken at once, want %d", m.In, turn)

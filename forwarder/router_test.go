@@ -28,9 +28,9 @@ const (
 )
 
 // ownRouter is ownNetwork with the router's namespace behind a veth pair.
-func ownRouter(t *testing.T) {
+func ownRouter(t *testing.T, pingGroups string) {
 	t.Helper()
-	ownNetwork(t, allGroups)
+	ownNetwork(t, pingGroups)
 	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "host"}, PeerName: "router"}
 	if err := netlink.LinkAdd(veth); err != nil {
 		t.Skipf("add veth pair: %v", err)
@@ -124,7 +124,13 @@ func configureLink(name string, addrs ...string) error {
 // TestB26_ErrorsOfRouters: what a router says about a packet of ours, it says
 // to the guest about its own: by whom, why, and about what.
 func TestB26_ErrorsOfRouters(t *testing.T) {
-	ownRouter(t)
+	for name, groups := range map[string]string{"ping sockets": allGroups, "raw sockets": noGroups} {
+		t.Run(name, func(t *testing.T) { testErrorsOfRouters(t, groups) })
+	}
+}
+
+func testErrorsOfRouters(t *testing.T, pingGroups string) {
+	ownRouter(t, pingGroups)
 	for _, tt := range []struct {
 		guest            netip.Addr
 		router, far      string

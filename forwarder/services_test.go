@@ -113,13 +113,13 @@ func TestQueryWithoutResolver(t *testing.T) {
 	}
 }
 
-// A resolver without room for another stream resets the connection, and the
-// guest may come again.
+// Where the resolver has no room for another stream the guest is told at once, and
+// may come again; it does not look as if nobody served the port.
 func TestB27_NoStreamLeft(t *testing.T) {
 	r := newRig(t, setup{Config: Config{DNS: new(fakeDNS)}})
 	r.send(testnet.SYN(at(guest4, 4000), at(netip.MustParseAddr("10.0.2.3"), 53), 1))
-	if p := r.receive(stack.ProtoTCP); p.TCPFlags()&4 == 0 {
-		t.Errorf("flags %v, want a RST", p.TCPFlags())
+	if p := r.receive(stack.ProtoICMP); p.Payload[0] != 3 || p.Payload[1] != 1 {
+		t.Errorf("type %d code %d, want host unreachable", p.Payload[0], p.Payload[1])
 	}
 	r.wantCounts(counts{})
 }

@@ -28,6 +28,9 @@ func (f *Forwarder) socket(addr netip.Addr, typ, proto int) (int, unix.Errno) {
 		return -1, err.(unix.Errno)
 	}
 	if bound {
+		if typ == unix.SOCK_STREAM {
+			sockio.DeferPort(fd)
+		}
 		var sa sockio.Addr
 		sa.Set(netip.AddrPortFrom(from, 0))
 		if errno := sockio.Bind(fd, &sa); errno != 0 {

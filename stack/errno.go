@@ -40,19 +40,3 @@ func toErrno(err tcpip.Error) unix.Errno {
 		return unix.EIO
 	}
 }
-
-// UnreachableFor is the ICMP reason for an errno of a host socket, and whether
-// there is one.
-func UnreachableFor(errno unix.Errno) (Unreachable, bool) {
-	switch errno {
-	case unix.ENETUNREACH, unix.ENETDOWN, unix.EADDRNOTAVAIL, unix.EAFNOSUPPORT:
-		return NetUnreachable, true
-	case unix.EHOSTUNREACH, unix.EHOSTDOWN, unix.ETIMEDOUT, unix.ENONET:
-		return HostUnreachable, true
-	case unix.ECONNREFUSED:
-		return PortUnreachable, true
-	case unix.EACCES, unix.EPERM:
-		return Prohibited, true
-	}
-	return 0, false
-}

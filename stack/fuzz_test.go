@@ -43,7 +43,7 @@ func FuzzReceive(f *testing.F) {
 		accepted := make(map[stack.Tuple]bool)
 		for _, y := range s.syns {
 			q := y.Quote()
-			s.stack.SendUnreachable(y.Dst.Addr(), stack.HostUnreachable, &q)
+			s.stack.SendICMPError(y.Dst.Addr(), stack.ICMPError{Type: 3, Code: 1}, &q)
 			s.stack.SendReset(y)
 			if !accepted[y.Key] { // as a forwarder has to see to
 				accepted[y.Key] = true

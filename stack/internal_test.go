@@ -66,20 +66,6 @@ func TestToErrno(t *testing.T) {
 	}
 }
 
-func TestB15_UnreachableFor(t *testing.T) {
-	want := map[unix.Errno]Unreachable{
-		unix.ENETUNREACH: NetUnreachable, unix.ENETDOWN: NetUnreachable, unix.EADDRNOTAVAIL: NetUnreachable, unix.EAFNOSUPPORT: NetUnreachable,
-		unix.EHOSTUNREACH: HostUnreachable, unix.EHOSTDOWN: HostUnreachable, unix.ETIMEDOUT: HostUnreachable, unix.ENONET: HostUnreachable,
-		unix.ECONNREFUSED: PortUnreachable, unix.EACCES: Prohibited, unix.EPERM: Prohibited,
-	}
-	for errno := range unix.Errno(134) {
-		got, ok := UnreachableFor(errno)
-		if w, expected := want[errno]; ok != expected || ok && got != w {
-			t.Errorf("UnreachableFor(%v) = %v, %v, want %v, %v", errno, got, ok, w, expected)
-		}
-	}
-}
-
 // B42: a guest that makes up sources does not grow the table for ever.
 func TestB42_NeighborsAreBounded(t *testing.T) {
 	var n neighbors

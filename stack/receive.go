@@ -1,8 +1,6 @@
 package stack
 
 import (
-	"net/netip"
-
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -190,8 +188,7 @@ func (s *Stack) dispatch(p *Packet, asError func()) {
 		if p.isError() {
 			return
 		}
-		q := p.Quote()
-		s.SendUnreachable(netip.Addr{}, TimeExceeded, &q)
+		s.sendTimeExceeded(p)
 	case p.Proto == ProtoUDP:
 		s.handler.UDP(p)
 	default:
@@ -230,8 +227,7 @@ func (s *Stack) openingSYN(p *Packet, key Tuple, checked bool) {
 		return
 	}
 	if p.TTL <= 1 && !s.plan.IsOwn(p.Dst) {
-		q := p.Quote()
-		s.SendUnreachable(netip.Addr{}, TimeExceeded, &q)
+		s.sendTimeExceeded(p)
 		return
 	}
 	if s.accepting[key] != nil {

@@ -202,10 +202,10 @@ func TestSendAbort(t *testing.T) {
 func TestB15_ErrorsQuoteThePacket(t *testing.T) {
 	families(t, func(t *testing.T, guest, remote netip.AddrPort) {
 		s := newSeam(t, seamConfig{})
-		gateway, codes := s.plan.Gateway, [][2]uint8{{3, 0}, {3, 1}, {3, 3}, {3, 13}, {11, 0}}
+		gateway, codes := s.plan.Gateway, [][2]uint8{{3, 0}, {3, 1}, {3, 2}, {3, 3}, {3, 13}, {3, 15}, {11, 0}, {11, 1}, {12, 0}}
 		tooBig := [2]uint8{3, 4}
 		if guest.Addr().Is6() {
-			gateway, codes = s.plan.Gateway6, [][2]uint8{{1, 0}, {1, 3}, {1, 4}, {1, 1}, {3, 0}}
+			gateway, codes = s.plan.Gateway6, [][2]uint8{{1, 0}, {1, 3}, {1, 4}, {1, 1}, {1, 6}, {3, 0}, {3, 1}, {4, 1}}
 			tooBig = [2]uint8{2, 0}
 		}
 		router := netip.AddrPortFrom(remote.Addr().Next(), 0).Addr()
@@ -215,12 +215,13 @@ func TestB15_ErrorsQuoteThePacket(t *testing.T) {
 		}
 		quotes := map[string]stack.Quote{"SYN": s.syn(guest, remote, 0x12345678).Quote(), "UDP": stack.UDPQuote(guest, remote, 4)}
 		for name, q := range quotes {
-			for why, code := range codes {
-				s.stack.SendUnreachable(netip.Addr{}, stack.Unreachable(why), &q)
-				s.stack.SendUnreachable(router, stack.Unreachable(why), &q)
+			for _, code := range codes {
+				e := stack.ICMPError{Type: code[0], Code: code[1]}
+				s.stack.SendICMPError(netip.Addr{}, e, &q)
+				s.stack.SendICMPError(router, e, &q)
 				sent := s.sent()
 				if len(sent) != 2 {
-					t.Fatalf("%s, %d: sent %d packets, want 2", name, why, len(sent))
+					t.Fatalf("%s, %v: sent %d packets, want 2", name, e, len(sent))
 				}
 				checkError(t, name, sent[0], gateway, code[0], code[1], about[name])
 				checkError(t, name, sent[1], router, code[0], code[1], about[name])
@@ -241,7 +242,7 @@ func TestB15_ErrorsQuoteThePacket(t *testing.T) {
 			if q.Dst.Is4() != guest.Addr().Is4() {
 				continue
 			}
-			s.stack.SendUnreachable(netip.Addr{}, stack.PortUnreachable, &q)
+			s.stack.SendICMPError(netip.Addr{}, stack.ICMPError{Type: 3, Code: 3}, &q)
 			if sent := s.sent(); len(sent) > 0 {
 				t.Errorf("an error about %s was sent", dst)
 			}
@@ -253,7 +254,7 @@ func TestB15_ErrorsQuoteThePacket(t *testing.T) {
 func TestErrorToALinkLocalGuest(t *testing.T) {
 	s := newSeam(t, seamConfig{})
 	q := stack.UDPQuote(netip.MustParseAddrPort("[fe80::100]:9"), remote6, 1)
-	s.stack.SendUnreachable(netip.Addr{}, stack.PortUnreachable, &q)
+	s.stack.SendICMPError(netip.Addr{}, stack.ICMPError{Type: 1, Code: 4}, &q)
 	if sent := s.sent(); len(sent) != 1 || sent[0].Src != s.plan.GatewayLinkLocal {
 		t.Errorf("sent %+v", sent)
 	}

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/testnet"
 	"epiphyte/stack"
@@ -337,24 +339,25 @@ func testResets(t *testing.T, l link) {
 // What the host refuses, the guest hears at once, by its reason.
 func testRefusals(t *testing.T, l link) {
 	for _, refusal := range []struct {
-		why  stack.Unreachable
+		why  unix.Errno
 		want string
 	}{
-		{-1, "connection was refused"},
-		{stack.HostUnreachable, "host"},
-		{stack.NetUnreachable, "network"},
+		{unix.ECONNREFUSED, "connection was refused"},
+		{unix.EHOSTUNREACH, "host"},
+		{unix.ENETUNREACH, "network"},
 	} {
-		if l.v6 && refusal.why == stack.HostUnreachable {
+		if l.v6 && refusal.why == unix.EHOSTUNREACH {
 			continue // the guest's gVisor makes nothing of ICMPv6's address unreachable
 		}
 		var p pair
 		p = newPair(t, l, &host{decide: func(syn *stack.SYN) {
-			if refusal.why < 0 {
+			if refusal.why == unix.ECONNREFUSED {
 				p.stack.SendReset(syn)
 				return
 			}
 			q := syn.Quote()
-			p.stack.SendUnreachable(netip.Addr{}, refusal.why, &q)
+			e, _ := stack.ICMPErrorFor(refusal.why, l.v6)
+			p.stack.SendICMPError(netip.Addr{}, e, &q)
 		}})
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		c, err := p.guest.DialTCP(ctx, 0, p.to)

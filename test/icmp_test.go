@@ -5,11 +5,13 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"epiphyte/test/harness"
@@ -275,4 +277,48 @@ func TestB26_RefusedPingSocketIsExplainedOnce(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestB26_RawSocketWhereThereIsNoPingSocket: a helper that may open raw sockets, as
+// root may, answers pings although ping sockets are refused.
+func TestB26_RawSocketWhereThereIsNoPingSocket(t *testing.T) {
+	ours(t, "word about ping sockets")
+	host := must(env.NewNS())(t)
+	t.Cleanup(func() { host.Close() })
+	if err := host.Do(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err == nil {
+			err = netlink.LinkSetUp(lo)
+		}
+		for _, f := range families() {
+			a, parseErr := netlink.ParseAddr(fmt.Sprintf("%s/%d", f.server, netip.MustParseAddr(f.server).BitLen()))
+			if err == nil && parseErr == nil {
+				a.Flags = unix.IFA_F_NODAD
+				err = netlink.AddrAdd(lo, a)
+			}
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w := serveWith(t, harness.HelperConfig{Host: host, Caps: []uintptr{unix.CAP_NET_RAW}})
+	eachFamily(t, func(t *testing.T, f family) {
+		p := w.pinger(t, f)
+		reply, _, unreachable := p.types()
+		for id := range uint16(5) {
+			payload := fmt.Appendf(nil, "ping %d", id)
+			p.echo(t, f.server, id, 100+id, payload)
+			got, from := p.wait(t, 2*time.Second, reply)
+			if from != f.server || got == nil || !bytes.Equal(got[4:], echoRequest(f, id, 100+id, payload)[4:]) {
+				t.Errorf("ping %d: % x from %q", id, got, from)
+			}
+		}
+		p.echo(t, f.noNet, 2, 1, nil)
+		if got, _ := p.wait(t, 2*time.Second, reply, unreachable); got == nil || got[0] != unreachable {
+			t.Errorf("ping %s gave % x, want destination unreachable", f.noNet, got)
+		}
+	})
+	if said := w.helper.Stderr.String(); strings.Contains(said, "ping_group_range") {
+		t.Errorf("it says: %s", said)
+	}
 }

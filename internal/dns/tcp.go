@@ -9,7 +9,10 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
+
+	"epiphyte/internal/sockio"
 )
 
 var errOtherQuestion = errors.New("answer to another question")
@@ -57,6 +60,9 @@ func (r *Resolver) exchangeTCP(ctx context.Context, addr netip.AddrPort, query [
 	var d net.Dialer
 	if bound {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+		d.Control = func(_, _ string, c syscall.RawConn) error {
+			return c.Control(func(fd uintptr) { sockio.DeferPort(int(fd)) })
+		}
 	}
 	conn, err := d.DialContext(ctx, "tcp", addr.String())
 	if err != nil {

@@ -78,7 +78,7 @@ type Owner interface {
 }
 
 // Flow is one record. Its owner fills it in before Table.Add. After that, on the
-// shard's thread, it may change Owner, FD, Idle, In, Out and State, and Remote, but
+// shard's thread, it may change Owner, FD, In, Out and State, and Remote, but
 // only for kinds that Table.Find does not look up. Nothing else may change.
 type Flow struct {
 	Owner  Owner

@@ -117,6 +117,14 @@ func (t *Table) Used(f *Flow) {
 	}
 }
 
+// SetIdle changes the time without traffic after which a flow expires.
+func (t *Table) SetIdle(f *Flow, idle time.Duration) {
+	f.Idle = idle
+	if f.listed && idle > 0 && f.Kind.canExpire() {
+		t.lookBefore(f.used + idle)
+	}
+}
+
 // Establish notes that a connection has both of its ends. A Dial or Client becomes a
 // Conn.
 func (t *Table) Establish(f *Flow) {

@@ -108,6 +108,12 @@ func Bind(fd int, to *Addr) unix.Errno {
 	return errno
 }
 
+// DeferPort has the coming bind(2) of a stream socket to an address without a port
+// leave the port to connect(2) (IP_BIND_ADDRESS_NO_PORT, Linux 4.2, of either
+// family). A port that bind chose would serve one destination alone, so that the
+// host's some 28000 would be used up over all of them.
+func DeferPort(fd int) { unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1) }
+
 // LocalAddr is getsockname(2), not valid for a socket without an IP address.
 func LocalAddr(fd int) netip.AddrPort {
 	var a Addr

@@ -14,10 +14,15 @@ import (
 type QueuedError struct {
 	Errno              unix.Errno
 	Origin, Type, Code uint8      // Origin: SO_EE_ORIGIN_*
-	Info               uint32     // of EMSGSIZE: the path MTU in bytes
+	Info               uint32     // of EMSGSIZE: the path MTU; of a parameter problem: the offset; both in bytes
 	Offender           netip.Addr // the router that says so
 	To                 netip.AddrPort
 	Data               []byte // the beginning of what was sent; valid during the call
+}
+
+// FromICMP reports whether Type and Code are those of an ICMP or ICMPv6 message.
+func (e *QueuedError) FromICMP() bool {
+	return e.Origin == unix.SO_EE_ORIGIN_ICMP || e.Origin == unix.SO_EE_ORIGIN_ICMP6
 }
 
 // errorsPerEvent bounds what one event makes us read; the queue is itself

@@ -38,6 +38,9 @@ type HelperConfig struct {
 	Wrap []string
 	// NoWait returns before the helper is ready.
 	NoWait bool
+	// Caps are capabilities (unix.CAP_*) that the helper has in the runner's user
+	// namespace. Without, it is a plain user's process.
+	Caps []uintptr
 	// Files are inherited as descriptors 5 and up.
 	Files []*os.File
 }
@@ -79,12 +82,12 @@ func (e *Env) Start(ctx context.Context, cfg HelperConfig) (*Helper, error) {
 	defer exitR.Close()
 	var stdout, stderr lockedBuffer
 	argv := slices.Concat(cfg.Wrap, []string{e.Binary}, e.flags(cfg.Args))
-	attr := &syscall.SysProcAttr{}
+	attr := &syscall.SysProcAttr{AmbientCaps: slices.Clone(cfg.Caps)}
 	if cfg.Etc != "" || cfg.ReadOnly {
 		argv = slices.Concat([]string{"/proc/self/exe", cfg.Etc, strconv.FormatBool(cfg.ReadOnly)}, argv)
 		cfg.Env = append(cfg.Env, envStage+"=mounts")
 		attr.Cloneflags = unix.CLONE_NEWNS
-		attr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN}
+		attr.AmbientCaps = append(attr.AmbientCaps, unix.CAP_SYS_ADMIN)
 	}
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.SysProcAttr = attr
