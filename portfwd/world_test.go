@@ -172,14 +172,7 @@ func (w *world) publish(proto string, host netip.Addr, guestPort uint16) Entry {
 // address is where clients of a rule connect to.
 func address(e Entry) netip.AddrPort { return netip.AddrPortFrom(e.Rule.Host, e.Rule.HostPort) }
 
-// guestAddr is the guest's address of the family of host.
-func (w *world) guestAddr(host netip.Addr) netip.Addr {
-	if host.Is4() {
-		return w.Guest.Addr
-	}
-	return w.Guest.Addr6
-}
-
+// gateway is the gateway of the family of host.
 func (w *world) gateway(host netip.Addr) netip.Addr {
 	if host.Is4() {
 		return w.Plan.Gateway
