@@ -12,7 +12,7 @@
 // network+100 and routes through network+2 on its own): gateway .2, DNS .3,
 // DHCP range .15 to .30, recommended guest .100. The IPv6 side is a /64 with
 // the gateway at ::2 and DNS at ::3, both also reachable by their link-local
-// twins.
+// twins. The contract has no guest address there; ours is at the same offset, ::64.
 //
 // The package opens nothing and imports nothing of the data path.
 package addressing
@@ -54,6 +54,7 @@ type Plan struct {
 	Prefix6          netip.Prefix // the guest's IPv6 subnet, a /64
 	Gateway6         netip.Addr
 	DNS6             netip.Addr
+	Guest6           netip.Addr // with -c the configured guest address; otherwise unused
 	GatewayLinkLocal netip.Addr // fe80::2, the source of router advertisements
 	DNSLinkLocal     netip.Addr // fe80::3
 }
@@ -81,6 +82,7 @@ func New(v4, v6 netip.Prefix) (Plan, error) {
 	p.Prefix6 = v6
 	p.Gateway6 = add(v6.Addr(), offsetGateway)
 	p.DNS6 = add(v6.Addr(), offsetDNS)
+	p.Guest6 = add(v6.Addr(), offsetGuest)
 	p.GatewayLinkLocal = netip.MustParseAddr("fe80::2")
 	p.DNSLinkLocal = netip.MustParseAddr("fe80::3")
 	return p, nil

@@ -117,6 +117,7 @@ func TestNew(t *testing.T) {
 			Prefix: pre("10.41.0.0/16"), Gateway: a("10.41.0.2"), DNS: a("10.41.0.3"), Guest: a("10.41.0.100"),
 			DHCPStart: a("10.41.0.15"), DHCPEnd: a("10.41.0.30"),
 			Prefix6: pre("fd12:3456:789a:1::/64"), Gateway6: a("fd12:3456:789a:1::2"), DNS6: a("fd12:3456:789a:1::3"),
+			Guest6:           a("fd12:3456:789a:1::64"),
 			GatewayLinkLocal: a("fe80::2"), DNSLinkLocal: a("fe80::3"),
 		}},
 	} {
