@@ -15,23 +15,22 @@ import (
 type guestAddr6 struct {
 	fixed netip.Addr // set by the Config: nothing is learned
 	own   netip.Addr // last claimed from the TAP's own Ethernet address
-	other netip.Addr // last claimed from another one
 }
 
 // GuestAddr6 is the guest's own IPv6 address, not valid without IPv6. It is the
-// one of the Config; or the address of the plan's prefix that the TAP has last
-// claimed in neighbour discovery; or while it has claimed none, as when its Ethernet
-// address was changed, the one that any other interface has; or while nobody has
-// claimed one, what SLAAC makes of the TAP's Ethernet address (RFC 4291 appendix A).
-// Shard's thread only.
+// one of the Config; or else the address of the plan's prefix that the TAP's own
+// interface has last claimed in neighbour discovery; or while it has claimed none,
+// the one that SLAAC makes of its Ethernet address (RFC 4291 appendix A). Shard's
+// thread only.
 func (s *Stack) GuestAddr6() netip.Addr {
 	if !s.plan.IPv6() {
 		return netip.Addr{}
 	}
-	for _, a := range [...]netip.Addr{s.guest6.fixed, s.guest6.own, s.guest6.other} {
-		if a.IsValid() {
-			return a
-		}
+	if s.guest6.fixed.IsValid() {
+		return s.guest6.fixed
+	}
+	if s.guest6.own.IsValid() {
+		return s.guest6.own
 	}
 	mac := unpack(s.neigh.self.Load())
 	b := s.plan.Prefix6.Addr().As16()
@@ -43,6 +42,9 @@ func (s *Stack) GuestAddr6() netip.Addr {
 // discovery claims: the target of an advertisement or of duplicate address
 // detection, the source of any other solicitation.
 func (s *Stack) learnGuest6(p *Packet, h header.ICMPv6) {
+	if pack([6]byte(s.in.eth[6:12])) != s.neigh.self.Load() {
+		return
+	}
 	claimed := p.Src
 	switch {
 	case h.Type() == header.ICMPv6NeighborAdvert && len(h) >= header.ICMPv6NeighborAdvertMinimumSize:
@@ -50,12 +52,7 @@ func (s *Stack) learnGuest6(p *Packet, h header.ICMPv6) {
 	case h.Type() == header.ICMPv6NeighborSolicit && p.Src.IsUnspecified() && len(h) >= header.ICMPv6NeighborSolicitMinimumSize:
 		claimed = addrFrom(header.NDPNeighborSolicit(h.MessageBody()).TargetAddress())
 	}
-	if !s.plan.Prefix6.Contains(claimed) || s.plan.IsOwn(claimed) {
-		return
-	}
-	if pack([6]byte(s.in.eth[6:12])) == s.neigh.self.Load() {
+	if s.plan.Prefix6.Contains(claimed) && !s.plan.IsOwn(claimed) {
 		s.guest6.own = claimed
-	} else {
-		s.guest6.other = claimed
 	}
 }
