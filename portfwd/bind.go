@@ -91,15 +91,13 @@ func (r *Rule) resolve(p *addressing.Plan) error {
 	}
 	r.Host, r.GuestPort = r.host(), r.guestPort()
 	switch {
-	case r.Guest.Is6() && !p.IPv6():
-		return badField("guest_addr", "%v is an IPv6 address, and IPv6 is not enabled", r.Guest)
+	case r.Host.Is6() && !r.Guest.Is4() && !p.IPv6():
+		return badField("host_addr", "%v is an IPv6 address, and IPv6 is not enabled", r.Host)
 	case p.IsOwn(r.Guest):
 		return badField("guest_addr", "%v is the gateway's or the DNS server's, not the guest's", r.Guest)
 	case r.Guest.IsValid():
 	case r.Host.Is4():
 		r.Guest = p.Guest
-	case !p.IPv6():
-		return badField("host_addr", "%v is an IPv6 address, and IPv6 is not enabled", r.Host)
 	}
 	return nil
 }

@@ -66,7 +66,7 @@ func TestGuestAddresses(t *testing.T) {
 		{"127.0.0.1", "10.0.2.2", "guest_addr"},
 		{"127.0.0.1", "10.0.2.3", "guest_addr"},
 		{"::1", "10.0.2.100", ""},
-		{"::1", "fd00::64", "guest_addr"},
+		{"::1", "fd00::64", "host_addr"},
 		{"::1", "", "host_addr"},
 	} {
 		host := netip.MustParseAddr(c.host)

@@ -2,6 +2,8 @@ package test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -41,5 +43,31 @@ func TestIPv6OffInTheGuest(t *testing.T) {
 	}
 	if said := fmt.Sprint(attach(t, g, harness.HelperConfig{}, "-6").Stderr); !strings.Contains(said, "IPv6 is off in the guest") {
 		t.Errorf("said %q", said)
+	}
+}
+
+// TestB2_ControlSocketOfAnother: a socket that another program listens on is left to
+// it, and nothing is left of the start that wanted it.
+func TestB2_ControlSocketOfAnother(t *testing.T) {
+	ours(t, "refusal")
+	path := filepath.Join(t.TempDir(), "api")
+	if err := os.Chmod(filepath.Dir(path), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	attach(t, newGuest(t), harness.HelperConfig{}, "-a", path)
+	g := newGuest(t)
+	h, err := env.Start(timeout(t, deadline), harness.HelperConfig{
+		Args: []string{"-c", "-a", path, "-r", harness.ReadyFD, fmt.Sprint(g.PID), tapName}, NoWait: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.Kill)
+	code, _, err := h.Exit(timeout(t, deadline))
+	if said := fmt.Sprint(h.Stderr); err != nil || code != 1 || strings.Count(said, "\n") != 1 || !strings.Contains(said, path+": another process listens there") {
+		t.Errorf("exit status %d, %v, %q", code, err, said)
+	}
+	if links, err := g.Links(); err != nil || len(links) > 0 {
+		t.Errorf("left in the guest: %v, %v", links, err)
 	}
 }
