@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -91,11 +92,31 @@ func (c *rtnetlinkConn) configureIPv6(index int, want Network) (done bool, err e
 	default:
 		return false, fail("cannot set address "+want.Address6.String(), err, hintConfigure(err))
 	}
+	c.awaitLocal(want.Address6.Addr())
 	if want.Gateway6.IsValid() {
 		err = c.defaultRoute(index, want.Gateway6, metricIPv6)
 	}
 	return err == nil, err
 }
+
+// awaitLocal waits until the guest takes packets for its new address, at most busyFor:
+// the kernel adds the route that makes it do so in a work queue
+// (addrconf_dad_work). The answer to the guest's first solicitation would be lost
+// before, and the next one comes a second later.
+func (c *rtnetlinkConn) awaitLocal(addr netip.Addr) {
+	for deadline := time.Now().Add(busyFor); time.Now().Before(deadline); time.Sleep(localPause) {
+		msg := nl.NewRtMsg()
+		msg.Family, msg.Dst_len = unix.AF_INET6, 128
+		routes, err := c.ask(unix.RTM_GETROUTE, unix.NLM_F_ACK, msg, nl.NewRtAttr(unix.RTA_DST, addr.AsSlice()))
+		if err == nil && len(routes) > 0 && len(routes[0]) >= unix.SizeofRtMsg && nl.DeserializeRtMsg(routes[0]).Type == unix.RTN_LOCAL {
+			return
+		}
+	}
+}
+
+// localPause is between two looks; the work queue takes microseconds on a machine
+// that is not busy.
+const localPause = 200 * time.Microsecond
 
 func (c *rtnetlinkConn) addAddress(index int, addr netip.Prefix) error {
 	ip := addr.Addr().AsSlice()
