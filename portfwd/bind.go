@@ -90,13 +90,22 @@ func (r *Rule) resolve(p *addressing.Plan) error {
 		return err
 	}
 	r.Host, r.GuestPort = r.host(), r.guestPort()
-	if r.Host.Is6() && !p.IPv6() {
+	switch {
+	case r.Host.Is6() && !r.Guest.Is4() && !p.IPv6():
 		return badField("host_addr", "%v is an IPv6 address, and IPv6 is not enabled", r.Host)
-	}
-	if !r.Guest.IsValid() && r.Host.Is4() {
+	case p.IsOwn(r.Guest):
+		return badField("guest_addr", "%v is the gateway's or the DNS server's, not the guest's", r.Guest)
+	case r.Guest.IsValid():
+	case r.Host.Is4():
 		r.Guest = p.Guest
 	}
 	return nil
+}
+
+// astray reports whether the rule leads to an address that the guest's interface
+// cannot have. Such a rule works only where the guest forwards packets.
+func (r *Rule) astray(p *addressing.Plan) bool {
+	return r.Guest.IsValid() && !p.Prefix.Contains(r.Guest) && !(p.IPv6() && p.Prefix6.Contains(r.Guest))
 }
 
 // firstAddress is the first address of an interface, IPv4 before IPv6.

@@ -70,7 +70,7 @@ func (c *client) mayGoDirect() bool {
 	// The rule may name an address that is not the guest's own; whether its
 	// kernel passes such a connection on, only its device tells.
 	to := c.to.Addr()
-	own := to == cfg.Plan.Guest || to.Is6() && !c.p.guest.Addr().IsValid()
+	own := to == cfg.Plan.Guest || to.Is6() && to == cfg.Stack.GuestAddr6()
 	return own && cfg.Sockets.Transparent(familyOf(to)) && cfg.Shard.Now() >= c.p.avoid
 }
 

@@ -61,7 +61,11 @@ func TestVisible(t *testing.T) {
 		"198.51.100.1":    "198.51.100.1",
 		"255.255.255.254": "255.255.255.254",
 	} {
-		got := w.decide(unix.IPPROTO_TCP, netip.AddrPortFrom(netip.MustParseAddr(client), 4444), netip.AddrPort{}).From
+		from, server := netip.MustParseAddr(client), w.Plan.Guest
+		if from.Is6() {
+			server = w.Plan.Guest6
+		}
+		got := w.decide(unix.IPPROTO_TCP, netip.AddrPortFrom(from, 4444), netip.AddrPortFrom(server, 80)).From
 		if got != netip.AddrPortFrom(netip.MustParseAddr(want), 4444) {
 			t.Errorf("%s is seen as %v, want %s", client, got, want)
 		}

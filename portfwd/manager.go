@@ -123,6 +123,10 @@ func (m *Manager) Serve(b *Bound) (Entry, error) {
 		}
 		return Entry{}, fmt.Errorf("publish %v: %w", r, net.ErrClosed)
 	}
+	if r.astray(&m.cfg.Plan) {
+		// Not refused: the contract has it, and a guest that is a router may pass it on.
+		m.cfg.Logger.Warn("a published port leads out of the guest's subnet; the guest must forward it", "rule", r, "guest", r.Guest)
+	}
 	m.last++
 	e := Entry{ID: m.last, Rule: r}
 	m.rules[e.ID] = published{e, sockets}

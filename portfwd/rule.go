@@ -29,7 +29,8 @@ type Rule struct {
 	// HostPortEnd is the last port of a range, inclusive; 0: HostPort.
 	HostPortEnd uint16
 	// Guest is where the ports lead; the zero value means the guest's own
-	// address, of Host's family.
+	// address, of Host's family. IPv6 ports may lead to an IPv4 address, which sees
+	// all clients as the gateway; IPv4 ports not to IPv6.
 	Guest netip.Addr
 	// GuestPort is where HostPort leads, the ports after it counting up; 0:
 	// HostPort.
@@ -76,7 +77,7 @@ func (r *Rule) Validate() error {
 		return badField("host_port", "the range %d-%d ends before it begins", r.HostPort, r.HostPortEnd)
 	case r.Guest.IsValid() && (r.Guest.IsUnspecified() || r.Guest.IsMulticast() || r.Guest.IsLoopback() || r.Guest.Is4In6() || r.Guest.Zone() != ""):
 		return badField("guest_addr", "%v is no address of a guest", r.Guest)
-	case r.Guest.IsValid() && r.Guest.Is4() != r.host().Is4():
+	case r.Guest.Is6() && r.host().Is4():
 		return badField("guest_addr", "%v is not of the family of %v", r.Guest, r.host())
 	case int(r.guestPort())+r.Ports()-1 > 65535:
 		return badField("guest_port", "the range from %d on has no room for %d ports", r.guestPort(), r.Ports())

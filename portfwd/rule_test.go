@@ -130,7 +130,7 @@ func TestValidate(t *testing.T) {
 		{Rule{Host: netip.MustParseAddr("239.1.2.3"), HostPort: 80}, "host_addr"},
 		{Rule{HostPort: 80, HostPortEnd: 79}, "host_port"},
 		{Rule{HostPort: 80, Guest: v6}, "guest_addr"},
-		{Rule{Host: v6, HostPort: 80, Guest: v4}, "guest_addr"},
+		{Rule{Host: v6, HostPort: 80, Guest: v4}, ""},
 		{Rule{HostPort: 80, Guest: netip.IPv4Unspecified()}, "guest_addr"},
 		{Rule{HostPort: 80, Guest: loop4}, "guest_addr"},
 		{Rule{Host: v6, HostPort: 80, Guest: netip.IPv6Loopback()}, "guest_addr"},

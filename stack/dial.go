@@ -67,16 +67,3 @@ func (c *Conn) unclaim() {
 		c.s.claims.Release(ProtoTCP, c.RemoteAddr(), c.LocalAddr())
 	}
 }
-
-// GuestAddr6 is the guest's own IPv6 address: the one it was last seen to use
-// from the plan's prefix, or before that the one which SLAAC makes of its
-// Ethernet address (RFC 4291 appendix A). Shard's thread only.
-func (s *Stack) GuestAddr6() netip.Addr {
-	if s.guest6.IsValid() || !s.plan.IPv6() {
-		return s.guest6
-	}
-	mac := unpack(s.neigh.self.Load())
-	b := s.plan.Prefix6.Addr().As16()
-	copy(b[8:], []byte{mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]})
-	return netip.AddrFrom16(b)
-}

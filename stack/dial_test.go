@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
 
@@ -171,21 +170,5 @@ func testDialAborted(t *testing.T, l link) {
 	// One more is left for Close to end.
 	if _, errno := d.dial(d.from); errno != 0 {
 		t.Fatal(errno)
-	}
-}
-
-// Before the guest has spoken, its IPv6 address is the one that SLAAC makes;
-// then the one it uses.
-func TestGuestAddr6(t *testing.T) {
-	s := newSeam(t, seamConfig{})
-	if got, want := s.stack.GuestAddr6(), netip.MustParseAddr("fd00::ff:fe00:64"); got != want {
-		t.Errorf("a silent guest has %v, want %v", got, want)
-	}
-	s.feed(testnet.UDP(netip.MustParseAddrPort("[fe80::100]:9"), remote6, testnet.TTL, nil), testnet.UDP(guest6, remote6, testnet.TTL, nil), testnet.UDP(guest4, remote4, testnet.TTL, nil))
-	if got := s.stack.GuestAddr6(); got != guest6.Addr() {
-		t.Errorf("a guest that uses %v has %v", guest6.Addr(), got)
-	}
-	if got := newSeam(t, seamConfig{noIPv6: true}).stack.GuestAddr6(); got.IsValid() {
-		t.Errorf("without IPv6 the guest has %v", got)
 	}
 }

@@ -119,6 +119,7 @@ func (s *Stack) handleNDP(p *Packet) bool {
 	if p.TTL != header.NDPHopLimit || h.Code() != 0 || len(p.Tail) > 0 { // RFC 4861 sections 6.1 and 7.1
 		return true
 	}
+	s.learnGuest6(p, h)
 	switch h.Type() {
 	case header.ICMPv6RouterSolicit:
 		s.SendRouterAdvertisement()

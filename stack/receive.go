@@ -138,9 +138,6 @@ func (s *Stack) receive(r *receiver, i, size int) {
 		return
 	}
 	s.neigh.learn(p.Src, [6]byte(r.eth[6:12]))
-	if p.Src.Is6() && p.Src != s.guest6 && s.plan.Prefix6.Contains(p.Src) {
-		s.guest6 = p.Src
-	}
 	switch {
 	case p.Fragment.Present:
 		s.finishBatch()

@@ -57,6 +57,9 @@ type Config struct {
 	// RouterAdvertisement is the ICMPv6 message sent to a guest that solicits
 	// it; none if empty.
 	RouterAdvertisement []byte
+	// GuestAddr6 is the guest's IPv6 address where somebody has set it. If it is
+	// not valid, the stack finds out; see Stack.GuestAddr6.
+	GuestAddr6 netip.Addr
 	// Workers is how many stacks share the guest, and Worker the number of this one,
 	// from 0 on; zero values: it is alone. They keep the stacks' fragments apart.
 	Worker, Workers int
@@ -94,7 +97,7 @@ type Stack struct {
 	orphans   list.List // of *Conn, closed longest ago first
 	held      []*Conn   // with an acknowledgement that waits; see ack.go
 	ackTimer  shard.Timer
-	guest6    netip.Addr // last seen in use
+	guest6    guestAddr6
 
 	mostConns    int // since memory was given back; see release.go
 	releaseTimer shard.Timer
@@ -122,6 +125,7 @@ func New(cfg Config) (*Stack, error) {
 		handler:       cfg.Handler,
 		claims:        cfg.Claims,
 		advertisement: cfg.RouterAdvertisement,
+		guest6:        guestAddr6{fixed: cfg.GuestAddr6},
 		conns:         make(map[Tuple]*Conn),
 		accepting:     make(map[Tuple]*Handshake),
 		failed:        make(chan error, 1),

@@ -54,7 +54,7 @@ func (cfg Config) attach(ctx context.Context, tuns []result, conn *rtnetlinkConn
 		return nil, err
 	}
 	if cfg.Configure != nil {
-		if err := conn.configure(info.name, *cfg.Configure); err != nil {
+		if info.ipv6, err = conn.configure(info.name, *cfg.Configure); err != nil {
 			return nil, err
 		}
 	}

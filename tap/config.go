@@ -44,10 +44,14 @@ func (t Target) String() string {
 // Network is what the guest's side of the device is configured with. Configuring
 // also brings the loopback interface and the device up.
 type Network struct {
-	Address netip.Prefix     // the guest's address with its subnet's length, e.g. 10.0.2.100/24
-	Gateway netip.Addr       // default route; not valid: none is set
-	MTU     int              // bytes, 68 to 65521 (the kernel decides); 0: left as it is
-	MAC     net.HardwareAddr // 6 bytes, unicast; nil: the kernel's choice
+	Address netip.Prefix // the guest's IPv4 address with its subnet's length, e.g. 10.0.2.100/24
+	Gateway netip.Addr   // default route; not valid: none is set
+	// Address6 and Gateway6 are the same for IPv6. Not valid: IPv6 is left to the
+	// guest. A guest in which IPv6 is off does without; see Device.HasIPv6.
+	Address6 netip.Prefix
+	Gateway6 netip.Addr
+	MTU      int              // bytes, 68 to 65521 (the kernel decides); 0: left as it is
+	MAC      net.HardwareAddr // 6 bytes, unicast; nil: the kernel's choice
 }
 
 // Config describes the device wanted.

@@ -6,26 +6,42 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
 // configure brings the namespace into the state of slirp4netns -c: loopback and
-// device up, MTU, MAC, address, default route. IPv6 is left to the kernel, which
-// takes its address and route from router advertisements.
-func (c *rtnetlinkConn) configure(name string, want Network) error {
+// device up, MTU, MAC, address, default route; and of IPv6 the same, so that it
+// depends on none of the settings that make the kernel ignore or forget router
+// advertisements (accept_ra, forwarding). It reports whether the guest has the IPv6
+// address.
+func (c *rtnetlinkConn) configure(name string, want Network) (ipv6 bool, err error) {
 	if err := c.setLink(loIndex); err != nil {
-		return fail("cannot bring up lo", err, hintConfigure(err))
+		return false, fail("cannot bring up lo", err, hintConfigure(err))
 	}
 	link, err := c.find(name)
 	if err == nil && link == nil {
 		err = fail("cannot find "+name, unix.ENODEV, "it was deleted or renamed meanwhile")
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	index := link.Attrs().Index
+	if err := c.configureLink(index, name, want); err != nil {
+		return false, err
+	}
+	if want.Gateway.IsValid() {
+		if err := c.defaultRoute(index, want.Gateway, 0); err != nil {
+			return false, err
+		}
+	}
+	return c.configureIPv6(index, want)
+}
+
+// configureLink sets what the device has below IPv6, and brings it up.
+func (c *rtnetlinkConn) configureLink(index int, name string, want Network) error {
 	if want.MTU != 0 {
 		if err := c.setLink(index, nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(want.MTU)))); err != nil {
 			hint := hintConfigure(err)
@@ -54,16 +70,62 @@ func (c *rtnetlinkConn) configure(name string, want Network) error {
 	if err := c.setLink(index); err != nil {
 		return fail("cannot bring up "+name, err, hintConfigure(err))
 	}
-	if want.Gateway.IsValid() {
-		return c.defaultRoute(index, want.Gateway)
-	}
 	return nil
 }
+
+// metricIPv6 puts our default route before those that the kernel makes of router
+// advertisements (1024, IP6_RT_PRIO_USER), which would be taken in turn with ours.
+const metricIPv6 = 512
+
+// configureIPv6 sets the address and the default route of a device that is up, if
+// the guest has IPv6 at all.
+func (c *rtnetlinkConn) configureIPv6(index int, want Network) (done bool, err error) {
+	if !want.Address6.IsValid() {
+		return false, nil
+	}
+	switch err := c.addAddress(index, want.Address6); err {
+	case nil, unix.EEXIST:
+	case unix.EACCES, unix.EOPNOTSUPP, unix.EAFNOSUPPORT:
+		// The sysctl disable_ipv6, or a kernel without IPv6. Callers ask for both
+		// families without knowing.
+		return false, nil
+	default:
+		return false, fail("cannot set address "+want.Address6.String(), err, hintConfigure(err))
+	}
+	c.awaitLocal(want.Address6.Addr())
+	if want.Gateway6.IsValid() {
+		err = c.defaultRoute(index, want.Gateway6, metricIPv6)
+	}
+	return err == nil, err
+}
+
+// awaitLocal waits until the guest takes packets for its new address, at most busyFor:
+// the kernel adds the route that makes it do so in a work queue
+// (addrconf_dad_work). The answer to the guest's first solicitation would be lost
+// before, and the next one comes a second later.
+func (c *rtnetlinkConn) awaitLocal(addr netip.Addr) {
+	for deadline := time.Now().Add(busyFor); time.Now().Before(deadline); time.Sleep(localPause) {
+		msg := nl.NewRtMsg()
+		msg.Family, msg.Dst_len = unix.AF_INET6, 128
+		routes, err := c.ask(unix.RTM_GETROUTE, unix.NLM_F_ACK, msg, nl.NewRtAttr(unix.RTA_DST, addr.AsSlice()))
+		if err == nil && len(routes) > 0 && len(routes[0]) >= unix.SizeofRtMsg && nl.DeserializeRtMsg(routes[0]).Type == unix.RTN_LOCAL {
+			return
+		}
+	}
+}
+
+// localPause is between two looks; the work queue takes microseconds on a machine
+// that is not busy.
+const localPause = 200 * time.Microsecond
 
 func (c *rtnetlinkConn) addAddress(index int, addr netip.Prefix) error {
 	ip := addr.Addr().AsSlice()
 	msg := nl.NewIfAddrmsg(family(ip))
 	msg.Index, msg.Prefixlen = uint32(index), uint8(addr.Bits())
+	if addr.Addr().Is6() {
+		// Nobody else is on the link, and a probe would take a second.
+		msg.Flags = unix.IFA_F_NODAD
+	}
 	parts := []nl.NetlinkRequestData{msg, nl.NewRtAttr(unix.IFA_LOCAL, ip), nl.NewRtAttr(unix.IFA_ADDRESS, ip)}
 	if addr.Addr().Is4() && addr.Bits() < 31 { // RFC 3021: smaller subnets have none
 		broadcast := binary.BigEndian.Uint32(ip) | ^uint32(0)>>addr.Bits()
@@ -73,18 +135,20 @@ func (c *rtnetlinkConn) addAddress(index int, addr netip.Prefix) error {
 }
 
 // defaultRoute adds the route, and accepts one that is there if it is the same.
-func (c *rtnetlinkConn) defaultRoute(index int, gateway netip.Addr) error {
+// One of another metric is no obstacle.
+func (c *rtnetlinkConn) defaultRoute(index int, gateway netip.Addr, metric uint32) error {
 	gw := gateway.AsSlice()
 	msg := nl.NewRtMsg()
 	msg.Family = uint8(family(gw))
 	err := c.change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, msg,
-		nl.NewRtAttr(unix.RTA_GATEWAY, gw), nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
+		nl.NewRtAttr(unix.RTA_GATEWAY, gw), nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))),
+		nl.NewRtAttr(unix.RTA_PRIORITY, nl.Uint32Attr(metric)))
 	if err == nil {
 		return nil
 	}
 	hint := hintConfigure(err)
 	if err == unix.EEXIST {
-		gw, oif := c.findDefault(msg.Family)
+		gw, oif := c.findDefault(msg.Family, metric)
 		if there, ok := netip.AddrFromSlice(gw); ok && there == gateway && oif == index {
 			return nil
 		}
@@ -93,9 +157,9 @@ func (c *rtnetlinkConn) defaultRoute(index int, gateway netip.Addr) error {
 	return fail("cannot set default route", err, hint)
 }
 
-// findDefault is the gateway and the interface of the default route that the
-// main table has now.
-func (c *rtnetlinkConn) findDefault(family uint8) (gateway []byte, index int) {
+// findDefault is the gateway and the interface of the default route of the metric
+// that the main table has now.
+func (c *rtnetlinkConn) findDefault(family uint8, metric uint32) (gateway []byte, index int) {
 	msg := nl.NewRtMsg()
 	msg.Family = family
 	routes, err := c.ask(unix.RTM_GETROUTE, unix.NLM_F_DUMP, msg)
@@ -115,15 +179,20 @@ func (c *rtnetlinkConn) findDefault(family uint8) (gateway []byte, index int) {
 			continue
 		}
 		gateway, index = nil, 0
+		var priority uint32
 		for _, a := range attrs {
 			switch {
 			case a.Attr.Type == unix.RTA_GATEWAY:
 				gateway = a.Value
 			case a.Attr.Type == unix.RTA_OIF && len(a.Value) == 4:
 				index = int(binary.NativeEndian.Uint32(a.Value))
+			case a.Attr.Type == unix.RTA_PRIORITY && len(a.Value) == 4:
+				priority = binary.NativeEndian.Uint32(a.Value)
 			}
 		}
-		return gateway, index
+		if priority == metric {
+			return gateway, index
+		}
 	}
 	return nil, 0
 }

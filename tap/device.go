@@ -15,6 +15,7 @@ type deviceInfo struct {
 	offload  bool
 	uso      bool
 	existing bool // made by somebody else, and outlives us
+	ipv6     bool // the guest has Network.Address6
 }
 
 // Device is an open TAP: one queue of frames to and from the guest, or the first
@@ -113,6 +114,10 @@ func (d *Device) Offload() bool { return d.offload }
 // USO reports whether it sends UDP segments (UDP_SEGMENT) as well. It implies
 // Offload.
 func (d *Device) USO() bool { return d.uso }
+
+// HasIPv6 reports whether Open has given the guest Network.Address6. Where it was
+// asked to and has not, IPv6 is off in the guest.
+func (d *Device) HasIPv6() bool { return d.ipv6 }
 
 // HardwareAddr is the MAC of the guest's side as it was at Open, zero if
 // unknown. The guest may change it at any time.

@@ -86,7 +86,6 @@
 //
 // # What it does not do
 //
-// It knows nothing of what the frames mean, runs no program, sets no IPv6
-// address (the kernel configures itself from router advertisements),
-// touches no resolver file, and does not switch queues: one fd is one queue.
+// It knows nothing of what the frames mean, runs no program, touches no resolver
+// file, and does not switch queues: one fd is one queue.
 package tap

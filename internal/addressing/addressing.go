@@ -12,7 +12,7 @@
 // network+100 and routes through network+2 on its own): gateway .2, DNS .3,
 // DHCP range .15 to .30, recommended guest .100. The IPv6 side is a /64 with
 // the gateway at ::2 and DNS at ::3, both also reachable by their link-local
-// twins.
+// twins. The contract has no guest address there; ours is at the same offset, ::64.
 //
 // The package opens nothing and imports nothing of the data path.
 package addressing
@@ -54,6 +54,7 @@ type Plan struct {
 	Prefix6          netip.Prefix // the guest's IPv6 subnet, a /64
 	Gateway6         netip.Addr
 	DNS6             netip.Addr
+	Guest6           netip.Addr // with -c the configured guest address; otherwise unused
 	GatewayLinkLocal netip.Addr // fe80::2, the source of router advertisements
 	DNSLinkLocal     netip.Addr // fe80::3
 }
@@ -63,6 +64,9 @@ type Plan struct {
 func New(v4, v6 netip.Prefix) (Plan, error) {
 	if !v4.Addr().Is4() || v4.Bits() < 1 || v4.Bits() > 25 || v4 != v4.Masked() {
 		return Plan{}, fmt.Errorf("plan IPv4 subnet: %v is not a network of prefix length 1-25", v4)
+	}
+	if err := usable(v4); err != nil {
+		return Plan{}, err
 	}
 	p := Plan{
 		Prefix:    v4,
@@ -78,9 +82,13 @@ func New(v4, v6 netip.Prefix) (Plan, error) {
 	if !v6.Addr().Is6() || v6.Addr().Is4In6() || v6.Bits() != 64 || v6 != v6.Masked() {
 		return Plan{}, fmt.Errorf("plan IPv6 subnet: %v is not a /64 network", v6)
 	}
+	if err := usable(v6); err != nil {
+		return Plan{}, err
+	}
 	p.Prefix6 = v6
 	p.Gateway6 = add(v6.Addr(), offsetGateway)
 	p.DNS6 = add(v6.Addr(), offsetDNS)
+	p.Guest6 = add(v6.Addr(), offsetGuest)
 	p.GatewayLinkLocal = netip.MustParseAddr("fe80::2")
 	p.DNSLinkLocal = netip.MustParseAddr("fe80::3")
 	return p, nil
@@ -139,7 +147,33 @@ func ParseCIDR(s string) (netip.Prefix, error) {
 	if p != p.Masked() {
 		return netip.Prefix{}, fmt.Errorf("CIDR needs to be a network address like %v, not like %v", p.Masked(), p)
 	}
-	return p, nil
+	return p, usable(p)
+}
+
+// usable is the error of a subnet that is set aside for something else
+// (RFC 6890), so that packets with its addresses are dropped.
+func usable(p netip.Prefix) error {
+	a, kind, instead := p.Addr(), "", DefaultIPv4()
+	if a.Is6() {
+		instead = DefaultIPv6()
+	}
+	switch {
+	case a.IsMulticast():
+		kind = "multicast"
+	case a.IsLoopback():
+		kind = "loopback"
+	case a.Is4() && a.As4()[0] == 0:
+		kind = "addresses of hosts that do not know their own"
+	case a.Is4() && a.As4()[0] >= 240:
+		kind = "reserved (class E)"
+	case a.Is6() && a.IsLinkLocalUnicast():
+		kind = "link-local"
+	case a.Is6() && a.IsUnspecified():
+		kind = "loopback and addresses that stand for IPv4"
+	default:
+		return nil
+	}
+	return fmt.Errorf("the subnet %v is %s, which no guest can have: choose a private one, such as %v", p, kind, instead)
 }
 
 // digits reports whether s is one to most decimal digits.

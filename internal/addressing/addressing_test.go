@@ -25,7 +25,6 @@ func TestParseCIDR(t *testing.T) {
 		{"10.41.0.0/16", "10.41.0.0/16", ""},
 		{"192.168.0.0/24", "192.168.0.0/24", ""},
 		{"128.0.0.0/1", "128.0.0.0/1", ""},
-		{"0.0.0.0/1", "0.0.0.0/1", ""},
 		{"10.0.2.0/08", "", "CIDR needs to be a network address like 10.0.0.0/8, not like 10.0.2.0/8"},
 		{"10.0.0.0/08", "10.0.0.0/8", ""},
 
@@ -62,6 +61,11 @@ func TestParseCIDR(t *testing.T) {
 		{"10.0.2.0/99", "", length},
 		// The length is looked at before the host bits.
 		{"10.0.2.100/26", "", length},
+
+		{"0.0.0.0/1", "", "the subnet 0.0.0.0/1 is addresses of hosts that do not know their own, which no guest can have: choose a private one, such as 10.0.2.0/24"},
+		{"127.0.0.0/8", "", "the subnet 127.0.0.0/8 is loopback, which no guest can have: choose a private one, such as 10.0.2.0/24"},
+		{"224.1.0.0/16", "", "the subnet 224.1.0.0/16 is multicast, which no guest can have: choose a private one, such as 10.0.2.0/24"},
+		{"240.0.0.0/4", "", "the subnet 240.0.0.0/4 is reserved (class E), which no guest can have: choose a private one, such as 10.0.2.0/24"},
 
 		{"10.0.2.100/24", "", "CIDR needs to be a network address like 10.0.2.0/24, not like 10.0.2.100/24"},
 		{"10.0.2.128/24", "", "CIDR needs to be a network address like 10.0.2.0/24, not like 10.0.2.128/24"},
@@ -117,6 +121,7 @@ func TestNew(t *testing.T) {
 			Prefix: pre("10.41.0.0/16"), Gateway: a("10.41.0.2"), DNS: a("10.41.0.3"), Guest: a("10.41.0.100"),
 			DHCPStart: a("10.41.0.15"), DHCPEnd: a("10.41.0.30"),
 			Prefix6: pre("fd12:3456:789a:1::/64"), Gateway6: a("fd12:3456:789a:1::2"), DNS6: a("fd12:3456:789a:1::3"),
+			Guest6:           a("fd12:3456:789a:1::64"),
 			GatewayLinkLocal: a("fe80::2"), DNSLinkLocal: a("fe80::3"),
 		}},
 	} {
@@ -152,6 +157,10 @@ func TestNewRefuses(t *testing.T) {
 		{"a /80", v4, netip.MustParsePrefix("fd00::/80")},
 		{"IPv6 host bits", v4, netip.MustParsePrefix("fd00::1/64")},
 		{"IPv6 mapped", v4, netip.MustParsePrefix("::ffff:0.0.0.0/64")},
+		{"IPv6 multicast", v4, netip.MustParsePrefix("ff02::/64")},
+		{"IPv6 link-local", v4, netip.MustParsePrefix("fe80::/64")},
+		{"IPv6 loopback", v4, netip.MustParsePrefix("::/64")},
+		{"loopback", netip.MustParsePrefix("127.0.0.0/8"), v6},
 	} {
 		if got, err := New(tt.v4, tt.v6); err == nil {
 			t.Errorf("%s: New(%v, %v) = %+v, want an error", tt.name, tt.v4, tt.v6, got)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,7 +28,7 @@ type socketFile struct {
 	netns    uint64 // cookie of the network namespace, 0 if unknown
 }
 
-// listen listens on path, replacing a socket that is already there.
+// listen listens on path, replacing a socket that nobody listens on any more.
 func listen(path string) (*socketFile, error) {
 	if len(path) > MaxPath {
 		return nil, ErrPathTooLong
@@ -35,6 +36,9 @@ func listen(path string) (*socketFile, error) {
 	if path == "" || path[0] == 0 || path[0] == '@' {
 		// An empty or abstract name has no file mode to protect it.
 		return nil, fmt.Errorf("listen on socket %q: not a path", path)
+	}
+	if answeredForLong(path) {
+		return nil, fmt.Errorf("listen on socket %s: another process listens there: end that one, or choose another path", path)
 	}
 	if err := removeStale(path); err != nil {
 		return nil, err
@@ -65,6 +69,32 @@ func (f *socketFile) prepare(_, _ string, raw syscall.RawConn) error {
 		f.netns, _ = netnsCookie(fd)
 	})
 	return errors.Join(controlErr, err)
+}
+
+// A predecessor that was told to go may still listen; see bindPatience of portfwd.
+const (
+	takeOverPatience = time.Second
+	takeOverPause    = 10 * time.Millisecond
+)
+
+// answeredForLong reports whether somebody listens on path, and goes on to.
+func answeredForLong(path string) bool {
+	for deadline := time.Now().Add(takeOverPatience); answered(path); time.Sleep(takeOverPause) {
+		if time.Now().After(deadline) {
+			return true
+		}
+	}
+	return false
+}
+
+func answered(path string) bool {
+	c, err := net.Dial("unix", path)
+	if err == nil {
+		c.Close()
+		return true
+	}
+	// Its queue is full, or it is a socket of another type.
+	return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EPROTOTYPE)
 }
 
 // removeStale removes a socket that a predecessor left behind, and nothing else.

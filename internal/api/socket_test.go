@@ -47,13 +47,22 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "s")
 	cfg, _ := testConfig()
+	killed, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed.SetUnlinkOnClose(false)
+	killed.Close()
 	old, err := ListenControl(path, cfg)
 	if err != nil {
+		t.Fatalf("beside a socket that nobody listens on: %v", err)
+	}
+	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
 	s, err := ListenControl(path, cfg)
 	if err != nil {
-		t.Fatalf("beside a socket: %v", err)
+		t.Fatal(err)
 	}
 	// The predecessor leaves its successor's file alone.
 	old.Close()
@@ -74,6 +83,29 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	}
 	if b, err := os.ReadFile(path); string(b) != "precious" {
 		t.Errorf("the file was touched: %q, %v", b, err)
+	}
+}
+
+// TestLiveSocketIsNotTakenOver, unless its owner is about to go.
+func TestLiveSocketIsNotTakenOver(t *testing.T) {
+	for name, listen := range listeners() {
+		path := filepath.Join(t.TempDir(), "s")
+		cfg, _ := testConfig()
+		owner, err := listen(path, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s, err := listen(path, cfg); err == nil || !strings.Contains(err.Error(), path+": another process listens there") {
+			s.Close()
+			t.Errorf("%s: taken over, %v", name, err)
+		}
+		connect(t, path).Close() // still the owner's
+		time.AfterFunc(100*time.Millisecond, func() { owner.Close() })
+		s, err := listen(path, cfg)
+		if err != nil {
+			t.Fatalf("%s: beside an owner that goes: %v", name, err)
+		}
+		s.Close()
 	}
 }
 

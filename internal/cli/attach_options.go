@@ -109,6 +109,13 @@ func (p *attachParser) parse(args []string) *Exit {
 	if p.Queues > 1 && (p.bess || p.netnsType == netnsTapFD) {
 		return usageError("--queues needs to make the TAP: name a PID or a PATH, not a descriptor or a socket", usage())
 	}
+	if fs.Changed("cidr6") && !p.ipv6 {
+		return invalid("--cidr6 has no effect without IPv6: add --enable-ipv6 (-6)")
+	}
+	if p.ipv6 && p.Configure && p.MTU < minMTU6 {
+		p.ipv6 = false
+		p.notice(fmt.Sprintf("WARNING: no IPv6: an MTU of %d is below its least, %d", p.MTU, minMTU6))
+	}
 	if exit := p.setPlan(p.cidr, p.cidr6, p.ipv6); exit != nil {
 		return exit
 	}
@@ -119,7 +126,7 @@ func (p *attachParser) parse(args []string) *Exit {
 		}
 		p.MAC = mac
 	}
-	return p.checkMTU()
+	return p.check()
 }
 
 // bessTarget reads the operand of --target-type=bess.
@@ -211,7 +218,7 @@ func (p *attachParser) flags() *pflag.FlagSet {
 	fs.VarP(fdValue("ready-fd", &p.ReadyFD), "ready-fd", "r", "write \"1\" to `FD` once the network works")
 	fs.VarP(mtuValue(&p.MTU), "mtu", "m", fmt.Sprintf("set the `MTU` in bytes, at most %d", maxMTU))
 	switchFlag(fs, "enable-ipv6", "6", "enable IPv6", set(&p.ipv6, "WARNING: Support for IPv6 is experimental"))
-	fs.VarP(socketValue("API", &p.APISocket), "api-socket", "a", "accept slirp4netns's JSON requests on the socket `PATH`")
+	fs.VarP(socketValue(apiSocket, &p.APISocket), "api-socket", "a", "accept slirp4netns's JSON requests on the socket `PATH`")
 	fs.Var(stringValue(&p.cidr), "cidr", "use the IPv4 subnet `CIDR` for the guest")
 	switchFlag(fs, "disable-host-loopback", "", "refuse connections to the host's 127.0.0.1 and ::1 through the gateway address",
 		set(&p.DisableHostLoopback, ""))
@@ -219,7 +226,7 @@ func (p *attachParser) flags() *pflag.FlagSet {
 		set(&p.DisableHostLoopback, "WARNING: --no-host-loopback is deprecated, use --disable-host-loopback"))
 	fs.Var(value{initial: p.netnsType, set: func(s string) error { p.netnsType, p.netnsSet = s, true; return nil }}, "netns-type", "the first argument is a `TYPE`: path, pid, tapfd")
 	fs.Var(usernsPathValue(&p.userns), "userns-path", "join the user namespace `PATH` as well")
-	experimental := func() { p.notice("WARNING: Support for --outbound-addr is experimental") }
+	experimental := func(option string) { p.notice("WARNING: Support for " + option + " is experimental") }
 	fs.Var(outboundValue("", p.Source.SetIPv4, experimental), "outbound-addr", "send IPv4 from the `ADDRESS`, or from that of an interface")
 	fs.Var(outboundValue("6", p.Source.SetIPv6, experimental), "outbound-addr6", "send IPv6 from the `ADDRESS`, or from that of an interface")
 	switchFlag(fs, "disable-dns", "", "do not forward the guest's DNS address to the host's name servers", set(&p.DisableDNS, ""))

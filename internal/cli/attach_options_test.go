@@ -52,7 +52,7 @@ const closedFD = "987"
 
 func TestParseAttach_Accepted(t *testing.T) {
 	dir := t.TempDir()
-	notOpen := FD{given: true, num: 987}
+	notOpen, stdout := FD{given: true, num: 987}, FD{given: true, num: 1, open: true}
 	for _, tc := range []struct {
 		name string
 		args []string
@@ -60,19 +60,19 @@ func TestParseAttach_Accepted(t *testing.T) {
 	}{
 		{"bare", []string{"4242", "tap0"}, func(*Attach) {}},
 		{"podman 4 order", []string{
-			"--disable-host-loopback", "--mtu=65520", "--cidr=10.0.3.0/24", "--enable-ipv6", "-c", "-e", closedFD, "-r", closedFD,
+			"--disable-host-loopback", "--mtu=65520", "--cidr=10.0.3.0/24", "--enable-ipv6", "-c", "-e", closedFD, "-r", "1",
 			"--netns-type=path", dir, "tap0"}, func(a *Attach) {
 			a.DisableHostLoopback = true
 			a.MTU = 65520
 			a.Plan = planOf(t, "10.0.3.0/24", true)
 			a.Configure = true
-			a.ExitFD, a.ReadyFD = notOpen, notOpen
+			a.ExitFD, a.ReadyFD = notOpen, stdout
 			a.Target = tap.Target{NetNS: dir}
 			a.Notices = "WARNING: Support for IPv6 is experimental\n"
 		}},
-		{"RootlessKit", []string{"--mtu", "65520", "-r", closedFD, "--disable-host-loopback", "4242", "tap0"}, func(a *Attach) {
+		{"RootlessKit", []string{"--mtu", "65520", "-r", "1", "--disable-host-loopback", "4242", "tap0"}, func(a *Attach) {
 			a.MTU = 65520
-			a.ReadyFD = notOpen
+			a.ReadyFD = stdout
 			a.DisableHostLoopback = true
 		}},
 		{"RootlessKit with a detached network namespace", []string{
@@ -316,7 +316,7 @@ func TestHelp_WhatCallersLookFor(t *testing.T) {
 func TestHelp_EveryOptionWorks(t *testing.T) {
 	dir := t.TempDir()
 	samples := map[string][]string{
-		"--exit-fd": {closedFD}, "--ready-fd": {closedFD}, "--mtu": {"1400"}, "--cidr": {"10.1.0.0/16"},
+		"--exit-fd": {closedFD}, "--ready-fd": {"1"}, "--mtu": {"1400"}, "--cidr": {"10.1.0.0/16"},
 		"--netns-type": {"tapfd"}, "--userns-path": {dir}, "--macaddress": {"02:00:00:00:00:01", "-c"},
 		"--log-level": {"debug"}, "--log-format": {"json"}, "--resolv-conf": {"/r"}, "--publish": {"8080:80"}, "--publish-mode": {"stack"}, "--expose-host": {"5432:80"}, "--queues": {"2"}, "--cidr6": {"fd01::/64", "-6"}, "--api-socket": {"/a"}, "--http-socket": {"/h"},
 		"--outbound-addr": {"127.0.0.1"}, "--outbound-addr6": {"::1"},

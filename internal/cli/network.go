@@ -42,6 +42,10 @@ func (o *Options) tapConfig(target tap.Target, name string, configure bool, mac 
 			MTU:     o.MTU,
 			MAC:     mac,
 		}
+		if o.Plan.IPv6() {
+			cfg.Configure.Address6 = netip.PrefixFrom(o.Plan.Guest6, o.Plan.Prefix6.Bits())
+			cfg.Configure.Gateway6 = o.Plan.Gateway6
+		}
 	}
 	return cfg
 }
@@ -49,6 +53,7 @@ func (o *Options) tapConfig(target tap.Target, name string, configure bool, mac 
 // startNetwork binds the ports, makes the device and begins to serve it. Nothing
 // is left when it fails.
 func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter) (_ *network, err error) {
+	o.warn(r)
 	ports, err := o.bindPorts(ctx, cfg.Target)
 	if err != nil {
 		return nil, err
@@ -63,6 +68,9 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 	if n.device, err = tap.Open(ctx, cfg); err != nil {
 		return nil, err
 	}
+	if cfg.Configure != nil && cfg.Configure.Address6.IsValid() && !n.device.HasIPv6() {
+		r.log.Warn("IPv6 is off in the guest; it gets IPv4 only")
+	}
 	if n.agent, err = o.startAgent(ctx, cfg, r); err != nil {
 		return nil, err
 	}
@@ -73,6 +81,7 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 			DisableHostLoopback: o.DisableHostLoopback,
 			DisableDNS:          o.DisableDNS,
 		},
+		StaticIPv6:  n.device.HasIPv6(),
 		MTU:         o.MTU,
 		Source:      o.Source,
 		ResolvConf:  o.ResolvConf,

@@ -54,7 +54,7 @@ func (o *Options) addOwn(fs *pflag.FlagSet) {
 	fs.VarP(publishValue(&o.Publish), "publish", "p", "carry clients of host port `[HOST:]PORT[-END][:GUESTPORT[-END]][/udp]` in to the guest; repeatable")
 	fs.Var(modeValue(&o.PublishMode), "publish-mode", "carry TCP clients in by `PATH`: auto, stack (through the TAP), direct (sockets of the guest's namespace)")
 	fs.Var(exposeValue(&o.Expose), "expose-host", "show TCP port `PORT[:GUESTPORT]` of the host's 127.0.0.1 on the guest's own; repeatable")
-	fs.Var(socketValue("HTTP", &o.HTTPSocket), "http-socket", "accept HTTP requests about ports, flows and statistics on the socket `PATH`")
+	fs.Var(socketValue(httpSocket, &o.HTTPSocket), "http-socket", "accept HTTP requests about ports, flows and statistics on the socket `PATH`")
 	fs.Var(levelValue(&o.LogLevel), "log-level", "log to stderr from `LEVEL` on: debug, info, warn, error")
 	fs.Var(choiceValue("log-format", &o.LogFormat, logText, logJSON), "log-format", "write the log as `FORMAT`: text, json")
 	fs.Var(stringValue(&o.ResolvConf), "resolv-conf", "read the host's name servers from `PATH`")
@@ -69,9 +69,9 @@ func (o *Options) addOwn(fs *pflag.FlagSet) {
 func own(f *pflag.Flag) { f.Annotations = map[string][]string{ownFlag: nil} }
 
 // outboundValue is the value of --outbound-addr or, with the suffix 6, its twin.
-func outboundValue(suffix string, set func(string) error, said func()) value {
+func outboundValue(suffix string, set func(string) error, said func(option string)) value {
 	return value{set: func(s string) error {
-		said()
+		said("--outbound-addr" + suffix)
 		if set(s) != nil {
 			family := "ipv4"
 			if suffix != "" {

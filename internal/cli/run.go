@@ -26,7 +26,6 @@ func (c *Run) run(ctx context.Context, prog string, stderr io.Writer) int {
 		Nameservers: c.nameservers(),
 		Interface:   runTAP,
 		Queues:      c.Queues,
-		WaitIPv6:    c.Plan.IPv6(),
 	})
 	if err != nil {
 		return r.fail(err)

@@ -40,11 +40,12 @@ func ParseRun(prog string, args []string) (*Run, *Exit) {
 	fs.Var(stringValue(&cidr), "cidr", "use the IPv4 subnet `CIDR`")
 	fs.Var(stringValue(&cidr6), "cidr6", "use the IPv6 network `CIDR`, a /64")
 	boolFlag(fs, "ipv6", "6", "have IPv6 as well; --ipv6=false for IPv4 only", &ipv6)
+	switchFlag(fs, "enable-ipv6", "", "the same as --ipv6, which is the default", func() error { ipv6 = true; return nil })
 	boolFlag(fs, "disable-host-loopback", "", "refuse connections to the host's 127.0.0.1 and ::1, which the gateway address leads to", &r.DisableHostLoopback)
 	boolFlag(fs, "disable-dns", "", "do not forward DNS, and leave resolv.conf as it is", &r.DisableDNS)
-	fs.Var(outboundValue("", r.Source.SetIPv4, func() {}), "outbound-addr", "send IPv4 from the `ADDRESS`, or from that of an interface")
-	fs.Var(outboundValue("6", r.Source.SetIPv6, func() {}), "outbound-addr6", "send IPv6 from the `ADDRESS`, or from that of an interface")
-	fs.VarP(socketValue("API", &r.APISocket), "api-socket", "a", "accept slirp4netns's JSON requests on the socket `PATH`")
+	fs.Var(outboundValue("", r.Source.SetIPv4, func(string) {}), "outbound-addr", "send IPv4 from the `ADDRESS`, or from that of an interface")
+	fs.Var(outboundValue("6", r.Source.SetIPv6, func(string) {}), "outbound-addr6", "send IPv6 from the `ADDRESS`, or from that of an interface")
+	fs.VarP(socketValue(apiSocket, &r.APISocket), "api-socket", "a", "accept slirp4netns's JSON requests on the socket `PATH`")
 	r.addOwn(fs)
 	usage := func() string { return runUsage(prog, fs) }
 	switchFlag(fs, "help", "h", "show this help and exit", func() error { return &Exit{Stdout: usage()} })
@@ -60,6 +61,9 @@ func ParseRun(prog string, args []string) (*Run, *Exit) {
 	if len(r.Command) == 0 {
 		r.Command = []string{shell()}
 	}
+	if fs.Changed("cidr6") && !ipv6 {
+		return nil, invalid("--cidr6 has no effect without IPv6: leave --ipv6=false out")
+	}
 	if r.MTU < minMTU6 && ipv6 {
 		ipv6 = false
 		r.Notices = fmt.Sprintf("%s: no IPv6: an MTU of %d is below its least, %d\n", prog, r.MTU, minMTU6)
@@ -67,7 +71,7 @@ func ParseRun(prog string, args []string) (*Run, *Exit) {
 	if exit := r.setPlan(cidr, cidr6, ipv6); exit != nil {
 		return nil, exit
 	}
-	if exit := r.checkMTU(); exit != nil {
+	if exit := r.check(); exit != nil {
 		return nil, exit
 	}
 	return r, nil

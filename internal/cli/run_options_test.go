@@ -30,6 +30,8 @@ func TestParseRun(t *testing.T) {
 		{"-m1500 -- curl -- -v", func(r *Run) { r.MTU = 1500; r.Command = []string{"curl", "--", "-v"} }},
 		{"--ipv6=false true", func(r *Run) { r.Plan = planOf(t, "10.0.2.0/24", false); r.Command = []string{"true"} }},
 		{"-6", func(*Run) {}},
+		{"--enable-ipv6", func(*Run) {}},
+		{"--ipv6=false --enable-ipv6 true", func(r *Run) { r.Command = []string{"true"} }},
 		{"--cidr 10.9.0.0/16 --disable-host-loopback --disable-dns", func(r *Run) {
 			r.Plan = planOf(t, "10.9.0.0/16", true)
 			r.DisableHostLoopback = true

@@ -216,11 +216,24 @@ func modeValue(dst *portfwd.Mode) value {
 // maxSocketPath is what fits into struct sockaddr_un with its final zero.
 const maxSocketPath = 107
 
+// Kinds of sockets to listen on, as messages name them.
+const (
+	apiSocket  = "API"
+	httpSocket = "HTTP"
+)
+
 // socketValue reads the path of a socket to listen on.
 func socketValue(kind string, dst *string) value {
 	return value{set: func(s string) error {
 		if len(s) > maxSocketPath {
 			return fmt.Errorf("the specified %s socket path is too long (>= %d)", kind, maxSocketPath+1)
+		}
+		if s == "" {
+			return fmt.Errorf("the specified %s socket path is empty", kind)
+		}
+		// The contract takes any file name for its own socket.
+		if kind == httpSocket && looksLikeAddress(s) {
+			return fmt.Errorf("--http-socket takes the path of a Unix socket, and %s is an address: give a path, such as ./http.sock", s)
 		}
 		*dst = s
 		return nil

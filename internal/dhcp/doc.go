@@ -23,7 +23,8 @@
 // INFORM is answered without an address. With all sixteen addresses taken a
 // client gets no answer.
 //
-// IPv6: addresses are the guest's own business (RFC 4862). The advertisement
+// IPv6: addresses are the guest's own business (RFC 4862), unless somebody has set
+// its address; then the prefix is not for autoconfiguration. The advertisement
 // names the router, the prefix, the resolver (RFC 8106) and the MTU; for clients
 // that know only DHCPv6 an INFORMATION-REQUEST is answered with the resolver.
 //

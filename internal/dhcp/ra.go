@@ -57,8 +57,9 @@ func AdvertisementDelay(sent int, random float64) time.Duration {
 // tells a guest of p its prefix, router and resolver; nil if the plan has no
 // IPv6 side. The checksum is zero, for the sender to fill in. The source is to
 // be p.GatewayLinkLocal, the hop limit 255; mac is the link-layer address of the
-// router. An mtu below 1280, the least of IPv6, is not told.
-func RouterAdvertisement(p addressing.Plan, mac [6]byte, mtu int) []byte {
+// router. An mtu below 1280, the least of IPv6, is not told. Without autonomous
+// the guest does not make an address of the prefix, because it has one.
+func RouterAdvertisement(p addressing.Plan, mac [6]byte, mtu int, autonomous bool) []byte {
 	if !p.IPv6() {
 		return nil
 	}
@@ -74,7 +75,11 @@ func RouterAdvertisement(p addressing.Plan, mac [6]byte, mtu int) []byte {
 	m = append(m, optSourceLinkAddress, 1)
 	m = append(m, mac[:]...)
 
-	m = append(m, optPrefix, 4, byte(p.Prefix6.Bits()), prefixOnLink|prefixAutonomous)
+	flags := byte(prefixOnLink)
+	if autonomous {
+		flags |= prefixAutonomous
+	}
+	m = append(m, optPrefix, 4, byte(p.Prefix6.Bits()), flags)
 	m = be.AppendUint32(m, seconds(validLifetime))
 	m = be.AppendUint32(m, seconds(preferredLifetime))
 	m = append(m, 0, 0, 0, 0)

@@ -51,6 +51,9 @@ type Config struct {
 	Queues []stack.Device
 	// Rules decide what the guest may reach, and where.
 	Rules policy.Rules
+	// StaticIPv6 says that the guest has been given Rules.Plan.Guest6. Then router
+	// advertisements do not have it make another address.
+	StaticIPv6 bool
 	// MTU of the guest's link in bytes, 1500 if zero.
 	MTU int
 	// Source of the host's sockets; nil: the kernel chooses.

@@ -86,7 +86,10 @@ func (g *Guest) serve0(w *worker, cfg *Config, fc *forwarder.Config, sc *stack.C
 	p := cfg.Rules.Plan
 	fc.DHCP = dhcp.New(dhcp.Config{Plan: p, MTU: cfg.MTU, MAC: p.HardwareAddr()})
 	if p.IPv6() {
-		sc.RouterAdvertisement = dhcp.RouterAdvertisement(p, p.HardwareAddr(), cfg.MTU)
+		sc.RouterAdvertisement = dhcp.RouterAdvertisement(p, p.HardwareAddr(), cfg.MTU, !cfg.StaticIPv6)
+		if cfg.StaticIPv6 {
+			sc.GuestAddr6 = p.Guest6
+		}
 	}
 	if !cfg.Rules.DisableDNS {
 		g.resolver = dns.New(dns.Config{Shard: w.shard, ResolvConf: cfg.ResolvConf, Source: cfg.Source, Logger: cfg.Logger})

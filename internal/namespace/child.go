@@ -6,7 +6,6 @@ import (
 	"os"
 	"runtime"
 	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,10 +14,6 @@ import (
 
 // childName is argv[0] of the re-executed role.
 const childName = "epiphyte-command"
-
-// addressWait bounds the wait for an IPv6 address: the guest works over IPv4
-// without it.
-const addressWait = time.Second
 
 // IsChild reports whether this process was started as the child of Start. main
 // must ask before it looks at flags or builds anything.
@@ -49,9 +44,6 @@ func ChildMain() int {
 	if n, err := read(control, buf); err != nil || string(buf[:n]) != release {
 		return 1
 	}
-	if o.WaitIPv6 && !waitIPv6(o.Interface, addressWait) {
-		fmt.Fprintf(os.Stderr, "epiphyte: %s has no IPv6 address yet after %v; starting the command without\n", o.Interface, addressWait)
-	}
 	// The parent-death signal is the thread's, and the thread that executes the
 	// command lives on in it: not necessarily the one that Start set it on.
 	runtime.LockOSThread()
@@ -73,7 +65,7 @@ func (o *order) prepare() report {
 			rep.Warnings = append(rep.Warnings, warning)
 		}
 	}
-	rep.Warnings = append(rep.Warnings, applySettings("/proc/sys/net", o.WaitIPv6)...)
+	rep.Warnings = append(rep.Warnings, applySettings("/proc/sys/net")...)
 	if o.Interface != "" {
 		if err := tap.Make(o.Interface, o.Queues); err != nil {
 			return report{Fault: err.Error()}

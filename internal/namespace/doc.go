@@ -9,9 +9,9 @@
 // The child prepares what only a member can: its resolv.conf, the network
 // settings that must be in place before an interface appears, and the TAP, which
 // is persistent until the caller attaches to it. It reports, and waits. The caller
-// makes the network and calls Release; the child waits until its address can be
-// used and becomes the command by execve, so that the command has the process id,
-// the terminal and the process group that the child had.
+// makes the network and calls Release; the child becomes the command by execve, so
+// that the command has the process id, the terminal and the process group that the
+// child had.
 //
 // The child stays in its parent's process group and session: whoever has the
 // terminal in the foreground keeps it, job control works as if the program were

@@ -50,20 +50,16 @@ func TestSettings(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if w := applySettings(root, false); w != nil {
+	if w := applySettings(root); w != nil {
 		t.Errorf("warnings %q", w)
 	}
 	for _, s := range settings {
 		b, err := os.ReadFile(filepath.Join(root, s.name))
-		want := s.value
-		if s.ipv6 {
-			want = ""
-		}
-		if err != nil || string(b) != want {
-			t.Errorf("%s is %q, %v; want %q", s.name, b, err, want)
+		if err != nil || string(b) != s.value {
+			t.Errorf("%s is %q, %v; want %q", s.name, b, err, s.value)
 		}
 	}
-	if w := applySettings(filepath.Join(root, "none"), true); w != nil {
+	if w := applySettings(filepath.Join(root, "none")); w != nil {
 		t.Errorf("a kernel without the settings: warnings %q", w)
 	}
 	file := filepath.Join(root, settings[0].name)
@@ -73,7 +69,7 @@ func TestSettings(t *testing.T) {
 	if err := os.Mkdir(file, 0o700); err != nil { // cannot be written, by anybody
 		t.Fatal(err)
 	}
-	if w := applySettings(root, true); len(w) != 1 || !strings.Contains(w[0], "net/ipv4/ping_group_range: is a directory; ping") {
+	if w := applySettings(root); len(w) != 1 || !strings.Contains(w[0], "net/ipv4/ping_group_range: is a directory; ping") {
 		t.Errorf("warnings %q", w)
 	}
 }

@@ -25,9 +25,6 @@ type Config struct {
 	// attaches to between Start and Release. Empty: none is made.
 	Interface string
 	Queues    int // that the TAP shall have; 0: one
-	// WaitIPv6 holds the command back, for at most a second, until Interface
-	// has a global IPv6 address that can be used.
-	WaitIPv6 bool
 }
 
 // Process is the command, or the child that will become it.
@@ -49,7 +46,6 @@ type order struct {
 	Nameservers []netip.Addr `json:"nameservers,omitempty"`
 	Interface   string       `json:"interface"`
 	Queues      int          `json:"queues,omitempty"`
-	WaitIPv6    bool         `json:"waitIPv6,omitempty"`
 }
 
 // report is the child's answer.
@@ -141,7 +137,7 @@ func startCause(err error) error {
 
 // prepare hands the child its order and waits for its report.
 func (p *Process) prepare(cfg Config) error {
-	msg, err := json.Marshal(order{cfg.Nameservers, cfg.Interface, cfg.Queues, cfg.WaitIPv6})
+	msg, err := json.Marshal(order{cfg.Nameservers, cfg.Interface, cfg.Queues})
 	if err != nil {
 		return err
 	}

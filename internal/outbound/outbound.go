@@ -24,6 +24,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -61,6 +62,9 @@ func (c *choice) configure(arg string, v4 bool) error {
 	if a, err := netip.ParseAddr(arg); err == nil {
 		if a.Is4() != v4 {
 			return fmt.Errorf("%v is of the other family", a)
+		}
+		if a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+			return fmt.Errorf("%v is no address of an interface", a)
 		}
 		c.set, c.addr, c.name = true, a, ""
 		return nil
@@ -128,6 +132,40 @@ func InterfaceAddrs(name string) ([]netip.Addr, error) {
 		}
 	}
 	return addrs, nil
+}
+
+// Missing says of each choice that gives no address now why, in a line. That may
+// change: an interface may get one.
+func (s *Source) Missing() (lines []string) {
+	if s == nil {
+		return nil
+	}
+	for _, c := range []*choice{&s.v4, &s.v6} {
+		family := "IPv4"
+		if c == &s.v6 {
+			family = "IPv6"
+		}
+		switch {
+		case !c.set:
+		case c.name != "":
+			if !first(c.name, c == &s.v4).IsValid() {
+				lines = append(lines, fmt.Sprintf("interface %s has no %s address", c.name, family))
+			}
+		case !local(c.addr):
+			lines = append(lines, fmt.Sprintf("no interface has the address %v", c.addr))
+		}
+	}
+	return lines
+}
+
+// local reports whether a socket may be bound to the address.
+func local(a netip.Addr) bool {
+	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
+	if err != nil {
+		return !errors.Is(err, syscall.EADDRNOTAVAIL)
+	}
+	c.Close()
+	return true
 }
 
 // String names the choices for a start-up line; empty without any.

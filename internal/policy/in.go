@@ -38,15 +38,15 @@ func (r *Rules) seenAs(src netip.Addr) (netip.Addr, bool) {
 // by which its answers have to find the way back to us. That is the client's own,
 // except where the guest would not send answers to the TAP: loopback and
 // link-local addresses, and those of the guest's own subnet or of the guest
-// itself. Such clients are the gateway.
-func (r *Rules) visible(client netip.AddrPort) netip.AddrPort {
+// itself; or where the server is of the other family. Such clients are the gateway.
+func (r *Rules) visible(client netip.AddrPort, server netip.Addr) netip.AddrPort {
 	a := client.Addr()
 	p := &r.Plan
-	if !a.IsLoopback() && !a.IsUnspecified() && !a.IsLinkLocalUnicast() &&
+	if a.Is4() == server.Is4() && !a.IsLoopback() && !a.IsUnspecified() && !a.IsLinkLocalUnicast() &&
 		!p.Prefix.Contains(a) && !(p.IPv6() && p.Prefix6.Contains(a)) {
 		return client
 	}
-	if a.Is4() {
+	if server.Is4() {
 		return netip.AddrPortFrom(p.Gateway, client.Port())
 	}
 	return netip.AddrPortFrom(p.Gateway6, client.Port())

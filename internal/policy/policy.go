@@ -79,7 +79,7 @@ func (r *Rules) Decide(q Request) Decision {
 	case q.Origin == flow.FromExposed:
 		return decideExposed(&q)
 	case q.Origin == flow.FromPublished:
-		return Decision{Action: Allow, From: r.visible(q.Src), To: q.Dst}
+		return Decision{Action: Allow, From: r.visible(q.Src, q.Dst.Addr()), To: q.Dst}
 	case q.Direction == In:
 		return r.decideReply(&q)
 	}
