@@ -24,7 +24,9 @@ type AgentConfig struct {
 	// set up so that transparent sockets work. Not valid: plain sockets.
 	Subnet4, Subnet6   netip.Prefix
 	Gateway4, Gateway6 netip.Addr
-	Logger             *slog.Logger // nil: the default one
+	// Unconfined leaves the agent all system calls, for debugging.
+	Unconfined bool
+	Logger     *slog.Logger // nil: the default one
 }
 
 // Agent hands out TCP sockets that live in a guest's network namespace. Between
@@ -105,7 +107,11 @@ func (a *Agent) fork(theirs int) (*child, error) {
 		a.stocks[f].transparent = transparent[f]
 	}
 	p := newProgram(a.join, theirs)
-	p.agent = newAgentProgram(transparent)
+	var filter []unix.SockFilter
+	if !a.cfg.Unconfined {
+		filter, _ = agentCalls() // without it the agent is confined by what it holds
+	}
+	p.agent = newAgentProgram(transparent, filter)
 	return p.fork(a.ctx)
 }
 

@@ -100,6 +100,9 @@ func (p *attachParser) parse(args []string) *Exit {
 	if p.Unconfined && (p.RequireFiles || p.RequireCalls) {
 		return usageError("--sandbox=off contradicts --enable-sandbox and --enable-seccomp", usage())
 	}
+	if p.Unconfined {
+		p.notice(unconfined)
+	}
 	if exit := p.setPlan(p.cidr, p.cidr6, p.ipv6); exit != nil {
 		return exit
 	}

@@ -6,11 +6,13 @@ import (
 	"epiphyte/internal/sandbox"
 )
 
+// unconfined is said of --sandbox=off.
+const unconfined = "WARNING: --sandbox=off leaves the program all rights of its user; it is for debugging"
+
 // confine gives up what serving does not need. command is the child to which signals
 // are passed on, nil if there is none.
 func (o *Options) confine(n *network, command *os.Process, r *reporter) error {
 	if o.Unconfined {
-		r.log.Warn("not confined, which is for debugging only (--sandbox=off)")
 		return nil
 	}
 	cfg := sandbox.Config{
