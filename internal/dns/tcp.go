@@ -6,10 +6,14 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var errOtherQuestion = errors.New("answer to another question")
@@ -58,6 +62,9 @@ func (r *Resolver) exchangeTCP(ctx context.Context, addr netip.AddrPort, query [
 	if bound {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
 	}
+	if addr, err = numbered(addr); err != nil {
+		return nil, err
+	}
 	conn, err := d.DialContext(ctx, "tcp", addr.String())
 	if err != nil {
 		return nil, err
@@ -76,6 +83,24 @@ func (r *Resolver) exchangeTCP(ctx context.Context, addr netip.AddrPort, query [
 		return nil, errOtherQuestion
 	}
 	return m, nil
+}
+
+// numbered replaces the name of a zone by its index. Package net would look the name
+// up by a netlink socket, which the program's sandbox refuses.
+func numbered(addr netip.AddrPort) (netip.AddrPort, error) {
+	if addr.Addr().Zone() == "" {
+		return addr, nil
+	}
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return addr, fmt.Errorf("find zone of %v: %w", addr, err)
+	}
+	defer unix.Close(fd)
+	index, err := interfaceIndex(fd, addr.Addr().Zone())
+	if err != nil {
+		return addr, fmt.Errorf("find zone of %v: %w", addr, err)
+	}
+	return netip.AddrPortFrom(addr.Addr().WithZone(strconv.FormatUint(uint64(index), 10)), addr.Port()), nil
 }
 
 // frame returns a message with its length before it (RFC 1035, section 4.2.2), to
