@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -14,20 +15,39 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// program is the probe, without cgo as the program is.
+// built is the path of the probe and the error of its making.
+var built struct {
+	path string
+	err  error
+}
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "probe")
+	if err != nil {
+		panic(err)
+	}
+	built.path = filepath.Join(dir, "probe")
+	build := exec.Command("go", "build", "-o", built.path, "./probe")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as the program is
+	if out, err := build.CombinedOutput(); err != nil {
+		built.err = fmt.Errorf("%w: %s", err, out)
+	}
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// program is the probe, where the kernel can confine it.
 func program(t *testing.T) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "probe")
-	build := exec.Command("go", "build", "-o", path, "./probe")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	if built.err != nil {
+		t.Fatal(built.err)
 	}
-	out, _ := exec.Command(path, "threads").CombinedOutput()
+	out, _ := exec.Command(built.path, "threads").CombinedOutput()
 	if !strings.HasPrefix(string(out), "confined\n") {
 		t.Skipf("this kernel does not confine in full: %s", out)
 	}
-	return path
+	return built.path
 }
 
 // attempt says what became of it: "done", an errno, or the signal that ended it.
@@ -265,5 +285,22 @@ func TestConfine_EveryThread(t *testing.T) {
 		if _, err := fmt.Sscanf(rest, "%x", &permitted); err != nil || permitted&^kept != 0 {
 			t.Errorf("%s: capabilities %#x, %v", path, permitted, err)
 		}
+	}
+}
+
+// TestSettle: a layer that is not to be had ends the start where it is demanded, and
+// otherwise leaves a line in the log.
+func TestSettle(t *testing.T) {
+	missing := errors.New("no such thing")
+	var log strings.Builder
+	cfg := Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}
+	if err := cfg.settle("files", true, missing); !errors.Is(err, missing) || strings.Contains(err.Error(), "\n") || log.Len() > 0 {
+		t.Errorf("demanded: %v, log %q", err, log.String())
+	}
+	if err := cfg.settle("files", false, missing); err != nil || strings.Count(log.String(), "\n") != 1 {
+		t.Errorf("not demanded: %v, log %q", err, log.String())
+	}
+	if err := cfg.settle("files", true, nil); err != nil {
+		t.Error(err)
 	}
 }
