@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +24,9 @@ type AgentConfig struct {
 	// set up so that transparent sockets work. Not valid: plain sockets.
 	Subnet4, Subnet6   netip.Prefix
 	Gateway4, Gateway6 netip.Addr
-	Logger             *slog.Logger // nil: the default one
+	// Unconfined leaves the agent all system calls, for debugging.
+	Unconfined bool
+	Logger     *slog.Logger // nil: the default one
 }
 
 // Agent hands out TCP sockets that live in a guest's network namespace. Between
@@ -36,6 +39,7 @@ type Agent struct {
 	size   int           // of the stock of each family
 	forked chan struct{} // closed when the child runs, or when failed says why not
 	failed error
+	child  *child        // once forked is closed; nil if it failed
 	done   chan struct{} // closed when the child has been reaped
 
 	sock   int // our end of the socket pair; -1: the agent is gone
@@ -82,12 +86,11 @@ func (a *Agent) hold(theirs int) {
 	defer close(a.done)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	var c *child
-	c, a.failed = a.fork(theirs)
+	a.child, a.failed = a.fork(theirs)
 	close(a.forked)
 	unix.Close(theirs) // failed or ended: ours reads the end of file
-	if c != nil {
-		c.reap()
+	if a.child != nil {
+		a.child.reap()
 	}
 }
 
@@ -104,7 +107,11 @@ func (a *Agent) fork(theirs int) (*child, error) {
 		a.stocks[f].transparent = transparent[f]
 	}
 	p := newProgram(a.join, theirs)
-	p.agent = newAgentProgram(transparent)
+	var filter []unix.SockFilter
+	if !a.cfg.Unconfined {
+		filter, _ = agentCalls() // without it the agent is confined by what it holds
+	}
+	p.agent = newAgentProgram(transparent, filter)
 	return p.fork(a.ctx)
 }
 
@@ -141,6 +148,15 @@ func (a *Agent) Wait(ctx context.Context) error {
 		a.Ready(unix.EPOLLIN)
 	}
 	return a.err
+}
+
+// Process is the agent's, for those who restrict what may be signalled; nil if it could
+// not be started. Wait must have returned nil or an error other than its context's.
+func (a *Agent) Process() *os.Process {
+	if a.child == nil {
+		return nil
+	}
+	return a.child.process
 }
 
 // Transparent reports whether there are sockets of a family that may be bound

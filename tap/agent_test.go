@@ -252,7 +252,7 @@ func TestAgent_HoldsNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"CapEff:\t0000000000001000", "CapPrm:\t0000000000001000", "CapInh:\t0000000000000000", "CapAmb:\t0000000000000000", "NoNewPrivs:\t1", "Threads:\t1"} {
+	for _, want := range []string{"CapEff:\t0000000000001000", "CapPrm:\t0000000000001000", "CapInh:\t0000000000000000", "CapAmb:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "Threads:\t1"} {
 		if !strings.Contains(string(status), want+"\n") {
 			t.Errorf("no %q in\n%s", want, status)
 		}

@@ -28,6 +28,8 @@ type agentProgram struct {
 	order   [orderLen]byte
 	answer  [reportLen]byte
 	message message
+	filter  []unix.SockFilter // of system calls; none: all are permitted
+	fprog   unix.SockFprog
 }
 
 // Indexes of families.
@@ -36,8 +38,11 @@ const (
 	v6
 )
 
-func newAgentProgram(transparent [2]bool) *agentProgram {
-	a := new(agentProgram)
+func newAgentProgram(transparent [2]bool, filter []unix.SockFilter) *agentProgram {
+	a := &agentProgram{filter: filter}
+	if len(filter) > 0 {
+		a.fprog = unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	}
 	a.message.layOut(a.answer[:])
 	copy(a.name[:], agentName)
 	a.root = [2]byte{'/', 0}
@@ -128,6 +133,10 @@ func (p *program) confine() {
 	_, _, errno = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, agentSocket+1, uintptr(^uint32(0)), 0)
 	if errno != 0 {
 		p.fail(stageConfine, 2, errno) // an agent that held our descriptors would be a hole
+	}
+	if p.agent.fprog.Len > 0 {
+		// A kernel that has no filters lets the agent go on without.
+		syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, uintptr(unsafe.Pointer(&p.agent.fprog)))
 	}
 }
 

@@ -62,7 +62,8 @@
 // and memory. A process that is not dumpable may be traced only from the user
 // namespace in which its program was executed (ptrace(2), mm->user_ns). So every
 // child executes nothing and is not dumpable from before setns on. The agent keeps
-// one descriptor and at most CAP_NET_ADMIN. The guest can stop or kill it; clients
+// one descriptor and at most CAP_NET_ADMIN, and a filter permits it the system calls of
+// its loop alone (agentfilter.go). The guest can stop or kill it; clients
 // are then told that there are no sockets, or give up waiting by their own timers.
 //
 // Where the namespace is ours to configure, policy routing is set up in it first

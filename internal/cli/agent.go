@@ -19,7 +19,7 @@ func (o *Options) startAgent(ctx context.Context, cfg tap.Config, r *reporter) (
 	if must && cfg.Target.FD > 0 {
 		return nil, errors.New("--publish-mode=direct: a TAP file descriptor does not tell which namespace it is of")
 	}
-	ac := tap.AgentConfig{Target: cfg.Target, Logger: r.log}
+	ac := tap.AgentConfig{Target: cfg.Target, Unconfined: o.Unconfined, Logger: r.log}
 	if cfg.Configure != nil {
 		ac.Subnet4, ac.Gateway4 = o.Plan.Prefix, o.Plan.Gateway
 		ac.Subnet6, ac.Gateway6 = o.Plan.Prefix6, o.Plan.Gateway6

@@ -33,6 +33,9 @@ func (a *Attach) run(ctx context.Context, prog string, stdout, stderr io.Writer)
 		return r.fail(err)
 	}
 	defer n.Close()
+	if err := a.confine(n, nil, r); err != nil {
+		return r.fail(err)
+	}
 
 	io.WriteString(stdout, a.banner())
 	a.ReadyFD.Notify()

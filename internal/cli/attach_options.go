@@ -39,18 +39,6 @@ const (
 // ifNameLen is the longest interface name the kernel takes (IFNAMSIZ - 1).
 const ifNameLen = 15
 
-// later are the contract's options whose function this version does not have.
-// They take part in abbreviations, so that a shortened name never means another
-// option than it should, but not in --help.
-var later = [...]struct {
-	name, shorthand string
-	argument        bool
-}{
-	{"enable-sandbox", "", false},
-	{"create-sandbox", "", false},
-	{"enable-seccomp", "", false},
-}
-
 // attachParser holds what the flags write that does not belong to the result.
 type attachParser struct {
 	Attach
@@ -115,6 +103,12 @@ func (p *attachParser) parse(args []string) *Exit {
 	if p.ipv6 && p.Configure && p.MTU < minMTU6 {
 		p.ipv6 = false
 		p.notice(fmt.Sprintf("WARNING: no IPv6: an MTU of %d is below its least, %d", p.MTU, minMTU6))
+	}
+	if p.Unconfined && (p.RequireFiles || p.RequireCalls) {
+		return usageError("--sandbox=off contradicts --enable-sandbox and --enable-seccomp", usage())
+	}
+	if p.Unconfined {
+		p.notice(unconfined)
 	}
 	if exit := p.setPlan(p.cidr, p.cidr6, p.ipv6); exit != nil {
 		return exit
@@ -229,6 +223,10 @@ func (p *attachParser) flags() *pflag.FlagSet {
 	experimental := func(option string) { p.notice("WARNING: Support for " + option + " is experimental") }
 	fs.Var(outboundValue("", p.Source.SetIPv4, experimental), "outbound-addr", "send IPv4 from the `ADDRESS`, or from that of an interface")
 	fs.Var(outboundValue("6", p.Source.SetIPv6, experimental), "outbound-addr6", "send IPv6 from the `ADDRESS`, or from that of an interface")
+	switchFlag(fs, "enable-sandbox", "", "end unless the kernel can close the host's files to us (Landlock)", set(&p.RequireFiles, ""))
+	switchFlag(fs, "create-sandbox", "", "deprecated alias of --enable-sandbox",
+		set(&p.RequireFiles, "WARNING: --create-sandbox is deprecated, use --enable-sandbox"))
+	switchFlag(fs, "enable-seccomp", "", "end unless the kernel can restrict our system calls (seccomp)", set(&p.RequireCalls, ""))
 	switchFlag(fs, "disable-dns", "", "do not forward the guest's DNS address to the host's name servers", set(&p.DisableDNS, ""))
 	fs.Var(stringValue(&p.mac), "macaddress", "give the TAP the `MAC` address (with -c)")
 	fs.Var(p.targetType(), "target-type", "kind of target, `TYPE`: netns, or bess (a SOCK_SEQPACKET socket, one frame a message)")
@@ -240,13 +238,6 @@ func (p *attachParser) flags() *pflag.FlagSet {
 	switchFlag(fs, "version", "v", "show the version and exit", func() error {
 		return &Exit{Stdout: versionText(p.prog)}
 	})
-	for _, l := range later {
-		f := fs.VarPF(value{set: func(string) error { return p.refuse("--" + l.name) }}, l.name, l.shorthand, "")
-		f.Hidden = true
-		if !l.argument {
-			f.NoOptDefVal = "true"
-		}
-	}
 	return fs
 }
 
@@ -259,11 +250,6 @@ func (p *attachParser) targetType() value {
 		p.bess = s == "bess"
 		return nil
 	}}
-}
-
-// refuse answers an option whose function does not exist yet.
-func (p *attachParser) refuse(option string) *Exit {
-	return &Exit{Code: 1, Stderr: fmt.Sprintf("%s: %s is not supported by this version; start without it (--help lists what is)", p.prog, option)}
 }
 
 // attachUsage is the text of --help. Callers search it for option names.

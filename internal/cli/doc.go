@@ -36,9 +36,9 @@
 //
 // # Invariants
 //
-// A flag that --help shows works; a flag of the contract whose function does
-// not exist is absent from --help and refused in one line, because callers
-// decide what to ask for by searching the help text. Descriptors named on the
+// A flag that --help shows works: callers decide what to ask for by searching the
+// help text. Everything is open before the program is confined (package sandbox),
+// and it is confined before it is ready. Descriptors named on the
 // command line are looked at before the program opens anything, so that a
 // number that is not open can never come to mean a descriptor of our own.
 //

@@ -12,6 +12,7 @@ type FD struct {
 	given bool
 	num   int
 	open  bool // was open when the command line was read
+	null  int  // /dev/null, to take the place of a standard stream
 }
 
 // claim takes a descriptor that the caller passed by number and keeps it from
@@ -22,10 +23,14 @@ func claim(num int) FD {
 	if err != nil {
 		return FD{given: true, num: num}
 	}
+	fd := FD{given: true, num: num, open: true}
 	if num > 2 {
 		unix.FcntlInt(uintptr(num), unix.F_SETFD, flags|unix.FD_CLOEXEC)
+	} else {
+		// Opened now, because the sandbox forbids it later.
+		fd.null, _ = unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	}
-	return FD{given: true, num: num, open: true}
+	return fd
 }
 
 // Given reports whether the flag was on the command line.
@@ -53,12 +58,11 @@ func (f FD) release() {
 		unix.Close(f.num)
 		return
 	}
-	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
+	if f.null < 0 {
 		return
 	}
-	unix.Dup3(null, f.num, 0)
-	unix.Close(null)
+	unix.Dup3(f.null, f.num, 0)
+	unix.Close(f.null)
 }
 
 // WaitHangup blocks until poll(2), asked for POLLHUP alone, returns any event

@@ -32,6 +32,11 @@ type Options struct {
 	Queues     int        // of the TAP, with a thread each; 0: one
 	LogLevel   slog.Level // to stderr
 	LogFormat  string     // logText or logJSON
+
+	Unconfined bool // --sandbox=off
+	// RequireFiles and RequireCalls refuse a kernel that cannot restrict files or
+	// system calls.
+	RequireFiles, RequireCalls bool
 }
 
 // Values of --log-format.
@@ -60,7 +65,8 @@ func (o *Options) addOwn(fs *pflag.FlagSet) {
 	fs.Var(stringValue(&o.ResolvConf), "resolv-conf", "read the host's name servers from `PATH`")
 	boolFlag(fs, "no-offload", "", "use the TAP without checksum and segmentation offload", &o.NoOffload)
 	fs.Var(queuesValue(&o.Queues), "queues", fmt.Sprintf("give the TAP `N` queues with a thread each, 1 to %d", tap.MaxQueues))
-	for _, name := range [...]string{"publish", "publish-mode", "expose-host", "http-socket", "log-level", "log-format", "resolv-conf", "no-offload", "queues"} {
+	fs.Var(sandboxValue(&o.Unconfined), "sandbox", "`MODE`: auto gives up, once ready, whatever rights are not needed; off keeps them, for debugging")
+	for _, name := range [...]string{"publish", "publish-mode", "expose-host", "http-socket", "log-level", "log-format", "resolv-conf", "no-offload", "queues", "sandbox"} {
 		own(fs.Lookup(name))
 	}
 }

@@ -41,6 +41,9 @@ func (c *Run) run(ctx context.Context, prog string, stderr io.Writer) int {
 		return r.fail(err)
 	}
 	defer n.Close()
+	if err := c.confine(n, p.Child(), r); err != nil {
+		return r.fail(err)
+	}
 	if err := p.Release(); err != nil {
 		return r.fail(err)
 	}

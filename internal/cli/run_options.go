@@ -68,6 +68,9 @@ func ParseRun(prog string, args []string) (*Run, *Exit) {
 		ipv6 = false
 		r.Notices = fmt.Sprintf("%s: no IPv6: an MTU of %d is below its least, %d\n", prog, r.MTU, minMTU6)
 	}
+	if r.Unconfined {
+		r.Notices += unconfined + "\n"
+	}
 	if exit := r.setPlan(cidr, cidr6, ipv6); exit != nil {
 		return nil, exit
 	}

@@ -133,6 +133,17 @@ func choiceValue(name string, dst *string, choices ...string) value {
 	}}
 }
 
+// sandboxValue takes auto or off.
+func sandboxValue(unconfined *bool) value {
+	return value{initial: "auto", set: func(s string) error {
+		if s != "auto" && s != "off" {
+			return errors.New("--sandbox must be one of auto, off")
+		}
+		*unconfined = s == "off"
+		return nil
+	}}
+}
+
 // levelValue takes the name of a log level.
 func levelValue(dst *slog.Level) value {
 	return value{initial: strings.ToLower(dst.String()), set: func(s string) error {

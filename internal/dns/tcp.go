@@ -6,11 +6,15 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"strconv"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/sockio"
 )
@@ -64,6 +68,9 @@ func (r *Resolver) exchangeTCP(ctx context.Context, addr netip.AddrPort, query [
 			return c.Control(func(fd uintptr) { sockio.DeferPort(int(fd)) })
 		}
 	}
+	if addr, err = numbered(addr); err != nil {
+		return nil, err
+	}
 	conn, err := d.DialContext(ctx, "tcp", addr.String())
 	if err != nil {
 		return nil, err
@@ -82,6 +89,24 @@ func (r *Resolver) exchangeTCP(ctx context.Context, addr netip.AddrPort, query [
 		return nil, errOtherQuestion
 	}
 	return m, nil
+}
+
+// numbered replaces the name of a zone by its index. Package net would look the name
+// up by a netlink socket, which the program's sandbox refuses.
+func numbered(addr netip.AddrPort) (netip.AddrPort, error) {
+	if addr.Addr().Zone() == "" {
+		return addr, nil
+	}
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return addr, fmt.Errorf("find zone of %v: %w", addr, err)
+	}
+	defer unix.Close(fd)
+	index, err := interfaceIndex(fd, addr.Addr().Zone())
+	if err != nil {
+		return addr, fmt.Errorf("find zone of %v: %w", addr, err)
+	}
+	return netip.AddrPortFrom(addr.Addr().WithZone(strconv.FormatUint(uint64(index), 10)), addr.Port()), nil
 }
 
 // frame returns a message with its length before it (RFC 1035, section 4.2.2), to

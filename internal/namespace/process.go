@@ -31,6 +31,7 @@ type Config struct {
 type Process struct {
 	process *os.Process
 	control *os.File // to the child; closed by execve on its side
+	tty     *os.File // the controlling terminal; nil: none
 	started chan error
 	done    chan struct{} // closed once the child was waited for
 	state   *os.ProcessState
@@ -76,9 +77,12 @@ func Start(cfg Config) (*Process, error) {
 		started: make(chan error, 1),
 		done:    make(chan struct{}),
 	}
+	// Opened now, because a sandbox may forbid it later.
+	p.tty, _ = os.OpenFile("/dev/tty", os.O_RDWR|syscall.O_NOCTTY, 0)
 	go p.own(command(cfg.Command, theirs), theirs)
 	if err := <-p.started; err != nil {
 		p.control.Close()
+		p.tty.Close()
 		return nil, fmt.Errorf("create namespaces: %w%s", err, hint(err, readSetting))
 	}
 	if err := p.prepare(cfg); err != nil {
@@ -167,6 +171,9 @@ func (p *Process) prepare(cfg Config) error {
 // PID is the process whose namespaces are the command's.
 func (p *Process) PID() int { return p.process.Pid }
 
+// Child is the process to be signalled.
+func (p *Process) Child() *os.Process { return p.process }
+
 // Release lets the command run.
 func (p *Process) Release() error {
 	if _, err := p.control.Write([]byte(release)); err != nil {
@@ -201,6 +208,7 @@ func (p *Process) Signal(sig syscall.Signal) {
 func (p *Process) Close() error {
 	p.Signal(syscall.SIGKILL)
 	<-p.done
+	p.tty.Close()
 	return p.control.Close()
 }
 

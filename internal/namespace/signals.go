@@ -43,7 +43,7 @@ func (s *Signals) C() <-chan os.Signal { return s.ch }
 // made it has sent it there too.
 func (p *Process) Forward(sig os.Signal) {
 	n, ok := sig.(syscall.Signal)
-	if !ok || fromTerminal(n) && inForeground() {
+	if !ok || fromTerminal(n) && p.inForeground() {
 		return
 	}
 	p.Signal(n)
@@ -61,12 +61,10 @@ func fromTerminal(sig syscall.Signal) bool {
 
 // inForeground reports whether our process group, which the command shares, has
 // the controlling terminal.
-func inForeground() bool {
-	tty, err := os.OpenFile("/dev/tty", os.O_RDWR|syscall.O_NOCTTY, 0)
-	if err != nil {
+func (p *Process) inForeground() bool {
+	if p.tty == nil {
 		return false
 	}
-	defer tty.Close()
-	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
+	group, err := unix.IoctlGetInt(int(p.tty.Fd()), unix.TIOCGPGRP)
 	return err == nil && group == unix.Getpgrp()
 }

@@ -76,6 +76,10 @@ func (c *choice) configure(arg string, v4 bool) error {
 	return nil
 }
 
+// ByInterface reports whether addresses are those of an interface, which are looked
+// up time and again.
+func (s *Source) ByInterface() bool { return s != nil && (s.v4.name != "" || s.v6.name != "") }
+
 // For gives the address to bind to for a socket towards dst; ok is false when
 // the kernel is to choose. ErrNoAddress: there should be one and is not.
 func (s *Source) For(dst netip.Addr) (a netip.Addr, ok bool, err error) {

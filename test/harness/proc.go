@@ -179,7 +179,7 @@ func listFDs(pid int) []string {
 	dir := fmt.Sprintf("/proc/%d/fd/", pid)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil
+		return copyFDs(pid)
 	}
 	var fds []string
 	for _, e := range entries {
@@ -189,4 +189,37 @@ func listFDs(pid int) []string {
 		}
 	}
 	return fds
+}
+
+// copyFDs lists the descriptors of a process that is not dumpable. Its directory of
+// descriptors belongs to root then, but whoever may trace it may copy each of them.
+func copyFDs(pid int) []string {
+	process, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(process)
+	var fds []string
+	for fd := range fdSize(pid) {
+		ours, err := unix.PidfdGetfd(process, fd, 0)
+		if err != nil {
+			continue
+		}
+		if target, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", ours)); err == nil {
+			fds = append(fds, fmt.Sprintf("%d=%s", fd, target))
+		}
+		unix.Close(ours)
+	}
+	return fds
+}
+
+// fdSize is above the highest descriptor of a process.
+func fdSize(pid int) (size int) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(status), "\nFDSize:")
+	_, _ = fmt.Sscan(rest, &size) // zero lists nothing
+	return size
 }

@@ -1,0 +1,40 @@
+package cli
+
+import (
+	"os"
+
+	"epiphyte/internal/sandbox"
+)
+
+// unconfined is said of --sandbox=off.
+const unconfined = "WARNING: --sandbox=off leaves the program all rights of its user; it is for debugging"
+
+// confine gives up what serving does not need. command is the child to which signals
+// are passed on, nil if there is none.
+func (o *Options) confine(n *network, command *os.Process, r *reporter) error {
+	if o.Unconfined {
+		return nil
+	}
+	cfg := sandbox.Config{
+		RequireFiles: o.RequireFiles,
+		RequireCalls: o.RequireCalls,
+		Logger:       r.log,
+	}
+	if !o.DisableDNS {
+		cfg.Read = append(cfg.Read, o.ResolvConf)
+	}
+	for _, path := range [...]string{o.APISocket, o.HTTPSocket} {
+		if path != "" {
+			cfg.Remove = append(cfg.Remove, path)
+			cfg.Interfaces = true // a port may be published on one at any time
+		}
+	}
+	cfg.Interfaces = cfg.Interfaces || o.Source.ByInterface()
+	if command != nil {
+		cfg.Children = append(cfg.Children, command)
+	}
+	if n.agent != nil && n.agent.Process() != nil {
+		cfg.Children = append(cfg.Children, n.agent.Process())
+	}
+	return sandbox.Confine(cfg)
+}

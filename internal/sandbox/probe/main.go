@@ -1,0 +1,76 @@
+// Command probe confines itself as the program does and then tries what a subverted
+// program would: it is the tests' measure of package sandbox, and is never installed.
+//
+//	probe [OPTION]... ATTEMPT
+//
+// # Theory of operation
+//
+// One attempt is one process, because a refusal may be its end. The first line of its
+// output says that it is confined; then comes "done", or the name of the errno with
+// which the attempt failed.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/sandbox"
+)
+
+func main() {
+	off := flag.Bool("off", false, "do not confine")
+	child := flag.Bool("child", false, "start a child that may be signalled")
+	read := flag.String("read", "", "keep the file `PATH` readable")
+	remove := flag.String("remove", "", "keep the file `PATH` removable")
+	interfaces := flag.Bool("interfaces", false, "keep addresses of interfaces readable")
+	flag.Parse()
+
+	p := probe{path: flag.Arg(1)}
+	cfg := sandbox.Config{RequireFiles: true, RequireCalls: true, Interfaces: *interfaces}
+	if *read != "" {
+		cfg.Read = []string{*read}
+	}
+	if *remove != "" {
+		cfg.Remove = []string{*remove}
+	}
+	if *child {
+		p.child = exec.Command("sleep", "60")
+		p.child.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
+		if err := p.child.Start(); err != nil {
+			panic(err)
+		}
+		cfg.Children = []*os.Process{p.child.Process}
+	}
+	if !*off {
+		if err := sandbox.Confine(cfg); err != nil {
+			fmt.Println(err)
+			os.Exit(2)
+		}
+	}
+	fmt.Println("confined")
+	try, ok := p.attempts()[flag.Arg(0)]
+	if !ok {
+		panic("no such attempt")
+	}
+	// Threads that are busy or blocked while others start are what the Go runtime's
+	// own calls come from.
+	for range 8 {
+		go func() { time.Sleep(time.Millisecond) }()
+	}
+	err := try()
+	var errno unix.Errno
+	switch {
+	case err == nil:
+		fmt.Println("done")
+	case errors.As(err, &errno):
+		fmt.Println(unix.ErrnoName(errno))
+	default:
+		fmt.Println(err)
+	}
+}

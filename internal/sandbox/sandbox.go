@@ -1,0 +1,72 @@
+package sandbox
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/seccomp"
+)
+
+// Config says what is still needed. The zero value is a program that moves packets
+// between descriptors that are open and sockets of the internet.
+type Config struct {
+	// Read are files to be read, also when they have been replaced by others, or
+	// their symbolic links by links to other files in the same directories.
+	Read []string
+	// Remove are files to be removed at the end.
+	Remove []string
+	// Interfaces keeps it possible to ask the kernel for the addresses of the host's
+	// interfaces.
+	Interfaces bool
+	// Children may be signalled.
+	Children []*os.Process
+	// RequireFiles and RequireCalls make it an error that the kernel cannot
+	// restrict files or system calls.
+	RequireFiles, RequireCalls bool
+	Logger                     *slog.Logger // nil: the default one
+}
+
+// Confine restricts the program, which must be built without cgo. It is called once,
+// and some of it may have been done when it fails.
+func Confine(cfg Config) error {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	_, _ = time.Now().Zone() // reads the time zone's files, which log lines need later
+	// The numbers of descriptors and processes that filters compare are fixed now.
+	calls, err := cfg.filter()
+	if err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("confine: forbid core dumps: %w", err)
+	}
+	if err := dropCapabilities(); err != nil {
+		return fmt.Errorf("confine: %w", err)
+	}
+	if err := cfg.settle("files", cfg.RequireFiles, cfg.restrictFiles()); err != nil {
+		return err
+	}
+	program, err := calls.Build()
+	if err == nil {
+		err = seccomp.Install(program)
+	}
+	return cfg.settle("system calls", cfg.RequireCalls, err)
+}
+
+// settle decides what becomes of a layer that is not to be had.
+func (cfg *Config) settle(layer string, required bool, err error) error {
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("confine %s: %w", layer, err)
+	if required {
+		return err
+	}
+	cfg.Logger.Info("this kernel does not let the program be confined in full", "error", err)
+	return nil
+}
