@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"container/list"
 	"fmt"
 	"log/slog"
@@ -63,6 +64,9 @@ type Config struct {
 	// Claims is told of the connections that Dial makes. It is nil for a stack that is
 	// alone.
 	Claims Claims
+	// BufferBytes of TCP buffers are shared by all connections; zero means
+	// DefaultBufferBytes.
+	BufferBytes int
 	// Logger receives gVisor's warnings. The default is slog's.
 	Logger *slog.Logger
 }
@@ -80,6 +84,7 @@ type Stack struct {
 	listen        *listenContext
 	tcp           queuedProtocol
 	handshakeAt   uintptr // see forgetHandshake
+	sendQueueAt   uintptr // see unacknowledged
 	neigh         neighbors
 	watch         *shard.Watch
 
@@ -92,7 +97,8 @@ type Stack struct {
 	accepting map[Tuple]*Handshake
 	conns     map[Tuple]*Conn
 	orphans   list.List // of *Conn, closed longest ago first
-	held      []*Conn   // with an acknowledgement that waits; see ack.go
+	budget    budget
+	held      []*Conn // with an acknowledgement that waits; see ack.go
 	ackTimer  shard.Timer
 	guest6    netip.Addr // last seen in use
 
@@ -124,6 +130,7 @@ func New(cfg Config) (*Stack, error) {
 		advertisement: cfg.RouterAdvertisement,
 		conns:         make(map[Tuple]*Conn),
 		accepting:     make(map[Tuple]*Handshake),
+		budget:        budget{free: cmp.Or(cfg.BufferBytes, DefaultBufferBytes)},
 		failed:        make(chan error, 1),
 	}
 	s.shard.BeforeSleep((*ackTask)(s))

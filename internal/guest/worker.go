@@ -34,14 +34,15 @@ func (g *Guest) newWorker(i int, cfg *Config) (w *worker, err error) {
 		return w, fmt.Errorf("start event loop: %w", err)
 	}
 	w.table = flow.New(w.shard, cfg.Limits)
-	w.relay = relay.New(relay.Config{Shard: w.shard, Table: w.table, BufferBytes: cfg.BufferBytes})
+	w.relay = relay.New(relay.Config{Shard: w.shard, Table: w.table})
 	batch := new(sockio.Batch)
 	fc := forwarder.Config{
 		Plan: cfg.Rules.Plan, Policy: &cfg.Rules, Shard: w.shard, Table: w.table, Relay: w.relay, Batch: batch,
 		Source: cfg.Source.For, Logger: cfg.Logger,
 	}
 	sc := stack.Config{
-		Device: cfg.Device, Shard: w.shard, Plan: cfg.Rules.Plan, MTU: cfg.MTU, Logger: cfg.Logger,
+		Device: cfg.Device, Shard: w.shard, Plan: cfg.Rules.Plan, MTU: cfg.MTU,
+		BufferBytes: cfg.BufferBytes, Logger: cfg.Logger,
 	}
 	if i == 0 {
 		g.serve0(w, cfg, &fc, &sc)
