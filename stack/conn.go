@@ -156,9 +156,7 @@ const MaxWrite = gsoMax - header.TCPTotalHeaderMaximumSize - 1
 // buffer and returns how many. The descriptor must have n bytes to read. A
 // failure to read is EIO; EPIPE and ECONNRESET are the guest's doing.
 func (c *Conn) WriteFrom(fd, n int) (int, unix.Errno) {
-	if c.overhead.bytes() > c.buffers/4 {
-		c.limitSend()
-	}
+	c.limitSend()
 	src := &c.s.source
 	*src = fdSource{fd: fd, left: n}
 	c.follow(false)

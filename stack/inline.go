@@ -189,8 +189,9 @@ func (h *Handshake) begin(syn *SYN) bool {
 	}
 	defer decRefSegment(seg)
 	o := parseSynSegmentOptions(seg)
+	narrowest := min(minMSS, s.link.mtu-header.IPv6MinimumSize-header.TCPMinimumSize)
 	inner, terr := startHandshake(s.listen, seg, header.TCPSynOptions{
-		MSS: o.MSS, WS: o.WS, TS: o.TS, TSVal: o.TSVal, TSEcr: o.TSEcr, SACKPermitted: o.SACKPermitted,
+		MSS: max(o.MSS, uint16(narrowest)), WS: o.WS, TS: o.TS, TSVal: o.TSVal, TSEcr: o.TSEcr, SACKPermitted: o.SACKPermitted,
 	}, &h.conn.wq, nil)
 	if terr != nil {
 		return false
@@ -198,6 +199,11 @@ func (h *Handshake) begin(syn *SYN) bool {
 	h.inner, h.conn.ep = inner, inner.ep
 	return true
 }
+
+// minMSS is the least that a guest can have the stack cut its segments to, unless the
+// link is narrower: each piece costs a kilobyte until it is acknowledged. Every host
+// takes segments of this size (RFC 9293 section 3.7.1).
+const minMSS = header.TCPDefaultMSS
 
 // step handles what the guest has sent in answer to the SYN-ACK.
 func (h *Handshake) step(pkt *gvisor.PacketBuffer) {

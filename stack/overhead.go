@@ -17,6 +17,11 @@ import (
 // description.
 const writeOverhead = tcp.SegOverheadSize + 128
 
+// mostOverhead is what the writes of one connection may cost beyond their bytes, if
+// its buffers are larger than that: some 200 small writes, which a guest that reads
+// has acknowledged before a server on the same machine has made them.
+const mostOverhead = 256 << 10
+
 // smallestSend is the smallest send buffer. gVisor says that there is room again when
 // less than half of the buffer is used, which a buffer of one byte never is.
 const smallestSend = 2
@@ -51,10 +56,15 @@ func (o *overhead) bytes() int { return o.older + o.younger }
 // from 64 bytes on.
 func chunkSize(n int) int { return 1 << max(6, bits.Len(uint(n-1))) }
 
-// limitSend makes room in c's send buffer for what its writes cost beyond their
-// bytes.
+// limitSend makes c's send buffer smaller when its writes have cost a good part of what
+// they may, and restores it when they have been acknowledged.
 func (c *Conn) limitSend() {
+	most := min(c.buffers, mostOverhead)
+	if c.overhead.bytes() < most/4 {
+		return
+	}
 	c.overhead.settle(c.s.unacknowledged(c.ep))
-	room := min(c.buffers, maxSend) - c.overhead.bytes()
+	size := min(c.buffers, maxSend)
+	room := size - c.overhead.bytes()*(size/most)
 	c.ep.SocketOptions().SetSendBufferSize(int64(max(smallestSend, room)), true)
 }

@@ -46,6 +46,7 @@ type seamConfig struct {
 	adverts []byte
 	noIPv6  bool
 	clock   *shardtest.Clock // one that stands still if nil
+	buffers int              // Config.BufferBytes
 }
 
 func newSeam(t testing.TB, cfg seamConfig) *seam {
@@ -70,7 +71,7 @@ func newSeam(t testing.TB, cfg seamConfig) *seam {
 	}
 	s.stack, err = stack.New(stack.Config{
 		Device: s.dev, Shard: s.shard, Plan: s.plan, Handler: s, MTU: cfg.mtu,
-		RouterAdvertisement: cfg.adverts, Logger: slog.New(slog.DiscardHandler),
+		RouterAdvertisement: cfg.adverts, BufferBytes: cfg.buffers, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"math/bits"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -102,7 +103,8 @@ type Stack struct {
 	ackTimer  shard.Timer
 	guest6    netip.Addr // last seen in use
 
-	mostConns    int // since memory was given back; see release.go
+	mostConns    int           // since memory was given back; see release.go
+	resident     atomic.Uint64 // bytes of the heap then
 	releaseTimer shard.Timer
 	releases     sync.WaitGroup
 

@@ -49,6 +49,7 @@ func (o *Options) tapConfig(target tap.Target, name string, configure bool, mac 
 // startNetwork binds the ports, makes the device and begins to serve it. Nothing
 // is left when it fails.
 func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter) (_ *network, err error) {
+	limitMemory()
 	ports, err := o.bindPorts(ctx, cfg.Target)
 	if err != nil {
 		return nil, err
