@@ -89,30 +89,32 @@ func TestB17_ClosedConnectionsStayWithinTheBudget(t *testing.T) {
 func TestB17_SingleBytesStayWithinTheBudget(t *testing.T) {
 	ours(t, "a bound of its memory")
 	w, f := serve(t, "--mtu=65520"), families()[0]
-	const n, bytes = 200, 6000
+	const n, bytes = 100, 4000
 	before := w.usage(t)
-	var sent sync.WaitGroup
-	sent.Add(n)
+	servers, conns := make(chan *net.TCPConn, n), make(chan *net.TCPConn, n)
 	addr := serveTCP(t, env.Net.Net, "tcp4", net.JoinHostPort(f.server, "0"), func(c *net.TCPConn) {
-		defer sent.Done()
 		io.ReadFull(c, make([]byte, 1))
-		for range bytes {
-			c.SetDeadline(time.Now().Add(5 * time.Second))
-			if _, err := c.Write([]byte{1}); err != nil {
-				return
-			}
-		}
-		sent.Done()
-		defer sent.Add(1)
+		c.Write(make([]byte, 16<<10)) // more than the guest's kernel takes
+		servers <- c
 		io.Copy(io.Discard, c)
 	})
-	conns := make(chan *net.TCPConn, n)
 	w.greedy(t, f, hostPort(f.server, addr), n, func(c *net.TCPConn) error {
 		conns <- c
 		return nil
 	})
-	sent.Wait()
-	w.within(t, f, before.RSS+n*(2*256<<10)+programMemory/2)
+	var all []*net.TCPConn
+	for range n {
+		all = append(all, <-servers)
+	}
+	for range bytes { // in turn, so that the helper reads each byte by itself
+		for _, c := range all {
+			c.SetWriteDeadline(time.Now().Add(deadline))
+			if _, err := c.Write([]byte{1}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	w.within(t, f, before.RSS+n*(256<<10)+programMemory/4)
 	for range n {
 		c := <-conns
 		c.SetLinger(0)
