@@ -133,6 +133,7 @@ func (h *Handshake) settle(errno unix.Errno) {
 		return
 	}
 	c.s.conns[h.key] = c
+	c.s.reserve(c)
 	done(c, 0)
 }
 

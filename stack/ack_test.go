@@ -25,18 +25,24 @@ type talk struct {
 
 func newTalk(t *testing.T, guest, remote netip.AddrPort) *talk {
 	clock := new(shardtest.Clock)
-	k := &talk{seam: newSeam(t, seamConfig{clock: clock}), clock: clock, guest: guest, remote: remote, seq: 1000}
+	return newSeam(t, seamConfig{clock: clock}).talk(clock, guest, remote)
+}
+
+// talk has the guest connect.
+func (s *seam) talk(clock *shardtest.Clock, guest, remote netip.AddrPort) *talk {
+	s.t.Helper()
+	k := &talk{seam: s, clock: clock, guest: guest, remote: remote, seq: 1000}
 	k.feed(testnet.TCP(guest, remote, header.TCPFlagSyn, k.seq, 0, nil))
 	k.stack.Accept(k.syns[0], func(c *stack.Conn, errno unix.Errno) { k.conn = c })
 	sent := k.sent()
 	if len(sent) != 1 {
-		t.Fatalf("%d frames answer a SYN", len(sent))
+		s.t.Fatalf("%d frames answer a SYN", len(sent))
 	}
 	k.seq++
 	k.ack = binary.BigEndian.Uint32(sent[0].Payload[4:]) + 1
 	k.say(nil)
 	if k.conn == nil {
-		t.Fatal("the handshake is not done")
+		s.t.Fatal("the handshake is not done")
 	}
 	return k
 }

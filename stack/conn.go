@@ -42,6 +42,10 @@ type Conn struct {
 	acks   acks
 	ready  atomic.Uint32 // Readiness to be passed on
 
+	buffers  int // bytes each way
+	reserved int // of them, both ways, off the budget
+	overhead overhead
+
 	locked     bool // held by the batch being read
 	closed     bool
 	registered bool // entry is in wq
@@ -134,12 +138,12 @@ func (c *Conn) Peek(iov []unix.Iovec) (elements, size int, errno unix.Errno) {
 
 // Discard takes n of the bytes that Peek showed, and opens the window by as
 // much as the receiver has earned.
-func (c *Conn) Discard(n int, grow bool) {
+func (c *Conn) Discard(n int) {
 	d := discard(n)
 	c.follow(false) // it may tell of a larger window
 	c.ep.Read(&d, tcpip.ReadOptions{})
 	c.unfollow()
-	if grow {
+	if c.buffers == maxShare {
 		c.ep.ModerateRecvBuf(n)
 	}
 }
@@ -152,6 +156,7 @@ const MaxWrite = gsoMax - header.TCPTotalHeaderMaximumSize - 1
 // buffer and returns how many. The descriptor must have n bytes to read. A
 // failure to read is EIO; EPIPE and ECONNRESET are the guest's doing.
 func (c *Conn) WriteFrom(fd, n int) (int, unix.Errno) {
+	c.limitSend()
 	src := &c.s.source
 	*src = fdSource{fd: fd, left: n}
 	c.follow(false)
@@ -163,6 +168,7 @@ func (c *Conn) WriteFrom(fd, n int) (int, unix.Errno) {
 	if err != nil {
 		return 0, toErrno(err)
 	}
+	c.overhead.wrote(int(written))
 	return int(written), 0
 }
 
@@ -201,12 +207,6 @@ func (c *Conn) SetKeepalive(idle, interval time.Duration) {
 	c.ep.SetSockOpt(&i)
 	c.ep.SetSockOpt(&v)
 	c.ep.SocketOptions().SetKeepAlive(true)
-}
-
-// SetBuffers bounds the bytes held for the connection, each way.
-func (c *Conn) SetBuffers(receive, send int) {
-	c.ep.SocketOptions().SetReceiveBufferSize(int64(receive), true)
-	c.ep.SocketOptions().SetSendBufferSize(int64(send), true)
 }
 
 // vectors gathers what Endpoint.Read shows it instead of copying it.

@@ -42,9 +42,13 @@
 // gVisor's error type ends in errno.go; the unexported parts of gVisor that are needed
 // are named in inline.go alone.
 //
+// Memory: the buffers of all connections share a budget (budget.go) until gVisor has
+// let go of the connection. What gVisor does not count is kept small: small segments are
+// copied (receive.go), and small writes make the send buffer smaller (overhead.go).
+//
 // Timers: TCP's, which gVisor arms on the shard (clock.go); one for
 // acknowledgements that wait for an answer (ack.go); one that gives memory back
-// some seconds after a burst of connections (release.go).
+// some seconds after a connection has closed (release.go).
 //
 // What it does not do: it opens no host socket and knows neither NAT nor
 // policy.

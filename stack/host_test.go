@@ -310,7 +310,7 @@ func (fl *flow) pumpOut() {
 		fl.conn.Abort()
 		fl.end()
 	default:
-		fl.conn.Discard(int(written), true)
+		fl.conn.Discard(int(written))
 	}
 }
 

@@ -77,14 +77,24 @@ type queuedProtocol interface {
 	QueuePacket(ep gvisor.TransportEndpoint, id gvisor.TransportEndpointID, pkt *gvisor.PacketBuffer)
 }
 
-// openInline finds gVisor's protocol TCP and the field that forgetHandshake
-// clears, and makes what startHandshake takes its parameters from.
+// openInline finds gVisor's protocol TCP and the fields of its endpoint that
+// forgetHandshake clears and unacknowledged reads, and makes what startHandshake takes
+// its parameters from.
 func (s *Stack) openInline() error {
 	field, ok := reflect.TypeFor[tcp.Endpoint]().FieldByName("h")
 	if !ok || field.Type.String() != "*tcp.handshake" {
 		return errors.New("gVisor's TCP endpoint has no handshake")
 	}
 	s.handshakeAt = field.Offset
+	queue, ok := reflect.TypeFor[tcp.Endpoint]().FieldByName("sndQueueInfo")
+	if !ok {
+		return errors.New("gVisor's TCP endpoint has no send queue")
+	}
+	state, ok := queue.Type.FieldByName("TCPSndBufState")
+	if !ok || state.Type != reflect.TypeFor[tcp.TCPSndBufState]() {
+		return errors.New("gVisor's TCP endpoint does not count its send queue")
+	}
+	s.sendQueueAt = queue.Offset + state.Offset
 	protocol := s.gv.TransportProtocolInstance(tcp.ProtocolNumber)
 	s.tcp = protocol.(queuedProtocol)
 	// The second word of an interface is the pointer in it.
@@ -98,6 +108,13 @@ func (s *Stack) openInline() error {
 // life.
 func (s *Stack) forgetHandshake(ep *tcp.Endpoint) {
 	*(**handshake)(unsafe.Add(unsafe.Pointer(ep), s.handshakeAt)) = nil
+}
+
+// unacknowledged is the number of bytes in the send queue, sent or not.
+func (s *Stack) unacknowledged(ep *tcp.Endpoint) int {
+	ep.LockUser()
+	defer ep.UnlockUser()
+	return (*tcp.TCPSndBufState)(unsafe.Add(unsafe.Pointer(ep), s.sendQueueAt)).SndBufUsed
 }
 
 // GVisorVersion is the module version of gVisor that the above was written
@@ -172,8 +189,9 @@ func (h *Handshake) begin(syn *SYN) bool {
 	}
 	defer decRefSegment(seg)
 	o := parseSynSegmentOptions(seg)
+	narrowest := min(minMSS, s.link.mtu-header.IPv6MinimumSize-header.TCPMinimumSize)
 	inner, terr := startHandshake(s.listen, seg, header.TCPSynOptions{
-		MSS: o.MSS, WS: o.WS, TS: o.TS, TSVal: o.TSVal, TSEcr: o.TSEcr, SACKPermitted: o.SACKPermitted,
+		MSS: max(o.MSS, uint16(narrowest)), WS: o.WS, TS: o.TS, TSVal: o.TSVal, TSEcr: o.TSEcr, SACKPermitted: o.SACKPermitted,
 	}, &h.conn.wq, nil)
 	if terr != nil {
 		return false
@@ -181,6 +199,11 @@ func (h *Handshake) begin(syn *SYN) bool {
 	h.inner, h.conn.ep = inner, inner.ep
 	return true
 }
+
+// minMSS is the least that a guest can have the stack cut its segments to, unless the
+// link is narrower: each piece costs a kilobyte until it is acknowledged. Every host
+// takes segments of this size (RFC 9293 section 3.7.1).
+const minMSS = header.TCPDefaultMSS
 
 // step handles what the guest has sent in answer to the SYN-ACK.
 func (h *Handshake) step(pkt *gvisor.PacketBuffer) {

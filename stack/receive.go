@@ -12,7 +12,8 @@ import (
 
 const (
 	// headSize is the part of a frame that is read into a view of its own, so
-	// that an ACK or an MTU-sized segment does not pin 64 kB.
+	// that an MTU-sized segment does not pin 64 kB. What fits into half of it is
+	// copied, so that it does not pin that either.
 	headSize = 2048
 	// tailSize holds the rest of the largest frame, an IP packet of 65535 bytes.
 	tailSize = 65536
@@ -234,9 +235,13 @@ func (s *Stack) openingSYN(p *Packet, key Tuple, checked bool) {
 }
 
 // take takes the frame's packet out of the receiver, together with the views
-// that hold it; the next frame is read into new ones.
+// that hold it unless it is small; the next frame is read into new ones.
 func (r *receiver) take(i, size int) (packet buffer.Buffer) {
 	head := r.heads[i]
+	if size <= headSize/2 { // an acknowledgement, or a small segment that may wait for long
+		packet.Append(buffer.NewViewWithData(head.AsSlice()[:size]))
+		return packet
+	}
 	r.heads[i] = nil
 	if size <= headSize {
 		head.CapLength(size)

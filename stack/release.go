@@ -3,6 +3,7 @@ package stack
 import (
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"time"
 
 	"epiphyte/internal/shard"
@@ -17,6 +18,9 @@ const (
 	// releaseConns is how many connections fewer than before are worth it: 5 kB
 	// each, so 2 to 3 MB.
 	releaseConns = 512
+	// releaseBytes is how much more memory than after the last time is worth it,
+	// however many connections it was for.
+	releaseBytes = 16 << 20
 	// releaseDelay leaves time for the next burst to use the memory again, and
 	// for TIME-WAIT. Two collections and the system calls take some milliseconds
 	// of another thread's time, so at most that in so much.
@@ -26,19 +30,35 @@ const (
 // releaseLater is called before a connection leaves the table.
 func (s *Stack) releaseLater() {
 	s.mostConns = max(s.mostConns, len(s.conns))
-	if s.mostConns-len(s.conns) >= releaseConns && !s.shard.Armed(&s.releaseTimer) {
+	if !s.shard.Armed(&s.releaseTimer) {
 		s.shard.Arm(&s.releaseTimer, releaseDelay, shard.TaskFunc(s.release))
 	}
 }
 
 func (s *Stack) release() {
-	if s.mostConns-len(s.conns) >= releaseConns {
-		s.mostConns = len(s.conns)
-		s.releases.Go(func() {
-			// gVisor's pools let go of what they hold, segments that know their
-			// connection among it, at the second collection.
-			runtime.GC()
-			debug.FreeOSMemory()
-		})
+	if s.mostConns-len(s.conns) < releaseConns && resident() < s.resident.Load()+releaseBytes {
+		return
 	}
+	s.mostConns = len(s.conns)
+	s.releases.Go(func() {
+		// gVisor's pools let go of what they hold, segments that know their
+		// connection among it, at the second collection.
+		runtime.GC()
+		debug.FreeOSMemory()
+		s.resident.Store(resident())
+	})
+}
+
+// resident is the number of bytes of the heap that the system has not got back.
+func resident() (n uint64) {
+	samples := []metrics.Sample{
+		{Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/unused:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"},
+	}
+	metrics.Read(samples)
+	for _, s := range samples {
+		n += s.Value.Uint64()
+	}
+	return n
 }

@@ -47,6 +47,7 @@ type seamConfig struct {
 	noIPv6  bool
 	guest6  netip.Addr
 	clock   *shardtest.Clock // one that stands still if nil
+	buffers int              // Config.BufferBytes
 }
 
 func newSeam(t testing.TB, cfg seamConfig) *seam {
@@ -65,7 +66,8 @@ func newSeam(t testing.TB, cfg seamConfig) *seam {
 	}
 	s.stack, err = stack.New(stack.Config{
 		Device: s.dev, Shard: s.shard, Plan: s.plan, Handler: s, MTU: cfg.mtu,
-		RouterAdvertisement: cfg.adverts, GuestAddr6: cfg.guest6, Logger: slog.New(slog.DiscardHandler),
+		RouterAdvertisement: cfg.adverts, GuestAddr6: cfg.guest6, BufferBytes: cfg.buffers,
+		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

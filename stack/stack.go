@@ -1,12 +1,14 @@
 package stack
 
 import (
+	"cmp"
 	"container/list"
 	"fmt"
 	"log/slog"
 	"math/bits"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -66,6 +68,9 @@ type Config struct {
 	// Claims is told of the connections that Dial makes. It is nil for a stack that is
 	// alone.
 	Claims Claims
+	// BufferBytes of TCP buffers are shared by all connections; zero means
+	// DefaultBufferBytes.
+	BufferBytes int
 	// Logger receives gVisor's warnings. The default is slog's.
 	Logger *slog.Logger
 }
@@ -83,6 +88,7 @@ type Stack struct {
 	listen        *listenContext
 	tcp           queuedProtocol
 	handshakeAt   uintptr // see forgetHandshake
+	sendQueueAt   uintptr // see unacknowledged
 	neigh         neighbors
 	watch         *shard.Watch
 
@@ -95,11 +101,13 @@ type Stack struct {
 	accepting map[Tuple]*Handshake
 	conns     map[Tuple]*Conn
 	orphans   list.List // of *Conn, closed longest ago first
-	held      []*Conn   // with an acknowledgement that waits; see ack.go
+	budget    budget
+	held      []*Conn // with an acknowledgement that waits; see ack.go
 	ackTimer  shard.Timer
 	guest6    guestAddr6
 
-	mostConns    int // since memory was given back; see release.go
+	mostConns    int           // since memory was given back; see release.go
+	resident     atomic.Uint64 // bytes of the heap then
 	releaseTimer shard.Timer
 	releases     sync.WaitGroup
 
@@ -128,6 +136,7 @@ func New(cfg Config) (*Stack, error) {
 		guest6:        guestAddr6{fixed: cfg.GuestAddr6},
 		conns:         make(map[Tuple]*Conn),
 		accepting:     make(map[Tuple]*Handshake),
+		budget:        budget{free: cmp.Or(cfg.BufferBytes, DefaultBufferBytes)},
 		failed:        make(chan error, 1),
 	}
 	s.shard.BeforeSleep((*ackTask)(s))

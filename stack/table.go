@@ -16,17 +16,24 @@ func (s *Stack) orphan(c *Conn) {
 		return
 	}
 	c.place = s.orphans.PushBack(c)
+	// Nothing is received any more, and of the send buffer only what is in it counts.
+	c.keep(s.unacknowledged(c.ep) + c.overhead.bytes() - minShare)
 	if s.orphans.Len() > maxOrphans {
-		oldest := s.orphans.Front().Value.(*Conn)
-		oldest.ep.Abort()
-		s.forget(oldest)
+		s.resetOrphan(s.orphans.Front().Value.(*Conn))
 	}
+}
+
+func (s *Stack) resetOrphan(c *Conn) {
+	s.finishBatch()
+	c.ep.Abort()
+	s.forget(c)
 }
 
 // forget takes a connection that gVisor has let go of out of the tables.
 func (s *Stack) forget(c *Conn) {
 	c.unregister()
 	c.unclaim()
+	c.keep(0)
 	if key := c.key(); s.conns[key] == c {
 		s.releaseLater()
 		delete(s.conns, key)

@@ -29,7 +29,7 @@ func (k *talk) read(n int) (data []byte) {
 			data = append(data, unsafe.Slice(v.Base, m)...)
 			left -= m
 		}
-		k.conn.Discard(size, false)
+		k.conn.Discard(size)
 		n -= size
 	}
 	return data

@@ -65,6 +65,8 @@ func metrics(g *guest.Guest) []api.Metric {
 			{Label: "in", N: s.Total.In},
 			{Label: "out", N: s.Total.Out},
 		}},
+		{Name: "flows_refused", Help: "Flows that there was no room for since the start", Counter: true, Values: one(s.Total.Refused)},
+		{Name: "flows_evicted", Help: "Flows that gave way to others since the start", Counter: true, Values: one(s.Total.Evicted)},
 	}
 	return append(list, workerMetrics(s.Workers)...)
 }

@@ -54,6 +54,7 @@ func (o *Options) tapConfig(target tap.Target, name string, configure bool, mac 
 // is left when it fails.
 func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter) (_ *network, err error) {
 	o.warn(r)
+	limitMemory()
 	ports, err := o.bindPorts(ctx, cfg.Target)
 	if err != nil {
 		return nil, err
@@ -108,6 +109,7 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 	}
 	serving, cancel := context.WithCancel(ctx)
 	n.cancel = cancel
+	startThreads(spareThreads + o.Queues)
 	go n.serve(serving)
 	if err := o.listen(serving, n, r); err != nil {
 		return nil, err

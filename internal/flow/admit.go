@@ -3,17 +3,58 @@ package flow
 // Admit makes room for one more flow of a kind, and reports whether there is room
 // now.
 func (t *Table) Admit(k Kind) bool {
+	if !t.makeRoom(k) {
+		t.totals.Refused++
+		t.sayFull()
+		return false
+	}
+	return true
+}
+
+// sayFull tells once that a limit was reached.
+func (t *Table) sayFull() {
+	if t.OnFull != nil {
+		t.OnFull()
+		t.OnFull = nil
+	}
+}
+
+func (t *Table) makeRoom(k Kind) bool {
 	if k == Dial && t.kinds[Conn].count >= t.limits.TCP {
 		return false // ending dials would not make room
 	}
 	for t.full(k) {
-		v := t.leastWanted(k, false)
-		if v == nil {
+		if !t.evict(t.leastWanted(k, false)) {
 			return false
 		}
-		t.end(v, Evicted)
+	}
+	for (k == Dial || k == Mapping) && t.descriptors() >= t.limits.Descriptors {
+		victim := Dial
+		if n, sure := t.kinds[Mapping].count, t.limits.sureMappings(); n > sure || n == sure && k == Mapping {
+			victim = Mapping
+		}
+		if !t.evict(t.leastWanted(victim, false)) {
+			return false
+		}
 	}
 	return true
+}
+
+// evict ends a flow that gives way, if there is one.
+func (t *Table) evict(f *Flow) bool {
+	if f == nil {
+		return false
+	}
+	t.totals.Evicted++
+	t.sayFull()
+	t.end(f, Evicted)
+	return true
+}
+
+// descriptors is how many all flows hold, or will when they have come so far. A
+// connection by an exposed port has two.
+func (t *Table) descriptors() int {
+	return t.kinds[Dial].count + t.kinds[Conn].count + t.kinds[Mapping].count + t.kinds[Client].count + 2*t.kinds[Exposed].count
 }
 
 // full reports whether a kind has no room left.
@@ -57,8 +98,7 @@ func (t *Table) leastWanted(k Kind, descriptor bool) *Flow {
 // not answered.
 func (t *Table) FreeDescriptor() bool {
 	for _, k := range [...]Kind{Dial, Mapping} {
-		if v := t.leastWanted(k, true); v != nil {
-			t.end(v, Evicted)
+		if t.evict(t.leastWanted(k, true)) {
 			return true
 		}
 	}

@@ -13,7 +13,7 @@ func TestDefaultLimitsFitDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
-	for _, n := range []uint64{256, 1024, 4096, 20000} {
+	for _, n := range []uint64{64, 256, 300, 1024, 4096, 20000} {
 		if n > old.Max {
 			continue
 		}
@@ -21,14 +21,14 @@ func TestDefaultLimitsFitDescriptors(t *testing.T) {
 			t.Fatal(err)
 		}
 		l := Limits{}.withDefaults()
-		if sum := l.Dials + l.TCP + l.Mappings; sum > int(n)-reservedFDs || l.Dials < 1 || l.TCP < 1 || l.Mappings < 1 {
+		if l.Descriptors > int(n)-reservedFDs || l.TCP >= l.Descriptors || l.TCP < l.Descriptors-16 || l.Dials < 1 || l.TCP < 1 || l.Mappings < 1 {
 			t.Errorf("with %d descriptors: %+v", n, l)
 		}
 		if 2*l.Exposed > int(n)/4 || l.Exposed < 1 || l.Clients < 1 || l.Sessions < 1 {
 			t.Errorf("with %d descriptors: %+v", n, l)
 		}
 	}
-	want := Limits{Dials: 7, TCP: 8, Mappings: 9, Clients: 10, Sessions: 11, Exposed: 12}
+	want := Limits{Descriptors: 6, Dials: 7, TCP: 8, Mappings: 9, Clients: 10, Sessions: 11, Exposed: 12}
 	if got := want.withDefaults(); got != want {
 		t.Errorf("limits that were set became %+v", got)
 	}

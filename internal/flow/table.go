@@ -17,12 +17,18 @@ type Table struct {
 	timer  shard.Timer
 	due    time.Duration // when the timer fires, if it is armed
 	totals Totals        // of flows that have ended
+
+	// OnFull is called once, when a flow is refused or gives way for the first time.
+	// It may be nil.
+	OnFull func()
 }
 
-// Totals are sums over all TCP connections since the start.
+// Totals are sums since the start.
 type Totals struct {
-	Connections uint64 // established, by whomever
-	In, Out     uint64 // bytes towards and from the guest
+	Connections uint64 // TCP connections that were established, by whomever
+	In, Out     uint64 // bytes of TCP connections, towards and from the guest
+	Refused     uint64 // flows that there was no room for
+	Evicted     uint64 // flows that gave way to others
 }
 
 // key is how traffic finds its flow: plain bytes, with which Find takes 33 ns; with

@@ -37,7 +37,6 @@ import (
 	"epiphyte/internal/flow"
 	"epiphyte/internal/outbound"
 	"epiphyte/internal/policy"
-	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/steer"
 	"epiphyte/portfwd"
@@ -63,7 +62,7 @@ type Config struct {
 	// Limits of all flows together.
 	Limits flow.Limits
 	// BufferBytes bounds the TCP buffers of all connections; 0 is the default
-	// of package relay.
+	// of package stack.
 	BufferBytes int
 	// Sockets of the guest's network namespace, for published ports; nil: they
 	// go through the device.
@@ -110,7 +109,7 @@ func New(cfg Config) (_ *Guest, err error) {
 			DisableDNS: cfg.Rules.DisableDNS,
 		})
 		cfg.Limits = cfg.Limits.Divided(count)
-		cfg.BufferBytes = cmp.Or(cfg.BufferBytes, relay.DefaultBufferBytes) / count
+		cfg.BufferBytes = cmp.Or(cfg.BufferBytes, stack.DefaultBufferBytes) / count
 	}
 	for i := range 1 + len(cfg.Queues) {
 		w, err := g.newWorker(i, &cfg)

@@ -49,6 +49,8 @@ func (g *Guest) Stats() (s Stats) {
 		s.Total.Connections += t.Connections
 		s.Total.In += t.In
 		s.Total.Out += t.Out
+		s.Total.Refused += t.Refused
+		s.Total.Evicted += t.Evicted
 		if w.steered != nil {
 			s.Workers = append(s.Workers, WorkerStats{Frames: w.steered.Stats(), Connections: t.Connections})
 		}

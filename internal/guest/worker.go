@@ -1,8 +1,10 @@
 package guest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 
 	"epiphyte/forwarder"
 	"epiphyte/internal/dhcp"
@@ -34,14 +36,18 @@ func (g *Guest) newWorker(i int, cfg *Config) (w *worker, err error) {
 		return w, fmt.Errorf("start event loop: %w", err)
 	}
 	w.table = flow.New(w.shard, cfg.Limits)
-	w.relay = relay.New(relay.Config{Shard: w.shard, Table: w.table, BufferBytes: cfg.BufferBytes})
+	w.table.OnFull = func() {
+		cmp.Or(cfg.Logger, slog.Default()).Warn("a limit of flows is reached: the least used ones give way, or new ones are refused; more open files (ulimit -n) allow more")
+	}
+	w.relay = relay.New(relay.Config{Shard: w.shard, Table: w.table})
 	batch := new(sockio.Batch)
 	fc := forwarder.Config{
 		Plan: cfg.Rules.Plan, Policy: &cfg.Rules, Shard: w.shard, Table: w.table, Relay: w.relay, Batch: batch,
 		Source: cfg.Source.For, Logger: cfg.Logger,
 	}
 	sc := stack.Config{
-		Device: cfg.Device, Shard: w.shard, Plan: cfg.Rules.Plan, MTU: cfg.MTU, Logger: cfg.Logger,
+		Device: cfg.Device, Shard: w.shard, Plan: cfg.Rules.Plan, MTU: cfg.MTU,
+		BufferBytes: cfg.BufferBytes, Logger: cfg.Logger,
 	}
 	if i == 0 {
 		g.serve0(w, cfg, &fc, &sc)

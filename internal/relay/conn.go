@@ -35,7 +35,6 @@ type conn struct {
 	queued                       bool // runnable again in the next turn
 	watchesOut                   bool // the watch tells when the host's end can take more
 	keepalive                    keepalive
-	buffers                      int
 }
 
 // hostEvents are what the host's end of a connection is watched for,
@@ -51,7 +50,6 @@ func (r *Relay) Start(c *stack.Conn, s connect.Socket, record *flow.Flow) {
 	fl := &conn{
 		r: r, record: record, guest: c, host: s, watchesOut: s.Watch != nil,
 		hostWritable: true, guestReadable: true, guestWritable: true,
-		buffers: r.budget.take(),
 	}
 	fl.note(s.Events)
 	record.Owner, record.FD = fl, s.FD
@@ -63,9 +61,6 @@ func (r *Relay) Start(c *stack.Conn, s connect.Socket, record *flow.Flow) {
 	} else {
 		fl.abortGuest()
 		return
-	}
-	if fl.buffers < maxBuffers {
-		c.SetBuffers(fl.buffers, fl.buffers)
 	}
 	c.SetNotify(fl.guestReady)
 	r.keepaliveLater()
@@ -170,7 +165,7 @@ func (fl *conn) pumpOut() {
 			fl.abortGuest()
 			return
 		}
-		fl.guest.Discard(int(n), fl.buffers == maxBuffers)
+		fl.guest.Discard(int(n))
 		fl.moved(&fl.record.Out, int(n))
 		if int(n) < size {
 			fl.hostFull()
@@ -269,7 +264,6 @@ func (fl *conn) close() {
 	fl.r.table.Remove(fl.record)
 	fl.End(flow.Closing)
 	fl.guest.Close()
-	fl.r.budget.give(fl.buffers)
 }
 
 // End implements flow.Owner. Established connections are ended by the table only

@@ -23,7 +23,7 @@
 //   - the guest's end failed or was reset: the host's is reset.
 //
 // Invariants: everything happens on the shard's thread; a connection owns both of
-// its ends; the TCP buffers of all together stay within one budget.
+// its ends.
 //
 // Timers: one that sets up TCP keepalive on connections that have lived
 // for some seconds (keepalive.go), and one that closes spare pipes when nothing has
@@ -44,16 +44,12 @@ type Config struct {
 	Shard *shard.Shard
 	// Table that holds the records of the connections.
 	Table *flow.Table
-	// BufferBytes of TCP buffers are shared by all connections; zero means
-	// DefaultBufferBytes.
-	BufferBytes int
 }
 
 // Relay moves bytes for the flows of one table.
 type Relay struct {
 	shard   *shard.Shard
 	table   *flow.Table
-	budget  budget
 	vectors [64]unix.Iovec
 
 	keepalive shard.Timer
@@ -66,11 +62,7 @@ type Relay struct {
 
 // New makes a relay.
 func New(cfg Config) *Relay {
-	r := &Relay{shard: cfg.Shard, table: cfg.Table, budget: budget{free: cfg.BufferBytes}}
-	if cfg.BufferBytes == 0 {
-		r.budget.free = DefaultBufferBytes
-	}
-	return r
+	return &Relay{shard: cfg.Shard, table: cfg.Table}
 }
 
 func (r *Relay) scratchSpace() []byte {

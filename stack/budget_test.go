@@ -1,4 +1,4 @@
-package relay
+package stack
 
 import (
 	"math/rand"
@@ -15,26 +15,26 @@ func TestBudget(t *testing.T) {
 	for range 20000 {
 		if len(held) > 0 && random.Intn(5) < 2 {
 			i := random.Intn(len(held))
-			b.give(held[i])
+			b.free += 2 * (held[i] - minShare)
 			held[i] = held[len(held)-1]
 			held = held[:len(held)-1]
 			continue
 		}
 		n := b.take()
-		if n < minBuffers || n > maxBuffers {
+		if n < minShare || n > maxShare {
 			t.Fatalf("connection of %d bytes each way", n)
 		}
 		held = append(held, n)
 		sum := 0
 		for _, n := range held {
-			sum += 2 * (n - minBuffers)
+			sum += 2 * (n - minShare)
 		}
 		if sum > total || b.free != total-sum || b.free < 0 {
 			t.Fatalf("%d connections hold %d bytes beyond their minimum, %d free, budget %d", len(held), sum, b.free, total)
 		}
 	}
 	for _, n := range held {
-		b.give(n)
+		b.free += 2 * (n - minShare)
 	}
 	if b.free != total {
 		t.Errorf("%d bytes free at the end, %d at the beginning", b.free, total)
@@ -45,10 +45,10 @@ func TestBudget(t *testing.T) {
 // before.
 func TestBudgetShares(t *testing.T) {
 	b := budget{free: 512 << 20}
-	if n := b.take(); n != maxBuffers {
+	if n := b.take(); n != maxShare {
 		t.Errorf("the first connection gets %d bytes, want the maximum", n)
 	}
-	last := maxBuffers
+	last := maxShare
 	for i := range 10000 {
 		n := b.take()
 		if n > last {
@@ -56,11 +56,11 @@ func TestBudgetShares(t *testing.T) {
 		}
 		last = n
 	}
-	if last != minBuffers {
+	if last != minShare {
 		t.Errorf("the last of 10000 gets %d bytes, want the minimum", last)
 	}
 	small := budget{free: 1}
-	if n := small.take(); n != minBuffers || small.free != 1 {
+	if n := small.take(); n != minShare || small.free != 1 {
 		t.Errorf("a budget of one byte gives %d and keeps %d", n, small.free)
 	}
 }

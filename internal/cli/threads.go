@@ -1,0 +1,32 @@
+package cli
+
+import (
+	"runtime"
+	"sync"
+)
+
+// spareThreads is how many threads the runtime is made to start before the guest hears
+// that its network is ready. It starts one whenever a goroutine may run and all threads
+// are in system calls, and never ends one; but it ends the whole program when the kernel
+// refuses a thread, because the user's process limit (RLIMIT_NPROC) or the cgroup's
+// (pids.max) is exhausted, which the guest itself may have done. Under load of every kind
+// a helper has had eight to eleven.
+const spareThreads = 16
+
+// startThreads returns when n threads exist beside the caller's. They are idle then.
+func startThreads(n int) {
+	var started, ended sync.WaitGroup
+	release := make(chan struct{})
+	started.Add(n)
+	for range n {
+		ended.Go(func() {
+			runtime.LockOSThread() // a thread of its own, which it keeps while it waits
+			started.Done()
+			<-release
+			runtime.UnlockOSThread()
+		})
+	}
+	started.Wait()
+	close(release)
+	ended.Wait()
+}

@@ -1,0 +1,64 @@
+package test
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestThreadsExhausted: a process limit that is full when the helper is ready, which
+// ends a Go program that needs one more thread, does not end the guest's network.
+func TestThreadsExhausted(t *testing.T) {
+	ours(t, "its threads before it is ready")
+	socket := filepath.Join(t.TempDir(), "api")
+	w := serve(t, "--mtu=65520", "--api-socket="+socket)
+	f := families()[0]
+	// One thread is allowed, and there are more: the kernel refuses each further one.
+	if err := unix.Prlimit(w.helper.PID, unix.RLIMIT_NPROC, &unix.Rlimit{Cur: 1, Max: 1}, nil); err != nil {
+		t.Fatal(err)
+	}
+	before := w.usage(t)
+	if before.Threads < 17 {
+		t.Errorf("%d threads when ready: load may need more", before.Threads)
+	}
+	addr := serveTCP(t, env.Net.Net, "tcp4", net.JoinHostPort(f.server, "0"), echoTCP)
+	w.manyConnections(t, f, hostPort(f.server, addr), descriptorRoom(t, 500))
+	var asking sync.WaitGroup
+	for range 32 {
+		asking.Go(func() {
+			if err := w.Do(func() error {
+				c, err := net.DialTimeout("tcp4", net.JoinHostPort(f.dns, "53"), deadline)
+				if err != nil {
+					return err
+				}
+				defer c.Close()
+				// A query for a name that no nameserver has.
+				_, err = c.Write([]byte("\x00\x1d\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x04name\x06silent\x00\x00\x01\x00\x01"))
+				return err
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for range 32 {
+		if reply := request(t, socket, `{"execute":"list_hostfwd"}`); reply["return"] == nil {
+			t.Errorf("list_hostfwd: %v", reply)
+		}
+	}
+	asking.Wait()
+	if err := w.Do(func() error { return oneByte(f, hostPort(f.server, addr)) }); err != nil {
+		t.Error(err)
+	}
+	if now := w.usage(t); now.Threads > before.Threads {
+		t.Errorf("%d threads, %d when the limit was set", now.Threads, before.Threads)
+	}
+	select {
+	case <-w.helper.Done():
+		t.Fatal(fmt.Errorf("the helper has ended: %s", w.helper.Stderr))
+	default:
+	}
+}
