@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/addressing"
 	"epiphyte/tap"
@@ -149,6 +150,10 @@ func TestParseAttach_Accepted(t *testing.T) {
 			got, exit := ParseAttach("slirp4netns", tc.args)
 			if exit != nil {
 				t.Fatalf("exit %+v", exit)
+			}
+			if got.ReadyFD.null > 0 { // opened for a standard stream, whatever its number
+				unix.Close(got.ReadyFD.null)
+				got.ReadyFD.null = 0
 			}
 			if diff := cmp.Diff(want, *got, cmp.AllowUnexported(FD{}), cmp.Comparer(equalPlan)); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
