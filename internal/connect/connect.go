@@ -18,6 +18,7 @@
 package connect
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 
@@ -131,11 +132,21 @@ func (a *Attempt) Ready(events uint32) {
 	if answered != 0 || events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
 		return
 	}
-	a.Shard.Disarm(&a.timer)
 	errno := unix.Errno(0)
 	if events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
 		errno = sockio.Error(a.FD)
+		if errno == 0 && !sockio.Connected(a.FD) {
+			// Linux puts an ICMP error on the queue of errors, and wakes us for it,
+			// before it sets the error of the socket (tcp_v4_err). Connected has
+			// waited for the socket's lock, and so for the second.
+			errno = sockio.Error(a.FD)
+			if errno == 0 && events&unix.EPOLLHUP == 0 {
+				return // an error that does not end the attempt
+			}
+			errno = cmp.Or(errno, unix.ECONNRESET)
+		}
 	}
+	a.Shard.Disarm(&a.timer)
 	a.finish(errno)
 }
 
