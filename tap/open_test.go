@@ -245,7 +245,7 @@ func TestMake(t *testing.T) {
 func BenchmarkOpen(b *testing.B) {
 	cmd, _, _, err := startGuest(nesting{})
 	if err != nil {
-		b.Skip(err)
+		b.Skipf("no namespaces here: %v", err)
 	}
 	defer func() {
 		cmd.Process.Kill()

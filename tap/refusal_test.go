@@ -65,7 +65,7 @@ func TestOpen_PermissionErrors(t *testing.T) {
 	}
 	t.Run("our own network", func(t *testing.T) {
 		if os.Geteuid() == 0 {
-			t.Skip("root may")
+			t.Skip("root may; make test runs this as an unprivileged user")
 		}
 		_, err := Open(t.Context(), Config{Target: Target{PID: os.Getpid()}, Name: "tap0"})
 		wantError(t, err, unix.EPERM, "TUNSETIFF", "unshare -Urn")

@@ -161,7 +161,7 @@ func TestCommandWaitsForRelease(t *testing.T) {
 func TestResolvConfInsideOnly(t *testing.T) {
 	before, err := os.ReadFile("/etc/resolv.conf")
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("the host has no file to compare with: %v", err)
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -323,7 +323,7 @@ func terminal(t *testing.T) (ptmx, tty *os.File) {
 	t.Helper()
 	ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("no pseudo terminals here: %v", err)
 	}
 	t.Cleanup(func() { ptmx.Close() })
 	if err := unix.IoctlSetPointerInt(int(ptmx.Fd()), unix.TIOCSPTLCK, 0); err != nil {
@@ -335,7 +335,7 @@ func terminal(t *testing.T) (ptmx, tty *os.File) {
 	}
 	tty, err = os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("no pseudo terminals here: %v", err)
 	}
 	t.Cleanup(func() { tty.Close() })
 	return ptmx, tty

@@ -1,6 +1,7 @@
 package testnet
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"testing"
@@ -12,14 +13,24 @@ import (
 // patience bounds every wait that ought to end by itself.
 const patience = 10 * time.Second
 
+// needAddress skips the test when an address, as of a family that the host has not, is
+// not there to listen on. Any other error is the test's.
+func needAddress(t testing.TB, err error) {
+	t.Helper()
+	if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT) {
+		t.Skip("the host lacks an address: ", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // ListenTCP opens a listener on an address of the host, until the test ends.
-// Where there is no such address, the test is skipped.
+// Where the host has no such address, the test is skipped.
 func ListenTCP(t testing.TB, addr string) (*net.TCPListener, netip.AddrPort) {
 	t.Helper()
 	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
-	if err != nil {
-		t.Skipf("listen on %s: %v", addr, err)
-	}
+	needAddress(t, err)
 	t.Cleanup(func() { l.Close() })
 	return l, l.Addr().(*net.TCPAddr).AddrPort()
 }
@@ -29,9 +40,7 @@ func ListenTCP(t testing.TB, addr string) (*net.TCPListener, netip.AddrPort) {
 func ListenUDP(t testing.TB, addr string) (*net.UDPConn, netip.AddrPort) {
 	t.Helper()
 	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
-	if err != nil {
-		t.Skipf("listen on %s: %v", addr, err)
-	}
+	needAddress(t, err)
 	t.Cleanup(func() { c.Close() })
 	c.SetReadBuffer(4 << 20)
 	c.SetDeadline(time.Now().Add(patience))

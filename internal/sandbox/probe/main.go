@@ -16,7 +16,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"time"
+	"runtime"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -24,6 +25,9 @@ import (
 )
 
 func main() {
+	// The attempts are the first thread's: a thread that asks to be traced, and is not
+	// the first, is not waited for by whoever waits for the process.
+	runtime.LockOSThread()
 	off := flag.Bool("off", false, "do not confine")
 	child := flag.Bool("child", false, "start a child that may be signalled")
 	read := flag.String("read", "", "keep the file `PATH` readable")
@@ -47,6 +51,10 @@ func main() {
 		}
 		cfg.Children = []*os.Process{p.child.Process}
 	}
+	var silent [2]int // a pipe into which nobody writes
+	if err := unix.Pipe2(silent[:], unix.O_CLOEXEC); err != nil {
+		panic(err)
+	}
 	if !*off {
 		if err := sandbox.Confine(cfg); err != nil {
 			fmt.Println(err)
@@ -58,11 +66,17 @@ func main() {
 	if !ok {
 		panic("no such attempt")
 	}
-	// Threads that are busy or blocked while others start are what the Go runtime's
-	// own calls come from.
+	// The Go runtime starts threads while others are in system calls, as it does in the
+	// program. These are until the probe ends.
+	var blocked sync.WaitGroup
 	for range 8 {
-		go func() { time.Sleep(time.Millisecond) }()
+		blocked.Add(1)
+		go func() {
+			blocked.Done()
+			unix.Read(silent[0], make([]byte, 1))
+		}()
 	}
+	blocked.Wait()
 	err := try()
 	var errno unix.Errno
 	switch {
