@@ -13,6 +13,7 @@ import (
 	"epiphyte/internal/addressing"
 	"epiphyte/internal/connect"
 	"epiphyte/internal/outbound"
+	"epiphyte/internal/retry"
 	"epiphyte/internal/sockio"
 )
 
@@ -150,21 +151,16 @@ const backlog = 4096
 
 // bind opens, binds and, for TCP, listens.
 func bind(ctx context.Context, proto string, at netip.AddrPort) (int, error) {
-	deadline := time.Now().Add(bindPatience)
-	for {
-		fd, errno := tryBind(proto, at)
-		if errno == 0 {
-			return fd, nil
-		}
-		if errno != unix.EADDRINUSE || time.Now().After(deadline) {
-			return -1, bindError(proto, at, errno)
-		}
-		select {
-		case <-ctx.Done():
-			return -1, errors.Join(ctx.Err(), bindError(proto, at, errno))
-		case <-time.After(bindPause):
-		}
+	var fd int
+	var errno unix.Errno
+	ended := retry.While(ctx, bindPatience, bindPause, func() bool {
+		fd, errno = tryBind(proto, at)
+		return errno == unix.EADDRINUSE
+	})
+	if errno != 0 {
+		return -1, errors.Join(ended, bindError(proto, at, errno))
 	}
+	return fd, nil
 }
 
 func tryBind(proto string, at netip.AddrPort) (int, unix.Errno) {

@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/retry"
 )
 
 const (
@@ -54,7 +56,7 @@ func (cfg Config) attach(ctx context.Context, tuns []result, conn *rtnetlinkConn
 		return nil, err
 	}
 	if cfg.Configure != nil {
-		if info.ipv6, err = conn.configure(info.name, *cfg.Configure); err != nil {
+		if info.ipv6, err = conn.configure(ctx, info.name, *cfg.Configure); err != nil {
 			return nil, err
 		}
 	}
@@ -117,17 +119,12 @@ func queueFlag(link netlink.Link) (uint16, error) {
 }
 
 // whileBusy tries something again for busyFor, as long as it fails with errno.
-func whileBusy(ctx context.Context, errno unix.Errno, try func() error) error {
-	deadline := time.Now().Add(busyFor)
-	for {
-		err := try()
-		if !errors.Is(err, errno) || time.Now().After(deadline) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(busyPause):
-		}
+func whileBusy(ctx context.Context, errno unix.Errno, try func() error) (err error) {
+	if ended := retry.While(ctx, busyFor, busyPause, func() bool {
+		err = try()
+		return errors.Is(err, errno)
+	}); ended != nil {
+		return ended
 	}
+	return err
 }

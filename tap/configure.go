@@ -1,6 +1,7 @@
 package tap
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/retry"
 )
 
 // configure brings the namespace into the state of slirp4netns -c: loopback and
@@ -17,7 +20,7 @@ import (
 // depends on none of the settings that make the kernel ignore or forget router
 // advertisements (accept_ra, forwarding). It reports whether the guest has the IPv6
 // address.
-func (c *rtnetlinkConn) configure(name string, want Network) (ipv6 bool, err error) {
+func (c *rtnetlinkConn) configure(ctx context.Context, name string, want Network) (ipv6 bool, err error) {
 	if err := c.setLink(loIndex); err != nil {
 		return false, fail("cannot bring up lo", err, hintConfigure(err))
 	}
@@ -37,7 +40,7 @@ func (c *rtnetlinkConn) configure(name string, want Network) (ipv6 bool, err err
 			return false, err
 		}
 	}
-	return c.configureIPv6(index, want)
+	return c.configureIPv6(ctx, index, want)
 }
 
 // configureLink sets what the device has below IPv6, and brings it up.
@@ -79,7 +82,7 @@ const metricIPv6 = 512
 
 // configureIPv6 sets the address and the default route of a device that is up, if
 // the guest has IPv6 at all.
-func (c *rtnetlinkConn) configureIPv6(index int, want Network) (done bool, err error) {
+func (c *rtnetlinkConn) configureIPv6(ctx context.Context, index int, want Network) (done bool, err error) {
 	if !want.Address6.IsValid() {
 		return false, nil
 	}
@@ -92,7 +95,9 @@ func (c *rtnetlinkConn) configureIPv6(index int, want Network) (done bool, err e
 	default:
 		return false, fail("cannot set address "+want.Address6.String(), err, hintConfigure(err))
 	}
-	c.awaitLocal(want.Address6.Addr())
+	if err := c.awaitLocal(ctx, want.Address6.Addr()); err != nil {
+		return false, err
+	}
 	if want.Gateway6.IsValid() {
 		err = c.defaultRoute(index, want.Gateway6, metricIPv6)
 	}
@@ -103,15 +108,14 @@ func (c *rtnetlinkConn) configureIPv6(index int, want Network) (done bool, err e
 // the kernel adds the route that makes it do so in a work queue
 // (addrconf_dad_work). The answer to the guest's first solicitation would be lost
 // before, and the next one comes a second later.
-func (c *rtnetlinkConn) awaitLocal(addr netip.Addr) {
-	for deadline := time.Now().Add(busyFor); time.Now().Before(deadline); time.Sleep(localPause) {
+func (c *rtnetlinkConn) awaitLocal(ctx context.Context, addr netip.Addr) error {
+	return retry.While(ctx, busyFor, localPause, func() bool {
 		msg := nl.NewRtMsg()
 		msg.Family, msg.Dst_len = unix.AF_INET6, 128
 		routes, err := c.ask(unix.RTM_GETROUTE, unix.NLM_F_ACK, msg, nl.NewRtAttr(unix.RTA_DST, addr.AsSlice()))
-		if err == nil && len(routes) > 0 && len(routes[0]) >= unix.SizeofRtMsg && nl.DeserializeRtMsg(routes[0]).Type == unix.RTN_LOCAL {
-			return
-		}
-	}
+		local := err == nil && len(routes) > 0 && len(routes[0]) >= unix.SizeofRtMsg && nl.DeserializeRtMsg(routes[0]).Type == unix.RTN_LOCAL
+		return !local
+	})
 }
 
 // localPause is between two looks; the work queue takes microseconds on a machine

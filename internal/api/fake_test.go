@@ -46,14 +46,14 @@ func testConfig() (Config, *apitest.Ports) {
 	}, p
 }
 
-type listenFunc = func(string, Config) (*Server, error)
+type listenFunc = func(context.Context, string, Config) (*Server, error)
 
 // serve runs a server until the end of the test.
 func serve(t testing.TB, listen listenFunc, prepare ...func(*Server)) (path string, p *apitest.Ports, s *Server) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "s")
 	cfg, p := testConfig()
-	s, err := listen(path, cfg)
+	s, err := listen(t.Context(), path, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,22 +45,23 @@ type Server struct {
 }
 
 // ListenControl makes the control socket at path: slirp4netns's JSON. A path of
-// 108 bytes or more is ErrPathTooLong.
-func ListenControl(path string, cfg Config) (*Server, error) {
-	return newServer(path, cfg, (*conn).replyControl, refuseControl)
+// 108 bytes or more is ErrPathTooLong. A predecessor on its way out is waited for,
+// until ctx ends.
+func ListenControl(ctx context.Context, path string, cfg Config) (*Server, error) {
+	return newServer(ctx, path, cfg, (*conn).replyControl, refuseControl)
 }
 
 // ListenHTTP makes the HTTP socket at path. A path of 108 bytes or more is
-// ErrPathTooLong.
-func ListenHTTP(path string, cfg Config) (*Server, error) {
-	return newServer(path, cfg, (*conn).replyHTTP, refuseHTTP)
+// ErrPathTooLong. A predecessor is waited for as by ListenControl.
+func ListenHTTP(ctx context.Context, path string, cfg Config) (*Server, error) {
+	return newServer(ctx, path, cfg, (*conn).replyHTTP, refuseHTTP)
 }
 
-func newServer(path string, cfg Config, reply replyFunc, refuse func(error) []byte) (*Server, error) {
+func newServer(ctx context.Context, path string, cfg Config, reply replyFunc, refuse func(error) []byte) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	file, err := listen(path)
+	file, err := listen(ctx, path)
 	if err != nil {
 		return nil, err
 	}

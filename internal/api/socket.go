@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/retry"
 )
 
 // MaxPath is the longest path of a socket in bytes (unix(7): 108 with the
@@ -29,7 +31,7 @@ type socketFile struct {
 }
 
 // listen listens on path, replacing a socket that nobody listens on any more.
-func listen(path string) (*socketFile, error) {
+func listen(ctx context.Context, path string) (*socketFile, error) {
 	if len(path) > MaxPath {
 		return nil, ErrPathTooLong
 	}
@@ -37,7 +39,9 @@ func listen(path string) (*socketFile, error) {
 		// An empty or abstract name has no file mode to protect it.
 		return nil, fmt.Errorf("listen on socket %q: not a path", path)
 	}
-	if answeredForLong(path) {
+	if free, err := awaitFree(ctx, path); err != nil {
+		return nil, fmt.Errorf("listen on socket %s: %w", path, err)
+	} else if !free {
 		return nil, fmt.Errorf("listen on socket %s: another process listens there: end that one, or choose another path", path)
 	}
 	if err := removeStale(path); err != nil {
@@ -45,7 +49,7 @@ func listen(path string) (*socketFile, error) {
 	}
 	f := &socketFile{path: path}
 	config := net.ListenConfig{Control: f.prepare}
-	l, err := config.Listen(context.Background(), "unix", path)
+	l, err := config.Listen(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("listen on socket: %w", err)
 	}
@@ -77,14 +81,13 @@ const (
 	takeOverPause    = 10 * time.Millisecond
 )
 
-// answeredForLong reports whether somebody listens on path, and goes on to.
-func answeredForLong(path string) bool {
-	for deadline := time.Now().Add(takeOverPatience); answered(path); time.Sleep(takeOverPause) {
-		if time.Now().After(deadline) {
-			return true
-		}
-	}
-	return false
+// awaitFree waits for a listener on path to end, and reports whether there is none.
+func awaitFree(ctx context.Context, path string) (free bool, err error) {
+	err = retry.While(ctx, takeOverPatience, takeOverPause, func() bool {
+		free = !answered(path)
+		return !free
+	})
+	return free, err
 }
 
 func answered(path string) bool {

@@ -21,7 +21,7 @@ func TestB41_ModeIs0600(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "s")
 			cfg, _ := testConfig()
 			old := unix.Umask(mask)
-			s, err := listen(path, cfg)
+			s, err := listen(t.Context(), path, cfg)
 			unix.Umask(old)
 			if err != nil {
 				t.Fatal(err)
@@ -53,14 +53,14 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	}
 	killed.SetUnlinkOnClose(false)
 	killed.Close()
-	old, err := ListenControl(path, cfg)
+	old, err := ListenControl(t.Context(), path, cfg)
 	if err != nil {
 		t.Fatalf("beside a socket that nobody listens on: %v", err)
 	}
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	s, err := ListenControl(path, cfg)
+	s, err := ListenControl(t.Context(), path, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := ListenControl(path, cfg); err == nil {
+	if s, err := ListenControl(t.Context(), path, cfg); err == nil {
 		s.Close()
 		t.Error("a file was replaced")
 	}
@@ -91,17 +91,17 @@ func TestLiveSocketIsNotTakenOver(t *testing.T) {
 	for name, listen := range listeners() {
 		path := filepath.Join(t.TempDir(), "s")
 		cfg, _ := testConfig()
-		owner, err := listen(path, cfg)
+		owner, err := listen(t.Context(), path, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if s, err := listen(path, cfg); err == nil || !strings.Contains(err.Error(), path+": another process listens there") {
+		if s, err := listen(t.Context(), path, cfg); err == nil || !strings.Contains(err.Error(), path+": another process listens there") {
 			s.Close()
 			t.Errorf("%s: taken over, %v", name, err)
 		}
 		connect(t, path).Close() // still the owner's
 		time.AfterFunc(100*time.Millisecond, func() { owner.Close() })
-		s, err := listen(path, cfg)
+		s, err := listen(t.Context(), path, cfg)
 		if err != nil {
 			t.Fatalf("%s: beside an owner that goes: %v", name, err)
 		}
@@ -113,17 +113,17 @@ func TestPathsThatCannotBe(t *testing.T) {
 	cfg, _ := testConfig()
 	dir := t.TempDir()
 	long := filepath.Join(dir, strings.Repeat("x", 108-len(dir)-1))
-	if _, err := ListenControl(long, cfg); !errors.Is(err, ErrPathTooLong) || err.Error() != "the specified API socket path is too long (>= 108)" {
+	if _, err := ListenControl(t.Context(), long, cfg); !errors.Is(err, ErrPathTooLong) || err.Error() != "the specified API socket path is too long (>= 108)" {
 		t.Errorf("108 bytes: %v", err)
 	}
-	s, err := ListenControl(long[:107], cfg)
+	s, err := ListenControl(t.Context(), long[:107], cfg)
 	if err != nil {
 		t.Fatalf("107 bytes: %v", err)
 	}
 	connect(t, long[:107])
 	s.Close()
 	for _, path := range []string{"", "@abstract", filepath.Join(dir, "none", "s"), dir} {
-		if s, err := ListenControl(path, cfg); err == nil {
+		if s, err := ListenControl(t.Context(), path, cfg); err == nil {
 			s.Close()
 			t.Errorf("%q is listened on", path)
 		}
@@ -134,7 +134,7 @@ func TestPathsThatCannotBe(t *testing.T) {
 func TestClientsBeforeServe(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	cfg, _ := testConfig()
-	s, err := ListenControl(path, cfg)
+	s, err := ListenControl(t.Context(), path, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,7 @@ func TestCloseEndsEveryone(t *testing.T) {
 		before := openFiles(t)
 		path := filepath.Join(t.TempDir(), "s")
 		cfg, p := testConfig()
-		s, err := listen(path, cfg)
+		s, err := listen(t.Context(), path, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}

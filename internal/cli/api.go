@@ -19,12 +19,12 @@ func (o *Options) listen(ctx context.Context, n *network, r *reporter) error {
 	}
 	for _, s := range []struct {
 		path   string
-		listen func(string, api.Config) (*api.Server, error)
+		listen func(context.Context, string, api.Config) (*api.Server, error)
 	}{{o.APISocket, api.ListenControl}, {o.HTTPSocket, api.ListenHTTP}} {
 		if s.path == "" {
 			continue
 		}
-		server, err := s.listen(s.path, cfg)
+		server, err := s.listen(ctx, s.path, cfg)
 		if err != nil {
 			return err
 		}

@@ -29,8 +29,8 @@ func answering(t *testing.T, flows func() []api.Flow) (control, http string, p *
 	}}
 	dir := t.TempDir()
 	control, http = filepath.Join(dir, "api"), filepath.Join(dir, "http")
-	for path, listen := range map[string]func(string, api.Config) (*api.Server, error){control: api.ListenControl, http: api.ListenHTTP} {
-		s, err := listen(path, cfg)
+	for path, listen := range map[string]func(context.Context, string, api.Config) (*api.Server, error){control: api.ListenControl, http: api.ListenHTTP} {
+		s, err := listen(t.Context(), path, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
