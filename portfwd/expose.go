@@ -96,6 +96,7 @@ type exposedClient struct {
 	socket connect.Socket
 	server connect.Attempt
 	to     netip.AddrPort
+	forget func() // stops waiting for the decision; nil: there was nothing to wait for
 	ended  bool
 }
 
@@ -126,7 +127,7 @@ func (c *exposedClient) decided(d policy.Decision) {
 	switch {
 	case c.ended:
 	case d.Action == policy.Wait:
-		d.Pending.Then(c.decided)
+		c.forget = d.Pending.Then(c.decided)
 	case d.Action == policy.Allow:
 		c.dial(d.To)
 	default:
@@ -176,6 +177,9 @@ func (c *exposedClient) refuse() {
 func (c *exposedClient) End(flow.Reason) {
 	if !c.ended {
 		c.ended = true
+		if c.forget != nil {
+			c.forget()
+		}
 		c.server.Close()
 		c.socket.Reset()
 	}

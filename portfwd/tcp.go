@@ -44,6 +44,7 @@ type client struct {
 	socket    connect.Socket
 	direct    direct           // the path that is tried first
 	handshake *stack.Handshake // the stack path
+	forget    func()           // stops waiting for the decision; nil: there was nothing to wait for
 	timer     shard.Timer      // of the stack path, or while there is no socket for the direct one
 	ended     bool
 }
@@ -65,7 +66,7 @@ func (c *client) decided(d policy.Decision) {
 	switch {
 	case c.ended:
 	case d.Action == policy.Wait:
-		d.Pending.Then(c.decided)
+		c.forget = d.Pending.Then(c.decided)
 	case d.Action != policy.Allow:
 		c.refuse()
 	default:
@@ -142,6 +143,9 @@ func (c *client) End(why flow.Reason) {
 		return
 	}
 	c.ended = true
+	if c.forget != nil {
+		c.forget()
+	}
 	c.m.cfg.Shard.Disarm(&c.timer)
 	c.direct.Close()
 	if why == flow.Closing {

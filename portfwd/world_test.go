@@ -30,6 +30,7 @@ type setting struct {
 	clock      *shardtest.Clock // nil: the kernel's
 	idle       bool             // nobody serves the shard: the test does
 	limits     flow.Limits
+	policy     policy.Decider // of the Manager; nil: the world's rules
 }
 
 // world is a manager with all that it needs, and a guest's netstack.
@@ -55,8 +56,11 @@ func newWorld(t *testing.T, s setting) *world {
 		})
 		return f
 	})
+	if s.policy == nil {
+		s.policy = w.Policy
+	}
 	w.Manager = New(Config{
-		Plan: w.Plan, Policy: w.Policy, Shard: w.Shard, Table: w.Table, Relay: w.Relay, Batch: w.Batch, Stack: w.Stack, Logger: w.Logger,
+		Plan: w.Plan, Policy: s.policy, Shard: w.Shard, Table: w.Table, Relay: w.Relay, Batch: w.Batch, Stack: w.Stack, Logger: w.Logger,
 	})
 	f.Attach(w.Stack, w.Manager)
 	t.Cleanup(w.Manager.Close)

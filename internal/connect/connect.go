@@ -141,7 +141,11 @@ func (a *Attempt) Ready(events uint32) {
 			// waited for the socket's lock, and so for the second.
 			errno = sockio.Error(a.FD)
 			if errno == 0 && events&unix.EPOLLHUP == 0 {
-				return // an error that does not end the attempt
+				// An error that does not end the attempt. Left on the queue, it would
+				// come with every later event.
+				unix.Recvmsg(a.FD, nil, nil, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+				a.Events &^= unix.EPOLLERR
+				return
 			}
 			errno = cmp.Or(errno, unix.ECONNRESET)
 		}

@@ -60,9 +60,9 @@ func (r *Rules) decideGateway(dst netip.AddrPort) Decision {
 	return Decision{Action: Allow, To: netip.AddrPortFrom(loopback, dst.Port())}
 }
 
-// routable reports whether a host socket may be asked to reach addr. The kernel
-// would treat all other addresses as local or multicast: connecting to 0.0.0.0 or :: reaches loopback, and IPv4-mapped and
-// IPv4-compatible addresses hide IPv4 ones.
+// routable reports whether a host socket may be asked to reach addr. The kernel would
+// treat all other addresses as local or multicast: connecting to 0.0.0.0 or :: reaches
+// loopback, and IPv4-mapped and IPv4-compatible addresses hide IPv4 ones.
 func routable(addr netip.Addr) bool {
 	switch {
 	case !addr.IsValid(), addr.IsUnspecified(), addr.IsLoopback(), addr.IsMulticast(), addr.Is4In6():
