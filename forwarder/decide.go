@@ -11,7 +11,7 @@ import (
 // decide asks the policy about a packet from the guest.
 func (f *Forwarder) decide(proto uint8, src, dst netip.AddrPort) policy.Decision {
 	return f.cfg.Policy.Decide(policy.Request{
-		Guest: f.cfg.Guest, Direction: policy.Out, Origin: flow.FromGuest, Proto: proto, Src: src, Dst: dst,
+		Guest: f.cfg.Guests.Of(src.Addr()), Direction: policy.Out, Origin: flow.FromGuest, Proto: proto, Src: src, Dst: dst,
 	})
 }
 
@@ -23,7 +23,7 @@ func (m *mapping) seen(peer netip.AddrPort) (netip.AddrPort, bool) {
 		guest = netip.AddrPortFrom(guest.Addr(), 0) // an echo identifier is no port
 	}
 	d := m.f.cfg.Policy.Decide(policy.Request{
-		Guest: m.f.cfg.Guest, Direction: policy.In, Origin: flow.FromGuest, Proto: m.record.Proto, Src: peer, Dst: guest,
+		Guest: m.record.Guest, Direction: policy.In, Origin: flow.FromGuest, Proto: m.record.Proto, Src: peer, Dst: guest,
 	})
 	return d.From, d.Action == policy.Allow
 }

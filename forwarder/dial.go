@@ -44,7 +44,7 @@ func (f *Forwarder) SYN(syn *stack.SYN) {
 	d := &dial{f: f, syn: syn}
 	d.host = connect.Attempt{Socket: connect.None(), Shard: f.cfg.Shard, Done: d.answered}
 	d.record = &flow.Flow{
-		Owner: d, Guest: f.cfg.Guest, Kind: flow.Dial, Proto: unix.IPPROTO_TCP, Src: syn.Src, Remote: syn.Dst, FD: -1,
+		Owner: d, Guest: f.cfg.Guests.Of(syn.Src.Addr()), Kind: flow.Dial, Proto: unix.IPPROTO_TCP, Src: syn.Src, Remote: syn.Dst, FD: -1,
 	}
 	f.cfg.Table.Add(d.record)
 	d.decided(decision)

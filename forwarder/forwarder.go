@@ -42,7 +42,7 @@ type DHCP interface {
 
 // Config of a Forwarder. Plan, Policy, Shard, Table, Relay and Batch are required.
 type Config struct {
-	Guest  *flow.Guest // whose flows these are; may be nil where there is one guest
+	Guests flow.Guests // whose flows these are; may be nil where there is one guest
 	Plan   addressing.Plan
 	Policy policy.Decider
 	Shard  *shard.Shard

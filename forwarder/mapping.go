@@ -47,7 +47,7 @@ func (f *Forwarder) openMapping(proto uint8, guest netip.AddrPort) (*mapping, un
 	f.cfg.Table.Admit(flow.Mapping)
 	m := &mapping{f: f}
 	m.record = &flow.Flow{
-		Owner: m, Guest: f.cfg.Guest, Kind: flow.Mapping, Proto: proto, Src: guest, Idle: mappingIdle, State: flow.Mapped,
+		Owner: m, Guest: f.cfg.Guests.Of(guest.Addr()), Kind: flow.Mapping, Proto: proto, Src: guest, Idle: mappingIdle, State: flow.Mapped,
 	}
 	socketProto := 0
 	if proto != stack.ProtoUDP {

@@ -106,7 +106,7 @@ func (p *exposedPort) take(fd int, from netip.AddrPort) {
 	c := &exposedClient{p: p, from: from, socket: connect.Socket{FD: fd}}
 	c.server = connect.Attempt{Socket: connect.None(), Shard: cfg.Shard, Done: c.answered}
 	c.record = &flow.Flow{
-		Owner: c, Guest: cfg.Guest, Kind: flow.Exposed, Origin: flow.FromExposed, Proto: unix.IPPROTO_TCP,
+		Owner: c, Guest: cfg.Guests.Of(from.Addr()), Kind: flow.Exposed, Origin: flow.FromExposed, Proto: unix.IPPROTO_TCP,
 		Src: from, Remote: p.at, FD: -1,
 	}
 	cfg.Table.Add(c.record)
@@ -118,7 +118,7 @@ func (p *exposedPort) take(fd int, from netip.AddrPort) {
 func (c *exposedClient) ask(loopback netip.Addr) {
 	cfg := &c.p.m.cfg
 	c.decided(cfg.Policy.Decide(policy.Request{
-		Guest: cfg.Guest, Direction: policy.Out, Origin: flow.FromExposed, Proto: unix.IPPROTO_TCP,
+		Guest: c.record.Guest, Direction: policy.Out, Origin: flow.FromExposed, Proto: unix.IPPROTO_TCP,
 		Src: c.from, Dst: netip.AddrPortFrom(loopback, c.p.host),
 	}))
 }

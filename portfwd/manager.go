@@ -21,7 +21,7 @@ import (
 // Config of a Manager. Plan, Policy, Shard, Table, Relay, Batch and Stack are
 // required.
 type Config struct {
-	Guest   *flow.Guest // whose ports these are; may be nil where there is one guest
+	Guests  flow.Guests // whose ports these are; may be nil where there is one guest
 	Plan    addressing.Plan
 	Policy  policy.Decider
 	Shard   *shard.Shard
@@ -216,7 +216,7 @@ func (m *Manager) Close() {
 // decide asks about a client of a published port.
 func (m *Manager) decide(proto uint8, client, to netip.AddrPort) policy.Decision {
 	return m.cfg.Policy.Decide(policy.Request{
-		Guest: m.cfg.Guest, Direction: policy.In, Origin: flow.FromPublished, Proto: proto, Src: client, Dst: to,
+		Guest: m.cfg.Guests.Of(to.Addr()), Direction: policy.In, Origin: flow.FromPublished, Proto: proto, Src: client, Dst: to,
 	})
 }
 

@@ -55,7 +55,7 @@ func (p *tcpPort) take(fd int, peer netip.AddrPort) {
 	c := &client{m: m, p: p, to: m.destination(p.guest), socket: connect.Socket{FD: fd}}
 	c.direct.Attempt = connect.Attempt{Socket: connect.None(), Shard: m.cfg.Shard, Done: c.directDone}
 	c.record = &flow.Flow{
-		Owner: c, Guest: m.cfg.Guest, Kind: flow.Client, Origin: flow.FromPublished, Proto: unix.IPPROTO_TCP,
+		Owner: c, Guest: m.cfg.Guests.Of(c.to.Addr()), Kind: flow.Client, Origin: flow.FromPublished, Proto: unix.IPPROTO_TCP,
 		Src: c.to, Remote: peer, FD: fd,
 	}
 	m.cfg.Table.Add(c.record)

@@ -151,7 +151,7 @@ func (u *udpPort) newSession(client sockio.Addr, guest, seen netip.AddrPort) *se
 	cfg.Table.Admit(flow.Session)
 	s := &session{port: u, client: client}
 	s.record = &flow.Flow{
-		Owner: s, Guest: cfg.Guest, Kind: flow.Session, Origin: flow.FromPublished, Proto: unix.IPPROTO_UDP,
+		Owner: s, Guest: cfg.Guests.Of(guest.Addr()), Kind: flow.Session, Origin: flow.FromPublished, Proto: unix.IPPROTO_UDP,
 		Src: guest, Remote: seen, FD: u.socket.FD, Idle: sessionIdle, State: flow.Published,
 	}
 	cfg.Table.Add(s.record)

@@ -10,6 +10,18 @@ type Guest struct {
 	Name string // for people; may be empty
 }
 
+// Guests tells which guest has an address, nil for none. It is called on the shard's
+// thread. A nil Guests is that of a process with one guest.
+type Guests func(netip.Addr) *Guest
+
+// Of is the guest that has an address.
+func (g Guests) Of(a netip.Addr) *Guest {
+	if g == nil {
+		return nil
+	}
+	return g(a)
+}
+
 // Kind is what a flow is to the table: its limit, and whether its flows may be evicted.
 type Kind uint8
 

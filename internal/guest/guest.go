@@ -1,5 +1,6 @@
 // Package guest assembles the network of one guest: workers of a shard, a stack and
-// a forwarder each, and the services of the address plan, over one frame device.
+// a forwarder each, and the services of the address plan, over one frame device. The
+// device may be a bridge that several guests share; see Members.
 //
 // # Theory of operation
 //
@@ -30,6 +31,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
 	"time"
 
 	"epiphyte/internal/dhcp"
@@ -48,6 +50,12 @@ type Config struct {
 	Device stack.Device
 	// Queues are further queues of the same device.
 	Queues []stack.Device
+	// Shard of worker 0, which the Guest closes in the end, even if New fails. nil: a
+	// new one.
+	Shard *shard.Shard
+	// Members are the guests of a device that several share; nil: there is one guest.
+	// Not with Queues.
+	Members Members
 	// Rules decide what the guest may reach, and where.
 	Rules policy.Rules
 	// StaticIPv6 says that the guest has been given Rules.Plan.Guest6. Then router
@@ -69,6 +77,22 @@ type Config struct {
 	Sockets     Sockets
 	PublishMode portfwd.Mode
 	Logger      *slog.Logger
+}
+
+// Members are the guests that share one device. But for Neighbor, the methods are
+// called on the thread of the shard.
+type Members interface {
+	// Attach says who is called when frames for the gateway or for outside wait.
+	Attach(shard.Handler)
+	// Neighbor is the Ethernet address of the member that has an IP address. Any
+	// goroutine may call it.
+	Neighbor(netip.Addr) (mac [6]byte, ok bool)
+	// Lease is the IPv4 address of the member that has an Ethernet address.
+	Lease(mac [6]byte) (netip.Addr, bool)
+	// Guest is the member that has an IP address, as flows refer to it; nil: none has.
+	Guest(netip.Addr) *flow.Guest
+	// Answer answers DNS queries about the members; see dns.Config.Local.
+	Answer(query []byte, from netip.AddrPort) (answer []byte, ok bool)
 }
 
 // Sockets are handed out on the thread of one shard, which they are attached to

@@ -32,8 +32,14 @@ type worker struct {
 // Worker 0 has the services.
 func (g *Guest) newWorker(i int, cfg *Config) (w *worker, err error) {
 	w = new(worker)
-	if w.shard, err = shard.New(shard.Config{}); err != nil {
-		return w, fmt.Errorf("start event loop: %w", err)
+	if w.shard = cfg.Shard; w.shard == nil || i > 0 {
+		if w.shard, err = shard.New(shard.Config{}); err != nil {
+			return w, fmt.Errorf("start event loop: %w", err)
+		}
+	}
+	var guests flow.Guests
+	if cfg.Members != nil {
+		guests = cfg.Members.Guest
 	}
 	w.table = flow.New(w.shard, cfg.Limits)
 	w.table.OnFull = func() {
@@ -42,7 +48,7 @@ func (g *Guest) newWorker(i int, cfg *Config) (w *worker, err error) {
 	w.relay = relay.New(relay.Config{Shard: w.shard, Table: w.table})
 	batch := new(sockio.Batch)
 	fc := forwarder.Config{
-		Plan: cfg.Rules.Plan, Policy: &cfg.Rules, Shard: w.shard, Table: w.table, Relay: w.relay, Batch: batch,
+		Guests: guests, Plan: cfg.Rules.Plan, Policy: &cfg.Rules, Shard: w.shard, Table: w.table, Relay: w.relay, Batch: batch,
 		Source: cfg.Source.For, Logger: cfg.Logger,
 	}
 	sc := stack.Config{
@@ -65,12 +71,15 @@ func (g *Guest) newWorker(i int, cfg *Config) (w *worker, err error) {
 	if w.steered != nil {
 		w.steered.Attach(w.shard, w.stack)
 	}
+	if cfg.Members != nil {
+		cfg.Members.Attach(w.stack)
+	}
 	if i > 0 {
 		f.Attach(w.stack, nil)
 		return w, nil
 	}
 	pc := portfwd.Config{
-		Plan: cfg.Rules.Plan, Policy: &cfg.Rules, Shard: w.shard, Table: w.table, Relay: w.relay, Batch: batch,
+		Guests: guests, Plan: cfg.Rules.Plan, Policy: &cfg.Rules, Shard: w.shard, Table: w.table, Relay: w.relay, Batch: batch,
 		Stack: w.stack, Mode: cfg.PublishMode, Logger: cfg.Logger,
 	}
 	if cfg.Sockets != nil {
@@ -90,7 +99,12 @@ func (g *Guest) newWorker(i int, cfg *Config) (w *worker, err error) {
 // serve0 adds the services of worker 0: names, leases and advertisements.
 func (g *Guest) serve0(w *worker, cfg *Config, fc *forwarder.Config, sc *stack.Config) {
 	p := cfg.Rules.Plan
-	fc.DHCP = dhcp.New(dhcp.Config{Plan: p, MTU: cfg.MTU, MAC: p.HardwareAddr()})
+	dc := dhcp.Config{Plan: p, MTU: cfg.MTU, MAC: p.HardwareAddr()}
+	rc := dns.Config{Shard: w.shard, ResolvConf: cfg.ResolvConf, Source: cfg.Source, Logger: cfg.Logger}
+	if m := cfg.Members; m != nil {
+		dc.Lease, rc.Local, sc.Neighbors = m.Lease, m.Answer, m.Neighbor
+	}
+	fc.DHCP = dhcp.New(dc)
 	if p.IPv6() {
 		sc.RouterAdvertisement = dhcp.RouterAdvertisement(p, p.HardwareAddr(), cfg.MTU, !cfg.StaticIPv6)
 		if cfg.StaticIPv6 {
@@ -98,7 +112,7 @@ func (g *Guest) serve0(w *worker, cfg *Config, fc *forwarder.Config, sc *stack.C
 		}
 	}
 	if !cfg.Rules.DisableDNS {
-		g.resolver = dns.New(dns.Config{Shard: w.shard, ResolvConf: cfg.ResolvConf, Source: cfg.Source, Logger: cfg.Logger})
+		g.resolver = dns.New(rc)
 		fc.DNS = g.resolver
 	}
 }

@@ -1,0 +1,277 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/shard"
+)
+
+// maxConns bounds the clients at once: each member may have one, and some may ask.
+const maxConns = maxMembers + 64
+
+// acceptPause is how long no client is accepted when descriptors have run out.
+const acceptPause = 100 * time.Millisecond
+
+// accept serves clients until the listener is closed.
+func (w *Worker) accept(ctx context.Context) {
+	for {
+		c, err := w.listener.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			select {
+			case <-time.After(acceptPause):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		w.tasks.Go(func() { w.serve(ctx, c, nil) })
+	}
+}
+
+// serve answers the requests of a connection, and has its member leave in the end. own is
+// a member that came by it before this worker was started; nil: there is none.
+func (w *Worker) serve(ctx context.Context, c *net.UnixConn, own *membership) {
+	if !w.busy(c) {
+		send(c, reply{Error: errEnding.Error(), Ending: true})
+		c.Close()
+		return
+	}
+	defer w.unbusy(c)
+	if err := checkPeer(c); err != nil {
+		send(c, reply{Error: err.Error()})
+		return
+	}
+	for {
+		var req request
+		fds, err := receive(c, &req)
+		if err != nil {
+			break
+		}
+		var answer reply
+		if req.Op == opJoin && own == nil {
+			answer, own = w.handleJoin(ctx, c, req.Member, fds)
+		} else {
+			answer = w.handle(&req)
+		}
+		closeAll(fds)
+		if send(c, answer) != nil {
+			break
+		}
+	}
+	if own != nil && !own.Detached && ctx.Err() == nil {
+		w.leave(own)
+	}
+}
+
+// checkPeer returns an error for clients other than our own user and root.
+func checkPeer(c *net.UnixConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	if err := raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return err
+	}
+	if credErr != nil {
+		return fmt.Errorf("read the client's user: %w", credErr)
+	}
+	if own := uint32(os.Geteuid()); cred.Uid != own && cred.Uid != 0 {
+		return fmt.Errorf("user %d is not permitted, only %d and root are", cred.Uid, own)
+	}
+	return nil
+}
+
+func refusal(err error) reply {
+	return reply{Error: err.Error(), Ending: errors.Is(err, errEnding)}
+}
+
+// handleJoin makes a member of the TAP in fds. A second descriptor is the process of a
+// detached member.
+func (w *Worker) handleJoin(ctx context.Context, c *net.UnixConn, wish *Member, fds []int) (reply, *membership) {
+	if wish == nil || len(fds) == 0 {
+		return reply{Error: "join: a TAP is missing"}, nil
+	}
+	m, err := w.join(ctx, *wish, fds[0])
+	if err != nil {
+		return refusal(err), nil
+	}
+	keep := fds
+	if m.Detached {
+		w.watchProcess(m, fds[1:])
+	} else {
+		m.conn, keep = c, fds[:1]
+	}
+	if err := w.keep(m, keep); err != nil {
+		w.leave(m)
+		return refusal(fmt.Errorf("join network %s: tell the keeper: %w", w.def.Name, err)), nil
+	}
+	return reply{Member: &m.Member, Info: w.info()}, m
+}
+
+// keep has the keeper hold what a new worker needs to go on with a member.
+func (w *Worker) keep(m *membership, fds []int) error {
+	if m.conn == nil {
+		return w.tell(order{Op: opKeep, Member: &m.Member}, fds...)
+	}
+	raw, err := m.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return errors.Join(raw.Control(func(fd uintptr) {
+		err = w.tell(order{Op: opKeep, Member: &m.Member}, append(slices.Clone(fds), int(fd))...)
+	}), err)
+}
+
+// restore makes a member again what it was before this worker was started.
+func (w *Worker) restore(ctx context.Context, r restored) {
+	defer func() { closeAll(r.fds) }()
+	if len(r.fds) == 0 {
+		return
+	}
+	m, err := w.join(ctx, r.member, r.fds[0])
+	if err != nil {
+		w.cfg.Logger.Error("a member is lost", "member", r.member.Name, "error", err)
+		w.tell(order{Op: opDrop, ID: r.member.ID})
+		return
+	}
+	if m.Detached {
+		w.watchProcess(m, r.fds[1:])
+		return
+	}
+	c, err := connOf(r.fds[len(r.fds)-1])
+	r.fds = r.fds[:len(r.fds)-1]
+	if err != nil {
+		w.leave(m)
+		return
+	}
+	m.conn = c
+	w.tasks.Go(func() { w.serve(ctx, c, m) })
+}
+
+// watchProcess ends a detached member with its process, if fds has its descriptor.
+func (w *Worker) watchProcess(m *membership, fds []int) {
+	if len(fds) == 0 {
+		return
+	}
+	pidfd, err := unix.FcntlInt(uintptr(fds[0]), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	w.on(func() {
+		m.pidfd = pidfd
+		m.process, err = w.shard.Watch(pidfd, unix.EPOLLIN|unix.EPOLLONESHOT, &processEnd{w, m})
+	})
+	if err != nil {
+		w.cfg.Logger.Warn("the end of a member's process will not be noticed", "member", m.Name, "error", err)
+		unix.Close(pidfd)
+	}
+}
+
+// processEnd is a member whose process is watched.
+type processEnd struct {
+	w *Worker
+	m *membership
+}
+
+// Ready implements shard.Handler.
+func (p *processEnd) Ready(uint32) { p.w.tasks.Go(func() { p.w.leave(p.m) }) }
+
+var _ shard.Handler = (*processEnd)(nil)
+
+// handle answers requests of all kinds but join.
+func (w *Worker) handle(req *request) reply {
+	switch req.Op {
+	case opInfo:
+		return reply{Info: w.info()}
+	case opLeave:
+		m := w.find(req.Who)
+		if m == nil {
+			return reply{Error: fmt.Sprintf("network %s has no member %q", w.def.Name, req.Who)}
+		}
+		w.expel(m)
+		return reply{}
+	case opUpgrade:
+		if err := w.tell(order{Op: opUpgrade, Text: req.Program}); err != nil {
+			return refusal(err)
+		}
+		return reply{}
+	case opStop:
+		for _, m := range w.list() {
+			w.expel(m)
+		}
+		if err := w.tell(order{Op: opStop}); err != nil {
+			return refusal(err)
+		}
+		return reply{}
+	}
+	return reply{Error: fmt.Sprintf("a request %q is not known here: is this program older than its client? epiphyte network upgrade %s", req.Op, w.def.Name)}
+}
+
+// find is the member with an id or a name, nil if there is none.
+func (w *Worker) find(who string) *membership {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if m := w.members[who]; m != nil {
+		return m
+	}
+	return w.named(who)
+}
+
+// list is the members by address.
+func (w *Worker) list() []*membership {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var all []*membership
+	for _, m := range w.members {
+		if m.port != nil {
+			all = append(all, m)
+		}
+	}
+	slices.SortFunc(all, func(a, b *membership) int { return a.IPv4.Compare(b.IPv4) })
+	return all
+}
+
+func (w *Worker) info() *Info {
+	i := &Info{
+		Definition: w.def,
+		Gateway:    w.plan.Gateway,
+		Gateway6:   w.plan.Gateway6,
+		Version:    w.cfg.Version,
+		Worker:     os.Getpid(),
+		Keeper:     os.Getppid(),
+		Members:    []Member{},
+	}
+	for _, m := range w.list() {
+		described := m.Member
+		stats := m.port.Stats()
+		described.Stats = &stats
+		i.Members = append(i.Members, described)
+	}
+	return i
+}
+
+// tell sends the keeper a message. A keeper that does not read is as good as gone.
+func (w *Worker) tell(o order, fds ...int) error {
+	w.telling.Lock()
+	defer w.telling.Unlock()
+	w.control.SetWriteDeadline(time.Now().Add(keeperPatience))
+	return send(w.control, o, fds...)
+}
+
+// keeperPatience is how long the keeper may take to take a message. It does nothing else.
+const keeperPatience = 5 * time.Second
+

@@ -1,0 +1,59 @@
+// Package network serves networks of several members: neighbours that talk, find each
+// other by name, and share one way out.
+//
+// # Theory of operation
+//
+// A network is two processes of one user, in the host's namespaces:
+//
+//	keeper                           worker, confined
+//	holds the lock, the socket and   bridge, stack, names, published ports
+//	a copy of every descriptor       and the socket's clients
+//	     │  members, at start              ▲  requests, TAPs (SCM_RIGHTS)
+//	     └──────────► control ◄────────────┤
+//	                                 clients: run, attach, podman's plugin
+//
+// A member's client opens a TAP inside the member's namespaces and hands its descriptor
+// to the worker, which puts it on the bridge and answers with addresses. The connection
+// is the membership: its end, however it comes, is leaving. Members without a client of
+// their own (podman's) are detached: they stay until Leave, or until their process or
+// the path of their namespace is gone.
+//
+// # Survival
+//
+// The keeper reads nothing of the guests' and does nothing but hold descriptors, so it
+// has no reason to die. When the worker dies it starts another one, hands it the members
+// with their TAPs and connections, and they go on with the same addresses, names and
+// ports; between members nothing is lost but frames, since their kernels hold the
+// connections. Connections by the way out are reset. The same replaces the program by a
+// newer one (Upgrade). When the keeper dies, the kernel ends the worker; the members'
+// clients, which keep their TAPs as well (Holder), start the network anew and join with
+// the addresses they had. Only detached members are lost then.
+//
+// # Life of a network
+//
+// Start runs "network serve NAME", which takes the lock (one keeper per name), chooses
+// subnets that neither the host's routes nor other networks cover, listens, and starts
+// the worker. A worker without members and clients for linger ends, and the keeper with
+// it, unless it is to stay.
+//
+// # Life of a member
+//
+//  1. Worker.serve receives the request with the TAP; join reserves name and addresses,
+//  2. adopts the TAP, binds the ports, and connects: bridge, names, lease;
+//  3. keep hands copies of the descriptors to the keeper. The reply carries addresses.
+//  4. The client configures the interface, and holds (Hold) or closes its connection.
+//  5. leave undoes it all and ends the member's flows, so that its address is nobody's.
+//
+// # Invariants
+//
+// A name's address is kept for it while the worker lives and addresses suffice. What a
+// failed join has reserved is free again. Membership is guarded by a mutex; bridge,
+// names and flows belong to the shard's thread. Members, connections and messages are
+// bounded.
+//
+// Timers: linger, while nobody is there; the pause before a worker that dies again and
+// again is replaced.
+//
+// What it does not do: it opens no TAP and configures none; it knows neither podman nor
+// the command line.
+package network

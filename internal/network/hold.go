@@ -1,0 +1,105 @@
+package network
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// Holder is a member's own side: it keeps the TAP open and the membership alive, whatever
+// becomes of the network's processes.
+type Holder struct {
+	path   string
+	start  Starter
+	tap    int
+	member Member // as it was granted
+	log    *slog.Logger
+
+	cancel context.CancelFunc
+	done   chan struct{} // closed when hold has returned
+	ended  chan struct{} // closed when the network has removed the member
+
+	mu     sync.Mutex
+	client *Client
+}
+
+// Pauses between tries to meet a network again: it is started within milliseconds, or
+// somebody has to mend something first.
+const (
+	firstPause = 20 * time.Millisecond
+	lastPause  = 2 * time.Second
+)
+
+// Hold keeps a membership that c.Join has granted, and takes c over. tap must stay open
+// until Close.
+func Hold(path string, start Starter, c *Client, tap int, granted Member, log *slog.Logger) *Holder {
+	ctx, cancel := context.WithCancel(context.Background())
+	h := &Holder{
+		path: path, start: start, tap: tap, member: granted, log: log, client: c,
+		cancel: cancel, done: make(chan struct{}), ended: make(chan struct{}),
+	}
+	go h.hold(ctx)
+	return h
+}
+
+// Ended is closed when the network has removed the member.
+func (h *Holder) Ended() <-chan struct{} { return h.ended }
+
+// Close leaves the network.
+func (h *Holder) Close() error {
+	h.cancel()
+	h.mu.Lock()
+	h.client.Close()
+	h.mu.Unlock()
+	<-h.done
+	return nil
+}
+
+// hold waits for the end of the connection, and joins again.
+func (h *Holder) hold(ctx context.Context) {
+	defer close(h.done)
+	defer func() { h.client.Close() }()
+	for {
+		var unasked reply
+		if _, err := receive(h.client.conn, &unasked); err == nil && unasked.Removed {
+			close(h.ended)
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		h.log.Warn("the network's process has ended; joining again")
+		if !h.rejoin(ctx) {
+			return
+		}
+		h.log.Info("joined the network again")
+	}
+}
+
+// rejoin tries until the member is one again, and reports false when ctx has ended.
+func (h *Holder) rejoin(ctx context.Context) bool {
+	said := ""
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		c, _, err := Open(ctx, h.path, h.start)
+		if err == nil {
+			if _, _, err = c.Join(ctx, h.member, h.tap, nil); err == nil {
+				h.mu.Lock()
+				defer h.mu.Unlock()
+				h.client = c
+				return ctx.Err() == nil
+			}
+			c.Close()
+		}
+		if text := err.Error(); ctx.Err() == nil && text != said {
+			said = text
+			h.log.Warn("cannot join the network again yet", "error", err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+

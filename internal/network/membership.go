@@ -1,0 +1,322 @@
+package network
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/addressing"
+	"epiphyte/internal/bridge"
+	"epiphyte/internal/flow"
+	"epiphyte/internal/names"
+	"epiphyte/internal/shard"
+	"epiphyte/portfwd"
+	"epiphyte/tap"
+)
+
+// maxMembers bounds the members of a network; the default subnet has room for 253.
+const maxMembers = 1000
+
+// membership is a member of the network, and what it holds.
+type membership struct {
+	Member
+	mac     [6]byte
+	device  *tap.Device
+	port    *bridge.Port
+	guest   *flow.Guest
+	conn    *net.UnixConn // that it came by; nil: it is detached
+	process *shard.Watch  // of a detached member's process, whose end is the member's; nil: none
+	pidfd   int
+}
+
+// Errors of join.
+var (
+	errEnding = errors.New("the network is about to end")
+	errFull   = errors.New("the network has no address left: give it a larger subnet (epiphyte network create --subnet)")
+)
+
+// join makes a member of the TAP with a descriptor, which stays the caller's.
+func (w *Worker) join(ctx context.Context, wish Member, tun int) (_ *membership, err error) {
+	m := &membership{Member: wish, guest: &flow.Guest{}}
+	if err := w.reserve(m); err != nil {
+		return nil, fmt.Errorf("join network %s: %w", w.def.Name, err)
+	}
+	defer func() {
+		if err != nil {
+			w.leave(m)
+			err = fmt.Errorf("join network %s: %w", w.def.Name, err)
+		}
+	}()
+	if m.device, err = tap.Open(ctx, tap.Config{Target: tap.Target{FD: tun}, Logger: w.cfg.Logger}); err != nil {
+		return nil, err
+	}
+	if err := w.publish(ctx, m); err != nil {
+		return nil, err
+	}
+	if !w.on(func() { err = w.connect(m) }) {
+		return nil, errEnding
+	}
+	if err != nil {
+		return nil, err
+	}
+	w.cfg.Logger.Info("member has joined", "member", m.Name, "ipv4", m.IPv4, "ipv6", m.IPv6)
+	return m, nil
+}
+
+// reserve decides what the member gets, and enters it, so that no other gets the same.
+func (w *Worker) reserve(m *membership) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.ending:
+		return errEnding
+	case len(w.members) >= maxMembers:
+		return errFull
+	}
+	for _, name := range append([]string{m.Hostname, m.Name}, m.Aliases...) {
+		if name == "" {
+			continue
+		}
+		if err := names.Valid(name); err != nil {
+			return err
+		}
+	}
+	if err := w.chooseAddresses(m); err != nil {
+		return err
+	}
+	if m.Name == "" {
+		m.Name = "guest-" + m.IPv4.String()[strings.LastIndexByte(m.IPv4.String(), '.')+1:]
+	}
+	if m.ID == "" {
+		var b [8]byte
+		rand.Read(b[:])
+		m.ID = hex.EncodeToString(b[:])
+	}
+	if w.members[m.ID] != nil {
+		return fmt.Errorf("%s is a member already", m.ID)
+	}
+	if other := w.named(m.Name); other != nil {
+		return fmt.Errorf("a member called %s is there already: choose another name", m.Name)
+	}
+	if m.Since.IsZero() {
+		m.Since = time.Now().Truncate(time.Second)
+	}
+	m.guest.Name = m.Name
+	w.members[m.ID] = m
+	w.remembered[m.Name] = m.IPv4
+	return nil
+}
+
+// chooseAddresses gives a member its addresses: those that it wants, or had under its
+// name, or else the first that are free.
+func (w *Worker) chooseAddresses(m *membership) error {
+	taken := func(a netip.Addr) bool {
+		for _, other := range w.members {
+			if other.IPv4 == a || other.IPv6 == a {
+				return true
+			}
+		}
+		return false
+	}
+	reserved := func(a netip.Addr) bool {
+		for name, other := range w.remembered {
+			if other == a && name != m.Name {
+				return true
+			}
+		}
+		return false
+	}
+	switch had := w.remembered[m.Name]; {
+	case m.IPv4.IsValid():
+		if !w.plan.IsMember(m.IPv4) {
+			return fmt.Errorf("%v is no address of a member of %v", m.IPv4, w.plan.Prefix)
+		}
+		if taken(m.IPv4) {
+			return fmt.Errorf("%v is another member's", m.IPv4)
+		}
+	case had.IsValid() && !taken(had):
+		m.IPv4 = had
+	default:
+		m.IPv4 = w.plan.FirstFree(func(a netip.Addr) bool { return taken(a) || reserved(a) })
+		if !m.IPv4.IsValid() {
+			clear(w.remembered)
+			if m.IPv4 = w.plan.FirstFree(taken); !m.IPv4.IsValid() {
+				return errFull
+			}
+		}
+	}
+	if !w.plan.IPv6() {
+		m.IPv6 = netip.Addr{}
+		return w.chooseMAC(m)
+	}
+	if !m.IPv6.IsValid() {
+		m.IPv6 = w.plan.MemberIPv6(m.IPv4)
+	}
+	if !w.plan.Prefix6.Contains(m.IPv6) || w.plan.IsOwn(m.IPv6) {
+		return fmt.Errorf("%v is no address of a member of %v", m.IPv6, w.plan.Prefix6)
+	}
+	if taken(m.IPv6) {
+		return fmt.Errorf("%v is another member's", m.IPv6)
+	}
+	return w.chooseMAC(m)
+}
+
+func (w *Worker) chooseMAC(m *membership) error {
+	m.mac = addressing.MemberHardwareAddr(m.IPv4)
+	if m.MAC != "" {
+		mac, err := net.ParseMAC(m.MAC)
+		if err != nil || len(mac) != 6 || mac[0]&1 != 0 {
+			return fmt.Errorf("%q is no Ethernet address of an interface", m.MAC)
+		}
+		m.mac = [6]byte(mac)
+	}
+	if m.mac == w.plan.HardwareAddr() {
+		return fmt.Errorf("%s is the gateway's Ethernet address", m.MAC)
+	}
+	for _, other := range w.members {
+		if other.mac == m.mac {
+			return fmt.Errorf("%s is another member's Ethernet address", m.MAC)
+		}
+	}
+	m.MAC = net.HardwareAddr(m.mac[:]).String()
+	return nil
+}
+
+// named is the member with a name, nil if there is none. mu must be held.
+func (w *Worker) named(name string) *membership {
+	for _, m := range w.members {
+		if strings.EqualFold(m.Name, name) {
+			return m
+		}
+	}
+	return nil
+}
+
+// publish binds the ports that the member asks for, all or none.
+func (w *Worker) publish(ctx context.Context, m *membership) error {
+	if len(m.Publish) > 0 && w.def.Internal {
+		return errors.New("ports of an internal network cannot be published: it has no way in, either")
+	}
+	for _, text := range m.Publish {
+		rule, err := portfwd.Parse(text)
+		if err != nil {
+			return err
+		}
+		rule.Guest = m.addressFor(rule.Host)
+		if _, err := w.guest.Ports().Add(ctx, rule); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addressFor is where clients of a host's address go: to the address of the same family,
+// if there is one.
+func (m *membership) addressFor(host netip.Addr) netip.Addr {
+	if host.Is6() && m.IPv6.IsValid() {
+		return m.IPv6
+	}
+	return m.IPv4
+}
+
+// connect puts the member onto the bridge. Shard's thread.
+func (w *Worker) connect(m *membership) (err error) {
+	m.port, err = w.bridge.Add(m.device, bridge.Address{MAC: m.mac, IPv4: m.IPv4, IPv6: m.IPv6})
+	if err != nil {
+		return err
+	}
+	addrs := m.addresses()
+	for _, a := range addrs {
+		w.guests[a] = m.guest
+	}
+	w.leases[m.mac] = m.IPv4
+	w.names.Add(m.ID, names.Member{Name: m.Name, Aliases: m.Aliases, Hostname: m.Hostname, Addrs: addrs})
+	return nil
+}
+
+func (m *membership) addresses() []netip.Addr {
+	if m.IPv6.IsValid() {
+		return []netip.Addr{m.IPv4, m.IPv6}
+	}
+	return []netip.Addr{m.IPv4}
+}
+
+// leave takes a member off the network, however far it has come. A second time it does
+// nothing.
+func (w *Worker) leave(m *membership) {
+	w.mu.Lock()
+	there := w.members[m.ID] == m
+	delete(w.members, m.ID)
+	if there && w.idle != nil {
+		w.idle.Reset(linger)
+	}
+	w.mu.Unlock()
+	if !there {
+		return
+	}
+	for _, e := range w.guest.Ports().List() {
+		if e.Guest == m.IPv4 || m.IPv6.IsValid() && e.Guest == m.IPv6 {
+			w.guest.Ports().Remove(e.ID)
+		}
+	}
+	w.on(func() { w.disconnect(m) })
+	if m.device != nil {
+		m.device.Close()
+	}
+	w.tell(order{Op: opDrop, ID: m.ID})
+	w.cfg.Logger.Info("member has left", "member", m.Name)
+}
+
+// disconnect undoes connect, and ends the member's flows: its address may be another's
+// soon. Shard's thread.
+func (w *Worker) disconnect(m *membership) {
+	if m.process != nil {
+		m.process.Forget()
+		unix.Close(m.pidfd)
+	}
+	if m.port == nil {
+		return
+	}
+	w.bridge.Remove(m.port)
+	w.names.Remove(m.ID)
+	delete(w.leases, m.mac)
+	for _, a := range m.addresses() {
+		delete(w.guests, a)
+	}
+	w.guest.EndFlows(m.guest)
+}
+
+// expel has a member leave that has not asked for it, and tells its client.
+func (w *Worker) expel(m *membership) {
+	w.leave(m)
+	if m.conn != nil {
+		send(m.conn, reply{Removed: true})
+	}
+}
+
+// portGone is told of a TAP that was deleted in its namespace. Shard's thread.
+func (w *Worker) portGone(p *bridge.Port) {
+	w.tasks.Go(func() {
+		w.mu.Lock()
+		var gone *membership
+		for _, m := range w.members {
+			if m.port == p {
+				gone = m
+			}
+		}
+		w.mu.Unlock()
+		if gone == nil {
+			return
+		}
+		w.cfg.Logger.Warn("the interface of a member was deleted", "member", gone.Name)
+		w.expel(gone)
+	})
+}

@@ -1,0 +1,188 @@
+package network
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/netdef"
+)
+
+// ErrRunning is of a network that another process serves already.
+var ErrRunning = errors.New("the network is running already")
+
+// ReadyText is what a network's process writes to its standard output when clients can
+// connect. Anything else is the reason why it cannot be served.
+const ReadyText = "ready\n"
+
+// Start returns a Starter that runs this program in the background as the network's
+// process: "network serve NAME", in a session of its own, with the log in a file.
+func Start(paths netdef.Paths, name string) Starter {
+	return func(ctx context.Context) error {
+		if err := paths.Prepare(); err != nil {
+			return err
+		}
+		logFile, err := os.OpenFile(paths.Log(name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		if err != nil {
+			return fmt.Errorf("start network %s: %w", name, err)
+		}
+		defer logFile.Close()
+		answer, theirs, err := os.Pipe()
+		if err != nil {
+			return fmt.Errorf("start network %s: %w", name, err)
+		}
+		defer answer.Close()
+		cmd := &exec.Cmd{
+			Path:        "/proc/self/exe",
+			Args:        []string{"epiphyte", "network", "serve", name},
+			Env:         os.Environ(),
+			Dir:         "/",
+			Stdout:      theirs,
+			Stderr:      logFile,
+			SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+		}
+		err = cmd.Start()
+		theirs.Close()
+		if err != nil {
+			return fmt.Errorf("start network %s: %w", name, err)
+		}
+		go cmd.Wait() // it goes on when we end
+		defer context.AfterFunc(ctx, func() { answer.Close() })()
+		text, err := io.ReadAll(answer)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			return fmt.Errorf("start network %s: %w", name, err)
+		case string(text) == ReadyText:
+			return nil
+		case len(text) == 0:
+			return fmt.Errorf("start network %s: its process has ended; %s says why", name, paths.Log(name))
+		}
+		return errors.New(string(bytes.TrimSpace(text)))
+	}
+}
+
+// RunConfig of Run.
+type RunConfig struct {
+	Paths netdef.Paths
+	Name  string
+	Stay  bool // see KeeperConfig
+	Ready func()
+	// Logger of what the network's keeper does.
+	Logger *slog.Logger
+}
+
+// Run serves a network that nobody serves yet (else ErrRunning), until it has been empty
+// for a while or ctx ends. Its definition is the one on disk, or else the default.
+func Run(ctx context.Context, cfg RunConfig) error {
+	if err := cfg.Paths.Prepare(); err != nil {
+		return err
+	}
+	lock, err := takeLock(cfg.Paths.Lock(cfg.Name))
+	if err != nil {
+		return err
+	}
+	// Removed by nobody: whoever waits for the lock of a removed file would hold another
+	// one than those who come later.
+	defer lock.Close()
+	def, err := define(cfg.Paths, cfg.Name, cfg.Logger)
+	if err != nil {
+		return err
+	}
+	defer cfg.Paths.SetRunning(netdef.Definition{Name: cfg.Name})
+	listener, err := listen(cfg.Paths.Socket(cfg.Name))
+	if err != nil {
+		return fmt.Errorf("serve network %s: %w", cfg.Name, err)
+	}
+	defer os.Remove(cfg.Paths.Socket(cfg.Name))
+	return Keep(ctx, KeeperConfig{
+		Definition: def, Listener: listener, Program: "/proc/self/exe",
+		Stay: cfg.Stay, Ready: cfg.Ready, Logger: cfg.Logger,
+	})
+}
+
+// define is the network's definition with its subnets, which no other network gets from
+// now on.
+func define(paths netdef.Paths, name string, log *slog.Logger) (netdef.Definition, error) {
+	choosing, err := waitForLock(paths.Lock(""))
+	if err != nil {
+		return netdef.Definition{}, err
+	}
+	defer choosing.Close()
+	def, _, err := paths.Load(name)
+	if err != nil {
+		return def, err
+	}
+	routes, err := netdef.HostRoutes()
+	if err != nil {
+		log.Warn("the host's routes are not known; a subnet may clash with one", "error", err)
+	}
+	taken, err := paths.Taken(name)
+	if err != nil {
+		return def, err
+	}
+	for _, p := range [...]netip.Prefix{def.Subnet, def.Subnet6} {
+		for _, r := range routes {
+			if p.IsValid() && p.Overlaps(r) {
+				log.Warn("the network's subnet is the host's, too: members do not reach those hosts", "subnet", p, "route", r)
+			}
+		}
+	}
+	if def, err = netdef.Choose(def, append(taken, routes...)); err != nil {
+		return def, err
+	}
+	return def, paths.SetRunning(def)
+}
+
+func openLock(path string, how int) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock network: %w", err)
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), how)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		f.Close()
+		if err == unix.EWOULDBLOCK {
+			return nil, ErrRunning
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// takeLock takes the lock of a file, which ends with the process. ErrRunning: another has
+// it.
+func takeLock(path string) (*os.File, error) { return openLock(path, unix.LOCK_EX|unix.LOCK_NB) }
+
+// waitForLock waits for a lock that others hold for a moment.
+func waitForLock(path string) (*os.File, error) { return openLock(path, unix.LOCK_EX) }
+
+// listen listens at path, in place of a predecessor that is gone: the caller holds the
+// lock.
+func listen(path string) (*net.UnixListener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	return l, os.Chmod(path, 0o600)
+}

@@ -1,0 +1,332 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"epiphyte/internal/addressing"
+	"epiphyte/internal/bridge"
+	"epiphyte/internal/flow"
+	"epiphyte/internal/guest"
+	"epiphyte/internal/names"
+	"epiphyte/internal/netdef"
+	"epiphyte/internal/policy"
+	"epiphyte/internal/shard"
+)
+
+// workerName is argv[0] of the worker.
+const workerName = "epiphyte-network"
+
+// IsWorker reports whether this process was started as a network's worker. main must ask
+// before it looks at flags.
+func IsWorker() bool { return len(os.Args) == 1 && os.Args[0] == workerName }
+
+// Descriptors that a worker inherits.
+const (
+	listenerFD = 3
+	controlFD  = 4
+)
+
+// linger is how long a network without members is served: members that are restarted
+// find it as they left it.
+const linger = 5 * time.Second
+
+// WorkerConfig of OpenWorker. The zero value works.
+type WorkerConfig struct {
+	ResolvConf string // of the host; /etc/resolv.conf if empty
+	Logger     *slog.Logger
+	// Version is told to those who ask.
+	Version string
+}
+
+// Worker serves one network: its bridge, its stack and its members. Its methods may be
+// called by any goroutine.
+type Worker struct {
+	cfg      WorkerConfig
+	def      netdef.Definition
+	plan     addressing.Plan
+	listener *net.UnixListener
+	control  *net.UnixConn
+	restored []restored // members from before, until Serve
+
+	shard  *shard.Shard
+	bridge *bridge.Bridge
+	names  *names.Table
+	guest  *guest.Guest
+	served chan struct{} // closed when guest.Serve has returned
+
+	// The shard's thread only:
+	guests map[netip.Addr]*flow.Guest // by every address
+	leases map[[6]byte]netip.Addr
+
+	telling sync.Mutex // messages to the keeper go one after the other
+
+	mu         sync.Mutex
+	members    map[string]*membership // by id
+	remembered map[string]netip.Addr  // addresses of names that were members
+	conns      map[*net.UnixConn]struct{}
+	ending     bool
+	idle       *time.Timer
+	tasks      sync.WaitGroup
+}
+
+type restored struct {
+	member Member
+	fds    []int
+}
+
+// OpenWorker builds the network that the keeper orders. An error has been told to the
+// keeper.
+func OpenWorker(cfg WorkerConfig) (_ *Worker, err error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	control, err := connOf(controlFD)
+	if err != nil {
+		return nil, fmt.Errorf("worker: open control connection: %w", err)
+	}
+	w := &Worker{
+		cfg:        cfg,
+		control:    control,
+		served:     make(chan struct{}),
+		guests:     make(map[netip.Addr]*flow.Guest),
+		leases:     make(map[[6]byte]netip.Addr),
+		members:    make(map[string]*membership),
+		remembered: make(map[string]netip.Addr),
+		conns:      make(map[*net.UnixConn]struct{}),
+	}
+	defer func() {
+		if err != nil {
+			w.tell(order{Op: opFailed, Text: err.Error()})
+			w.Close()
+		}
+	}()
+	if err := w.receiveOrders(); err != nil {
+		return nil, fmt.Errorf("worker: receive orders: %w", err)
+	}
+	file := os.NewFile(listenerFD, "listener")
+	l, err := net.FileListener(file)
+	file.Close()
+	if err != nil {
+		return nil, fmt.Errorf("worker: open listener: %w", err)
+	}
+	w.listener = l.(*net.UnixListener)
+	w.listener.SetUnlinkOnClose(false) // the keeper's to remove
+	return w, w.build()
+}
+
+// receiveOrders reads what the keeper sends at start.
+func (w *Worker) receiveOrders() error {
+	for {
+		var o order
+		fds, err := receive(w.control, &o)
+		if err != nil {
+			return err
+		}
+		switch o.Op {
+		case opStart:
+			w.def = *o.Definition
+		case opKeep:
+			w.restored = append(w.restored, restored{*o.Member, fds})
+			fds = nil
+		case opServe:
+			return nil
+		}
+		closeAll(fds)
+	}
+}
+
+// build makes the parts.
+func (w *Worker) build() (err error) {
+	if w.plan, err = addressing.NewNetwork(w.def.Subnet, w.def.Subnet6); err != nil {
+		return err
+	}
+	if w.shard, err = shard.New(shard.Config{}); err != nil {
+		return fmt.Errorf("start event loop: %w", err)
+	}
+	w.bridge, err = bridge.New(bridge.Config{
+		Shard:   w.shard,
+		Plan:    w.plan,
+		Isolate: w.def.Isolate,
+		Gone:    w.portGone,
+		Logger:  w.cfg.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	w.names = names.New(names.Config{
+		Network:  w.def.Name,
+		Gateways: w.plan.Own(),
+		Internal: w.def.Internal,
+	})
+	w.guest, err = guest.New(guest.Config{
+		Device: w.bridge,
+		Shard:  w.shard,
+		Rules: policy.Rules{
+			Plan:                w.plan,
+			DisableHostLoopback: !w.def.AllowHostLoopback,
+			DisableDNS:          w.def.NoDNS,
+			Internal:            w.def.Internal,
+		},
+		Members:    members{w.bridge, w},
+		StaticIPv6: true,
+		MTU:        w.def.MTU,
+		ResolvConf: w.cfg.ResolvConf,
+		Logger:     w.cfg.Logger,
+	})
+	return err
+}
+
+// Definition is what is served.
+func (w *Worker) Definition() netdef.Definition { return w.def }
+
+// Guest is the network that the members share.
+func (w *Worker) Guest() *guest.Guest { return w.guest }
+
+// Serve serves members and clients until ctx ends, or until nobody has been there for a
+// while. The program must have been confined before, by ready: it is called when
+// everything that needs rights is done.
+func (w *Worker) Serve(ctx context.Context, ready func() error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var serving error
+	w.tasks.Go(func() {
+		defer close(w.served)
+		defer cancel()
+		serving = w.guest.Serve(ctx)
+	})
+	for _, r := range w.restored {
+		w.restore(ctx, r)
+	}
+	w.restored = nil
+	if err := ready(); err != nil {
+		w.tell(order{Op: opFailed, Text: err.Error()})
+		return errors.Join(err, w.end(cancel))
+	}
+	w.mu.Lock()
+	w.idle = time.AfterFunc(linger, func() { w.endIfIdle(cancel) })
+	w.mu.Unlock()
+	if err := w.tell(order{Op: opReady}); err != nil {
+		return errors.Join(err, w.end(cancel))
+	}
+	w.tasks.Go(func() { w.accept(ctx) })
+	<-ctx.Done()
+	return errors.Join(w.end(cancel), serving)
+}
+
+// end stops whatever Serve has started.
+func (w *Worker) end(cancel func()) error {
+	cancel()
+	w.mu.Lock()
+	w.ending = true
+	if w.idle != nil {
+		w.idle.Stop()
+	}
+	w.listener.Close()
+	for c := range w.conns {
+		c.Close()
+	}
+	w.mu.Unlock()
+	w.tasks.Wait()
+	return nil
+}
+
+// busy and unbusy count connections: a network with one is not empty.
+func (w *Worker) busy(c *net.UnixConn) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ending || len(w.conns) >= maxConns {
+		return false
+	}
+	w.conns[c] = struct{}{}
+	w.idle.Stop()
+	return true
+}
+
+func (w *Worker) unbusy(c *net.UnixConn) {
+	c.Close()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.conns, c)
+	w.idle.Reset(linger)
+}
+
+// endIfIdle ends a network that nobody has joined or asked for some time.
+func (w *Worker) endIfIdle(cancel func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ending || len(w.members) > 0 || len(w.conns) > 0 {
+		return
+	}
+	w.ending = true
+	w.tell(order{Op: opEmpty})
+	cancel()
+}
+
+// Close frees what is left. Serve must have returned.
+func (w *Worker) Close() error {
+	for _, r := range w.restored {
+		closeAll(r.fds)
+	}
+	for _, m := range w.members {
+		if m.device != nil {
+			m.device.Close()
+		}
+	}
+	if w.listener != nil {
+		w.listener.Close()
+	}
+	var err error
+	switch {
+	case w.guest != nil:
+		err = w.guest.Close() // and the shard
+	case w.shard != nil:
+		err = w.shard.Close()
+	}
+	if w.bridge != nil {
+		err = errors.Join(err, w.bridge.Close())
+	}
+	return errors.Join(err, w.control.Close())
+}
+
+// on runs f on the shard's thread and waits for it. It reports false if the shard does
+// not serve any more.
+func (w *Worker) on(f func()) bool {
+	done := make(chan struct{})
+	if !w.shard.Post(shard.TaskFunc(func() { f(); close(done) })) {
+		return false
+	}
+	select {
+	case <-done:
+		return true
+	case <-w.served:
+		return false
+	}
+}
+
+// members is the worker as guest.Members; all methods but Neighbor are called on the
+// shard's thread.
+type members struct {
+	*bridge.Bridge
+	w *Worker
+}
+
+func (m members) Neighbor(a netip.Addr) ([6]byte, bool) { return m.Lookup(a) }
+
+func (m members) Lease(mac [6]byte) (netip.Addr, bool) {
+	a, ok := m.w.leases[mac]
+	return a, ok
+}
+
+func (m members) Guest(a netip.Addr) *flow.Guest { return m.w.guests[a] }
+
+func (m members) Answer(query []byte, from netip.AddrPort) ([]byte, bool) {
+	return m.w.names.Answer(query, from)
+}
