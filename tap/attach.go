@@ -46,7 +46,7 @@ func (cfg Config) attach(ctx context.Context, tuns []result, conn *rtnetlinkConn
 		if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 0); err != nil {
 			return nil, fail("ioctl(TUNSETPERSIST)", err, "")
 		}
-		info.existing = false
+		info.outlives = false
 	}
 	_, flags, err := tunFlags(fd)
 	if err != nil {
@@ -71,7 +71,7 @@ func (cfg Config) attachFirst(fd int, conn *rtnetlinkConn) (info deviceInfo, err
 	}
 	flags := cfg.flags()
 	if link != nil {
-		info.existing = true
+		info.outlives = true
 		more, err := queueFlag(link)
 		if err != nil {
 			return info, err
@@ -103,9 +103,9 @@ func (cfg Config) flags() uint16 {
 // for us: both kinds refuse the other's flag with EINVAL.
 func queueFlag(link netlink.Link) (uint16, error) {
 	op := "attach to " + link.Attrs().Name
-	tun, ok := link.(*netlink.Tuntap)
-	if !ok || tun.Mode != netlink.TUNTAP_MODE_TAP {
-		return 0, fail(op, unix.EINVAL, "this interface is no TAP: choose another name")
+	tun := asTAP(link)
+	if tun == nil {
+		return 0, fail(op, unix.EINVAL, hintNoTAP)
 	}
 	if tun.Flags&netlink.TUNTAP_MULTI_QUEUE == 0 {
 		return 0, nil
@@ -116,6 +116,14 @@ func queueFlag(link netlink.Link) (uint16, error) {
 		return 0, fail(op, unix.EBUSY, hintAttach(link.Attrs().Name, unix.EBUSY))
 	}
 	return unix.IFF_MULTI_QUEUE, nil
+}
+
+// asTAP is nil for an interface of another kind.
+func asTAP(link netlink.Link) *netlink.Tuntap {
+	if tun, ok := link.(*netlink.Tuntap); ok && tun.Mode == netlink.TUNTAP_MODE_TAP {
+		return tun
+	}
+	return nil
 }
 
 // whileBusy tries something again for busyFor, as long as it fails with errno.

@@ -13,11 +13,12 @@ import (
 // Target says where the device is to live. Exactly one way is used, the first
 // that is set in the order of the fields.
 type Target struct {
-	// FD, when positive, is a TAP descriptor that is open already; nothing is
-	// joined or configured. It is duplicated: the caller keeps its own and may
-	// close it at any time. Both share one open file description, hence
-	// O_NONBLOCK, which is set. Anything else that carries one Ethernet frame
-	// per read and write, such as a SOCK_SEQPACKET socket, works as well.
+	// FD, when positive, is a TAP descriptor that is open already, by this process
+	// or by another that passed it; nothing is joined or configured. It is
+	// duplicated: the caller keeps its own and may close it at any time. Both share
+	// one open file description, hence O_NONBLOCK and the offloads, which are set,
+	// and stay when we close. Anything else that carries one Ethernet frame per
+	// read and write, such as a SOCK_SEQPACKET socket, works as well.
 	FD int
 	// PID, when positive, is a process whose network namespace is meant.
 	PID int
@@ -93,8 +94,15 @@ func (c Config) check() error {
 	if err := checkName(c.Name); err != nil {
 		return err
 	}
-	if c.Configure != nil && c.Configure.MAC != nil && len(c.Configure.MAC) != 6 {
-		return fmt.Errorf("MAC address %s is not 6 bytes long", c.Configure.MAC)
+	if c.Configure != nil {
+		return c.Configure.check()
+	}
+	return nil
+}
+
+func (n Network) check() error {
+	if n.MAC != nil && len(n.MAC) != 6 {
+		return fmt.Errorf("MAC address %s is not 6 bytes long", n.MAC)
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ type deviceInfo struct {
 	vnetHdr  bool
 	offload  bool
 	uso      bool
-	existing bool // made by somebody else, and outlives us
+	outlives bool // us, the ones who attached to it: it is to be left as it was
 	ipv6     bool // the guest has Network.Address6
 }
 
@@ -39,7 +39,7 @@ func newDevice(info deviceInfo, queues []result) *Device {
 	d.mac, _ = hardwareAddr(d.fd)
 	for _, q := range queues[1:] {
 		queue := *d
-		queue.fd, queue.more, queue.existing = q.fd, nil, false
+		queue.fd, queue.more, queue.outlives = q.fd, nil, false
 		d.more = append(d.more, &queue)
 	}
 	return d
@@ -74,13 +74,13 @@ func inspect(op string, fd int, cfg Config) (info deviceInfo, err error) {
 		return info, fail(op, err, "it is "+tunPath+" without an interface: attach one with TUNSETIFF first")
 	case err != nil:
 		// Something else that carries frames, like a SOCK_SEQPACKET socket.
-		return deviceInfo{name: cfg.Target.String(), existing: true}, nil
+		return deviceInfo{name: cfg.Target.String()}, nil
 	case flags&unix.IFF_TAP == 0:
 		return info, fail(op, errors.New(name+" is a TUN, not a TAP"), "")
 	case flags&unix.IFF_NO_PI == 0:
 		return info, fail(op, errors.New(name+" has packet information before each frame"), "open it with IFF_NO_PI")
 	}
-	info = deviceInfo{name: name, existing: true}
+	info = deviceInfo{name: name}
 	err = info.settle(fd, flags, !cfg.NoOffload)
 	return info, err
 }
@@ -148,8 +148,9 @@ func (d *Device) transfer(call uintptr, iov []unix.Iovec) (int, unix.Errno) {
 }
 
 // Close gives the device up. The interface goes with it, unless the caller made
-// it persistent or holds another copy of the descriptor. A second Close does
-// nothing.
+// it persistent or somebody holds another copy of the descriptor. One that Open was
+// given (Target.FD) is closed and nothing else, because others may go on with
+// theirs. A second Close does nothing.
 func (d *Device) Close() error {
 	if d.fd < 0 {
 		return nil
@@ -159,7 +160,7 @@ func (d *Device) Close() error {
 	}
 	fd := d.fd
 	d.fd = -1
-	if d.existing && d.offload {
+	if d.outlives && d.offload {
 		// The next user of the interface may ask for no header. An interface
 		// that was deleted refuses, which is as well.
 		setOffload(fd, 0)

@@ -41,6 +41,12 @@
 // another program is attached is tried again for a second, because a predecessor
 // may be about to die.
 //
+// Processes may share a device by passing its descriptor (SCM_RIGHTS): one opens it,
+// the others adopt it (Target.FD). All copies are one open file description, and
+// what is set by one is everybody's: an adopter asks for the same offloads again, and
+// leaves them on. Configure and Remove need no descriptor, so any of them can do it,
+// or none.
+//
 // It has one queue unless more are asked for. The kernel gives a device that may
 // have more (IFF_MULTI_QUEUE) 256 of everything: bringing it up takes 1.1 ms
 // instead of 0.1, and 5.6 MB of the kernel's memory.

@@ -61,6 +61,9 @@ func hintPath(err error) string {
 	return ""
 }
 
+// hintNoTAP is for a name that is that of another kind of interface.
+const hintNoTAP = "this interface is no TAP: choose another name"
+
 func hintTunDevice(err error) string {
 	switch {
 	case errors.Is(err, unix.ENOENT):

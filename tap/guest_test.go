@@ -261,6 +261,7 @@ func guestMain() int {
 
 type guestServer struct {
 	held     int
+	device   *Device
 	listener net.Listener
 	children []*exec.Cmd
 }
@@ -293,6 +294,13 @@ func (s *guestServer) serve(c command) (a answerTo, err error) {
 			a.Device = infoOf(d)
 			err = d.Close()
 		}
+	case "open and pass": // and keep it
+		if s.device, err = Open(context.Background(), c.Config); err == nil {
+			a.Device = infoOf(s.device)
+			err = passDevice(c.Name, s.device)
+		}
+	case "close":
+		err = s.device.Close()
 	case "wait inside": // by a child that opens a pipe with nobody at the other end
 		var j *join
 		if j, err = resolve(Target{PID: c.PID}); err == nil {

@@ -24,7 +24,7 @@ func (c *Run) run(ctx context.Context, prog string, stderr io.Writer) int {
 	p, err := namespace.Start(namespace.Config{
 		Command:     c.Command,
 		Nameservers: c.nameservers(),
-		Interface:   runTAP,
+		Interfaces:  []string{runTAP},
 		Queues:      c.Queues,
 	})
 	if err != nil {

@@ -32,11 +32,11 @@ func ChildMain() int {
 	}
 	unix.CloseOnExec(control)
 	buf := make([]byte, maxMessage)
-	var o order
-	if n, err := read(control, buf); err != nil || json.Unmarshal(buf[:n], &o) != nil {
+	var cfg Config
+	if n, err := read(control, buf); err != nil || json.Unmarshal(buf[:n], &cfg) != nil {
 		return 2
 	}
-	rep := o.prepare()
+	rep := cfg.prepare()
 	msg, err := json.Marshal(rep)
 	if err != nil || unix.Send(control, msg, unix.MSG_NOSIGNAL) != nil || rep.Fault != "" {
 		return 1
@@ -54,10 +54,15 @@ func ChildMain() int {
 }
 
 // prepare does what must be done inside.
-func (o *order) prepare() report {
+func (cfg Config) prepare() report {
 	var rep report
-	if len(o.Nameservers) > 0 {
-		warning, err := mountResolvConf("/etc/resolv.conf", o.Nameservers)
+	if cfg.Hostname != "" {
+		if err := unix.Sethostname([]byte(cfg.Hostname)); err != nil {
+			return report{Fault: fmt.Sprintf("set host name %q: %v", cfg.Hostname, err)}
+		}
+	}
+	if len(cfg.Nameservers) > 0 {
+		warning, err := cfg.mountResolvConf("/etc/resolv.conf")
 		if err != nil {
 			return report{Fault: fmt.Sprintf("%v%s", err, hint(err, readSetting))}
 		}
@@ -66,8 +71,8 @@ func (o *order) prepare() report {
 		}
 	}
 	rep.Warnings = append(rep.Warnings, applySettings("/proc/sys/net")...)
-	if o.Interface != "" {
-		if err := tap.Make(o.Interface, o.Queues); err != nil {
+	for _, name := range cfg.Interfaces {
+		if err := tap.Make(name, cfg.Queues); err != nil {
 			return report{Fault: err.Error()}
 		}
 	}

@@ -18,6 +18,9 @@
 // not there, and signals made by the terminal reach the command by themselves.
 // Forward passes on all others.
 //
+// The host's name is the command's as well, unless Config.Hostname gives it another,
+// in a UTS namespace of its own then.
+//
 // # Invariants
 //
 // The child dies with us: it is killed by the kernel when the thread that

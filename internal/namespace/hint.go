@@ -15,6 +15,7 @@ const (
 	settingUser     = "/proc/sys/user/max_user_namespaces"
 	settingNet      = "/proc/sys/user/max_net_namespaces"
 	settingMount    = "/proc/sys/user/max_mnt_namespaces"
+	settingUTS      = "/proc/sys/user/max_uts_namespaces"
 )
 
 // readSetting is the value of a sysctl file, empty when there is none.
@@ -39,12 +40,12 @@ func hint(err error, read func(path string) string) string {
 		}
 		return "; user namespaces are not permitted here: a container's seccomp profile or a chroot may forbid them"
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EUSERS):
-		for _, limit := range [...]string{settingUser, settingNet, settingMount} {
+		for _, limit := range [...]string{settingUser, settingNet, settingMount, settingUTS} {
 			if v := read(limit); v == "0" {
 				return "; namespaces are switched off here: sysctl " + sysctlName(limit) + " is 0"
 			}
 		}
-		return "; the limit of namespaces is reached: raise sysctl user.max_user_namespaces, user.max_net_namespaces or user.max_mnt_namespaces, or nest less"
+		return "; the limit of namespaces is reached: raise sysctl user.max_user_namespaces, or user.max_net_namespaces, user.max_mnt_namespaces or user.max_uts_namespaces, or nest less"
 	case errors.Is(err, syscall.EINVAL), errors.Is(err, syscall.ENOSYS):
 		return "; this kernel lacks user, network or mount namespaces (CONFIG_USER_NS, CONFIG_NET_NS)"
 	}

@@ -10,18 +10,41 @@ import (
 )
 
 func TestResolvConfContent(t *testing.T) {
-	host := "# comment\nnameserver 192.0.2.1\nsearch  example.org example.net\n options edns0 trust-ad\nsortlist 10.0.0.0\n\ndomain example.org"
-	got := string(resolvConf([]byte(host), []netip.Addr{netip.MustParseAddr("10.0.2.3"), netip.MustParseAddr("fd00::3")}))
-	want := "nameserver 10.0.2.3\nnameserver fd00::3\nsearch example.org example.net\noptions edns0 trust-ad\ndomain example.org\n"
-	if got != want {
-		t.Errorf("got %q, want %q", got, want)
+	servers := []netip.Addr{netip.MustParseAddr("10.90.0.1"), netip.MustParseAddr("fd90::1")}
+	const nameservers = "nameserver 10.90.0.1\nnameserver fd90::1\n"
+	host := "# comment\nnameserver 192.0.2.1\nsearch  example.org example.net\n options edns0 trust-ad\nsortlist 10.0.0.0\n\nsearch\noptions ndots:5"
+	for _, tt := range []struct {
+		name, host string
+		cfg        Config
+		want       string
+	}{
+		{"the host's", host, Config{}, "search example.org example.net\noptions edns0 trust-ad ndots:5\n"},
+		{"ours before and after", host, Config{Search: []string{"web"}, Options: []string{"ndots:0"}},
+			"search web example.org example.net\noptions edns0 trust-ad ndots:0\n"},
+		{"duplicates", host, Config{Search: []string{"web", "Example.NET."}, Options: []string{"edns0"}},
+			"search web Example.NET. example.org\noptions trust-ad ndots:5 edns0\n"},
+		{"the last of search and domain", "search a b\ndomain c d\n", Config{}, "search c\n"},
+		{"the last of search and domain", "domain c\nsearch a b\n", Config{Search: []string{"web"}}, "search web a b\n"},
+		{"an empty file", "", Config{Search: []string{"web"}, Options: []string{"ndots:0"}}, "search web\noptions ndots:0\n"},
+		{"nothing", "", Config{}, ""},
+	} {
+		tt.cfg.Nameservers = servers
+		if got := string(tt.cfg.resolvConf([]byte(tt.host))); got != nameservers+tt.want {
+			t.Errorf("%s: got %q, want %q", tt.name, got, nameservers+tt.want)
+		}
 	}
 }
 
 func TestResolvConfMissingIsAWarning(t *testing.T) {
-	warning, err := mountResolvConf(filepath.Join(t.TempDir(), "resolv.conf"), nil)
-	if err != nil || !strings.Contains(warning, "does not exist") || strings.Contains(warning, "\n") {
-		t.Errorf("warning %q, error %v", warning, err)
+	path := filepath.Join(t.TempDir(), "resolv.conf")
+	for _, want := range []string{path + " does not exist", path + " leads to stub.conf, which does not exist"} {
+		warning, err := Config{}.mountResolvConf(path)
+		if err != nil || !strings.HasPrefix(warning, want) || strings.Contains(warning, "\n") {
+			t.Errorf("warning %q, error %v", warning, err)
+		}
+		if err := os.Symlink("stub.conf", path); err != nil && !os.IsExist(err) {
+			t.Fatal(err)
+		}
 	}
 }
 

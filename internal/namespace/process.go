@@ -15,16 +15,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Config is a command and what its namespaces shall hold.
+// Config is a command and what its namespaces shall hold. All but the command is
+// handed to the child.
 type Config struct {
-	Command []string // the program and its arguments; looked up in PATH inside
+	Command []string `json:"-"` // the program and its arguments; looked up in PATH inside
 	// Nameservers go to the command's resolv.conf. None: the host's file is
-	// left visible.
+	// left visible, and Search and Options do nothing.
 	Nameservers []netip.Addr
-	// Interface is the name of the TAP that the child makes and that the caller
-	// attaches to between Start and Release. Empty: none is made.
-	Interface string
-	Queues    int // that the TAP shall have; 0: one
+	Search      []string // domains, before those of the host's search list
+	Options     []string // of resolv.conf(5), such as ndots:0; they replace the host's of the same name
+	// Interfaces are the names of the TAPs that the child makes and that the
+	// caller attaches to between Start and Release.
+	Interfaces []string
+	Queues     int // that each TAP shall have; 0: one
+	// Hostname is the command's, in a UTS namespace of its own; at most 64 bytes.
+	// Empty: it has the host's, and the host's namespace.
+	Hostname string
 }
 
 // Process is the command, or the child that will become it.
@@ -42,13 +48,6 @@ type Process struct {
 	Warnings []string
 }
 
-// order is what the child is told at start.
-type order struct {
-	Nameservers []netip.Addr `json:"nameservers,omitempty"`
-	Interface   string       `json:"interface"`
-	Queues      int          `json:"queues,omitempty"`
-}
-
 // report is the child's answer.
 type report struct {
 	Warnings []string `json:"warnings,omitempty"`
@@ -62,7 +61,7 @@ const release = "go"
 const maxMessage = 4096
 
 // Start makes the namespaces and the child in them and returns when they are
-// ready and have a persistent TAP. Errors are one line and name the kernel setting
+// ready and have their persistent TAPs. Errors are one line and name the kernel setting
 // that stands in the way where one does.
 func Start(cfg Config) (*Process, error) {
 	if len(cfg.Command) == 0 {
@@ -79,7 +78,7 @@ func Start(cfg Config) (*Process, error) {
 	}
 	// Opened now, because a sandbox may forbid it later.
 	p.tty, _ = os.OpenFile("/dev/tty", os.O_RDWR|syscall.O_NOCTTY, 0)
-	go p.own(command(cfg.Command, theirs), theirs)
+	go p.own(cfg.child(theirs), theirs)
 	if err := <-p.started; err != nil {
 		p.control.Close()
 		p.tty.Close()
@@ -92,17 +91,21 @@ func Start(cfg Config) (*Process, error) {
 	return p, nil
 }
 
-// command describes the child: ourselves, in namespaces of its own, with the
+// child describes the child: ourselves, in namespaces of its own, with the
 // command behind the control socket's number.
-func command(argv []string, control int) *exec.Cmd {
+func (cfg Config) child(control int) *exec.Cmd {
+	flags := uintptr(syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS)
+	if cfg.Hostname != "" {
+		flags |= syscall.CLONE_NEWUTS
+	}
 	return &exec.Cmd{
 		Path:   "/proc/self/exe",
-		Args:   append([]string{childName, strconv.Itoa(control)}, argv...),
+		Args:   append([]string{childName, strconv.Itoa(control)}, cfg.Command...),
 		Stdin:  os.Stdin,
 		Stdout: os.Stdout,
 		Stderr: os.Stderr,
 		SysProcAttr: &syscall.SysProcAttr{
-			Cloneflags:                 syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
+			Cloneflags:                 flags,
 			UidMappings:                []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
 			GidMappings:                []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
 			GidMappingsEnableSetgroups: false,
@@ -139,11 +142,14 @@ func startCause(err error) error {
 	return err
 }
 
-// prepare hands the child its order and waits for its report.
+// prepare tells the child what to prepare and waits for its report.
 func (p *Process) prepare(cfg Config) error {
-	msg, err := json.Marshal(order{cfg.Nameservers, cfg.Interface, cfg.Queues})
+	msg, err := json.Marshal(cfg)
 	if err != nil {
 		return err
+	}
+	if len(msg) > maxMessage {
+		return fmt.Errorf("tell child: name servers, domains and interfaces take %d bytes, and may take %d", len(msg), maxMessage)
 	}
 	if _, err := p.control.Write(msg); err != nil {
 		return fmt.Errorf("tell child: %w", err)

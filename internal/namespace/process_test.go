@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"epiphyte/tap"
 )
 
 // roleTest makes the test binary a program that runs the command in its
@@ -178,6 +181,86 @@ func TestResolvConfInsideOnly(t *testing.T) {
 	status(t, p)
 	if got, _ := cmd.output(); !strings.HasPrefix(got, "nameserver 10.0.2.3\nnameserver fd00::3\n") {
 		t.Errorf("inside: %q", got)
+	}
+}
+
+func TestResolvConfOfANetwork(t *testing.T) {
+	if _, err := os.Stat("/etc/resolv.conf"); err != nil {
+		t.Skipf("the host has no file to mount over: %v", err)
+	}
+	cmd := sh(t, "cat /etc/resolv.conf")
+	status(t, start(t, Config{Command: cmd.argv, Nameservers: []netip.Addr{netip.MustParseAddr("10.90.0.1")},
+		Search: []string{"web"}, Options: []string{"ndots:0"}}))
+	got, _ := cmd.output()
+	if !strings.HasPrefix(got, "nameserver 10.90.0.1\nsearch web") || !strings.HasSuffix(got, " ndots:0\n") {
+		t.Errorf("inside: %q", got)
+	}
+}
+
+// Each network has its device, which waits for whoever attaches to it.
+func TestInterfaces(t *testing.T) {
+	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no use of TAP devices here: %v", err)
+	}
+	f.Close()
+	cmd := sh(t, "cat /proc/net/dev")
+	p := start(t, Config{Command: cmd.argv, Interfaces: []string{"eth0", "eth1"}})
+	for _, name := range []string{"eth0", "eth1"} {
+		d, err := tap.Open(t.Context(), tap.Config{Target: tap.Target{PID: p.PID()}, Name: name, Transient: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+	}
+	status(t, p)
+	output, _ := cmd.output()
+	for _, name := range []string{"eth0:", "eth1:"} {
+		if !strings.Contains(output, name) {
+			t.Errorf("no %s in %s", name, output)
+		}
+	}
+	if _, err := Start(Config{Command: []string{"true"}, Interfaces: []string{"eth0", "eth0/"}}); err == nil || !strings.Contains(err.Error(), "eth0/") {
+		t.Errorf("a name that is none: %v", err)
+	}
+}
+
+func TestHostname(t *testing.T) {
+	before, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	uts, err := os.Readlink("/proc/self/ns/uts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		set, want string
+		own       bool
+	}{{"db", "db", true}, {"", before, false}} {
+		cmd := sh(t, "cat /proc/sys/kernel/hostname; readlink /proc/self/ns/uts")
+		p := start(t, Config{Command: cmd.argv, Hostname: tt.set})
+		if now, err := os.Hostname(); err != nil || now != before {
+			t.Errorf("outside: %q, %v; was %q", now, err, before)
+		}
+		status(t, p)
+		output, _ := cmd.output()
+		lines := strings.Split(output, "\n")
+		if lines[0] != tt.want || (lines[1] != uts) != tt.own {
+			t.Errorf("%q: inside %q; outside %s", tt.set, output, uts)
+		}
+	}
+	_, err = Start(Config{Command: []string{"true"}, Hostname: strings.Repeat("x", 65)})
+	if err == nil || !strings.Contains(err.Error(), "host name") {
+		t.Errorf("a name of 65 bytes: %v", err)
+	}
+}
+
+// What does not fit into a message is refused, not cut.
+func TestTooMuchToPrepare(t *testing.T) {
+	_, err := Start(Config{Command: []string{"true"}, Search: slices.Repeat([]string{strings.Repeat("x", 60)}, 100)})
+	if err == nil || !strings.Contains(err.Error(), "bytes") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -15,31 +15,69 @@ import (
 // resolvConf is the command's resolv.conf(5): our name servers, with the search
 // list and options of the host's file, which name what they mean on the host's
 // network too.
-func resolvConf(host []byte, servers []netip.Addr) []byte {
-	var b bytes.Buffer
-	for _, s := range servers {
-		fmt.Fprintf(&b, "nameserver %v\n", s)
-	}
+func (cfg Config) resolvConf(host []byte) []byte {
+	var search, options []string
 	for line := range strings.Lines(string(host)) {
 		fields := strings.Fields(line)
-		if len(fields) == 0 {
+		if len(fields) < 2 {
 			continue
 		}
 		switch fields[0] {
-		case "search", "domain", "options":
-			b.WriteString(strings.Join(fields, " ") + "\n")
+		case "search": // the last line of the two kinds counts
+			search = fields[1:]
+		case "domain":
+			search = fields[1:2]
+		case "options":
+			options = append(options, fields[1:]...)
 		}
 	}
+	var b bytes.Buffer
+	for _, s := range cfg.Nameservers {
+		fmt.Fprintf(&b, "nameserver %v\n", s)
+	}
+	writeList(&b, "search", keepFirst(slices.Concat(cfg.Search, search)))
+	writeList(&b, "options", keepLast(append(options, cfg.Options...)))
 	return b.Bytes()
 }
 
-// mountResolvConf puts a file naming servers over the one that path leads to,
-// in this mount namespace only. A path that leads nowhere cannot be mounted
-// over: that is a warning, for the command may not need names.
-func mountResolvConf(path string, servers []netip.Addr) (warning string, err error) {
+func writeList(b *bytes.Buffer, keyword string, values []string) {
+	if len(values) > 0 {
+		fmt.Fprintf(b, "%s %s\n", keyword, strings.Join(values, " "))
+	}
+}
+
+// keepFirst drops domains that came before in the list, which would be asked for
+// twice.
+func keepFirst(domains []string) (list []string) {
+	seen := map[string]bool{}
+	for _, d := range domains {
+		if key := strings.ToLower(strings.TrimSuffix(d, ".")); !seen[key] {
+			seen[key] = true
+			list = append(list, d)
+		}
+	}
+	return list
+}
+
+// keepLast drops options that are set again later, because libraries differ: of two
+// on one line glibc believes the last, and musl the first.
+func keepLast(options []string) (list []string) {
+	name := func(option string) string { n, _, _ := strings.Cut(option, ":"); return n }
+	for i, o := range options {
+		if !slices.ContainsFunc(options[i+1:], func(later string) bool { return name(later) == name(o) }) {
+			list = append(list, o)
+		}
+	}
+	return list
+}
+
+// mountResolvConf puts our file over the one that path leads to, in this mount
+// namespace only. A path that leads nowhere cannot be mounted over: that is a
+// warning, for the command may not need names.
+func (cfg Config) mountResolvConf(path string) (warning string, err error) {
 	host, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Sprintf("%s does not exist, so the command has no name server; create it (empty is enough)", path), nil
+		return missing(path), nil
 	}
 	// A file that may not be read is still mounted over.
 	target, err := filepath.EvalSymlinks(path)
@@ -51,7 +89,15 @@ func mountResolvConf(path string, servers []netip.Addr) (warning string, err err
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return "", fmt.Errorf("make mounts private: %w", err)
 	}
-	return "", mountFile(target, resolvConf(host, servers))
+	return "", mountFile(target, cfg.resolvConf(host))
+}
+
+// missing says what to do about a file that does not exist.
+func missing(path string) string {
+	if to, err := os.Readlink(path); err == nil {
+		return fmt.Sprintf("%s leads to %s, which does not exist, so the command has no name server; create that (empty is enough)", path, to)
+	}
+	return fmt.Sprintf("%s does not exist, so the command has no name server; create it (empty is enough)", path)
 }
 
 // mountFile mounts a new file in memory over target. The file system that holds
