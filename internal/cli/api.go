@@ -10,7 +10,7 @@ import (
 
 // listen opens the control sockets that the options name. They accept clients
 // from now on.
-func (o *Options) listen(ctx context.Context, n *network, r *reporter) error {
+func (o *Options) listen(ctx context.Context, n *guestNetwork, r *reporter) error {
 	cfg := api.Config{
 		Ports:  n.guest.Ports(),
 		Flows:  func() []api.Flow { return flows(n.guest) },

@@ -11,7 +11,7 @@ const unconfined = "WARNING: --sandbox=off leaves the program all rights of its 
 
 // confine gives up what serving does not need. command is the child to which signals
 // are passed on, nil if there is none.
-func (o *Options) confine(n *network, command *os.Process, r *reporter) error {
+func (o *Options) confine(n *guestNetwork, command *os.Process, r *reporter) error {
 	if o.Unconfined {
 		return nil
 	}

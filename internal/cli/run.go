@@ -16,6 +16,9 @@ const runTAP = "tap0"
 // run makes the namespaces, serves them and runs the command in them. It
 // returns the command's exit status, or 1 when it could not be started.
 func (c *Run) run(ctx context.Context, prog string, stderr io.Writer) int {
+	if len(c.Networks) > 0 {
+		return c.runMember(ctx, prog, stderr)
+	}
 	r := newReporter(prog, &c.Options, stderr)
 	io.WriteString(stderr, c.Notices)
 
@@ -48,17 +51,26 @@ func (c *Run) run(ctx context.Context, prog string, stderr io.Writer) int {
 		return r.fail(err)
 	}
 
-	ended := n.ended
+	return await(ctx, r, p, signals, n.ended, func(struct{}) error {
+		// The command may still have work to do without a network.
+		return fmt.Errorf("%s: %w; the command goes on without a network", runTAP, n.Err())
+	})
+}
+
+// await passes signals on until the command has ended, and returns its status. What lost
+// delivers, or its being closed, is said and changes nothing else.
+func await[T any](ctx context.Context, r *reporter, p *namespace.Process, signals *namespace.Signals, lost <-chan T, say func(T) error) int {
 	for {
 		select {
 		case sig := <-signals.C():
 			p.Forward(sig)
 		case <-ctx.Done():
 			return r.fail(ctx.Err())
-		case <-ended:
-			// The command may still have work to do without a network.
-			r.fail(fmt.Errorf("%s: %w; the command goes on without a network", runTAP, n.Err()))
-			ended = nil
+		case what, more := <-lost:
+			r.fail(say(what))
+			if !more {
+				lost = nil
+			}
 		case <-p.Done():
 			status, err := p.Status()
 			if err != nil {

@@ -15,6 +15,7 @@ import (
 // it.
 type Run struct {
 	Options
+	memberOptions
 	Command []string // never empty
 	Notices string   // for stderr before anything else, a line each
 }
@@ -47,6 +48,7 @@ func ParseRun(prog string, args []string) (*Run, *Exit) {
 	fs.Var(outboundValue("6", r.Source.SetIPv6, func(string) {}), "outbound-addr6", "send IPv6 from the `ADDRESS`, or from that of an interface")
 	fs.VarP(socketValue(apiSocket, &r.APISocket), "api-socket", "a", "accept slirp4netns's JSON requests on the socket `PATH`")
 	r.addOwn(fs)
+	r.memberOptions.addTo(fs)
 	usage := func() string { return runUsage(prog, fs) }
 	switchFlag(fs, "help", "h", "show this help and exit", func() error { return &Exit{Stdout: usage()} })
 
@@ -60,6 +62,9 @@ func ParseRun(prog string, args []string) (*Run, *Exit) {
 	r.Command = operands
 	if len(r.Command) == 0 {
 		r.Command = []string{shell()}
+	}
+	if err := r.checkNetworks(fs); err != nil {
+		return nil, usageError(err.Error(), usage())
 	}
 	if fs.Changed("cidr6") && !ipv6 {
 		return nil, invalid("--cidr6 has no effect without IPv6: leave --ipv6=false out")
@@ -78,6 +83,24 @@ func ParseRun(prog string, args []string) (*Run, *Exit) {
 		return nil, exit
 	}
 	return r, nil
+}
+
+// checkNetworks refuses options that are the network's to decide, not a member's.
+func (r *Run) checkNetworks(fs *pflag.FlagSet) error {
+	if err := r.memberOptions.check(); err != nil || len(r.Networks) == 0 {
+		return err
+	}
+	for _, name := range [...]string{"mtu", "cidr", "cidr6", "ipv6", "enable-ipv6", "disable-host-loopback"} {
+		if fs.Changed(name) {
+			return fmt.Errorf("--%s is the network's to decide: see epiphyte network create --help", name)
+		}
+	}
+	for _, name := range [...]string{"disable-dns", "outbound-addr", "outbound-addr6", "api-socket", "http-socket", "resolv-conf", "no-offload", "queues", "publish-mode", "expose-host"} {
+		if fs.Changed(name) {
+			return fmt.Errorf("--%s does not go with --network: several guests share the network's process", name)
+		}
+	}
+	return nil
 }
 
 // shell is the user's own, as su(1) and script(1) choose it.

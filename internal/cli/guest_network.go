@@ -17,8 +17,8 @@ import (
 	"epiphyte/tap"
 )
 
-// network is a guest being served: the device, and the stack behind it.
-type network struct {
+// guestNetwork is a guest being served: the device, and the stack behind it.
+type guestNetwork struct {
 	device  *tap.Device
 	guest   *guest.Guest
 	agent   *tap.Agent // nil: none
@@ -52,14 +52,14 @@ func (o *Options) tapConfig(target tap.Target, name string, configure bool, mac 
 
 // startNetwork binds the ports, makes the device and begins to serve it. Nothing
 // is left when it fails.
-func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter) (_ *network, err error) {
+func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter) (_ *guestNetwork, err error) {
 	o.warn(r)
 	limitMemory()
 	ports, err := o.bindPorts(ctx, cfg.Target)
 	if err != nil {
 		return nil, err
 	}
-	n := &network{ended: make(chan struct{})}
+	n := &guestNetwork{ended: make(chan struct{})}
 	defer func() {
 		ports.close()
 		if err != nil {
@@ -118,7 +118,7 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 }
 
 // discard takes down what a start that failed has made.
-func (n *network) discard() {
+func (n *guestNetwork) discard() {
 	if n.cancel != nil {
 		n.Close()
 		return
@@ -132,13 +132,13 @@ func (n *network) discard() {
 	}
 }
 
-func (n *network) serve(ctx context.Context) {
+func (n *guestNetwork) serve(ctx context.Context) {
 	n.err = n.guest.Serve(ctx)
 	close(n.ended)
 }
 
 // Err is why serving ended by itself; ended must be closed.
-func (n *network) Err() error {
+func (n *guestNetwork) Err() error {
 	if n.err == nil {
 		return errors.New("the guest's network stack stopped")
 	}
@@ -146,7 +146,7 @@ func (n *network) Err() error {
 }
 
 // Close stops serving and removes the device, waiting only briefly.
-func (n *network) Close() {
+func (n *guestNetwork) Close() {
 	for _, s := range n.servers {
 		s.Close()
 	}

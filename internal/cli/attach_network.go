@@ -1,0 +1,192 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strconv"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"epiphyte/tap"
+)
+
+// AttachMember is the command line of "attach" and "network connect": namespaces that
+// exist become members of networks.
+type AttachMember struct {
+	memberOptions
+	Options   Options // publish, log-level and log-format alone
+	Target    tap.Target
+	Interface string // the first one's name
+	ReadyFD   FD
+	ExitFD    FD
+	Detached  bool // the members stay, and the program ends
+}
+
+// ParseAttachMember reads the command line of attach, without that word.
+func ParseAttachMember(prog string, args []string) (*AttachMember, *Exit) {
+	a := &AttachMember{Options: defaultOptions(0)}
+	fs := newFlags(prog + " attach")
+	a.memberOptions.addTo(fs)
+	a.addCommon(fs)
+	fs.VarP(fdValue("ready-fd", &a.ReadyFD), "ready-fd", "r", "write \"1\" to `FD` once the network works")
+	fs.VarP(fdValue("exit-fd", &a.ExitFD), "exit-fd", "e", "end when the other side of `FD` is closed")
+	usage := func() string {
+		return fmt.Sprintf("Usage: %s attach --network NAME [OPTION]... PID|PATH [INTERFACE]\n", prog) +
+			"Make the network namespace of the process PID, or at PATH, a member of networks. It is\n" +
+			"one until the program or the process ends. INTERFACE is its device, eth0 unless given.\n\n" + fs.FlagUsages()
+	}
+	operands, exit := parseFlags(prog, fs, args, usage)
+	if exit != nil {
+		return nil, exit
+	}
+	err := a.setTarget(operands)
+	if err == nil && len(a.Networks) == 0 {
+		err = fmt.Errorf("attach: --network is missing; for a network of the guest's own: %s PID TAPNAME", prog)
+	}
+	if err != nil {
+		return nil, usageError(err.Error(), usage())
+	}
+	for _, exit := range []*Exit{a.ReadyFD.checkWritable("ready-fd")} {
+		if exit != nil {
+			return nil, exit
+		}
+	}
+	return a, nil
+}
+
+// addCommon adds what attach and connect have in common beside a member's wishes.
+func (a *AttachMember) addCommon(fs *pflag.FlagSet) {
+	fs.VarP(publishValue(&a.Options.Publish), "publish", "p", "carry clients of host port `[HOST:]PORT[-END][:GUESTPORT[-END]][/udp]` in to the guest; repeatable")
+	fs.Var(levelValue(&a.Options.LogLevel), "log-level", "log to stderr from `LEVEL` on: debug, info, warn, error")
+	fs.Var(choiceValue("log-format", &a.Options.LogFormat, logText, logJSON), "log-format", "write the log as `FORMAT`: text, json")
+}
+
+// setTarget reads PID|PATH [INTERFACE].
+func (a *AttachMember) setTarget(operands []string) error {
+	if len(operands) == 0 || len(operands) > 2 {
+		return errors.New("a process or the path of a network namespace is wanted, and then at most the name of an interface")
+	}
+	if pid, err := strconv.Atoi(operands[0]); err == nil {
+		if pid <= 0 {
+			return fmt.Errorf("%s is no process", operands[0])
+		}
+		a.Target.PID = pid
+	} else {
+		if _, err := os.Stat(operands[0]); err != nil {
+			return fmt.Errorf("%s: %s; a process or the path of a network namespace is wanted", operands[0], errnoText(err))
+		}
+		a.Target.NetNS = operands[0]
+	}
+	a.Interface = interfaceOf(0)
+	if len(operands) == 2 {
+		a.Interface = operands[1]
+	}
+	return nil
+}
+
+// run joins the networks and, unless detached, stays until the members' process or the
+// exit fd ends, or ctx does. It returns the exit code.
+func (a *AttachMember) run(ctx context.Context, prog string, stderr io.Writer) int {
+	r := newReporter(prog, &a.Options, stderr)
+	process, err := a.openProcess()
+	if err != nil {
+		return r.fail(err)
+	}
+	defer process.Close()
+	members, err := openNetworks(ctx, a.Networks)
+	if err != nil {
+		return r.fail(err)
+	}
+	defer func() { closeMembers(members) }()
+	for i, m := range members {
+		if err := a.join(ctx, i, m, process, r.log); err != nil {
+			return r.fail(err)
+		}
+	}
+	if a.Detached {
+		return 0
+	}
+	for _, m := range members {
+		m.hold(r)
+	}
+	a.ReadyFD.Notify()
+	if a.ExitFD.num == a.ReadyFD.num {
+		a.ExitFD.open = false // just closed
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	hangup := make(chan error, 1)
+	if a.ExitFD.Given() {
+		go func() { hangup <- a.ExitFD.WaitHangup(ctx) }()
+	}
+	left := removed(ctx, members)
+	for range members {
+		select {
+		case err := <-hangup:
+			if err != nil {
+				return r.fail(err)
+			}
+			return 0
+		case <-processEnd(ctx, process):
+			return 0
+		case <-ctx.Done():
+			return 0
+		case name := <-left:
+			r.fail(fmt.Errorf("network %s has removed this guest", name))
+		}
+	}
+	return 1
+}
+
+// join joins network i.
+func (a *AttachMember) join(ctx context.Context, i int, m *member, process *os.File, log *slog.Logger) error {
+	name := a.Interface
+	if i > 0 {
+		name = interfaceOf(i)
+	}
+	wish := a.wish(i, a.Options.publishTexts())
+	if wish.Detached = a.Detached; wish.Detached && process == nil {
+		wish.NetNS = a.Target.NetNS
+	}
+	return m.join(ctx, tap.Config{Target: a.Target, Name: name, Logger: log}, wish, i == 0, process)
+}
+
+// openProcess is a descriptor of the target's process, nil for a path.
+func (a *AttachMember) openProcess() (*os.File, error) {
+	if a.Target.PID == 0 {
+		return nil, nil
+	}
+	fd, err := unix.PidfdOpen(a.Target.PID, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("process %d: %w", a.Target.PID, err)
+	}
+	return os.NewFile(uintptr(fd), "process"), nil
+}
+
+// processEnd is closed when the process ends. nil never does.
+func processEnd(ctx context.Context, process *os.File) <-chan struct{} {
+	ended := make(chan struct{})
+	if process == nil {
+		return ended
+	}
+	go func() {
+		raw, err := process.SyscallConn()
+		if err != nil {
+			return
+		}
+		err = raw.Read(func(fd uintptr) bool {
+			n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+			return n > 0
+		})
+		if err == nil && ctx.Err() == nil {
+			close(ended)
+		}
+	}()
+	return ended
+}
+

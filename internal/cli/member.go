@@ -1,0 +1,134 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"epiphyte/internal/netdef"
+	"epiphyte/internal/network"
+	"epiphyte/tap"
+)
+
+// member is a guest's place on one network.
+type member struct {
+	network   string
+	client    *network.Client // until joined
+	info      *network.Info
+	path      string // of the network's socket
+	start     network.Starter
+	device    *tap.Device
+	granted   network.Member
+	holder    *network.Holder
+	wantsIPv6 bool
+	hasIPv6   bool
+}
+
+// openNetwork connects to a network, which is started if need be.
+func openNetwork(ctx context.Context, paths netdef.Paths, name string) (*member, error) {
+	m := &member{network: name, path: paths.Socket(name), start: network.Start(paths, name)}
+	var err error
+	m.client, m.info, err = network.Open(ctx, m.path, m.start)
+	if err != nil {
+		return nil, fmt.Errorf("network %s: %w", name, err)
+	}
+	return m, nil
+}
+
+// openNetworks connects to several, or none.
+func openNetworks(ctx context.Context, list []string) (all []*member, err error) {
+	paths, err := netdef.DefaultPaths()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range list {
+		m, err := openNetwork(ctx, paths, name)
+		if err != nil {
+			closeMembers(all)
+			return nil, err
+		}
+		all = append(all, m)
+	}
+	return all, nil
+}
+
+// join makes or attaches to the interface in the target's namespaces and makes it a
+// member's. routed says that this network is the way out.
+func (m *member) join(ctx context.Context, cfg tap.Config, wish network.Member, routed bool, process *os.File) (err error) {
+	if m.device, err = tap.Open(ctx, cfg); err != nil {
+		return err
+	}
+	wish.Interface = m.device.Name()
+	granted, info, err := m.client.Join(ctx, wish, m.device.FD(), process)
+	if err != nil {
+		return err
+	}
+	m.granted, m.info = *granted, info
+	return m.configure(ctx, cfg.Target, routed)
+}
+
+// configure gives the interface what the network has granted.
+func (m *member) configure(ctx context.Context, target tap.Target, routed bool) (err error) {
+	mac, err := net.ParseMAC(m.granted.MAC)
+	if err != nil {
+		return fmt.Errorf("network %s: %w", m.network, err)
+	}
+	n := tap.Network{
+		Address: netip.PrefixFrom(m.granted.IPv4, m.info.Subnet.Bits()),
+		MTU:     m.info.MTU,
+		MAC:     mac,
+	}
+	if m.granted.IPv6.IsValid() {
+		n.Address6 = netip.PrefixFrom(m.granted.IPv6, m.info.Subnet6.Bits())
+	}
+	if routed {
+		n.Gateway, n.Gateway6 = m.info.Gateway, m.info.Gateway6
+	}
+	m.wantsIPv6 = n.Address6.IsValid()
+	m.hasIPv6, err = tap.Configure(ctx, target, m.granted.Interface, n)
+	return err
+}
+
+// hold keeps the membership from now on, whatever becomes of the network's processes.
+func (m *member) hold(r *reporter) {
+	m.holder = network.Hold(m.path, m.start, m.client, m.device.FD(), m.granted, r.log)
+	if m.wantsIPv6 && !m.hasIPv6 {
+		r.log.Warn("IPv6 is off in the guest; it gets IPv4 only", "network", m.network)
+	}
+}
+
+// close leaves the network, and removes the interface.
+func (m *member) close() {
+	switch {
+	case m.holder != nil:
+		m.holder.Close()
+	case m.client != nil:
+		m.client.Close()
+	}
+	if m.device != nil {
+		m.device.Close()
+	}
+}
+
+func closeMembers(all []*member) {
+	for _, m := range all {
+		m.close()
+	}
+}
+
+// removed delivers the name of a network that has removed its member.
+func removed(ctx context.Context, all []*member) <-chan string {
+	names := make(chan string, len(all))
+	for _, m := range all {
+		go func() {
+			select {
+			case <-m.holder.Ended():
+				names <- m.network
+			case <-ctx.Done():
+			}
+		}()
+	}
+	return names
+}

@@ -1,0 +1,318 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"epiphyte/internal/netdef"
+	"epiphyte/internal/network"
+)
+
+// networkCommand is the first argument of the commands about networks.
+const networkCommand = "network"
+
+// Networks is the command line of one of them.
+type Networks struct {
+	command  networksCommand
+	operands []string
+
+	definition netdef.Definition // of create
+	noIPv6     bool              // of create
+	json       bool
+	force      bool // of rm
+	stay       bool // of serve
+	attach     AttachMember
+}
+
+// networksCommand is one of them.
+type networksCommand struct {
+	name     string
+	operands string // as the usage shows them
+	least    int    // operands
+	most     int
+	about    string
+	flags    func(*Networks, *pflag.FlagSet)
+	run      func(*Networks, context.Context, *env) error
+}
+
+// env is where a command runs.
+type env struct {
+	prog           string
+	paths          netdef.Paths
+	stdout, stderr io.Writer
+}
+
+// networksCommands lists them in the order of the manual.
+func networksCommands() []networksCommand {
+	return []networksCommand{
+		{name: "ls", about: "List the networks that are defined or running.", flags: jsonFlag, run: (*Networks).list},
+		{name: "inspect", operands: "NAME", least: 1, most: 1, flags: jsonFlag, run: (*Networks).inspect,
+			about: "Show a network and its members."},
+		{name: "create", operands: "NAME", least: 1, most: 1, flags: createFlags, run: (*Networks).create,
+			about: "Define a network, for when its first member comes. Without a definition a network\nhas the defaults."},
+		{name: "rm", operands: "NAME...", least: 1, most: 1 << 20, flags: removeFlags, run: (*Networks).remove,
+			about: "Remove the definitions of networks, and end the networks if nobody is a member."},
+		{name: "connect", operands: "NAME PID|PATH [INTERFACE]", least: 2, most: 3, flags: connectFlags, run: (*Networks).connect,
+			about: "Make the network namespace of the process PID, or at PATH, a member in the\nbackground, until it is disconnected or the process ends."},
+		{name: "disconnect", operands: "NAME MEMBER", least: 2, most: 2, run: (*Networks).disconnect,
+			about: "Have a member leave, by its name."},
+		{name: "upgrade", operands: "NAME...", least: 1, most: 1 << 20, run: (*Networks).upgrade,
+			about: "Have this program go on in place of the network's process. Members keep their\naddresses and what they say to each other; connections to outside are reset."},
+		{name: "serve", operands: "NAME", least: 1, most: 1, flags: serveFlags, run: (*Networks).serve,
+			about: "Serve a network until it is empty. Members start this by themselves; a service\nmanager may, too."},
+	}
+}
+
+func jsonFlag(n *Networks, fs *pflag.FlagSet) {
+	boolFlag(fs, "json", "", "print JSON", &n.json)
+}
+
+func createFlags(n *Networks, fs *pflag.FlagSet) {
+	d := &n.definition
+	fs.Var(prefixValue("subnet", &d.Subnet), "subnet", "use the IPv4 subnet `CIDR`; the default is a free one of 10.90.0.0/16")
+	fs.Var(prefixValue("subnet6", &d.Subnet6), "subnet6", "use the IPv6 subnet `CIDR`, a /64")
+	boolFlag(fs, "ipv4-only", "", "have no IPv6", &d.IPv4Only)
+	fs.Var(mtuValue(&d.MTU), "mtu", "set the members' `MTU` in bytes; the default is 65520")
+	boolFlag(fs, "internal", "", "let members reach each other and nothing else", &d.Internal)
+	boolFlag(fs, "isolate", "", "let members reach outside but not each other", &d.Isolate)
+	boolFlag(fs, "allow-host-loopback", "", "let members reach the host's 127.0.0.1 and ::1 by the gateway's address", &d.AllowHostLoopback)
+	boolFlag(fs, "disable-dns", "", "answer no DNS queries", &d.NoDNS)
+}
+
+func removeFlags(n *Networks, fs *pflag.FlagSet) {
+	boolFlag(fs, "force", "f", "end the networks even if they have members", &n.force)
+}
+
+func serveFlags(n *Networks, fs *pflag.FlagSet) {
+	boolFlag(fs, "stay", "", "stay when the network is empty, for members that cannot start it", &n.stay)
+}
+
+func connectFlags(n *Networks, fs *pflag.FlagSet) {
+	n.attach.Options = defaultOptions(0)
+	n.attach.Detached = true
+	n.attach.addWishes(fs)
+	n.attach.addCommon(fs)
+}
+
+func prefixValue(name string, dst *netip.Prefix) value {
+	return value{set: func(s string) error {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return fmt.Errorf("--%s: %q is no subnet, such as 10.90.7.0/24", name, s)
+		}
+		*dst = p
+		return nil
+	}}
+}
+
+// newFlags is an empty set that reports by its errors alone.
+func newFlags(name string) *pflag.FlagSet {
+	fs := pflag.NewFlagSet(name, pflag.ContinueOnError)
+	fs.SortFlags = false
+	fs.SetOutput(io.Discard)
+	return fs
+}
+
+// parseFlags sets the flags that args give, --help besides, and returns what is left.
+func parseFlags(prog string, fs *pflag.FlagSet, args []string, usage func() string) ([]string, *Exit) {
+	switchFlag(fs, "help", "h", "show this help and exit", func() error { return &Exit{Stdout: usage()} })
+	options, operands, fault := dialect{prog: prog, boolArgument: true}.getopt(fs, args)
+	if err := fs.Parse(options); err != nil {
+		return nil, parseFault(err, usage)
+	}
+	if fault != nil {
+		return nil, usageError(fault.Error(), usage())
+	}
+	return operands, nil
+}
+
+// ParseNetworks reads the command line of the network command, without that word.
+func ParseNetworks(prog string, args []string) (*Networks, *Exit) {
+	if len(args) == 0 || args[0] == "--help" || args[0] == "-h" {
+		return nil, &Exit{Stdout: networksUsage(prog)}
+	}
+	n := &Networks{}
+	for _, c := range networksCommands() {
+		if c.name == args[0] {
+			n.command = c
+		}
+	}
+	c := &n.command
+	if c.name == "" {
+		return nil, usageError(fmt.Sprintf("%s %s: no command %q", prog, networkCommand, args[0]), networksUsage(prog))
+	}
+	fs := newFlags(prog + " " + networkCommand + " " + c.name)
+	if c.flags != nil {
+		c.flags(n, fs)
+	}
+	usage := func() string {
+		return fmt.Sprintf("Usage: %s %s %s [OPTION]... %s\n%s\n\n%s", prog, networkCommand, c.name, c.operands, c.about, fs.FlagUsages())
+	}
+	operands, exit := parseFlags(prog, fs, args[1:], usage)
+	if exit != nil {
+		return nil, exit
+	}
+	if len(operands) < c.least || len(operands) > c.most {
+		return nil, usageError(strings.TrimSpace(fmt.Sprintf("%s takes %s", c.name, c.operands)), usage())
+	}
+	if len(operands) > 0 {
+		for _, name := range operands[:min(len(operands), n.named())] {
+			if err := netdef.ValidName(name); err != nil {
+				return nil, usageError(err.Error(), usage())
+			}
+		}
+	}
+	n.operands = operands
+	return n, nil
+}
+
+// named is how many operands are networks, from the first on.
+func (n *Networks) named() int {
+	if n.command.name == "rm" || n.command.name == "upgrade" {
+		return len(n.operands) + 1<<20
+	}
+	return 1
+}
+
+func networksUsage(prog string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Usage: %s %s COMMAND [OPTION]... [NAME]...\n", prog, networkCommand)
+	b.WriteString("Networks of several guests, which find each other by name. A guest joins one by\n" +
+		"'run --network NAME' or 'attach --network NAME PID'; it is started when need be.\n\n")
+	for _, c := range networksCommands() {
+		about, _, _ := strings.Cut(c.about, "\n")
+		fmt.Fprintf(&b, "  %-12s%s\n", c.name, about)
+	}
+	return b.String()
+}
+
+// run executes the command and returns the exit code.
+func (n *Networks) run(ctx context.Context, prog string, stdout, stderr io.Writer) int {
+	paths, err := netdef.DefaultPaths()
+	if err == nil {
+		err = n.command.run(n, ctx, &env{prog, paths, stdout, stderr})
+	}
+	var code exitCode
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &code):
+		return int(code)
+	}
+	fmt.Fprintf(stderr, "%s %s %s: %s\n", prog, networkCommand, n.command.name, oneLine(err.Error()))
+	return 1
+}
+
+// exitCode is an error that has been told already.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+func (n *Networks) create(ctx context.Context, e *env) error {
+	d := n.definition
+	d.Name = n.operands[0]
+	if err := d.Validate(); err != nil {
+		return err
+	}
+	if _, there, err := e.paths.Load(d.Name); err != nil || there {
+		if err == nil {
+			err = fmt.Errorf("network %s is there already: epiphyte network rm %s, or choose another name", d.Name, d.Name)
+		}
+		return err
+	}
+	if c, err := network.Dial(e.paths.Socket(d.Name)); err == nil {
+		c.Close()
+		return fmt.Errorf("network %s is running, without a definition: wait until its members have left, or choose another name", d.Name)
+	}
+	if err := e.paths.Save(d); err != nil {
+		return err
+	}
+	fmt.Fprintln(e.stdout, d.Name)
+	return nil
+}
+
+func (n *Networks) remove(ctx context.Context, e *env) error {
+	var failed []error
+	for _, name := range n.operands {
+		if err := n.removeOne(ctx, e, name); err != nil {
+			failed = append(failed, fmt.Errorf("network %s: %w", name, err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+func (n *Networks) removeOne(ctx context.Context, e *env, name string) error {
+	c, info, err := network.Open(ctx, e.paths.Socket(name), nil)
+	running := err == nil
+	if err != nil && err != network.ErrNotRunning {
+		return err
+	}
+	if running {
+		defer c.Close()
+		if len(info.Members) > 0 && !n.force {
+			return fmt.Errorf("it has %d members: have them leave, or use --force", len(info.Members))
+		}
+	}
+	_, defined, err := e.paths.Load(name)
+	switch {
+	case err != nil && !n.force:
+		return err
+	case !defined && err == nil && !running:
+		return errors.New("there is no such network")
+	}
+	if err := e.paths.Remove(name); err != nil {
+		return err
+	}
+	if running {
+		return c.Stop(ctx)
+	}
+	return nil
+}
+
+func (n *Networks) connect(ctx context.Context, e *env) error {
+	a := &n.attach
+	a.Networks = n.operands[:1]
+	if err := a.setTarget(n.operands[1:]); err != nil {
+		return err
+	}
+	if code := a.run(ctx, e.prog, e.stderr); code != 0 {
+		return exitCode(code)
+	}
+	return nil
+}
+
+func (n *Networks) disconnect(ctx context.Context, e *env) error {
+	return n.ask(ctx, e, n.operands[0], func(c *network.Client) error { return c.Leave(ctx, n.operands[1]) })
+}
+
+func (n *Networks) upgrade(ctx context.Context, e *env) error {
+	program, err := programPath()
+	if err != nil {
+		return err
+	}
+	for _, name := range n.operands {
+		if err := n.ask(ctx, e, name, func(c *network.Client) error { return c.Upgrade(ctx, program) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ask has do ask a running network.
+func (n *Networks) ask(ctx context.Context, e *env, name string, do func(*network.Client) error) error {
+	c, _, err := network.Open(ctx, e.paths.Socket(name), nil)
+	if err == nil {
+		defer c.Close()
+		err = do(c)
+	}
+	if err != nil {
+		return fmt.Errorf("network %s: %w", name, err)
+	}
+	return nil
+}

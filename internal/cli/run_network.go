@@ -1,0 +1,76 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"epiphyte/internal/namespace"
+	"epiphyte/tap"
+)
+
+// interfaceOf is the name of a member's interface on its i-th network, as people know it
+// from containers.
+func interfaceOf(i int) string { return fmt.Sprintf("eth%d", i) }
+
+// runMember runs the command as a member of networks. It returns the command's exit
+// status, or 1 when it could not be started.
+//
+// It does not give up rights as a network's process does: nothing of the guest's reaches
+// it, and it may have to start the network again.
+func (c *Run) runMember(ctx context.Context, prog string, stderr io.Writer) int {
+	r := newReporter(prog, &c.Options, stderr)
+	io.WriteString(stderr, c.Notices)
+
+	signals := namespace.CatchSignals()
+	defer signals.Close()
+	members, err := openNetworks(ctx, c.Networks)
+	if err != nil {
+		return r.fail(err)
+	}
+	defer func() { closeMembers(members) }()
+	cfg := namespace.Config{Command: c.Command, Hostname: c.Name}
+	for i, m := range members {
+		cfg.Interfaces = append(cfg.Interfaces, interfaceOf(i))
+		cfg.Search = append(cfg.Search, m.network)
+		if !m.info.NoDNS {
+			cfg.Nameservers = append(cfg.Nameservers, m.info.Gateway)
+		}
+	}
+	cfg.Options = []string{"ndots:0"}
+	p, err := namespace.Start(cfg)
+	if err != nil {
+		return r.fail(err)
+	}
+	defer p.Close()
+	for _, w := range p.Warnings {
+		r.log.Warn(w)
+	}
+	for i, m := range members {
+		device := tap.Config{Target: tap.Target{PID: p.PID()}, Name: interfaceOf(i), Transient: true, Logger: r.log}
+		if err := m.join(ctx, device, c.wish(i, c.publishTexts()), i == 0, nil); err != nil {
+			return r.fail(err)
+		}
+	}
+	for _, m := range members {
+		m.hold(r)
+	}
+	if err := p.Release(); err != nil {
+		return r.fail(err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	left := removed(ctx, members)
+	return await(ctx, r, p, signals, left, func(name string) error {
+		return fmt.Errorf("network %s has removed this guest; the command goes on without it", name)
+	})
+}
+
+// publishTexts are the rules as members send them.
+func (o *Options) publishTexts() (list []string) {
+	for _, rule := range o.Publish {
+		list = append(list, rule.String())
+	}
+	return list
+}
+
