@@ -14,6 +14,11 @@
 // the gateway at ::2 and DNS at ::3, both also reachable by their link-local
 // twins. The contract has no guest address there; ours is at the same offset, ::64.
 //
+// A network of several members is no part of that contract (NewNetwork): its gateway
+// and its DNS server are one address, the first, and all others are its members'. A
+// member has an IPv4 address, and what follows from it: an IPv6 address with the same
+// host part, and an Ethernet address.
+//
 // The package opens nothing and imports nothing of the data path.
 package addressing
 
@@ -42,7 +47,8 @@ func DefaultIPv4() netip.Prefix { return netip.MustParsePrefix("10.0.2.0/24") }
 func DefaultIPv6() netip.Prefix { return netip.MustParsePrefix("fd00::/64") }
 
 // Plan names every address of one guest network that is not outside.
-// The IPv6 fields are zero when IPv6 is off.
+// The IPv6 fields are zero when IPv6 is off, and those of a single guest when there
+// are several members.
 type Plan struct {
 	Prefix    netip.Prefix // the guest's IPv4 subnet
 	Gateway   netip.Addr   // stands for the host; answers ARP and echo
@@ -62,10 +68,7 @@ type Plan struct {
 // New computes the plan of an IPv4 subnet (prefix length 1 to 25) and, when v6
 // is valid, of an IPv6 /64.
 func New(v4, v6 netip.Prefix) (Plan, error) {
-	if !v4.Addr().Is4() || v4.Bits() < 1 || v4.Bits() > 25 || v4 != v4.Masked() {
-		return Plan{}, fmt.Errorf("plan IPv4 subnet: %v is not a network of prefix length 1-25", v4)
-	}
-	if err := usable(v4); err != nil {
+	if err := checkSubnets(v4, 1, 25, v6); err != nil {
 		return Plan{}, err
 	}
 	p := Plan{
@@ -78,12 +81,6 @@ func New(v4, v6 netip.Prefix) (Plan, error) {
 	}
 	if !v6.IsValid() {
 		return p, nil
-	}
-	if !v6.Addr().Is6() || v6.Addr().Is4In6() || v6.Bits() != 64 || v6 != v6.Masked() {
-		return Plan{}, fmt.Errorf("plan IPv6 subnet: %v is not a /64 network", v6)
-	}
-	if err := usable(v6); err != nil {
-		return Plan{}, err
 	}
 	p.Prefix6 = v6
 	p.Gateway6 = add(v6.Addr(), offsetGateway)
@@ -111,13 +108,13 @@ func (p *Plan) IsDNS(a netip.Addr) bool {
 // neighbour solicitations and echo requests by themselves.
 func (p *Plan) IsOwn(a netip.Addr) bool { return p.IsGateway(a) || p.IsDNS(a) }
 
-// Own lists our own addresses.
+// Own lists our own addresses, each once.
 func (p *Plan) Own() []netip.Addr {
 	own := []netip.Addr{p.Gateway, p.DNS}
 	if p.IPv6() {
 		own = append(own, p.Gateway6, p.DNS6, p.GatewayLinkLocal, p.DNSLinkLocal)
 	}
-	return own
+	return slices.Compact(own)
 }
 
 // HardwareAddr is the Ethernet address of every frame we send: 52:55 followed

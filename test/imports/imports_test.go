@@ -121,6 +121,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"internal/testworld":  own("tap", "forwarder", "portfwd", "internal/guest"),
 		"internal/shard":      append(own("tap", "stack", "forwarder", "portfwd"), gvisor, "net", "os/exec"),
 		"internal/addressing": append(own("tap", "stack", "forwarder"), gvisor, "net", "os", "os/exec"),
+		"internal/netdef":     append(own("stack", "tap", "forwarder", "portfwd", "internal/shard"), gvisor, "os/exec"),
 		"internal/dns":        append(own("stack", "tap", "forwarder", "portfwd", "internal/relay", "internal/guest"), gvisor, "os/exec"),
 		"internal/dhcp":       append(own("stack", "tap", "forwarder", "portfwd", "internal/shard"), gvisor, "os/exec"),
 		"internal/guest":      own("tap", "internal/cli", "internal/api"),

@@ -1,0 +1,76 @@
+package netdef
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// pools is how many subnets there are to choose from, of either family.
+const pools = 256
+
+// pool4 is the n-th subnet to choose, 10.90.n.0/24.
+func pool4(n int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 90, byte(n), 0}), 24)
+}
+
+// pool6 is the n-th IPv6 subnet to choose, fd90:0:0:n::/64 (RFC 4193).
+func pool6(n int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x90, 7: byte(n)}), 64)
+}
+
+// Choose returns d with the subnets that it leaves open: the lowest 10.90.N.0/24 and
+// fd90:0:0:N::/64 that overlap with none of taken, with the same N for both if there
+// is one. Subnets that d names stay, even if they are taken.
+func Choose(d Definition, taken []netip.Prefix) (Definition, error) {
+	free4 := func(n int) bool { return fits(d.Subnet, pool4(n), taken) }
+	free6 := func(n int) bool { return d.IPv4Only || fits(d.Subnet6, pool6(n), taken) }
+	n4 := lowest(func(n int) bool { return free4(n) && free6(n) })
+	n6 := n4
+	if n4 == pools { // there is no N for both
+		n4, n6 = lowest(free4), lowest(free6)
+	}
+	const full = "network %s: the host's networks and other ones of ours take all of %s: name a free subnet with %s"
+	if !d.Subnet.IsValid() {
+		if n4 == pools {
+			return d, fmt.Errorf(full, d.Name, "10.90.0.0/16", "--subnet")
+		}
+		d.Subnet = pool4(n4)
+	}
+	if !d.Subnet6.IsValid() && !d.IPv4Only {
+		if n6 == pools {
+			return d, fmt.Errorf(full, d.Name, "fd90::/56", "--subnet6")
+		}
+		d.Subnet6 = pool6(n6)
+	}
+	return d, nil
+}
+
+// fits reports whether a network that names the subnet, or with the zero Prefix none,
+// may have this pool.
+func fits(named, pool netip.Prefix, taken []netip.Prefix) bool {
+	if named.IsValid() {
+		return named == pool
+	}
+	_, overlaps := Overlap(pool, taken)
+	return !overlaps
+}
+
+// lowest is the lowest N that is free, or pools.
+func lowest(free func(n int) bool) int {
+	for n := range pools {
+		if free(n) {
+			return n
+		}
+	}
+	return pools
+}
+
+// Overlap is the first of taken that covers p or part of it.
+func Overlap(p netip.Prefix, taken []netip.Prefix) (netip.Prefix, bool) {
+	for _, t := range taken {
+		if p.Overlaps(t) {
+			return t, true
+		}
+	}
+	return netip.Prefix{}, false
+}

@@ -1,0 +1,107 @@
+package netdef
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+)
+
+// Paths are the directories of networks: Runtime of what runs, Config of definitions.
+type Paths struct{ Runtime, Config string }
+
+// DefaultPaths are the user's own: Runtime is epiphyte/networks below XDG_RUNTIME_DIR
+// or else /run/user/UID, and where there is neither, networks in a directory named
+// after the user in the directory for temporary files; Config is epiphyte/networks
+// below XDG_CONFIG_HOME or else ~/.config. Runtime is there when it returns, and
+// nobody else may enter it; Config need not be.
+func DefaultPaths() (Paths, error) {
+	config, err := os.UserConfigDir()
+	if err != nil {
+		return Paths{}, fmt.Errorf("find the definitions of networks: %w", err)
+	}
+	private, err := privateDir(os.Getenv("XDG_RUNTIME_DIR"), "/run/user", os.TempDir())
+	if err != nil {
+		return Paths{}, fmt.Errorf("find the directory of running networks: %w", err)
+	}
+	p := Paths{Runtime: filepath.Join(private, "networks"), Config: filepath.Join(config, "epiphyte", "networks")}
+	if err := os.Mkdir(p.Runtime, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return Paths{}, fmt.Errorf("make the directory of running networks: %w", err)
+	}
+	return p, nil
+}
+
+// privateDir makes the program's own directory in the first of these places: the
+// directory named by XDG_RUNTIME_DIR, the user's in that of all users, temporary files.
+func privateDir(xdg, users, temp string) (string, error) {
+	uid := strconv.Itoa(os.Getuid())
+	dir := filepath.Join(temp, "epiphyte-"+uid)
+	if user := filepath.Join(users, uid); xdg != "" {
+		if err := checkOwned(xdg); err != nil {
+			return "", fmt.Errorf("%w (set XDG_RUNTIME_DIR to a directory of yours, or unset it)", err)
+		}
+		dir = filepath.Join(xdg, "epiphyte")
+	} else if checkOwned(user) == nil {
+		dir = filepath.Join(user, "epiphyte")
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", err
+	}
+	return dir, checkPrivate(dir)
+}
+
+// checkPrivate is the error of a directory that is not ours or that others may enter.
+// A link is not followed: in the directory for temporary files anybody can make one.
+func checkPrivate(dir string) error {
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	if err := owned(dir, info); err != nil {
+		return err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("%s is open to others (mode %04o): chmod 700 it", dir, info.Mode().Perm())
+	}
+	return nil
+}
+
+// checkOwned is the error of a directory that is not the user's.
+func checkOwned(dir string) error {
+	if !filepath.IsAbs(dir) {
+		return fmt.Errorf("%s is a relative path", dir)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	return owned(dir, info)
+}
+
+func owned(dir string, info fs.FileInfo) error {
+	if !info.IsDir() {
+		return fmt.Errorf("%s is no directory", dir)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); !ok || int(st.Uid) != os.Getuid() {
+		return fmt.Errorf("%s belongs to another user", dir)
+	}
+	return nil
+}
+
+// Socket is where members join the network.
+func (p Paths) Socket(name string) string { return filepath.Join(p.Runtime, name+".sock") }
+
+// API is the socket of the network's control interface.
+func (p Paths) API(name string) string { return filepath.Join(p.Runtime, name+".api") }
+
+// Lock is the file that whoever starts the network locks.
+func (p Paths) Lock(name string) string { return filepath.Join(p.Runtime, name+".lock") }
+
+// Log is what the network's process has to say.
+func (p Paths) Log(name string) string { return filepath.Join(p.Runtime, name+".log") }
+
+// File is the file of the network's definition.
+func (p Paths) File(name string) string { return filepath.Join(p.Config, name+extension) }
