@@ -1,0 +1,37 @@
+package names
+
+import "container/list"
+
+// maxFormer is how many former names are remembered: with names of 253 bytes they
+// take 1 MiB and their bookkeeping as much again.
+const maxFormer = 4096
+
+// former remembers the full names that were members' once. Beyond maxFormer the
+// one given up longest ago is forgotten. The zero value is empty.
+type former struct {
+	byName map[string]*list.Element
+	order  list.List // of names, the oldest first
+}
+
+func (f *former) add(name string) {
+	if f.byName == nil {
+		f.byName = make(map[string]*list.Element)
+	}
+	f.remove(name)
+	f.byName[name] = f.order.PushBack(name)
+	if f.order.Len() > maxFormer {
+		f.remove(f.order.Front().Value.(string))
+	}
+}
+
+func (f *former) remove(name string) {
+	if e, ok := f.byName[name]; ok {
+		f.order.Remove(e)
+		delete(f.byName, name)
+	}
+}
+
+func (f *former) has(name []byte) bool {
+	_, ok := f.byName[string(name)]
+	return ok
+}
