@@ -10,8 +10,8 @@
 //
 // # Theory of operation
 //
-// run starts the program again, for a role inside the guest's namespaces; which
-// role a process has is decided before anything else. All logic is in the
+// run starts the program again, for a role inside the guest's namespaces, and a network
+// for its worker; which role a process has is decided before anything else. All logic is in the
 // packages: this one maps a role to its main function, and is the only one that
 // ends the process.
 package main
@@ -22,11 +22,15 @@ import (
 
 	"epiphyte/internal/cli"
 	"epiphyte/internal/namespace"
+	"epiphyte/internal/network"
 )
 
 func main() {
 	if namespace.IsChild() {
 		os.Exit(namespace.ChildMain())
+	}
+	if network.IsWorker() {
+		os.Exit(cli.NetworkMain(context.Background(), os.Stderr))
 	}
 	os.Exit(cli.Main(context.Background(), os.Args, os.Stdout, os.Stderr))
 }

@@ -15,6 +15,9 @@ import (
 	"epiphyte/tap"
 )
 
+// attachCommand is the first argument that makes existing namespaces members of networks.
+const attachCommand = "attach"
+
 // AttachMember is the command line of "attach" and "network connect": namespaces that
 // exist become members of networks.
 type AttachMember struct {
@@ -189,4 +192,3 @@ func processEnd(ctx context.Context, process *os.File) <-chan struct{} {
 	}()
 	return ended
 }
-

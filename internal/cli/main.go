@@ -28,6 +28,22 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	// with it.
 	signal.Ignore(syscall.SIGPIPE)
 
+	if prog != compatible && len(args) > 0 {
+		switch args[0] {
+		case networkCommand:
+			n, exit := ParseNetworks(prog, args[1:])
+			if exit != nil {
+				return exit.write(stdout, stderr)
+			}
+			return n.run(ctx, prog, stdout, stderr)
+		case attachCommand:
+			a, exit := ParseAttachMember(prog, args[1:])
+			if exit != nil {
+				return exit.write(stdout, stderr)
+			}
+			return a.run(ctx, prog, stderr)
+		}
+	}
 	if prog != compatible && len(args) > 0 && args[0] == runCommand {
 		r, exit := ParseRun(prog, args[1:])
 		if exit != nil {

@@ -101,7 +101,7 @@ func (o *memberOptions) check() error {
 
 // wish is what the guest asks of network i.
 func (o *memberOptions) wish(i int, publish []string) network.Member {
-	m := network.Member{Name: o.Name, Aliases: o.Aliases, }
+	m := network.Member{Name: o.Name, Aliases: o.Aliases}
 	if i == 0 {
 		m.IPv4, m.IPv6, m.MAC, m.Publish = o.IPv4, o.IPv6, o.MAC, publish
 	}

@@ -20,7 +20,7 @@ type listed struct {
 
 func (n *Networks) list(ctx context.Context, e *env) error {
 	defined, listErr := e.paths.List() // broken ones do not hide the others
-	running, err := e.paths.Running()
+	running, err := e.paths.Running().List()
 	if err != nil {
 		return err
 	}
@@ -136,8 +136,8 @@ func showInfo(stdout io.Writer, info *network.Info) error {
 	fmt.Fprintln(w, "\nMEMBER\tALIASES\tIPV4\tIPV6\tPORTS\tIN\tOUT\tDROPPED\tSINCE")
 	for _, m := range info.Members {
 		s := m.Stats
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", m.Name, words(m.Aliases), m.IPv4, or(m.IPv6.IsValid(), m.IPv6),
-			words(m.Publish), bytesText(s.BytesTo), bytesText(s.BytesFrom), s.Dropped(), m.Since.Local().Format(time.DateTime))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\n", m.Name, words(m.Aliases), m.IPv4, or(m.IPv6.IsValid(), m.IPv6),
+			words(m.Publish), s.ToBytes, s.FromBytes, s.Spoofed+s.Other+s.Rate, m.Since.Local().Format(time.DateTime))
 	}
 	return w.Flush()
 }

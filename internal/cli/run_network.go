@@ -73,4 +73,3 @@ func (o *Options) publishTexts() (list []string) {
 	}
 	return list
 }
-

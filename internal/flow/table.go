@@ -174,6 +174,17 @@ func (t *Table) Each(k Kind, do func(*Flow)) {
 	}
 }
 
+// EndOf ends the flows of a guest.
+func (t *Table) EndOf(g *Guest) {
+	for k := range kinds {
+		t.Each(k, func(f *Flow) {
+			if f.Guest == g {
+				t.end(f, Evicted)
+			}
+		})
+	}
+}
+
 // Close ends all flows. The shard must have stopped serving.
 func (t *Table) Close() {
 	t.shard.Disarm(&t.timer)

@@ -21,6 +21,14 @@ func (g *Guest) Flows() []flow.Info {
 	return list
 }
 
+// EndFlows ends the flows of one of the Members. It must be called on the thread of the
+// shard.
+func (g *Guest) EndFlows(of *flow.Guest) {
+	for _, w := range g.workers {
+		w.table.EndOf(of)
+	}
+}
+
 // Stats are gauges of the moment and counters since the start.
 type Stats struct {
 	Connecting  int // TCP connections in the making, of either direction

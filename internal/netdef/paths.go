@@ -91,6 +91,10 @@ func owned(dir string, info fs.FileInfo) error {
 	return nil
 }
 
+// Running are the definitions of networks that run, with the subnets that they have
+// chosen. They are kept as those that users have made.
+func (p Paths) Running() Paths { return Paths{Runtime: p.Runtime, Config: p.Runtime} }
+
 // Socket is where members join the network.
 func (p Paths) Socket(name string) string { return filepath.Join(p.Runtime, name+".sock") }
 

@@ -274,4 +274,3 @@ func (w *Worker) tell(o order, fds ...int) error {
 
 // keeperPatience is how long the keeper may take to take a message. It does nothing else.
 const keeperPatience = 5 * time.Second
-

@@ -102,4 +102,3 @@ func (h *Holder) rejoin(ctx context.Context) bool {
 		}
 	}
 }
-

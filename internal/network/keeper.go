@@ -167,6 +167,12 @@ func (k *keeper) listen(w *workerProcess) {
 			k.drop(o.Member.ID)
 			k.kept = append(k.kept, kept{*o.Member, fds})
 			fds = nil
+		case opChange:
+			for i := range k.kept {
+				if k.kept[i].member.ID == o.Member.ID {
+					k.kept[i].member = *o.Member
+				}
+			}
 		case opDrop:
 			k.drop(o.ID)
 		case opEmpty:

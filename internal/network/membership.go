@@ -39,8 +39,9 @@ type membership struct {
 
 // Errors of join.
 var (
-	errEnding = errors.New("the network is about to end")
-	errFull   = errors.New("the network has no address left: give it a larger subnet (epiphyte network create --subnet)")
+	errEnding   = errors.New("the network is about to end")
+	errInternal = errors.New("ports of an internal network cannot be published: it has no way in, either")
+	errFull     = errors.New("the network has no address left: give it a larger subnet (epiphyte network create --subnet)")
 )
 
 // join makes a member of the TAP with a descriptor, which stays the caller's.
@@ -203,7 +204,7 @@ func (w *Worker) named(name string) *membership {
 // publish binds the ports that the member asks for, all or none.
 func (w *Worker) publish(ctx context.Context, m *membership) error {
 	if len(m.Publish) > 0 && w.def.Internal {
-		return errors.New("ports of an internal network cannot be published: it has no way in, either")
+		return errInternal
 	}
 	for _, text := range m.Publish {
 		rule, err := portfwd.Parse(text)

@@ -2,6 +2,7 @@ package network
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -29,9 +32,6 @@ const ReadyText = "ready\n"
 // process: "network serve NAME", in a session of its own, with the log in a file.
 func Start(paths netdef.Paths, name string) Starter {
 	return func(ctx context.Context) error {
-		if err := paths.Prepare(); err != nil {
-			return err
-		}
 		logFile, err := os.OpenFile(paths.Log(name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 		if err != nil {
 			return fmt.Errorf("start network %s: %w", name, err)
@@ -86,9 +86,6 @@ type RunConfig struct {
 // Run serves a network that nobody serves yet (else ErrRunning), until it has been empty
 // for a while or ctx ends. Its definition is the one on disk, or else the default.
 func Run(ctx context.Context, cfg RunConfig) error {
-	if err := cfg.Paths.Prepare(); err != nil {
-		return err
-	}
 	lock, err := takeLock(cfg.Paths.Lock(cfg.Name))
 	if err != nil {
 		return err
@@ -100,7 +97,7 @@ func Run(ctx context.Context, cfg RunConfig) error {
 	if err != nil {
 		return err
 	}
-	defer cfg.Paths.SetRunning(netdef.Definition{Name: cfg.Name})
+	defer cfg.Paths.Running().Remove(cfg.Name)
 	listener, err := listen(cfg.Paths.Socket(cfg.Name))
 	if err != nil {
 		return fmt.Errorf("serve network %s: %w", cfg.Name, err)
@@ -115,7 +112,7 @@ func Run(ctx context.Context, cfg RunConfig) error {
 // define is the network's definition with its subnets, which no other network gets from
 // now on.
 func define(paths netdef.Paths, name string, log *slog.Logger) (netdef.Definition, error) {
-	choosing, err := waitForLock(paths.Lock(""))
+	choosing, err := waitForLock(filepath.Join(paths.Runtime, "subnets.lock"))
 	if err != nil {
 		return netdef.Definition{}, err
 	}
@@ -124,25 +121,43 @@ func define(paths netdef.Paths, name string, log *slog.Logger) (netdef.Definitio
 	if err != nil {
 		return def, err
 	}
+	def.Name = name
+	def.MTU = cmp.Or(def.MTU, netdef.DefaultMTU)
 	routes, err := netdef.HostRoutes()
 	if err != nil {
 		log.Warn("the host's routes are not known; a subnet may clash with one", "error", err)
 	}
-	taken, err := paths.Taken(name)
-	if err != nil {
-		return def, err
-	}
 	for _, p := range [...]netip.Prefix{def.Subnet, def.Subnet6} {
-		for _, r := range routes {
-			if p.IsValid() && p.Overlaps(r) {
-				log.Warn("the network's subnet is the host's, too: members do not reach those hosts", "subnet", p, "route", r)
-			}
+		if r, overlaps := netdef.Overlap(p, routes); p.IsValid() && overlaps {
+			log.Warn("the network's subnet is the host's, too: members do not reach those hosts", "subnet", p, "route", r)
 		}
 	}
-	if def, err = netdef.Choose(def, append(taken, routes...)); err != nil {
+	defined, err := paths.Subnets(name)
+	if err != nil {
+		log.Warn("the subnets of some networks are not known", "error", err)
+	}
+	if def, err = netdef.Choose(def, slices.Concat(routes, defined, running(paths, name))); err != nil {
 		return def, err
 	}
-	return def, paths.SetRunning(def)
+	return def, paths.Running().Save(def)
+}
+
+// running is the subnets of other networks that run. What one left behind that was killed
+// is removed.
+func running(paths netdef.Paths, name string) (taken []netip.Prefix) {
+	all, _ := paths.Running().List()
+	for _, d := range all {
+		if d.Name == name {
+			continue
+		}
+		if lock, err := takeLock(paths.Lock(d.Name)); err == nil {
+			lock.Close()
+			paths.Running().Remove(d.Name)
+			continue
+		}
+		taken = append(taken, d.Subnet, d.Subnet6)
+	}
+	return taken
 }
 
 func openLock(path string, how int) (*os.File, error) {

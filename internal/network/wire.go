@@ -78,12 +78,12 @@ const (
 
 // reply is the answer to a request.
 type reply struct {
-	Error  string  `json:"error,omitempty"`
-	Ending bool    `json:"ending,omitempty"` // the network is about to end: start it anew
+	Error  string `json:"error,omitempty"`
+	Ending bool   `json:"ending,omitempty"` // the network is about to end: start it anew
 	// Removed is sent unasked: the member of this connection is none any more.
-	Removed bool `json:"removed,omitempty"`
-	Info   *Info   `json:"info,omitempty"`
-	Member *Member `json:"member,omitempty"`
+	Removed bool    `json:"removed,omitempty"`
+	Info    *Info   `json:"info,omitempty"`
+	Member  *Member `json:"member,omitempty"`
 }
 
 // order is a message between the keeper and its worker, of either direction.
@@ -101,6 +101,7 @@ const (
 	opServe  operation = "serve"  // keeper: that was all
 	opReady  operation = "ready"  // worker: clients are served
 	opFailed operation = "failed" // worker: it cannot serve
+	opChange operation = "change" // worker: what is known of a member, whose descriptors stay
 	opDrop   operation = "drop"   // worker: a member has left
 	opEmpty  operation = "empty"  // worker: nobody is there, and it ends
 )

@@ -19,6 +19,11 @@ func (cfg *Config) filter() (seccomp.Filter, error) {
 	f := seccomp.Filter{Kill: hostile, Otherwise: unix.EPERM}
 	f.Allow = append(f.Allow, checked...)
 	f.Allow = append(f.Allow, cfg.sockets()...)
+	if cfg.Devices {
+		// What a TAP is, and the form of its frames (tap).
+		f.Allow = append(f.Allow, is(unix.SYS_IOCTL, 1, anyBit,
+			unix.TUNGETIFF, unix.TUNGETVNETHDRSZ, unix.TUNSETVNETHDRSZ, unix.TUNSETVNETLE, unix.SIOCGIFHWADDR))
+	}
 	signals, err := cfg.signals()
 	if err != nil {
 		return f, err

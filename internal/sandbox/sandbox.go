@@ -22,6 +22,8 @@ type Config struct {
 	// Interfaces keeps it possible to ask the kernel for the addresses of the host's
 	// interfaces.
 	Interfaces bool
+	// Devices keeps it possible to take over TAPs that other processes have opened.
+	Devices bool
 	// Children may be signalled.
 	Children []*os.Process
 	// RequireFiles and RequireCalls make it an error that the kernel cannot

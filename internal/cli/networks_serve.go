@@ -1,0 +1,130 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"epiphyte/internal/api"
+	"epiphyte/internal/netdef"
+	"epiphyte/internal/network"
+	"epiphyte/internal/sandbox"
+)
+
+// resolvConf is where networks find the host's name servers.
+const resolvConf = "/etc/resolv.conf"
+
+// serve is the network's keeper. What it says on stdout is for the member that has
+// started it.
+func (n *Networks) serve(ctx context.Context, e *env) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	name := n.operands[0]
+	log := slog.New(slog.NewTextHandler(e.stderr, nil)).With("network", name)
+	answered := false
+	answer := func(text string) {
+		if !answered {
+			io.WriteString(e.stdout, text)
+			answered = true
+			if f, ok := e.stdout.(*os.File); ok {
+				f.Close() // whoever waits reads to the end
+			}
+		}
+	}
+	err := network.Run(ctx, network.RunConfig{
+		Paths: e.paths, Name: name, Stay: n.stay, Logger: log,
+		Ready: func() { answer(network.ReadyText) },
+	})
+	switch {
+	case err == network.ErrRunning && !n.stay:
+		answer(network.ReadyText)
+		return nil
+	case err != nil:
+		answer(oneLine(err.Error()) + "\n")
+	}
+	return err
+}
+
+// NetworkMain is the main function of a network's worker. It returns the exit code.
+func NetworkMain(ctx context.Context, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	limitMemory()
+	w, err := network.OpenWorker(network.WorkerConfig{ResolvConf: resolvConf, Version: Version, Logger: log})
+	if err != nil {
+		return 1 // the keeper has been told
+	}
+	defer w.Close()
+	log = log.With("network", w.Definition().Name)
+	var server *api.Server
+	err = w.Serve(ctx, func() error {
+		var err error
+		server, err = listenForNetwork(ctx, w, log)
+		if err != nil {
+			return err
+		}
+		startThreads(spareThreads)
+		return sandbox.Confine(sandbox.Config{
+			Read:       []string{resolvConf},
+			Remove:     []string{apiPath(w)},
+			Interfaces: true,
+			Devices:    true,
+			Logger:     log,
+		})
+	})
+	if server != nil {
+		server.Close()
+	}
+	if err != nil {
+		log.Error("the network's process ends", "error", err)
+		return 1
+	}
+	return 0
+}
+
+// apiPath is the control interface of a worker's network.
+func apiPath(w *network.Worker) string {
+	paths, err := netdef.DefaultPaths()
+	if err != nil {
+		return ""
+	}
+	return paths.API(w.Definition().Name)
+}
+
+// listenForNetwork opens the control interface of a network: ports, flows, statistics.
+func listenForNetwork(ctx context.Context, w *network.Worker, log *slog.Logger) (*api.Server, error) {
+	path := apiPath(w)
+	if path == "" {
+		return nil, errors.New("open control socket: no directory for it")
+	}
+	s, err := api.ListenHTTP(ctx, path, api.Config{
+		Ports:  w.Ports(),
+		Flows:  func() []api.Flow { return flows(w.Guest()) },
+		Stats:  func() []api.Metric { return metrics(w.Guest()) },
+		Logger: log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open control socket: %w", err)
+	}
+	go s.Serve(ctx)
+	return s, nil
+}
+
+// programPath is the file of this program, for another process to execute.
+func programPath() (string, error) {
+	path, err := os.Executable()
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("find this program's file: %w", err)
+	}
+	return path, nil
+}
