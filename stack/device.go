@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"encoding/binary"
 	"errors"
 
 	"golang.org/x/sys/unix"
@@ -10,6 +11,12 @@ import (
 // ErrDeviceGone is returned when the frame device has vanished, as a TAP does
 // when it is deleted inside the guest.
 var ErrDeviceGone = errors.New("TAP device is gone")
+
+// DeviceGone reports whether a read's error means that the device has vanished. EIO,
+// say, is another: a TAP that is down may come up again.
+func DeviceGone(errno unix.Errno) bool {
+	return errno == unix.EBADFD || errno == unix.ENODEV || errno == unix.EBADF || errno == unix.ENXIO
+}
 
 // Device is one queue of frames to and from the guest: a TAP, or anything that
 // carries one Ethernet frame per read and per write.
@@ -44,6 +51,16 @@ type virtioHdr struct {
 
 func (h *virtioHdr) vec() unix.Iovec {
 	return unix.Iovec{Base: &h.flags, Len: header.VirtioNetHeaderSize}
+}
+
+// PartialChecksum is where in a frame, counted from the Ethernet header on, its
+// virtio-net header has the kernel that sends it on fill in a checksum; ok is false if
+// nowhere.
+func PartialChecksum(virtio []byte) (at int, ok bool) {
+	if virtio[0]&virtioNeedsCsum == 0 {
+		return 0, false
+	}
+	return int(binary.LittleEndian.Uint16(virtio[6:])) + int(binary.LittleEndian.Uint16(virtio[8:])), true
 }
 
 // Values of virtioHdr, from linux/virtio_net.h.

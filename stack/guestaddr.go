@@ -4,6 +4,8 @@ import (
 	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"epiphyte/internal/addressing"
 )
 
 // guestAddr6 is what is known of the guest's own IPv6 address.
@@ -32,10 +34,7 @@ func (s *Stack) GuestAddr6() netip.Addr {
 	if s.guest6.own.IsValid() {
 		return s.guest6.own
 	}
-	mac := unpack(s.neigh.self.Load())
-	b := s.plan.Prefix6.Addr().As16()
-	copy(b[8:], []byte{mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]})
-	return netip.AddrFrom16(b)
+	return addressing.SLAAC(s.plan.Prefix6, unpack(s.neigh.self.Load()))
 }
 
 // learnGuest6 notes which address the sender of a valid message of neighbour

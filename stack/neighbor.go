@@ -17,7 +17,11 @@ const maxNeighbors = 1024
 // neighbors tells which Ethernet address a guest address is behind. There is
 // one in nearly all cases, the TAP's, and then the table stays empty. Guests
 // that bridge other machines onto the TAP are learned from what they send.
+//
+// Where somebody knows all of them, ask is set (Config.Neighbors), and nothing is
+// learned.
 type neighbors struct {
+	ask   func(netip.Addr) ([6]byte, bool)
 	self  atomic.Uint64 // the TAP's own address in the low 48 bits
 	extra atomic.Int32  // len(table), read without the lock
 
@@ -45,6 +49,11 @@ func (n *neighbors) lookup(a netip.Addr) [6]byte {
 	case a.Is6() && a.IsMulticast(): // RFC 2464 section 7
 		b := a.As16()
 		return [6]byte{0x33, 0x33, b[12], b[13], b[14], b[15]}
+	case n.ask != nil:
+		if mac, ok := n.ask(a); ok {
+			return mac
+		}
+		return [6]byte{} // nobody's
 	}
 	if n.extra.Load() > 0 {
 		n.mu.Lock()
@@ -62,7 +71,7 @@ func (n *neighbors) lookup(a netip.Addr) [6]byte {
 func (n *neighbors) learn(a netip.Addr, mac [6]byte) {
 	v := pack(mac)
 	self := n.self.Load()
-	if v == self && n.extra.Load() == 0 || mac[0]&1 != 0 || !a.IsValid() || a.IsUnspecified() {
+	if n.ask != nil || v == self && n.extra.Load() == 0 || mac[0]&1 != 0 || !a.IsValid() || a.IsUnspecified() {
 		return
 	}
 	if self == 0 {

@@ -24,7 +24,7 @@ import (
 func (h *virtioHdr) offloads(p *Packet) (checked, ok bool) {
 	if h.flags&virtioNeedsCsum != 0 {
 		start := int(h.csumStart) - header.EthernetMinimumSize
-		if start != len(p.ip)-len(p.Head) || h.csumOffset != checksumOffset(p.Proto) {
+		if start != p.HeaderLen() || h.csumOffset != checksumOffset(p.Proto) {
 			return false, h.gsoType == 0 && p.fillChecksum(start, start+int(h.csumOffset))
 		}
 	}
@@ -55,7 +55,7 @@ func checksumOffset(proto uint8) uint16 {
 // counted from the IP header on. The field holds the sum of a pseudo header already. It
 // reports whether both lie behind the IP header and within the packet.
 func (p *Packet) fillChecksum(start, at int) bool {
-	if start < len(p.ip)-len(p.Head) || at+2 > len(p.ip)+len(p.Tail) {
+	if start < p.HeaderLen() || at+2 > len(p.ip)+len(p.Tail) {
 		return false
 	}
 	head, tail := p.from(start)

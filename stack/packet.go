@@ -54,6 +54,10 @@ func (p *Packet) SrcPort() uint16 { return binary.BigEndian.Uint16(p.Head) }
 // DstPort is the destination port of a TCP or UDP packet.
 func (p *Packet) DstPort() uint16 { return binary.BigEndian.Uint16(p.Head[2:]) }
 
+// HeaderLen is the size of what is before Head: the IP header with its options or
+// extension headers, in bytes.
+func (p *Packet) HeaderLen() int { return len(p.ip) - len(p.Head) }
+
 // IsEchoRequest reports whether p is a ping, of either family. Head must not be
 // empty.
 func (p *Packet) IsEchoRequest() bool {

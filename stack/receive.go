@@ -80,10 +80,9 @@ func (s *Stack) Ready(events uint32) {
 	}
 }
 
-// deviceFailed ends Serve if the device is gone. EIO only says that it is
-// down, which passes.
+// deviceFailed ends Serve if the device is gone.
 func (s *Stack) deviceFailed(errno unix.Errno) {
-	if errno == unix.EBADFD || errno == unix.ENODEV || errno == unix.EBADF || errno == unix.ENXIO {
+	if DeviceGone(errno) {
 		s.fail(ErrDeviceGone)
 	}
 }
@@ -271,7 +270,7 @@ func (s *Stack) segment(p *Packet, packet buffer.Buffer, checked bool) *gvisor.P
 	pkt.TransportProtocolNumber = header.TCPProtocolNumber
 	pkt.RXChecksumValidated = checked && s.link.offload
 	pkt.Data().CapLength(len(p.ip) + len(p.Tail)) // without Ethernet's padding
-	pkt.NetworkHeader().Consume(len(p.ip) - len(p.Head))
+	pkt.NetworkHeader().Consume(p.HeaderLen())
 	pkt.TransportHeader().Consume(int(header.TCP(p.Head).DataOffset()))
 	return pkt
 }

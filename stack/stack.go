@@ -62,6 +62,11 @@ type Config struct {
 	// GuestAddr6 is the guest's IPv6 address where somebody has set it. If it is
 	// not valid, the stack finds out; see Stack.GuestAddr6.
 	GuestAddr6 netip.Addr
+	// Neighbors tells the Ethernet address of one of several guests, false for an
+	// address that none has; what is sent there goes to 00:00:00:00:00:00, which is
+	// nobody's. Any goroutine calls it, for each frame. If it is nil, there is one
+	// guest, and the stack learns what is behind it.
+	Neighbors func(netip.Addr) ([6]byte, bool)
 	// Workers is how many stacks share the guest, and Worker the number of this one,
 	// from 0 on; zero values: it is alone. They keep the stacks' fragments apart.
 	Worker, Workers int
@@ -140,6 +145,7 @@ func New(cfg Config) (*Stack, error) {
 		failed:        make(chan error, 1),
 	}
 	s.shard.BeforeSleep((*ackTask)(s))
+	s.neigh.ask = cfg.Neighbors
 	s.neigh.self.Store(pack(cfg.Device.HardwareAddr()))
 	mac := cfg.Plan.HardwareAddr()
 	s.link = &link{

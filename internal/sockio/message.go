@@ -38,3 +38,6 @@ func Vec(b []byte) unix.Iovec {
 	v.SetLen(len(b))
 	return v
 }
+
+// Bytes is the slice of a vector.
+func Bytes(v *unix.Iovec) []byte { return unsafe.Slice(v.Base, v.Len) }

@@ -1,6 +1,10 @@
 package steer
 
-import "golang.org/x/sys/unix"
+import (
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/sockio"
+)
 
 // Sizes of a frame's memory. What is small takes most: acknowledgements, and
 // segments of an ordinary MTU.
@@ -30,7 +34,7 @@ func (g *Group) gather(iov []unix.Iovec, n int) *frame {
 	}
 	f.size = 0
 	for i := range iov {
-		part := bytesOf(&iov[i])
+		part := sockio.Bytes(&iov[i])
 		f.size += copy(f.data[f.size:], part[:min(len(part), n-f.size)])
 	}
 	return f
@@ -40,7 +44,7 @@ func (g *Group) gather(iov []unix.Iovec, n int) *frame {
 func (f *frame) scatter(iov []unix.Iovec) int {
 	n := 0
 	for i := range iov {
-		n += copy(bytesOf(&iov[i]), f.data[n:f.size])
+		n += copy(sockio.Bytes(&iov[i]), f.data[n:f.size])
 	}
 	return n
 }

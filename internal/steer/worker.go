@@ -3,12 +3,12 @@ package steer
 import (
 	"sync"
 	"sync/atomic"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"epiphyte/internal/shard"
+	"epiphyte/internal/sockio"
 	"epiphyte/stack"
 )
 
@@ -101,11 +101,9 @@ func (w *Worker) ownerOf(iov []unix.Iovec, n int) int {
 	if n <= 0 {
 		return 0
 	}
-	eth, head, tail := header.Ethernet(bytesOf(&iov[0])), bytesOf(&iov[1]), bytesOf(&iov[2])
+	eth, head, tail := header.Ethernet(sockio.Bytes(&iov[0])), sockio.Bytes(&iov[1]), sockio.Bytes(&iov[2])
 	return w.group.owner(eth.Type(), head[:min(n, len(head))], tail[:max(0, n-len(head))])
 }
-
-func bytesOf(v *unix.Iovec) []byte { return unsafe.Slice(v.Base, v.Len) }
 
 // teller tells the owners of frames that a worker has read.
 type teller Worker

@@ -13,6 +13,7 @@ import (
 	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/shard/shardtest"
+	"epiphyte/internal/sockio"
 	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
@@ -71,7 +72,7 @@ func (r *reader) Ready(uint32) {
 		if errno == 0 {
 			var whole []byte
 			for i := range r.iov {
-				whole = append(whole, bytesOf(&r.iov[i])...)
+				whole = append(whole, sockio.Bytes(&r.iov[i])...)
 			}
 			r.got = append(r.got, whole[:n])
 		}

@@ -25,6 +25,8 @@ type DeviceConfig struct {
 	Offload bool
 	// USO allows super-datagrams; it implies Offload.
 	USO bool
+	// MAC is the guest's Ethernet address; GuestMAC if zero.
+	MAC [6]byte
 	// Impairment of both directions.
 	Impairment Impairment
 }
@@ -54,6 +56,9 @@ func NewDevice(t testing.TB, cfg DeviceConfig) *Device {
 	t.Helper()
 	cfg.Offload = cfg.Offload || cfg.USO
 	cfg.VNetHdr = cfg.VNetHdr || cfg.Offload
+	if cfg.MAC == ([6]byte{}) {
+		cfg.MAC = GuestMAC()
+	}
 	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
 	if err != nil {
 		t.Fatalf("open eventfd: %v", err)
@@ -91,7 +96,7 @@ func (d *Device) Offload() bool { return d.cfg.Offload }
 func (d *Device) USO() bool { return d.cfg.USO }
 
 // HardwareAddr implements stack.Device: it is the guest's.
-func (d *Device) HardwareAddr() [6]byte { return GuestMAC() }
+func (d *Device) HardwareAddr() [6]byte { return d.cfg.MAC }
 
 // Readv implements stack.Device.
 func (d *Device) Readv(iov []unix.Iovec) (int, unix.Errno) {

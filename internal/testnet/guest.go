@@ -80,9 +80,7 @@ func (g *Guest) configure(p addressing.Plan, mtu int) error {
 	routes := []tcpip.Route{{Destination: header.IPv4EmptySubnet, Gateway: tcpipAddr(p.Gateway), NIC: nicID}}
 	addrs := []netip.Prefix{netip.PrefixFrom(p.Guest, p.Prefix.Bits())}
 	if p.IPv6() {
-		b := p.Prefix6.Addr().As16()
-		b[15] = 0x64
-		g.Addr6 = netip.AddrFrom16(b)
+		g.Addr6 = p.Guest6
 		addrs = append(addrs, netip.PrefixFrom(g.Addr6, p.Prefix6.Bits()))
 		routes = append(routes, tcpip.Route{Destination: header.IPv6EmptySubnet, Gateway: tcpipAddr(p.Gateway6), NIC: nicID})
 	}

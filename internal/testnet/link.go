@@ -32,7 +32,7 @@ func (l *link) SetOnCloseAction(func())                 {}
 func (l *link) GSOMaxSize() uint32                      { return 65535 }
 
 func (l *link) LinkAddress() tcpip.LinkAddress {
-	mac := GuestMAC()
+	mac := l.dev.HardwareAddr()
 	return tcpip.LinkAddress(mac[:])
 }
 
