@@ -264,7 +264,7 @@ func (w *Worker) leave(m *membership) {
 		return
 	}
 	for _, e := range w.guest.Ports().List() {
-		if e.Guest == m.IPv4 || m.IPv6.IsValid() && e.Guest == m.IPv6 {
+		if e.Rule.Guest == m.IPv4 || m.IPv6.IsValid() && e.Rule.Guest == m.IPv6 {
 			w.guest.Ports().Remove(e.ID)
 		}
 	}

@@ -30,7 +30,7 @@ func (p ports) Add(ctx context.Context, r portfwd.Rule) (portfwd.Entry, error) {
 		return portfwd.Entry{}, &portfwd.FieldError{Field: "guest_addr", Err: errInternal}
 	}
 	e, err := p.Manager.Add(ctx, r)
-	if err == nil && r.Guest == m.addressFor(e.Host) {
+	if err == nil && r.Guest == m.addressFor(e.Rule.Host) {
 		err = p.w.remember(m, func() { m.Publish = append(m.Publish, e.Rule.String()) })
 	}
 	return e, err
@@ -43,7 +43,7 @@ func (p ports) Remove(id int) error {
 	if err := p.Manager.Remove(id); err != nil || i < 0 {
 		return err
 	}
-	m := p.w.at(list[i].Guest)
+	m := p.w.at(list[i].Rule.Guest)
 	if m == nil {
 		return nil
 	}
