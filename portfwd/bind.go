@@ -97,6 +97,8 @@ func (r *Rule) resolve(p *addressing.Plan) error {
 	case p.IsOwn(r.Guest):
 		return badField("guest_addr", "%v is the gateway's or the DNS server's, not the guest's", r.Guest)
 	case r.Guest.IsValid():
+	case !p.Guest.IsValid():
+		return badField("guest_addr", "missing: the network has several members")
 	case r.Host.Is4():
 		r.Guest = p.Guest
 	}

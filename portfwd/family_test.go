@@ -10,6 +10,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/testnet"
 )
 
@@ -79,6 +80,32 @@ func TestGuestAddresses(t *testing.T) {
 		_, err := w.Add(t.Context(), Rule{Host: host, HostPort: testnet.FreePort(t, TCP, host), Guest: guest})
 		if fe, ok := errors.AsType[*FieldError](err); ok && fe.Field != c.field || !ok && (err != nil || c.field != "") {
 			t.Errorf("%s to %s: %v, want an error of %q", c.host, c.guest, err, c.field)
+		}
+	}
+}
+
+// On a network of several members a port leads to one that is named.
+func TestNetworkRulesNameTheMember(t *testing.T) {
+	p := addressingtest.Network(t)
+	for _, c := range []struct {
+		host, guest string
+		ok          bool
+	}{
+		{"127.0.0.1", "10.90.0.2", true},
+		{"::1", "fd90::2", true},
+		{"::1", "10.90.0.2", true},
+		{"127.0.0.1", "", false},
+		{"::1", "", false},
+		{"127.0.0.1", "10.90.0.1", false},
+		{"::1", "fd90::1", false},
+	} {
+		r := Rule{Host: netip.MustParseAddr(c.host), HostPort: 80}
+		if c.guest != "" {
+			r.Guest = netip.MustParseAddr(c.guest)
+		}
+		err := r.resolve(&p)
+		if fe, ok := errors.AsType[*FieldError](err); c.ok != (err == nil) || ok && fe.Field != "guest_addr" {
+			t.Errorf("%s to %q: %v, want it to pass: %v", c.host, c.guest, err, c.ok)
 		}
 	}
 }

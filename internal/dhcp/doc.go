@@ -23,11 +23,17 @@
 // INFORM is answered without an address. With all sixteen addresses taken a
 // client gets no answer.
 //
+// On a network of several members each has its address already (Config.AddressOf):
+// it is offered that one, refused any other, and who is no member gets no answer. Then
+// there is no state at all. The hardware address is the one that the message names, so
+// a member can learn another's address, but use only its own: that is for the bridge
+// to see to.
+//
 // IPv6: addresses are the guest's own business (RFC 4862), unless somebody has set
-// its address; then the prefix is not for autoconfiguration. The advertisement
+// its address, as on a network of several members; then the prefix is not for
+// autoconfiguration. The advertisement
 // names the router, the prefix, the resolver (RFC 8106) and the MTU; for clients
 // that know only DHCPv6 an INFORMATION-REQUEST is answered with the resolver.
 //
-// What it does not do: names, search lists, boot files, relays, static leases,
-// DHCPv6 addresses.
+// What it does not do: names, search lists, boot files, relays, DHCPv6 addresses.
 package dhcp

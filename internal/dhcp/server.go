@@ -42,9 +42,14 @@ type Config struct {
 	MTU   int           // of the guest's interface; 0: not told
 	MAC   [6]byte       // ours, for the DHCPv6 server id; default Plan.HardwareAddr()
 	Now   func() time.Time
+
+	// AddressOf gives the address that a hardware address has, if it has one. With
+	// it, addresses are given and not leased from the pool, which the plan of a
+	// network of several members does not have.
+	AddressOf func(mac [6]byte) (netip.Addr, bool)
 }
 
-// Server leases the addresses of one plan. It is not safe for concurrent use:
+// Server tells clients the addresses of one plan. It is not safe for concurrent use:
 // it belongs to whoever receives the guest's frames.
 type Server struct {
 	cfg   Config
@@ -57,7 +62,7 @@ type slot struct {
 	until  time.Time
 }
 
-// New makes a server whose whole pool is free.
+// New makes a server whose whole pool, if it has one, is free.
 func New(cfg Config) *Server {
 	if cfg.Lease <= 0 {
 		cfg.Lease = 24 * time.Hour
@@ -83,15 +88,48 @@ func (s *Server) Handle(req []byte) (resp []byte) {
 	if err != nil || m.OpCode != dhcpv4.OpcodeBootRequest || len(m.ClientHWAddr) == 0 {
 		return nil
 	}
-	switch kind := m.MessageType(); {
-	case kind == dhcpv4.MessageTypeDiscover:
+	kind := m.MessageType()
+	if !m.Options.Has(dhcpv4.OptionDHCPMessageType) {
+		kind = dhcpv4.MessageTypeRequest // BOOTP
+	}
+	if id := m.ServerIdentifier(); kind == dhcpv4.MessageTypeRequest && id != nil && address(id) != s.cfg.Plan.Gateway {
+		return nil // the client has chosen another server
+	}
+	if s.cfg.AddressOf != nil {
+		return s.member(m, kind)
+	}
+	switch kind {
+	case dhcpv4.MessageTypeDiscover:
 		return s.discover(m)
-	case kind == dhcpv4.MessageTypeRequest, !m.Options.Has(dhcpv4.OptionDHCPMessageType):
+	case dhcpv4.MessageTypeRequest:
 		return s.request(m)
-	case kind == dhcpv4.MessageTypeInform:
-		return s.reply(m, dhcpv4.MessageTypeAck, netip.Addr{}, dhcpv4.WithClientIP(m.ClientIPAddr))
-	case kind == dhcpv4.MessageTypeRelease:
+	case dhcpv4.MessageTypeInform:
+		return s.inform(m)
+	case dhcpv4.MessageTypeRelease:
 		s.release(m)
+	}
+	return nil
+}
+
+// member answers a client whose address is given; others get no answer.
+func (s *Server) member(m *dhcpv4.DHCPv4, kind dhcpv4.MessageType) []byte {
+	if len(m.ClientHWAddr) != 6 {
+		return nil
+	}
+	own, ok := s.cfg.AddressOf([6]byte(m.ClientHWAddr))
+	if !ok {
+		return nil
+	}
+	switch kind {
+	case dhcpv4.MessageTypeDiscover:
+		return s.reply(m, dhcpv4.MessageTypeOffer, own)
+	case dhcpv4.MessageTypeRequest:
+		if wanted := wish(m); wanted.IsValid() && wanted != own {
+			return s.refuse(m)
+		}
+		return s.reply(m, dhcpv4.MessageTypeAck, own)
+	case dhcpv4.MessageTypeInform:
+		return s.inform(m)
 	}
 	return nil
 }
@@ -124,9 +162,6 @@ func (s *Server) discover(m *dhcpv4.DHCPv4) []byte {
 }
 
 func (s *Server) request(m *dhcpv4.DHCPv4) []byte {
-	if id := m.ServerIdentifier(); id != nil && address(id) != s.cfg.Plan.Gateway {
-		return nil // the client has chosen another server
-	}
 	now := s.cfg.Now()
 	client := string(m.ClientHWAddr)
 	wanted := wish(m)
@@ -141,6 +176,10 @@ func (s *Server) request(m *dhcpv4.DHCPv4) []byte {
 	}
 	s.take(i, client, now.Add(s.cfg.Lease))
 	return s.reply(m, dhcpv4.MessageTypeAck, s.addr(i))
+}
+
+func (s *Server) inform(m *dhcpv4.DHCPv4) []byte {
+	return s.reply(m, dhcpv4.MessageTypeAck, netip.Addr{}, dhcpv4.WithClientIP(m.ClientIPAddr))
 }
 
 func (s *Server) release(m *dhcpv4.DHCPv4) {

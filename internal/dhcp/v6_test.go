@@ -37,6 +37,14 @@ func TestRouterAdvertisement(t *testing.T) {
 	if diff := cmp.Diff(unhex(t, configured), RouterAdvertisement(p, p.HardwareAddr(), 0, false)); diff != "" {
 		t.Errorf("to a guest that has an address (-want +got):\n%s", diff)
 	}
+	network := addressingtest.Network(t)
+	members := `86 00 0000 40 00 0708 00000000 00000000
+		01 01 5255 0a5a0001
+		03 04 40 80 00015180 00003840 00000000 fd900000000000000000000000000000
+		19 03 0000 00000708 fd900000000000000000000000000001`
+	if diff := cmp.Diff(unhex(t, members), RouterAdvertisement(network, network.HardwareAddr(), 0, false)); diff != "" {
+		t.Errorf("to members of a network (-want +got):\n%s", diff)
+	}
 	p, err := addressing.New(addressing.DefaultIPv4(), addressing.Plan{}.Prefix6)
 	if err != nil {
 		t.Fatal(err)

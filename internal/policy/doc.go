@@ -10,7 +10,8 @@
 //
 // Rules is the Decider: a pure function of the request and of what the command
 // line says. Nothing else in the program translates or refuses an address. Its
-// table test is the security boundary written down.
+// table test is the security boundary written down. What an internal network may
+// not do is not one rule more but a filter behind all of them: nothing is allowed.
 //
 // The answer may come later: a Decision with the action Wait carries a Pending,
 // which is resolved on the shard's thread. Rules never makes one wait.

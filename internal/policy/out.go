@@ -24,16 +24,17 @@ func (r *Rules) decideOut(q *Request) Decision {
 		}
 	}
 	switch {
-	case r.Plan.IsDNS(addr):
-		return r.decideDNS(q)
 	case r.Plan.IsGateway(addr):
 		return r.decideGateway(q.Dst)
+	case r.Plan.IsDNS(addr):
+		return r.decideDNS(q)
 	case !routable(addr), r.Plan.Prefix.Contains(addr), r.Plan.IPv6() && r.Plan.Prefix6.Contains(addr):
 		return Decision{}
 	}
 	return Decision{Action: Allow, To: q.Dst}
 }
 
+// decideDNS decides about a DNS address that is not the gateway's.
 func (r *Rules) decideDNS(q *Request) Decision {
 	switch {
 	case r.DisableDNS && q.Dst.Addr().IsLinkLocalUnicast():
@@ -49,8 +50,13 @@ func (r *Rules) decideDNS(q *Request) Decision {
 	}
 }
 
+// decideGateway decides about the gateway. Where it has the DNS server's address, one
+// of its ports is the server's.
 func (r *Rules) decideGateway(dst netip.AddrPort) Decision {
-	if r.DisableHostLoopback {
+	switch {
+	case dst.Port() == portDNS && r.Plan.IsDNS(dst.Addr()) && !r.DisableDNS:
+		return Decision{Action: ServeDNS}
+	case r.DisableHostLoopback:
 		return Decision{Action: Refuse, Errno: unix.ENETUNREACH}
 	}
 	loopback := netip.IPv6Loopback()

@@ -69,21 +69,37 @@ type Rules struct {
 	// DisableHostLoopback refuses what the gateway would map to 127.0.0.1 and
 	// ::1.
 	DisableHostLoopback bool
-	// DisableDNS makes the plan's DNS address an ordinary destination.
+	// DisableDNS makes the plan's DNS address an ordinary destination, or the
+	// gateway where it is the gateway's.
 	DisableDNS bool
+	// Internal refuses all flows between the guest and anything beyond its own
+	// network, in both directions: the outside, the host's loopback, clients of
+	// published ports. What we serve ourselves, DNS and DHCP, goes on. Clients of
+	// published ports are refused because that is what users of Docker know by
+	// the name: its internal networks publish no ports, and who relies on that
+	// does not expect one to be open.
+	Internal bool
 }
 
 // Decide implements Decider.
 func (r *Rules) Decide(q Request) Decision {
+	d := r.decide(&q)
+	if r.Internal && d.Action == Allow {
+		return Decision{Action: Refuse, Errno: unix.ENETUNREACH}
+	}
+	return d
+}
+
+func (r *Rules) decide(q *Request) Decision {
 	switch {
 	case q.Origin == flow.FromExposed:
-		return decideExposed(&q)
+		return decideExposed(q)
 	case q.Origin == flow.FromPublished:
 		return Decision{Action: Allow, From: r.visible(q.Src, q.Dst.Addr()), To: q.Dst}
 	case q.Direction == In:
-		return r.decideReply(&q)
+		return r.decideReply(q)
 	}
-	return r.decideOut(&q)
+	return r.decideOut(q)
 }
 
 // decideExposed lets the guest reach the ports of the host's loopback that the

@@ -466,6 +466,9 @@ func TestRepliesInvertRequests(t *testing.T) {
 // destination is exactly 127.0.0.1 or ::1, and only the gateway gets there.
 func mayConnect(r *Rules, dst, to netip.AddrPort) bool {
 	a := to.Addr()
+	if r.Internal {
+		return false
+	}
 	if to.Port() != dst.Port() || !a.IsValid() || a.Is4() != dst.Addr().Is4() {
 		return false
 	}
@@ -490,24 +493,24 @@ func FuzzDecide(f *testing.F) {
 	for _, s := range []string{
 		"127.0.0.1", "0.0.0.0", "255.255.255.255", "224.0.0.1", "10.0.2.2", "10.0.2.3", "10.0.2.100", "8.8.8.8",
 		"::", "::1", "::2", "::ffff:127.0.0.1", "::127.0.0.1", "fe80::2", "fe80::3", "fd00::2", "fd00::3", "ff02::1", "ff02::1:2", "2001:db8::1",
+		"10.90.0.1", "10.90.0.2", "fd90::1", "fe80::1",
 	} {
 		for _, port := range []uint16{0, 53, 67, 80, 547} {
 			f.Add(netip.MustParseAddr(s).AsSlice(), port, uint8(unix.IPPROTO_UDP))
 		}
 	}
-	rules := testRules(f)
+	rules := everyRules(f)
 	f.Fuzz(func(t *testing.T, b []byte, port uint16, proto uint8) {
 		a, _ := netip.AddrFromSlice(b)
 		checkBoundary(t, rules, proto, netip.AddrPortFrom(a, port))
 	})
 }
 
-func checkBoundary(t *testing.T, rules map[int]*Rules, proto uint8, dst netip.AddrPort) {
+func checkBoundary(t *testing.T, rules []*Rules, proto uint8, dst netip.AddrPort) {
 	t.Helper()
 	for _, r := range rules {
 		if d := r.Decide(out(proto, dst)); d.Action == Allow && !mayConnect(r, dst, d.To) {
-			t.Errorf("protocol %d to %v connects to %v (loopback disabled %v, DNS disabled %v)",
-				proto, dst, d.To, r.DisableHostLoopback, r.DisableDNS)
+			t.Errorf("protocol %d to %v connects to %v (%+v)", proto, dst, d.To, r)
 		}
 	}
 }
@@ -516,10 +519,10 @@ func checkBoundary(t *testing.T, rules map[int]*Rules, proto uint8, dst netip.Ad
 // IPv4 with ends of the range, and every address a few bits from the special
 // ones of IPv6.
 func TestB40_EveryFirstByte(t *testing.T) {
-	rules := testRules(t)
+	rules := everyRules(t)
 	protos := []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6, 132}
 	for first := range 256 {
-		for _, rest := range [][3]byte{{}, {0, 0, 1}, {0, 2, 2}, {0, 2, 3}, {0, 2, 255}, {255, 255, 255}} {
+		for _, rest := range [][3]byte{{}, {0, 0, 1}, {0, 2, 2}, {0, 2, 3}, {0, 2, 255}, {90, 0, 1}, {90, 0, 2}, {255, 255, 255}} {
 			for _, port := range []uint16{0, 53, 67, 80} {
 				for _, proto := range protos {
 					dst := netip.AddrFrom4([4]byte{byte(first), rest[0], rest[1], rest[2]})
@@ -528,7 +531,7 @@ func TestB40_EveryFirstByte(t *testing.T) {
 			}
 		}
 	}
-	for _, s := range []string{"::", "::1", "::ffff:127.0.0.1", "::127.0.0.1", "fe80::2", "fd00::2", "fd00::3", "ff02::1:2"} {
+	for _, s := range []string{"::", "::1", "::ffff:127.0.0.1", "::127.0.0.1", "fe80::2", "fd00::2", "fd00::3", "fd90::1", "ff02::1:2"} {
 		base := netip.MustParseAddr(s).As16()
 		for i := range 128 {
 			for j := range i + 1 { // two bits, or none

@@ -79,9 +79,10 @@ func (r *rules) owner(f *flow) int {
 	return int(worker)
 }
 
-// Ports of the services that live on worker 0, on the gateway's and on multicast
-// and broadcast addresses.
+// Ports of the services that live on worker 0: on the resolver's address; on the
+// gateway's, and on multicast and broadcast addresses.
 const (
+	portDNS         = 53
 	portDHCPServer  = 67
 	portDHCP6Server = 547
 )
@@ -90,7 +91,7 @@ const (
 func (r *rules) served(f *flow) bool {
 	to := f.outside.Addr()
 	switch {
-	case r.plan.IsDNS(to):
+	case r.plan.IsDNS(to) && f.outside.Port() == portDNS:
 		return !r.disableDNS
 	case f.proto != stack.ProtoUDP:
 		return false

@@ -173,6 +173,29 @@ func TestDisabledDNSIsNoService(t *testing.T) {
 	}
 }
 
+// A network's gateway is its resolver, too: only what asks for names is worker 0's.
+func TestNetworkGatewayIsSpread(t *testing.T) {
+	p := addressingtest.Network(t)
+	g := &Group{rules: rules{16, p, false}}
+	used := map[int]bool{}
+	for i := range uint16(64) {
+		member := netip.AddrPortFrom(p.Host(2), 40000+i)
+		for _, frame := range [][]byte{
+			testnet.UDP(member, netip.AddrPortFrom(p.DNS, 53), 64, nil),
+			testnet.SYN(member, netip.AddrPortFrom(p.DNS, 53), 1),
+			testnet.UDP(member, netip.AddrPortFrom(p.Gateway, 67), 64, nil),
+		} {
+			if got := g.ownerOf(frame); got != 0 {
+				t.Errorf("a service on worker %d", got)
+			}
+		}
+		used[g.ownerOf(testnet.SYN(member, netip.AddrPortFrom(p.Gateway, 80), 1))] = true
+	}
+	if len(used) < 8 {
+		t.Errorf("64 connections in %d workers", len(used))
+	}
+}
+
 // Flows as programs make them, with ports one after the other, are spread.
 func TestFlowsAreSpread(t *testing.T) {
 	for _, workers := range []int{2, 3, 4, 16} {

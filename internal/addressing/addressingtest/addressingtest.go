@@ -25,6 +25,17 @@ func IPv4Only(t testing.TB) addressing.Plan {
 	return plan(t, netip.Prefix{})
 }
 
+// Network is the plan of the first network of several members: 10.90.0.0/24 and
+// fd90::/64.
+func Network(t testing.TB) addressing.Plan {
+	t.Helper()
+	p, err := addressing.NewNetwork(netip.MustParsePrefix("10.90.0.0/24"), netip.MustParsePrefix("fd90::/64"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 func plan(t testing.TB, prefix6 netip.Prefix) addressing.Plan {
 	t.Helper()
 	p, err := addressing.New(addressing.DefaultIPv4(), prefix6)
