@@ -117,6 +117,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"internal/policy":     append(own("tap", "stack", "forwarder", "portfwd", "internal/connect", "internal/relay", "internal/steer", "internal/guest"), gvisor, "net", "os/exec"),
 		"internal/connect":    append(own("tap", "stack", "forwarder", "portfwd", "internal/flow", "internal/policy", "internal/relay", "internal/steer", "internal/guest"), gvisor, "net", "os/exec"),
 		"internal/steer":      append(own("tap", "forwarder", "portfwd", "internal/flow", "internal/policy", "internal/connect", "internal/relay", "internal/guest"), "net", "os/exec"),
+		"internal/bridge":     append(own("tap", "forwarder", "portfwd", "internal/flow", "internal/policy", "internal/connect", "internal/relay", "internal/guest"), "net", "os/exec"),
 		"internal/testnet":    own("tap", "stack", "forwarder", "portfwd", "internal/relay", "internal/guest"),
 		"internal/testworld":  own("tap", "forwarder", "portfwd", "internal/guest"),
 		"internal/shard":      append(own("tap", "stack", "forwarder", "portfwd"), gvisor, "net", "os/exec"),

@@ -1,0 +1,90 @@
+package bridge
+
+import (
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"epiphyte/internal/shard"
+	"epiphyte/stack"
+)
+
+// Port is a member's place on the bridge.
+type Port struct {
+	bridge *Bridge
+	dev    stack.Device
+	addr   Address
+	watch  *shard.Watch
+
+	bucket *rate.Limiter // shard's thread only, like
+	warned bool          // of a spoofed frame
+
+	removed atomic.Bool
+	writers atomic.Int32 // goroutines that are writing to dev
+
+	from, to                      traffic
+	spoofed, other, rate, refused atomic.Uint64
+}
+
+// Stats count frames since Add. Bytes are from the Ethernet header on.
+type Stats struct {
+	// FromFrames and FromBytes came from the member, those included that were dropped:
+	FromFrames, FromBytes uint64
+	Spoofed               uint64 // for what they said of their sender
+	Other                 uint64 // malformed, of a kind that is not carried, or to nobody
+	Rate                  uint64 // as more to everybody than a member may send
+	// ToFrames and ToBytes went to the member, which its device may have refused:
+	ToFrames, ToBytes uint64
+	Refused           uint64 // besides: the device was down or full
+}
+
+// traffic counts frames and their bytes.
+type traffic struct{ frames, bytes atomic.Uint64 }
+
+// count adds a frame, of n bytes with the virtio-net header.
+func (t *traffic) count(n int) {
+	t.frames.Add(1)
+	t.bytes.Add(uint64(max(0, n-header.VirtioNetHeaderSize)))
+}
+
+func newPort(b *Bridge, dev stack.Device, a Address) *Port {
+	return &Port{bridge: b, dev: dev, addr: a, bucket: rate.NewLimiter(floodRate, floodBurst)}
+}
+
+// Address is what Add was told.
+func (p *Port) Address() Address { return p.addr }
+
+// Stats may be called by any goroutine, and after Remove, too.
+func (p *Port) Stats() Stats {
+	return Stats{
+		FromFrames: p.from.frames.Load(), FromBytes: p.from.bytes.Load(),
+		Spoofed: p.spoofed.Load(), Other: p.other.Load(), Rate: p.rate.Load(),
+		ToFrames: p.to.frames.Load(), ToBytes: p.to.bytes.Load(), Refused: p.refused.Load(),
+	}
+}
+
+// Ready implements shard.Handler: the stack reads this port.
+func (p *Port) Ready(events uint32) {
+	b := p.bridge
+	b.current = p
+	b.handler.Ready(events)
+	b.current = nil
+}
+
+// write gives the member a frame. Any goroutine may call it.
+func (p *Port) write(iov []unix.Iovec) (int, unix.Errno) {
+	p.writers.Add(1)
+	defer p.writers.Add(-1)
+	if p.removed.Load() {
+		return 0, unix.ENODEV
+	}
+	n, errno := p.dev.Writev(iov)
+	if errno != 0 {
+		p.refused.Add(1)
+		return n, errno
+	}
+	p.to.count(n)
+	return n, 0
+}
