@@ -72,6 +72,15 @@ func TestStrangersGetNoAnswer(t *testing.T) {
 	}
 }
 
+// A network whose members nobody knows answers nobody.
+func TestNetworkWithoutMembers(t *testing.T) {
+	s := New(Config{Plan: addressingtest.Network(t)})
+	for _, kind := range []dhcpv4.MessageType{discover, request, none, dhcpv4.MessageTypeInform, dhcpv4.MessageTypeRelease} {
+		want(t, exchange(t, s, kind, 1), none, "")
+		want(t, exchange(t, s, kind, 1, wishFor("10.90.0.2")), none, "")
+	}
+}
+
 // FuzzHandleMembers: any bytes are safe with given addresses, too.
 func FuzzHandleMembers(f *testing.F) {
 	for _, kind := range []dhcpv4.MessageType{none, discover, request, dhcpv4.MessageTypeInform} {

@@ -73,6 +73,9 @@ func New(cfg Config) *Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.AddressOf == nil && !cfg.Plan.DHCPStart.IsValid() {
+		cfg.AddressOf = func([6]byte) (netip.Addr, bool) { return netip.Addr{}, false } // nor is there a pool
+	}
 	return &Server{cfg: cfg}
 }
 

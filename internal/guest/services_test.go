@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net/netip"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/addressing"
 	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/guest"
 	"epiphyte/internal/policy"
@@ -35,12 +37,28 @@ func wantFailure(t *testing.T, how string, answer, query []byte) {
 }
 
 // TestB28_NoResolvConf: the assembled guest answers a query that it can ask
-// nobody with SERVFAIL, by UDP and by TCP, over IPv4 and IPv6.
+// nobody with SERVFAIL, by UDP and by TCP, over IPv4 and IPv6; where the resolver has
+// an address of its own, and where it has the gateway's.
 func TestB28_NoResolvConf(t *testing.T) {
+	for name, p := range map[string]addressing.Plan{"guest": addressingtest.New(t), "network": addressingtest.Network(t)} {
+		t.Run(name, func(t *testing.T) { answersWithoutResolvConf(t, p) })
+	}
+}
+
+// attachMember puts a netstack at the guest's end that has an address of the plan,
+// which need not name a guest.
+func attachMember(t *testing.T, f *fixture, p addressing.Plan) *testnet.Guest {
+	t.Helper()
+	if !p.Guest.IsValid() {
+		p.Guest = p.Host(2)
+	}
+	return testnet.NewGuest(t, f.dev, p, 1500)
+}
+
+func answersWithoutResolvConf(t *testing.T, p addressing.Plan) {
 	testnet.CheckLeaks(t)
-	p := addressingtest.New(t)
 	f := start(t, guest.Config{Rules: policy.Rules{Plan: p}, ResolvConf: filepath.Join(t.TempDir(), "missing")}, true)
-	g := testnet.NewGuest(t, f.dev, p, 1500)
+	g := attachMember(t, f, p)
 	for i, addr := range []netip.Addr{p.DNS, p.DNS6} {
 		to := netip.AddrPortFrom(addr, 53)
 		u, err := g.DialUDP(0, to, addr.Is6())
@@ -83,6 +101,32 @@ func TestB28_NoResolvConf(t *testing.T) {
 			wantFailure(t, to.String()+" by TCP", answer, q)
 		}
 		c.Close()
+	}
+}
+
+// On a network the gateway's other ports are the host's loopback, and nobody's where
+// the network is internal.
+func TestNetworkGateway(t *testing.T) {
+	for _, internal := range []bool{false, true} {
+		t.Run(fmt.Sprintf("internal %v", internal), func(t *testing.T) {
+			testnet.CheckLeaks(t)
+			p := addressingtest.Network(t)
+			f := start(t, guest.Config{Rules: policy.Rules{Plan: p, Internal: internal}}, true)
+			g := attachMember(t, f, p)
+			for gateway, loopback := range map[netip.Addr]string{p.Gateway: "127.0.0.1:0", p.Gateway6: "[::1]:0"} {
+				_, host := testnet.ListenTCP(t, loopback)
+				ctx, cancel := context.WithTimeout(context.Background(), patience)
+				c, err := g.DialTCP(ctx, 0, netip.AddrPortFrom(gateway, host.Port()))
+				late := ctx.Err()
+				cancel()
+				if internal == (err == nil) || late != nil {
+					t.Errorf("connected to %v: %v (%v)", gateway, err, late)
+				}
+				if c != nil {
+					c.Close()
+				}
+			}
+		})
 	}
 }
 
