@@ -2,6 +2,7 @@ package tap
 
 import (
 	"errors"
+	"fmt"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -115,4 +116,18 @@ func hardwareAddr(fd int) (mac [6]byte, err error) {
 	}
 	copy(mac[:], ifr.data[:])
 	return mac, nil
+}
+
+// KernelHasUSO reports whether devices can carry UDP super-datagrams, before there is
+// one to be asked: since Linux 6.2 (TUN_F_USO4).
+func KernelHasUSO() bool {
+	var name unix.Utsname
+	if unix.Uname(&name) != nil {
+		return false
+	}
+	var major, minor int
+	if n, _ := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor); n != 2 {
+		return false
+	}
+	return major > 6 || major == 6 && minor >= 2
 }

@@ -80,8 +80,8 @@ func addressValue(name string, dst *netip.Addr, family func(netip.Addr) bool) va
 	}}
 }
 
-// check refuses wishes that there is no network for.
-func (o *memberOptions) check() error {
+// checkWishes refuses wishes that there is no network for.
+func (o *memberOptions) checkWishes() error {
 	if len(o.Networks) > 0 {
 		return nil
 	}

@@ -87,7 +87,7 @@ func ParseRun(prog string, args []string) (*Run, *Exit) {
 
 // checkNetworks refuses options that are the network's to decide, not a member's.
 func (r *Run) checkNetworks(fs *pflag.FlagSet) error {
-	if err := r.memberOptions.check(); err != nil || len(r.Networks) == 0 {
+	if err := r.checkWishes(); err != nil || len(r.Networks) == 0 {
 		return err
 	}
 	for _, name := range [...]string{"mtu", "cidr", "cidr6", "ipv6", "enable-ipv6", "disable-host-loopback"} {

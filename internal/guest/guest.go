@@ -87,8 +87,8 @@ type Members interface {
 	// Neighbor is the Ethernet address of the member that has an IP address. Any
 	// goroutine may call it.
 	Neighbor(netip.Addr) (mac [6]byte, ok bool)
-	// Lease is the IPv4 address of the member that has an Ethernet address.
-	Lease(mac [6]byte) (netip.Addr, bool)
+	// AddressOf is the IPv4 address of the member that has an Ethernet address.
+	AddressOf(mac [6]byte) (netip.Addr, bool)
 	// Guest is the member that has an IP address, as flows refer to it; nil: none has.
 	Guest(netip.Addr) *flow.Guest
 	// Answer answers DNS queries about the members; see dns.Config.Local.

@@ -102,7 +102,7 @@ func (g *Guest) serve0(w *worker, cfg *Config, fc *forwarder.Config, sc *stack.C
 	dc := dhcp.Config{Plan: p, MTU: cfg.MTU, MAC: p.HardwareAddr()}
 	rc := dns.Config{Shard: w.shard, ResolvConf: cfg.ResolvConf, Source: cfg.Source, Logger: cfg.Logger}
 	if m := cfg.Members; m != nil {
-		dc.LeaseOf, rc.Local, sc.Neighbors = m.Lease, m.Answer, m.Neighbor
+		dc.AddressOf, rc.Local, sc.Neighbors = m.AddressOf, m.Answer, m.Neighbor
 	}
 	fc.DHCP = dhcp.New(dc)
 	if p.IPv6() {

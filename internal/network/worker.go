@@ -19,6 +19,7 @@ import (
 	"epiphyte/internal/netdef"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/shard"
+	"epiphyte/tap"
 )
 
 // workerName is argv[0] of the worker.
@@ -155,6 +156,7 @@ func (w *Worker) build() (err error) {
 		Shard:   w.shard,
 		Plan:    w.plan,
 		Isolate: w.def.Isolate,
+		USO:     tap.KernelHasUSO(),
 		Gone:    w.portGone,
 		Logger:  w.cfg.Logger,
 	})
@@ -164,6 +166,7 @@ func (w *Worker) build() (err error) {
 	w.names = names.New(names.Config{
 		Network:  w.def.Name,
 		Gateways: w.plan.Own(),
+		Subnets:  []netip.Prefix{w.plan.Prefix, w.plan.Prefix6},
 		Internal: w.def.Internal,
 	})
 	w.guest, err = guest.New(guest.Config{
@@ -320,7 +323,7 @@ type members struct {
 
 func (m members) Neighbor(a netip.Addr) ([6]byte, bool) { return m.Lookup(a) }
 
-func (m members) Lease(mac [6]byte) (netip.Addr, bool) {
+func (m members) AddressOf(mac [6]byte) (netip.Addr, bool) {
 	a, ok := m.w.leases[mac]
 	return a, ok
 }
