@@ -99,8 +99,9 @@ func TestMemberWithOddities(t *testing.T) {
 	}
 }
 
+// TestWithoutNetworkName has no IPv6 either.
 func TestWithoutNetworkName(t *testing.T) {
-	table := web(func(cfg *Config) { cfg.Network = "" })
+	table := web(func(cfg *Config) { cfg.Network, cfg.Subnets[1] = "", netip.Prefix{} })
 	expect(t, table, map[string]string{
 		"db.":                     "NOERROR 10.90.3.2",
 		"db.web.":                 "forward",
