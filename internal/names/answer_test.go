@@ -267,6 +267,19 @@ func TestSize(t *testing.T) {
 	}
 }
 
+// TestSOAWithoutRoom has names so long that not even an empty answer fits.
+func TestSOAWithoutRoom(t *testing.T) {
+	long := func(letter string) string { return strings.Repeat(strings.Repeat(letter, 59)+".", 4) }
+	table := New(Config{Network: strings.TrimSuffix(long("w"), ".")})
+	q := query(long("n")+"dns.podman.", mdns.TypeA)
+	if a := answer(t, table, q, overUDP); text(a) != "NXDOMAIN" || !a.Truncated {
+		t.Errorf("over UDP: %v", a)
+	}
+	if a := answer(t, table, q, overTCP); text(a) != "NXDOMAIN soa dns.podman." || a.Truncated {
+		t.Errorf("over TCP: %v", a)
+	}
+}
+
 // TestRotation asks as clients do, for both families by turns.
 func TestRotation(t *testing.T) {
 	table := web(nil)
