@@ -138,12 +138,12 @@ func TestWithoutNetworkName(t *testing.T) {
 // the first return meanwhile.
 func TestFormerAreBounded(t *testing.T) {
 	table := New(Config{Network: "web"})
-	const names = maxFormer // each known by two full names that count
+	const names = maxFormer / 2 * 3 / 2 // each has two full names to be remembered
 	for i := range names {
 		name := fmt.Sprintf("n%d", i)
 		table.Add("x", Member{Name: name})
 		table.Remove("x")
-		if i%100 == 0 {
+		if i == names/2 {
 			table.Add("y", Member{Name: "n0"})
 			table.Remove("y")
 		}
