@@ -86,9 +86,9 @@ func (t *Table) refuse(h dnsmessage.Header) (answer []byte, ok bool) {
 	return t.pack(m, minPayload)
 }
 
-// reply is the header of a response to a query with header h. RA is set because
-// glibc takes an empty answer with neither RA nor AA for a referral, and because it
-// is so: what is not ours is looked up.
+// reply is the header of a response to a query with header h. RA tells stub resolvers
+// that they asked at the right place: glibc and Go take an empty answer with neither
+// RA nor AA for a referral.
 func reply(h dnsmessage.Header) dnsmessage.Header {
 	return dnsmessage.Header{
 		ID:                 h.ID,
@@ -188,7 +188,7 @@ func (t *Table) pack(m *dnsmessage.Message, limit int) (answer []byte, ok bool) 
 		part.Answers = answers
 		b, err := part.AppendPack(t.buf[:0])
 		if err != nil {
-			return false
+			return false // never: a name that was read or is valid can be written
 		}
 		t.buf = b
 		return len(b) <= limit

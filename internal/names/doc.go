@@ -55,8 +55,8 @@
 // A nameserver is not asked for other types of our names, such as MX: it would answer
 // NXDOMAIN, and resolvers apply that to the name with all its types.
 //
-// Answers have AA, as they come from the source, and RA, as recursion is offered. They
-// are unsigned and never have AD. A query with an OPT record gets one back, without
+// Answers have AA, as they come from the source, and RA, as any resolver's. They are
+// unsigned and never have AD. A query with an OPT record gets one back, without
 // options; EDNS versions other than 0 get BADVERS.
 //
 // Over UDP an answer is as long as the client says that it takes, 512 bytes if it does

@@ -6,28 +6,25 @@ import "container/list"
 // take 1 MiB and their bookkeeping as much again.
 const maxFormer = 4096
 
-// former remembers the full names that were members' once. Beyond maxFormer the
-// one given up longest ago is forgotten. The zero value is empty.
+// former remembers the full names that members gave up, even if others have them
+// now. Beyond maxFormer the one given up longest ago is forgotten. The zero value is
+// empty.
 type former struct {
 	byName map[string]*list.Element
 	order  list.List // of names, the oldest first
 }
 
 func (f *former) add(name string) {
+	if e, ok := f.byName[name]; ok {
+		f.order.MoveToBack(e)
+		return
+	}
 	if f.byName == nil {
 		f.byName = make(map[string]*list.Element)
 	}
-	f.remove(name)
 	f.byName[name] = f.order.PushBack(name)
 	if f.order.Len() > maxFormer {
-		f.remove(f.order.Front().Value.(string))
-	}
-}
-
-func (f *former) remove(name string) {
-	if e, ok := f.byName[name]; ok {
-		f.order.Remove(e)
-		delete(f.byName, name)
+		delete(f.byName, f.order.Remove(f.order.Front()).(string))
 	}
 }
 

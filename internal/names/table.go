@@ -197,7 +197,6 @@ func (t *Table) link(m *member) {
 	for _, name := range m.names {
 		e := t.grow(name)
 		e.holders = append(e.holders, m)
-		t.former.remove(name)
 	}
 	for _, name := range m.reverse {
 		e := t.grow(name)

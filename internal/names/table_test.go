@@ -57,6 +57,20 @@ func TestReplace(t *testing.T) {
 	})
 }
 
+// TestNameAbove: what is above a name exists for as long as the name does.
+func TestNameAbove(t *testing.T) {
+	table := web(nil)
+	table.Add("5", Member{Name: "one", Aliases: []string{"a.b.deep", "c.deep"}})
+	table.Add("5", Member{Name: "one", Aliases: []string{"c.deep"}})
+	expect(t, table, map[string]string{
+		"b.deep.dns.podman.": "NXDOMAIN soa dns.podman.",
+		"deep.dns.podman.":   "NOERROR soa dns.podman.",
+		"deep.web.":          "forward",
+	})
+	table.Remove("5")
+	expect(t, table, map[string]string{"deep.dns.podman.": "NXDOMAIN soa dns.podman."})
+}
+
 // TestClash has two members of one name, one address, and a name that is another's
 // with the network's behind it.
 func TestClash(t *testing.T) {
@@ -75,6 +89,17 @@ func TestClash(t *testing.T) {
 		"db.web.":                 "NOERROR 10.90.3.2 10.90.3.6", // begins with the second, in turn
 		"2.3.90.10.in-addr.arpa.": "NOERROR six.web.",
 	})
+}
+
+// TestSuccessor enters before its predecessor, of the same name and address, has left.
+func TestSuccessor(t *testing.T) {
+	table := web(nil)
+	for _, id := range []string{"5", "6"} {
+		table.Add(id, Member{Name: "again", Addrs: addrs("10.90.3.6")})
+		expect(t, table, map[string]string{"again.": "NOERROR 10.90.3.6", "6.3.90.10.in-addr.arpa.": "NOERROR again.web."})
+	}
+	table.Remove("5")
+	expect(t, table, map[string]string{"again.": "NOERROR 10.90.3.6", "6.3.90.10.in-addr.arpa.": "NOERROR again.web."})
 }
 
 func TestMemberWithOddities(t *testing.T) {
@@ -99,8 +124,9 @@ func TestMemberWithOddities(t *testing.T) {
 	}
 }
 
+// TestWithoutNetworkName has no IPv6 either.
 func TestWithoutNetworkName(t *testing.T) {
-	table := web(func(cfg *Config) { cfg.Network = "" })
+	table := web(func(cfg *Config) { cfg.Network, cfg.Subnets[1] = "", netip.Prefix{} })
 	expect(t, table, map[string]string{
 		"db.":                     "NOERROR 10.90.3.2",
 		"db.web.":                 "forward",
@@ -112,12 +138,12 @@ func TestWithoutNetworkName(t *testing.T) {
 // the first return meanwhile.
 func TestFormerAreBounded(t *testing.T) {
 	table := New(Config{Network: "web"})
-	const names = maxFormer // each known by two full names that count
+	const names = maxFormer / 2 * 3 / 2 // each has two full names to be remembered
 	for i := range names {
 		name := fmt.Sprintf("n%d", i)
 		table.Add("x", Member{Name: name})
 		table.Remove("x")
-		if i%100 == 0 {
+		if i == names/2 {
 			table.Add("y", Member{Name: "n0"})
 			table.Remove("y")
 		}
@@ -132,6 +158,7 @@ func TestFormerAreBounded(t *testing.T) {
 		"n0.":                            "NXDOMAIN soa .",
 		"n1.":                            "forward",
 		"n1.dns.podman.":                 "NXDOMAIN soa dns.podman.",
+		fmt.Sprintf("n%d.", names-2000):  "NXDOMAIN soa .", // names in dns.podman take no room
 		fmt.Sprintf("n%d.", names-1):     "NXDOMAIN soa .",
 		fmt.Sprintf("n%d.web.", names-1): "NXDOMAIN soa web.",
 	})

@@ -124,6 +124,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"internal/addressing": append(own("tap", "stack", "forwarder"), gvisor, "net", "os", "os/exec"),
 		"internal/netdef":     append(own("stack", "tap", "forwarder", "portfwd", "internal/shard"), gvisor, "os/exec"),
 		"internal/dns":        append(own("stack", "tap", "forwarder", "portfwd", "internal/relay", "internal/guest"), gvisor, "os/exec"),
+		"internal/names":      append(own("tap", "stack", "forwarder", "portfwd", "internal/shard", "internal/dns", "internal/guest"), gvisor, "net", "os", "os/exec", "time"),
 		"internal/dhcp":       append(own("stack", "tap", "forwarder", "portfwd", "internal/shard"), gvisor, "os/exec"),
 		"internal/guest":      own("tap", "internal/cli", "internal/api"),
 		"internal/api":        own("tap", "forwarder", "internal/guest", "internal/cli"), // the stack behind portfwd's rules is no business of its own
