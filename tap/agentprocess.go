@@ -21,7 +21,7 @@ type AgentConfig struct {
 	Gateway4, Gateway6 netip.Addr
 	// Unconfined leaves the agent all system calls, for debugging.
 	Unconfined bool
-	Logger     *slog.Logger // nil: the default one
+	Logger     *slog.Logger // of StartAgent; nil: the default one
 }
 
 // AgentProcess is an agent, without the Agent that takes its sockets: that may be
