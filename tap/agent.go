@@ -2,11 +2,10 @@ package tap
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 
@@ -16,31 +15,12 @@ import (
 // agentName is what process listings show.
 const agentName = "epiphyte-agent"
 
-// AgentConfig says where an agent makes its sockets.
-type AgentConfig struct {
-	Target Target
-	// Subnet4 and Subnet6 are the guest's subnets with their gateways, where
-	// the network namespace is ours to configure: its policy routing is then
-	// set up so that transparent sockets work. Not valid: plain sockets.
-	Subnet4, Subnet6   netip.Prefix
-	Gateway4, Gateway6 netip.Addr
-	// Unconfined leaves the agent all system calls, for debugging.
-	Unconfined bool
-	Logger     *slog.Logger // nil: the default one
-}
-
 // Agent hands out TCP sockets that live in a guest's network namespace. Between
 // Attach and Close it belongs to the shard's thread.
 type Agent struct {
-	cfg    AgentConfig
-	ctx    context.Context // the agent's life
-	cancel context.CancelFunc
-	join   *join
-	size   int           // of the stock of each family
-	forked chan struct{} // closed when the child runs, or when failed says why not
-	failed error
-	child  *child        // once forked is closed; nil if it failed
-	done   chan struct{} // closed when the child has been reaped
+	process *AgentProcess // nil: another process's
+	log     *slog.Logger
+	size    int // of the stock of each family
 
 	sock   int // our end of the socket pair; -1: the agent is gone
 	err    error
@@ -55,68 +35,57 @@ type Agent struct {
 // target that does not exist or may not be inspected is an error. Attach and Wait
 // come next. Close must be called in the end; ctx bounds the agent's life as well.
 func StartAgent(ctx context.Context, cfg AgentConfig) (*Agent, error) {
-	j, err := resolve(cfg.Target)
+	p, err := StartAgentProcess(ctx, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("start socket agent: %w", err)
+		return nil, err
 	}
-	ours, theirs, err := socketPair()
-	if err != nil {
-		j.close()
-		return nil, fmt.Errorf("start socket agent: make socket pair: %w", err)
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.Default()
-	}
-	a := newAgent(cfg, ours)
-	a.join = j
-	a.ctx, a.cancel = context.WithCancel(ctx)
-	go a.hold(theirs)
+	a := newAgent(p.sock, cfg.Logger)
+	a.process, p.sock = p, -1
 	return a, nil
 }
 
-func newAgent(cfg AgentConfig, sock int) *Agent {
-	a := &Agent{cfg: cfg, sock: sock, size: stockSize(), forked: make(chan struct{}), done: make(chan struct{})}
+// AdoptConfig is an agent of another process.
+type AdoptConfig struct {
+	// FD is what AgentProcess.FD was there. It is duplicated: the caller keeps its
+	// own.
+	FD int
+	// Transparent4 and Transparent6 are what AgentProcess.Transparent said.
+	Transparent4, Transparent6 bool
+	Logger                     *slog.Logger // nil: the default one
+}
+
+// AdoptAgent makes an Agent of another process's AgentProcess, whose sockets are
+// checked as ours are. Attach comes next, and Wait where the shard does not serve
+// yet. The end of the other process is the agent's.
+func AdoptAgent(cfg AdoptConfig) (*Agent, error) {
+	op := fmt.Sprintf("use socket agent on fd %d", cfg.FD)
+	typ, err := unix.GetsockoptInt(cfg.FD, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err == nil && typ != unix.SOCK_SEQPACKET {
+		err = unix.EPROTOTYPE
+	}
+	if err != nil {
+		return nil, fail(op, err, "")
+	}
+	sock, err := unix.FcntlInt(uintptr(cfg.FD), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fail(op, err, "")
+	}
+	a := newAgent(sock, cfg.Logger)
+	a.stocks[v4].transparent, a.stocks[v6].transparent = cfg.Transparent4, cfg.Transparent6
+	return a, nil
+}
+
+func newAgent(sock int, log *slog.Logger) *Agent {
+	if log == nil {
+		log = slog.Default()
+	}
+	a := &Agent{log: log, size: stockSize(), sock: sock}
 	a.stocks[v4].family, a.stocks[v6].family = unix.AF_INET, unix.AF_INET6
 	return a
 }
 
-// hold forks the child and reaps it. In between it holds the thread, whose end
-// would be the child's (PR_SET_PDEATHSIG).
-func (a *Agent) hold(theirs int) {
-	defer close(a.done)
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	a.child, a.failed = a.fork(theirs)
-	close(a.forked)
-	unix.Close(theirs) // failed or ended: ours reads the end of file
-	if a.child != nil {
-		a.child.reap()
-	}
-}
-
-func (a *Agent) fork(theirs int) (*child, error) {
-	var transparent [2]bool
-	if a.cfg.Subnet4.IsValid() || a.cfg.Subnet6.IsValid() {
-		var err error
-		transparent, err = routeMarked(a.ctx, a.join, [2]subnet{{a.cfg.Subnet4, a.cfg.Gateway4}, {a.cfg.Subnet6, a.cfg.Gateway6}})
-		if err != nil {
-			return nil, fmt.Errorf("set up policy routing: %w", err)
-		}
-	}
-	for f := range a.stocks {
-		a.stocks[f].transparent = transparent[f]
-	}
-	p := newProgram(a.join, theirs)
-	var filter []unix.SockFilter
-	if !a.cfg.Unconfined {
-		filter, _ = agentCalls() // without it the agent is confined by what it holds
-	}
-	p.agent = newAgentProgram(transparent, filter)
-	return p.fork(a.ctx)
-}
-
-// Attach gives the agent to a shard that does not serve yet, and orders the
-// first sockets.
+// Attach gives the agent to a shard, on its thread if it serves already, and orders
+// the first sockets.
 func (a *Agent) Attach(s *shard.Shard) (err error) {
 	a.shard = s
 	if a.watch, err = s.Watch(a.sock, unix.EPOLLIN, a); err != nil {
@@ -131,10 +100,14 @@ func (a *Agent) Attach(s *shard.Shard) (err error) {
 // Wait returns when the first sockets are there, or with the reason why there are
 // none. It is called once, after Attach and before the shard serves.
 func (a *Agent) Wait(ctx context.Context) error {
-	select {
-	case <-a.forked:
-	case <-ctx.Done():
-		return ctx.Err()
+	if p := a.process; p != nil {
+		p.Started(ctx) // why it has not started is read from the socket, as all else
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		for f, yes := range p.transparent {
+			a.stocks[f].transparent = yes
+		}
 	}
 	for a.sock >= 0 && (a.stocks[v4].ordered > 0 || a.stocks[v6].ordered > 0) {
 		// The end of the agent's context kills it, which ends this wait, too.
@@ -151,12 +124,13 @@ func (a *Agent) Wait(ctx context.Context) error {
 }
 
 // Process is the agent's, for those who restrict what may be signalled; nil if it could
-// not be started. Wait must have returned nil or an error other than its context's.
+// not be started, or is another process's. Wait must have returned nil or an error
+// other than its context's.
 func (a *Agent) Process() *os.Process {
-	if a.child == nil {
+	if a.process == nil {
 		return nil
 	}
-	return a.child.process
+	return a.process.Process()
 }
 
 // Transparent reports whether there are sockets of a family that may be bound
@@ -176,14 +150,24 @@ func familyIndex(family int) int {
 func (a *Agent) end(err error) {
 	a.release()
 	a.err = fmt.Errorf("socket agent: %w", err)
-	if a.ctx.Err() == nil {
-		a.cfg.Logger.Warn("published ports go by the TAP only", "error", err)
+	if !a.dismissed(err) {
+		a.log.Warn("published ports go by the TAP only", "error", err)
 	}
-	a.cancel()
-	a.shard.Disarm(&a.timer)
+	if a.process != nil {
+		a.process.cancel()
+	}
 	for f := range a.stocks {
 		a.stocks[f].refuse()
 	}
+}
+
+// dismissed reports whether somebody ended the agent who needs no word of it: we, or
+// the process that has it, which the guest leaves by.
+func (a *Agent) dismissed(err error) bool {
+	if a.process == nil {
+		return errors.Is(err, errSilent)
+	}
+	return a.process.ctx.Err() != nil
 }
 
 // release closes our end and the sockets in stock.
@@ -192,7 +176,8 @@ func (a *Agent) release() {
 		return
 	}
 	if a.watch != nil {
-		a.watch.Forget()
+		a.unwatch()
+		a.shard.Disarm(&a.timer)
 	}
 	unix.Close(a.sock)
 	a.sock = -1
@@ -202,13 +187,32 @@ func (a *Agent) release() {
 	}
 }
 
-// Close ends the agent and closes the sockets that nobody took. The shard must
-// have stopped serving.
+// unwatch precedes the closing of our end, which ends the kernel's interest in it only
+// where nobody has a copy.
+func (a *Agent) unwatch() {
+	if a.process == nil {
+		a.watch.Close()
+	} else {
+		a.watch.Forget()
+	}
+}
+
+// join is how the agent got to where it is, for its reports.
+func (a *Agent) join() *join {
+	if a.process == nil {
+		return new(join)
+	}
+	return a.process.join
+}
+
+// Close ends the agent and closes the sockets that nobody took. The shard must have
+// stopped serving. An agent of another process goes on, until that closes its copy of
+// the socket as well; Close is called on the shard's thread then.
 func (a *Agent) Close() error {
-	a.cancel()
-	<-a.done
+	if a.process != nil {
+		a.process.Close()
+	}
 	a.release()
-	a.join.close()
 	return nil
 }
 

@@ -40,6 +40,12 @@ func agentFor(t *testing.T, g *guest, transparent bool) *served {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serve(t, a)
+}
+
+// serve puts an agent on a shard of its own.
+func serve(t *testing.T, a *Agent) *served {
+	t.Helper()
 	s, err := shard.New(shard.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -278,7 +284,7 @@ func TestAgent_Killed(t *testing.T) {
 		t.Fatal(err)
 	}
 	select {
-	case <-a.done:
+	case <-a.process.Done():
 	case <-time.After(patience):
 		t.Fatal("nobody noticed")
 	}

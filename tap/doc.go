@@ -63,6 +63,11 @@
 // clients that wait are a list. One goroutine holds the thread that forked the
 // agent, and reaps it.
 //
+// Its process (AgentProcess) and its sockets (Agent) may belong to different programs
+// of ours: who has the guest forks it, and passes the socket to who serves the guest
+// (AdoptAgent). Orders are not told apart, so a socket serves one Agent in its life; a
+// successor gets another agent.
+//
 // The guest's root has every capability over processes of its user namespace, and
 // shares our user id; it must not be able to look into one that carries our code
 // and memory. A process that is not dumpable may be traced only from the user

@@ -116,6 +116,8 @@ type answerTo struct {
 	Text   string
 	Link   linkInfo
 	Device openInfo
+
+	Transparent [2]bool
 }
 
 type linkInfo struct {
@@ -262,6 +264,7 @@ func guestMain() int {
 type guestServer struct {
 	held     int
 	device   *Device
+	agent    *AgentProcess
 	listener net.Listener
 	children []*exec.Cmd
 }
@@ -297,7 +300,18 @@ func (s *guestServer) serve(c command) (a answerTo, err error) {
 	case "open and pass": // and keep it
 		if s.device, err = Open(context.Background(), c.Config); err == nil {
 			a.Device = infoOf(s.device)
-			err = passDevice(c.Name, s.device)
+			err = passFD(c.Name, s.device.FD())
+		}
+	case "start agent and pass": // for a guest of network()
+		s.agent, err = StartAgentProcess(context.Background(), AgentConfig{Target: c.Config.Target,
+			Subnet4: network().Address.Masked(), Gateway4: network().Gateway})
+		if err == nil {
+			err = s.agent.Started(context.Background())
+		}
+		if err == nil {
+			a.PID = s.agent.Process().Pid
+			a.Transparent[v4], a.Transparent[v6] = s.agent.Transparent()
+			err = passFD(c.Name, s.agent.FD())
 		}
 	case "close":
 		err = s.device.Close()

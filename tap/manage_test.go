@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// opener is another process of ours, in the host's namespaces, that opens devices
-// and passes their descriptors.
+// opener is another process of ours, in the host's namespaces, that opens devices,
+// starts agents and passes their descriptors.
 type opener struct {
 	*guest
 	sock *net.UnixConn // where they come
@@ -28,11 +28,11 @@ func newOpener(t *testing.T) *opener {
 	return &opener{newProcess(t, nesting{SameUser: true, KeepNet: true}), sock}
 }
 
-// pass has it open a device and returns the descriptor that came, and what the
-// device is at the other end.
-func (o *opener) pass(cfg Config) (fd int, info openInfo) {
+// pass gives a command that makes it pass a descriptor, and returns that with the
+// answer.
+func (o *opener) pass(do string, cfg Config) (fd int, a answerTo) {
 	o.t.Helper()
-	info = o.do(command{Do: "open and pass", Name: o.sock.LocalAddr().String(), Config: cfg}).Device
+	a = o.do(command{Do: do, Name: o.sock.LocalAddr().String(), Config: cfg})
 	file, err := o.sock.File()
 	if err != nil {
 		o.t.Fatal(err)
@@ -42,17 +42,17 @@ func (o *opener) pass(cfg Config) (fd int, info openInfo) {
 	if err != nil || len(fds) != 1 {
 		o.t.Fatalf("received %v, %v", fds, err)
 	}
-	return fds[0], info
+	return fds[0], a
 }
 
-// passDevice is the server's side of pass.
-func passDevice(to string, d *Device) error {
+// passFD is its side of pass.
+func passFD(to string, fd int) error {
 	sock, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(sock)
-	return unix.Sendmsg(sock, []byte{0}, unix.UnixRights(d.FD()), &unix.SockaddrUnix{Name: to}, 0)
+	return unix.Sendmsg(sock, []byte{0}, unix.UnixRights(fd), &unix.SockaddrUnix{Name: to}, 0)
 }
 
 // adopt is a process that goes on with the descriptor.
@@ -78,11 +78,11 @@ func TestOpen_PassedToAnotherProcess(t *testing.T) {
 				g.do(command{Do: "add", Name: "eth0"})
 			}
 			o := newOpener(t)
-			fd, info := o.pass(Config{Target: Target{PID: g.pid}, Name: "eth0"})
+			fd, a := o.pass("open and pass", Config{Target: Target{PID: g.pid}, Name: "eth0"})
 			defer unix.Close(fd)
 			d := o.adopt(fd)
-			if got := infoOf(d); got != info || !got.VNetHdr || !got.Offload {
-				t.Errorf("adopted as %+v, opened as %+v", got, info)
+			if got := infoOf(d); got != a.Device || !got.VNetHdr || !got.Offload {
+				t.Errorf("adopted as %+v, opened as %+v", got, a.Device)
 			}
 			if _, err := Configure(t.Context(), Target{NetNS: g.path("net")}, "eth0", *network()); err != nil {
 				t.Fatal(err)
@@ -141,7 +141,7 @@ func awaitExit(t *testing.T, pid int) {
 func TestDevice_ClosedByTheOpener(t *testing.T) {
 	g := newGuest(t, nesting{})
 	o := newOpener(t)
-	fd, _ := o.pass(Config{Target: Target{PID: g.pid}, Name: "eth0", Configure: network()})
+	fd, _ := o.pass("open and pass", Config{Target: Target{PID: g.pid}, Name: "eth0", Configure: network()})
 	defer unix.Close(fd)
 	d := o.adopt(fd)
 	defer d.Close()

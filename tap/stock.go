@@ -139,14 +139,14 @@ func (a *Agent) Ready(uint32) {
 // accept decides whether a message is an answer to an order of ours, and to which.
 func (a *Agent) accept(msg []byte, fds []int) (*stock, error) {
 	switch {
-	case len(msg) == 0 && a.failed != nil:
-		return nil, a.failed
+	case len(msg) == 0 && a.process != nil && a.process.failed != nil:
+		return nil, a.process.failed
 	case len(msg) == 0:
 		return nil, errSilent
 	case len(msg) != reportLen:
 		return nil, errors.New("receive sockets: no answer of ours")
 	case msg[0] != 0:
-		return nil, reported(msg, a.join)
+		return nil, reported(msg, a.join())
 	}
 	s := &a.stocks[familyIndex(int(msg[1]))]
 	if int(msg[1]) != s.family || len(fds) > s.ordered {
@@ -162,7 +162,7 @@ func (a *Agent) accept(msg []byte, fds []int) (*stock, error) {
 	default:
 		// A kernel without IPv6, say: the other family goes on.
 		s.absent = errno == unix.EAFNOSUPPORT
-		a.cfg.Logger.Debug("no sockets of this family", "family", s.family, "error", errno)
+		a.log.Debug("no sockets of this family", "family", s.family, "error", errno)
 	}
 	return s, nil
 }

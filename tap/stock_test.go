@@ -1,7 +1,6 @@
 package tap
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"log/slog"
@@ -73,12 +72,15 @@ func fakeAgent(t *testing.T, size int, answer func(order [orderLen]byte, sock in
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := newAgent(AgentConfig{Logger: slog.New(slog.DiscardHandler)}, ours)
-	a.size, a.join = size, new(join)
-	a.ctx, a.cancel = context.WithCancel(t.Context())
-	close(a.forked)
+	a, err := AdoptAgent(AdoptConfig{FD: ours, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(ours)
+	a.size = size
+	ended := make(chan struct{})
 	go func() {
-		defer close(a.done)
+		defer close(ended)
 		defer unix.Close(theirs)
 		for {
 			var order [orderLen]byte
@@ -89,10 +91,10 @@ func fakeAgent(t *testing.T, size int, answer func(order [orderLen]byte, sock in
 		}
 	}()
 	t.Cleanup(func() {
-		a.release()
 		if err := errors.Join(a.Close(), s.Close()); err != nil {
 			t.Error(err)
 		}
+		<-ended
 	})
 	if err := a.Attach(s); err != nil {
 		t.Fatal(err)

@@ -1,0 +1,136 @@
+package tap
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// AgentConfig says where an agent makes its sockets.
+type AgentConfig struct {
+	Target Target
+	// Subnet4 and Subnet6 are the guest's subnets with their gateways, where
+	// the network namespace is ours to configure: its policy routing is then
+	// set up so that transparent sockets work. Not valid: plain sockets.
+	Subnet4, Subnet6   netip.Prefix
+	Gateway4, Gateway6 netip.Addr
+	// Unconfined leaves the agent all system calls, for debugging.
+	Unconfined bool
+	Logger     *slog.Logger // of StartAgent; nil: the default one
+}
+
+// AgentProcess is an agent, without the Agent that takes its sockets: that may be
+// another process's, which is passed the descriptor and makes it by AdoptAgent.
+type AgentProcess struct {
+	cfg         AgentConfig
+	ctx         context.Context // the agent's life
+	cancel      context.CancelFunc
+	join        *join
+	forked      chan struct{} // closed when the child runs, or when failed says why not
+	failed      error
+	child       *child        // once forked is closed; nil if it failed
+	transparent [2]bool       // once forked is closed: the families that have such sockets
+	done        chan struct{} // closed when the child has been reaped
+	sock        int           // our end of the socket pair; -1: it is the Agent's
+}
+
+// StartAgentProcess starts an agent in the target's namespaces and returns at once; a
+// target that does not exist or may not be inspected is an error. Started comes
+// next. Close must be called in the end; ctx bounds the agent's life as well.
+func StartAgentProcess(ctx context.Context, cfg AgentConfig) (*AgentProcess, error) {
+	j, err := resolve(cfg.Target)
+	if err != nil {
+		return nil, fmt.Errorf("start socket agent: %w", err)
+	}
+	ours, theirs, err := socketPair()
+	if err != nil {
+		j.close()
+		return nil, fmt.Errorf("start socket agent: make socket pair: %w", err)
+	}
+	p := &AgentProcess{cfg: cfg, join: j, sock: ours, forked: make(chan struct{}), done: make(chan struct{})}
+	p.ctx, p.cancel = context.WithCancel(ctx)
+	go p.hold(theirs)
+	return p, nil
+}
+
+// hold forks the child and reaps it. In between it holds the thread, whose end
+// would be the child's (PR_SET_PDEATHSIG).
+func (p *AgentProcess) hold(theirs int) {
+	defer close(p.done)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	p.child, p.failed = p.fork(theirs)
+	close(p.forked)
+	unix.Close(theirs) // failed or ended: ours reads the end of file
+	if p.child != nil {
+		p.child.reap()
+	}
+}
+
+func (p *AgentProcess) fork(theirs int) (*child, error) {
+	if p.cfg.Subnet4.IsValid() || p.cfg.Subnet6.IsValid() {
+		var err error
+		p.transparent, err = routeMarked(p.ctx, p.join, [2]subnet{{p.cfg.Subnet4, p.cfg.Gateway4}, {p.cfg.Subnet6, p.cfg.Gateway6}})
+		if err != nil {
+			return nil, fmt.Errorf("set up policy routing: %w", err)
+		}
+	}
+	prog := newProgram(p.join, theirs)
+	var filter []unix.SockFilter
+	if !p.cfg.Unconfined {
+		filter, _ = agentCalls() // without it the agent is confined by what it holds
+	}
+	prog.agent = newAgentProgram(p.transparent, filter)
+	return prog.fork(p.ctx)
+}
+
+// Started returns when the agent has been forked, or with the reason why it could not
+// be. What fails later, in the guest's namespaces, is told to the Agent.
+func (p *AgentProcess) Started(ctx context.Context) error {
+	select {
+	case <-p.forked:
+		return p.failed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// FD is our end of the agent's socket, to be passed to the process that makes an
+// Agent of it; -1 if it is one of ours, and after Close. One Agent may use it: a
+// second would be sent what the first has ordered.
+func (p *AgentProcess) FD() int { return p.sock }
+
+// Transparent reports for which families the agent's sockets may be bound to any
+// address. Started must have returned nil.
+func (p *AgentProcess) Transparent() (ipv4, ipv6 bool) { return p.transparent[v4], p.transparent[v6] }
+
+// Process is the agent's, for those who restrict what may be signalled; nil if it
+// could not be started. Started must have returned nil or an error other than its
+// context's.
+func (p *AgentProcess) Process() *os.Process {
+	if p.child == nil {
+		return nil
+	}
+	return p.child.process
+}
+
+// Done is closed when the agent has ended, by Close or by the guest's root, or could not
+// be started.
+func (p *AgentProcess) Done() <-chan struct{} { return p.done }
+
+// Close ends the agent. The sockets that it made live on.
+func (p *AgentProcess) Close() error {
+	p.cancel()
+	<-p.done
+	if p.sock >= 0 {
+		unix.Close(p.sock)
+		p.sock = -1
+	}
+	p.join.close()
+	return nil
+}
