@@ -194,3 +194,32 @@ func TestNeighborsAreLearned(t *testing.T) {
 		t.Errorf("broadcast: sent to %x", got)
 	}
 }
+
+// Where somebody knows the neighbours, what guests send teaches nothing.
+func TestNeighborsAreAskedFor(t *testing.T) {
+	known, liar := [6]byte{2, 0, 0, 0, 0, 7}, [6]byte{2, 0, 0, 0, 0, 9}
+	s := newSeam(t, seamConfig{neighbors: func(a netip.Addr) ([6]byte, bool) {
+		return known, a == guest4.Addr() || a == guest6.Addr()
+	}})
+	for _, src := range []netip.AddrPort{guest4, netip.MustParseAddrPort("10.0.2.101:9")} {
+		s.feed(testnet.Packet{
+			SrcMAC: liar, Src: src.Addr(), Dst: remote4.Addr(), Proto: stack.ProtoUDP,
+			Payload: testnet.Datagram(src, remote4, nil),
+		}.Frame(), testnet.ARP(1, liar, src.Addr(), [6]byte{}, s.plan.Gateway))
+	}
+	for _, tc := range []struct {
+		from, to netip.AddrPort
+		want     [6]byte
+	}{
+		{remote4, guest4, known},
+		{remote6, guest6, known},
+		{remote4, netip.MustParseAddrPort("10.0.2.101:9"), [6]byte{}},
+		{remote4, netip.MustParseAddrPort("255.255.255.255:68"), broadcastMAC},
+		{remote6, netip.MustParseAddrPort("[ff02::1]:546"), [6]byte{0x33, 0x33, 0, 0, 0, 1}},
+	} {
+		s.stack.SendUDP(tc.from, tc.to, []byte("x"))
+		if sent := s.sent(); len(sent) != 1 || sent[0].DstMAC != tc.want {
+			t.Errorf("to %v: %d frames, want one to %x", tc.to, len(sent), tc.want)
+		}
+	}
+}

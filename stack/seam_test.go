@@ -48,6 +48,8 @@ type seamConfig struct {
 	guest6  netip.Addr
 	clock   *shardtest.Clock // one that stands still if nil
 	buffers int              // Config.BufferBytes
+
+	neighbors func(netip.Addr) ([6]byte, bool)
 }
 
 func newSeam(t testing.TB, cfg seamConfig) *seam {
@@ -67,7 +69,8 @@ func newSeam(t testing.TB, cfg seamConfig) *seam {
 	s.stack, err = stack.New(stack.Config{
 		Device: s.dev, Shard: s.shard, Plan: s.plan, Handler: s, MTU: cfg.mtu,
 		RouterAdvertisement: cfg.adverts, GuestAddr6: cfg.guest6, BufferBytes: cfg.buffers,
-		Logger: slog.New(slog.DiscardHandler),
+		Neighbors: cfg.neighbors,
+		Logger:    slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -134,6 +134,14 @@ func (n *network) turn() {
 	}
 }
 
+// forget drops what has arrived.
+func (n *network) forget() {
+	n.reader.got = nil
+	for _, d := range n.devs {
+		d.Sent()
+	}
+}
+
 // stackItself stands for the stack in lists of who got a frame, beside members' numbers.
 const stackItself = -1
 
