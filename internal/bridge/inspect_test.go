@@ -202,6 +202,7 @@ func lies(t testing.TB) map[string][]byte {
 		lies[name+", in an atomic fragment with options"] = atomic6(destination(f))
 		lies[name+", behind a routing header"] = extended(f, 43, make([]byte, 8)...)
 	}
+	lies["neighbour discovery in a fragment"] = atomic6(solicitation(0, me.IPv6, you.IPv6, own...)) // RFC 6980
 	return lies
 }
 
