@@ -123,8 +123,7 @@ func TestInternalAllowsNothing(t *testing.T) {
 // Nobody outside speaks with the voice of a network's gateway, and what comes from the
 // host's loopback comes from there.
 func TestDecideNetworkReply(t *testing.T) {
-	r := Rules{Plan: addressingtest.Network(t)}
-	for _, tt := range []struct{ src, guest, want string }{
+	wantReplies(t, &Rules{Plan: addressingtest.Network(t)}, [][3]string{
 		{"127.0.0.1:80", "10.90.0.2:4000", "10.90.0.1:80"},
 		{"[::1]:80", "[fd90::2]:4000", "[fd90::1]:80"},
 		{"[::1]:80", "[fe80::2]:4000", "[fe80::1]:80"},
@@ -132,17 +131,5 @@ func TestDecideNetworkReply(t *testing.T) {
 		{"10.90.0.1:80", "10.90.0.2:4000", ""},
 		{"[fd90::1]:80", "[fd90::2]:4000", ""},
 		{"[fe80::1]:80", "[fe80::2]:4000", ""},
-	} {
-		q := Request{
-			Direction: In, Origin: flow.FromGuest, Proto: unix.IPPROTO_UDP,
-			Src: netip.MustParseAddrPort(tt.src), Dst: netip.MustParseAddrPort(tt.guest),
-		}
-		want := Decision{}
-		if tt.want != "" {
-			want = Decision{Action: Allow, From: netip.MustParseAddrPort(tt.want), To: q.Dst}
-		}
-		if diff := cmp.Diff(want, r.Decide(q), compareAddrs()); diff != "" {
-			t.Errorf("%s to %s: (-want +got)\n%s", tt.src, tt.guest, diff)
-		}
-	}
+	})
 }

@@ -335,8 +335,7 @@ func reply(peer netip.Addr) Request {
 // A guest that asks from a link-local address asked the gateway's, and is answered
 // from there; and no sender is shown to a guest address of the other family.
 func TestDecideReplyToGuestAddress(t *testing.T) {
-	r := testRules(t)[open]
-	for _, tt := range []struct{ src, guest, want string }{
+	wantReplies(t, testRules(t)[open], [][3]string{
 		{"[::1]:53", "[fd00::64]:4000", "[fd00::2]:53"},
 		{"[::1]:53", "[fe80::64]:4000", "[fe80::2]:53"},
 		{"[2001:db8::1]:53", "[fe80::64]:4000", "[2001:db8::1]:53"},
@@ -344,17 +343,24 @@ func TestDecideReplyToGuestAddress(t *testing.T) {
 		{"[::1]:53", "10.0.2.100:4000", ""},
 		{"[2001:db8::1]:53", "10.0.2.100:4000", ""},
 		{"[::ffff:192.0.2.1]:53", "[fd00::64]:4000", ""},
-	} {
+	})
+}
+
+// wantReplies checks as whom the guest sees a sender: rows of the sender, the guest's
+// address that it sends to, and whom the guest sees, nobody if empty.
+func wantReplies(t *testing.T, r *Rules, rows [][3]string) {
+	t.Helper()
+	for _, row := range rows {
 		q := Request{
 			Direction: In, Origin: flow.FromGuest, Proto: unix.IPPROTO_UDP,
-			Src: netip.MustParseAddrPort(tt.src), Dst: netip.MustParseAddrPort(tt.guest),
+			Src: netip.MustParseAddrPort(row[0]), Dst: netip.MustParseAddrPort(row[1]),
 		}
 		want := Decision{}
-		if tt.want != "" {
-			want = Decision{Action: Allow, From: netip.MustParseAddrPort(tt.want), To: q.Dst}
+		if row[2] != "" {
+			want = Decision{Action: Allow, From: netip.MustParseAddrPort(row[2]), To: q.Dst}
 		}
 		if diff := cmp.Diff(want, r.Decide(q), compareAddrs()); diff != "" {
-			t.Errorf("%s to %s: (-want +got)\n%s", tt.src, tt.guest, diff)
+			t.Errorf("%s to %s: (-want +got)\n%s", row[0], row[1], diff)
 		}
 	}
 }
