@@ -205,6 +205,7 @@ func (w *Worker) Serve(ctx context.Context, ready func() error) error {
 		defer cancel()
 		serving = w.guest.Serve(ctx)
 	})
+	w.idle = time.AfterFunc(linger, func() { w.endIfIdle(cancel) })
 	for _, r := range w.restored {
 		w.restore(ctx, r)
 	}
@@ -213,9 +214,6 @@ func (w *Worker) Serve(ctx context.Context, ready func() error) error {
 		w.tell(order{Op: opFailed, Text: err.Error()})
 		return errors.Join(err, w.end(cancel))
 	}
-	w.mu.Lock()
-	w.idle = time.AfterFunc(linger, func() { w.endIfIdle(cancel) })
-	w.mu.Unlock()
 	if err := w.tell(order{Op: opReady}); err != nil {
 		return errors.Join(err, w.end(cancel))
 	}
