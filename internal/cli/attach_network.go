@@ -21,7 +21,7 @@ const attachCommand = "attach"
 // AttachMember is the command line of "attach" and "network connect": namespaces that
 // exist become members of networks.
 type AttachMember struct {
-	memberOptions
+	MemberOptions
 	Options   Options // publish, log-level and log-format alone
 	Target    tap.Target
 	Interface string // the first one's name
@@ -34,7 +34,7 @@ type AttachMember struct {
 func ParseAttachMember(prog string, args []string) (*AttachMember, *Exit) {
 	a := &AttachMember{Options: defaultOptions(0)}
 	fs := newFlags(prog + " attach")
-	a.memberOptions.addTo(fs)
+	a.MemberOptions.addTo(fs)
 	a.addCommon(fs)
 	fs.VarP(fdValue("ready-fd", &a.ReadyFD), "ready-fd", "r", "write \"1\" to `FD` once the network works")
 	fs.VarP(fdValue("exit-fd", &a.ExitFD), "exit-fd", "e", "end when the other side of `FD` is closed")

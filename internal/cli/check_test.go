@@ -3,10 +3,8 @@ package cli
 import (
 	"bytes"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -147,26 +145,5 @@ func TestWarnings(t *testing.T) {
 		if want == "" && got != "" || !strings.Contains(got, want) || strings.Count(got, "\n") > 1 {
 			t.Errorf("%s: %q, want %q", args, got, want)
 		}
-	}
-}
-
-func TestOverlap(t *testing.T) {
-	var routes []netip.Prefix
-	for _, r := range []string{"192.168.1.0/24", "10.0.0.0/8", "fd00:0:0:7::/64"} {
-		routes = append(routes, netip.MustParsePrefix(r))
-	}
-	for subnet, want := range map[string]string{
-		"10.0.2.0/24": "10.0.0.0/8", "192.168.0.0/16": "192.168.1.0/24", "172.16.0.0/12": "", "fd00::/64": "", "fd00:0:0:7::/64": "fd00:0:0:7::/64",
-	} {
-		got, ok := overlap(routes, netip.MustParsePrefix(subnet))
-		if ok != (want != "") || ok && got.String() != want {
-			t.Errorf("%s shares addresses with %v, want %q", subnet, got, want)
-		}
-	}
-	if _, ok := overlap(routes, netip.Prefix{}); ok {
-		t.Error("no subnet shares addresses")
-	}
-	if loopback := netip.MustParsePrefix("127.0.0.0/8"); slices.Contains(hostRoutes(), loopback) {
-		t.Errorf("the host's routes are %v", hostRoutes())
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"epiphyte/internal/network"
 )
 
-// memberOptions are what a guest asks of the networks that it joins.
-type memberOptions struct {
+// MemberOptions are what a guest asks of the networks that it joins.
+type MemberOptions struct {
 	Networks []string
 	Name     string
 	Aliases  []string
@@ -24,7 +24,7 @@ type memberOptions struct {
 }
 
 // addTo adds the flags.
-func (o *memberOptions) addTo(fs *pflag.FlagSet) {
+func (o *MemberOptions) addTo(fs *pflag.FlagSet) {
 	fs.Var(value{set: func(s string) error {
 		if err := netdef.ValidName(s); err != nil {
 			return err
@@ -44,7 +44,7 @@ func (o *memberOptions) addTo(fs *pflag.FlagSet) {
 }
 
 // addWishes adds those that need no network's name.
-func (o *memberOptions) addWishes(fs *pflag.FlagSet) {
+func (o *MemberOptions) addWishes(fs *pflag.FlagSet) {
 	fs.Var(nameValue(func(s string) { o.Name = s }), "name", "be found as `NAME` on the network")
 	fs.Var(nameValue(func(s string) { o.Aliases = append(o.Aliases, s) }), "alias", "be found as `NAME`, too; members may share it; repeatable")
 	fs.Var(addressValue("ip", &o.IPv4, netip.Addr.Is4), "ip", "have the IPv4 `ADDRESS` on the first network")
@@ -81,7 +81,7 @@ func addressValue(name string, dst *netip.Addr, family func(netip.Addr) bool) va
 }
 
 // checkWishes refuses wishes that there is no network for.
-func (o *memberOptions) checkWishes() error {
+func (o *MemberOptions) checkWishes() error {
 	if len(o.Networks) > 0 {
 		return nil
 	}
@@ -100,7 +100,7 @@ func (o *memberOptions) checkWishes() error {
 }
 
 // wish is what the guest asks of network i.
-func (o *memberOptions) wish(i int, publish []string) network.Member {
+func (o *MemberOptions) wish(i int, publish []string) network.Member {
 	m := network.Member{Name: o.Name, Aliases: o.Aliases}
 	if i == 0 {
 		m.IPv4, m.IPv6, m.MAC, m.Publish = o.IPv4, o.IPv6, o.MAC, publish

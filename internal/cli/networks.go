@@ -23,7 +23,6 @@ type Networks struct {
 	operands []string
 
 	definition netdef.Definition // of create
-	noIPv6     bool              // of create
 	json       bool
 	force      bool // of rm
 	stay       bool // of serve

@@ -15,7 +15,7 @@ import (
 // it.
 type Run struct {
 	Options
-	memberOptions
+	MemberOptions
 	Command []string // never empty
 	Notices string   // for stderr before anything else, a line each
 }
@@ -48,7 +48,7 @@ func ParseRun(prog string, args []string) (*Run, *Exit) {
 	fs.Var(outboundValue("6", r.Source.SetIPv6, func(string) {}), "outbound-addr6", "send IPv6 from the `ADDRESS`, or from that of an interface")
 	fs.VarP(socketValue(apiSocket, &r.APISocket), "api-socket", "a", "accept slirp4netns's JSON requests on the socket `PATH`")
 	r.addOwn(fs)
-	r.memberOptions.addTo(fs)
+	r.MemberOptions.addTo(fs)
 	usage := func() string { return runUsage(prog, fs) }
 	switchFlag(fs, "help", "h", "show this help and exit", func() error { return &Exit{Stdout: usage()} })
 

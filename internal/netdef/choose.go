@@ -3,6 +3,7 @@ package netdef
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // pools is how many subnets there are to choose from, of either family.
@@ -20,8 +21,23 @@ func pool6(n int) netip.Prefix {
 
 // Choose returns d with the subnets that it leaves open: the lowest 10.90.N.0/24 and
 // fd90:0:0:N::/64 that overlap with none of taken, with the same N for both if there
-// is one. Subnets that d names stay, even if they are taken.
+// is one. Subnets that d names stay, even if they are taken. Where a route covers all
+// that there is to choose, as a company's 10.0.0.0/8 does, it does not count: few of its
+// addresses are in use.
 func Choose(d Definition, taken []netip.Prefix) (Definition, error) {
+	chosen, err := choose(d, taken)
+	if err != nil {
+		chosen, err = choose(d, slices.DeleteFunc(slices.Clone(taken), coversPools))
+	}
+	return chosen, err
+}
+
+// coversPools reports whether p is more than all pools of its family together.
+func coversPools(p netip.Prefix) bool {
+	return p.Bits() < 16 && p.Contains(pool4(0).Addr()) || p.Bits() < 56 && p.Contains(pool6(0).Addr())
+}
+
+func choose(d Definition, taken []netip.Prefix) (Definition, error) {
 	free4 := func(n int) bool { return fits(d.Subnet, pool4(n), taken) }
 	free6 := func(n int) bool { return d.IPv4Only || fits(d.Subnet6, pool6(n), taken) }
 	n4 := lowest(func(n int) bool { return free4(n) && free6(n) })

@@ -30,6 +30,7 @@ func TestChoose(t *testing.T) {
 		{"one number for both", Definition{}, "10.90.0.0/24 fd90:0:0:1::/64", "10.90.2.0/24", "fd90:0:0:2::/64"},
 		{"no number for both", Definition{}, "10.90.0.0/17 fd90:0:0:80::/57", "10.90.128.0/24", "fd90::/64"},
 		{"the last", Definition{}, "10.90.0.0/17 10.90.128.0/18 10.90.192.0/19 10.90.224.0/20 10.90.240.0/21 10.90.248.0/22 10.90.252.0/23 10.90.254.0/24", "10.90.255.0/24", "fd90:0:0:ff::/64"},
+		{"a route to more than all", Definition{}, "10.0.0.0/8 fc00::/7 10.90.0.0/24", "10.90.1.0/24", "fd90:0:0:1::/64"},
 		{"IPv4 only", v4only, "10.90.0.0/24 fd90::/16", "10.90.1.0/24", ""},
 		{"IPv4 named", Definition{Subnet: pre("10.90.7.0/24")}, "", "10.90.7.0/24", "fd90:0:0:7::/64"},
 		{"IPv4 named, its number taken", Definition{Subnet: pre("10.90.7.0/24")}, "fd90:0:0:7::/64", "10.90.7.0/24", "fd90::/64"},
@@ -53,7 +54,7 @@ func TestChoose(t *testing.T) {
 			}
 		})
 	}
-	for taken, want := range map[string]string{"10.0.0.0/8": "--subnet", "fc00::/7": "--subnet6"} {
+	for taken, want := range map[string]string{"10.90.0.0/16": "--subnet", "fd90::/56": "--subnet6"} {
 		_, err := Choose(Definition{Name: "web"}, prefixes(taken))
 		if err == nil || !strings.HasSuffix(err.Error(), " "+want) || !strings.Contains(err.Error(), "web") {
 			t.Errorf("with %s taken: %v, want an error that names web and %s", taken, err, want)

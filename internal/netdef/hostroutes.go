@@ -13,10 +13,14 @@ import (
 // dumps is how often the kernel is asked while others change what it lists.
 const dumps = 5
 
+// broadRoute is the prefix length below which a route is one to everywhere, and no
+// network.
+const broadRoute = 7
+
 // HostRoutes lists the prefixes that the addresses and routes of all tables of the
 // calling thread's network namespace cover, sorted and each once. Left out are its own
-// loopback and default routes, among them the halves of one (prefix length 1) by which
-// VPNs take over without replacing it.
+// loopback and default routes, among them the parts of one by which VPNs take over
+// without replacing it (0.0.0.0/1 and 128.0.0.0/1).
 func HostRoutes() ([]netip.Prefix, error) {
 	addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
@@ -30,7 +34,7 @@ func HostRoutes() ([]netip.Prefix, error) {
 	}
 	var all []netip.Prefix
 	add := func(n *net.IPNet) {
-		if p := prefix(n); p.Bits() > 1 && !p.Addr().IsLoopback() {
+		if p := prefix(n); p.Bits() >= broadRoute && !p.Addr().IsLoopback() {
 			all = append(all, p)
 		}
 	}
