@@ -86,7 +86,7 @@ func (d *dial) connectDNS() {
 		d.fail(unix.ECONNREFUSED)
 		return
 	}
-	fd, err := d.f.cfg.DNS.Stream()
+	fd, err := d.f.cfg.DNS.Stream(d.record.Src)
 	if err != nil {
 		d.fail(unix.EMFILE)
 		return

@@ -23,8 +23,9 @@ type DNS interface {
 	// at once or later, on the shard's thread and with the same addresses; the
 	// response is valid during that call only.
 	Submit(query []byte, from, to netip.AddrPort, reply func(from, to netip.AddrPort, response []byte)) bool
-	// Stream returns a non-blocking stream socket that serves DNS over TCP.
-	Stream() (fd int, err error)
+	// Stream returns a non-blocking stream socket that serves DNS over TCP to the
+	// guest's from.
+	Stream(from netip.AddrPort) (fd int, err error)
 }
 
 // Inbound carries clients of published ports in.

@@ -35,7 +35,7 @@ func (d *fakeDNS) Submit(query []byte, from, to netip.AddrPort, reply func(netip
 	return true
 }
 
-func (d *fakeDNS) Stream() (int, error) {
+func (d *fakeDNS) Stream(netip.AddrPort) (int, error) {
 	if len(d.streams) == 0 {
 		return -1, unix.EMFILE
 	}

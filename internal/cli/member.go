@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"epiphyte/internal/netdef"
 	"epiphyte/internal/network"
 	"epiphyte/tap"
@@ -61,12 +63,29 @@ func (m *member) join(ctx context.Context, cfg tap.Config, wish network.Member, 
 		return err
 	}
 	wish.Interface = m.device.Name()
+	if wish.ID, err = namespaceID(cfg.Target); err != nil {
+		return err
+	}
 	granted, info, err := m.client.Join(ctx, wish, m.device.FD(), process)
 	if err != nil {
 		return err
 	}
 	m.granted, m.info = *granted, info
 	return m.configure(ctx, cfg.Target, routed)
+}
+
+// namespaceID tells a guest's network namespace from others, so that networks know which
+// members are the same guest.
+func namespaceID(t tap.Target) (string, error) {
+	path := t.NetNS
+	if t.PID > 0 {
+		path = fmt.Sprintf("/proc/%d/ns/net", t.PID)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return "", fmt.Errorf("network namespace %s: %w", path, err)
+	}
+	return fmt.Sprintf("netns-%d", st.Ino), nil
 }
 
 // configure gives the interface what the network has granted.

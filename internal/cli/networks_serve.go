@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -57,23 +56,30 @@ func NetworkMain(ctx context.Context, stderr io.Writer) int {
 	defer stop()
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	limitMemory()
-	w, err := network.OpenWorker(network.WorkerConfig{ResolvConf: resolvConf, Version: Version, Logger: log})
+	paths, err := netdef.DefaultPaths()
+	if err != nil {
+		log.Error("the network's process ends", "error", err)
+		return 1
+	}
+	w, err := network.OpenWorker(network.WorkerConfig{Paths: paths, ResolvConf: resolvConf, Version: Version, Logger: log})
 	if err != nil {
 		return 1 // the keeper has been told
 	}
 	defer w.Close()
 	log = log.With("network", w.Definition().Name)
+	socket := paths.API(w.Definition().Name)
 	var server *api.Server
 	err = w.Serve(ctx, func() error {
 		var err error
-		server, err = listenForNetwork(ctx, w, log)
+		server, err = listenForNetwork(ctx, socket, w, log)
 		if err != nil {
 			return err
 		}
 		startThreads(spareThreads)
 		return sandbox.Confine(sandbox.Config{
 			Read:       []string{resolvConf},
-			Remove:     []string{apiPath(w)},
+			ReadIn:     []string{paths.Runtime},
+			Remove:     []string{socket},
 			Interfaces: true,
 			Devices:    true,
 			Logger:     log,
@@ -89,21 +95,8 @@ func NetworkMain(ctx context.Context, stderr io.Writer) int {
 	return 0
 }
 
-// apiPath is the control interface of a worker's network.
-func apiPath(w *network.Worker) string {
-	paths, err := netdef.DefaultPaths()
-	if err != nil {
-		return ""
-	}
-	return paths.API(w.Definition().Name)
-}
-
 // listenForNetwork opens the control interface of a network: ports, flows, statistics.
-func listenForNetwork(ctx context.Context, w *network.Worker, log *slog.Logger) (*api.Server, error) {
-	path := apiPath(w)
-	if path == "" {
-		return nil, errors.New("open control socket: no directory for it")
-	}
+func listenForNetwork(ctx context.Context, path string, w *network.Worker, log *slog.Logger) (*api.Server, error) {
 	s, err := api.ListenHTTP(ctx, path, api.Config{
 		Ports:  w.Ports(),
 		Flows:  func() []api.Flow { return flows(w.Guest()) },

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 
 	"epiphyte/internal/namespace"
 	"epiphyte/tap"
@@ -33,10 +34,8 @@ func (c *Run) runMember(ctx context.Context, prog string, stderr io.Writer) int 
 	for i, m := range members {
 		cfg.Interfaces = append(cfg.Interfaces, interfaceOf(i))
 		cfg.Search = append(cfg.Search, m.network)
-		if !m.info.NoDNS {
-			cfg.Nameservers = append(cfg.Nameservers, m.info.Gateway)
-		}
 	}
+	cfg.Nameservers = nameserversOf(members)
 	cfg.Options = []string{"ndots:0"}
 	p, err := namespace.Start(cfg)
 	if err != nil {
@@ -64,6 +63,20 @@ func (c *Run) runMember(ctx context.Context, prog string, stderr io.Writer) int 
 	return await(ctx, r, p, signals, left, func(name string) error {
 		return fmt.Errorf("network %s has removed this guest; the command goes on without it", name)
 	})
+}
+
+// nameserversOf are the resolvers of networks. Each knows the guest's neighbours on all of
+// them, but one of an internal network says of every other name that it does not exist,
+// which ends the search; so these come last.
+func nameserversOf(members []*member) (list []netip.Addr) {
+	for _, internal := range [...]bool{false, true} {
+		for _, m := range members {
+			if m.info.Internal == internal && !m.info.NoDNS {
+				list = append(list, m.info.Gateway)
+			}
+		}
+	}
+	return list
 }
 
 // publishTexts are the rules as members send them.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -51,7 +52,7 @@ func TestParseRun(t *testing.T) {
 			if exit != nil {
 				t.Fatalf("exit %+v", exit)
 			}
-			if diff := cmp.Diff(want, *got, cmp.Comparer(equalPlan)); diff != "" {
+			if diff := cmp.Diff(want, *got, cmp.Comparer(equalPlan), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
 		})

@@ -287,7 +287,7 @@ func (r *rig) Submit(q []byte, reply func([]byte)) (ok bool) {
 }
 
 func (r *rig) Stream() (fd int, err error) {
-	r.do(func() { fd, err = r.Resolver.Stream() })
+	r.do(func() { fd, err = r.Resolver.Stream(guestAt()) })
 	return fd, err
 }
 

@@ -32,9 +32,9 @@ type Config struct {
 	// asked; ok is false for those to be forwarded. It is called on the shard's
 	// thread for each query, of either transport, must not block and must not
 	// keep or change query. The answer is copied. from is the guest's address as
-	// given to Submit, and the zero AddrPort for a query over TCP. Default nil:
-	// every query is forwarded.
-	Local func(query []byte, from netip.AddrPort) (answer []byte, ok bool)
+	// given to Submit or Stream; stream says that the answer may have any length.
+	// Default nil: every query is forwarded.
+	Local func(query []byte, from netip.AddrPort, stream bool) (answer []byte, ok bool)
 
 	// Retry is how long one nameserver may stay silent before the next is
 	// asked too; default 800 ms, so that the second one's answer is there
@@ -155,7 +155,7 @@ func (r *Resolver) Submit(query []byte, from, to netip.AddrPort, reply Reply) bo
 // ask answers a query from the local table or by an exchange with nameservers.
 func (r *Resolver) ask(via transport, query []byte, from, to netip.AddrPort, reply Reply) {
 	if r.cfg.Local != nil {
-		if answer, ok := r.cfg.Local(query, from); ok {
+		if answer, ok := r.cfg.Local(query, from, via == tcp); ok {
 			reply(from, to, answer)
 			return
 		}

@@ -27,18 +27,19 @@ const (
 // stream is one connection of a guest.
 type stream struct {
 	r     *Resolver
+	from  netip.AddrPort // the guest's end
 	conn  net.Conn
 	slots chan struct{} // taken by the queries under way
 }
 
-// Stream opens one DNS-over-TCP connection of a guest. It returns a connected
+// Stream opens one DNS-over-TCP connection of a guest at from. It returns a connected
 // AF_UNIX SOCK_STREAM descriptor, non-blocking and close-on-exec, which the
 // caller owns: what it writes there is what the guest sent, what it reads is
 // what the guest gets. A guest's half-close is passed on by shutdown(SHUT_WR);
 // the end of the stream shows as end of file. Shard's thread.
 //
 // Errors: ErrTooManyStreams, ErrClosed, and those of socketpair(2).
-func (r *Resolver) Stream() (fd int, err error) {
+func (r *Resolver) Stream(from netip.AddrPort) (fd int, err error) {
 	if r.closed {
 		return -1, ErrClosed
 	}
@@ -56,7 +57,7 @@ func (r *Resolver) Stream() (fd int, err error) {
 		unix.Close(pair[0])
 		return -1, fmt.Errorf("open DNS stream: %w", err)
 	}
-	s := &stream{r: r, conn: conn, slots: make(chan struct{}, maxStreamQueries)}
+	s := &stream{r: r, from: from, conn: conn, slots: make(chan struct{}, maxStreamQueries)}
 	r.streams++
 	r.running.Go(s.serve)
 	return pair[0], nil
@@ -85,7 +86,7 @@ func (s *stream) read() {
 			return
 		}
 		s.r.shard.Post(shard.TaskFunc(func() {
-			s.r.ask(tcp, m, netip.AddrPort{}, netip.AddrPort{}, s.reply)
+			s.r.ask(tcp, m, s.from, netip.AddrPort{}, s.reply)
 		}))
 	}
 }

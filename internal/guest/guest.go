@@ -92,7 +92,7 @@ type Members interface {
 	// Guest is the member that has an IP address, as flows refer to it; nil: none has.
 	Guest(netip.Addr) *flow.Guest
 	// Answer answers DNS queries about the members; see dns.Config.Local.
-	Answer(query []byte, from netip.AddrPort) (answer []byte, ok bool)
+	Answer(query []byte, from netip.AddrPort, stream bool) (answer []byte, ok bool)
 }
 
 // Sockets are handed out on the thread of one shard, which they are attached to

@@ -104,6 +104,12 @@ func (p Paths) API(name string) string { return filepath.Join(p.Runtime, name+".
 // Lock is the file that whoever starts the network locks.
 func (p Paths) Lock(name string) string { return filepath.Join(p.Runtime, name+".lock") }
 
+// MembersSuffix ends the name of a file of members.
+const MembersSuffix = ".members"
+
+// Members is the file in which a running network lists its members.
+func (p Paths) Members(name string) string { return filepath.Join(p.Runtime, name+MembersSuffix) }
+
 // Log is what the network's process has to say.
 func (p Paths) Log(name string) string { return filepath.Join(p.Runtime, name+".log") }
 

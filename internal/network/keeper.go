@@ -21,6 +21,8 @@ import (
 // KeeperConfig of Keep.
 type KeeperConfig struct {
 	Definition netdef.Definition // with its subnets
+	// Members is the file in which the members are listed; empty: they are not.
+	Members string
 	// Listener takes the network's clients. Keep closes it.
 	Listener *net.UnixListener
 	// Program is run as the worker; the path of an executable.
@@ -166,6 +168,7 @@ func (k *keeper) listen(w *workerProcess) {
 		case opKeep:
 			k.drop(o.Member.ID)
 			k.kept = append(k.kept, kept{*o.Member, fds})
+			k.list()
 			fds = nil
 		case opChange:
 			for i := range k.kept {
@@ -173,8 +176,10 @@ func (k *keeper) listen(w *workerProcess) {
 					k.kept[i].member = *o.Member
 				}
 			}
+			k.list()
 		case opDrop:
 			k.drop(o.ID)
+			k.list()
 		case opEmpty:
 			k.empty = true
 		case opUpgrade:
@@ -185,6 +190,20 @@ func (k *keeper) listen(w *workerProcess) {
 			w.kill()
 		}
 		closeAll(fds)
+	}
+}
+
+// list writes the members down for other networks.
+func (k *keeper) list() {
+	if k.cfg.Members == "" {
+		return
+	}
+	all := make([]Member, len(k.kept))
+	for i, m := range k.kept {
+		all[i] = m.member
+	}
+	if err := writeMembers(k.cfg.Members, k.cfg.Definition.Name, all); err != nil {
+		k.cfg.Logger.Warn("other networks do not learn of the members here", "error", err)
 	}
 }
 

@@ -234,16 +234,20 @@ func (w *Worker) connect(m *membership) (err error) {
 	if err != nil {
 		return err
 	}
-	addrs := m.addresses()
-	for _, a := range addrs {
-		w.guests[a] = m.guest
+	for _, a := range m.addresses() {
+		w.byAddress[a] = m
 	}
 	w.leases[m.mac] = m.IPv4
-	w.names.Add(m.ID, names.Member{Name: m.Name, Aliases: m.Aliases, Hostname: m.Hostname, Addrs: addrs})
+	w.names.Add(m.ID, m.named())
 	return nil
 }
 
-func (m *membership) addresses() []netip.Addr {
+// named is the member as tables of names have it.
+func (m *Member) named() names.Member {
+	return names.Member{Name: m.Name, Aliases: m.Aliases, Hostname: m.Hostname, Addrs: m.addresses()}
+}
+
+func (m *Member) addresses() []netip.Addr {
 	if m.IPv6.IsValid() {
 		return []netip.Addr{m.IPv4, m.IPv6}
 	}
@@ -290,7 +294,7 @@ func (w *Worker) disconnect(m *membership) {
 	w.names.Remove(m.ID)
 	delete(w.leases, m.mac)
 	for _, a := range m.addresses() {
-		delete(w.guests, a)
+		delete(w.byAddress, a)
 	}
 	w.guest.EndFlows(m.guest)
 }

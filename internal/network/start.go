@@ -103,8 +103,9 @@ func Run(ctx context.Context, cfg RunConfig) error {
 		return fmt.Errorf("serve network %s: %w", cfg.Name, err)
 	}
 	defer os.Remove(cfg.Paths.Socket(cfg.Name))
+	defer os.Remove(cfg.Paths.Members(cfg.Name))
 	return Keep(ctx, KeeperConfig{
-		Definition: def, Listener: listener, Program: "/proc/self/exe",
+		Definition: def, Members: cfg.Paths.Members(cfg.Name), Listener: listener, Program: "/proc/self/exe",
 		Stay: cfg.Stay, Ready: cfg.Ready, Logger: cfg.Logger,
 	})
 }

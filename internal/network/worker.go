@@ -39,8 +39,9 @@ const (
 // find it as they left it.
 const linger = 5 * time.Second
 
-// WorkerConfig of OpenWorker. The zero value works.
+// WorkerConfig of OpenWorker. Paths is required.
 type WorkerConfig struct {
+	Paths      netdef.Paths
 	ResolvConf string // of the host; /etc/resolv.conf if empty
 	Logger     *slog.Logger
 	// Version is told to those who ask.
@@ -64,8 +65,9 @@ type Worker struct {
 	served chan struct{} // closed when guest.Serve has returned
 
 	// The shard's thread only:
-	guests map[netip.Addr]*flow.Guest // by every address
-	leases map[[6]byte]netip.Addr
+	byAddress map[netip.Addr]*membership
+	leases    map[[6]byte]netip.Addr
+	others    *others
 
 	telling sync.Mutex // messages to the keeper go one after the other
 
@@ -97,7 +99,7 @@ func OpenWorker(cfg WorkerConfig) (_ *Worker, err error) {
 		cfg:        cfg,
 		control:    control,
 		served:     make(chan struct{}),
-		guests:     make(map[netip.Addr]*flow.Guest),
+		byAddress:  make(map[netip.Addr]*membership),
 		leases:     make(map[[6]byte]netip.Addr),
 		members:    make(map[string]*membership),
 		remembered: make(map[string]netip.Addr),
@@ -163,6 +165,7 @@ func (w *Worker) build() (err error) {
 	if err != nil {
 		return err
 	}
+	w.others = newOthers(w.cfg.Paths, w.def.Name)
 	w.names = names.New(names.Config{
 		Network:  w.def.Name,
 		Gateways: w.plan.Own(),
@@ -326,8 +329,26 @@ func (m members) AddressOf(mac [6]byte) (netip.Addr, bool) {
 	return a, ok
 }
 
-func (m members) Guest(a netip.Addr) *flow.Guest { return m.w.guests[a] }
+func (m members) Guest(a netip.Addr) *flow.Guest {
+	if member := m.w.byAddress[a]; member != nil {
+		return member.guest
+	}
+	return nil
+}
 
-func (m members) Answer(query []byte, from netip.AddrPort) ([]byte, bool) {
-	return m.w.names.Answer(query, from)
+// Answer answers by this network's names, then by those of other networks that the asker
+// is a member of. Only then does a name not exist.
+func (m members) Answer(query []byte, from netip.AddrPort, stream bool) ([]byte, bool) {
+	asker := m.w.byAddress[from.Addr()]
+	if stream {
+		from = netip.AddrPort{}
+	}
+	answer, ok := m.w.names.Answer(query, from)
+	if ok && !denies(answer) || asker == nil {
+		return answer, ok
+	}
+	if others, known := m.w.others.answer(asker.ID, query, from); known {
+		return others, true
+	}
+	return answer, ok
 }

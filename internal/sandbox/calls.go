@@ -19,6 +19,9 @@ func (cfg *Config) filter() (seccomp.Filter, error) {
 	f := seccomp.Filter{Kill: hostile, Otherwise: unix.EPERM}
 	f.Allow = append(f.Allow, checked...)
 	f.Allow = append(f.Allow, cfg.sockets()...)
+	if len(cfg.ReadIn) > 0 {
+		f.Allow = append(f.Allow, seccomp.Rule{Call: unix.SYS_GETDENTS64})
+	}
 	if cfg.Devices {
 		// What a TAP is, and the form of its frames (tap).
 		f.Allow = append(f.Allow, is(unix.SYS_IOCTL, 1, anyBit,

@@ -28,6 +28,9 @@ func (cfg *Config) restrictFiles() error {
 	for _, path := range cfg.Read {
 		rules = append(rules, landlock.PathAccess(llsys.AccessFSReadFile, places(path)...).IgnoreIfMissing())
 	}
+	if len(cfg.ReadIn) > 0 {
+		rules = append(rules, landlock.PathAccess(llsys.AccessFSReadFile|llsys.AccessFSReadDir, cfg.ReadIn...))
+	}
 	for _, path := range cfg.Remove {
 		if dir := filepath.Dir(path); dir != "/" {
 			rules = append(rules, landlock.PathAccess(llsys.AccessFSRemoveFile, dir))

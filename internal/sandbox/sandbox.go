@@ -17,6 +17,8 @@ type Config struct {
 	// Read are files to be read, also when they have been replaced by others, or
 	// their symbolic links by links to other files in the same directories.
 	Read []string
+	// ReadIn are directories whose files are to be read, and listed.
+	ReadIn []string
 	// Remove are files to be removed at the end.
 	Remove []string
 	// Interfaces keeps it possible to ask the kernel for the addresses of the host's
