@@ -1,0 +1,24 @@
+#!/bin/sh
+# Fuzzes every target of the packages for FUZZTIME each (default 60s), one after the
+# other. A target that fails keeps no other from its turn; what made it fail stays in
+# its package's testdata/fuzz, where go test finds it again.
+set -eu
+time=${FUZZTIME:-60s}
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+listed=$(go test -list '^Fuzz' $(go list ./... | grep -Ev '/test(/|$)'))
+targets=$(echo "$listed" | awk '/^Fuzz/ { names[n++] = $1 } /^ok/ { for (i = 0; i < n; i++) print $2 ":" names[i]; n = 0 }')
+
+failed=0
+for target in $targets; do
+	package=${target%:*} name=${target#*:}
+	if go test -run='^$' -fuzz="^$name\$" -fuzztime="$time" "$package" >"$log" 2>&1; then
+		echo "$package $name: $(sed -n 's/.*execs: \([0-9]*\).*/\1/p' "$log" | tail -n 1) executions"
+	else
+		cat "$log"
+		echo "$package $name failed; to run it again: go test -run='^$name\$' $package"
+		failed=1
+	fi
+done
+exit $failed
