@@ -20,7 +20,8 @@ import (
 const (
 	// tries are how often one datagram is sent until it is answered.
 	tries = 5
-	// echoPatience is how long an answer is waited for.
+	// echoPatience is how long an answer is waited for, twice as long after each try:
+	// the machine may be busy with other work.
 	echoPatience = time.Second
 	// clientPorts are how many ports the clients of one route have. They are used
 	// again and again, so that as many mappings stay.
@@ -43,7 +44,7 @@ func conversation(c net.Conn, r *rand.Rand, n *count) error {
 			if _, err := c.Write(want); err != nil {
 				return fmt.Errorf("send datagram: %w", err)
 			}
-			if ok, err := answered(c, b, want); err != nil {
+			if ok, err := answered(c, b, want, echoPatience<<again); err != nil {
 				return err
 			} else if ok {
 				break
@@ -65,8 +66,8 @@ type receiver interface {
 }
 
 // answered waits for an answer, and passes over those of the port's earlier users.
-func answered(c receiver, b, want []byte) (bool, error) {
-	if err := c.SetReadDeadline(time.Now().Add(echoPatience)); err != nil {
+func answered(c receiver, b, want []byte, patience time.Duration) (bool, error) {
+	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return false, err
 	}
 	for {
@@ -137,11 +138,11 @@ func (p *pinger) ping(_ context.Context, r *rand.Rand, n *count) error {
 	if err != nil {
 		return err
 	}
-	for range tries {
+	for again := range tries {
 		if _, err := p.c.WriteTo(wire, p.to); err != nil {
 			return fmt.Errorf("ping: %w", err)
 		}
-		ok, err := answered(p, make([]byte, 1<<16), want)
+		ok, err := answered(p, make([]byte, 1<<16), want, echoPatience<<again)
 		if err != nil {
 			return fmt.Errorf("ping: %w", err)
 		}

@@ -15,7 +15,7 @@ import (
 )
 
 // patience is how long a stream may take, on a machine that is busy with other work.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // kind is how a stream goes.
 type kind uint8

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
@@ -90,25 +91,32 @@ func ask(c net.Conn, r *rand.Rand) (lost uint64, err error) {
 	types := []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeTXT}
 	q := new(dns.Msg).SetQuestion(fmt.Sprintf("n%x.soak.example.", r.Uint64()), types[r.IntN(len(types))])
 	want := record(q.Question[0]).String()
+	conn := &dns.Conn{Conn: c}
 	for ; lost < tries; lost++ {
 		// The helper gives up after 4.5 s, with an answer that says so.
 		if err := c.SetDeadline(time.Now().Add(6 * time.Second)); err != nil {
 			return lost, err
 		}
 		q.Id = uint16(r.Uint32())
-		var a *dns.Msg
-		if a, _, err = new(dns.Client).ExchangeWithConn(q, &dns.Conn{Conn: c}); err != nil {
-			if ne, ok := err.(net.Error); ok && ne.Timeout() {
-				continue
-			}
+		if err := conn.WriteMsg(q); err != nil {
 			return lost, fmt.Errorf("ask for %s: %w", q.Question[0].Name, err)
+		}
+		a, err := conn.ReadMsg()
+		for err == nil && a.Id != q.Id { // the answer to a question that was given up
+			a, err = conn.ReadMsg()
+		}
+		if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
+			continue
+		}
+		if err != nil {
+			return lost, fmt.Errorf("answer to %s: %w", q.Question[0].Name, err)
 		}
 		if a.Rcode != dns.RcodeSuccess || len(a.Answer) != 1 || a.Answer[0].String() != want {
 			return lost, fmt.Errorf("asked for %s: %s %v, want %s", q.Question[0].Name, dns.RcodeToString[a.Rcode], a.Answer, want)
 		}
 		return lost, nil
 	}
-	return lost, fmt.Errorf("ask for %s: %w", q.Question[0].Name, err)
+	return lost, fmt.Errorf("asked %d times for %s, and never answered", tries, q.Question[0].Name)
 }
 
 // writeResolvers replaces a resolv.conf with one whose nameservers are any, in any

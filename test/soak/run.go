@@ -21,6 +21,9 @@ import (
 // that vanished does so for a minute.
 const ended = 90 * time.Second
 
+// released is when the memory of closed connections has been given back.
+const released = 10 * time.Second
+
 // world is what a run is made of.
 type world struct {
 	env     *harness.Env
@@ -157,6 +160,11 @@ func soak(ctx context.Context, e *harness.Env, o options, log io.Writer) (*resul
 		for _, text := range p.level() {
 			r.fault(text)
 		}
+	}
+	select {
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-time.After(released):
 	}
 	for _, text := range w.settle() {
 		r.fault(text)

@@ -32,20 +32,25 @@ func (s *servers) streams(ns *harness.NetNS, addresses ...string) error {
 		if err != nil {
 			return err
 		}
-		s.open = append(s.open, l)
-		s.wg.Go(func() {
-			for {
-				c, err := l.Accept()
-				if errors.Is(err, net.ErrClosed) {
-					return
-				}
-				if err == nil {
-					s.wg.Go(func() { s.handle(c.(*net.TCPConn)) })
-				}
-			}
-		})
+		s.accept(l)
 	}
 	return nil
+}
+
+// accept serves the clients of a listener.
+func (s *servers) accept(l net.Listener) {
+	s.open = append(s.open, l)
+	s.wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if err == nil {
+				s.wg.Go(func() { s.handle(c.(*net.TCPConn)) })
+			}
+		}
+	})
 }
 
 // datagrams sends back what comes.

@@ -98,8 +98,8 @@ func (s *site) shortJob(way route) job {
 
 // burstJob makes many connections at once.
 func (s *site) burstJob(way route) job {
-	return job{name: "bursts of connections", pause: 4 * time.Second, do: func(ctx context.Context, r *rand.Rand, n *count) error {
-		errs := make([]error, 50+r.IntN(100))
+	return job{name: "bursts of connections", pause: 10 * time.Second, do: func(ctx context.Context, r *rand.Rand, n *count) error {
+		errs := make([]error, 20+r.IntN(40))
 		var wg sync.WaitGroup
 		for i := range errs {
 			o := order{Kind: echo, ID: r.Uint64(), Up: uint32(r.IntN(4000))}
