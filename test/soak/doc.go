@@ -8,8 +8,8 @@
 // # Theory of operation
 //
 // There are two sites, each a guest and a helper as a plain user's process: one with
-// the options that container engines give, one with two queues and published ports by
-// the stack path. They share the small internet of test/harness, and servers on it, on
+// published ports by the direct path, one with two queues and published ports by the
+// stack path. They share the small internet of test/harness, and servers on it, on
 // the host's loopback and in the guests.
 //
 // A job does one thing again and again while the load lasts: a stream by some route,

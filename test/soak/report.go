@@ -24,7 +24,7 @@ func (r *result) progress() {
 	fmt.Fprintln(r.log, w.String())
 }
 
-// table gives the figures of a run in markdown.
+// table gives the figures of a run that is over in markdown.
 func (r *result) table() string {
 	var w strings.Builder
 	fmt.Fprintf(&w, "\n%v of load, seed %d\n\n| what | times | MB | asked again |\n|---|--:|--:|--:|\n", r.length, r.seed)

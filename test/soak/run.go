@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -55,12 +54,14 @@ func newWorld(ctx context.Context, e *harness.Env) (_ *world, err error) {
 		w.servers.names(e.Net.Net)); err != nil {
 		return nil, err
 	}
-	for i, options := range [][]string{nil, {"--queues=2", "--publish-mode=stack"}} {
-		name := "helper"
-		if options != nil {
-			name = "helper with " + strings.Join(options, " ")
-		}
-		s, err := newSite(ctx, e, w.servers, name, 18000+portsOfASite*i, options...)
+	for i, site := range []struct {
+		name    string
+		options []string
+	}{
+		{"helper", []string{"--publish-mode=direct"}},
+		{"helper with two queues", []string{"--publish-mode=stack", "--queues=2"}},
+	} {
+		s, err := newSite(ctx, e, w.servers, site.name, 18000+portsOfASite*i, site.options...)
 		if err != nil {
 			return nil, err
 		}

@@ -74,7 +74,8 @@ type figure struct {
 	// and descriptors with how fast the machine ends a connection; a single one
 	// that leaks is found when all has ended.
 	part, fixed float64
-	// kept above the idle figure when all has ended.
+	// kept above the idle figure when all has ended: the heap's least size, the
+	// runtime's poller, a thread that it has replaced.
 	kept float64
 }
 
