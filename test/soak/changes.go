@@ -45,7 +45,7 @@ func moving() []string { return []string{"198.51.100.9/24", "2001:db8:2::9/64"} 
 // moveJob takes an address of the internet away and gives it back: a machine that goes
 // and returns. The guest sees the one and the other.
 func (s *site) moveJob(e *harness.Env) job {
-	return job{name: "servers that go and return", pause: 3 * time.Second, do: func(ctx context.Context, r *rand.Rand, n *count) error {
+	return job{name: "servers that go and return", place: s.name, pause: 3 * time.Second, do: func(ctx context.Context, r *rand.Rand, n *count) error {
 		for _, cidr := range moving() {
 			host := netip.MustParsePrefix(cidr).Addr().String()
 			way := route{from: s.guest.NetNS, to: at(host, netPort)}
@@ -96,7 +96,7 @@ func spare() []string { return []string{"192.0.2.7/24", "2001:db8:1::7/64"} }
 // sourceJob changes the address that the host's connections come from.
 func sourceJob(e *harness.Env) job {
 	usual := []string{harness.HostIPv4, harness.HostIPv6}
-	return job{name: "change of the host's address", pause: 4 * time.Second, do: func(_ context.Context, r *rand.Rand, _ *count) error {
+	return job{name: "change of the host's address", place: "host", pause: 4 * time.Second, do: func(_ context.Context, r *rand.Rand, _ *count) error {
 		return e.Host.Do(func() error {
 			up, err := netlink.LinkByName("up0")
 			if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -197,19 +198,24 @@ func (l *ledger) run(o order, c *net.TCPConn, verdict <-chan error) error {
 	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
-	if err := o.ask(c); err != nil {
-		return fmt.Errorf("%+v: client: %w", o, err)
+	asked := o.ask(c)
+	wait := patience
+	if asked != nil {
+		wait = time.Second // it may know why, or may not have heard of us
 	}
+	served := errors.New("has not seen the end")
 	select {
-	case err := <-verdict:
-		if err != nil {
-			return fmt.Errorf("%+v: server: %w", o, err)
-		}
-		return nil
-	case <-time.After(patience):
-		return fmt.Errorf("%+v: the server has not seen the end", o)
+	case served = <-verdict:
+	case <-time.After(wait):
 	}
+	if asked == nil && served == nil {
+		return nil
+	}
+	return fmt.Errorf("%+v: client: %w; server: %w", o, cmp.Or(asked, errContent), cmp.Or(served, errContent))
 }
+
+// errContent stands for the end that has nothing to complain of.
+var errContent = errors.New("content")
 
 // handle serves one connection.
 func (l *ledger) handle(c *net.TCPConn) {

@@ -15,6 +15,7 @@ import (
 // job is one thing that is done again and again.
 type job struct {
 	name  string        // of its line in the table
+	place string        // the site's name
 	pause time.Duration // at most, between two
 	do    func(context.Context, *rand.Rand, *count) error
 }
@@ -77,10 +78,10 @@ func (t *tally) sum() (done, bytes uint64) {
 }
 
 // repeat does a job until ctx ends; what is under way then is finished.
-func (t *tally) repeat(ctx context.Context, j job, seed uint64, place string, number int) {
+func (t *tally) repeat(ctx context.Context, j job, seed uint64, number int) {
 	n := t.of(j.name)
 	h := fnv.New64a()
-	fmt.Fprint(h, place, j.name, number)
+	fmt.Fprint(h, j.name, number)
 	r := rand.New(rand.NewPCG(seed, h.Sum64()))
 	for ctx.Err() == nil {
 		once, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*patience)
@@ -88,7 +89,7 @@ func (t *tally) repeat(ctx context.Context, j job, seed uint64, place string, nu
 		cancel()
 		n.done.Add(1)
 		if err != nil {
-			t.fault(fmt.Sprintf("%s: %s: %v", place, j.name, err))
+			t.fault(fmt.Sprintf("%s: %s: %v", j.place, j.name, err))
 		}
 		select {
 		case <-ctx.Done():

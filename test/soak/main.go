@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -106,4 +107,13 @@ func bounded(e *harness.Env, o options) error {
 		return replace(os.NewFile(uintptr(o.plot), "plot"), r.plot())
 	}
 	return nil
+}
+
+// replace writes a file anew.
+func replace(f *os.File, text string) error {
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err := f.WriteAt([]byte(text), 0)
+	return errors.Join(err, f.Close())
 }

@@ -6,11 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"sync"
 	"time"
-
-	"github.com/vishvananda/netlink"
 
 	"epiphyte/internal/api"
 	"epiphyte/test/harness"
@@ -22,95 +19,6 @@ const ended = 90 * time.Second
 
 // released is when the memory of closed connections has been given back.
 const released = 10 * time.Second
-
-// world is what a run is made of.
-type world struct {
-	env     *harness.Env
-	servers *servers
-	sites   []*site
-}
-
-func newWorld(ctx context.Context, e *harness.Env) (_ *world, err error) {
-	w := &world{env: e, servers: &servers{ledger: newLedger()}}
-	defer func() {
-		if err != nil {
-			w.close()
-		}
-	}()
-	for _, cidr := range spare() {
-		if err := changeAddress(e.Host, "up0", cidr, netlink.AddrAdd); err != nil {
-			return nil, err
-		}
-	}
-	// What is dialled in vain ends within seconds, not minutes.
-	if err := e.Host.Sysctl("net/ipv4/tcp_syn_retries", "2"); err != nil {
-		return nil, err
-	}
-	if err := errors.Join(
-		w.servers.streams(e.Net.Net, at("0.0.0.0", netPort), at("::", netPort)),
-		w.servers.streams(e.Host, at("127.0.0.1", hostPort), at("::1", hostPort)),
-		w.servers.datagrams(e.Net.Net, at(harness.NetIPv4, netPort), at(harness.NetIPv6, netPort)),
-		w.servers.datagrams(e.Host, at("127.0.0.1", hostPort), at("::1", hostPort)),
-		w.servers.names(e.Net.Net)); err != nil {
-		return nil, err
-	}
-	for i, site := range []struct {
-		name    string
-		options []string
-	}{
-		{"helper", []string{"--publish-mode=direct"}},
-		{"helper with two queues", []string{"--publish-mode=stack", "--queues=2"}},
-	} {
-		s, err := newSite(ctx, e, w.servers, site.name, 18000+portsOfASite*i, site.options...)
-		if err != nil {
-			return nil, err
-		}
-		w.sites = append(w.sites, s)
-	}
-	return w, nil
-}
-
-func (w *world) close() {
-	for _, s := range w.sites {
-		s.close()
-	}
-	w.servers.close()
-}
-
-// jobs of a site; what concerns the network as a whole is the first site's.
-func (w *world) jobs(i int) (list []job, err error) {
-	s, e := w.sites[i], w.env
-	routes := s.routes(e)
-	for _, r := range routes {
-		list = append(list, s.streamJob(r))
-	}
-	for _, r := range []route{routes[0], routes[4], routes[8]} { // out, published, exposed
-		list = append(list, s.shortJob(r), s.burstJob(r))
-	}
-	guest := s.guest.NetNS
-	published := s.first + publishedUDP
-	list = append(list,
-		s.deadEndJob(),
-		datagramJob("UDP out", guest, guestIPv4, 20000, at(harness.NetIPv4, netPort)),
-		datagramJob("UDP out", guest, guestIPv6, 20000, at(harness.NetIPv6, netPort)),
-		datagramJob("UDP to the host's loopback", guest, guestIPv4, 20100, at(gatewayIPv4, hostPort)),
-		datagramJob("UDP to the host's loopback", guest, guestIPv6, 20100, at(gatewayIPv6, hostPort)),
-		datagramJob("UDP published", e.Net.Net, harness.NetIPv4, s.first, at(harness.HostIPv4, published)),
-		datagramJob("UDP published", e.Net.Net, harness.NetIPv6, s.first, at(harness.HostIPv6, published)),
-		s.nameJob("udp", dnsIPv4), s.nameJob("udp", dnsIPv6), s.nameJob("tcp", dnsIPv4), s.nameJob("tcp", dnsIPv6),
-		s.resolverJob(), s.portJob(e))
-	for _, to := range []string{harness.NetIPv4, harness.NetIPv6, gatewayIPv4, dnsIPv6} {
-		j, err := s.pingJob(to)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, j)
-	}
-	if i == 0 {
-		list = append(list, s.moveJob(e), sourceJob(e))
-	}
-	return list, nil
-}
 
 // result is what a run hands on to whoever reports it.
 type result struct {
@@ -134,15 +42,13 @@ func soak(ctx context.Context, e *harness.Env, o options, log io.Writer) (*resul
 	for _, s := range w.sites {
 		r.processes = append(r.processes, s.processes...)
 	}
+	jobs, err := w.jobs()
+	if err != nil {
+		return nil, err
+	}
 	var wg sync.WaitGroup
-	for i, s := range w.sites {
-		jobs, err := w.jobs(i)
-		if err != nil {
-			return nil, err
-		}
-		for number, j := range jobs {
-			wg.Go(func() { r.repeat(load, j, o.seed, s.name, number) })
-		}
+	for number, j := range jobs {
+		wg.Go(func() { r.repeat(load, j, o.seed, number) })
 	}
 	err = watch(load, r.processes, func(second int) {
 		if second%10 == 0 {
@@ -204,8 +110,8 @@ func (s *site) left() (faults []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if f.TCP > 0 || f.Connecting > 0 {
-		faults = append(faults, fmt.Sprintf("%s: flows are left: %+v", s.name, f))
+	if f.TCP > 0 || f.Connecting > 0 || f.Mapping > mappings || f.Session > sessions {
+		faults = append(faults, fmt.Sprintf("%s: flows are left: %+v, and %d mappings and %d sessions may be", s.name, f, mappings, sessions))
 	}
 	for _, p := range s.processes {
 		if p.after, err = p.now(); err != nil {
@@ -215,6 +121,12 @@ func (s *site) left() (faults []string, err error) {
 	}
 	return faults, nil
 }
+
+// What the clients' ports and the pings of a site keep for some time.
+const (
+	mappings = 4*clientPorts + 4
+	sessions = 2 * clientPorts
+)
 
 // flows counts what is under way, by kind.
 type flows struct{ Connecting, TCP, Mapping, Session int }
@@ -236,13 +148,4 @@ func (w *world) said() error {
 		all = append(all, fmt.Errorf("%s said: %s", s.name, s.helper.Stderr))
 	}
 	return errors.Join(all...)
-}
-
-// replace writes a file anew.
-func replace(f *os.File, text string) error {
-	if err := f.Truncate(0); err != nil {
-		return err
-	}
-	_, err := f.WriteAt([]byte(text), 0)
-	return errors.Join(err, f.Close())
 }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -87,14 +88,16 @@ func TestFaultsOfAHelperAreSeen(t *testing.T) {
 	// spoil copies, and changes what comes after the order.
 	spoil := func(change func([]byte) []byte) func(client, server *net.TCPConn) {
 		return func(client, server *net.TCPConn) {
-			go func() {
+			var wg sync.WaitGroup
+			wg.Go(func() {
 				_, _ = io.CopyN(server, client, 19) // the order
 				b, _ := io.ReadAll(client)
 				_, _ = server.Write(change(b))
 				_ = server.CloseWrite()
-			}()
+			})
 			_, _ = io.Copy(client, server)
 			_ = client.CloseWrite()
+			wg.Wait()
 		}
 	}
 	for name, c := range map[string]struct {

@@ -34,13 +34,13 @@ func (p *process) level() (faults []string) {
 	return faults
 }
 
-// back says what is held after the load and was not before it; mappings are
-// descriptors that may stay.
-func (p *process) back(mappings int) (faults []string) {
+// back says what is held after the load and was not before it; each mapping that is
+// there yet has a descriptor.
+func (p *process) back(mapped int) (faults []string) {
 	for _, f := range figures() {
 		most := f.of(p.idle) + f.kept
 		if f.name == "descriptors" {
-			most += float64(mappings)
+			most += float64(mapped)
 		}
 		if now := f.of(p.after); now > most {
 			faults = append(faults, fmt.Sprintf("%s: %s have not come back after the load: %.1f %s idle, %.1f now, at most %.1f is as before",
