@@ -111,7 +111,13 @@ func (s *site) left() (faults []string, err error) {
 		return nil, err
 	}
 	if f.TCP > 0 || f.Connecting > 0 || f.Mapping > mappings || f.Session > sessions {
-		faults = append(faults, fmt.Sprintf("%s: flows are left: %+v, and %d mappings and %d sessions may be", s.name, f, mappings, sessions))
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		list, err := s.api.Flows(ctx)
+		if err != nil {
+			return nil, err
+		}
+		faults = append(faults, fmt.Sprintf("%s: flows are left: %+v, and %d mappings and %d sessions may be: %+v", s.name, f, mappings, sessions, list))
 	}
 	for _, p := range s.processes {
 		if p.after, err = p.now(); err != nil {
