@@ -9,7 +9,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # As typed, not expanded: CMD='echo $HOME' is the shell's to read.
 export RUN_CMD := $(value CMD)
 
-.PHONY: build test lint fuzz bench interop run install
+.PHONY: build test lint fuzz bench soak interop run install
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/epiphyte ./cmd/epiphyte
@@ -35,6 +35,10 @@ fuzz:
 bench: build
 	@sh test/prepare.sh bench
 	PATH="$$(sh test/bench/peers.sh where):$$PATH" EPIPHYTE=$(CURDIR)/bin/epiphyte $(GO) run ./test/bench
+
+# SOAK is how long the load lasts, SEED what repeats one, WRITE a file for a plot.
+soak: build
+	EPIPHYTE=$(CURDIR)/bin/epiphyte $(GO) run ./test/soak
 
 # Real callers: HELPER names other helpers to give them, CHECKS a pattern.
 interop: build

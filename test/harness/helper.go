@@ -201,7 +201,23 @@ type Usage struct {
 }
 
 // Usage reads the helper's figures from /proc.
-func (h *Helper) Usage() (Usage, error) { return usage(h.PID) }
+func (h *Helper) Usage() (Usage, error) { return UsageOf(h.PID) }
+
+// Agent gives the process that makes sockets in the guest's namespace for the helper;
+// 0 when there is none.
+func (h *Helper) Agent() (pid int, err error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0, err
+	}
+	for _, e := range entries {
+		status, err := os.ReadFile("/proc/" + e.Name() + "/status")
+		if err == nil && strings.HasPrefix(string(status), "Name:\tepiphyte-agent\n") && strings.Contains(string(status), fmt.Sprintf("\nPPid:\t%d\n", h.PID)) {
+			return strconv.Atoi(e.Name())
+		}
+	}
+	return 0, nil
+}
 
 // useResolver makes the machine's resolv.conf, as helpers and commands see it,
 // name the resolvers of the test network.

@@ -66,7 +66,8 @@ func reap() {
 // opened by the first socket.
 const fdSlack = 4
 
-func usage(pid int) (Usage, error) {
+// UsageOf reads the figures of a process that the runner has started, or of one below it.
+func UsageOf(pid int) (Usage, error) {
 	fds := listFDs(pid)
 	u := Usage{FDs: len(fds)}
 	for _, fd := range fds {
