@@ -35,6 +35,10 @@ func TestMain(m *testing.M) {
 		stop := printProgress()
 		code := m.Run()
 		stop()
+		if err := e.Races(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = max(code, 1)
+		}
 		if err := e.Leaks(); err != nil {
 			fmt.Fprintf(os.Stderr, "left behind by the tests: %v\n", err)
 			return max(code, 1)
