@@ -165,6 +165,53 @@ func TestOnlyCommandsExit(t *testing.T) {
 	}
 }
 
+// TestTimeOfDayIsOnlyShown: all that makes a time of the time of day alone, where
+// time.Now carries the monotonic clock's too, is where it is known to do no harm. So no
+// interval changes when the clock is set.
+func TestTimeOfDayIsOnlyShown(t *testing.T) {
+	known := []string{
+		"internal/api: UTC",  // the Date of a response
+		"internal/api: Unix", // a deadline that is long past
+		"internal/dns: Unix", // likewise; and the time of a file
+	}
+	suspects := map[string][]string{
+		"time": {"Unix", "UnixMilli", "UnixMicro", "Date", "Parse", "ParseInLocation"},
+		"unix": {"CLOCK_REALTIME", "CLOCK_REALTIME_COARSE", "Gettimeofday", "Time", "TimerfdCreate"},
+		"":     {"UTC", "UnixNano"}, // of a time.Time
+	}
+	found := map[string]bool{}
+	for key, p := range load(t) {
+		if strings.HasPrefix(key, "test") {
+			continue
+		}
+		for _, f := range p.files {
+			ast.Inspect(f, func(n ast.Node) bool {
+				sel, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				of := ""
+				if pkg, ok := sel.X.(*ast.Ident); ok && suspects[pkg.Name] != nil {
+					of = pkg.Name
+				}
+				if call := key + ": " + sel.Sel.Name; slices.Contains(suspects[of], sel.Sel.Name) {
+					found[call] = true
+				}
+				return true
+			})
+		}
+	}
+	for _, call := range known {
+		if !found[call] {
+			t.Errorf("%s is not there any more", call)
+		}
+		delete(found, call)
+	}
+	for call := range found {
+		t.Errorf("%s reads the time of day: say here why no interval depends on it", call)
+	}
+}
+
 // TestNoInitFunctions: what a package does at start, every start pays for.
 func TestNoInitFunctions(t *testing.T) {
 	for key, p := range load(t) {
