@@ -275,19 +275,29 @@ const runtimePoller = 2
 
 // backTo waits until the helper holds no more sockets and descriptors than
 // before, its stock apart, hardly more threads, and at most grown bytes more memory.
+// It waits as long as the helper goes on giving back.
 func (w *world) backTo(t testing.TB, before harness.Usage, grown int64) {
 	t.Helper()
-	eventually(t, deadline, func() error {
-		now, err := w.helper.Usage()
-		if err != nil {
-			return err
-		}
-		// Threads are the runtime's to keep; only growth with load is a leak.
-		if now.Sockets > before.Sockets+w.stock || now.FDs > before.FDs+runtimePoller+w.stock || now.Threads > before.Threads+8 || now.RSS > before.RSS+grown {
+	const step = 1 << 20 // bytes less than this are no progress
+	for last := w.usage(t); ; {
+		back := false
+		eventually(t, deadline, func() error {
+			now, err := w.helper.Usage()
+			if err != nil {
+				return err
+			}
+			// Threads are the runtime's to keep; only growth with load is a leak.
+			back = now.Sockets <= before.Sockets+w.stock && now.FDs <= before.FDs+runtimePoller+w.stock && now.Threads <= before.Threads+8 && now.RSS <= before.RSS+grown
+			if back || now.FDs < last.FDs || now.RSS < last.RSS-step {
+				last = now
+				return nil
+			}
 			return fmt.Errorf("the helper holds %+v, before %+v", now, before)
+		})
+		if back {
+			return
 		}
-		return nil
-	})
+	}
 }
 
 func (w *world) usage(t testing.TB) harness.Usage {

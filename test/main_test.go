@@ -30,6 +30,13 @@ import (
 var env *harness.Env
 
 func TestMain(m *testing.M) {
+	if os.Getenv(envElsewhere) != "" {
+		if err := echoElsewhere(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(harness.Run(func(e *harness.Env) int {
 		env = e
 		stop := printProgress()
