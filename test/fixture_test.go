@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -73,6 +74,23 @@ const deadline = 10 * time.Second
 func median(d []time.Duration) time.Duration {
 	d = slices.Sorted(slices.Values(d))
 	return d[len(d)/2]
+}
+
+// late reports whether a start of the helper, or its failure, took longer than the limit
+// allows on a machine as busy as this one is: beside what it took stands what the same
+// program takes to do nothing but print its version.
+func late(t testing.TB, took, limit time.Duration) bool {
+	t.Helper()
+	if took <= limit {
+		return false
+	}
+	begin := time.Now()
+	if err := exec.Command(env.Binary, "--version").Run(); err != nil {
+		t.Fatal(err)
+	}
+	version := time.Since(begin)
+	t.Logf("took %v, --version takes %v", took, version)
+	return took > limit+20*version
 }
 
 func timeout(t testing.TB, d time.Duration) context.Context {
