@@ -149,19 +149,28 @@ func TestOnlyCommandsExit(t *testing.T) {
 		if p.name == "main" {
 			continue
 		}
-		for _, f := range p.files {
-			ast.Inspect(f, func(n ast.Node) bool {
-				sel, ok := n.(*ast.SelectorExpr)
-				if !ok {
-					return true
+		p.selectors(func(of, name string) {
+			if of == "os" && name == "Exit" || of == "log" && strings.HasPrefix(name, "Fatal") {
+				t.Errorf("%s calls %s.%s", key, of, name)
+			}
+		})
+	}
+}
+
+// selectors calls visit with both sides of every x.name whose x is a name, as of a
+// package, and with no left side for others.
+func (p *source) selectors(visit func(of, name string)) {
+	for _, f := range p.files {
+		ast.Inspect(f, func(n ast.Node) bool {
+			if sel, ok := n.(*ast.SelectorExpr); ok {
+				of := ""
+				if x, ok := sel.X.(*ast.Ident); ok {
+					of = x.Name
 				}
-				pkg, ok := sel.X.(*ast.Ident)
-				if ok && (pkg.Name == "os" && sel.Sel.Name == "Exit" || pkg.Name == "log" && strings.HasPrefix(sel.Sel.Name, "Fatal")) {
-					t.Errorf("%s calls %s.%s", key, pkg.Name, sel.Sel.Name)
-				}
-				return true
-			})
-		}
+				visit(of, sel.Sel.Name)
+			}
+			return true
+		})
 	}
 }
 
@@ -177,29 +186,18 @@ func TestTimeOfDayIsOnlyShown(t *testing.T) {
 	suspects := map[string][]string{
 		"time": {"Unix", "UnixMilli", "UnixMicro", "Date", "Parse", "ParseInLocation"},
 		"unix": {"CLOCK_REALTIME", "CLOCK_REALTIME_COARSE", "Gettimeofday", "Time", "TimerfdCreate"},
-		"":     {"UTC", "UnixNano"}, // of a time.Time
 	}
+	methods := []string{"UTC", "UnixNano"} // of a time.Time
 	found := map[string]bool{}
 	for key, p := range load(t) {
 		if strings.HasPrefix(key, "test") {
 			continue
 		}
-		for _, f := range p.files {
-			ast.Inspect(f, func(n ast.Node) bool {
-				sel, ok := n.(*ast.SelectorExpr)
-				if !ok {
-					return true
-				}
-				of := ""
-				if pkg, ok := sel.X.(*ast.Ident); ok && suspects[pkg.Name] != nil {
-					of = pkg.Name
-				}
-				if call := key + ": " + sel.Sel.Name; slices.Contains(suspects[of], sel.Sel.Name) {
-					found[call] = true
-				}
-				return true
-			})
-		}
+		p.selectors(func(of, name string) {
+			if slices.Contains(suspects[of], name) || slices.Contains(methods, name) {
+				found[key+": "+name] = true
+			}
+		})
 	}
 	for _, call := range known {
 		if !found[call] {
