@@ -9,7 +9,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # As typed, not expanded: CMD='echo $HOME' is the shell's to read.
 export RUN_CMD := $(value CMD)
 
-.PHONY: build test lint fuzz bench soak interop run install
+.PHONY: build test lint fuzz race bench soak interop run install
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/epiphyte ./cmd/epiphyte
@@ -22,6 +22,19 @@ test: build
 	$(GO) test -timeout=20m $$($(GO) list ./... | grep -v '/test$$') || failed=1; \
 	(cd test && EPIPHYTE=$(CURDIR)/bin/epiphyte $(GO) test -count=1 -timeout=40m) || failed=1; \
 	exit $$failed
+
+# The race detector, which needs cgo: unit tests, then the program itself, confined as
+# ever, driven by the end-to-end tests. Of these it leaves out what tells nothing with a
+# detector inside, because it measures memory, threads, wake-ups, throughput or the time
+# of a start, and what only repeats others thousands of times, which takes minutes.
+E2E_WITHOUT_RACE = ^Test(B8_|B16_(Short|Concurrent|TenThousand|Memory|Published)|B17_(Closed|Single|Servers)|B32_|B42_Floods|B5_Restart|B10_Published|StartIsQuick|ThreadsExhausted|Queues_(HoldLittle|WorkIsPinned)|Iperf3|Ping$$)
+
+race:
+	$(GO) test -race -timeout=10m $$($(GO) list ./... | grep -Ev '/test(/|$$)')
+	CGO_ENABLED=1 $(GO) build -race -o bin/epiphyte-race ./cmd/epiphyte
+	@sh test/prepare.sh
+	cd test && GORACE='halt_on_error=1 atexit_sleep_ms=0' EPIPHYTE=$(CURDIR)/bin/epiphyte-race \
+		$(GO) test -count=1 -timeout=15m -skip '$(E2E_WITHOUT_RACE)'
 
 lint:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt'ed: $$unformatted"; exit 1; }

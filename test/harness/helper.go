@@ -58,6 +58,7 @@ type Helper struct {
 	Stdout fmt.Stringer
 	Stderr fmt.Stringer
 
+	env   *Env
 	cmd   *exec.Cmd
 	ready *os.File
 	exit  *os.File
@@ -95,7 +96,10 @@ func (e *Env) Start(ctx context.Context, cfg HelperConfig) (*Helper, error) {
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.ExtraFiles = append([]*os.File{readyW, exitR}, cfg.Files...)
 	cmd.WaitDelay = time.Second
-	h := &Helper{Stdout: &stdout, Stderr: &stderr, cmd: cmd, ready: ready, exit: exit, begin: time.Now(), done: make(chan struct{})}
+	h := &Helper{
+		Stdout: &stdout, Stderr: &stderr,
+		env: e, cmd: cmd, ready: ready, exit: exit, begin: time.Now(), done: make(chan struct{}),
+	}
 	start := e.spawn.start
 	if cfg.Host != nil {
 		start = cfg.Host.Start
@@ -133,6 +137,7 @@ func (e *Env) flags(args []string) []string {
 
 func (h *Helper) wait() {
 	h.err = h.cmd.Wait()
+	h.env.lookForRace(h)
 	close(h.done)
 }
 
