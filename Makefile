@@ -9,7 +9,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # As typed, not expanded: CMD='echo $HOME' is the shell's to read.
 export RUN_CMD := $(value CMD)
 
-.PHONY: build test lint bench interop run install
+.PHONY: build test lint fuzz race bench soak interop run install
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/epiphyte ./cmd/epiphyte
@@ -23,14 +23,35 @@ test: build
 	(cd test && EPIPHYTE=$(CURDIR)/bin/epiphyte $(GO) test -count=1 -timeout=40m) || failed=1; \
 	exit $$failed
 
+# The race detector, which needs cgo: unit tests, then the program itself, confined as
+# ever, driven by the end-to-end tests. Of these it leaves out what tells nothing with a
+# detector inside, because it measures memory, threads, wake-ups, throughput or the time
+# of a start, and what only repeats others thousands of times, which takes minutes.
+E2E_WITHOUT_RACE = ^Test(B8_|B16_(Short|Concurrent|TenThousand|Memory|Published)|B17_(Closed|Single|Servers)|B32_|B42_Floods|B5_Restart|B10_Published|StartIsQuick|ThreadsExhausted|Queues_(HoldLittle|WorkIsPinned)|Iperf3|Ping$$)
+
+race:
+	$(GO) test -race -timeout=10m $$($(GO) list ./... | grep -Ev '/test(/|$$)')
+	CGO_ENABLED=1 $(GO) build -race -o bin/epiphyte-race ./cmd/epiphyte
+	@sh test/prepare.sh
+	cd test && GORACE='halt_on_error=1 atexit_sleep_ms=0' EPIPHYTE=$(CURDIR)/bin/epiphyte-race \
+		$(GO) test -count=1 -timeout=15m -skip '$(E2E_WITHOUT_RACE)'
+
 lint:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt'ed: $$unformatted"; exit 1; }
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 
+# FUZZTIME is how long each target runs.
+fuzz:
+	@sh test/fuzz.sh
+
 bench: build
 	@sh test/prepare.sh bench
 	PATH="$$(sh test/bench/peers.sh where):$$PATH" EPIPHYTE=$(CURDIR)/bin/epiphyte $(GO) run ./test/bench
+
+# SOAK is how long the load lasts, SEED what repeats one, WRITE a file for a plot.
+soak: build
+	EPIPHYTE=$(CURDIR)/bin/epiphyte $(GO) run ./test/soak
 
 # Real callers: HELPER names other helpers to give them, CHECKS a pattern.
 interop: build

@@ -113,6 +113,19 @@ func TestEveryBehaviourHasItsEntry(t *testing.T) {
 	}
 }
 
+// TestEveryFaultHasItsTest: each row of the tables ends with tests.
+func TestEveryFaultHasItsTest(t *testing.T) {
+	rows := regexp.MustCompile(`(?m)^\| ([^|]+) \|.*\| ([^|]+) \|$`).FindAllStringSubmatch(read(t, "faults.md"), -1)
+	for _, row := range rows {
+		if fault, shown := row[1], row[2]; fault != "fault" && !strings.Contains(shown, ".Test") {
+			t.Errorf("%s: no test", fault)
+		}
+	}
+	if len(rows) < 20 {
+		t.Errorf("%d rows: the tables have another form", len(rows))
+	}
+}
+
 // TestManualNamesEveryOption of both commands' help.
 func TestManualNamesEveryOption(t *testing.T) {
 	manual := read(t, "manual.md")

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"epiphyte/internal/flow"
 	"epiphyte/internal/sockio"
 	"epiphyte/internal/testnet"
@@ -111,13 +113,29 @@ func TestDNSTalkAllocatesNothing(t *testing.T) {
 	}
 }
 
+// FuzzParseQuestion: a query that is recognised is recognised in its answer, and asks
+// one question in another parser's reading, too.
 func FuzzParseQuestion(f *testing.F) {
 	f.Add(question(1, "a.example"))
 	f.Add(answer(1, "a.example"))
+	f.Add(question(1, ""))
 	f.Add([]byte{})
 	seed := New(Config{}).seed
 	f.Fuzz(func(t *testing.T, b []byte) {
-		parseQuestion(seed, b, true)
-		parseQuestion(seed, b, false)
+		q, ok := parseQuestion(seed, b, false)
+		if _, both := parseQuestion(seed, b, true); ok && both {
+			t.Errorf("%x is a query and a response", b)
+		}
+		var m dns.Msg
+		if err := m.Unpack(b); ok && err == nil && (len(m.Question) != 1 || m.Response || m.Opcode != dns.OpcodeQuery || m.Id != q.id) {
+			t.Errorf("%x is recognised as a query: %v", b, m)
+		}
+		if !ok {
+			return
+		}
+		b[2] |= 0x80
+		if r, ok := parseQuestion(seed, b, true); !ok || r != q {
+			t.Errorf("the response to %+v is %+v", q, r)
+		}
 	})
 }

@@ -51,8 +51,8 @@ func (m *mapping) passError(e *sockio.QueuedError) {
 		return
 	}
 	router, ok := m.seen(netip.AddrPortFrom(e.Offender, 0))
-	if !ok || e.Offender.IsLinkLocalUnicast() {
-		router = netip.AddrPort{} // the gateway speaks for it
+	if !ok || e.Offender.IsLinkLocalUnicast() || router.Addr() == m.record.Src.Addr() {
+		router = netip.AddrPort{} // the gateway speaks for one that the guest would not believe
 	}
 	v6 := q.Src.Is6()
 	told := stack.ICMPError{Type: e.Type, Code: e.Code, Pointer: e.Info}

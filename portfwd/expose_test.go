@@ -268,3 +268,19 @@ func TestExposedClose(t *testing.T) {
 		t.Errorf("%d descriptors left", testnet.Descriptors(t)-before)
 	}
 }
+
+// FuzzParseExposed: what is read has both ports, and is read again from what it prints.
+func FuzzParseExposed(f *testing.F) {
+	for _, s := range []string{"5432", "80:8080", "80/tcp", "80/udp", "0", ":80", "80:", "080", "1:2:3", "+1"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		e, err := ParseExposed(s)
+		if err != nil {
+			return
+		}
+		if again, err := ParseExposed(e.String()); err != nil || again != e || e.HostPort == 0 || e.GuestPort == 0 {
+			t.Errorf("%q is %+v, and then %+v: %v", s, e, again, err)
+		}
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -143,4 +144,67 @@ func TestIPv6ExtensionHeadersByKind(t *testing.T) {
 			s.silent(name, p.Frame())
 		}
 	}
+}
+
+// FuzzFragments: of parts of a datagram, in whatever order and number, and whatever they
+// say of themselves, the handler gets the datagram or nothing. It gets it when the parts
+// are all there once, and the next datagram in any case. A part is three bytes: its
+// first and its number of units of eight bytes, and, if the lowest bit is set, that it
+// says the opposite of whether more follow.
+func FuzzFragments(f *testing.F) {
+	for _, parts := range []string{
+		"", "\x00\xff\x00", "\x00\x08\x00\x08\xff\x00", "\x08\xff\x00\x00\x08\x00",
+		"\x00\x01\x00\x01\x01\x00\x02\x01\x00\x03\xff\x00", "\x00\x08\x00\x00\x08\x00\x08\xff\x00",
+		"\x00\x09\x00\x08\xff\x00", "\x00\x08\x01\x08\xff\x01", "\x00\xff\x01", "\x00\x08\x00\x05\x01\x00\x08\xff\x00",
+	} {
+		f.Add(uint16(300), false, []byte(parts))
+		f.Add(uint16(2041), true, []byte(parts))
+	}
+	f.Fuzz(func(t *testing.T, size uint16, v6 bool, parts []byte) {
+		const unit, most = 8, 64
+		guest, remote := guest4, remote4
+		if v6 {
+			guest, remote = guest6, remote6
+		}
+		data := pattern(int(size)%2048, 7)
+		base := testnet.Packet{Src: guest.Addr(), Dst: remote.Addr(), Proto: stack.ProtoUDP, ID: 1}
+		payload := testnet.Datagram(guest, remote, data)
+		s := newSeam(t, seamConfig{})
+		covered, lies := make([]int, (len(payload)+unit-1)/unit), false
+		for i := 0; i+3 <= len(parts) && i < 3*most; i += 3 {
+			first, last := int(parts[i]), int(parts[i])+int(parts[i+1])
+			if first >= last || first >= len(covered) {
+				continue
+			}
+			for n := first; n < min(last, len(covered)); n++ {
+				covered[n]++
+			}
+			p := base
+			p.Offset = first * unit
+			p.Payload = payload[p.Offset:min(last*unit, len(payload))]
+			p.More = last < len(covered)
+			if parts[i+2]&1 != 0 {
+				p.More, lies = !p.More, true
+			}
+			s.dev.Inject(p.Frame())
+		}
+		s.run()
+		for _, got := range s.udp {
+			if got.Src != guest.Addr() || got.Dst != remote.Addr() || !bytes.Equal(got.Data, payload) {
+				t.Errorf("handled %x from %v to %v", got.Data, got.Src, got.Dst)
+			}
+		}
+		once := !lies && !slices.ContainsFunc(covered, func(n int) bool { return n != 1 })
+		for _, p := range s.sent() { // RFC 8200 section 4.5: of a length that no fragment can have
+			if !lies || p.Proto != stack.ProtoICMPv6 || p.Payload[0] != 4 {
+				t.Errorf("sent %+v", p)
+			}
+		}
+		if once && len(s.udp) != 1 || len(s.udp) != s.handled() {
+			t.Errorf("parts %v of %d: handled %d, %d of them datagrams", covered, len(payload), s.handled(), len(s.udp))
+		}
+		base.ID, base.Payload = 2, testnet.Datagram(guest, remote, pattern(3000, 8))
+		s.feed(base.Fragments(1500)...)
+		s.oneDatagram("the next one", guest, remote, pattern(3000, 8))
+	})
 }

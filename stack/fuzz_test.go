@@ -115,3 +115,60 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// FuzzGuestICMP: an error from the guest, about a connection that there is or about
+// anything else, is not answered by another (RFC 1122 section 3.2.2, RFC 4443 section
+// 2.4), and its quote is understood as another parser understands it.
+func FuzzGuestICMP(f *testing.F) {
+	segment := testnet.TCP(remote4, guest4, header.TCPFlagSyn|header.TCPFlagAck, 1, 2, nil)[14:]
+	segment6 := testnet.TCP(remote6, guest6, header.TCPFlagSyn|header.TCPFlagAck, 1, 2, nil)[14:]
+	datagram := testnet.UDP(remote4, guest4, 1, []byte("x"))[14:]
+	for _, n := range []int{0, 20, 24, 28, 40} {
+		f.Add(false, uint8(3), uint8(1), append(make([]byte, 4), segment[:n]...))
+		f.Add(true, uint8(1), uint8(4), append(make([]byte, 4), segment6[:n+20]...))
+	}
+	f.Add(false, uint8(3), uint8(4), append([]byte{0, 0, 5, 0}, segment...))
+	f.Add(true, uint8(2), uint8(0), append([]byte{0, 0, 5, 0}, segment6...))
+	f.Add(false, uint8(11), uint8(0), append(make([]byte, 4), datagram...))
+	f.Add(false, uint8(5), uint8(1), append([]byte{10, 0, 2, 2}, datagram...))
+	f.Fuzz(func(t *testing.T, v6 bool, typ, code uint8, body []byte) {
+		guest, remote, etherType, proto := guest4, remote4, testnet.EtherIPv4, uint8(stack.ProtoICMP)
+		isError := typ == 3 || typ == 4 || typ == 5 || typ == 11 || typ == 12
+		if v6 {
+			guest, remote, etherType, proto = guest6, remote6, testnet.EtherIPv6, stack.ProtoICMPv6
+			isError = typ < 128
+		}
+		if len(body) > 60_000 {
+			return
+		}
+		s := newSeam(t, seamConfig{})
+		s.feed(testnet.SYN(guest, remote, 1))
+		s.stack.Accept(s.syns[0], func(*stack.Conn, unix.Errno) {})
+		s.sent()
+		frame := testnet.ICMP(guest.Addr(), remote.Addr(), typ, code, body)
+		for _, p := range s.feed(frame) {
+			if isError && p.Proto != stack.ProtoTCP {
+				t.Errorf("an error of type %d is answered by %+v", typ, p)
+			}
+		}
+		var p stack.Packet
+		if !p.Parse(tcpip.NetworkProtocolNumber(etherType), frame[14:], nil) {
+			t.Fatal("the packet does not parse")
+		}
+		inside, outside, ok := p.QuotedTCP()
+		if ok && s.handled() > 0 {
+			t.Error("an error about a connection reached the handler")
+		}
+		whole := testnet.Packet{Proto: proto, Payload: frame[len(frame)-len(body)-4:]}
+		q, parsed := whole.Quoted()
+		if !parsed || q.Src.Is6() != v6 || q.Offset > 0 || whole.Payload[8+6] == header.IPv6FragmentHeader && v6 {
+			return
+		}
+		about := typ == 3 && !v6 || (typ == 1 || typ == 2) && v6
+		if want := about && q.Proto == stack.ProtoTCP && len(q.Payload) >= 4; ok != want {
+			t.Errorf("a quote of %+v in type %d: %v", q, typ, ok)
+		} else if ok && (inside != q.To() || outside != q.From()) {
+			t.Errorf("a quote of %v and %v, want %v and %v", inside, outside, q.To(), q.From())
+		}
+	})
+}

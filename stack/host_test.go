@@ -25,9 +25,12 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	// Most of these tests wait for TCP's timers, not for a processor.
-	if err := flag.Set("test.parallel", "16"); err != nil {
-		panic(err)
+	// Most of these tests wait for TCP's timers, not for a processor. Fuzzing does
+	// not, and would start so many processes.
+	if flag.Lookup("test.fuzz").Value.String() == "" {
+		if err := flag.Set("test.parallel", "16"); err != nil {
+			panic(err)
+		}
 	}
 	goleak.VerifyTestMain(m)
 }

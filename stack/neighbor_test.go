@@ -223,3 +223,58 @@ func TestNeighborsAreAskedFor(t *testing.T) {
 		}
 	}
 }
+
+// FuzzNeighborDiscovery: no such message reaches the handler, and only a valid one has
+// an answer: an advertisement of the address that it asks for, if that is ours, or of
+// the router.
+func FuzzNeighborDiscovery(f *testing.F) {
+	guest, target := guest6.Addr(), netip.MustParseAddr("fd00::2").As16()
+	ask := append(make([]byte, 4), target[:]...)
+	for typ := range uint8(5) {
+		f.Add(typ, uint8(0), uint8(255), guest.AsSlice(), ask)
+		f.Add(typ, uint8(0), uint8(255), make([]byte, 16), append(ask, 1, 1, 2, 0, 0, 0, 0, 0x64))
+		f.Add(typ, uint8(1), uint8(255), guest.AsSlice(), ask[:4])
+		f.Add(typ, uint8(0), uint8(64), netip.MustParseAddr("fe80::64").AsSlice(), append(ask, 1, 0))
+	}
+	f.Fuzz(func(t *testing.T, typ, code, ttl uint8, from, body []byte) {
+		src, ok := netip.AddrFromSlice(from)
+		if !ok || !src.Is6() || len(body) > 60_000 || ttl == 0 {
+			return
+		}
+		s := newSeam(t, seamConfig{adverts: routerAdvertisement()})
+		typ = 133 + typ%5
+		dst := netip.MustParseAddr("ff02::2")
+		sent := s.feed(testnet.Packet{
+			Src: src, Dst: dst, Proto: stack.ProtoICMPv6, TTL: ttl, Payload: testnet.ICMPMessage(src, dst, typ, code, body),
+		}.Frame())
+		if s.handled() > 0 || len(sent) > 1 {
+			t.Fatalf("handled %d, sent %d", s.handled(), len(sent))
+		}
+		if a := s.stack.GuestAddr6(); !s.plan.Prefix6.Contains(a) || s.plan.IsOwn(a) {
+			t.Errorf("the guest is taken for %v", a)
+		}
+		asked := netip.Addr{}
+		if typ == 135 && len(body) >= 4+16 {
+			asked = netip.AddrFrom16([16]byte(body[4:]))
+		}
+		isFor := typ == 133 || s.plan.IsOwn(asked)
+		if len(sent) == 0 {
+			if isFor && ttl == 255 && code == 0 && len(body) >= 4 && len(body) < 1000 && s.plan.Prefix6.Contains(src) && !s.plan.IsOwn(src) {
+				t.Errorf("type %d of %v for %v has no answer", typ, src, asked)
+			}
+			return
+		}
+		p := sent[0]
+		if !isFor || ttl != 255 || code != 0 || p.TTL != 255 || !s.plan.IsOwn(p.Src) {
+			t.Errorf("type %d code %d of %v for %v is answered by %+v", typ, code, src, asked, p)
+		}
+		switch {
+		case typ == 133:
+			if !bytes.Equal(p.Payload[4:], routerAdvertisement()[4:]) || p.Payload[0] != 134 || !p.Dst.IsMulticast() {
+				t.Errorf("router solicitation is answered by %+v", p)
+			}
+		case p.Payload[0] != 136 || p.Src != asked || !bytes.Equal(p.Payload[8:24], asked.AsSlice()) || p.Dst != src && !src.IsUnspecified():
+			t.Errorf("solicitation of %v is answered by %+v", asked, p)
+		}
+	})
+}

@@ -124,38 +124,61 @@ func TestOpen_NobodyKeepsDescriptors(t *testing.T) {
 	}
 }
 
-// A guest that stops the child, which is of its user, does not hold us up for
-// longer than we want.
-func TestAsk_ContextEnds(t *testing.T) {
+// waitingChild starts a child that waits for somebody to open the other end of a FIFO.
+func waitingChild(ctx context.Context, t *testing.T) *asked {
+	t.Helper()
 	g := newGuest(t, nesting{})
 	j, err := resolve(Target{PID: g.pid})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer j.close()
+	t.Cleanup(j.close)
 	fifo := t.TempDir() + "/fifo"
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	before := children(t)
-	began := time.Now()
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	// The child waits for somebody to open the other end.
 	c, err := ask(ctx, j, openFile(fifo, unix.O_RDONLY))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err = c.results(); !errors.Is(err, errSilent) {
+	t.Cleanup(func() {
+		if kids := children(t); !slices.Equal(kids, before) {
+			t.Errorf("children %v, before %v", kids, before)
+		}
+	})
+	return c
+}
+
+// A guest that stops the child, which is of its user, does not hold us up for
+// longer than we want.
+func TestAsk_ContextEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	c := waitingChild(ctx, t)
+	const wait = 50 * time.Millisecond
+	began := time.Now()
+	defer time.AfterFunc(wait, cancel).Stop()
+	if _, err := c.results(); !errors.Is(err, errSilent) {
 		t.Errorf("error %v", err)
 	}
 	c.end()
-	if took := time.Since(began); took < 50*time.Millisecond || took > time.Second {
+	if took := time.Since(began); took < wait || took > patience {
 		t.Errorf("took %v", took)
 	}
-	if kids := children(t); !slices.Equal(kids, before) {
-		t.Errorf("children %v, before %v", kids, before)
+}
+
+// A child that somebody kills, the guest perhaps or the kernel for want of memory, is
+// an error at once.
+func TestAsk_ChildIsKilled(t *testing.T) {
+	c := waitingChild(t.Context(), t)
+	if err := c.process.Kill(); err != nil {
+		t.Fatal(err)
 	}
+	if _, err := c.results(); !errors.Is(err, errSilent) {
+		t.Errorf("error %v", err)
+	}
+	c.end()
 }
 
 // kill -9 takes the child along, even one that waits.

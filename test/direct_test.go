@@ -17,17 +17,11 @@ import (
 // agentOf finds the process that hands out sockets of the guest's namespace.
 func agentOf(t testing.TB, h *harness.Helper) int {
 	t.Helper()
-	dirs := must(os.ReadDir("/proc"))(t)
-	for _, d := range dirs {
-		status, err := os.ReadFile("/proc/" + d.Name() + "/status")
-		if err == nil && strings.HasPrefix(string(status), "Name:\tepiphyte-agent\n") && strings.Contains(string(status), fmt.Sprintf("\nPPid:\t%d\n", h.PID)) {
-			var pid int
-			fmt.Sscan(d.Name(), &pid)
-			return pid
-		}
+	pid := must(h.Agent())(t)
+	if pid == 0 {
+		t.Fatal("the helper has no agent")
 	}
-	t.Fatal("the helper has no agent")
-	return 0
+	return pid
 }
 
 // received is how many bytes have come to the guest by its device.

@@ -250,9 +250,10 @@ func TestB36_ExposedPortIsBusy(t *testing.T) {
 	defer second.Kill()
 	seen := watchLinks(g, second, 1)
 	code, sig, err := second.Exit(timeout(t, deadline))
+	took := time.Since(begin)
 	said := strings.TrimSpace(second.Stderr.String())
-	if err != nil || code != 1 || time.Since(begin) > 3*time.Second {
-		t.Errorf("exit status %d, signal %v, %v after %v", code, sig, err, time.Since(begin))
+	if err != nil || code != 1 || late(t, took, 3*time.Second) {
+		t.Errorf("exit status %d, signal %v, %v after %v", code, sig, err, took)
 	}
 	if strings.Contains(said, "\n") || !strings.Contains(said, "listen on tcp 127.0.0.1:8077: address already in use (another program of the guest has the port") {
 		t.Errorf("it said %q", said)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -73,6 +74,23 @@ const deadline = 10 * time.Second
 func median(d []time.Duration) time.Duration {
 	d = slices.Sorted(slices.Values(d))
 	return d[len(d)/2]
+}
+
+// late reports whether a start of the helper, or its failure, took longer than the limit
+// allows on a machine as busy as this one is: beside what it took stands what the same
+// program takes to do nothing but print its version.
+func late(t testing.TB, took, limit time.Duration) bool {
+	t.Helper()
+	if took <= limit {
+		return false
+	}
+	begin := time.Now()
+	if err := exec.Command(env.Binary, "--version").Run(); err != nil {
+		t.Fatal(err)
+	}
+	version := time.Since(begin)
+	t.Logf("took %v, --version takes %v", took, version)
+	return took > limit+20*version
 }
 
 func timeout(t testing.TB, d time.Duration) context.Context {
@@ -275,19 +293,29 @@ const runtimePoller = 2
 
 // backTo waits until the helper holds no more sockets and descriptors than
 // before, its stock apart, hardly more threads, and at most grown bytes more memory.
+// It waits as long as the helper goes on giving back.
 func (w *world) backTo(t testing.TB, before harness.Usage, grown int64) {
 	t.Helper()
-	eventually(t, deadline, func() error {
-		now, err := w.helper.Usage()
-		if err != nil {
-			return err
-		}
-		// Threads are the runtime's to keep; only growth with load is a leak.
-		if now.Sockets > before.Sockets+w.stock || now.FDs > before.FDs+runtimePoller+w.stock || now.Threads > before.Threads+8 || now.RSS > before.RSS+grown {
+	const step = 1 << 20 // bytes less than this are no progress
+	for last := w.usage(t); ; {
+		back := false
+		eventually(t, deadline, func() error {
+			now, err := w.helper.Usage()
+			if err != nil {
+				return err
+			}
+			// Threads are the runtime's to keep; only growth with load is a leak.
+			back = now.Sockets <= before.Sockets+w.stock && now.FDs <= before.FDs+runtimePoller+w.stock && now.Threads <= before.Threads+8 && now.RSS <= before.RSS+grown
+			if back || now.FDs < last.FDs || now.RSS < last.RSS-step {
+				last = now
+				return nil
+			}
 			return fmt.Errorf("the helper holds %+v, before %+v", now, before)
+		})
+		if back {
+			return
 		}
-		return nil
-	})
+	}
 }
 
 func (w *world) usage(t testing.TB) harness.Usage {

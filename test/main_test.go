@@ -30,11 +30,22 @@ import (
 var env *harness.Env
 
 func TestMain(m *testing.M) {
+	if os.Getenv(envElsewhere) != "" {
+		if err := echoElsewhere(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(harness.Run(func(e *harness.Env) int {
 		env = e
 		stop := printProgress()
 		code := m.Run()
 		stop()
+		if err := e.Races(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = max(code, 1)
+		}
 		if err := e.Leaks(); err != nil {
 			fmt.Fprintf(os.Stderr, "left behind by the tests: %v\n", err)
 			return max(code, 1)

@@ -4,10 +4,13 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"epiphyte/test/harness"
 )
 
 // TestThreadsExhausted: a process limit that is full when the helper is ready, which
@@ -60,5 +63,30 @@ func TestThreadsExhausted(t *testing.T) {
 	case <-w.helper.Done():
 		t.Fatal(fmt.Errorf("the helper has ended: %s", w.helper.Stderr))
 	default:
+	}
+}
+
+// TestProcessLimitAtStart: where no thread is to be had before the helper is ready,
+// Go's runtime ends it. It names the limit, and nothing is left.
+func TestProcessLimitAtStart(t *testing.T) {
+	ours(t, "text of this kind")
+	g := newGuest(t)
+	h, err := env.Start(timeout(t, deadline), harness.HelperConfig{
+		Wrap:   []string{"bash", "-c", `ulimit -u 1; exec "$0" "$@"`},
+		Args:   []string{"-c", "-r", harness.ReadyFD, fmt.Sprint(g.PID), tapName},
+		NoWait: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.Kill)
+	if err := h.WaitReady(timeout(t, deadline)); err == nil {
+		t.Error("the ready byte was written")
+	}
+	if code, sig, err := h.Exit(timeout(t, deadline)); err != nil || code == 0 || !strings.Contains(h.Stderr.String(), "ulimit -u") {
+		t.Errorf("exit status %d, signal %v, %v: %s", code, sig, err, h.Stderr)
+	}
+	if links, err := g.Links(); err != nil || len(links) > 0 {
+		t.Errorf("left behind in the guest: %v, %v", links, err)
 	}
 }

@@ -6,8 +6,12 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
+	"os"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // discreet is a server without a socket.
@@ -15,6 +19,26 @@ func discreet() *Server {
 	cfg, p := testConfig()
 	close(p.Hold)
 	return &Server{cfg: cfg, log: slog.New(slog.DiscardHandler)}
+}
+
+// socketPair is a client's connection and the server's end of it.
+func socketPair(t *testing.T) (client, server *net.UnixConn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range []**net.UnixConn{&client, &server} {
+		file := os.NewFile(uintptr(fds[i]), "socket pair")
+		nc, err := net.FileConn(file)
+		file.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { nc.Close() })
+		*c = nc.(*net.UnixConn)
+	}
+	return client, server
 }
 
 // FuzzControlRequest: every reply is one object with either a return or an error,
@@ -29,13 +53,16 @@ func FuzzControlRequest(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
+	f.Add(bytes.Repeat([]byte(" "), maxMessage))
 	f.Fuzz(func(t *testing.T, msg []byte) {
-		var first json.RawMessage
-		if json.NewDecoder(bytes.NewReader(msg)).Decode(&first) != nil {
-			return // readMessage replies to these
+		if len(msg) > 2*maxMessage {
+			return // more than the socket takes at once
 		}
 		s := discreet()
-		r := s.execute(t.Context(), first)
+		client, server := socketPair(t)
+		client.Write(msg)
+		client.CloseWrite()
+		r := (&conn{UnixConn: server, server: s, waiting: true}).replyControl(t.Context())
 		var o map[string]json.RawMessage
 		if err := json.Unmarshal(r, &o); err != nil {
 			t.Fatalf("%q: reply %q: %v", msg, r, err)

@@ -113,6 +113,9 @@ func readHead(r *bufio.Reader) (*request, textproto.MIMEHeader, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if b, err := r.Peek(1); err == nil && (b[0] == ' ' || b[0] == '\t') { // RFC 9112, section 2.2
+		return nil, nil, &requestError{statusBadRequest, "the first line of the header begins with white space"}
+	}
 	header, err := textproto.NewReader(r).ReadMIMEHeader()
 	var malformed textproto.ProtocolError
 	if errors.As(err, &malformed) {

@@ -129,6 +129,7 @@ func TestHTTPWire(t *testing.T) {
 		{"preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "505 HTTP Version Not Supported", "}}\n"},
 		{"no path", "OPTIONS * HTTP/1.1\r\n\r\n", "400 Bad Request", "}}\n"},
 		{"field without colon", "GET / HTTP/1.1\r\nfoo\r\n\r\n", "400 Bad Request", "}}\n"},
+		{"space before the first field", "GET / HTTP/1.1\r\n " + strings.Repeat("a", 100) + "\r\n\r\n", "400 Bad Request", "}}\n"},
 		{"space before colon", "POST /v1/ports HTTP/1.1\r\nContent-Length : 13\r\n\r\n{\"rule\":\"80\"}", "400 Bad Request", "}}\n"},
 		{"folded field", "GET /v1/ports HTTP/1.1\r\na: b\r\n c: d\r\n\r\n", "200 OK", list},
 		{"carriage return", "GET / HTTP/1.1\r\na: b\rc\r\n\r\n", "400 Bad Request", "}}\n"},

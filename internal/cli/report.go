@@ -17,6 +17,7 @@ type reporter struct {
 }
 
 func newReporter(prog string, o *Options, stderr io.Writer) *reporter {
+	stderr = unhindered(stderr)
 	r := &reporter{prog: prog, stderr: stderr, json: o.LogFormat == logJSON}
 	opts := &slog.HandlerOptions{Level: o.LogLevel}
 	if r.json {

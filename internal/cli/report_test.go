@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
+	"os"
 	"strings"
 	"testing"
 
@@ -68,5 +70,28 @@ func TestBanner(t *testing.T) {
 	a.DisableHostLoopback = true
 	if strings.Contains(a.banner(), "WARNING") {
 		t.Error("warns of what is disabled")
+	}
+}
+
+// TestLogWithoutAReader: lines for which a pipe has no room are lost, later ones are
+// not, and whoever logs never waits.
+func TestLogWithoutAReader(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	log := newReporter("epiphyte", &Options{LogFormat: logText}, w).log
+	for range 10_000 { // ten times what a pipe holds
+		log.Warn(strings.Repeat("early ", 10))
+	}
+	early := make([]byte, 1<<20)
+	if _, err := r.Read(early); err != nil {
+		t.Fatal(err)
+	}
+	log.Warn("late")
+	w.Close()
+	if rest, err := io.ReadAll(r); err != nil || !strings.HasSuffix(string(rest), "msg=late\n") {
+		t.Errorf("%d more bytes, %v", len(rest), err)
 	}
 }

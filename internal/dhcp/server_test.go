@@ -1,7 +1,6 @@
 package dhcp
 
 import (
-	"bytes"
 	"net"
 	"net/netip"
 	"testing"
@@ -239,62 +238,4 @@ func TestOtherSubnet(t *testing.T) {
 	if s.HandleV6([]byte{typeInformationRequest, 1, 2, 3}) != nil {
 		t.Error("DHCPv6 answers without IPv6")
 	}
-}
-
-func FuzzHandle(f *testing.F) {
-	p := addressingtest.New(f)
-	for _, kind := range []dhcpv4.MessageType{none, discover, request, dhcpv4.MessageTypeInform, dhcpv4.MessageTypeRelease} {
-		m, err := dhcpv4.New(dhcpv4.WithHwAddr(mac(1)), wishFor("10.0.2.17"))
-		if err != nil {
-			f.Fatal(err)
-		}
-		if kind != none {
-			m.UpdateOption(dhcpv4.OptMessageType(kind))
-		}
-		whole := m.ToBytes()
-		for _, n := range []int{0, 1, 28, 43, 44, 235, 236, 239, 240, 241, 245, len(whole)} {
-			f.Add(whole[:n])
-		}
-		// Hardware addresses of lengths that lie; odd option lengths.
-		for _, hlen := range []byte{0, 16, 17, 255} {
-			b := append([]byte(nil), whole...)
-			b[2] = hlen
-			f.Add(b)
-		}
-		for _, options := range []string{"\x35", "\x35\x00\xff", "\x35\x02\x01\x01\xff", "\x35\x01\x03\x32\x03\x0a\x00\x02\xff", "\x35\x01\x03\x36\x05\x0a\x00\x02\x02\x00\xff", "\x35\x01\x01\x3d\x00\xff"} {
-			f.Add(append(append([]byte(nil), whole[:bootpLen+4]...), options...))
-		}
-	}
-	s := New(Config{Plan: p})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		before := bytes.Clone(b)
-		r := s.Handle(b)
-		if !bytes.Equal(before, b) {
-			t.Error("the request has been changed")
-		}
-		if r == nil {
-			return
-		}
-		if len(r) > 2*maxRequest {
-			t.Errorf("answer of %d bytes", len(r))
-		}
-		if _, err := dhcpv4.FromBytes(r); err != nil {
-			t.Errorf("answer does not parse: %v", err)
-		}
-	})
-}
-
-func FuzzHandleV6(f *testing.F) {
-	p := addressingtest.New(f)
-	whole := append([]byte{typeInformationRequest, 1, 2, 3}, 0, 1, 0, 10, 0, 3, 0, 1, 2, 0, 0, 0, 0, 1, 0, 6, 0, 2, 0, 23)
-	for n := range len(whole) + 1 {
-		f.Add(whole[:n])
-	}
-	f.Add([]byte{typeInformationRequest, 1, 2, 3, 0, 1, 0xff, 0xff})
-	s := New(Config{Plan: p})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if r := s.HandleV6(b); len(r) > maxRequest {
-			t.Errorf("answer of %d bytes", len(r))
-		}
-	})
 }

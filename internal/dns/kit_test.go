@@ -304,7 +304,7 @@ func query(name string, qtype uint16) *mdns.Msg {
 	return new(mdns.Msg).SetQuestion(name, qtype)
 }
 
-func pack(t *testing.T, m *mdns.Msg) []byte {
+func pack(t testing.TB, m *mdns.Msg) []byte {
 	t.Helper()
 	b, err := m.Pack()
 	must(t, err)

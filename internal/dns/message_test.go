@@ -1,8 +1,6 @@
 package dns
 
 import (
-	"bytes"
-	"encoding/binary"
 	"testing"
 
 	mdns "github.com/miekg/dns"
@@ -37,32 +35,4 @@ func TestAnswersOnlyItsQuestion(t *testing.T) {
 			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
 		}
 	}
-}
-
-// FuzzMessage feeds both sides' bytes to everything that parses.
-func FuzzMessage(f *testing.F) {
-	q := query("name.example.", mdns.TypeA)
-	q.SetEdns0(1232, true)
-	b, err := q.Pack()
-	if err != nil {
-		f.Fatal(err)
-	}
-	for n := range len(b) + 1 {
-		f.Add(b[:n])
-	}
-	f.Add(append(bytes.Clone(b[:4]), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xc0, 0x0c))
-	f.Add(append(bytes.Clone(b[:12]), bytes.Repeat([]byte{63}, 300)...))
-	f.Fuzz(func(t *testing.T, m []byte) {
-		if !isQuery(m) {
-			return
-		}
-		r := servFail(m, binary.BigEndian.Uint16(m))
-		if !bytes.Equal(r[:2], m[:2]) || !answers(r, m) || r[3]&maskRcode != mdns.RcodeServerFailure {
-			t.Errorf("SERVFAIL to %x is %x", m, r)
-		}
-		if len(r) > len(m)+11 {
-			t.Errorf("SERVFAIL is %d bytes longer than the query", len(r)-len(m))
-		}
-		answers(m, m)
-	})
 }

@@ -78,6 +78,11 @@ func (r *Resolver) exchangeTCP(ctx context.Context, addr netip.AddrPort, query [
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
+	return converse(conn, query)
+}
+
+// converse sends the query and reads the answer.
+func converse(conn io.ReadWriter, query []byte) ([]byte, error) {
 	if _, err := conn.Write(frame(query)); err != nil {
 		return nil, err
 	}

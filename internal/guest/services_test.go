@@ -51,6 +51,7 @@ func attachMember(t *testing.T, f *fixture, p addressing.Plan) *testnet.Guest {
 	t.Helper()
 	if !p.Guest.IsValid() {
 		p.Guest = p.Host(2)
+		p.Guest6 = p.MemberIPv6(p.Guest)
 	}
 	return testnet.NewGuest(t, f.dev, p, 1500)
 }

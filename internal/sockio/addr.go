@@ -72,6 +72,15 @@ func (s *Addr) Room(h *unix.Msghdr) {
 	h.Name, h.Namelen = (*byte)(unsafe.Pointer(&s.raw)), unix.SizeofSockaddrInet6
 }
 
+// took notes how many bytes the kernel has written. What an address of the other family
+// has left behind them would make one peer two that differ.
+func (s *Addr) took(n uint32) {
+	s.len = n
+	if n < unix.SizeofSockaddrInet6 {
+		clear((*[unix.SizeofSockaddrInet6]byte)(unsafe.Pointer(&s.raw))[n:])
+	}
+}
+
 // AddrFromBytes reads a socket address out of a control message.
 func AddrFromBytes(b []byte) (s Addr) {
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&s.raw)), unix.SizeofSockaddrInet6), b)

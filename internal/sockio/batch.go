@@ -65,7 +65,7 @@ func (b *Batch) Receive(fd int, control bool) (int, unix.Errno) {
 	}
 	n, errno := ReceiveMessages(fd, b.Msgs[:])
 	for i := range n {
-		b.Addrs[i].len = b.Msgs[i].Hdr.Namelen // so that one can be answered
+		b.Addrs[i].took(b.Msgs[i].Hdr.Namelen) // so that one can be answered
 	}
 	return n, errno
 }

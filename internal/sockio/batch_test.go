@@ -63,6 +63,28 @@ type sent struct {
 	data string
 }
 
+// TestSenderIsTheSameAfterOneOfAnotherFamily: owners compare senders.
+func TestSenderIsTheSameAfterOneOfAnotherFamily(t *testing.T) {
+	four, at4 := open(t, netip.MustParseAddr("127.0.0.1"))
+	six, at6 := open(t, netip.IPv6Loopback())
+	var b Batch
+	from := func(fd int, at Addr) Addr {
+		t.Helper()
+		if errno := sendTo(fd, []byte("x"), &at); errno != 0 {
+			t.Fatal(errno)
+		}
+		if n, errno := b.Receive(fd, false); n != 1 {
+			t.Fatal(n, errno)
+		}
+		return b.Addrs[0]
+	}
+	before := from(four, at4)
+	from(six, at6)
+	if after := from(four, at4); after != before {
+		t.Errorf("one sender is %v and %v", before, after)
+	}
+}
+
 // TestRunsKeepBoundaries: whatever arrives, and however the kernel joins it,
 // the runs cut by their segment size are the datagrams that were sent.
 func TestRunsKeepBoundaries(t *testing.T) {

@@ -278,7 +278,7 @@ func wellFormed(frame []byte) bool {
 		return h.IsValid(len(ip)) && h.HeaderLength() == header.IPv4MinimumSize && h.TotalLength() >= header.IPv4MinimumSize+8
 	case header.IPv6ProtocolNumber:
 		h := header.IPv6(ip)
-		return h.IsValid(len(ip)) && h.PayloadLength() >= 8
+		return h.IsValid(len(ip)) && h.PayloadLength() >= 8 && h.NextHeader() != header.IPv6FragmentHeader
 	}
 	return false
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"epiphyte/test/chart"
 )
 
 // growth is how one figure changes with the size of a workload.
@@ -94,11 +96,11 @@ func (b *bench) growthTables(w *strings.Builder) {
 		for i, line := range lines {
 			fmt.Fprintf(w, "| %s |", names[i])
 			for _, s := range line {
-				if s.n == 0 {
+				if s.N == 0 {
 					w.WriteString(" |")
 					continue
 				}
-				fmt.Fprintf(w, " %s |", number(s.median, g.digits))
+				fmt.Fprintf(w, " %s |", chart.Number(s.Median, g.digits))
 			}
 			w.WriteString("\n")
 		}
@@ -107,18 +109,18 @@ func (b *bench) growthTables(w *strings.Builder) {
 
 // grown gives the figures of each peer that has some, at each size; none unless
 // every size is in the run.
-func (b *bench) grown(g growth) (names []string, lines [][]summary) {
+func (b *bench) grown(g growth) (names []string, lines [][]chart.Summary) {
 	for _, at := range g.points {
 		if !slices.ContainsFunc(b.rows, func(r row) bool { return r.name == at.row }) {
 			return nil, nil
 		}
 	}
 	for _, p := range b.peers {
-		var line []summary
+		var line []chart.Summary
 		measured := 0
 		for _, at := range g.points {
-			s := summarize(slices.Collect(maps.Values(figures(b.samples, at.row, p.Label, g.key))))
-			if s.n > 0 {
+			s := chart.Summarize(slices.Collect(maps.Values(figures(b.samples, at.row, p.Label, g.key))))
+			if s.N > 0 {
 				measured++
 			}
 			line = append(line, s)

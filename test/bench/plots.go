@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"epiphyte/test/chart"
 )
 
 // plot is a chart of one metric over some rows.
@@ -37,26 +39,26 @@ func (b *bench) pictures() map[string]string {
 	drawn := map[string]string{}
 	for _, p := range plots() {
 		if c, ok := b.chart(p); ok {
-			drawn[p.name] = c.svg()
+			drawn[p.name] = chart.SVG(c)
 		}
 	}
 	for _, g := range growths() {
-		c := chart{title: strings.ToUpper(g.title[:1]) + g.title[1:] + " by " + g.by, unit: g.unit, lines: true}
+		c := chart.Chart{Title: strings.ToUpper(g.title[:1]) + g.title[1:] + " by " + g.by, Unit: g.unit, Lines: true}
 		for _, p := range g.points {
-			c.labels = append(c.labels, p.label)
+			c.Labels = append(c.Labels, p.label)
 		}
-		if c.series, c.values = b.grown(g); len(c.series) > 0 {
-			drawn[g.name] = c.svg()
+		if c.Series, c.Values = b.grown(g); len(c.Series) > 0 {
+			drawn[g.name] = chart.SVG(c)
 		}
 	}
 	return drawn
 }
 
-func (b *bench) chart(p plot) (c chart, ok bool) {
-	c.title = p.title
-	c.values = make([][]summary, len(b.peers))
+func (b *bench) chart(p plot) (c chart.Chart, ok bool) {
+	c.Title = p.title
+	c.Values = make([][]chart.Summary, len(b.peers))
 	for _, q := range b.peers {
-		c.series = append(c.series, q.Label)
+		c.Series = append(c.Series, q.Label)
 	}
 	for _, r := range b.rows {
 		i := slices.IndexFunc(r.metrics, func(m metric) bool { return m.key == p.key })
@@ -66,15 +68,15 @@ func (b *bench) chart(p plot) (c chart, ok bool) {
 		}) {
 			continue
 		}
-		c.labels = append(c.labels, r.name)
-		c.unit, c.digits = r.metrics[i].unit, r.metrics[i].digits
+		c.Labels = append(c.Labels, r.name)
+		c.Unit, c.Digits = r.metrics[i].unit, r.metrics[i].digits
 		for j, q := range b.peers {
-			s := summary{}
+			s := chart.Summary{}
 			if !q.ceiling() || !r.metrics[i].helpers {
-				s = summarize(slices.Collect(maps.Values(figures(b.samples, r.name, q.Label, p.key))))
+				s = chart.Summarize(slices.Collect(maps.Values(figures(b.samples, r.name, q.Label, p.key))))
 			}
-			ok = ok || s.n > 0
-			c.values[j] = append(c.values[j], s)
+			ok = ok || s.N > 0
+			c.Values[j] = append(c.Values[j], s)
 		}
 	}
 	return c, ok

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"epiphyte/test/chart"
 )
 
 func TestParsePeers(t *testing.T) {
@@ -139,7 +141,7 @@ func TestPercentileAndSummary(t *testing.T) {
 	if p := percentile(nil, 50); p != 0 {
 		t.Errorf("p50 of nothing is %v", p)
 	}
-	if s := summarize([]float64{3, 1, 2, 10}); s != (summary{median: 2.5, min: 1, max: 10, n: 4}) {
+	if s := chart.Summarize([]float64{3, 1, 2, 10}); s != (chart.Summary{Median: 2.5, Min: 1, Max: 10, N: 4}) {
 		t.Errorf("%+v", s)
 	}
 }
@@ -188,7 +190,7 @@ Without a figure, or with failures:
 	if d := cmp.Diff(want, w.String()); d != "" {
 		t.Error(d)
 	}
-	if s := number(12345, 0); s != "12 345" {
+	if s := chart.Number(12345, 0); s != "12 345" {
 		t.Error(s)
 	}
 }

@@ -88,7 +88,7 @@ func (b *bench) below() []row {
 	var missed []string
 	for _, o := range b.judge(floors()) {
 		ours := figures(b.samples, o.row, b.peers[0].Label, o.key)
-		if o.n > 0 && !o.met(o.floor) || len(ours) == 0 {
+		if o.N > 0 && !o.met(o.floor) || len(ours) == 0 {
 			missed = append(missed, o.row)
 		}
 	}

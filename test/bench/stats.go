@@ -1,6 +1,6 @@
 package main
 
-import "slices"
+import "epiphyte/test/chart"
 
 // percentile of sorted values, by the nearest rank; 0 of none.
 func percentile(sorted []uint32, p float64) float64 {
@@ -9,29 +9,6 @@ func percentile(sorted []uint32, p float64) float64 {
 	}
 	i := int(p / 100 * float64(len(sorted)))
 	return float64(sorted[min(i, len(sorted)-1)])
-}
-
-// summary of a figure over the rounds.
-type summary struct {
-	median, min, max float64
-	n                int
-}
-
-func summarize(v []float64) summary {
-	if len(v) == 0 {
-		return summary{}
-	}
-	v = slices.Sorted(slices.Values(v))
-	return summary{median: middle(v), min: v[0], max: v[len(v)-1], n: len(v)}
-}
-
-// middle of sorted values.
-func middle(v []float64) float64 {
-	half := len(v) / 2
-	if len(v)%2 == 0 {
-		return (v[half-1] + v[half]) / 2
-	}
-	return v[half]
 }
 
 // figures of a metric by round, for one row and peer.
@@ -58,6 +35,6 @@ func ratios(ours, theirs map[int]float64) (r []float64) {
 
 // ratio is the median of the ratios, if there are any.
 func ratio(ours, theirs map[int]float64) (float64, bool) {
-	s := summarize(ratios(ours, theirs))
-	return s.median, s.n > 0
+	s := chart.Summarize(ratios(ours, theirs))
+	return s.Median, s.N > 0
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"epiphyte/test/chart"
 )
 
 // Markers between which a document holds the report of a run.
@@ -128,21 +130,12 @@ func (b *bench) cell(r row, m metric, p peer) string {
 		}
 		return "SKIP"
 	}
-	s := summarize(slices.Collect(maps.Values(f)))
-	text := number(s.median, m.digits)
-	if s.n > 1 {
-		text += " (" + number(s.min, m.digits) + "–" + number(s.max, m.digits) + ")"
+	s := chart.Summarize(slices.Collect(maps.Values(f)))
+	text := chart.Number(s.Median, m.digits)
+	if s.N > 1 {
+		text += " (" + chart.Number(s.Min, m.digits) + "–" + chart.Number(s.Max, m.digits) + ")"
 	}
 	return text
-}
-
-// number writes a figure; thousands are separated, as there is no point then.
-func number(v float64, digits int) string {
-	s := fmt.Sprintf("%.*f", digits, v)
-	if whole, _, _ := strings.Cut(s, "."); len(whole) > 4 && digits == 0 {
-		s = whole[:len(whole)-3] + " " + whole[len(whole)-3:]
-	}
-	return s
 }
 
 // failures tells the reason of every sample that has none, once for each row,

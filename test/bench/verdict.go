@@ -5,25 +5,27 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"epiphyte/test/chart"
 )
 
 // outcome is how a goal stands after a run.
 type outcome struct {
 	goal
-	summary // of the ratios, or of our figures; none: not measured
+	chart.Summary // of the ratios, or of our figures; none: not measured
 }
 
 // met tells whether the median reaches a bound.
 func (o outcome) met(bound float64) bool {
 	if o.lower {
-		return o.n > 0 && o.median <= bound
+		return o.N > 0 && o.Median <= bound
 	}
-	return o.n > 0 && o.median >= bound
+	return o.N > 0 && o.Median >= bound
 }
 
 func (o outcome) verdict() string {
 	switch {
-	case o.n == 0:
+	case o.N == 0:
 		return "not measured"
 	case o.aim != 0 && o.met(o.aim):
 		return "aim met"
@@ -42,10 +44,10 @@ func (b *bench) judge(goals []goal) []outcome {
 		}
 		ours := figures(b.samples, g.row, b.peers[0].Label, g.key)
 		if len(g.against) == 0 {
-			list = append(list, outcome{g, summarize(slices.Collect(maps.Values(ours)))})
+			list = append(list, outcome{g, chart.Summarize(slices.Collect(maps.Values(ours)))})
 			continue
 		}
-		list = append(list, outcome{g, summarize(ratios(ours, b.best(g)))})
+		list = append(list, outcome{g, chart.Summarize(ratios(ours, b.best(g)))})
 	}
 	return list
 }
@@ -83,8 +85,8 @@ func verdictTable(w *strings.Builder, heading string, list []outcome) {
 		if o.lower {
 			title += " ↓"
 		}
-		if o.n > 0 {
-			measured = fmt.Sprintf("%.2f (%.2f–%.2f)", o.median, o.min, o.max)
+		if o.N > 0 {
+			measured = fmt.Sprintf("%.2f (%.2f–%.2f)", o.Median, o.Min, o.Max)
 		}
 		if o.aim != 0 {
 			aim = fmt.Sprint(o.aim)

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"epiphyte/test/chart"
 )
 
 // measured is a run with the given figures, one for each round.
@@ -57,8 +59,8 @@ func TestGoalIsHeldAgainstTheBestOfEachRound(t *testing.T) {
 	out := goal{row: "tcp-out-4-65520", key: "gbps", against: helpers, floor: 2, aim: 3}
 	rtt := goal{row: "rtt-tcp", key: "p50_us", against: helpers, floor: 0.6, aim: 0.5, lower: true}
 	o := b.judge([]goal{out, rtt})
-	if d := cmp.Diff([]summary{{median: 2, min: 1, max: 2, n: 3}, {median: 0.5, min: 0.5, max: 0.5, n: 3}},
-		[]summary{o[0].summary, o[1].summary}, cmp.AllowUnexported(summary{})); d != "" {
+	if d := cmp.Diff([]chart.Summary{{Median: 2, Min: 1, Max: 2, N: 3}, {Median: 0.5, Min: 0.5, Max: 0.5, N: 3}},
+		[]chart.Summary{o[0].Summary, o[1].Summary}); d != "" {
 		t.Error(d)
 	}
 	if d := cmp.Diff([]string{"met", "aim met"}, verdicts(b, out, rtt)); d != "" {
@@ -138,7 +140,7 @@ func TestGoalsFloorsAndPlotsNameWhatThereIs(t *testing.T) {
 	}
 	b := &bench{peers: []peer{{Kind: kindOurs}}, rows: allRows()}
 	for _, p := range plots() {
-		if c, _ := b.chart(p); len(c.labels) == 0 {
+		if c, _ := b.chart(p); len(c.Labels) == 0 {
 			t.Errorf("no row is in plot %s", p.name)
 		}
 	}

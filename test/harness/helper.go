@@ -58,6 +58,7 @@ type Helper struct {
 	Stdout fmt.Stringer
 	Stderr fmt.Stringer
 
+	env   *Env
 	cmd   *exec.Cmd
 	ready *os.File
 	exit  *os.File
@@ -95,7 +96,10 @@ func (e *Env) Start(ctx context.Context, cfg HelperConfig) (*Helper, error) {
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.ExtraFiles = append([]*os.File{readyW, exitR}, cfg.Files...)
 	cmd.WaitDelay = time.Second
-	h := &Helper{Stdout: &stdout, Stderr: &stderr, cmd: cmd, ready: ready, exit: exit, begin: time.Now(), done: make(chan struct{})}
+	h := &Helper{
+		Stdout: &stdout, Stderr: &stderr,
+		env: e, cmd: cmd, ready: ready, exit: exit, begin: time.Now(), done: make(chan struct{}),
+	}
 	start := e.spawn.start
 	if cfg.Host != nil {
 		start = cfg.Host.Start
@@ -133,6 +137,7 @@ func (e *Env) flags(args []string) []string {
 
 func (h *Helper) wait() {
 	h.err = h.cmd.Wait()
+	h.env.lookForRace(h)
 	close(h.done)
 }
 
@@ -201,7 +206,23 @@ type Usage struct {
 }
 
 // Usage reads the helper's figures from /proc.
-func (h *Helper) Usage() (Usage, error) { return usage(h.PID) }
+func (h *Helper) Usage() (Usage, error) { return UsageOf(h.PID) }
+
+// Agent gives the process that makes sockets in the guest's namespace for the helper;
+// 0 when there is none.
+func (h *Helper) Agent() (pid int, err error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0, err
+	}
+	for _, e := range entries {
+		status, err := os.ReadFile("/proc/" + e.Name() + "/status")
+		if err == nil && strings.HasPrefix(string(status), "Name:\tepiphyte-agent\n") && strings.Contains(string(status), fmt.Sprintf("\nPPid:\t%d\n", h.PID)) {
+			return strconv.Atoi(e.Name())
+		}
+	}
+	return 0, nil
+}
 
 // useResolver makes the machine's resolv.conf, as helpers and commands see it,
 // name the resolvers of the test network.

@@ -3,6 +3,7 @@ package harness
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -66,7 +67,8 @@ func reap() {
 // opened by the first socket.
 const fdSlack = 4
 
-func usage(pid int) (Usage, error) {
+// UsageOf reads the figures of a process that the runner has started, or of one below it.
+func UsageOf(pid int) (Usage, error) {
 	fds := listFDs(pid)
 	u := Usage{FDs: len(fds)}
 	for _, fd := range fds {
@@ -211,6 +213,37 @@ func copyFDs(pid int) []string {
 		unix.Close(ours)
 	}
 	return fds
+}
+
+// Socket gives a copy of the helper's socket that is connected to an address: the same
+// socket, whose options the caller may read and set, and a descriptor of the caller's.
+func (h *Helper) Socket(peer netip.AddrPort) (fd int, err error) {
+	process, err := unix.PidfdOpen(h.PID, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("pidfd_open", err)
+	}
+	defer unix.Close(process)
+	for theirs := range fdSize(h.PID) {
+		fd, err := unix.PidfdGetfd(process, theirs, 0)
+		if err != nil {
+			continue
+		}
+		if name, err := unix.Getpeername(fd); err == nil && addrPort(name) == peer {
+			return fd, nil
+		}
+		unix.Close(fd)
+	}
+	return -1, fmt.Errorf("the helper has no socket that is connected to %v", peer)
+}
+
+func addrPort(a unix.Sockaddr) netip.AddrPort {
+	switch a := a.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port))
+	}
+	return netip.AddrPort{}
 }
 
 // fdSize is above the highest descriptor of a process.

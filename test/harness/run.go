@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -52,6 +53,9 @@ type Env struct {
 
 	spawn   *spawner
 	fdsBase int
+
+	mu    sync.Mutex
+	races []error // guarded by mu
 }
 
 // Run calls f in a runner stage and returns the exit status of the program.

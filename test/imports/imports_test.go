@@ -152,19 +152,64 @@ func TestOnlyCommandsExit(t *testing.T) {
 		if p.name == "main" {
 			continue
 		}
-		for _, f := range p.files {
-			ast.Inspect(f, func(n ast.Node) bool {
-				sel, ok := n.(*ast.SelectorExpr)
-				if !ok {
-					return true
+		p.selectors(func(of, name string) {
+			if of == "os" && name == "Exit" || of == "log" && strings.HasPrefix(name, "Fatal") {
+				t.Errorf("%s calls %s.%s", key, of, name)
+			}
+		})
+	}
+}
+
+// selectors calls visit with both sides of every x.name whose x is a name, as of a
+// package, and with no left side for others.
+func (p *source) selectors(visit func(of, name string)) {
+	for _, f := range p.files {
+		ast.Inspect(f, func(n ast.Node) bool {
+			if sel, ok := n.(*ast.SelectorExpr); ok {
+				of := ""
+				if x, ok := sel.X.(*ast.Ident); ok {
+					of = x.Name
 				}
-				pkg, ok := sel.X.(*ast.Ident)
-				if ok && (pkg.Name == "os" && sel.Sel.Name == "Exit" || pkg.Name == "log" && strings.HasPrefix(sel.Sel.Name, "Fatal")) {
-					t.Errorf("%s calls %s.%s", key, pkg.Name, sel.Sel.Name)
-				}
-				return true
-			})
+				visit(of, sel.Sel.Name)
+			}
+			return true
+		})
+	}
+}
+
+// TestTimeOfDayIsOnlyShown: all that makes a time of the time of day alone, where
+// time.Now carries the monotonic clock's too, is where it is known to do no harm. So no
+// interval changes when the clock is set.
+func TestTimeOfDayIsOnlyShown(t *testing.T) {
+	known := []string{
+		"internal/api: UTC",  // the Date of a response
+		"internal/api: Unix", // a deadline that is long past
+		"internal/dns: Unix", // likewise; and the time of a file
+	}
+	suspects := map[string][]string{
+		"time": {"Unix", "UnixMilli", "UnixMicro", "Date", "Parse", "ParseInLocation"},
+		"unix": {"CLOCK_REALTIME", "CLOCK_REALTIME_COARSE", "Gettimeofday", "Time", "TimerfdCreate"},
+	}
+	methods := []string{"UTC", "UnixNano"} // of a time.Time
+	found := map[string]bool{}
+	for key, p := range load(t) {
+		if strings.HasPrefix(key, "test") {
+			continue
 		}
+		p.selectors(func(of, name string) {
+			if slices.Contains(suspects[of], name) || slices.Contains(methods, name) {
+				found[key+": "+name] = true
+			}
+		})
+	}
+	for _, call := range known {
+		if !found[call] {
+			t.Errorf("%s is not there any more", call)
+		}
+		delete(found, call)
+	}
+	for call := range found {
+		t.Errorf("%s reads the time of day: say here why no interval depends on it", call)
 	}
 }
 

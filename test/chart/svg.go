@@ -1,4 +1,4 @@
-package main
+package chart
 
 import (
 	"encoding/xml"
@@ -7,15 +7,15 @@ import (
 	"strings"
 )
 
-// chart is a picture of figures: a group for each label, and in it one figure of
+// Chart is a picture of figures: a group for each label, and in it one figure of
 // each series.
-type chart struct {
-	title, unit string
-	labels      []string // of the groups
-	series      []string
-	values      [][]summary // by series, then by group; n is 0 where there is none
-	lines       bool        // join the figures of a series; else a bar for each
-	digits      int         // of the figures written beside bars
+type Chart struct {
+	Title, Unit string
+	Labels      []string // of the groups
+	Series      []string
+	Values      [][]Summary // by series, then by group; N is 0 where there is none
+	Lines       bool        // join the figures of a series; else a bar for each
+	Digits      int         // of the figures written beside bars
 }
 
 // Sizes in pixels.
@@ -37,6 +37,11 @@ func colour(i int) string {
 // canvas collects elements.
 type canvas struct{ strings.Builder }
 
+// open begins a picture, or a part of one that starts at y.
+func (w *canvas) open(y, height float64) {
+	fmt.Fprintf(w, `<svg xmlns="http://www.w3.org/2000/svg" y="%.0f" width="%d" height="%.0f" viewBox="0 0 %d %.0f" font-family="sans-serif">`+"\n", y, chartWidth, height, chartWidth, height)
+}
+
 func (w *canvas) text(x, y float64, anchor, size, s string) {
 	fmt.Fprintf(w, `<text x="%.1f" y="%.1f" text-anchor="%s" font-size="%s">`, x, y, anchor, size)
 	_ = xml.EscapeText(w, []byte(s)) // a builder does not fail
@@ -51,40 +56,58 @@ func (w *canvas) box(x, y, width, height float64, fill string) {
 	fmt.Fprintf(w, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"/>`+"\n", x, y, width, height, fill)
 }
 
-// svg draws the chart.
-func (c chart) svg() string {
-	height := float64(headHeight + plotHeight + 50)
-	if !c.lines {
-		height = headHeight + 10
-		for g := range c.labels {
-			height += float64(c.inGroup(g)*barHeight + groupGap)
-		}
+// SVG draws charts below one another.
+func SVG(charts ...Chart) string {
+	height := 0.0
+	for _, c := range charts {
+		height += c.height()
 	}
 	var w canvas
-	fmt.Fprintf(&w, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%.0f" viewBox="0 0 %d %.0f" font-family="sans-serif">`+"\n", chartWidth, height, chartWidth, height)
+	w.open(0, height)
 	w.box(0, 0, chartWidth, height, "white")
-	w.text(10, 20, "start", "15", c.title+", "+c.unit)
-	x := 10.0
-	for i, name := range c.series {
-		w.box(x, 32, 10, 10, colour(i))
-		w.text(x+14, 41, "start", "12", name)
-		x += 34 + 7*float64(len(name))
-	}
-	if c.lines {
-		c.drawLines(&w)
-	} else {
-		c.drawBars(&w)
+	top := 0.0
+	for _, c := range charts {
+		w.open(top, c.height())
+		c.draw(&w)
+		w.WriteString("</svg>\n")
+		top += c.height()
 	}
 	w.WriteString("</svg>\n")
 	return w.String()
 }
 
+func (c Chart) height() float64 {
+	if c.Lines {
+		return headHeight + plotHeight + 50
+	}
+	height := headHeight + 10.0
+	for g := range c.Labels {
+		height += float64(c.inGroup(g)*barHeight + groupGap)
+	}
+	return height
+}
+
+func (c Chart) draw(w *canvas) {
+	w.text(10, 20, "start", "15", c.Title+", "+c.Unit)
+	x := 10.0
+	for i, name := range c.Series {
+		w.box(x, 32, 10, 10, colour(i))
+		w.text(x+14, 41, "start", "12", name)
+		x += 34 + 7*float64(len(name))
+	}
+	if c.Lines {
+		c.drawLines(w)
+	} else {
+		c.drawBars(w)
+	}
+}
+
 // most is the largest figure, so that it and what is written beside it fit.
-func (c chart) most() float64 {
+func (c Chart) most() float64 {
 	most := 0.0
-	for _, line := range c.values {
+	for _, line := range c.Values {
 		for _, s := range line {
-			most = max(most, s.max)
+			most = max(most, s.Max)
 		}
 	}
 	if most == 0 {
@@ -93,9 +116,9 @@ func (c chart) most() float64 {
 	return most
 }
 
-func (c chart) inGroup(g int) (n int) {
-	for _, line := range c.values {
-		if line[g].n > 0 {
+func (c Chart) inGroup(g int) (n int) {
+	for _, line := range c.Values {
+		if line[g].N > 0 {
 			n++
 		}
 	}
@@ -103,22 +126,22 @@ func (c chart) inGroup(g int) (n int) {
 }
 
 // drawBars draws medians, and a thin line from the lowest to the highest.
-func (c chart) drawBars(w *canvas) {
+func (c Chart) drawBars(w *canvas) {
 	const room = chartWidth - marginLeft - 70
 	scale := room / c.most()
 	y := float64(headHeight)
-	for g, label := range c.labels {
+	for g, label := range c.Labels {
 		n := float64(c.inGroup(g))
 		w.text(marginLeft-8, y+n*barHeight/2+4, "end", "12", label)
-		for i, line := range c.values {
+		for i, line := range c.Values {
 			s := line[g]
-			if s.n == 0 {
+			if s.N == 0 {
 				continue
 			}
-			w.box(marginLeft, y+1, max(1, s.median*scale), barHeight-2, colour(i))
+			w.box(marginLeft, y+1, max(1, s.Median*scale), barHeight-2, colour(i))
 			middle := y + barHeight/2
-			w.line(marginLeft+s.min*scale, middle, marginLeft+s.max*scale, middle, "black")
-			w.text(marginLeft+s.max*scale+5, y+barHeight-3, "start", "10", number(s.median, c.digits))
+			w.line(marginLeft+s.Min*scale, middle, marginLeft+s.Max*scale, middle, "black")
+			w.text(marginLeft+s.Max*scale+5, y+barHeight-3, "start", "10", Number(s.Median, c.Digits))
 			y += barHeight
 		}
 		y += groupGap
@@ -127,11 +150,11 @@ func (c chart) drawBars(w *canvas) {
 }
 
 // drawLines draws one line per series over evenly spaced groups.
-func (c chart) drawLines(w *canvas) {
+func (c Chart) drawLines(w *canvas) {
 	const left, bottom = 70.0, headHeight + plotHeight
 	top := roundUp(c.most())
 	at := func(g int) float64 {
-		return left + (chartWidth-left-60)*(float64(g)+0.5)/float64(len(c.labels))
+		return left + (chartWidth-left-60)*(float64(g)+0.5)/float64(len(c.Labels))
 	}
 	height := func(v float64) float64 { return bottom - v/top*plotHeight }
 	for i := range 5 {
@@ -139,16 +162,16 @@ func (c chart) drawLines(w *canvas) {
 		w.line(left, height(v), chartWidth-40, height(v), "#dddddd")
 		w.text(left-6, height(v)+4, "end", "11", fmt.Sprintf("%.4g", v))
 	}
-	for g, label := range c.labels {
+	for g, label := range c.Labels {
 		w.text(at(g), bottom+18, "middle", "12", label)
 	}
-	for i, line := range c.values {
+	for i, line := range c.Values {
 		var points []string
 		for g, s := range line {
-			if s.n > 0 {
-				points = append(points, fmt.Sprintf("%.1f,%.1f", at(g), height(s.median)))
-				w.line(at(g), height(s.min), at(g), height(s.max), colour(i))
-				fmt.Fprintf(w, `<circle cx="%.1f" cy="%.1f" r="3" fill="%s"/>`+"\n", at(g), height(s.median), colour(i))
+			if s.N > 0 {
+				points = append(points, fmt.Sprintf("%.1f,%.1f", at(g), height(s.Median)))
+				w.line(at(g), height(s.Min), at(g), height(s.Max), colour(i))
+				fmt.Fprintf(w, `<circle cx="%.1f" cy="%.1f" r="3" fill="%s"/>`+"\n", at(g), height(s.Median), colour(i))
 			}
 		}
 		fmt.Fprintf(w, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2"/>`+"\n", strings.Join(points, " "), colour(i))
