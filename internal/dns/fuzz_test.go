@@ -206,7 +206,7 @@ func FuzzStream(f *testing.F) {
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		r := start(t, Config{
 			ResolvConf: "/dev/null",
-			Local: func(q []byte, _ netip.AddrPort) ([]byte, bool) {
+			Local: func(q []byte, _ netip.AddrPort, _ bool) ([]byte, bool) {
 				return servFail(q, binary.BigEndian.Uint16(q)), true
 			},
 		})
