@@ -135,7 +135,8 @@ func TestManualNamesEveryOption(t *testing.T) {
 		t.Fatal("--help does not end the parsing")
 	}
 	option := regexp.MustCompile(`(?m)^ +(?:-\w, )?(--[a-z0-9-]+)`)
-	for _, help := range []string{attach.Stdout, run.Stdout} {
+	_, member := cli.ParseAttachMember("epiphyte", []string{"--help"})
+	for _, help := range []string{attach.Stdout, run.Stdout, member.Stdout} {
 		found := option.FindAllStringSubmatch(help, -1)
 		if len(found) == 0 {
 			t.Fatalf("no options in the help:\n%s", help)
