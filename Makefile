@@ -62,7 +62,11 @@ interop: build
 run: build
 	@if [ -n "$$RUN_CMD" ]; then exec bin/epiphyte run -- sh -c "$$RUN_CMD"; else exec bin/epiphyte run; fi
 
-# Installs what was built, since root often has no Go.
+# Installs what was built, since root often has no Go: the program, its place among
+# podman's network plugins, and the user unit of networks.
 install:
 	@test -x bin/epiphyte || { echo "bin/epiphyte is not there yet: run make build first, as the user who has Go"; exit 1; }
 	install -D -m 755 bin/epiphyte $(DESTDIR)$(PREFIX)/bin/epiphyte
+	install -d $(DESTDIR)$(PREFIX)/libexec/netavark $(DESTDIR)$(PREFIX)/lib/systemd/user
+	ln -sfn ../../bin/epiphyte $(DESTDIR)$(PREFIX)/libexec/netavark/epiphyte
+	sed 's,@PREFIX@,$(PREFIX),' dist/epiphyte-network@.service >$(DESTDIR)$(PREFIX)/lib/systemd/user/epiphyte-network@.service

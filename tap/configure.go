@@ -36,11 +36,20 @@ func (c *rtnetlinkConn) configure(ctx context.Context, name string, want Network
 		return false, err
 	}
 	if want.Gateway.IsValid() {
-		if err := c.defaultRoute(index, want.Gateway, 0); err != nil {
+		if err := c.defaultRoute(index, want.Gateway, want.metric(index)); err != nil {
 			return false, err
 		}
 	}
 	return c.configureIPv6(ctx, index, want)
+}
+
+// metric is how much the default routes of the interface with an index yield to those
+// that the kernel prefers, metric 0.
+func (n *Network) metric(index int) uint32 {
+	if !n.Shared {
+		return 0
+	}
+	return uint32(index) // grows with each interface of a namespace
 }
 
 // configureLink sets what the device has below IPv6, and brings it up.
@@ -99,7 +108,7 @@ func (c *rtnetlinkConn) configureIPv6(ctx context.Context, index int, want Netwo
 		return false, err
 	}
 	if want.Gateway6.IsValid() {
-		err = c.defaultRoute(index, want.Gateway6, metricIPv6)
+		err = c.defaultRoute(index, want.Gateway6, metricIPv6+want.metric(index))
 	}
 	return err == nil, err
 }

@@ -31,7 +31,7 @@ func newScreen(w io.Writer) *screen {
 		}
 		return int(ws.Row), int(ws.Col)
 	}
-	if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err == nil {
+	if isTerminal(f) {
 		s.size = size
 	}
 	return s

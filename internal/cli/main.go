@@ -7,6 +7,8 @@ import (
 	"os/signal"
 	"path"
 	"syscall"
+
+	"epiphyte/internal/netavark"
 )
 
 // runCommand is the first argument that selects the run command.
@@ -29,6 +31,9 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	signal.Ignore(syscall.SIGPIPE)
 
 	if prog != compatible && len(args) > 0 {
+		if netavark.IsCommand(args[0]) {
+			return pluginMain(ctx, prog, args, stdout, stderr)
+		}
 		switch args[0] {
 		case networkCommand:
 			n, exit := ParseNetworks(prog, args[1:])

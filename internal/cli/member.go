@@ -71,7 +71,11 @@ func (m *member) join(ctx context.Context, cfg tap.Config, wish network.Member, 
 		return err
 	}
 	m.granted, m.info = *granted, info
-	return m.configure(ctx, cfg.Target, routed)
+	err = m.configure(ctx, cfg.Target, routed, wish.Detached)
+	if err != nil && wish.Detached { // the connection's end would not be its own
+		m.client.Leave(context.WithoutCancel(ctx), granted.ID)
+	}
+	return err
 }
 
 // namespaceID tells a guest's network namespace from others, so that networks know which
@@ -88,8 +92,9 @@ func namespaceID(t tap.Target) (string, error) {
 	return fmt.Sprintf("netns-%d", st.Ino), nil
 }
 
-// configure gives the interface what the network has granted.
-func (m *member) configure(ctx context.Context, target tap.Target, routed bool) (err error) {
+// configure gives the interface what the network has granted. shared says that the
+// namespace may be on other networks, too, whatever they are.
+func (m *member) configure(ctx context.Context, target tap.Target, routed, shared bool) (err error) {
 	mac, err := net.ParseMAC(m.granted.MAC)
 	if err != nil {
 		return fmt.Errorf("network %s: %w", m.network, err)
@@ -98,6 +103,7 @@ func (m *member) configure(ctx context.Context, target tap.Target, routed bool) 
 		Address: netip.PrefixFrom(m.granted.IPv4, m.info.Subnet.Bits()),
 		MTU:     m.info.MTU,
 		MAC:     mac,
+		Shared:  shared,
 	}
 	if m.granted.IPv6.IsValid() {
 		n.Address6 = netip.PrefixFrom(m.granted.IPv6, m.info.Subnet6.Bits())

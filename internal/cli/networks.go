@@ -57,6 +57,8 @@ func networksCommands() []networksCommand {
 			about: "Define a network, for when its first member comes. Without a definition a network\nhas the defaults."},
 		{name: "rm", operands: "NAME...", least: 1, most: 1 << 20, flags: removeFlags, run: (*Networks).remove,
 			about: "Remove the definitions of networks, and end the networks if nobody is a member."},
+		{name: "start", operands: "NAME...", least: 1, most: 1 << 20, run: (*Networks).start,
+			about: "Start networks in the background. One that is not defined to stay ends when nobody\njoins it."},
 		{name: "connect", operands: "NAME PID|PATH [INTERFACE]", least: 2, most: 3, flags: connectFlags, run: (*Networks).connect,
 			about: "Make the network namespace of the process PID, or at PATH, a member in the\nbackground, until it is disconnected or the process ends."},
 		{name: "disconnect", operands: "NAME MEMBER", least: 2, most: 2, run: (*Networks).disconnect,
@@ -82,6 +84,7 @@ func createFlags(n *Networks, fs *pflag.FlagSet) {
 	boolFlag(fs, "isolate", "", "let members reach outside but not each other", &d.Isolate)
 	boolFlag(fs, "allow-host-loopback", "", "let members reach the host's 127.0.0.1 and ::1 by the gateway's address", &d.AllowHostLoopback)
 	boolFlag(fs, "disable-dns", "", "answer no DNS queries", &d.NoDNS)
+	boolFlag(fs, "stay", "", "stay when the network is empty, for members that cannot start it", &d.Stay)
 }
 
 func removeFlags(n *Networks, fs *pflag.FlagSet) {
@@ -173,7 +176,7 @@ func ParseNetworks(prog string, args []string) (*Networks, *Exit) {
 
 // named is how many operands are networks, from the first on.
 func (n *Networks) named() int {
-	if n.command.name == "rm" || n.command.name == "upgrade" {
+	if n.command.most == 1<<20 {
 		return len(n.operands) + 1<<20
 	}
 	return 1
@@ -288,6 +291,19 @@ func (n *Networks) connect(ctx context.Context, e *env) error {
 
 func (n *Networks) disconnect(ctx context.Context, e *env) error {
 	return n.ask(ctx, e, n.operands[0], func(c *network.Client) error { return c.Leave(ctx, n.operands[1]) })
+}
+
+func (n *Networks) start(ctx context.Context, e *env) error {
+	var failed []error
+	for _, name := range n.operands {
+		c, _, err := network.Open(ctx, e.paths.Socket(name), network.Start(e.paths, name))
+		if err != nil {
+			failed = append(failed, fmt.Errorf("network %s: %w", name, err))
+			continue
+		}
+		c.Close()
+	}
+	return errors.Join(failed...)
 }
 
 func (n *Networks) upgrade(ctx context.Context, e *env) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -38,7 +39,10 @@ func (n *Networks) serve(ctx context.Context, e *env) error {
 	}
 	err := network.Run(ctx, network.RunConfig{
 		Paths: e.paths, Name: name, Stay: n.stay, Logger: log,
-		Ready: func() { answer(network.ReadyText) },
+		Ready: func() {
+			answer(network.ReadyText)
+			notifyManager(log)
+		},
 	})
 	switch {
 	case err == network.ErrRunning && !n.stay:
@@ -48,6 +52,23 @@ func (n *Networks) serve(ctx context.Context, e *env) error {
 		answer(oneLine(err.Error()) + "\n")
 	}
 	return err
+}
+
+// notifyManager tells a service manager that waits for it that clients are served
+// (sd_notify(3)).
+func notifyManager(log *slog.Logger) {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return
+	}
+	c, err := net.Dial("unixgram", path) // "@" is the abstract name space's, as there
+	if err == nil {
+		_, err = io.WriteString(c, "READY=1")
+		c.Close()
+	}
+	if err != nil {
+		log.Warn("cannot tell the service manager", "error", err)
+	}
 }
 
 // NetworkMain is the main function of a network's worker. It returns the exit code.

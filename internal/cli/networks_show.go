@@ -85,7 +85,7 @@ func options(d *netdef.Definition) string {
 		word string
 	}{
 		{d.Internal, "internal"}, {d.Isolate, "isolate"}, {d.IPv4Only, "ipv4-only"},
-		{d.AllowHostLoopback, "host-loopback"}, {d.NoDNS, "no-dns"},
+		{d.AllowHostLoopback, "host-loopback"}, {d.NoDNS, "no-dns"}, {d.Stay, "stay"},
 	} {
 		if o.on {
 			words = append(words, o.word)

@@ -42,6 +42,9 @@ type Definition struct {
 	// NoDNS leaves members without names and resolver, as podman's
 	// dns_enabled=false does.
 	NoDNS bool `json:"no_dns,omitempty"`
+	// Stay keeps the network when its last member has left, for members that cannot
+	// start it.
+	Stay bool `json:"stay,omitempty"`
 }
 
 // Validate is the error of a definition that no network can have, in one line that

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -48,14 +49,17 @@ var errNotReady = errors.New("the network's process ended before it was ready")
 
 // keeper is the state of Keep.
 type keeper struct {
-	cfg  KeeperConfig
+	cfg      KeeperConfig
+	removals *removals // of the paths of detached members' namespaces; nil: they are not watched
+	ready    bool      // a worker has served before
+	empty    bool      // the worker ends because nobody is there
+	stopped  bool      // somebody has asked for the end
+	failed   error     // why the worker cannot serve
+
+	mu   sync.Mutex
 	kept []kept
 	// control is the connection to the worker of the moment.
 	control *net.UnixConn
-	ready   bool  // a worker has served before
-	empty   bool  // the worker ends because nobody is there
-	stopped bool  // somebody has asked for the end
-	failed  error // why the worker cannot serve
 }
 
 // kept is a member, with descriptors that outlive the worker.
@@ -70,6 +74,10 @@ type kept struct {
 func Keep(ctx context.Context, cfg KeeperConfig) error {
 	k := &keeper{cfg: cfg}
 	defer k.close()
+	var err error
+	if k.removals, err = watchRemovals(k.expelRemoved); err != nil {
+		cfg.Logger.Warn("the end of members' namespaces will not be noticed", "error", err)
+	}
 	for {
 		began := time.Now()
 		err := k.run(ctx)
@@ -97,6 +105,9 @@ func Keep(ctx context.Context, cfg KeeperConfig) error {
 
 func (k *keeper) close() {
 	k.cfg.Listener.Close()
+	if k.removals != nil {
+		k.removals.close()
+	}
 	for _, m := range k.kept {
 		closeAll(m.fds)
 	}
@@ -114,7 +125,8 @@ func (k *keeper) run(ctx context.Context) error {
 		theirs.Close()
 		return fmt.Errorf("start network: %w", err)
 	}
-	k.control, k.failed = ours, nil
+	k.setControl(ours)
+	k.failed = nil
 	w := &workerProcess{done: make(chan error, 1), started: make(chan error, 1)}
 	go w.own(k.cfg.Program, listener, theirs)
 	if err := <-w.started; err != nil {
@@ -133,6 +145,12 @@ func (k *keeper) run(ctx context.Context) error {
 		return errNotReady
 	}
 	return err
+}
+
+func (k *keeper) setControl(c *net.UnixConn) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.control = c
 }
 
 // introduce tells a new worker what to serve.
@@ -163,19 +181,16 @@ func (k *keeper) listen(w *workerProcess) {
 				k.cfg.Ready()
 			}
 			k.ready = true
+			k.expelRemoved() // while there was no worker to be told
 		case opFailed:
 			k.failed = errors.New(o.Text)
 		case opKeep:
 			k.drop(o.Member.ID)
-			k.kept = append(k.kept, kept{*o.Member, fds})
+			k.hold(*o.Member, fds)
 			k.list()
 			fds = nil
 		case opChange:
-			for i := range k.kept {
-				if k.kept[i].member.ID == o.Member.ID {
-					k.kept[i].member = *o.Member
-				}
-			}
+			k.change(o.Member)
 			k.list()
 		case opDrop:
 			k.drop(o.ID)
@@ -198,16 +213,64 @@ func (k *keeper) list() {
 	if k.cfg.Members == "" {
 		return
 	}
+	k.mu.Lock()
 	all := make([]Member, len(k.kept))
 	for i, m := range k.kept {
 		all[i] = m.member
 	}
+	k.mu.Unlock()
 	if err := writeMembers(k.cfg.Members, k.cfg.Definition.Name, all); err != nil {
 		k.cfg.Logger.Warn("other networks do not learn of the members here", "error", err)
 	}
 }
 
+// hold keeps a member, and watches the path of its namespace.
+func (k *keeper) hold(m Member, fds []int) {
+	k.mu.Lock()
+	k.kept = append(k.kept, kept{m, fds})
+	k.mu.Unlock()
+	if m.NetNS == "" || k.removals == nil {
+		return
+	}
+	if err := k.removals.add(m.NetNS); err != nil {
+		k.cfg.Logger.Warn("the end of a member's namespace will not be noticed", "member", m.Name, "error", err)
+	}
+	if isRemoved(m.NetNS) { // before it was watched
+		k.expelRemoved()
+	}
+}
+
+func (k *keeper) change(m *Member) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i := range k.kept {
+		if k.kept[i].member.ID == m.ID {
+			k.kept[i].member = *m
+		}
+	}
+}
+
+// expelRemoved has the worker see off the members whose namespaces have lost their paths.
+func (k *keeper) expelRemoved() {
+	k.mu.Lock()
+	control := k.control
+	var gone []string
+	for _, m := range k.kept {
+		if m.member.NetNS != "" && isRemoved(m.member.NetNS) {
+			gone = append(gone, m.member.ID)
+		}
+	}
+	k.mu.Unlock()
+	for _, id := range gone {
+		if send(control, order{Op: opLeave, ID: id}) != nil {
+			return // there is no worker; the next one will be told
+		}
+	}
+}
+
 func (k *keeper) drop(id string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.kept = slices.DeleteFunc(k.kept, func(m kept) bool {
 		if m.member.ID == id {
 			closeAll(m.fds)

@@ -77,7 +77,7 @@ func Start(paths netdef.Paths, name string) Starter {
 type RunConfig struct {
 	Paths netdef.Paths
 	Name  string
-	Stay  bool // see KeeperConfig
+	Stay  bool // see KeeperConfig; a definition may say so, too
 	Ready func()
 	// Logger of what the network's keeper does.
 	Logger *slog.Logger
@@ -106,24 +106,30 @@ func Run(ctx context.Context, cfg RunConfig) error {
 	defer os.Remove(cfg.Paths.Members(cfg.Name))
 	return Keep(ctx, KeeperConfig{
 		Definition: def, Members: cfg.Paths.Members(cfg.Name), Listener: listener, Program: "/proc/self/exe",
-		Stay: cfg.Stay, Ready: cfg.Ready, Logger: cfg.Logger,
+		Stay: cfg.Stay || def.Stay, Ready: cfg.Ready, Logger: cfg.Logger,
 	})
 }
 
 // define is the network's definition with its subnets, which no other network gets from
 // now on.
 func define(paths netdef.Paths, name string, log *slog.Logger) (netdef.Definition, error) {
-	choosing, err := waitForLock(filepath.Join(paths.Runtime, "subnets.lock"))
-	if err != nil {
-		return netdef.Definition{}, err
-	}
-	defer choosing.Close()
 	def, _, err := paths.Load(name)
 	if err != nil {
 		return def, err
 	}
 	def.Name = name
 	def.MTU = cmp.Or(def.MTU, netdef.DefaultMTU)
+	return ChooseSubnets(paths, def, paths.Running(), log)
+}
+
+// ChooseSubnets chooses what def leaves open, as netdef.Choose does, and saves it in to
+// before anybody else chooses.
+func ChooseSubnets(paths netdef.Paths, def netdef.Definition, to netdef.Paths, log *slog.Logger) (netdef.Definition, error) {
+	choosing, err := waitForLock(filepath.Join(paths.Runtime, "subnets.lock"))
+	if err != nil {
+		return def, err
+	}
+	defer choosing.Close()
 	routes, err := netdef.HostRoutes()
 	if err != nil {
 		log.Warn("the host's routes are not known; a subnet may clash with one", "error", err)
@@ -133,14 +139,14 @@ func define(paths netdef.Paths, name string, log *slog.Logger) (netdef.Definitio
 			log.Warn("the network's subnet is the host's, too: members do not reach those hosts", "subnet", p, "route", r)
 		}
 	}
-	defined, err := paths.Subnets(name)
+	defined, err := paths.Subnets(def.Name)
 	if err != nil {
 		log.Warn("the subnets of some networks are not known", "error", err)
 	}
-	if def, err = netdef.Choose(def, slices.Concat(routes, defined, running(paths, name))); err != nil {
+	if def, err = netdef.Choose(def, slices.Concat(routes, defined, running(paths, def.Name))); err != nil {
 		return def, err
 	}
-	return def, paths.Running().Save(def)
+	return def, to.Save(def)
 }
 
 // running is the subnets of other networks that run. What one left behind that was killed
@@ -188,6 +194,15 @@ func takeLock(path string) (*os.File, error) { return openLock(path, unix.LOCK_E
 
 // waitForLock waits for a lock that others hold for a moment.
 func waitForLock(path string) (*os.File, error) { return openLock(path, unix.LOCK_EX) }
+
+// AwaitEnd waits until the network's process, which was stopped, is gone.
+func AwaitEnd(paths netdef.Paths, name string) error {
+	lock, err := waitForLock(paths.Lock(name))
+	if err != nil {
+		return err
+	}
+	return lock.Close()
+}
 
 // listen listens at path, in place of a predecessor that is gone: the caller holds the
 // lock.

@@ -86,12 +86,13 @@ type reply struct {
 	Member  *Member `json:"member,omitempty"`
 }
 
-// order is a message between the keeper and its worker, of either direction.
+// order is a message between the keeper and its worker, of either direction. Of leave it
+// is the keeper's: a detached member's namespace is gone.
 type order struct {
 	Op         operation          `json:"op"`
 	Definition *netdef.Definition `json:"definition,omitempty"` // of start
 	Member     *Member            `json:"member,omitempty"`     // of keep, with its descriptors
-	ID         string             `json:"id,omitempty"`         // of drop
+	ID         string             `json:"id,omitempty"`         // of drop and leave
 	Text       string             `json:"text,omitempty"`       // of failed: why; of upgrade: a path
 }
 

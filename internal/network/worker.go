@@ -217,6 +217,7 @@ func (w *Worker) Serve(ctx context.Context, ready func() error) error {
 		w.tell(order{Op: opFailed, Text: err.Error()})
 		return errors.Join(err, w.end(cancel))
 	}
+	w.tasks.Go(w.obey)
 	if err := w.tell(order{Op: opReady}); err != nil {
 		return errors.Join(err, w.end(cancel))
 	}
@@ -234,12 +235,28 @@ func (w *Worker) end(cancel func()) error {
 		w.idle.Stop()
 	}
 	w.listener.Close()
+	w.control.SetReadDeadline(time.Now()) // obey ends; what remains is told all the same
 	for c := range w.conns {
 		c.Close()
 	}
 	w.mu.Unlock()
 	w.tasks.Wait()
 	return nil
+}
+
+// obey does what the keeper orders while members are served.
+func (w *Worker) obey() {
+	for {
+		var o order
+		fds, err := receive(w.control, &o)
+		if err != nil {
+			return
+		}
+		closeAll(fds)
+		if m := w.find(o.ID); o.Op == opLeave && m != nil {
+			w.tasks.Go(func() { w.leave(m) })
+		}
+	}
 }
 
 // busy and unbusy count connections: a network with one is not empty.

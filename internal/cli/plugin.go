@@ -1,0 +1,62 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/netavark"
+	"epiphyte/internal/netdef"
+	"epiphyte/internal/network"
+	"epiphyte/tap"
+)
+
+// pluginMain answers netavark, which calls the program as the driver of podman's networks.
+// It returns the exit code.
+func pluginMain(ctx context.Context, prog string, args []string, stdout, stderr io.Writer) int {
+	if args[0] != netavark.Info && isTerminal(os.Stdin) {
+		fmt.Fprintf(stderr, "%s %s is podman's to call, with JSON on stdin: for networks of your own see %s %s create\n",
+			prog, args[0], prog, networkCommand)
+		return 1
+	}
+	p := netavark.Plugin{
+		Version:  Version,
+		Rootless: netavark.RunsRootless(),
+		Join:     joinDetached,
+		Logger:   slog.New(slog.NewTextHandler(stderr, nil)),
+	}
+	var err error
+	if args[0] != netavark.Info {
+		p.Paths, err = netdef.DefaultPaths()
+	}
+	if err == nil {
+		err = p.Run(ctx, args, os.Stdin, stdout)
+	} else {
+		netavark.Fail(stdout, err)
+	}
+	if err != nil {
+		return 1
+	}
+	return 0
+}
+
+// joinDetached makes a namespace a member that stays when we end.
+func joinDetached(ctx context.Context, c *network.Client, device tap.Config, wish network.Member) (network.Member, *network.Info, error) {
+	info, err := c.Info(ctx)
+	if err != nil {
+		return network.Member{}, nil, err
+	}
+	m := &member{network: info.Name, client: c, info: info}
+	defer m.close()
+	err = m.join(ctx, device, wish, !info.Internal, nil)
+	return m.granted, m.info, err
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
