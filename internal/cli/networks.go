@@ -266,8 +266,10 @@ func (n *Networks) removeOne(ctx context.Context, e *env, name string) error {
 	case !defined && err == nil && !running:
 		return errors.New("there is no such network")
 	}
-	if err := e.paths.Remove(name); err != nil {
-		return err
+	if defined || err != nil { // one that cannot be read is to go, too
+		if err := e.paths.Remove(name); err != nil {
+			return err
+		}
 	}
 	if running {
 		return c.Stop(ctx)

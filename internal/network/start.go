@@ -103,6 +103,7 @@ func Run(ctx context.Context, cfg RunConfig) error {
 		return fmt.Errorf("serve network %s: %w", cfg.Name, err)
 	}
 	defer os.Remove(cfg.Paths.Socket(cfg.Name))
+	defer os.Remove(cfg.Paths.API(cfg.Name)) // of a worker that was killed
 	return Keep(ctx, KeeperConfig{
 		Definition: def, Listener: listener, Program: "/proc/self/exe",
 		Stay: cfg.Stay, Ready: cfg.Ready, Logger: cfg.Logger,
