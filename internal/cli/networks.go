@@ -23,7 +23,6 @@ type Networks struct {
 	operands []string
 
 	definition netdef.Definition // of create
-	noIPv6     bool              // of create
 	json       bool
 	force      bool // of rm
 	stay       bool // of serve
@@ -300,6 +299,10 @@ func (n *Networks) upgrade(ctx context.Context, e *env) error {
 	}
 	for _, name := range n.operands {
 		if err := n.ask(ctx, e, name, func(c *network.Client) error { return c.Upgrade(ctx, program) }); err != nil {
+			return err
+		}
+		// The program answers once it serves.
+		if err := n.ask(ctx, e, name, func(*network.Client) error { return nil }); err != nil {
 			return err
 		}
 	}
