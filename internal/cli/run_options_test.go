@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 func TestParseRun(t *testing.T) {
@@ -51,7 +53,7 @@ func TestParseRun(t *testing.T) {
 			if exit != nil {
 				t.Fatalf("exit %+v", exit)
 			}
-			if diff := cmp.Diff(want, *got, cmp.Comparer(equalPlan)); diff != "" {
+			if diff := cmp.Diff(want, *got, cmp.AllowUnexported(Run{}), cmp.Comparer(equalPlan), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
 		})
