@@ -20,10 +20,16 @@ import (
 )
 
 // hostAddress gives an interface of the host one more address for the test.
-func hostAddress(t *testing.T, link, cidr string) {
+func hostAddress(t testing.TB, link, cidr string) {
+	t.Helper()
+	lendAddress(t, env.Host, link, cidr)
+}
+
+// lendAddress gives an interface of a namespace one more address for the test.
+func lendAddress(t testing.TB, ns *harness.NetNS, link, cidr string) {
 	t.Helper()
 	change := func(f func(netlink.Link, *netlink.Addr) error) error {
-		return env.Host.Do(func() error {
+		return ns.Do(func() error {
 			l, err := netlink.LinkByName(link)
 			if err != nil {
 				return err

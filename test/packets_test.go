@@ -19,12 +19,18 @@ type wire struct {
 
 func (w *world) wire(t testing.TB) *wire {
 	t.Helper()
-	index, _, err := w.Hardware(tapName)
+	// 52:55 and the gateway's IPv4 address, as in the contract.
+	return openWire(t, w.Guest, tapName, [6]byte{0x52, 0x55, 10, 0, 2, 2})
+}
+
+func openWire(t testing.TB, g *harness.Guest, link string, gateway [6]byte) *wire {
+	t.Helper()
+	index, _, err := g.Hardware(link)
 	if err != nil {
 		t.Fatal(err)
 	}
 	const all = unix.ETH_P_ALL<<8&0xff00 | unix.ETH_P_ALL>>8
-	fd, err := w.Socket(unix.AF_PACKET, unix.SOCK_RAW, all)
+	fd, err := g.Socket(unix.AF_PACKET, unix.SOCK_RAW, all)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,8 +38,7 @@ func (w *world) wire(t testing.TB) *wire {
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: index}); err != nil {
 		t.Fatal(err)
 	}
-	// 52:55 and the gateway's IPv4 address, as in the contract.
-	return &wire{fd, [6]byte{0x52, 0x55, 10, 0, 2, 2}}
+	return &wire{fd, gateway}
 }
 
 // send puts one IP packet on the wire, to the gateway's Ethernet address.

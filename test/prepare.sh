@@ -13,6 +13,7 @@ need traceroute traceroute
 need ip iproute2
 need ss iproute2
 need nft nftables
+need bwrap bubblewrap
 if [ "${1-}" = bench ]; then
 	need slirp4netns slirp4netns
 	need pasta passt

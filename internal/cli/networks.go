@@ -268,8 +268,10 @@ func (n *Networks) removeOne(ctx context.Context, e *env, name string) error {
 	case !defined && err == nil && !running:
 		return errors.New("there is no such network")
 	}
-	if err := e.paths.Remove(name); err != nil {
-		return err
+	if defined || err != nil { // one that cannot be read is to go, too
+		if err := e.paths.Remove(name); err != nil {
+			return err
+		}
 	}
 	if running {
 		return c.Stop(ctx)
@@ -313,6 +315,10 @@ func (n *Networks) upgrade(ctx context.Context, e *env) error {
 	}
 	for _, name := range n.operands {
 		if err := n.ask(ctx, e, name, func(c *network.Client) error { return c.Upgrade(ctx, program) }); err != nil {
+			return err
+		}
+		// The program answers once it serves.
+		if err := n.ask(ctx, e, name, func(*network.Client) error { return nil }); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 func TestParseRun(t *testing.T) {
@@ -52,7 +53,7 @@ func TestParseRun(t *testing.T) {
 			if exit != nil {
 				t.Fatalf("exit %+v", exit)
 			}
-			if diff := cmp.Diff(want, *got, cmp.Comparer(equalPlan), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+			if diff := cmp.Diff(want, *got, cmp.Comparer(equalPlan), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
 		})

@@ -87,15 +87,26 @@ func (c *Client) Leave(ctx context.Context, who string) error {
 	return err
 }
 
-// Upgrade has the program at path go on in place of the network's process.
+// Upgrade has the program at path go on in place of the network's process, which has
+// ended when it returns. Whoever opens the network next waits for the program.
 func (c *Client) Upgrade(ctx context.Context, path string) error {
 	_, err := c.ask(ctx, request{Op: opUpgrade, Program: path})
-	return err
+	if err == nil { // it may end before it can say so
+		defer context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Now()) })()
+		_, err = receive(c.conn, &reply{})
+		err = ended(ctx, err)
+	}
+	return unlessEnded(err)
 }
 
 // Stop ends the network, whoever is a member.
 func (c *Client) Stop(ctx context.Context) error {
 	_, err := c.ask(ctx, request{Op: opStop})
+	return unlessEnded(err)
+}
+
+// unlessEnded is the error of a request that ends the network's process.
+func unlessEnded(err error) error {
 	if err == errRetry {
 		return nil
 	}

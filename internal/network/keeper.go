@@ -36,9 +36,9 @@ type KeeperConfig struct {
 	Logger *slog.Logger
 }
 
-// Pauses before a worker that has died is replaced. One that served for longer than
-// steadyFor is replaced at once, so that its members miss as little as possible; one that
-// dies sooner would keep a processor busy with starts.
+// Pauses before a worker that has died is replaced. It is replaced at once, so that its
+// members miss as little as possible, unless it was a replacement that served for less
+// than steadyFor: that would keep a processor busy with starts.
 const (
 	restartPause = time.Second
 	steadyFor    = 5 * time.Second
@@ -51,15 +51,16 @@ var errNotReady = errors.New("the network's process ended before it was ready")
 type keeper struct {
 	cfg      KeeperConfig
 	removals *removals // of the paths of detached members' namespaces; nil: they are not watched
-	ready    bool      // a worker has served before
-	empty    bool      // the worker ends because nobody is there
-	stopped  bool      // somebody has asked for the end
-	failed   error     // why the worker cannot serve
+	// proven is a program that has served, "" before the first one has.
+	proven    string
+	empty     bool  // the worker ends because nobody is there
+	upgrading bool  // the worker ends because another program is to go on
+	stopped   bool  // somebody has asked for the end
+	failed    error // why the worker cannot serve
 
-	mu   sync.Mutex
-	kept []kept
-	// control is the connection to the worker of the moment.
-	control *net.UnixConn
+	mu      sync.Mutex
+	kept    []kept
+	control *net.UnixConn // to the worker of the moment
 }
 
 // kept is a member, with descriptors that outlive the worker.
@@ -74,6 +75,7 @@ type kept struct {
 func Keep(ctx context.Context, cfg KeeperConfig) error {
 	k := &keeper{cfg: cfg}
 	defer k.close()
+	replaced := false
 	var err error
 	if k.removals, err = watchRemovals(k.expelRemoved); err != nil {
 		cfg.Logger.Warn("the end of members' namespaces will not be noticed", "error", err)
@@ -84,17 +86,27 @@ func Keep(ctx context.Context, cfg KeeperConfig) error {
 		switch {
 		case ctx.Err() != nil || k.stopped:
 			return nil
-		case err != nil && !k.ready:
+		case err != nil && k.proven == "":
 			return err
 		case k.empty && len(k.kept) == 0:
 			if !cfg.Stay || k.awaitClient(ctx) != nil {
 				return nil
 			}
-			k.empty = false
+			k.empty, replaced = false, false
+			continue
+		case k.upgrading:
+			k.upgrading, replaced = false, true
+			cfg.Logger.Info("another program goes on", "program", k.cfg.Program, "members", len(k.kept))
+			continue
+		case k.cfg.Program != k.proven:
+			cfg.Logger.Error("the new program does not serve; the one before goes on", "program", k.cfg.Program, "error", err)
+			k.cfg.Program = k.proven
 			continue
 		}
 		cfg.Logger.Warn("the network's process has died and is started again", "error", err, "members", len(k.kept))
-		if time.Since(began) < steadyFor {
+		again := replaced && time.Since(began) < steadyFor
+		replaced = true
+		if again {
 			select {
 			case <-time.After(restartPause):
 			case <-ctx.Done():
@@ -141,7 +153,7 @@ func (k *keeper) run(ctx context.Context) error {
 	switch {
 	case k.failed != nil:
 		return k.failed
-	case !k.ready && err == nil:
+	case k.proven == "" && err == nil:
 		return errNotReady
 	}
 	return err
@@ -177,10 +189,10 @@ func (k *keeper) listen(w *workerProcess) {
 		}
 		switch o.Op {
 		case opReady:
-			if !k.ready && k.cfg.Ready != nil {
+			if k.proven == "" && k.cfg.Ready != nil {
 				k.cfg.Ready()
 			}
-			k.ready = true
+			k.proven = k.cfg.Program
 			k.expelRemoved() // while there was no worker to be told
 		case opFailed:
 			k.failed = errors.New(o.Text)
@@ -198,7 +210,7 @@ func (k *keeper) listen(w *workerProcess) {
 		case opEmpty:
 			k.empty = true
 		case opUpgrade:
-			k.cfg.Program = o.Text
+			k.cfg.Program, k.upgrading = o.Text, true
 			w.kill()
 		case opStop:
 			k.stopped = true

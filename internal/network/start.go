@@ -104,6 +104,7 @@ func Run(ctx context.Context, cfg RunConfig) error {
 	}
 	defer os.Remove(cfg.Paths.Socket(cfg.Name))
 	defer os.Remove(cfg.Paths.Members(cfg.Name))
+	defer os.Remove(cfg.Paths.API(cfg.Name)) // of a worker that was killed
 	return Keep(ctx, KeeperConfig{
 		Definition: def, Members: cfg.Paths.Members(cfg.Name), Listener: listener, Program: "/proc/self/exe",
 		Stay: cfg.Stay || def.Stay, Ready: cfg.Ready, Logger: cfg.Logger,

@@ -22,8 +22,18 @@ type Guest struct {
 	*NetNS
 	PID int // of the process, for a helper's command line
 
-	cmd  *exec.Cmd
+	cmd  *exec.Cmd // nil: the process is another's
 	hold io.Closer // the pipe whose end ends the process
+}
+
+// GuestOf is the guest that a process is in already, which a helper or another program
+// has made. Close lets go of it, and ends what was started by Run.
+func (e *Env) GuestOf(pid int) (*Guest, error) {
+	ns, err := e.NSOf(pid)
+	if err != nil {
+		return nil, err
+	}
+	return &Guest{NetNS: ns, PID: pid}, nil
 }
 
 // NewGuest makes an empty namespace: no interface but a lo that is down.
@@ -91,6 +101,9 @@ func (g *Guest) Close() error {
 	var err error
 	if g.NetNS != nil {
 		err = g.NetNS.Close()
+	}
+	if g.cmd == nil {
+		return err
 	}
 	g.hold.Close()
 	if waitErr := g.cmd.Wait(); err == nil {

@@ -43,6 +43,9 @@ type HelperConfig struct {
 	Caps []uintptr
 	// Files are inherited as descriptors 5 and up.
 	Files []*os.File
+	// Plain leaves out what EnvFlags asks for: Args are of another command than
+	// attaching a guest to a network of its own.
+	Plain bool
 }
 
 // Numbers of the descriptors that every helper inherits.
@@ -82,7 +85,11 @@ func (e *Env) Start(ctx context.Context, cfg HelperConfig) (*Helper, error) {
 	}
 	defer exitR.Close()
 	var stdout, stderr lockedBuffer
-	argv := slices.Concat(cfg.Wrap, []string{e.Binary}, e.flags(cfg.Args))
+	args := cfg.Args
+	if !cfg.Plain {
+		args = e.flags(args)
+	}
+	argv := slices.Concat(cfg.Wrap, []string{e.Binary}, args)
 	attr := &syscall.SysProcAttr{AmbientCaps: slices.Clone(cfg.Caps)}
 	if cfg.Etc != "" || cfg.ReadOnly {
 		argv = slices.Concat([]string{"/proc/self/exe", cfg.Etc, strconv.FormatBool(cfg.ReadOnly)}, argv)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -255,4 +256,24 @@ func fdSize(pid int) (size int) {
 	_, rest, _ := strings.Cut(string(status), "\nFDSize:")
 	_, _ = fmt.Sscan(rest, &size) // zero lists nothing
 	return size
+}
+
+// ProcessesWith finds the processes that were started with a variable in their
+// environment, "NAME=value", whoever their parents are: command lines by process id. The
+// dead that wait to be collected are not among them.
+func ProcessesWith(variable string) map[int]string {
+	found := map[int]string{}
+	entries, _ := os.ReadDir("/proc") // none is what a failure finds
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		environ, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)) // empty of others, and of the dead
+		if slices.Contains(strings.Split(string(environ), "\x00"), variable) {
+			cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			found[pid] = strings.TrimSpace(strings.ReplaceAll(string(cmdline), "\x00", " "))
+		}
+	}
+	return found
 }
