@@ -36,7 +36,8 @@ type helper struct {
 	ready time.Duration // from before fork to ready
 	cmd   *exec.Cmd     // nil for a daemon, which is a child by adoption
 	log   *os.File
-	clear func() // called once it has ended; nil: nothing to clear
+	more  []*helper // the peer's other processes, which end with it
+	clear func()    // called once it has ended; nil: nothing to clear
 }
 
 // newHelper prepares the process. Its output goes to a file: a pipe would be
@@ -163,10 +164,18 @@ func startPastaDaemon(ctx context.Context, s *scene) (*helper, error) {
 
 // kill ends the helper and waits for its end.
 func (h *helper) kill() {
-	if h.cmd != nil {
+	for _, other := range h.more {
+		other.kill()
+	}
+	switch {
+	case h.pid == 0: // it was never started
+	case h.cmd != nil:
 		_ = h.cmd.Process.Kill() // it may have ended already
 		_ = h.cmd.Wait()
-	} else if err := unix.Kill(h.pid, unix.SIGKILL); err == nil {
+	default:
+		if err := unix.Kill(h.pid, unix.SIGKILL); err != nil {
+			break
+		}
 		for {
 			if _, err := unix.Wait4(h.pid, nil, 0, nil); err != unix.EINTR {
 				break
@@ -200,9 +209,12 @@ func (h *helper) output() string {
 	return strings.TrimSpace(string(b[:n]))
 }
 
-// tree is the helper's process and its living descendants.
+// tree is the helper's processes and their living descendants.
 func (h *helper) tree() []int {
 	pids := []int{h.pid}
+	for _, other := range h.more {
+		pids = append(pids, other.pid)
+	}
 	for i := 0; i < len(pids); i++ {
 		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pids[i]))
 		if err != nil {

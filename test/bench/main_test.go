@@ -47,7 +47,9 @@ func TestEveryLoadRuns(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer s.close()
-				s.arrange(rows[0])
+				if err := s.arrange(rows[0]); err != nil {
+					t.Fatal(err)
+				}
 				v, err := rows[0].run(t.Context(), s, 50*time.Millisecond)
 				if err != nil {
 					t.Fatal(err)

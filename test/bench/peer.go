@@ -14,14 +14,16 @@ const (
 	kindSlirp    = "slirp4netns"
 	kindPasta    = "pasta"
 	kindKit      = "rootlesskit" // its builtin port driver: published ports alone
+	kindVDE      = "vde"         // vde_switch: members of a network alone
+	kindBridge   = "bridge"      // the kernel's, the same
 	kindVeth     = "veth"
 	kindLoopback = "loopback"
 )
 
-const defaultPeers = kindOurs + "," + kindSlirp + "," + kindPasta + "," + kindKit + "," + kindVeth + "," + kindLoopback
+const defaultPeers = kindOurs + "," + kindSlirp + "," + kindPasta + "," + kindKit + "," + kindVDE + "," + kindBridge + "," + kindVeth + "," + kindLoopback
 
 // quickPeers are those that recorded floors are set against.
-const quickPeers = kindOurs + "," + kindSlirp + "," + kindPasta
+const quickPeers = kindOurs + "," + kindSlirp + "," + kindPasta + "," + kindBridge
 
 // peer is one of the things measured beside each other.
 type peer struct {
@@ -34,11 +36,16 @@ type peer struct {
 }
 
 func kinds() []string {
-	return []string{kindOurs, kindSlirp, kindPasta, kindKit, kindVeth, kindLoopback}
+	return []string{kindOurs, kindSlirp, kindPasta, kindKit, kindVDE, kindBridge, kindVeth, kindLoopback}
 }
 
 // ceiling peers have no helper.
-func (p peer) ceiling() bool { return p.Kind == kindVeth || p.Kind == kindLoopback }
+func (p peer) ceiling() bool {
+	return p.Kind == kindVeth || p.Kind == kindLoopback || p.Kind == kindBridge
+}
+
+// network peers join guests and serve none.
+func (p peer) network() bool { return p.Kind == kindVDE || p.Kind == kindBridge }
 
 // launch is how helpers of the peer's kind are started; it has none for a
 // ceiling.
@@ -50,6 +57,8 @@ func (p peer) launch() launch {
 		return launch{hostAddr: hostGateway, resolver: pastaResolver, start: startPasta, startUp: startPastaDaemon}
 	case kindKit:
 		return launch{start: startKit}
+	case kindVDE:
+		return launch{start: startVDE}
 	}
 	return launch{}
 }
@@ -57,6 +66,10 @@ func (p peer) launch() launch {
 // takes tells whether a row means something for the peer.
 func (p peer) takes(r row) bool {
 	switch {
+	case p.network():
+		return r.neighbour
+	case r.neighbour:
+		return p.Kind == kindOurs
 	case p.ceiling():
 		return !r.helpers
 	case p.Kind == kindKit:
@@ -107,6 +120,9 @@ func (p *peer) find(built string) {
 	}
 	if p.Path == "" {
 		p.Path = p.Kind
+		if p.Kind == kindVDE {
+			p.Path = "vde_switch"
+		}
 	}
 	path, err := exec.LookPath(p.Path)
 	if err == nil {

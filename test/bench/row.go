@@ -21,6 +21,7 @@ type row struct {
 	metrics []metric
 	run     func(context.Context, *scene, time.Duration) (values, error)
 
+	neighbour bool       // the server is in another guest, on the same network
 	published *published // the server is in the guest; nil: on the host
 	dns       bool       // the server is the host's resolver
 	cpus      int        // processors that the helper is kept to; 0: all
@@ -68,6 +69,7 @@ func allRows() []row {
 	}
 	rows = append(rows, packets(512), packets(8000), packetsDefault(1400), bursts(), packetsIn(1400), burstsIn(), queries("dns-one", loadDNS, "by one socket"), queries("dns-fresh", loadDNSFresh, "by a new socket each"))
 	rows = append(rows, publishedRows()...)
+	rows = append(rows, neighbourRows()...)
 	rows = append(rows, startUp(), firstByte(), idle(), busy("out", loadSend), busy("in", loadReceive))
 	for _, n := range []int{1000, 5000, 9000} {
 		rows = append(rows, hold(n))

@@ -159,7 +159,9 @@ func (b *bench) one(ctx context.Context, r row, p peer) (values, error) {
 		return nil, err
 	}
 	defer s.close()
-	s.arrange(r)
+	if err := s.arrange(r); err != nil {
+		return nil, err
+	}
 	if !r.starts {
 		if err := s.start(ctx); err != nil {
 			return nil, err

@@ -25,12 +25,13 @@ const (
 
 // scene is what one sample is measured in: a host, a guest, a helper.
 type scene struct {
-	env    *harness.Env
-	peer   peer
-	host   *harness.NetNS
-	guest  *harness.Guest
-	mtu    int
-	helper *helper // nil for a ceiling and before start
+	env       *harness.Env
+	peer      peer
+	host      *harness.NetNS
+	guest     *harness.Guest
+	neighbour *harness.Guest // on the same network; nil: none
+	mtu       int
+	helper    *helper // nil for a ceiling and before start
 
 	client *harness.NetNS // where clients run
 	server netip.Addr     // where servers listen, on the host
@@ -61,16 +62,11 @@ func newScene(e *harness.Env, p peer, mtu int) (s *scene, err error) {
 	if err := s.host.Do(func() error { return configureHost(loMTU) }); err != nil {
 		return nil, fmt.Errorf("configure host: %w", err)
 	}
-	if s.guest, err = e.NewGuest(); err != nil {
+	if err := forTraffic(s.host); err != nil {
 		return nil, err
 	}
-	// A client that connects often must not run out of ports.
-	for _, ns := range []*harness.NetNS{s.host, s.guest.NetNS} {
-		if err := errors.Join(
-			ns.Sysctl("net/ipv4/tcp_congestion_control", "reno"),
-			ns.Sysctl("net/ipv4/ip_local_port_range", "1024 65535")); err != nil {
-			return nil, err
-		}
+	if s.guest, err = s.newGuest(); err != nil {
+		return nil, err
 	}
 	s.client, s.servers = s.guest.NetNS, s.host
 	switch p.Kind {
@@ -87,19 +83,47 @@ func newScene(e *harness.Env, p peer, mtu int) (s *scene, err error) {
 	return s, err
 }
 
+// newGuest makes a guest, which the scene's end does not end.
+func (s *scene) newGuest() (*harness.Guest, error) {
+	g, err := s.env.NewGuest()
+	if err != nil {
+		return nil, err
+	}
+	if err := forTraffic(g.NetNS); err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
+	return g, nil
+}
+
+// forTraffic makes a namespace ready for generators: a client that connects often must
+// not run out of ports.
+func forTraffic(ns *harness.NetNS) error {
+	return errors.Join(
+		ns.Sysctl("net/ipv4/tcp_congestion_control", "reno"),
+		ns.Sysctl("net/ipv4/ip_local_port_range", "1024 65535"))
+}
+
 // arrange puts client and server where a row wants them.
-func (s *scene) arrange(r row) {
+func (s *scene) arrange(r row) error {
+	if r.neighbour {
+		return s.meet()
+	}
 	if r.published != nil {
 		s.publish(r.published)
 	}
 	if r.dns {
 		s.resolve()
 	}
+	return nil
 }
 
 // start starts the helper and waits until it is ready.
 func (s *scene) start(ctx context.Context) (err error) {
-	if !s.peer.ceiling() {
+	switch {
+	case s.peer.ceiling():
+	case s.neighbour != nil && s.peer.Kind == kindOurs:
+		s.helper, err = startNetwork(ctx, s)
+	default:
 		s.helper, err = s.peer.launch().start(ctx, s)
 	}
 	return err
@@ -109,8 +133,10 @@ func (s *scene) close() {
 	if s.helper != nil {
 		s.helper.kill()
 	}
-	if s.guest != nil {
-		s.guest.Close()
+	for _, g := range []*harness.Guest{s.guest, s.neighbour} {
+		if g != nil {
+			g.Close()
+		}
 	}
 	if s.host != nil {
 		s.host.Close()
