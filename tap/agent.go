@@ -2,9 +2,11 @@ package tap
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +24,8 @@ type Agent struct {
 	log     *slog.Logger
 	size    int // of the stock of each family
 
-	sock   int // our end of the socket pair; -1: the agent is gone
+	sock   int     // our end of the socket pair; -1: the agent is gone
+	tag    [2]byte // of our orders; answers to a predecessor's bear another
 	err    error
 	cookie uint64 // of the guest's network namespace; 0: not known yet
 	shard  *shard.Shard
@@ -56,7 +59,8 @@ type AdoptConfig struct {
 
 // AdoptAgent makes an Agent of another process's AgentProcess, whose sockets are
 // checked as ours are. Attach comes next, and Wait where the shard does not serve
-// yet. The end of the other process is the agent's.
+// yet. The end of the other process is the agent's. What a predecessor with the same
+// socket has ordered and not received, when it was killed say, is thrown away.
 func AdoptAgent(cfg AdoptConfig) (*Agent, error) {
 	op := fmt.Sprintf("use socket agent on fd %d", cfg.FD)
 	typ, err := unix.GetsockoptInt(cfg.FD, unix.SOL_SOCKET, unix.SO_TYPE)
@@ -80,6 +84,7 @@ func newAgent(sock int, log *slog.Logger) *Agent {
 		log = slog.Default()
 	}
 	a := &Agent{log: log, size: stockSize(), sock: sock}
+	binary.NativeEndian.PutUint16(a.tag[:], uint16(rand.Uint32()))
 	a.stocks[v4].family, a.stocks[v6].family = unix.AF_INET, unix.AF_INET6
 	return a
 }

@@ -101,8 +101,8 @@ func (p *AgentProcess) Started(ctx context.Context) error {
 }
 
 // FD is our end of the agent's socket, to be passed to the process that makes an
-// Agent of it; -1 if it is one of ours, and after Close. One Agent may use it: a
-// second would be sent what the first has ordered.
+// Agent of it; -1 if it is one of ours, and after Close. One Agent may use it at a
+// time: of two, each would be sent what the other has ordered.
 func (p *AgentProcess) FD() int { return p.sock }
 
 // Transparent reports for which families the agent's sockets may be bound to any

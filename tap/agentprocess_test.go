@@ -120,6 +120,58 @@ func TestAdoptAgent_ClosedWhileServing(t *testing.T) {
 	}
 }
 
+// A successor goes on with an agent whose sockets were on their way to a process that
+// was killed: the orders may be unread yet, and the answers.
+func TestAdoptAgent_AfterAPredecessor(t *testing.T) {
+	g := newGuest(t, nesting{})
+	o, cfg, agent := passAgent(t, g)
+	for _, answered := range []bool{false, true, true} {
+		unanswered(t, cfg)
+		if answered && !ready(t, cfg.FD, unix.POLLIN, patience) {
+			t.Fatal("the agent does not answer")
+		}
+	}
+	if err := unix.Kill(agent, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	unanswered(t, cfg)
+	if err := unix.Kill(agent, unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	adopted, err := AdoptAgent(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := serve(t, adopted)
+	for range 2 * a.size {
+		if a.socket(unix.AF_INET) < 0 || a.socket(unix.AF_INET6) < 0 {
+			t.Fatal("no socket")
+		}
+	}
+	a.wantFull()
+	a.stop()
+	unix.Kill(o.pid, unix.SIGKILL)
+	awaitExit(t, agent)
+}
+
+// unanswered is an Agent that ends with its first orders sent and nothing received.
+func unanswered(t *testing.T, cfg AdoptConfig) {
+	t.Helper()
+	a, err := AdoptAgent(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := shard.New(shard.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	defer a.Close()
+	if err := a.Attach(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Whoever started the agent ends it, and nobody else; nothing is left of it then.
 func TestAgentProcess_Close(t *testing.T) {
 	g := newGuest(t, nesting{})

@@ -13,8 +13,9 @@ const (
 	maxSockets = 64
 	// agentSocket is the agent's end of the socket pair, its only descriptor.
 	agentSocket = 0
-	// orderLen is the length of an order: address family and count.
-	orderLen = 2
+	// orderLen is the length of an order: address family, count, and the tag of who
+	// orders.
+	orderLen = 4
 	// loIndex is the interface index of lo in every namespace.
 	loIndex = 1
 )
@@ -141,12 +142,12 @@ func (p *program) confine() {
 }
 
 // make makes the sockets of an order, or as many as the kernel gives. The answer
-// names the family, and the error that ended it.
+// names the family, the tag, and the error that ended it.
 //
 //go:norace
 //go:nosplit
 func (a *agentProgram) make() int {
-	a.answer = [reportLen]byte{1: a.order[0]}
+	a.answer = [reportLen]byte{1: a.order[0], 2: a.order[2], 3: a.order[3]}
 	f, domain := v4, uintptr(unix.AF_INET)
 	if a.order[0] == unix.AF_INET6 {
 		f, domain = v6, unix.AF_INET6

@@ -65,8 +65,9 @@
 //
 // Its process (AgentProcess) and its sockets (Agent) may belong to different programs
 // of ours: who has the guest forks it, and passes the socket to who serves the guest
-// (AdoptAgent). Orders are not told apart, so a socket serves one Agent in its life; a
-// successor gets another agent.
+// (AdoptAgent). A socket serves one Agent at a time. Each marks its orders, and the
+// answers with them, by a tag of its own, so that a successor, after a crash say, can
+// tell what its predecessor has ordered and never received.
 //
 // The guest's root has every capability over processes of its user namespace, and
 // shares our user id; it must not be able to look into one that carries our code

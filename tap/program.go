@@ -27,7 +27,10 @@ const (
 	stageSetns = 1 + iota
 	stageDup
 	stageConfine
-	reportLen = 8 // stage, index of the setns step, 2 bytes of nothing, errno
+	// reportLen is the length of a report: stage, index of the setns step, 2 bytes of
+	// nothing, errno, 2 bytes of nothing. An agent's answer is as long: 0, family, tag,
+	// errno.
+	reportLen = 8
 )
 
 // program is a child's program, and everything that it touches, laid out before

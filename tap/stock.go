@@ -100,7 +100,7 @@ func (a *Agent) short(s *stock) int {
 
 func (a *Agent) order(s *stock) bool {
 	n := a.short(s)
-	if n <= 0 || unix.Sendto(a.sock, []byte{byte(s.family), byte(n)}, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, nil) != nil {
+	if n <= 0 || unix.Sendto(a.sock, []byte{byte(s.family), byte(n), a.tag[0], a.tag[1]}, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, nil) != nil {
 		return false // that the agent is gone shows as an event
 	}
 	s.ordered, s.orderedAt = n, a.shard.Now()
@@ -116,6 +116,10 @@ func (a *Agent) Ready(uint32) {
 	var s *stock
 	if err == nil {
 		s, err = a.accept(msg, fds)
+	}
+	if err == errStale {
+		closeAll(fds)
+		return
 	}
 	if err != nil {
 		closeAll(fds)
@@ -136,6 +140,9 @@ func (a *Agent) Ready(uint32) {
 	a.tend(s)
 }
 
+// errStale is of an answer to an order of a predecessor's.
+var errStale = errors.New("receive sockets: nobody waits for these any more")
+
 // accept decides whether a message is an answer to an order of ours, and to which.
 func (a *Agent) accept(msg []byte, fds []int) (*stock, error) {
 	switch {
@@ -147,6 +154,8 @@ func (a *Agent) accept(msg []byte, fds []int) (*stock, error) {
 		return nil, errors.New("receive sockets: no answer of ours")
 	case msg[0] != 0:
 		return nil, reported(msg, a.join())
+	case [2]byte(msg[2:4]) != a.tag:
+		return nil, errStale
 	}
 	s := &a.stocks[familyIndex(int(msg[1]))]
 	if int(msg[1]) != s.family || len(fds) > s.ordered {

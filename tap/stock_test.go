@@ -112,12 +112,12 @@ func turns(t *testing.T, a *Agent, done func() bool) {
 	}
 }
 
-// respond sends that many sockets of a family, or an error.
-func respond(t *testing.T, sock int, family byte, n int, errno unix.Errno) {
+// respond answers an order with that many sockets, or an error.
+func respond(t *testing.T, sock int, order [orderLen]byte, n int, errno unix.Errno) {
 	t.Helper()
 	var fds []int
 	for range n {
-		fd, err := unix.Socket(int(family), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		fd, err := unix.Socket(int(order[0]), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			t.Error(err)
 			return
@@ -125,7 +125,7 @@ func respond(t *testing.T, sock int, family byte, n int, errno unix.Errno) {
 		defer unix.Close(fd)
 		fds = append(fds, fd)
 	}
-	answer := [reportLen]byte{1: family}
+	answer := [reportLen]byte{1: order[0], 2: order[2], 3: order[3]}
 	binary.LittleEndian.PutUint16(answer[4:], uint16(errno))
 	var rights []byte
 	if n > 0 {
@@ -142,9 +142,9 @@ func TestB8_AgentWithoutIPv6(t *testing.T) {
 	a := fakeAgent(t, 1, func(order [orderLen]byte, sock int) {
 		if order[0] == unix.AF_INET6 {
 			asked.Add(1)
-			respond(t, sock, order[0], 0, unix.EAFNOSUPPORT)
+			respond(t, sock, order, 0, unix.EAFNOSUPPORT)
 		} else {
-			respond(t, sock, order[0], 1, 0)
+			respond(t, sock, order, 1, 0)
 		}
 	})
 	if err := a.Wait(t.Context()); err != nil {
@@ -173,9 +173,9 @@ func TestAgent_OutOfDescriptors(t *testing.T) {
 	var out atomic.Bool
 	a := fakeAgent(t, 1, func(order [orderLen]byte, sock int) {
 		if out.Load() {
-			respond(t, sock, order[0], 0, unix.EMFILE)
+			respond(t, sock, order, 0, unix.EMFILE)
 		} else {
-			respond(t, sock, order[0], 1, 0)
+			respond(t, sock, order, 1, 0)
 		}
 	})
 	if err := a.Wait(t.Context()); err != nil {
@@ -198,7 +198,7 @@ func TestAgent_OutOfDescriptors(t *testing.T) {
 
 // An agent that sends more than was ordered is the guest's, and gone.
 func TestAgent_SendsTooMuch(t *testing.T) {
-	a := fakeAgent(t, 2, func(order [orderLen]byte, sock int) { respond(t, sock, order[0], 3, 0) })
+	a := fakeAgent(t, 2, func(order [orderLen]byte, sock int) { respond(t, sock, order, 3, 0) })
 	if err := a.Wait(t.Context()); err == nil || a.sock >= 0 {
 		t.Errorf("it is believed: %v", err)
 	}
@@ -206,6 +206,28 @@ func TestAgent_SendsTooMuch(t *testing.T) {
 	a.Socket(unix.AF_INET, func(fd int) bool { refused = fd < 0; return false })
 	if !refused {
 		t.Error("a client is not refused")
+	}
+}
+
+// What a predecessor has ordered is for nobody, and does not pass for an answer to us,
+// whenever it comes.
+func TestAgent_AnswersToAPredecessor(t *testing.T) {
+	var stale atomic.Int32
+	a := fakeAgent(t, 2, func(order [orderLen]byte, sock int) {
+		for _, n := range []int{0, 3} { // more than we have ordered, too
+			of := order
+			of[2]++
+			respond(t, sock, of, n, 0)
+			stale.Add(1)
+		}
+		respond(t, sock, order, 2, 0)
+	})
+	if err := a.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	turns(t, a, func() bool { return len(a.stocks[v4].ready) == 2 && len(a.stocks[v6].ready) == 2 })
+	if stale.Load() != 4 {
+		t.Errorf("%d answers were a predecessor's, want 4", stale.Load())
 	}
 }
 
