@@ -24,7 +24,7 @@ const (
 	DirectOnly
 )
 
-// Sockets hands out TCP sockets that were made in the guest's network namespace.
+// Sockets hands out TCP sockets that were made in a guest's network namespace.
 // Its methods are called on the shard's thread.
 type Sockets interface {
 	// Socket calls take with a non-blocking socket of the family, AF_INET or
@@ -52,6 +52,7 @@ const (
 // being connected to the server.
 type direct struct {
 	connect.Attempt
+	sockets Sockets        // of the guest that has the server
 	from    netip.AddrPort // what it is bound to
 	waiting bool           // for a socket
 	tried   netip.AddrPort // from there; a valid port: the guest may have seen a SYN
@@ -64,14 +65,13 @@ func (c *client) mayGoDirect() bool {
 	if cfg.Sockets == nil || cfg.Mode == StackOnly {
 		return false
 	}
-	if cfg.Mode == DirectOnly {
-		return true
-	}
-	// The rule may name an address that is not the guest's own; whether its
+	// The rule may name an address that is no guest's own; whether a guest's
 	// kernel passes such a connection on, only its device tells.
 	to := c.to.Addr()
-	own := to == cfg.Plan.Guest || to.Is6() && to == cfg.Stack.GuestAddr6()
-	return own && cfg.Sockets.Transparent(familyOf(to)) && cfg.Shard.Now() >= c.p.avoid
+	if c.direct.sockets = cfg.Sockets(to); c.direct.sockets == nil {
+		return false
+	}
+	return cfg.Mode == DirectOnly || c.direct.sockets.Transparent(familyOf(to)) && cfg.Shard.Now() >= c.p.avoid
 }
 
 func familyOf(a netip.Addr) int {
@@ -91,7 +91,7 @@ func (c *client) directPatience() time.Duration {
 // goDirect takes the direct path.
 func (c *client) goDirect() {
 	c.direct.waiting = true
-	c.m.cfg.Sockets.Socket(familyOf(c.to.Addr()), c.takeSocket)
+	c.direct.sockets.Socket(familyOf(c.to.Addr()), c.takeSocket)
 	if c.direct.waiting {
 		c.m.cfg.Shard.Arm(&c.timer, c.directPatience(), c)
 	}
@@ -109,7 +109,7 @@ func (c *client) takeSocket(fd int) (kept bool) {
 		c.directImpossible()
 		return false
 	}
-	d.Bound = c.m.cfg.Sockets.Transparent(familyOf(c.to.Addr()))
+	d.Bound = d.sockets.Transparent(familyOf(c.to.Addr()))
 	if d.Bound {
 		var sa sockio.Addr
 		sa.Set(d.from)

@@ -19,7 +19,8 @@
 // When the guest accepts, the relay joins the two; when it refuses, the client
 // is reset; when it stays silent, the client is reset after dialTimeout.
 //
-// The direct path leads to the guest's own servers only. Where it is refused, or has
+// The direct path leads to a guest's own servers only; where several guests share the
+// stack, the server's address says whose sockets are taken. Where it is refused, or has
 // no answer within directPatience, the client goes by the stack path, which has the
 // last word: a guest may forward connections that arrive on its TAP. State left in
 // the guest by the failed attempt is reset first, since both attempts use the same

@@ -21,15 +21,18 @@ import (
 // Config of a Manager. Plan, Policy, Shard, Table, Relay, Batch and Stack are
 // required.
 type Config struct {
-	Guests  flow.Guests // whose ports these are; may be nil where there is one guest
-	Plan    addressing.Plan
-	Policy  policy.Decider
-	Shard   *shard.Shard
-	Table   *flow.Table
-	Relay   *relay.Relay
-	Batch   *sockio.Batch
-	Stack   *stack.Stack
-	Sockets Sockets // of the guest's namespace; nil: the stack path only
+	Guests flow.Guests // whose ports these are; may be nil where there is one guest
+	Plan   addressing.Plan
+	Policy policy.Decider
+	Shard  *shard.Shard
+	Table  *flow.Table
+	Relay  *relay.Relay
+	Batch  *sockio.Batch
+	Stack  *stack.Stack
+	// Sockets are those of the guest that has an address for its own, made in its
+	// network namespace. It is asked on the shard's thread, once for each TCP client;
+	// nil, or a nil result: the stack path only.
+	Sockets func(netip.Addr) Sockets
 	Mode    Mode
 	Logger  *slog.Logger // the default is slog's
 	// Claims is told of the clients of UDP ports; nil where one worker has all.

@@ -31,6 +31,7 @@ type setting struct {
 	idle       bool             // nobody serves the shard: the test does
 	limits     flow.Limits
 	policy     policy.Decider // of the Manager; nil: the world's rules
+	sockets    func(netip.Addr) Sockets
 }
 
 // world is a manager with all that it needs, and a guest's netstack.
@@ -61,6 +62,7 @@ func newWorld(t *testing.T, s setting) *world {
 	}
 	w.Manager = New(Config{
 		Plan: w.Plan, Policy: s.policy, Shard: w.Shard, Table: w.Table, Relay: w.Relay, Batch: w.Batch, Stack: w.Stack, Logger: w.Logger,
+		Sockets: s.sockets,
 	})
 	f.Attach(w.Stack, w.Manager)
 	t.Cleanup(w.Manager.Close)

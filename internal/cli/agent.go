@@ -44,9 +44,10 @@ func (o *Options) wantsAgent(cfg tap.Config) bool {
 			return false
 		}
 	}
-	if o.APISocket != "" || o.HTTPSocket != "" {
-		return true
-	}
+	return o.APISocket != "" || o.HTTPSocket != "" || o.publishesTCP()
+}
+
+func (o *Options) publishesTCP() bool {
 	for _, rule := range o.Publish {
 		if rule.Proto != portfwd.UDP {
 			return true

@@ -156,7 +156,9 @@ func (a *AttachMember) join(ctx context.Context, i int, m *member, process *os.F
 	if wish.Detached = a.Detached; wish.Detached && process == nil {
 		wish.NetNS = a.Target.NetNS
 	}
-	return m.join(ctx, tap.Config{Target: a.Target, Name: name, Logger: log}, wish, i == 0, process)
+	device := tap.Config{Target: a.Target, Name: name, Logger: log}
+	m.startAgent(ctx, &a.Options, device, wish)
+	return m.join(ctx, device, wish, i == 0, process)
 }
 
 // openProcess is a descriptor of the target's process, nil for a path.

@@ -22,6 +22,7 @@ type member struct {
 	path      string // of the network's socket
 	start     network.Starter
 	device    *tap.Device
+	agent     *tap.AgentProcess // nil: no ports to publish by it
 	granted   network.Member
 	holder    *network.Holder
 	wantsIPv6 bool
@@ -62,11 +63,12 @@ func (m *member) join(ctx context.Context, cfg tap.Config, wish network.Member, 
 	if m.device, err = tap.Open(ctx, cfg); err != nil {
 		return err
 	}
+	m.awaitAgent(ctx, cfg.Logger)
 	wish.Interface = m.device.Name()
 	if wish.ID, err = namespaceID(cfg.Target); err != nil {
 		return err
 	}
-	granted, info, err := m.client.Join(ctx, wish, m.device.FD(), process)
+	granted, info, err := m.client.Join(ctx, wish, m.handover(process))
 	if err != nil {
 		return err
 	}
@@ -76,6 +78,11 @@ func (m *member) join(ctx context.Context, cfg tap.Config, wish network.Member, 
 		m.client.Leave(context.WithoutCancel(ctx), granted.ID)
 	}
 	return err
+}
+
+// handover is what the network serves the member by.
+func (m *member) handover(process *os.File) network.Handover {
+	return network.Handover{TAP: m.device.FD(), Agent: m.agent, Process: process}
 }
 
 // namespaceID tells a guest's network namespace from others, so that networks know which
@@ -118,7 +125,7 @@ func (m *member) configure(ctx context.Context, target tap.Target, routed, share
 
 // hold keeps the membership from now on, whatever becomes of the network's processes.
 func (m *member) hold(r *reporter) {
-	m.holder = network.Hold(m.path, m.start, m.client, m.device.FD(), m.granted, r.log)
+	m.holder = network.Hold(m.path, m.start, m.client, m.handover(nil), m.granted, r.log)
 	if m.wantsIPv6 && !m.hasIPv6 {
 		r.log.Warn("IPv6 is off in the guest; it gets IPv4 only", "network", m.network)
 	}
@@ -131,6 +138,9 @@ func (m *member) close() {
 		m.holder.Close()
 	case m.client != nil:
 		m.client.Close()
+	}
+	if m.agent != nil {
+		m.agent.Close()
 	}
 	if m.device != nil {
 		m.device.Close()

@@ -47,7 +47,9 @@ func (c *Run) runMember(ctx context.Context, prog string, stderr io.Writer) int 
 	}
 	for i, m := range members {
 		device := tap.Config{Target: tap.Target{PID: p.PID()}, Name: interfaceOf(i), Transient: true, Logger: r.log}
-		if err := m.join(ctx, device, c.wish(i, c.publishTexts()), i == 0, nil); err != nil {
+		wish := c.wish(i, c.publishTexts())
+		m.startAgent(ctx, &c.Options, device, wish)
+		if err := m.join(ctx, device, wish, i == 0, nil); err != nil {
 			return r.fail(err)
 		}
 	}

@@ -72,8 +72,8 @@ type Config struct {
 	// BufferBytes bounds the TCP buffers of all connections; 0 is the default
 	// of package stack.
 	BufferBytes int
-	// Sockets of the guest's network namespace, for published ports; nil: they
-	// go through the device.
+	// Sockets of the one guest's network namespace, for published ports; nil: they
+	// go through the device. Not with Members.
 	Sockets     Sockets
 	PublishMode portfwd.Mode
 	Logger      *slog.Logger
@@ -91,6 +91,9 @@ type Members interface {
 	AddressOf(mac [6]byte) (netip.Addr, bool)
 	// Guest is the member that has an IP address, as flows refer to it; nil: none has.
 	Guest(netip.Addr) *flow.Guest
+	// Sockets are those of the namespace of the member that has an IP address, for
+	// published ports; nil: they go through the device.
+	Sockets(netip.Addr) portfwd.Sockets
 	// Answer answers DNS queries about the members; see dns.Config.Local.
 	Answer(query []byte, from netip.AddrPort, stream bool) (answer []byte, ok bool)
 }

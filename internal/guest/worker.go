@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 
 	"epiphyte/forwarder"
 	"epiphyte/internal/dhcp"
@@ -86,7 +87,10 @@ func (g *Guest) newWorker(i int, cfg *Config) (w *worker, err error) {
 		if err := cfg.Sockets.Attach(w.shard); err != nil {
 			return w, err
 		}
-		pc.Sockets = cfg.Sockets
+		pc.Sockets = w.socketsFor(cfg)
+	}
+	if cfg.Members != nil {
+		pc.Sockets = cfg.Members.Sockets
 	}
 	if g.steering != nil {
 		pc.Claims = g.steering
@@ -94,6 +98,18 @@ func (g *Guest) newWorker(i int, cfg *Config) (w *worker, err error) {
 	g.ports = portfwd.New(pc)
 	f.Attach(w.stack, g.ports)
 	return w, nil
+}
+
+// socketsFor has the one guest's sockets lead to its own addresses, and those that were
+// asked for to any.
+func (w *worker) socketsFor(cfg *Config) func(netip.Addr) portfwd.Sockets {
+	return func(a netip.Addr) portfwd.Sockets {
+		own := a == cfg.Rules.Plan.Guest || a.Is6() && a == w.stack.GuestAddr6()
+		if own || cfg.PublishMode == portfwd.DirectOnly {
+			return cfg.Sockets
+		}
+		return nil
+	}
 }
 
 // serve0 adds the services of worker 0: names, leases and advertisements.

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"epiphyte/tap"
 )
 
 // ErrNotRunning is of a network without a process.
@@ -113,15 +115,30 @@ func unlessEnded(err error) error {
 	return err
 }
 
-// Join makes a member of a TAP that was opened in its namespaces, with the virtio-net
-// header, and returns it with what it has got. process is a pidfd whose end is that of a
-// detached member; nil: none. Both stay the caller's.
-func (c *Client) Join(ctx context.Context, m Member, tap int, process *os.File) (*Member, *Info, error) {
-	fds := []int{tap}
-	if process != nil {
-		fds = append(fds, int(process.Fd()))
+// Handover is what the network takes over of a member. All of it stays open with the
+// caller, too, whose it is to close.
+type Handover struct {
+	// TAP was opened in the member's namespaces, with the virtio-net header.
+	TAP int
+	// Agent makes sockets there, for published TCP ports, and has started; nil: they go
+	// by the TAP.
+	Agent *tap.AgentProcess
+	// Process is a pidfd, whose end is that of a detached member; nil: none.
+	Process *os.File
+}
+
+// Join makes a member of what is handed over, and returns it with what it has got.
+func (c *Client) Join(ctx context.Context, m Member, h Handover) (*Member, *Info, error) {
+	with := descriptors{roleTAP: h.TAP}
+	if h.Agent != nil {
+		with[roleAgent] = h.Agent.FD()
+		m.Transparent4, m.Transparent6 = h.Agent.Transparent()
 	}
-	r, err := c.ask(ctx, request{Op: opJoin, Member: &m}, fds...)
+	if h.Process != nil {
+		with[roleProcess] = int(h.Process.Fd())
+	}
+	roles, fds := with.list()
+	r, err := c.ask(ctx, request{Op: opJoin, Member: &m, Roles: roles}, fds...)
 	if err != nil {
 		return nil, nil, err
 	}

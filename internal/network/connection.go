@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -59,7 +60,7 @@ func (w *Worker) serve(ctx context.Context, c *net.UnixConn, own *membership) {
 		}
 		var answer reply
 		if req.Op == opJoin && own == nil {
-			answer, own = w.handleJoin(ctx, c, req.Member, fds)
+			answer, own = w.handleJoin(ctx, c, &req, fds)
 		} else {
 			answer = w.handle(&req)
 		}
@@ -99,23 +100,26 @@ func refusal(err error) reply {
 	return reply{Error: err.Error(), Ending: errors.Is(err, errEnding)}
 }
 
-// handleJoin makes a member of the TAP in fds. A second descriptor is the process of a
-// detached member.
-func (w *Worker) handleJoin(ctx context.Context, c *net.UnixConn, wish *Member, fds []int) (reply, *membership) {
-	if wish == nil || len(fds) == 0 {
-		return reply{Error: "join: a TAP is missing"}, nil
+// handleJoin makes a member of what has come with its request.
+func (w *Worker) handleJoin(ctx context.Context, c *net.UnixConn, req *request, fds []int) (reply, *membership) {
+	with, err := assign(req.Roles, fds)
+	if err == nil && req.Member == nil {
+		err = errors.New("no member is named")
 	}
-	m, err := w.join(ctx, *wish, fds[0])
+	if err != nil {
+		return refusal(fmt.Errorf("join: %w", err)), nil
+	}
+	m, err := w.join(ctx, *req.Member, with)
 	if err != nil {
 		return refusal(err), nil
 	}
-	keep := fds
 	if m.Detached {
-		w.watchProcess(m, fds[1:])
+		w.watchProcess(m, with)
 	} else {
-		m.conn, keep = c, fds[:1]
+		m.conn = c
+		delete(with, roleProcess)
 	}
-	if err := w.keep(m, keep); err != nil {
+	if err := w.keep(m, with); err != nil {
 		w.leave(m)
 		return refusal(fmt.Errorf("join network %s: tell the keeper: %w", w.def.Name, err)), nil
 	}
@@ -123,37 +127,40 @@ func (w *Worker) handleJoin(ctx context.Context, c *net.UnixConn, wish *Member, 
 }
 
 // keep has the keeper hold what a new worker needs to go on with a member.
-func (w *Worker) keep(m *membership, fds []int) error {
+func (w *Worker) keep(m *membership, with descriptors) error {
+	tell := func() error {
+		roles, fds := with.list()
+		return w.tell(order{Op: opKeep, Member: &m.Member, Roles: roles}, fds...)
+	}
 	if m.conn == nil {
-		return w.tell(order{Op: opKeep, Member: &m.Member}, fds...)
+		return tell()
 	}
 	raw, err := m.conn.SyscallConn()
 	if err != nil {
 		return err
 	}
 	return errors.Join(raw.Control(func(fd uintptr) {
-		err = w.tell(order{Op: opKeep, Member: &m.Member}, append(slices.Clone(fds), int(fd))...)
+		with = maps.Clone(with)
+		with[roleConnection] = int(fd)
+		err = tell()
 	}), err)
 }
 
 // restore makes a member again what it was before this worker was started.
 func (w *Worker) restore(ctx context.Context, r restored) {
-	defer func() { closeAll(r.fds) }()
-	if len(r.fds) == 0 {
-		return
-	}
-	m, err := w.join(ctx, r.member, r.fds[0])
+	defer r.with.close()
+	m, err := w.join(ctx, r.member, r.with)
 	if err != nil {
 		w.cfg.Logger.Error("a member is lost", "member", r.member.Name, "error", err)
 		w.tell(order{Op: opDrop, ID: r.member.ID})
 		return
 	}
 	if m.Detached {
-		w.watchProcess(m, r.fds[1:])
+		w.watchProcess(m, r.with)
 		return
 	}
-	c, err := connOf(r.fds[len(r.fds)-1])
-	r.fds = r.fds[:len(r.fds)-1]
+	c, err := connOf(r.with[roleConnection])
+	delete(r.with, roleConnection) // closed
 	if err != nil {
 		w.leave(m)
 		return
@@ -162,12 +169,13 @@ func (w *Worker) restore(ctx context.Context, r restored) {
 	w.tasks.Go(func() { w.serve(ctx, c, m) })
 }
 
-// watchProcess ends a detached member with its process, if fds has its descriptor.
-func (w *Worker) watchProcess(m *membership, fds []int) {
-	if len(fds) == 0 {
+// watchProcess ends a detached member with its process, if that is known.
+func (w *Worker) watchProcess(m *membership, with descriptors) {
+	process, known := with[roleProcess]
+	if !known {
 		return
 	}
-	pidfd, err := unix.FcntlInt(uintptr(fds[0]), unix.F_DUPFD_CLOEXEC, 0)
+	pidfd, err := unix.FcntlInt(uintptr(process), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return
 	}

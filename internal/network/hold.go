@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// Holder is a member's own side: it keeps the TAP open and the membership alive, whatever
+// Holder is a member's own side: it keeps the membership alive, whatever
 // becomes of the network's processes.
 type Holder struct {
 	path   string
 	start  Starter
-	tap    int
+	own    Handover
 	member Member // as it was granted
 	log    *slog.Logger
 
@@ -31,12 +31,12 @@ const (
 	lastPause  = 2 * time.Second
 )
 
-// Hold keeps a membership that c.Join has granted, and takes c over. tap must stay open
-// until Close.
-func Hold(path string, start Starter, c *Client, tap int, granted Member, log *slog.Logger) *Holder {
+// Hold keeps a membership that c.Join has granted, and takes c over. What was handed over
+// must stay open until Close.
+func Hold(path string, start Starter, c *Client, own Handover, granted Member, log *slog.Logger) *Holder {
 	ctx, cancel := context.WithCancel(context.Background())
 	h := &Holder{
-		path: path, start: start, tap: tap, member: granted, log: log, client: c,
+		path: path, start: start, own: own, member: granted, log: log, client: c,
 		cancel: cancel, done: make(chan struct{}), ended: make(chan struct{}),
 	}
 	go h.hold(ctx)
@@ -83,7 +83,7 @@ func (h *Holder) rejoin(ctx context.Context) bool {
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		c, _, err := Open(ctx, h.path, h.start)
 		if err == nil {
-			if _, _, err = c.Join(ctx, h.member, h.tap, nil); err == nil {
+			if _, _, err = c.Join(ctx, h.member, h.own); err == nil {
 				h.mu.Lock()
 				defer h.mu.Unlock()
 				h.client = c

@@ -66,7 +66,7 @@ type keeper struct {
 // kept is a member, with descriptors that outlive the worker.
 type kept struct {
 	member Member
-	fds    []int
+	with   descriptors
 }
 
 // Keep starts the network's worker, replaces it whenever it dies, and returns when the
@@ -121,7 +121,7 @@ func (k *keeper) close() {
 		k.removals.close()
 	}
 	for _, m := range k.kept {
-		closeAll(m.fds)
+		m.with.close()
 	}
 }
 
@@ -171,7 +171,8 @@ func (k *keeper) introduce() error {
 		return err
 	}
 	for i := range k.kept {
-		if err := send(k.control, order{Op: opKeep, Member: &k.kept[i].member}, k.kept[i].fds...); err != nil {
+		roles, fds := k.kept[i].with.list()
+		if err := send(k.control, order{Op: opKeep, Member: &k.kept[i].member, Roles: roles}, fds...); err != nil {
 			return err
 		}
 	}
@@ -197,8 +198,13 @@ func (k *keeper) listen(w *workerProcess) {
 		case opFailed:
 			k.failed = errors.New(o.Text)
 		case opKeep:
+			with, err := assign(o.Roles, fds)
+			if err != nil {
+				w.kill()
+				break
+			}
 			k.drop(o.Member.ID)
-			k.hold(*o.Member, fds)
+			k.hold(*o.Member, with)
 			k.list()
 			fds = nil
 		case opChange:
@@ -237,9 +243,9 @@ func (k *keeper) list() {
 }
 
 // hold keeps a member, and watches the path of its namespace.
-func (k *keeper) hold(m Member, fds []int) {
+func (k *keeper) hold(m Member, with descriptors) {
 	k.mu.Lock()
-	k.kept = append(k.kept, kept{m, fds})
+	k.kept = append(k.kept, kept{m, with})
 	k.mu.Unlock()
 	if m.NetNS == "" || k.removals == nil {
 		return
@@ -285,7 +291,7 @@ func (k *keeper) drop(id string) {
 	defer k.mu.Unlock()
 	k.kept = slices.DeleteFunc(k.kept, func(m kept) bool {
 		if m.member.ID == id {
-			closeAll(m.fds)
+			m.with.close()
 		}
 		return m.member.ID == id
 	})

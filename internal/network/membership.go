@@ -30,6 +30,7 @@ type membership struct {
 	Member
 	mac     [6]byte
 	device  *tap.Device
+	agent   *tap.Agent // makes sockets in its namespaces; nil: none came
 	port    *bridge.Port
 	guest   *flow.Guest
 	conn    *net.UnixConn // that it came by; nil: it is detached
@@ -44,8 +45,8 @@ var (
 	errFull     = errors.New("the network has no address left: give it a larger subnet (epiphyte network create --subnet)")
 )
 
-// join makes a member of the TAP with a descriptor, which stays the caller's.
-func (w *Worker) join(ctx context.Context, wish Member, tun int) (_ *membership, err error) {
+// join makes a member of what comes with it, which stays the caller's.
+func (w *Worker) join(ctx context.Context, wish Member, with descriptors) (_ *membership, err error) {
 	m := &membership{Member: wish, guest: &flow.Guest{}}
 	if err := w.reserve(m); err != nil {
 		return nil, fmt.Errorf("join network %s: %w", w.def.Name, err)
@@ -56,7 +57,14 @@ func (w *Worker) join(ctx context.Context, wish Member, tun int) (_ *membership,
 			err = fmt.Errorf("join network %s: %w", w.def.Name, err)
 		}
 	}()
+	tun, ok := with[roleTAP]
+	if !ok {
+		return nil, errors.New("a TAP is missing")
+	}
 	if m.device, err = tap.Open(ctx, tap.Config{Target: tap.Target{FD: tun}, Logger: w.cfg.Logger}); err != nil {
+		return nil, err
+	}
+	if m.agent, err = w.adoptAgent(m, with); err != nil {
 		return nil, err
 	}
 	if err := w.publish(ctx, m); err != nil {
@@ -70,6 +78,18 @@ func (w *Worker) join(ctx context.Context, wish Member, tun int) (_ *membership,
 	}
 	w.cfg.Logger.Info("member has joined", "member", m.Name, "ipv4", m.IPv4, "ipv6", m.IPv6)
 	return m, nil
+}
+
+// adoptAgent takes over the agent of a member that has one.
+func (w *Worker) adoptAgent(m *membership, with descriptors) (*tap.Agent, error) {
+	fd, ok := with[roleAgent]
+	if !ok {
+		return nil, nil
+	}
+	return tap.AdoptAgent(tap.AdoptConfig{
+		FD: fd, Transparent4: m.Transparent4, Transparent6: m.Transparent6,
+		Logger: w.cfg.Logger.With("member", m.Name),
+	})
 }
 
 // reserve decides what the member gets, and enters it, so that no other gets the same.
@@ -230,6 +250,11 @@ func (m *membership) addressFor(host netip.Addr) netip.Addr {
 
 // connect puts the member onto the bridge. Shard's thread.
 func (w *Worker) connect(m *membership) (err error) {
+	if m.agent != nil {
+		if err := m.agent.Attach(w.shard); err != nil {
+			return err
+		}
+	}
 	m.port, err = w.bridge.Add(m.device, bridge.Address{MAC: m.mac, IPv4: m.IPv4, IPv6: m.IPv6})
 	if err != nil {
 		return err
@@ -284,8 +309,11 @@ func (w *Worker) leave(m *membership) {
 // soon. Shard's thread.
 func (w *Worker) disconnect(m *membership) {
 	if m.process != nil {
-		m.process.Forget()
+		m.process.Close() // the keeper has a copy
 		unix.Close(m.pidfd)
+	}
+	if m.agent != nil {
+		m.agent.Close()
 	}
 	if m.port == nil {
 		return

@@ -40,6 +40,10 @@ type Member struct {
 	// NetNS is the path of a detached member's network namespace. Its removal ends the
 	// membership.
 	NetNS string `json:"netns,omitempty"`
+	// Transparent4 and Transparent6 say what the sockets can do of the agent that comes
+	// with the member, as tap.AdoptConfig has it. Without an agent they mean nothing.
+	Transparent4 bool `json:"transparent_ipv4,omitempty"`
+	Transparent6 bool `json:"transparent_ipv6,omitempty"`
 
 	Since time.Time `json:"since,omitzero"`
 	// Stats are the frames that its port of the bridge has carried.
@@ -62,6 +66,7 @@ type Info struct {
 type request struct {
 	Op      operation `json:"op"`
 	Member  *Member   `json:"member,omitempty"`  // of join, with its descriptors
+	Roles   []role    `json:"roles,omitempty"`   // of the descriptors
 	Who     string    `json:"who,omitempty"`     // of leave: an id, or a name
 	Program string    `json:"program,omitempty"` // of upgrade: a path
 }
@@ -92,6 +97,7 @@ type order struct {
 	Op         operation          `json:"op"`
 	Definition *netdef.Definition `json:"definition,omitempty"` // of start
 	Member     *Member            `json:"member,omitempty"`     // of keep, with its descriptors
+	Roles      []role             `json:"roles,omitempty"`      // of the descriptors
 	ID         string             `json:"id,omitempty"`         // of drop and leave
 	Text       string             `json:"text,omitempty"`       // of failed: why; of upgrade: a path
 }
@@ -111,10 +117,53 @@ const (
 	// maxMessage bounds a message in bytes, below what a socket of the kernel's default
 	// size carries at once (net.core.wmem_default). A list of 250 members fits.
 	maxMessage = 160 << 10
-	// maxFDs come with a message at most: a TAP, and the connection or the process of
-	// its member.
-	maxFDs = 2
+	// maxFDs come with a message at most: a TAP, an agent, and the connection or the
+	// process of their member.
+	maxFDs = 3
 )
+
+// role says what a descriptor is for. Each message names those that come with it, in
+// their order.
+type role string
+
+const (
+	roleTAP        role = "tap"
+	roleAgent      role = "agent"      // the socket of an agent in the member's namespaces
+	roleProcess    role = "process"    // a pidfd: its end is the end of a detached member
+	roleConnection role = "connection" // by which the member came
+)
+
+// descriptors are a member's.
+type descriptors map[role]int
+
+// list is what a message says of descriptors, and what goes with it.
+func (d descriptors) list() (roles []role, fds []int) {
+	for r, fd := range d {
+		roles, fds = append(roles, r), append(fds, fd)
+	}
+	return roles, fds
+}
+
+// assign is the inverse of list. On an error the descriptors stay the caller's.
+func assign(roles []role, fds []int) (descriptors, error) {
+	if len(roles) != len(fds) {
+		return nil, fmt.Errorf("%d descriptors came, and %d were announced", len(fds), len(roles))
+	}
+	d := make(descriptors, len(fds))
+	for i, r := range roles {
+		if _, twice := d[r]; twice {
+			return nil, fmt.Errorf("two descriptors came as %s", r)
+		}
+		d[r] = fds[i]
+	}
+	return d, nil
+}
+
+func (d descriptors) close() {
+	for _, fd := range d {
+		unix.Close(fd)
+	}
+}
 
 // send sends one message with descriptors, which stay the caller's.
 func send(c *net.UnixConn, message any, fds ...int) error {
@@ -151,7 +200,7 @@ func receive(c *net.UnixConn, message any) (fds []int, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if fds, err = descriptors(oob[:oobn]); err == nil && flags&unix.MSG_CTRUNC != 0 {
+	if fds, err = rights(oob[:oobn]); err == nil && flags&unix.MSG_CTRUNC != 0 {
 		err = errors.New("more descriptors came than a message may have")
 	}
 	if err == nil {
@@ -184,7 +233,7 @@ func nextSize(c *net.UnixConn) (size int, err error) {
 	return size, err
 }
 
-func descriptors(oob []byte) (fds []int, err error) {
+func rights(oob []byte) (fds []int, err error) {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
 		return nil, err

@@ -19,6 +19,7 @@ import (
 	"epiphyte/internal/netdef"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/shard"
+	"epiphyte/portfwd"
 	"epiphyte/tap"
 )
 
@@ -82,7 +83,7 @@ type Worker struct {
 
 type restored struct {
 	member Member
-	fds    []int
+	with   descriptors
 }
 
 // OpenWorker builds the network that the keeper orders. An error has been told to the
@@ -137,7 +138,12 @@ func (w *Worker) receiveOrders() error {
 		case opStart:
 			w.def = *o.Definition
 		case opKeep:
-			w.restored = append(w.restored, restored{*o.Member, fds})
+			with, err := assign(o.Roles, fds)
+			if err != nil {
+				closeAll(fds)
+				return err
+			}
+			w.restored = append(w.restored, restored{*o.Member, with})
 			fds = nil
 		case opServe:
 			return nil
@@ -294,9 +300,12 @@ func (w *Worker) endIfIdle(cancel func()) {
 // Close frees what is left. Serve must have returned.
 func (w *Worker) Close() error {
 	for _, r := range w.restored {
-		closeAll(r.fds)
+		r.with.close()
 	}
 	for _, m := range w.members {
+		if m.agent != nil {
+			m.agent.Close()
+		}
 		if m.device != nil {
 			m.device.Close()
 		}
@@ -349,6 +358,13 @@ func (m members) AddressOf(mac [6]byte) (netip.Addr, bool) {
 func (m members) Guest(a netip.Addr) *flow.Guest {
 	if member := m.w.byAddress[a]; member != nil {
 		return member.guest
+	}
+	return nil
+}
+
+func (m members) Sockets(a netip.Addr) portfwd.Sockets {
+	if member := m.w.byAddress[a]; member != nil && member.agent != nil {
+		return member.agent
 	}
 	return nil
 }

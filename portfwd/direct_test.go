@@ -1,0 +1,99 @@
+package portfwd
+
+import (
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/addressing/addressingtest"
+	"epiphyte/internal/policy"
+	"epiphyte/internal/testnet"
+)
+
+// here makes sockets of this namespace, and counts them.
+type here struct {
+	t    *testing.T
+	made int // shard's thread
+}
+
+func (h *here) Transparent(int) bool { return true }
+
+func (h *here) Socket(family int, take func(fd int) bool) {
+	h.made++
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		h.t.Error(err)
+	}
+	if !take(fd) {
+		unix.Close(fd)
+	}
+}
+
+// moved is a Decider that has clients of one address go to another, which both are
+// loopback's, and be seen as client.
+type moved struct {
+	policy.Decider
+	from, to, client netip.Addr
+}
+
+func (m moved) Decide(q policy.Request) policy.Decision {
+	if q.Dst.Addr() != m.from {
+		return m.Decider.Decide(q)
+	}
+	return policy.Decision{
+		Action: policy.Allow,
+		From:   netip.AddrPortFrom(m.client, q.Src.Port()),
+		To:     netip.AddrPortFrom(m.to, q.Dst.Port()),
+	}
+}
+
+// The server's address says whose sockets a client is carried in by: those of one guest
+// are not another's, and a guest that has none is reached by the stack.
+func TestSocketsOfTheServersGuest(t *testing.T) {
+	var (
+		with    = netip.MustParseAddr("10.0.2.77")
+		at      = netip.MustParseAddr("127.0.0.2") // where the guest with sockets really is
+		seen    = netip.MustParseAddr("127.0.0.3")
+		sockets = &here{t: t}
+	)
+	var asked []netip.Addr
+	w := newWorld(t, setting{
+		policy: moved{&policy.Rules{Plan: addressingtest.New(t)}, with, at, seen},
+		sockets: func(a netip.Addr) Sockets {
+			asked = append(asked, a) // shard's thread
+			if a == at {
+				return sockets
+			}
+			return nil
+		},
+	})
+	guestPort := testnet.FreePort(t, TCP, at)
+	l, err := net.Listen("tcp", netip.AddrPortFrom(at, guestPort).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	acceptAll(t, l, func(c net.Conn) { io.WriteString(c, c.RemoteAddr().String()) })
+	w.serve(loop4, guestPort, echo)
+
+	e, err := w.Add(t.Context(), Rule{Proto: TCP, Host: loop4, HostPort: testnet.FreePort(t, TCP, loop4), Guest: with, GuestPort: guestPort})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, address(e))
+	got, err := io.ReadAll(c)
+	if want := netip.AddrPortFrom(seen, c.LocalAddr().(*net.TCPAddr).AddrPort().Port()).String(); err != nil || string(got) != want {
+		t.Errorf("the server saw %q, want %q (%v)", got, want, err)
+	}
+	says(t, dial(t, address(w.publish(TCP, loop4, guestPort))), "by the stack")
+	w.Do(func() {
+		if sockets.made != 1 {
+			t.Errorf("%d sockets were taken, want 1", sockets.made)
+		}
+		if len(asked) != 2 || asked[0] != at || asked[1] != w.Plan.Guest {
+			t.Errorf("asked for the sockets of %v", asked)
+		}
+	})
+}
