@@ -81,18 +81,9 @@ func TestAdoptAgent(t *testing.T) {
 func TestAdoptAgent_ClosedWhileServing(t *testing.T) {
 	g := newGuest(t, nesting{})
 	o, cfg, agent := passAgent(t, g)
-	a, err := AdoptAgent(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := shard.New(shard.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := adoptAgent(t, cfg)
+	s := a.shard
 	defer s.Close()
-	if err := a.Attach(s); err != nil {
-		t.Fatal(err)
-	}
 	turns(t, a, func() bool { return len(a.stocks[v4].ready) == a.size })
 	a.Socket(unix.AF_INET, func(int) bool { return false })
 	a.Close()
@@ -154,20 +145,28 @@ func TestAdoptAgent_AfterAPredecessor(t *testing.T) {
 	awaitExit(t, agent)
 }
 
-// unanswered is an Agent that ends with its first orders sent and nothing received.
-func unanswered(t *testing.T, cfg AdoptConfig) {
+// adoptAgent is an Agent whose shard nobody serves yet; the caller closes both.
+func adoptAgent(t *testing.T, cfg AdoptConfig) *Agent {
 	t.Helper()
-	a, err := AdoptAgent(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
 	s, err := shard.New(shard.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
-	defer a.Close()
-	if err := a.Attach(s); err != nil {
+	a, err := AdoptAgent(cfg)
+	if err == nil {
+		err = a.Attach(s)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// unanswered is an Agent that ends with its first orders sent and nothing received.
+func unanswered(t *testing.T, cfg AdoptConfig) {
+	t.Helper()
+	a := adoptAgent(t, cfg)
+	if err := errors.Join(a.Close(), a.shard.Close()); err != nil {
 		t.Fatal(err)
 	}
 }
