@@ -53,7 +53,8 @@ type Network struct {
 	Gateway6 netip.Addr
 	// Shared is of a namespace whose other interfaces have default routes, too: ours
 	// comes after those of interfaces that were there before, and takes over when they
-	// are gone.
+	// are gone. What is sent from Address and Address6 goes by our gateways all the same,
+	// as the replies to clients that have come by this interface.
 	Shared bool
 	MTU    int              // bytes, 68 to 65521 (the kernel decides); 0: left as it is
 	MAC    net.HardwareAddr // 6 bytes, unicast; nil: the kernel's choice

@@ -36,20 +36,24 @@ func (c *rtnetlinkConn) configure(ctx context.Context, name string, want Network
 		return false, err
 	}
 	if want.Gateway.IsValid() {
-		if err := c.defaultRoute(index, want.Gateway, want.metric(index)); err != nil {
+		if err := c.gatewayRoutes(index, &want, want.Address.Addr(), want.Gateway, 0); err != nil {
 			return false, err
 		}
 	}
 	return c.configureIPv6(ctx, index, want)
 }
 
-// metric is how much the default routes of the interface with an index yield to those
-// that the kernel prefers, metric 0.
-func (n *Network) metric(index int) uint32 {
-	if !n.Shared {
-		return 0
+// gatewayRoutes makes the gateway of one family the way out, and in a namespace with
+// several networks the way back.
+func (c *rtnetlinkConn) gatewayRoutes(index int, want *Network, addr, gateway netip.Addr, metric uint32) error {
+	if !want.Shared {
+		return c.defaultRoute(index, gateway, metric)
 	}
-	return uint32(index) // grows with each interface of a namespace
+	// The index grows with each interface of a namespace.
+	if err := c.defaultRoute(index, gateway, metric+uint32(index)); err != nil {
+		return err
+	}
+	return c.addWayBack(index, addr, gateway)
 }
 
 // configureLink sets what the device has below IPv6, and brings it up.
@@ -108,7 +112,7 @@ func (c *rtnetlinkConn) configureIPv6(ctx context.Context, index int, want Netwo
 		return false, err
 	}
 	if want.Gateway6.IsValid() {
-		err = c.defaultRoute(index, want.Gateway6, metricIPv6+want.metric(index))
+		err = c.gatewayRoutes(index, &want, want.Address6.Addr(), want.Gateway6, metricIPv6)
 	}
 	return err == nil, err
 }

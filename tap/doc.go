@@ -84,6 +84,15 @@
 // family to the guest, and sets net.ipv4.tcp_fwmark_accept and
 // net.ipv4/ipv6.fwmark_reflect, none of which touch packets without our mark.
 //
+// # Several networks
+//
+// A namespace may have a device, and an agent, of each of several networks. The mark, the
+// table and the priorities of the direct path are everybody's: the rules differ by subnet,
+// and lead to the namespace itself whoever has added them. A default route comes after
+// those that were there (Network.Shared), and what is sent from a device's address goes
+// by the device's gateway (wayback.go), since its network takes no other address, nor
+// another network this one. These rules stay when the device has gone, and lead nowhere.
+//
 // # Invariants
 //
 //   - Every child is reaped on every path, and dies with its parent

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -176,13 +177,33 @@ func TestConfigure(t *testing.T) {
 	}
 	exchangeARPAt(t, [6]byte(n.MAC), first, first)
 
-	// A second network has no default route.
+	// A second network need not have a default route.
 	open(t, Config{Target: Target{PID: g.pid}, Name: "eth1"})
 	if _, err := Configure(t.Context(), Target{PID: g.pid}, "eth1", Network{Address: netip.MustParsePrefix("10.90.3.5/24"), MTU: 1500}); err != nil {
 		t.Fatal(err)
 	}
 	if link := g.link("eth1"); !link.Up || link.MTU != 1500 || link.Addrs[0] != "10.90.3.5/24" || len(link.Routes) > 0 {
 		t.Errorf("the second: %+v", link)
+	}
+	// One that shares the namespace comes after the first, where both have one.
+	open(t, Config{Target: Target{PID: g.pid}, Name: "eth2"})
+	shared := Network{
+		Address: netip.MustParsePrefix("10.90.4.5/24"), Gateway: netip.MustParseAddr("10.90.4.1"),
+		Address6: netip.MustParsePrefix("fd90:0:0:4::5/64"), Gateway6: netip.MustParseAddr("fd90:0:0:4::1"),
+	}
+	_, err := Configure(t.Context(), Target{PID: g.pid}, "eth2", shared)
+	wantError(t, err, unix.EEXIST, "cannot set default route", "via 10.0.2.2")
+	shared.Shared = true
+	for range 2 { // a second time changes nothing
+		if _, err := Configure(t.Context(), Target{PID: g.pid}, "eth2", shared); err != nil {
+			t.Fatal(err)
+		}
+		if link := g.link("eth2"); !slices.Equal(link.Routes, []string{"default via 10.90.4.1"}) {
+			t.Errorf("the third: %+v", link)
+		}
+	}
+	if diff := cmp.Diff(want, g.link("eth0")); diff != "" {
+		t.Error("the first (-want +got):\n", diff)
 	}
 }
 

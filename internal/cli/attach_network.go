@@ -158,7 +158,7 @@ func (a *AttachMember) join(ctx context.Context, i int, m *member, process *os.F
 	}
 	device := tap.Config{Target: a.Target, Name: name, Logger: log}
 	m.startAgent(ctx, &a.Options, device, wish)
-	return m.join(ctx, device, wish, i == 0, process)
+	return m.join(ctx, device, wish, process)
 }
 
 // openProcess is a descriptor of the target's process, nil for a path.

@@ -58,8 +58,8 @@ func openNetworks(ctx context.Context, list []string) (all []*member, err error)
 }
 
 // join makes or attaches to the interface in the target's namespaces and makes it a
-// member's. routed says that this network is the way out.
-func (m *member) join(ctx context.Context, cfg tap.Config, wish network.Member, routed bool, process *os.File) (err error) {
+// member's.
+func (m *member) join(ctx context.Context, cfg tap.Config, wish network.Member, process *os.File) (err error) {
 	if m.device, err = tap.Open(ctx, cfg); err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func (m *member) join(ctx context.Context, cfg tap.Config, wish network.Member, 
 		return err
 	}
 	m.granted, m.info = *granted, info
-	err = m.configure(ctx, cfg.Target, routed, wish.Detached)
+	err = m.configure(ctx, cfg.Target)
 	if err != nil && wish.Detached { // the connection's end would not be its own
 		m.client.Leave(context.WithoutCancel(ctx), granted.ID)
 	}
@@ -99,9 +99,8 @@ func namespaceID(t tap.Target) (string, error) {
 	return fmt.Sprintf("netns-%d", st.Ino), nil
 }
 
-// configure gives the interface what the network has granted. shared says that the
-// namespace may be on other networks, too, whatever they are.
-func (m *member) configure(ctx context.Context, target tap.Target, routed, shared bool) (err error) {
+// configure gives the interface what the network has granted.
+func (m *member) configure(ctx context.Context, target tap.Target) (err error) {
 	mac, err := net.ParseMAC(m.granted.MAC)
 	if err != nil {
 		return fmt.Errorf("network %s: %w", m.network, err)
@@ -110,12 +109,12 @@ func (m *member) configure(ctx context.Context, target tap.Target, routed, share
 		Address: netip.PrefixFrom(m.granted.IPv4, m.info.Subnet.Bits()),
 		MTU:     m.info.MTU,
 		MAC:     mac,
-		Shared:  shared,
+		Shared:  true, // with other networks, whatever they are
 	}
 	if m.granted.IPv6.IsValid() {
 		n.Address6 = netip.PrefixFrom(m.granted.IPv6, m.info.Subnet6.Bits())
 	}
-	if routed {
+	if !m.info.Internal {
 		n.Gateway, n.Gateway6 = m.info.Gateway, m.info.Gateway6
 	}
 	m.wantsIPv6 = n.Address6.IsValid()

@@ -52,7 +52,7 @@ func joinDetached(ctx context.Context, c *network.Client, device tap.Config, wis
 	}
 	m := &member{network: info.Name, client: c, info: info}
 	defer m.close()
-	err = m.join(ctx, device, wish, !info.Internal, nil)
+	err = m.join(ctx, device, wish, nil)
 	return m.granted, m.info, err
 }
 
