@@ -22,7 +22,7 @@
 //
 // The keeper reads nothing of the guests' and does nothing but hold descriptors, so it
 // has no reason to die. When the worker dies it starts another one, hands it the members
-// with their TAPs and connections, and they go on with the same addresses, names and
+// with their TAPs, agents and connections, and they go on with the same addresses, names and
 // ports; between members nothing is lost but frames, since their kernels hold the
 // connections. Connections by the way out are reset. The same replaces the program by a
 // newer one (Upgrade). When the keeper dies, the kernel ends the worker; the members'
@@ -39,16 +39,26 @@
 // # Life of a member
 //
 //  1. Worker.serve receives the request with the TAP; join reserves name and addresses,
-//  2. adopts the TAP, binds the ports, and connects: bridge, names, lease;
+//  2. adopts the TAP and the agent, binds the ports, and connects: bridge, names, lease;
 //  3. keep hands copies of the descriptors to the keeper. The reply carries addresses.
 //  4. The client configures the interface, and holds (Hold) or closes its connection.
 //  5. leave undoes it all and ends the member's flows, so that its address is nobody's.
+//
+// # Published ports
+//
+// A member's client that publishes TCP ports starts an agent in the member's namespaces
+// (package tap) and hands its socket over with the TAP, for the direct path (package
+// portfwd). The keeper holds a copy of it, too; sockets that the agent has made for a
+// worker that is dead are thrown away by the next one. Members without an agent, and those
+// whose agent has ended, are reached by the bridge: detached ones, since nobody would be
+// there to have their agent, and those whose ports are published later.
 //
 // # Invariants
 //
 // A name's address is kept for it while the worker lives and addresses suffice. What a
 // failed join has reserved is free again. Membership is guarded by a mutex; bridge,
-// names and flows belong to the shard's thread. Members, connections and messages are
+// names, agents and flows belong to the shard's thread. Messages name what each of their
+// descriptors is. Members, connections and messages are
 // bounded.
 //
 // Timers: linger, while nobody is there; the pause before a worker that dies again and
