@@ -25,14 +25,17 @@ func agentOf(t testing.TB, h *harness.Helper) int {
 }
 
 // received is how many bytes have come to the guest by its device.
-func received(t testing.TB, w *world) (n int64) {
+func received(t testing.TB, w *world) int64 { return receivedBy(t, w.Guest, tapName) }
+
+// receivedBy is how many have come by one of several.
+func receivedBy(t testing.TB, g *harness.Guest, device string) (n int64) {
 	t.Helper()
-	if err := w.Do(func() error {
+	if err := g.Do(func() error {
 		b, err := os.ReadFile("/proc/thread-self/net/dev")
 		if err != nil {
 			return err
 		}
-		_, rest, _ := strings.Cut(string(b), tapName+":")
+		_, rest, _ := strings.Cut(string(b), device+":")
 		_, err = fmt.Sscan(rest, &n)
 		return err
 	}); err != nil {
