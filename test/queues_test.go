@@ -310,9 +310,9 @@ func TestB8_QueuesRest(t *testing.T) {
 	// After TIME-WAIT of the connections, and what is tidied up seconds later.
 	eventually(t, 30*time.Second, func() error {
 		const idle = 3 * time.Second
-		before, switches := w.usage(t), must(w.helper.Switches())(t)
+		before, switches := w.usage(t), must(harness.SwitchesOf(w.helper.PID))(t)
 		<-time.After(idle)
-		cpu, switched := w.usage(t).CPU-before.CPU, must(w.helper.Switches())(t)-switches
+		cpu, switched := w.usage(t).CPU-before.CPU, must(harness.SwitchesOf(w.helper.PID))(t)-switches
 		if cpu > idle/300 || float64(switched) > idle.Seconds() {
 			return fmt.Errorf("%v of CPU time and %d wake-ups in %v of doing nothing", cpu, switched, idle)
 		}

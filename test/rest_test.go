@@ -23,13 +23,18 @@ func TestB8_IdleCostsNothing(t *testing.T) {
 	}
 }
 
-// rests looks at the helper for a while: no CPU time but 10 ms in 3 s, and no
-// more than one wake-up a second.
 func (w *world) rests(t *testing.T, idle time.Duration) error {
 	t.Helper()
-	before, switches := w.usage(t), must(w.helper.Switches())(t)
+	return rests(t, w.helper.PID, idle)
+}
+
+// rests looks at a process for a while: no CPU time but 10 ms in 3 s, and no
+// more than one wake-up a second.
+func rests(t *testing.T, pid int, idle time.Duration) error {
+	t.Helper()
+	before, switches := must(harness.UsageOf(pid))(t), must(harness.SwitchesOf(pid))(t)
 	<-time.After(idle)
-	after, switched := w.usage(t), must(w.helper.Switches())(t)-switches
+	after, switched := must(harness.UsageOf(pid))(t), must(harness.SwitchesOf(pid))(t)-switches
 	if cpu := after.CPU - before.CPU; cpu > idle/300 {
 		return fmt.Errorf("%v of CPU time in %v of doing nothing", cpu, idle)
 	}

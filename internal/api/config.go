@@ -27,7 +27,8 @@ type Config struct {
 // Flow is one TCP connection, UDP mapping or ping identifier, as both protocols
 // show it.
 type Flow struct {
-	Proto  string         `json:"proto"` // tcp, udp or icmp
+	Proto  string         `json:"proto"`            // tcp, udp or icmp
+	Member string         `json:"member,omitempty"` // name of the guest, where several share a network
 	Guest  netip.AddrPort `json:"guest"`
 	Remote netip.AddrPort `json:"remote"` // not valid if there are many
 	Host   netip.AddrPort `json:"host"`   // our socket on the host; not valid if it has no address

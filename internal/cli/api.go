@@ -40,7 +40,7 @@ func flows(g *guest.Guest) []api.Flow {
 	list := make([]api.Flow, len(infos))
 	for i, f := range infos {
 		list[i] = api.Flow{
-			Proto: f.Proto, Guest: f.Src, Remote: f.Remote, Host: f.Host, State: f.State.String(), Origin: f.Origin.String(),
+			Proto: f.Proto, Member: f.Guest, Guest: f.Src, Remote: f.Remote, Host: f.Host, State: f.State.String(), Origin: f.Origin.String(),
 			In: f.In, Out: f.Out, Age: f.Age.Seconds(), Idle: f.Idle.Seconds(),
 		}
 	}

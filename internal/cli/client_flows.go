@@ -119,12 +119,19 @@ func withRates(flows []api.Flow, before map[flowKey]api.Flow, elapsed time.Durat
 func flowTable(rows []flowRow, rates bool) []byte {
 	var b bytes.Buffer
 	w := table(&b)
+	members := slices.ContainsFunc(rows, func(r flowRow) bool { return r.Member != "" })
+	if members {
+		fmt.Fprint(w, "MEMBER\t")
+	}
 	fmt.Fprint(w, "PROTO\tGUEST\tREMOTE\tSTATE\tIN\tOUT\t")
 	if rates {
 		fmt.Fprint(w, "IN/S\tOUT/S\t")
 	}
 	fmt.Fprintln(w, "AGE\tIDLE")
 	for _, r := range rows {
+		if members {
+			fmt.Fprintf(w, "%s\t", cmp.Or(r.Member, "-"))
+		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t", r.Proto, r.Guest, addressOrDash(r.Remote), cmp.Or(r.State, "-"), byteCount(float64(r.In)), byteCount(float64(r.Out)))
 		if rates {
 			fmt.Fprintf(w, "%s\t%s\t", byteCount(r.in), byteCount(r.out))

@@ -171,6 +171,22 @@ func TestClientFlows(t *testing.T) {
 	}
 }
 
+// TestClientFlowsOfMembers names them, where there are several.
+func TestClientFlowsOfMembers(t *testing.T) {
+	_, http, _ := answering(t, func() []api.Flow {
+		return []api.Flow{{Member: "db", Proto: "udp", Guest: netip.MustParseAddrPort("10.90.0.2:1000")}}
+	})
+	want := "" +
+		"MEMBER  PROTO  GUEST           REMOTE  STATE  IN   OUT  AGE  IDLE\n" +
+		"db      udp    10.90.0.2:1000  -       -      0 B  0 B  0s   0s\n"
+	if code, stdout, stderr := asked("flows", "--http-socket", http); code != 0 || stdout != want {
+		t.Errorf("%d %q\n%s", code, stderr, cmp.Diff(want, stdout))
+	}
+	if code, stdout, stderr := asked("flows", "--http-socket", http, "--json"); code != 0 || !strings.Contains(stdout, `"member":"db"`) {
+		t.Errorf("%d %q %q", code, stdout, stderr)
+	}
+}
+
 // TestClientWatch: three listings, then an interrupt.
 func TestClientWatch(t *testing.T) {
 	for _, asJSON := range []bool{false, true} {

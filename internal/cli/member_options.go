@@ -45,8 +45,14 @@ func (o *MemberOptions) addTo(fs *pflag.FlagSet) {
 
 // addWishes adds those that need no network's name.
 func (o *MemberOptions) addWishes(fs *pflag.FlagSet) {
-	fs.Var(nameValue(func(s string) { o.Name = s }), "name", "be found as `NAME` on the network")
-	fs.Var(nameValue(func(s string) { o.Aliases = append(o.Aliases, s) }), "alias", "be found as `NAME`, too; members may share it; repeatable")
+	fs.Var(nameValue(func(s string) error {
+		if o.Name != "" {
+			return errors.New("--name is given twice: --alias adds more names")
+		}
+		o.Name = s
+		return nil
+	}), "name", "be found as `NAME` on the network")
+	fs.Var(nameValue(func(s string) error { o.Aliases = append(o.Aliases, s); return nil }), "alias", "be found as `NAME`, too; members may share it; repeatable")
 	fs.Var(addressValue("ip", &o.IPv4, netip.Addr.Is4), "ip", "have the IPv4 `ADDRESS` on the first network")
 	fs.Var(addressValue("ip6", &o.IPv6, netip.Addr.Is6), "ip6", "have the IPv6 `ADDRESS` on the first network")
 	fs.Var(value{set: func(s string) error {
@@ -59,13 +65,12 @@ func (o *MemberOptions) addWishes(fs *pflag.FlagSet) {
 	}}, "mac", "have the Ethernet `ADDRESS` on the first network")
 }
 
-func nameValue(set func(string)) value {
+func nameValue(set func(string) error) value {
 	return value{set: func(s string) error {
 		if err := names.Valid(s); err != nil {
 			return err
 		}
-		set(s)
-		return nil
+		return set(s)
 	}}
 }
 

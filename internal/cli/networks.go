@@ -7,11 +7,13 @@ import (
 	"io"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
 	"epiphyte/internal/netdef"
 	"epiphyte/internal/network"
+	"epiphyte/internal/retry"
 )
 
 // networkCommand is the first argument of the commands about networks.
@@ -273,11 +275,28 @@ func (n *Networks) removeOne(ctx context.Context, e *env, name string) error {
 			return err
 		}
 	}
-	if running {
-		return c.Stop(ctx)
+	if !running {
+		return nil
 	}
-	return nil
+	if err := c.Stop(ctx); err != nil {
+		return err
+	}
+	// Whoever removes a network may want to make it anew at once.
+	return retry.While(ctx, stopPatience, stopPause, func() bool {
+		c, err := network.Dial(e.paths.Socket(name))
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
 }
+
+// A network's processes end within milliseconds, unless the machine is busy or a service
+// manager starts them again.
+const (
+	stopPatience = 5 * time.Second
+	stopPause    = 5 * time.Millisecond
+)
 
 func (n *Networks) connect(ctx context.Context, e *env) error {
 	a := &n.attach

@@ -109,9 +109,9 @@ func UsageOf(pid int) (Usage, error) {
 	return u, nil
 }
 
-// Switches counts how often the helper's threads have slept and woken so far.
-func (h *Helper) Switches() (int, error) {
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", h.PID))
+// SwitchesOf counts how often a process's threads have slept and woken so far.
+func SwitchesOf(pid int) (int, error) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
 	if err != nil {
 		return 0, err
 	}
