@@ -16,6 +16,7 @@ need nft nftables
 if [ "${1-}" = bench ]; then
 	need slirp4netns slirp4netns
 	need pasta passt
+	need vde_switch vde2
 	need nft nftables # RootlessKit keeps the client's address by it
 	need patchelf patchelf
 fi
