@@ -17,6 +17,7 @@ need bwrap bubblewrap
 if [ "${1-}" = bench ]; then
 	need slirp4netns slirp4netns
 	need pasta passt
+	need vde_switch vde2
 	need nft nftables # RootlessKit keeps the client's address by it
 	need patchelf patchelf
 fi

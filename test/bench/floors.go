@@ -7,7 +7,7 @@ package main
 // reaches it. Rows and metrics are those that were steady: what pasta sends out
 // by one stream is not, since it stalls.
 func floors() []goal {
-	slirp, pasta := []string{kindSlirp}, []string{kindPasta}
+	slirp, pasta, bridge := []string{kindSlirp}, []string{kindPasta}, []string{kindBridge}
 	above := func(title, row, key string, peer []string, floor float64, why string) goal {
 		return goal{title: title, row: row, key: key, against: peer, floor: floor, why: why}
 	}
@@ -47,6 +47,8 @@ func floors() []goal {
 			"medians 0.92-1.09; by the stack path it is about 0.4"),
 		above("published connections", "published-connect-16", "per_s", pasta, 0.55,
 			"medians 1.01-1.25, on a taken processor 0.78; connections that wait for a socket of the guest"),
+		above("TCP between members", "neighbour-tcp-1-65520", "gbps", bridge, 0.25,
+			"medians 0.35-0.47, all six on processors that others took whole; frames between members that go through the stack, or a copy more"),
 		below("exec to ready", "start", "ms", pasta, 1,
 			"medians 0.61-0.65; imports with work at start, one more execution"),
 		below("idle RSS", "idle", "rss_mb", pasta, 0.8,

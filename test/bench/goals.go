@@ -53,6 +53,7 @@ func goals() []goal {
 	higher("connections per second", "per_s", helpers, 1, 1.5, "connect-1", "connect-16")
 	higher("UDP packets per second", "kpps", helpers, 1, 1.5, "udp-1400", "udp-64")
 	higher("DNS, fresh sockets", "per_s", pasta, 1, 2, "dns-fresh")
+	higher("TCP between members", "gbps", []string{kindBridge}, 0.4, 0.6, "neighbour-tcp-1-65520", "neighbour-tcp-4-65520")
 	higher("published, by loopback", "gbps", []string{kindPasta, kindKit}, 0.95, 1.15, "published-tcp-up-1-65520", "published-tcp-down-1-65520")
 	higher("published, by a host address", "gbps", kit, 0.9, 1.15, "published-host-tcp-up-1-65520", "published-host-tcp-down-1-65520")
 	for _, way := range []string{"up", "down"} {

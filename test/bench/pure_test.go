@@ -71,6 +71,25 @@ func TestPortDriverIsMeasuredByPublishedRowsAlone(t *testing.T) {
 	}
 }
 
+// TestNetworksAreMeasuredByNeighbourRowsAlone and by those who have networks.
+func TestNetworksAreMeasuredByNeighbourRowsAlone(t *testing.T) {
+	for _, r := range allRows() {
+		neighbour := strings.HasPrefix(r.name, "neighbour")
+		for _, kind := range kinds() {
+			if kind == kindOurs {
+				continue
+			}
+			network := kind == kindBridge || kind == kindVDE
+			if taken := (peer{Kind: kind}).takes(r); taken && neighbour != network {
+				t.Errorf("%s: taken by %s", r.name, kind)
+			}
+		}
+		if neighbour && !((peer{Kind: kindBridge}).takes(r) && (peer{Kind: kindOurs}).takes(r)) {
+			t.Errorf("%s: not taken", r.name)
+		}
+	}
+}
+
 func TestEnvironmentGivesDefaults(t *testing.T) {
 	vars := map[string]string{"ROWS": "rtt-*", "ROUNDS": "5", "PEERS": "veth"}
 	o, err := parse([]string{"-rounds", "7"}, func(k string) string { return vars[k] })
