@@ -62,7 +62,8 @@ type Info struct {
 type request struct {
 	Op      operation `json:"op"`
 	Member  *Member   `json:"member,omitempty"`  // of join, with its descriptors
-	Who     string    `json:"who,omitempty"`     // of leave: an id, or a name
+	Who     string    `json:"who,omitempty"`     // of leave and ports: an id, or a name
+	Publish []string  `json:"publish,omitempty"` // of ports: as portfwd.Parse reads them
 	Program string    `json:"program,omitempty"` // of upgrade: a path
 }
 
@@ -72,6 +73,7 @@ const (
 	opInfo    operation = "info"
 	opJoin    operation = "join"
 	opLeave   operation = "leave"
+	opPorts   operation = "ports"
 	opUpgrade operation = "upgrade"
 	opStop    operation = "stop"
 )
