@@ -261,8 +261,13 @@ func (k *keeper) drop(id string) {
 // awaitClient waits until somebody connects, and leaves the connection for the next
 // worker to accept.
 func (k *keeper) awaitClient(ctx context.Context) error {
-	defer context.AfterFunc(ctx, func() { k.cfg.Listener.SetDeadline(time.Now()) })()
-	raw, err := k.cfg.Listener.SyscallConn()
+	f, err := k.cfg.Listener.File() // the listener's own SyscallConn cannot wait
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	defer context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Now()) })()
+	raw, err := f.SyscallConn()
 	if err != nil {
 		return err
 	}
