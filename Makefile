@@ -9,7 +9,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # As typed, not expanded: CMD='echo $HOME' is the shell's to read.
 export RUN_CMD := $(value CMD)
 
-.PHONY: build test lint fuzz race bench soak interop run install
+.PHONY: build test lint fuzz race bench soak interop run install install-rootlessport
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/epiphyte ./cmd/epiphyte
@@ -70,3 +70,10 @@ install:
 	install -d $(DESTDIR)$(PREFIX)/libexec/netavark $(DESTDIR)$(PREFIX)/lib/systemd/user
 	ln -sfn ../../bin/epiphyte $(DESTDIR)$(PREFIX)/libexec/netavark/epiphyte
 	sed 's,@PREFIX@,$(PREFIX),' dist/epiphyte-network@.service >$(DESTDIR)$(PREFIX)/lib/systemd/user/epiphyte-network@.service
+
+# Has rootless podman publish the ports of our networks' members by the network itself,
+# so that they see their clients' addresses. It takes precedence over podman's own
+# program of this name, and hands it all other containers.
+install-rootlessport: install
+	install -d $(DESTDIR)$(PREFIX)/libexec/podman
+	ln -sfn ../../bin/epiphyte $(DESTDIR)$(PREFIX)/libexec/podman/rootlessport

@@ -23,25 +23,40 @@ func pluginMain(ctx context.Context, prog string, args []string, stdout, stderr 
 			prog, args[0], prog, networkCommand)
 		return 1
 	}
-	p := netavark.Plugin{
+	p, err := newPlugin(stderr)
+	if err != nil {
+		netavark.Fail(stdout, err)
+		return 1
+	}
+	if p.Run(ctx, args, os.Stdin, stdout) != nil {
+		return 1
+	}
+	return 0
+}
+
+// rootlessPortMain stands in for the program of that name, by which rootless podman
+// publishes ports. It returns the exit code.
+func rootlessPortMain(ctx context.Context, stdout, stderr io.Writer) int {
+	p, err := newPlugin(stderr)
+	if err != nil {
+		fmt.Fprintln(stdout, err)
+		return 1
+	}
+	if p.PublishRootless(ctx, os.Stdin, stdout) != nil {
+		return 1
+	}
+	return 0
+}
+
+func newPlugin(stderr io.Writer) (*netavark.Plugin, error) {
+	paths, err := netdef.DefaultPaths()
+	return &netavark.Plugin{
+		Paths:    paths,
 		Version:  Version,
 		Rootless: netavark.RunsRootless(),
 		Join:     joinDetached,
 		Logger:   slog.New(slog.NewTextHandler(stderr, nil)),
-	}
-	var err error
-	if args[0] != netavark.Info {
-		p.Paths, err = netdef.DefaultPaths()
-	}
-	if err == nil {
-		err = p.Run(ctx, args, os.Stdin, stdout)
-	} else {
-		netavark.Fail(stdout, err)
-	}
-	if err != nil {
-		return 1
-	}
-	return 0
+	}, err
 }
 
 // joinDetached makes a namespace a member that stays when we end.

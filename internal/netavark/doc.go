@@ -30,10 +30,19 @@
 // and after a reboot setup asks the user's service manager for the unit
 // epiphyte-network@NAME. Without one, setup fails with the command that starts it.
 //
-// Ports are podman's to publish then: it runs its program rootlessport whenever a
-// rootless container has ports, whatever its networks are, and a port of the host cannot
-// be bound twice. Where podman runs as root nobody else binds them, and we publish them.
-// They are published once for a container, by the first of our networks that it joins.
+// # Ports
+//
+// Rootless podman runs its program rootlessport whenever a container has ports, whatever
+// its networks are. A port of the host cannot be bound twice, so setup leaves them to it.
+// It is a proxy that hides who the client is; where our program is installed under its
+// name (make install-rootlessport), the ports of our members are published by their
+// network, and their clients keep their addresses.
+//
+// Where podman runs as root, setup publishes them. podman reserves the ports of the host
+// itself then, unless containers.conf says enable_port_reservation = false ([engine]).
+//
+// A container on several networks answers by its first default route, so its ports are
+// published by that network, and move when it leaves. An internal network publishes none.
 //
 // # Life of a network
 //

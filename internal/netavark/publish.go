@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"epiphyte/internal/network"
 	"epiphyte/portfwd"
+	"epiphyte/tap"
 )
 
 // portMapping is a published port, or several in a row.
@@ -45,14 +47,10 @@ func (m *portMapping) rules(ipv6 bool) (rules []string, err error) {
 	return rules, nil
 }
 
-// publish is the rules of the container's ports, none if another of our networks
-// publishes them already.
-func (p *Plugin) publish(ctx context.Context, r *request, n *network.Info) (rules []string, err error) {
-	if len(r.Ports) == 0 || n.Internal || p.published(ctx, r.ID, n.Name) {
-		return nil, nil
-	}
-	for i := range r.Ports {
-		some, err := r.Ports[i].rules(n.Subnet6.IsValid())
+// rulesOf are what portfwd.Parse reads for several mappings.
+func rulesOf(ports []portMapping, ipv6 bool) (rules []string, err error) {
+	for i := range ports {
+		some, err := ports[i].rules(ipv6)
 		if err != nil {
 			return nil, err
 		}
@@ -61,23 +59,78 @@ func (p *Plugin) publish(ctx context.Context, r *request, n *network.Info) (rule
 	return rules, nil
 }
 
-// published reports whether a container has ports by another network than the named one.
-func (p *Plugin) published(ctx context.Context, id, name string) bool {
+// place is a container's on one of our networks.
+type place struct {
+	network string
+	member  network.Member
+}
+
+// places are those by which the container with an id can be reached from outside, the
+// preferred one first: answers to clients go by the interface that has the first default
+// route, so ports must be published by its network.
+func (p *Plugin) places(ctx context.Context, id string) (places []place) {
 	running, _ := p.Paths.Running().List() // broken ones do not run
 	for _, d := range running {
-		if d.Name == name {
-			continue
-		}
 		c, info, err := network.Open(ctx, p.Paths.Socket(d.Name), nil)
 		if err != nil {
 			continue // it has just ended
 		}
 		c.Close()
 		for _, m := range info.Members {
-			if m.ID == id && len(m.Publish) > 0 {
-				return true
+			if m.ID == id && !info.Internal {
+				places = append(places, place{d.Name, m})
 			}
 		}
 	}
-	return false
+	slices.SortStableFunc(places, func(a, b place) int { return tap.ComparePreference(a.member.Interface, b.member.Interface) })
+	return places
 }
+
+// setPorts publishes ports of a container by the network of a place.
+func (p *Plugin) setPorts(ctx context.Context, at place, rules []string) error {
+	c, _, err := network.Open(ctx, p.Paths.Socket(at.network), nil)
+	if err != nil {
+		return fmt.Errorf("network %s: %w", at.network, err)
+	}
+	defer c.Close()
+	return c.SetPorts(ctx, at.member.ID, rules)
+}
+
+// claim returns the rules by which a container's ports are published at a new place, and
+// takes them from the place that had them. There are none if that one is preferred.
+func (p *Plugin) claim(ctx context.Context, r *request, n *network.Info) (rules []string, err error) {
+	if len(r.Ports) == 0 || n.Internal {
+		return nil, nil
+	}
+	for _, at := range p.places(ctx, r.ID) {
+		if at.network == n.Name {
+			continue
+		}
+		if tap.ComparePreference(at.member.Interface, r.Wishes.Interface) < 0 {
+			return nil, nil
+		}
+		if err := p.setPorts(ctx, at, nil); err != nil {
+			return nil, err
+		}
+	}
+	return rulesOf(r.Ports, n.Subnet6.IsValid())
+}
+
+// move publishes ports of a container that has left a network by the next place that it
+// has, if there is one.
+func (p *Plugin) move(ctx context.Context, id string, rules []string) {
+	if len(rules) == 0 {
+		return
+	}
+	for _, at := range p.places(ctx, id) {
+		err := p.setPorts(ctx, at, rules)
+		if err == nil {
+			return
+		}
+		p.Logger.Warn("ports of a container are not published any more", "error", err)
+	}
+}
+
+// hintReserved is added to the refusal of a port, which podman run by root takes before
+// it calls us, so that nobody else has it meanwhile.
+const hintReserved = "if it is podman that reserves it: enable_port_reservation = false in containers.conf, [engine]"

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/netdef"
 	"epiphyte/internal/network"
@@ -66,21 +69,25 @@ func (p *Plugin) setup(ctx context.Context, netns string, r *request) (*status, 
 	if err := r.Network.check(&info.Definition); err != nil {
 		return nil, err
 	}
-	if !p.Rootless {
-		wish.Publish, err = p.publish(ctx, r, info)
-		if err != nil {
-			return nil, err
-		}
-	}
 	// One that was killed may have come back before podman has cleaned up after it.
 	if slices.ContainsFunc(info.Members, func(m network.Member) bool { return m.ID == r.ID }) {
 		if err := c.Leave(ctx, r.ID); err != nil {
 			return nil, err
 		}
 	}
+	if !p.Rootless {
+		wish.Publish, err = p.claim(ctx, r, info)
+		if err != nil {
+			return nil, err
+		}
+	}
 	device := tap.Config{Target: tap.Target{NetNS: netns}, Name: r.Wishes.Interface, Logger: p.Logger}
 	granted, info, err := p.Join(ctx, c, device, wish)
+	if err != nil && len(wish.Publish) > 0 && strings.Contains(err.Error(), unix.EADDRINUSE.Error()) {
+		err = fmt.Errorf("%w (%s)", err, hintReserved)
+	}
 	if err != nil {
+		p.move(ctx, r.ID, wish.Publish) // back
 		return nil, err
 	}
 	return statusOf(&granted, info), nil
@@ -164,7 +171,9 @@ func (p *Plugin) teardown(ctx context.Context, r *request) error {
 	defer c.Close()
 	for _, m := range info.Members {
 		if m.ID == r.ID {
-			return c.Leave(ctx, r.ID)
+			err := c.Leave(ctx, r.ID)
+			p.move(ctx, r.ID, m.Publish)
+			return err
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -16,14 +17,15 @@ type Paths struct{ Runtime, Config string }
 // DefaultPaths are the user's own: Runtime is epiphyte/networks below XDG_RUNTIME_DIR
 // or else /run/user/UID, and where there is neither, networks in a directory named
 // after the user in the directory for temporary files; Config is epiphyte/networks
-// below XDG_CONFIG_HOME or else ~/.config. Runtime is there when it returns, and
-// nobody else may enter it; Config need not be.
+// below XDG_CONFIG_HOME or else ~/.config. Root's are below /run instead of
+// /run/user/0, which is there only while root is logged in. Runtime is there when it
+// returns, and nobody else may enter it; Config need not be.
 func DefaultPaths() (Paths, error) {
-	config, err := os.UserConfigDir()
+	config, err := configDir()
 	if err != nil {
 		return Paths{}, fmt.Errorf("find the definitions of networks: %w", err)
 	}
-	private, err := privateDir(os.Getenv("XDG_RUNTIME_DIR"), "/run/user", os.TempDir())
+	private, err := privateDir(os.Getenv("XDG_RUNTIME_DIR"), "/run", os.TempDir())
 	if err != nil {
 		return Paths{}, fmt.Errorf("find the directory of running networks: %w", err)
 	}
@@ -34,18 +36,34 @@ func DefaultPaths() (Paths, error) {
 	return p, nil
 }
 
+// configDir is the user's directory for configuration. Services of the system need not
+// have HOME.
+func configDir() (string, error) {
+	dir, err := os.UserConfigDir()
+	if err == nil {
+		return dir, nil
+	}
+	if u, userErr := user.Current(); userErr == nil && filepath.IsAbs(u.HomeDir) {
+		return filepath.Join(u.HomeDir, ".config"), nil
+	}
+	return "", err
+}
+
 // privateDir makes the program's own directory in the first of these places: the
-// directory named by XDG_RUNTIME_DIR, the user's in that of all users, temporary files.
-func privateDir(xdg, users, temp string) (string, error) {
+// directory named by XDG_RUNTIME_DIR, the user's below run, temporary files.
+func privateDir(xdg, run, temp string) (string, error) {
 	uid := strconv.Itoa(os.Getuid())
 	dir := filepath.Join(temp, "epiphyte-"+uid)
-	if user := filepath.Join(users, uid); xdg != "" {
+	own := filepath.Join(run, "user", uid)
+	if os.Getuid() == 0 && (xdg == "" || xdg == own) && checkOwned(run) == nil {
+		dir = filepath.Join(run, "epiphyte")
+	} else if xdg != "" {
 		if err := checkOwned(xdg); err != nil {
 			return "", fmt.Errorf("%w (set XDG_RUNTIME_DIR to a directory of yours, or unset it)", err)
 		}
 		dir = filepath.Join(xdg, "epiphyte")
-	} else if checkOwned(user) == nil {
-		dir = filepath.Join(user, "epiphyte")
+	} else if checkOwned(own) == nil {
+		dir = filepath.Join(own, "epiphyte")
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", err

@@ -44,21 +44,27 @@ func TestDefaultPaths(t *testing.T) {
 	}
 }
 
-// The directory of XDG_RUNTIME_DIR, else the user's among all users', else one for
-// temporary files; the same again when it is there.
+// The directory of XDG_RUNTIME_DIR, else the user's below /run, else one for temporary
+// files; the same again when it is there.
 func TestPrivateDir(t *testing.T) {
 	uid := strconv.Itoa(os.Getuid())
-	xdg, users, temp := t.TempDir(), t.TempDir(), t.TempDir()
-	if err := os.Mkdir(filepath.Join(users, uid), 0o700); err != nil {
+	xdg, run, temp := t.TempDir(), t.TempDir(), t.TempDir()
+	user := filepath.Join(run, "user", uid)
+	if err := os.MkdirAll(user, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	users := user // where the user's own is
+	if uid == "0" {
+		users = run
+	}
 	for range 2 {
-		for _, tt := range []struct{ xdg, users, want string }{
-			{xdg, users, xdg + "/epiphyte"},
-			{"", users, users + "/" + uid + "/epiphyte"},
-			{"", users + "/nowhere", temp + "/epiphyte-" + uid},
+		for _, tt := range []struct{ xdg, run, want string }{
+			{xdg, run, xdg + "/epiphyte"},
+			{"", run, users + "/epiphyte"},
+			{user, run, users + "/epiphyte"},
+			{"", run + "/nowhere", temp + "/epiphyte-" + uid},
 		} {
-			got, err := privateDir(tt.xdg, tt.users, temp)
+			got, err := privateDir(tt.xdg, tt.run, temp)
 			if err != nil || got != tt.want {
 				t.Errorf("%s, %v; want %s", got, err, tt.want)
 			}

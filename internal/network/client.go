@@ -89,6 +89,13 @@ func (c *Client) Leave(ctx context.Context, who string) error {
 	return err
 }
 
+// SetPorts publishes ports of the host for a member, by its id or name, in place of those
+// that it has. When one cannot be, it has none.
+func (c *Client) SetPorts(ctx context.Context, who string, rules []string) error {
+	_, err := c.ask(ctx, request{Op: opPorts, Who: who, Publish: rules})
+	return err
+}
+
 // Upgrade has the program at path go on in place of the network's process, which has
 // ended when it returns. Whoever opens the network next waits for the program.
 func (c *Client) Upgrade(ctx context.Context, path string) error {

@@ -62,7 +62,7 @@ func (w *Worker) serve(ctx context.Context, c *net.UnixConn, own *membership) {
 		if req.Op == opJoin && own == nil {
 			answer, own = w.handleJoin(ctx, c, &req, fds)
 		} else {
-			answer = w.handle(&req)
+			answer = w.handle(ctx, &req)
 		}
 		closeAll(fds)
 		if send(c, answer) != nil {
@@ -201,16 +201,25 @@ func (p *processEnd) Ready(uint32) { p.w.tasks.Go(func() { p.w.leave(p.m) }) }
 var _ shard.Handler = (*processEnd)(nil)
 
 // handle answers requests of all kinds but join.
-func (w *Worker) handle(req *request) reply {
+func (w *Worker) handle(ctx context.Context, req *request) reply {
 	switch req.Op {
 	case opInfo:
 		return reply{Info: w.info()}
 	case opLeave:
-		m := w.find(req.Who)
-		if m == nil {
-			return reply{Error: fmt.Sprintf("network %s has no member %q", w.def.Name, req.Who)}
+		m, err := w.find(req.Who)
+		if err != nil {
+			return refusal(err)
 		}
 		w.expel(m)
+		return reply{}
+	case opPorts:
+		m, err := w.find(req.Who)
+		if err == nil {
+			err = w.setPorts(ctx, m, req.Publish)
+		}
+		if err != nil {
+			return refusal(err)
+		}
 		return reply{}
 	case opUpgrade:
 		if err := w.tell(order{Op: opUpgrade, Text: req.Program}); err != nil {
@@ -229,14 +238,18 @@ func (w *Worker) handle(req *request) reply {
 	return reply{Error: fmt.Sprintf("a request %q is not known here: is this program older than its client? epiphyte network upgrade %s", req.Op, w.def.Name)}
 }
 
-// find is the member with an id or a name, nil if there is none.
-func (w *Worker) find(who string) *membership {
+// find is the member with an id or a name.
+func (w *Worker) find(who string) (*membership, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if m := w.members[who]; m != nil {
-		return m
+	m := w.members[who]
+	if m == nil {
+		m = w.named(who)
 	}
-	return w.named(who)
+	if m == nil {
+		return nil, fmt.Errorf("network %s has no member %q", w.def.Name, who)
+	}
+	return m, nil
 }
 
 // list is the members by address.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/addressing"
+	"epiphyte/internal/api"
 	"epiphyte/internal/bridge"
 	"epiphyte/internal/flow"
 	"epiphyte/internal/names"
@@ -226,15 +227,30 @@ func (w *Worker) publish(ctx context.Context, m *membership) error {
 	if len(m.Publish) > 0 && w.def.Internal {
 		return errInternal
 	}
-	for _, text := range m.Publish {
+	return m.addPorts(ctx, w.guest.Ports(), m.Publish)
+}
+
+// addPorts adds rules of the member, all or none.
+func (m *membership) addPorts(ctx context.Context, ports api.Ports, texts []string) (err error) {
+	var added []int
+	defer func() {
+		if err != nil {
+			for _, id := range added {
+				ports.Remove(id)
+			}
+		}
+	}()
+	for _, text := range texts {
 		rule, err := portfwd.Parse(text)
 		if err != nil {
 			return err
 		}
 		rule.Guest = m.addressFor(rule.Host)
-		if _, err := w.guest.Ports().Add(ctx, rule); err != nil {
+		e, err := ports.Add(ctx, rule)
+		if err != nil {
 			return err
 		}
+		added = append(added, e.ID)
 	}
 	return nil
 }
@@ -247,6 +263,9 @@ func (m *membership) addressFor(host netip.Addr) netip.Addr {
 	}
 	return m.IPv4
 }
+
+// has reports whether an address is the member's.
+func (m *membership) has(a netip.Addr) bool { return a.IsValid() && (a == m.IPv4 || a == m.IPv6) }
 
 // connect puts the member onto the bridge. Shard's thread.
 func (w *Worker) connect(m *membership) (err error) {
@@ -293,7 +312,7 @@ func (w *Worker) leave(m *membership) {
 		return
 	}
 	for _, e := range w.guest.Ports().List() {
-		if e.Rule.Guest == m.IPv4 || m.IPv6.IsValid() && e.Rule.Guest == m.IPv6 {
+		if m.has(e.Rule.Guest) {
 			w.guest.Ports().Remove(e.ID)
 		}
 	}

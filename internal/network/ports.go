@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -19,6 +20,19 @@ type ports struct {
 
 // Ports publishes ports of members. Rules must name the member's address.
 func (w *Worker) Ports() api.Ports { return ports{w.guest.Ports(), w} }
+
+// setPorts publishes ports of a member in place of those that it has.
+func (w *Worker) setPorts(ctx context.Context, m *membership, texts []string) error {
+	for _, e := range w.Ports().List() {
+		if m.has(e.Rule.Guest) {
+			w.Ports().Remove(e.ID)
+		}
+	}
+	if err := m.addPorts(ctx, w.Ports(), texts); err != nil {
+		return fmt.Errorf("network %s: %w", w.def.Name, err)
+	}
+	return nil
+}
 
 // Add implements api.Ports.
 func (p ports) Add(ctx context.Context, r portfwd.Rule) (portfwd.Entry, error) {
@@ -55,7 +69,7 @@ func (p ports) Remove(id int) error {
 // at is the member with an address, nil if there is none.
 func (w *Worker) at(a netip.Addr) *membership {
 	for _, m := range w.list() {
-		if a.IsValid() && (m.IPv4 == a || m.IPv6 == a) {
+		if m.has(a) {
 			return m
 		}
 	}

@@ -67,7 +67,8 @@ type request struct {
 	Op      operation `json:"op"`
 	Member  *Member   `json:"member,omitempty"`  // of join, with its descriptors
 	Roles   []role    `json:"roles,omitempty"`   // of the descriptors
-	Who     string    `json:"who,omitempty"`     // of leave: an id, or a name
+	Who     string    `json:"who,omitempty"`     // of leave and ports: an id, or a name
+	Publish []string  `json:"publish,omitempty"` // of ports: as portfwd.Parse reads them
 	Program string    `json:"program,omitempty"` // of upgrade: a path
 }
 
@@ -77,6 +78,7 @@ const (
 	opInfo    operation = "info"
 	opJoin    operation = "join"
 	opLeave   operation = "leave"
+	opPorts   operation = "ports"
 	opUpgrade operation = "upgrade"
 	opStop    operation = "stop"
 )

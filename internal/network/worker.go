@@ -259,7 +259,7 @@ func (w *Worker) obey() {
 			return
 		}
 		closeAll(fds)
-		if m := w.find(o.ID); o.Op == opLeave && m != nil {
+		if m, err := w.find(o.ID); o.Op == opLeave && err == nil {
 			w.tasks.Go(func() { w.leave(m) })
 		}
 	}

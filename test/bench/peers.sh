@@ -29,51 +29,12 @@ rootlesskit() {
 	(cd / && GOBIN="$dir/bin" CGO_ENABLED=0 ${GO:-go} install github.com/rootless-containers/rootlesskit/v3/cmd/rootlesskit@latest)
 }
 
-# The suite that follows a distribution's releases.
-suite() {
-	case $(. /etc/os-release && echo "${ID-}") in
-	debian) echo sid ;;
-	*) return 1 ;;
-	esac
-}
-
-# packages unpacks the programs with all that they link to, and points them at
-# their own loader and libraries: a wrapper would add to the time to start, and
-# pasta looks beside its own executable for a build that suits the processor.
+# packages makes links to the programs, which know their libraries.
 packages() {
-	command -v apt-get >/dev/null 2>&1 && command -v patchelf >/dev/null 2>&1 || return 1
-	suite=$(suite) || return 1
-	uri=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' 'Component: main' |
-		sed -n "s, $(. /etc/os-release && echo "$VERSION_CODENAME")\$,,p" | head -n 1)
-	[ -n "$uri" ] || return 1
-	apt=$dir/apt
-	rm -rf "$apt" "$dir/root.new"
-	mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$apt/etc"
-	echo "deb $uri $suite main" >"$apt/etc/suite.list"
-	: >"$apt/status"
-	private() {
-		apt-get -qq -o Dir::State="$apt" -o Dir::State::lists="$apt/lists" -o Dir::State::status="$apt/status" \
-			-o Dir::Cache="$apt" -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$apt/etc" \
-			-o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o APT::Sandbox::User="$(id -un)" -o Debug::NoLocking=true "$@" </dev/null >/dev/null
-	}
-	private update
-	private install -y --no-install-recommends --download-only slirp4netns passt
-	for deb in "$apt"/archives/*.deb; do
-		dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$(mkdir -p "$dir/root.new" && echo "$dir/root.new")" --no-same-owner
-	done
-	root=$dir/root
-	loader=$(cd "$dir/root.new" && find usr/lib* lib* -name 'ld-linux*.so.*' 2>/dev/null | head -n 1)
-	libs=$(cd "$dir/root.new" && find usr/lib lib -name 'libc.so.6' 2>/dev/null | head -n 1)
-	for program in "$dir"/root.new/usr/bin/slirp4netns "$dir"/root.new/usr/bin/pasta* "$dir"/root.new/usr/bin/passt*; do
-		[ -f "$program" ] && [ ! -L "$program" ] || continue
-		head -c 4 "$program" | grep -q ELF || continue
-		patchelf --set-interpreter "$root/$loader" --force-rpath --set-rpath "$root/${libs%/*}" "$program"
-	done
-	rm -rf "$root" "$apt"
-	mv "$dir/root.new" "$root"
+	sh "$(dirname "$0")/../newest.sh" "$dir" 'slirp4netns passt' 'usr/bin/slirp4netns usr/bin/pasta* usr/bin/passt*'
 	for program in slirp4netns pasta; do
-		"$root/usr/bin/$program" --version >/dev/null
-		ln -sf "$root/usr/bin/$program" "$dir/bin/$program"
+		"$dir/root/usr/bin/$program" --version >/dev/null
+		ln -sf "$dir/root/usr/bin/$program" "$dir/bin/$program"
 	done
 }
 

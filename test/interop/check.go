@@ -61,7 +61,7 @@ type suite struct {
 }
 
 func suites() []suite {
-	return []suite{podmanSuite(), bridgeSuite(), rootlesskitSuite(), dockerSuite()}
+	return []suite{podmanSuite(), bridgeSuite(), pluginSuite("plugin", false), pluginSuite("plugin-root", true), rootlesskitSuite(), dockerSuite()}
 }
 
 // runAll runs the chosen checks in order, each reported as it ends.

@@ -21,7 +21,7 @@
 //
 // The runner's machine has a plain user with subordinate ids, who exists only
 // in bind mounts over /etc/passwd and its like, and empty tmpfs on /tmp, /run,
-// /var/tmp and /dev/shm. Its network is a host with one link to another
+// /var/tmp, /var/lib and /dev/shm. Its network is a host with one link to another
 // namespace, outside, where servers and a resolver answer:
 //
 //	container --helper-- host 198.51.100.9 --veth-- outside 198.51.100.1
@@ -30,6 +30,10 @@
 // the kernel kills what is left and all of it is gone: users, storage, mounts,
 // links. So nothing needs to be undone, and that a caller's stop leaves nothing
 // is a check instead of a clean-up.
+//
+// Networks whose driver is ours need a podman that knows plugins (4.4). Where the
+// distribution's does not, the newest is used, which prepare.sh unpacks. Root's podman
+// has configuration and storage of its own in the machine.
 //
 // Images hold a static busybox and the probe, and are imported from a tar
 // archive; no registry is asked for anything.

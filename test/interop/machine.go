@@ -71,6 +71,7 @@ func mounts() error {
 		{"sysfs", "/sys", ""},
 		{"tmpfs", "/tmp", "mode=1777"},
 		{"tmpfs", "/var/tmp", "mode=1777"},
+		{"tmpfs", "/var/lib", "mode=755"},
 		{"tmpfs", "/run", "mode=755"},
 		{"tmpfs", "/dev/shm", "mode=1777"},
 	} {

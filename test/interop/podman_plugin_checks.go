@@ -1,0 +1,416 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// pluginChecks: what users of podman's networks expect. A check that only one of the
+// users can do is left out of the other's.
+func pluginChecks(root bool) []pluginCheck {
+	checks := []pluginCheck{
+		{"names", "two containers find each other by name, alias and id, and talk both ways, TCP and UDP", pluginNames},
+		{"outside", "a container reaches outside, TCP, UDP, DNS, IPv4 and IPv6", pluginOutside},
+		{"publish", "a published port shows the remote client's address, TCP and UDP, IPv4 and IPv6", pluginPublish},
+		{"publish-busy", "a port that is taken is refused by name, and nothing of the container is left", pluginBusy},
+		{"connect", "podman network connect and disconnect of a running container, whose ports stay", pluginConnect},
+		{"inspect", "podman inspect and our own show the addresses that the container has", pluginInspect},
+		{"static", "--ip, --ip6, --mac-address and an MTU are had", pluginStatic},
+		{"restart", "name, address by name and ports are back after podman restart", pluginRestart},
+		{"compose", "what a composed application does: two networks, aliases, up, replace one, down", pluginCompose},
+		{"worker-killed", "names, both ways and ports are back after kill -9 of the network's process", pluginKilled},
+		{"nothing-left", "after the last container only what waits for the next one is left", pluginNothingLeft},
+		{"internal", "an internal network has names and no way out", pluginInternal},
+		{"again", "a network removed by podman can be created again, with another subnet", pluginAgain},
+		{"refused", "what a network cannot have is refused by name, and leaves no definition", pluginRefused},
+	}
+	if root {
+		return append(checks, pluginCheck{"started", "a network that has ended is started by its next container", pluginStarted})
+	}
+	return append(checks,
+		pluginCheck{"not-running", "a network that was killed is not started from inside: one line says by what command", pluginNotRunning},
+		pluginCheck{"handed-on", "ports of a container on a network of podman's own are still published", pluginHandedOn})
+}
+
+func pluginNames(ctx context.Context, d *driver) error {
+	if err := first(d.create(ctx, "web"),
+		d.serve(ctx, "one", "--network=web:alias=uno"), d.serve(ctx, "two", "--network=web")); err != nil {
+		return err
+	}
+	id, err := d.do(ctx, "podman", "inspect", "--format={{slice .ID 0 12}}", "one")
+	if err != nil {
+		return err
+	}
+	return first(d.talk(ctx, "two", "one", "uno", "ONE", "one.web", "one.dns.podman", id), d.talk(ctx, "one", "two"))
+}
+
+// talk has a container converse with another one by each of its names.
+func (d *driver) talk(ctx context.Context, from string, names ...string) error {
+	const script = "for n; do probe tcp $n:80 20000 && probe udp $n:80 20000 || exit 1; done"
+	_, err := d.do(ctx, append([]string{"podman", "exec", from, "sh", "-c", script, "sh"}, names...)...)
+	return err
+}
+
+func pluginOutside(ctx context.Context, d *driver) error {
+	if err := first(d.create(ctx, "web", "--ipv6"), d.serve(ctx, "one", "--network=web")); err != nil {
+		return err
+	}
+	out, err := d.exec(ctx, "one", "lookup", serverName)
+	if err := first(err, has(out, outsideIPv4, outsideIPv6)); err != nil {
+		return err
+	}
+	for _, network := range []string{"tcp", "udp"} {
+		out, err := d.exec(ctx, "one", network, outside(), "20000")
+		out6, err6 := d.exec(ctx, "one", network, outside6(), "20000")
+		if err := first(err, peerIs(out, hostIPv4), err6, peerIs(out6, hostIPv6)); err != nil {
+			return fmt.Errorf("%s: %w", network, err)
+		}
+	}
+	return nil
+}
+
+func pluginPublish(ctx context.Context, d *driver) error {
+	if err := first(d.create(ctx, "web", "--ipv6"),
+		d.serve(ctx, "one", "--network=web", "--publish=8080:80", "--publish=8080:80/udp",
+			"--publish=8071-8073:79-81", "--publish=127.0.0.1:8090:80")); err != nil {
+		return err
+	}
+	if err := errors.Join(d.sourceKept(ctx, hostIPv4), d.sourceKept(ctx, hostIPv6)); err != nil {
+		return err
+	}
+	_, inRange := reach(ctx, d.net.fromOutside, "tcp", net.JoinHostPort(hostIPv4, "8072"), 1000)
+	_, onHost := reach(ctx, d.net.fromHost, "tcp", "127.0.0.1:8090", 1000)
+	return errors.Join(inRange, onHost, closed(ctx, d.net.fromOutside, net.JoinHostPort(hostIPv4, "8090")))
+}
+
+// sourceKept says whether a server behind port 8080 of a host's address sees clients
+// from outside as they are.
+func (d *driver) sourceKept(ctx context.Context, addr string) error {
+	for _, network := range []string{"tcp", "udp"} {
+		x, err := reach(ctx, d.net.fromOutside, network, net.JoinHostPort(addr, "8080"), 1000)
+		if err != nil {
+			return err
+		}
+		if x.peer != x.local {
+			return fmt.Errorf("%s client %s is seen as %s", network, x.local, x.peer)
+		}
+	}
+	return nil
+}
+
+func pluginBusy(ctx context.Context, d *driver) error {
+	if err := first(d.create(ctx, "web"), d.serve(ctx, "one", "--network=web", "--publish=8080:80")); err != nil {
+		return err
+	}
+	err := d.serve(ctx, "two", "--network=web", "--publish=8080:80", "--publish=8080:80/udp")
+	if err := failsWith(err, "8080"); err != nil {
+		return err
+	}
+	if err := d.isMembers(ctx, "web", "one"); err != nil {
+		return err
+	}
+	if _, err := d.do(ctx, "podman", "rm", "--force", "--time=0", "one", "two"); err != nil {
+		return err
+	}
+	return first(d.serve(ctx, "two", "--network=web", "--publish=8080:80", "--publish=8080:80/udp"), d.sourceKept(ctx, hostIPv4))
+}
+
+func pluginConnect(ctx context.Context, d *driver) error {
+	if err := first(d.create(ctx, "web"), d.create(ctx, "back"),
+		d.serve(ctx, "one", "--network=web", "--publish=8080:80", "--publish=8080:80/udp"), d.serve(ctx, "two", "--network=back")); err != nil {
+		return err
+	}
+	if err := failsWith(d.talk(ctx, "two", "one"), "no such host"); err != nil {
+		return fmt.Errorf("across networks: %w", err)
+	}
+	if _, err := d.do(ctx, "podman", "network", "connect", "--alias=eins", "back", "one"); err != nil {
+		return err
+	}
+	if err := first(d.talk(ctx, "two", "eins"), d.sourceKept(ctx, hostIPv4)); err != nil {
+		return fmt.Errorf("connected: %w", err)
+	}
+	if _, err := d.do(ctx, "podman", "network", "disconnect", "web", "one"); err != nil {
+		return err
+	}
+	if err := first(d.isMembers(ctx, "web"), d.talk(ctx, "two", "one"), d.sourceKept(ctx, hostIPv4)); err != nil {
+		return fmt.Errorf("disconnected from the first: %w", err)
+	}
+	if _, err := d.do(ctx, "podman", "network", "disconnect", "back", "one"); err != nil {
+		return err
+	}
+	return first(d.isMembers(ctx, "back", "two"), failsWith(d.talk(ctx, "two", "one"), "no such host"))
+}
+
+// member is what our own inspect shows of one.
+type member struct {
+	Name, MAC, IPv4, IPv6 string
+	Publish               []string
+}
+
+// members are those of a network by name.
+func (d *driver) members(ctx context.Context, network string) ([]member, error) {
+	out, err := d.do(ctx, "epiphyte", "network", "inspect", "--json", network)
+	if err != nil {
+		return nil, err
+	}
+	var info struct{ Members []member }
+	return info.Members, json.Unmarshal([]byte(out), &info)
+}
+
+// isMembers says whether a network has exactly these members.
+func (d *driver) isMembers(ctx context.Context, network string, names ...string) error {
+	all, err := d.members(ctx, network)
+	var got []string
+	for _, m := range all {
+		got = append(got, m.Name)
+	}
+	slices.Sort(got)
+	if err == nil && !slices.Equal(got, names) {
+		err = fmt.Errorf("members of %s are %v, want %v", network, got, names)
+	}
+	return err
+}
+
+// namesIn are the names of networks in what our own ls prints as JSON.
+func namesIn(list string) (names []string) {
+	var all []struct{ Name string }
+	if json.Unmarshal([]byte(list), &all) != nil {
+		return nil
+	}
+	for _, n := range all {
+		names = append(names, n.Name)
+	}
+	return names
+}
+
+// addresses are what podman says of a container on a network.
+func (d *driver) addresses(ctx context.Context, name, network string) (m member, err error) {
+	out, err := d.do(ctx, "podman", "inspect", "--format="+
+		fmt.Sprintf("{{with index .NetworkSettings.Networks %q}}{{.MacAddress}} {{.IPAddress}}/{{.IPPrefixLen}} {{.Gateway}} {{.GlobalIPv6Address}} {{.IPv6Gateway}}{{end}}", network), name)
+	if err != nil {
+		return m, err
+	}
+	fields := strings.Fields(out)
+	if len(fields) != 5 {
+		return m, fmt.Errorf("podman inspect says %q", out)
+	}
+	m = member{Name: name, MAC: fields[0], IPv4: strings.TrimSuffix(fields[1], "/24"), IPv6: fields[3]}
+	if m.IPv4 == fields[1] || !strings.HasSuffix(fields[2], ".1") || !strings.HasSuffix(fields[4], "::1") {
+		err = fmt.Errorf("podman inspect says %q", out)
+	}
+	return m, err
+}
+
+func pluginInspect(ctx context.Context, d *driver) error {
+	if err := first(d.create(ctx, "web", "--ipv6"), d.serve(ctx, "one", "--network=web")); err != nil {
+		return err
+	}
+	want, err := d.addresses(ctx, "one", "web")
+	if err != nil {
+		return err
+	}
+	all, err := d.members(ctx, "web")
+	if err != nil {
+		return err
+	}
+	if len(all) != 1 || all[0].Name != want.Name || all[0].MAC != want.MAC || all[0].IPv4 != want.IPv4 || all[0].IPv6 != want.IPv6 {
+		return fmt.Errorf("podman says %+v, we %+v", want, all)
+	}
+	out, err := d.do(ctx, "podman", "exec", "one", "ip", "addr", "show", "dev", "eth0")
+	return first(err, has(out, want.MAC, want.IPv4+"/24", want.IPv6+"/64"))
+}
+
+func pluginStatic(ctx context.Context, d *driver) error {
+	const mac = "92:d0:c6:0a:29:33"
+	if err := first(
+		d.create(ctx, "web", "--subnet=10.77.5.0/24", "--subnet=fd77::/64", "--opt=mtu=1400"),
+		d.serve(ctx, "one", "--network=web", "--ip=10.77.5.77", "--ip6=fd77::99", "--mac-address="+mac)); err != nil {
+		return err
+	}
+	out, err := d.do(ctx, "podman", "exec", "one", "ip", "addr", "show", "dev", "eth0")
+	return first(err, has(out, mac, "10.77.5.77/24", "fd77::99/64", "mtu 1400"))
+}
+
+func pluginRestart(ctx context.Context, d *driver) error {
+	if err := first(d.create(ctx, "web"),
+		d.serve(ctx, "one", "--network=web", "--publish=8080:80", "--publish=8080:80/udp"), d.serve(ctx, "two", "--network=web")); err != nil {
+		return err
+	}
+	for range 2 {
+		if _, err := d.do(ctx, "podman", "restart", "--time=1", "one"); err != nil {
+			return err
+		}
+		if err := first(d.awaitServer(ctx, "one"), d.talk(ctx, "two", "one"), d.talk(ctx, "one", "two"), d.sourceKept(ctx, hostIPv4)); err != nil {
+			return err
+		}
+	}
+	return d.isMembers(ctx, "web", "one", "two")
+}
+
+// pluginCompose: a service's container is replaced by a new one under the same alias.
+func pluginCompose(ctx context.Context, d *driver) error {
+	app := func(name string) error {
+		return d.serve(ctx, name, "--network=shop_back:alias=app", "--network=shop_front:alias=app", "--publish=8080:80", "--publish=8080:80/udp")
+	}
+	if err := first(d.create(ctx, "shop_back", "--internal"), d.create(ctx, "shop_front"),
+		d.serve(ctx, "shop-db-1", "--network=shop_back:alias=db"), app("shop-app-1"),
+		d.serve(ctx, "shop-web-1", "--network=shop_front:alias=web")); err != nil {
+		return err
+	}
+	if err := first(d.talk(ctx, "shop-db-1", "app"), d.talk(ctx, "shop-web-1", "app"), d.sourceKept(ctx, hostIPv4)); err != nil {
+		return err
+	}
+	if _, err := d.do(ctx, "podman", "rm", "--force", "--time=1", "shop-app-1"); err != nil {
+		return err
+	}
+	if err := first(app("shop-app-2"), d.talk(ctx, "shop-db-1", "app"), d.talk(ctx, "shop-web-1", "app"), d.sourceKept(ctx, hostIPv4)); err != nil {
+		return fmt.Errorf("replaced: %w", err)
+	}
+	if _, err := d.do(ctx, "podman", "rm", "--force", "--time=1", "shop-web-1", "shop-app-2", "shop-db-1"); err != nil {
+		return err
+	}
+	_, err := d.do(ctx, "podman", "network", "rm", "shop_back", "shop_front")
+	return first(err, portsFree())
+}
+
+func pluginKilled(ctx context.Context, d *driver) error {
+	if err := first(d.create(ctx, "web", "--ipv6"),
+		d.serve(ctx, "one", "--network=web:alias=uno", "--publish=8080:80", "--publish=8080:80/udp"), d.serve(ctx, "two", "--network=web")); err != nil {
+		return err
+	}
+	workers, _, err := d.processes()
+	if err != nil || len(workers) != 1 {
+		return errors.Join(err, fmt.Errorf("workers: %v", workers))
+	}
+	if err := unix.Kill(workers[0], unix.SIGKILL); err != nil {
+		return err
+	}
+	if err := first(d.sourceKept(ctx, hostIPv4), d.sourceKept(ctx, hostIPv6),
+		d.talk(ctx, "two", "uno"), d.talk(ctx, "one", "two")); err != nil {
+		return err
+	}
+	if _, err := d.do(ctx, "podman", "network", "disconnect", "web", "two"); err != nil {
+		return err
+	}
+	return d.isMembers(ctx, "web", "one")
+}
+
+// pluginNothingLeft: rootless podman cannot start the network, so its keeper waits.
+func pluginNothingLeft(ctx context.Context, d *driver) error {
+	keepers := 1
+	if d.root {
+		keepers = 0
+	}
+	if err := first(d.create(ctx, "web"), d.serve(ctx, "one", "--network=web", "--publish=8080:80", "--publish=8080:80/udp")); err != nil {
+		return err
+	}
+	if _, err := d.do(ctx, "podman", "stop", "--time=1", "one"); err != nil {
+		return err
+	}
+	if err := first(portsFree(), d.awaitProcesses(0, keepers)); err != nil {
+		return err
+	}
+	if _, err := d.do(ctx, "podman", "start", "one"); err != nil {
+		return fmt.Errorf("once more: %w", err)
+	}
+	return first(d.awaitServer(ctx, "one"), d.sourceKept(ctx, hostIPv4))
+}
+
+func pluginInternal(ctx context.Context, d *driver) error {
+	if err := first(d.create(ctx, "web", "--internal"), d.serve(ctx, "one", "--network=web"), d.serve(ctx, "two", "--network=web"),
+		d.talk(ctx, "one", "two")); err != nil {
+		return err
+	}
+	_, err := d.exec(ctx, "one", "tcp", outside())
+	return failsWith(err, "unreachable")
+}
+
+func pluginAgain(ctx context.Context, d *driver) error {
+	if err := first(d.create(ctx, "web"), d.serve(ctx, "one", "--network=web")); err != nil {
+		return err
+	}
+	if _, err := d.do(ctx, "podman", "rm", "--force", "--time=0", "one"); err != nil {
+		return err
+	}
+	if _, err := d.do(ctx, "podman", "network", "rm", "web"); err != nil {
+		return err
+	}
+	if err := first(d.create(ctx, "web", "--subnet=10.77.5.0/24"), d.serve(ctx, "one", "--network=web")); err != nil {
+		return err
+	}
+	out, err := d.do(ctx, "podman", "exec", "one", "ip", "addr", "show", "dev", "eth0")
+	return first(err, has(out, "10.77.5."))
+}
+
+func pluginRefused(ctx context.Context, d *driver) error {
+	for _, tt := range []struct {
+		flags []string
+		says  string
+	}{
+		{[]string{"--opt=nonsense=1"}, `no option "nonsense"`},
+		{[]string{"--opt=mtu=9"}, "mtu"},
+		{[]string{"--subnet=10.77.5.0/24", "--gateway=10.77.5.9"}, "leave out --gateway"},
+		{[]string{"--interface-name=br7"}, "leave out --interface-name"},
+		{[]string{"--dns=192.0.2.1"}, "leave out --dns"},
+		{[]string{"--subnet=10.77.5.0/24", "--subnet=10.77.6.0/24"}, "name one of each"},
+	} {
+		err := d.create(ctx, "bad", tt.flags...)
+		if err := failsWith(err, tt.says); err != nil {
+			return fmt.Errorf("%v: %w", tt.flags, err)
+		}
+	}
+	left, err := d.definitions()
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("definitions left: %v", left)
+	}
+	return err
+}
+
+// killAll kills all processes of ours.
+func (d *driver) killAll() error {
+	pids, err := d.helpers()
+	for _, pid := range pids {
+		err = errors.Join(err, unix.Kill(pid, unix.SIGKILL))
+	}
+	return first(err, d.helperCount(0))
+}
+
+func pluginStarted(ctx context.Context, d *driver) error {
+	return first(d.create(ctx, "web"), d.serve(ctx, "one", "--network=web"), d.awaitProcesses(1, 2),
+		d.killAll(), d.serve(ctx, "two", "--network=web"), d.isMembers(ctx, "web", "two"))
+}
+
+func pluginNotRunning(ctx context.Context, d *driver) error {
+	if err := first(d.create(ctx, "web"), d.killAll()); err != nil {
+		return err
+	}
+	const command = "epiphyte network start web"
+	if err := failsWith(d.serve(ctx, "one", "--network=web"), command); err != nil {
+		return err
+	}
+	if _, err := d.do(ctx, strings.Fields(command)...); err != nil {
+		return err
+	}
+	_, err := d.do(ctx, "podman", "start", "one")
+	return first(err, d.awaitServer(ctx, "one"), d.isMembers(ctx, "web", "one"), d.awaitProcesses(1, 2))
+}
+
+func pluginHandedOn(ctx context.Context, d *driver) error {
+	const bridge = "handed"
+	if _, err := d.do(ctx, "podman", "network", "create", bridge); err != nil {
+		return err
+	}
+	err := d.serve(ctx, "one", "--network="+bridge, "--publish=8080:80")
+	if err == nil {
+		_, err = reach(ctx, d.net.fromOutside, "tcp", net.JoinHostPort(hostIPv4, "8080"), 1000)
+	}
+	_, rmErr := d.do(ctx, "podman", "network", "rm", "--force", "--time=0", bridge)
+	return errors.Join(err, rmErr)
+}
