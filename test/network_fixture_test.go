@@ -304,8 +304,10 @@ const echoPort = "7000"
 // serveEcho starts them.
 func (m *member) serveEcho(t testing.TB) {
 	t.Helper()
-	serveTCP(t, m.NetNS, "tcp", "[::]:"+echoPort, echoTCP)
 	for _, f := range families() {
+		// One for both would depend on what package net has found out in the namespace
+		// where it was used first.
+		serveTCP(t, m.NetNS, "tcp"+f.v, f.anyHost()+":"+echoPort, echoTCP)
 		servePacket(t, m.NetNS, "udp"+f.v, f.anyHost()+":"+echoPort, echoPacket)
 	}
 }
