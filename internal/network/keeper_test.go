@@ -105,7 +105,7 @@ func (k *keptNetwork) join(t *testing.T, m Member) *bufio.Reader {
 	t.Cleanup(func() { r.Close() })
 	c, _ := k.open(t)
 	defer c.Close()
-	if _, _, err := c.Join(t.Context(), m, int(w.Fd()), nil); err != nil {
+	if _, _, err := c.Join(t.Context(), m, Handover{TAP: int(w.Fd())}); err != nil {
 		t.Fatal(err)
 	}
 	w.Close()
