@@ -9,12 +9,16 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"epiphyte/internal/api"
 	"epiphyte/internal/netdef"
 	"epiphyte/internal/network"
 	"epiphyte/internal/sandbox"
+
+	"golang.org/x/sys/unix"
 )
 
 // resolvConf is where networks find the host's name servers.
@@ -25,6 +29,7 @@ const resolvConf = "/etc/resolv.conf"
 func (n *Networks) serve(ctx context.Context, e *env) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	closeInherited()
 	name := n.operands[0]
 	log := slog.New(slog.NewTextHandler(e.stderr, nil)).With("network", name)
 	answered := false
@@ -52,6 +57,27 @@ func (n *Networks) serve(ctx context.Context, e *env) error {
 		answer(oneLine(err.Error()) + "\n")
 	}
 	return err
+}
+
+// closeInherited closes what the program has inherited besides the standard streams: a
+// network outlives the member that has started it, and whoever waits for the end of a
+// pipe of that one's must not wait for the network's. The runtime's own descriptors have
+// no file.
+func closeInherited() {
+	const list = "/proc/self/fd"
+	entries, err := os.ReadDir(list)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd <= 2 {
+			continue
+		}
+		if to, err := os.Readlink(filepath.Join(list, e.Name())); err == nil && !strings.HasPrefix(to, "anon_inode:") {
+			unix.Close(fd)
+		}
+	}
 }
 
 // notifyManager tells a service manager that waits for it that clients are served

@@ -123,14 +123,16 @@ func (w *Worker) handleJoin(ctx context.Context, c *net.UnixConn, req *request, 
 		w.leave(m)
 		return refusal(fmt.Errorf("join network %s: tell the keeper: %w", w.def.Name, err)), nil
 	}
-	return reply{Member: &m.Member, Info: w.info()}, m
+	granted := w.describe(m)
+	return reply{Member: &granted, Info: w.info()}, m
 }
 
 // keep has the keeper hold what a new worker needs to go on with a member.
 func (w *Worker) keep(m *membership, with descriptors) error {
 	tell := func() error {
 		roles, fds := with.list()
-		return w.tell(order{Op: opKeep, Member: &m.Member, Roles: roles}, fds...)
+		known := w.describe(m)
+		return w.tell(order{Op: opKeep, Member: &known, Roles: roles}, fds...)
 	}
 	if m.conn == nil {
 		return tell()
@@ -210,7 +212,7 @@ func (w *Worker) handle(ctx context.Context, req *request) reply {
 		if err != nil {
 			return refusal(err)
 		}
-		w.expel(m)
+		w.expelWait(ctx, m)
 		return reply{}
 	case opPorts:
 		m, err := w.find(req.Who)
@@ -238,6 +240,21 @@ func (w *Worker) handle(ctx context.Context, req *request) reply {
 	return reply{Error: fmt.Sprintf("a request %q is not known here: is this program older than its client? epiphyte network upgrade %s", req.Op, w.def.Name)}
 }
 
+// expelWait is expel that returns when the keeper has let go of the member, too, so that
+// its interface is gone.
+func (w *Worker) expelWait(ctx context.Context, m *membership) {
+	gone := make(chan struct{})
+	w.mu.Lock()
+	w.dropping[m.ID] = gone
+	w.mu.Unlock()
+	w.expel(m)
+	select {
+	case <-gone:
+	case <-time.After(otherPatience):
+	case <-ctx.Done():
+	}
+}
+
 // find is the member with an id or a name.
 func (w *Worker) find(who string) (*membership, error) {
 	w.mu.Lock()
@@ -246,7 +263,7 @@ func (w *Worker) find(who string) (*membership, error) {
 	if m == nil {
 		m = w.named(who)
 	}
-	if m == nil {
+	if m == nil || !m.joined {
 		return nil, fmt.Errorf("network %s has no member %q", w.def.Name, who)
 	}
 	return m, nil
@@ -258,12 +275,21 @@ func (w *Worker) list() []*membership {
 	defer w.mu.Unlock()
 	var all []*membership
 	for _, m := range w.members {
-		if m.port != nil {
+		if m.joined {
 			all = append(all, m)
 		}
 	}
 	slices.SortFunc(all, func(a, b *membership) int { return a.IPv4.Compare(b.IPv4) })
 	return all
+}
+
+// describe is what is known of a member at this moment.
+func (w *Worker) describe(m *membership) Member {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	known := m.Member
+	known.Publish = slices.Clone(m.Publish)
+	return known
 }
 
 func (w *Worker) info() *Info {
@@ -277,7 +303,7 @@ func (w *Worker) info() *Info {
 		Members:    []Member{},
 	}
 	for _, m := range w.list() {
-		described := m.Member
+		described := w.describe(m)
 		stats := m.port.Stats()
 		described.Stats = &stats
 		i.Members = append(i.Members, described)
@@ -289,9 +315,9 @@ func (w *Worker) info() *Info {
 func (w *Worker) tell(o order, fds ...int) error {
 	w.telling.Lock()
 	defer w.telling.Unlock()
-	w.control.SetWriteDeadline(time.Now().Add(keeperPatience))
+	w.control.SetWriteDeadline(time.Now().Add(otherPatience))
 	return send(w.control, o, fds...)
 }
 
-// keeperPatience is how long the keeper may take to take a message. It does nothing else.
-const keeperPatience = 5 * time.Second
+// otherPatience is how long keeper and worker may take to take a message of each other.
+const otherPatience = 5 * time.Second

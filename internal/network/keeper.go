@@ -213,6 +213,8 @@ func (k *keeper) listen(w *workerProcess) {
 		case opDrop:
 			k.drop(o.ID)
 			k.list()
+			k.control.SetWriteDeadline(time.Now().Add(otherPatience))
+			send(k.control, order{Op: opDrop, ID: o.ID}) // a worker that is about to end does not read it
 		case opEmpty:
 			k.empty = true
 		case opUpgrade:

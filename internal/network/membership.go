@@ -37,6 +37,7 @@ type membership struct {
 	conn    *net.UnixConn // that it came by; nil: it is detached
 	process *shard.Watch  // of a detached member's process, whose end is the member's; nil: none
 	pidfd   int
+	joined  bool // guarded by Worker.mu, as Member is; false: it is about to be
 }
 
 // Errors of join.
@@ -76,6 +77,12 @@ func (w *Worker) join(ctx context.Context, wish Member, with descriptors) (_ *me
 	}
 	if err != nil {
 		return nil, err
+	}
+	w.mu.Lock()
+	m.joined = w.members[m.ID] == m
+	w.mu.Unlock()
+	if !m.joined {
+		return nil, errors.New("its interface was deleted meanwhile")
 	}
 	w.cfg.Logger.Info("member has joined", "member", m.Name, "ipv4", m.IPv4, "ipv6", m.IPv6)
 	return m, nil
@@ -356,19 +363,7 @@ func (w *Worker) expel(m *membership) {
 
 // portGone is told of a TAP that was deleted in its namespace. Shard's thread.
 func (w *Worker) portGone(p *bridge.Port) {
-	w.tasks.Go(func() {
-		w.mu.Lock()
-		var gone *membership
-		for _, m := range w.members {
-			if m.port == p {
-				gone = m
-			}
-		}
-		w.mu.Unlock()
-		if gone == nil {
-			return
-		}
-		w.cfg.Logger.Warn("the interface of a member was deleted", "member", gone.Name)
-		w.expel(gone)
-	})
+	gone := w.byAddress[p.Address().IPv4]
+	w.cfg.Logger.Warn("the interface of a member was deleted", "member", gone.Name)
+	w.tasks.Go(func() { w.expel(gone) })
 }

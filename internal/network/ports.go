@@ -81,5 +81,6 @@ func (w *Worker) remember(m *membership, change func()) error {
 	w.mu.Lock()
 	change()
 	w.mu.Unlock()
-	return w.tell(order{Op: opChange, Member: &m.Member})
+	known := w.describe(m)
+	return w.tell(order{Op: opChange, Member: &known})
 }

@@ -111,7 +111,7 @@ const (
 	opReady  operation = "ready"  // worker: clients are served
 	opFailed operation = "failed" // worker: it cannot serve
 	opChange operation = "change" // worker: what is known of a member, whose descriptors stay
-	opDrop   operation = "drop"   // worker: a member has left
+	opDrop   operation = "drop"   // worker: a member has left; keeper: its descriptors are closed
 	opEmpty  operation = "empty"  // worker: nobody is there, and it ends
 )
 

@@ -73,8 +73,9 @@ type Worker struct {
 	telling sync.Mutex // messages to the keeper go one after the other
 
 	mu         sync.Mutex
-	members    map[string]*membership // by id
-	remembered map[string]netip.Addr  // addresses of names that were members
+	members    map[string]*membership   // by id
+	remembered map[string]netip.Addr    // addresses of names that were members
+	dropping   map[string]chan struct{} // closed when the keeper has dropped a member
 	conns      map[*net.UnixConn]struct{}
 	ending     bool
 	idle       *time.Timer
@@ -104,6 +105,7 @@ func OpenWorker(cfg WorkerConfig) (_ *Worker, err error) {
 		leases:     make(map[[6]byte]netip.Addr),
 		members:    make(map[string]*membership),
 		remembered: make(map[string]netip.Addr),
+		dropping:   make(map[string]chan struct{}),
 		conns:      make(map[*net.UnixConn]struct{}),
 	}
 	defer func() {
@@ -259,8 +261,16 @@ func (w *Worker) obey() {
 			return
 		}
 		closeAll(fds)
-		if m, err := w.find(o.ID); o.Op == opLeave && err == nil {
+		switch m, err := w.find(o.ID); {
+		case o.Op == opLeave && err == nil:
 			w.tasks.Go(func() { w.leave(m) })
+		case o.Op == opDrop:
+			w.mu.Lock()
+			if gone := w.dropping[o.ID]; gone != nil {
+				close(gone)
+				delete(w.dropping, o.ID)
+			}
+			w.mu.Unlock()
 		}
 	}
 }
