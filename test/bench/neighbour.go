@@ -181,7 +181,8 @@ func (s *scene) runOurs(ctx context.Context, dir string, args ...string) error {
 	return nil
 }
 
-// vdeMTU is the largest that vde_switch carries.
+// vdeMTU is the largest that vde_switch carries. Larger packets of its members are cut
+// by their kernels.
 const vdeMTU = etherMT
 
 // startVDE starts vde_switch(1), and the program beside it that joins a member's TAP.
