@@ -89,7 +89,7 @@ func fakeServe(c, control *net.UnixConn, i *Info) (code int, end bool) {
 		case opJoin:
 			i.Members = append(i.Members, *r.Member)
 			answer.Member = r.Member
-			err = send(control, order{Op: opKeep, Member: r.Member}, fds...)
+			err = send(control, order{Op: opKeep, Member: r.Member, Roles: r.Roles}, fds...)
 		case opLeave:
 			i.Members = nil
 			err = send(control, order{Op: opDrop, ID: r.Who})

@@ -37,6 +37,9 @@
 // Both sides run reno: a namespace inherits the machine's congestion control,
 // and a peer that cannot stand another one would be measured for that.
 //
+// Members of a network (neighbour.go) are two guests, client and server; "bridge" is
+// their ceiling, the kernel's.
+//
 // RootlessKit makes its guest itself, so a scene with it (kit.go) has another one.
 //
 // What a run is held against is data: goals.go, and floors.go for the quick form;

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -116,49 +115,57 @@ func (s *scene) configureMember(g *harness.Guest, address string) error {
 	})
 }
 
-// startNetwork starts a network of ours. Its members are in the background, so the
-// network's processes are all there is.
-func startNetwork(ctx context.Context, s *scene) (_ *helper, err error) {
+// serveMembers starts a helper that has a directory of its own, and has it serve the
+// members.
+func (s *scene) serveMembers(args func(dir string) []string, serve func(h *helper, dir string) error) (*helper, error) {
 	dir, err := os.MkdirTemp("", "network-")
 	if err != nil {
 		return nil, err
 	}
-	run := func(args ...string) error { return s.runOurs(ctx, dir, args...) }
-	h, err := newHelper(s.peer.Path, append([]string{"network", "serve", "--stay", networkName}, s.peer.Args...)...)
+	h, err := newHelper(s.peer.Path, append(args(dir), s.peer.Args...)...)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	h.clear = func() { os.RemoveAll(dir) }
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("%s has no network: %w: %s", s.peer.Label, err, h.output())
-			h.kill()
-		}
-	}()
-	if err := run("network", "create", "--subnet="+networkSubnet, "--mtu="+strconv.Itoa(s.mtu), networkName); err != nil {
+	if err := serve(h, dir); err != nil {
+		err = fmt.Errorf("%s has no network: %w: %s", s.peer.Label, err, h.output())
+		h.kill()
 		return nil, err
-	}
-	h.cmd.Stdout = nil
-	ready, err := h.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	h.cmd.Env = oursIn(dir)
-	if err := s.host.Start(h.cmd); err != nil {
-		return nil, err
-	}
-	h.pid = h.cmd.Process.Pid
-	answer, err := io.ReadAll(ready)
-	if err != nil || !strings.HasPrefix(string(answer), "ready") {
-		return nil, errors.Join(err, fmt.Errorf("it says %q", answer))
-	}
-	for address, g := range s.members() {
-		ip := netip.MustParsePrefix(address).Addr()
-		if err := run("network", "connect", "--ip="+ip.String(), networkName, strconv.Itoa(g.PID), tapName); err != nil {
-			return nil, err
-		}
 	}
 	return h, nil
+}
+
+// startNetwork starts a network of ours. Its members are in the background, so the
+// network's processes are all there is.
+func startNetwork(ctx context.Context, s *scene) (*helper, error) {
+	return s.serveMembers(func(string) []string {
+		return []string{"network", "serve", "--stay", networkName}
+	}, func(h *helper, dir string) error {
+		if err := s.runOurs(ctx, dir, "network", "create", "--subnet="+networkSubnet, "--mtu="+strconv.Itoa(s.mtu), networkName); err != nil {
+			return err
+		}
+		h.cmd.Stdout, h.cmd.Env = nil, oursIn(dir)
+		ready, err := h.cmd.StdoutPipe()
+		if err != nil {
+			return err
+		}
+		if err := s.host.Start(h.cmd); err != nil {
+			return err
+		}
+		h.pid = h.cmd.Process.Pid
+		stop := context.AfterFunc(ctx, func() { ready.Close() })
+		defer stop()
+		if answer, err := io.ReadAll(ready); err != nil || !strings.HasPrefix(string(answer), "ready") {
+			return errors.Join(err, fmt.Errorf("it says %q", answer))
+		}
+		for address, g := range s.members() {
+			ip := netip.MustParsePrefix(address).Addr()
+			if err := s.runOurs(ctx, dir, "network", "connect", "--ip="+ip.String(), networkName, strconv.Itoa(g.PID), tapName); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // oursIn is an environment in which our networks are in a directory.
@@ -181,65 +188,42 @@ func (s *scene) runOurs(ctx context.Context, dir string, args ...string) error {
 	return nil
 }
 
-// vdeMTU is the largest that vde_switch carries.
+// vdeMTU is the largest that vde_switch carries. Larger packets of its members are cut
+// by their kernels.
 const vdeMTU = etherMT
 
 // startVDE starts vde_switch(1), and the program beside it that joins a member's TAP.
-func startVDE(ctx context.Context, s *scene) (_ *helper, err error) {
+func startVDE(_ context.Context, s *scene) (*helper, error) {
 	s.mtu = min(s.mtu, vdeMTU)
-	dir, err := os.MkdirTemp("", "vde-")
-	if err != nil {
-		return nil, err
-	}
-	socket := filepath.Join(dir, "switch")
-	h, err := newHelper(s.peer.Path, append([]string{"-s", socket}, s.peer.Args...)...)
-	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	h.clear = func() { os.RemoveAll(dir) }
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("%s has no network: %w: %s", s.peer.Label, err, h.output())
-			h.kill()
+	socket := func(dir string) string { return filepath.Join(dir, "switch") }
+	return s.serveMembers(func(dir string) []string {
+		return []string{"-s", socket(dir)}
+	}, func(h *helper, dir string) error {
+		// It ends with its console, which its standard input is.
+		if _, err := h.cmd.StdinPipe(); err != nil {
+			return err
 		}
-	}()
-	// It ends with its console, which its standard input is.
-	if _, err := h.cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	if err := s.host.Start(h.cmd); err != nil {
-		return nil, err
-	}
-	h.pid = h.cmd.Process.Pid
-	if err := eventually(ctx, func() error { _, err := os.Stat(filepath.Join(socket, "ctl")); return err }); err != nil {
-		return nil, err
-	}
-	for address, g := range s.members() {
-		plug, err := newHelper("vde_plug2tap", "-s", socket, tapName)
-		if err != nil {
-			return nil, err
+		if err := s.host.Start(h.cmd); err != nil {
+			return err
 		}
-		if err := g.Start(plug.cmd); err != nil {
-			plug.log.Close()
-			return nil, err
+		h.pid = h.cmd.Process.Pid
+		if err := harness.Eventually(defaultPatience, func() error { _, err := os.Stat(filepath.Join(socket(dir), "ctl")); return err }); err != nil {
+			return err
 		}
-		plug.pid = plug.cmd.Process.Pid
-		h.more = append(h.more, plug)
-		if err := eventually(ctx, func() error { return s.configureMember(g, address) }); err != nil {
-			return nil, fmt.Errorf("vde_plug2tap: %w: %s", err, plug.output())
+		for address, g := range s.members() {
+			plug, err := newHelper("vde_plug2tap", "-s", socket(dir), tapName)
+			if err != nil {
+				return err
+			}
+			h.more = append(h.more, plug)
+			if err := g.Start(plug.cmd); err != nil {
+				return err
+			}
+			plug.pid = plug.cmd.Process.Pid
+			if err := harness.Eventually(defaultPatience, func() error { return s.configureMember(g, address) }); err != nil {
+				return fmt.Errorf("vde_plug2tap: %w: %s", err, plug.output())
+			}
 		}
-	}
-	return h, nil
-}
-
-// eventually waits until f gives no error.
-func eventually(ctx context.Context, f func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, defaultPatience)
-	defer cancel()
-	for err := f(); err != nil; err = f() {
-		if late := pause(ctx, 5*time.Millisecond); late != nil {
-			return errors.Join(err, late)
-		}
-	}
-	return nil
+		return nil
+	})
 }
