@@ -122,6 +122,34 @@ func TestWrongMessages(t *testing.T) {
 	}
 }
 
+// TestPathsOfSocketsAreBounded by the kernel, which is said by either side.
+func TestPathsOfSocketsAreBounded(t *testing.T) {
+	dir, err := os.MkdirTemp("", "net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, strings.Repeat("x", 107-len(dir)-1))
+	l, err := listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := Dial(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	for side, err := range map[string]error{
+		"listen": func() error { _, err := listen(path + "x"); return err }(),
+		"dial":   func() error { _, err := Dial(path + "x"); return err }(),
+	} {
+		if err == nil || !strings.Contains(err.Error(), "XDG_RUNTIME_DIR") {
+			t.Errorf("%s: %v", side, err)
+		}
+	}
+}
+
 // TestLockIsOnes: it is another's when its holder has gone, however it went.
 func TestLockIsOnes(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
