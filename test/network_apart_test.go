@@ -90,9 +90,9 @@ func (w *wire) saw(marker string) (seen bool) {
 	}
 }
 
-// TestNetworksDoNotSeeEachOther: a member of another network is reached by none of its
+// TestN2_NetworksDoNotSeeEachOther: a member of another network is reached by none of its
 // addresses, nor by way of the gateway, nor by raw frames of the namespace's root.
-func TestNetworksDoNotSeeEachOther(t *testing.T) {
+func TestN2_NetworksDoNotSeeEachOther(t *testing.T) {
 	t.Parallel()
 	n := newNetworks(t)
 	victim, neighbor := n.run(t, "red", "victim"), n.run(t, "red", "neighbor")
@@ -193,10 +193,10 @@ func (m *member) change(t testing.TB, f func(netlink.Link) error) {
 	}
 }
 
-// TestNetworkInternal: members of an internal network reach each other and nothing
+// TestN2_Internal: members of an internal network reach each other and nothing
 // outside, the host's loopback included; outside names do not exist, which is said at
 // once and without a nameserver's help.
-func TestNetworkInternal(t *testing.T) {
+func TestN2_Internal(t *testing.T) {
 	t.Parallel()
 	outside, resolver := newOutside(t), newPlace(t)
 	upstream := serveDNS(t, env.Net.Net, resolver.v4, named("192.0.2.44"))
@@ -230,8 +230,8 @@ func TestNetworkInternal(t *testing.T) {
 	}
 }
 
-// TestNetworkIsolate: members reach outside, but not each other, by raw frames either.
-func TestNetworkIsolate(t *testing.T) {
+// TestN2_Isolate: members reach outside, but not each other, by raw frames either.
+func TestN2_Isolate(t *testing.T) {
 	t.Parallel()
 	outside, resolver := newOutside(t), newPlace(t)
 	serveDNS(t, env.Net.Net, resolver.v4, named("192.0.2.44"))

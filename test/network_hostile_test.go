@@ -144,10 +144,10 @@ func (m *member) configuration(t testing.TB) (all []string, at map[string]string
 	return all, at
 }
 
-// TestNetworkHostileMember: the root of one member's namespace floods, and says that it is
+// TestN7_HostileMember: the root of one member's namespace floods, and says that it is
 // the gateway or a neighbour in every way. The others' traffic goes on, their kernels
 // believe nothing of it, and what was dropped is counted.
-func TestNetworkHostileMember(t *testing.T) {
+func TestN7_HostileMember(t *testing.T) {
 	t.Parallel()
 	n := newNetworks(t)
 	outside := newOutside(t)
@@ -229,9 +229,9 @@ func TestNetworkHostileMember(t *testing.T) {
 	}
 }
 
-// TestNetworkStoppedMember costs the others nothing: its processes are stopped, its sockets
+// TestN7_StoppedMember costs the others nothing: its processes are stopped, its sockets
 // and connections full, its interface down in the end.
-func TestNetworkStoppedMember(t *testing.T) {
+func TestN7_StoppedMember(t *testing.T) {
 	t.Parallel()
 	n := newNetworks(t)
 	db, app := n.run(t, "web", "db"), n.run(t, "web", "app")
@@ -293,9 +293,9 @@ func TestNetworkStoppedMember(t *testing.T) {
 	})
 }
 
-// TestNetworkFewDescriptors: when the network's processes may open no more, the next member
+// TestN7_FewDescriptors: when the network's processes may open no more, the next member
 // is refused in one line; those that are there go on, and one that leaves makes room.
-func TestNetworkFewDescriptors(t *testing.T) {
+func TestN7_FewDescriptors(t *testing.T) {
 	t.Parallel()
 	n := newNetworks(t)
 	cfg := n.cfg

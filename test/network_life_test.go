@@ -134,10 +134,10 @@ func publishedEchoes(t testing.TB, port string) error {
 	return nil
 }
 
-// TestNetworkSurvives the death of its worker, of its keeper, and an upgrade: a transfer
+// TestN4_Survives the death of its worker, of its keeper, and an upgrade: a transfer
 // between members that is under way ends with the right checksum, addresses stay, names,
 // published ports and the way out are back within 2 seconds.
-func TestNetworkSurvives(t *testing.T) {
+func TestN4_Survives(t *testing.T) {
 	const size = 256 << 20 // enough to be in the middle of it
 	for i, what := range []struct {
 		name   string
@@ -219,9 +219,9 @@ func upgrade(t testing.TB, s *survives, before shown) {
 	})
 }
 
-// TestNetworkDetachedMembers outlive the worker, and end with their process, or when they
+// TestN4_DetachedMembers outlive the worker, and end with their process, or when they
 // are disconnected.
-func TestNetworkDetachedMembers(t *testing.T) {
+func TestN4_DetachedMembers(t *testing.T) {
 	t.Parallel()
 	n := newNetworks(t)
 	first := must(env.NewGuest())(t)
@@ -258,9 +258,9 @@ func TestNetworkDetachedMembers(t *testing.T) {
 	n.gone(t)
 }
 
-// TestNetworkMemberLeaves: when its command ends, its name, address and ports are free at
+// TestN5_MemberLeaves: when its command ends, its name, address and ports are free at
 // once; the network ends a while after its last member, and leaves nothing.
-func TestNetworkMemberLeaves(t *testing.T) {
+func TestN5_MemberLeaves(t *testing.T) {
 	t.Parallel()
 	n := newNetworks(t)
 	stays := n.run(t, "web", "stays")
@@ -300,8 +300,8 @@ func TestNetworkMemberLeaves(t *testing.T) {
 	n.gone(t)
 }
 
-// TestNetworkStartsOnce: members that come at the same time make one network.
-func TestNetworkStartsOnce(t *testing.T) {
+// TestN5_StartsOnce: members that come at the same time make one network.
+func TestN5_StartsOnce(t *testing.T) {
 	t.Parallel()
 	n := newNetworks(t)
 	const members = 8
@@ -348,9 +348,9 @@ func TestNetworkStartsOnce(t *testing.T) {
 	}
 }
 
-// TestNetworkTerminated: SIGTERM ends the network, as a service manager does; its members
+// TestN5_Terminated: SIGTERM ends the network, as a service manager does; its members
 // start it again.
-func TestNetworkTerminated(t *testing.T) {
+func TestN5_Terminated(t *testing.T) {
 	t.Parallel()
 	n := newNetworks(t)
 	service := n.start(t, "network", "serve", "--stay", "web")

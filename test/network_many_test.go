@@ -162,7 +162,7 @@ func (c *crowd) rests(t *testing.T) {
 	t.Helper()
 	eventually(t, time.Minute, func() error {
 		for _, h := range c.served {
-			if err := (&world{helper: h}).rests(t, 3*time.Second); err != nil {
+			if err := rests(t, h.PID, 3*time.Second); err != nil {
 				return fmt.Errorf("process %d: %w", h.PID, err)
 			}
 		}

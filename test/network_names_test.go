@@ -17,9 +17,9 @@ import (
 // transports are how members ask the gateway.
 var transports = []string{"udp4", "tcp4", "udp6", "tcp6"}
 
-// TestNetworkNames: every kind of name, by UDP and TCP over IPv4 and IPv6, and never with
+// TestN3_Names: every kind of name, by UDP and TCP over IPv4 and IPv6, and never with
 // a nameserver's help.
-func TestNetworkNames(t *testing.T) {
+func TestN3_Names(t *testing.T) {
 	t.Parallel()
 	resolver := newPlace(t)
 	upstream := serveDNS(t, env.Net.Net, resolver.v4, named("192.0.2.44"))
@@ -139,8 +139,8 @@ func wantForwarded(t testing.TB, m *member, transport, name string) {
 	}
 }
 
-// TestNetworkNamesByTheLibrary: what a program of the guest asks the C library for.
-func TestNetworkNamesByTheLibrary(t *testing.T) {
+// TestN3_NamesByTheLibrary: what a program of the guest asks the C library for.
+func TestN3_NamesByTheLibrary(t *testing.T) {
 	t.Parallel()
 	resolver := newPlace(t)
 	serveDNS(t, env.Net.Net, resolver.v4, named("192.0.2.44"))
@@ -159,9 +159,9 @@ func TestNetworkNamesByTheLibrary(t *testing.T) {
 	}
 }
 
-// TestNetworkNamesWithoutNameservers: members' names are answered as ever, and others
+// TestN3_NamesWithoutNameservers: members' names are answered as ever, and others
 // fail in time, and as a failure: they may well exist.
-func TestNetworkNamesWithoutNameservers(t *testing.T) {
+func TestN3_NamesWithoutNameservers(t *testing.T) {
 	t.Parallel()
 	n := newNetworks(t, harness.SilentIPv4, harness.SilentIPv6)
 	db, app := n.run(t, "web", "db"), n.run(t, "web", "app")
@@ -178,9 +178,9 @@ func TestNetworkNamesWithoutNameservers(t *testing.T) {
 	}
 }
 
-// TestNetworkSeveralOfOneGuest: it is on both, with an interface and a name of each; by
+// TestN1_SeveralNetworksOfOneGuest: it is on both, with an interface and a name of each; by
 // each it reaches the members there, who do not reach each other.
-func TestNetworkSeveralOfOneGuest(t *testing.T) {
+func TestN1_SeveralNetworksOfOneGuest(t *testing.T) {
 	t.Parallel()
 	n := newNetworks(t)
 	front := n.run(t, "front", "web")

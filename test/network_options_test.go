@@ -14,9 +14,9 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// TestNetworkOptionsThatCannotWork are one line that names what is wrong, at once, and
+// TestN8_OptionsThatCannotWork are one line that names what is wrong, at once, and
 // leave nothing: no member and, where none was, no network.
-func TestNetworkOptionsThatCannotWork(t *testing.T) {
+func TestN8_OptionsThatCannotWork(t *testing.T) {
 	t.Parallel()
 	n := newNetworks(t)
 	n.run(t, "web", "db", "--ip", "10.90.0.50")
@@ -97,9 +97,9 @@ func TestNetworkOptionsThatCannotWork(t *testing.T) {
 	}
 }
 
-// TestNetworkDefinition: what is created counts when the network starts, outlives it, and
+// TestN8_Definition: what is created counts when the network starts, outlives it, and
 // goes by rm.
-func TestNetworkDefinition(t *testing.T) {
+func TestN8_Definition(t *testing.T) {
 	t.Parallel()
 	n := newNetworks(t)
 	n.do(t, "network", "create", "lab", "--subnet", "10.123.4.0/28", "--subnet6", "fd12:3456::/64", "--mtu", "1400", "--allow-host-loopback")
@@ -153,9 +153,9 @@ func TestNetworkDefinition(t *testing.T) {
 	}
 }
 
-// TestNetworkSubnetsAreFree: networks get subnets that neither another one nor a route of
+// TestN8_SubnetsAreFree: networks get subnets that neither another one nor a route of
 // the host has.
-func TestNetworkSubnetsAreFree(t *testing.T) {
+func TestN8_SubnetsAreFree(t *testing.T) {
 	n := newNetworks(t)
 	hostAddress(t, "up0", "10.90.1.9/24")
 	n.do(t, "network", "create", "defined", "--subnet", "10.90.2.0/24")
@@ -171,8 +171,8 @@ func TestNetworkSubnetsAreFree(t *testing.T) {
 	}
 }
 
-// TestNetworkShows what people and scripts ask for.
-func TestNetworkShows(t *testing.T) {
+// TestN8_Shows what people and scripts ask for.
+func TestN8_Shows(t *testing.T) {
 	t.Parallel()
 	n := newNetworks(t)
 	n.do(t, "network", "create", "later", "--internal")

@@ -24,9 +24,9 @@ func (m *member) tellClients(t testing.TB) {
 	}
 }
 
-// TestNetworkPublishes ports of two members at once, TCP and UDP over IPv4 and IPv6: each
+// TestN6_Publishes ports of two members at once, TCP and UDP over IPv4 and IPv6: each
 // client reaches the right one, which sees the client's own address.
-func TestNetworkPublishes(t *testing.T) {
+func TestN6_Publishes(t *testing.T) {
 	t.Parallel()
 	n := newNetworks(t)
 	ports := map[string]string{"one": "19201", "two": "19202"}
@@ -72,9 +72,9 @@ func TestNetworkPublishes(t *testing.T) {
 	}
 }
 
-// TestNetworkBusyPort is one line that says which, and leaves neither a member nor
+// TestN6_BusyPort is one line that says which, and leaves neither a member nor
 // another port, whether the host or another member has it.
-func TestNetworkBusyPort(t *testing.T) {
+func TestN6_BusyPort(t *testing.T) {
 	t.Parallel()
 	n := newNetworks(t)
 	n.run(t, "web", "first", "-p", "127.0.0.1:19212:7000")
@@ -99,9 +99,9 @@ func TestNetworkBusyPort(t *testing.T) {
 	}
 }
 
-// TestNetworkControlSocket: ports of members are published and unpublished by the network's
+// TestN6_ControlSocket: ports of members are published and unpublished by the network's
 // HTTP socket, and stay when the worker is replaced; flows name their member.
-func TestNetworkControlSocket(t *testing.T) {
+func TestN6_ControlSocket(t *testing.T) {
 	t.Parallel()
 	outside := newOutside(t)
 	n := newNetworks(t)
@@ -188,8 +188,8 @@ func TestNetworkControlSocket(t *testing.T) {
 	}
 }
 
-// TestNetworkInternalPublishesNothing and says so.
-func TestNetworkInternalPublishesNothing(t *testing.T) {
+// TestN6_InternalPublishesNothing and says so.
+func TestN6_InternalPublishesNothing(t *testing.T) {
 	t.Parallel()
 	n := newNetworks(t)
 	n.do(t, "network", "create", "vault", "--internal")

@@ -10,10 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestNetworkMembersReachEachOther whatever made them: two commands of `run`, a namespace
+// TestN1_MembersReachEachOther whatever made them: two commands of `run`, a namespace
 // of unshare(1) joined by `attach`, a sandbox of bubblewrap, and a namespace that `network
 // connect` has joined. Each finds each by name and talks to it by TCP, UDP and ping.
-func TestNetworkMembersReachEachOther(t *testing.T) {
+func TestN1_MembersReachEachOther(t *testing.T) {
 	t.Parallel()
 	n := newNetworks(t)
 	members := []*member{

@@ -8,9 +8,9 @@ import (
 	"epiphyte/test/harness"
 )
 
-// TestB8_NetworkRests: a network of ten members that have nothing to say uses no CPU time
+// TestN9_Rests: a network of ten members that have nothing to say uses no CPU time
 // and is hardly woken, worker and keeper, and a member costs little memory.
-func TestB8_NetworkRests(t *testing.T) {
+func TestN9_Rests(t *testing.T) {
 	const members = 10
 	// A member's: its port, names and connection, in both processes.
 	const memberMemory = 300 << 10

@@ -31,6 +31,9 @@ type Client struct {
 
 // Dial connects to the network whose socket is at path. ErrNotRunning: nobody listens.
 func Dial(path string) (*Client, error) {
+	if err := checkPath(path); err != nil {
+		return nil, err
+	}
 	c, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: path, Net: "unixpacket"})
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ECONNREFUSED):
@@ -39,6 +42,16 @@ func Dial(path string) (*Client, error) {
 		return nil, fmt.Errorf("connect to network: %w", err)
 	}
 	return &Client{c}, nil
+}
+
+// checkPath is the error of a path that no socket can have: the kernel calls it an invalid
+// argument.
+func checkPath(path string) error {
+	const longest = len(unix.RawSockaddrUnix{}.Path) - 1 // its end is marked, unix(7)
+	if len(path) > longest {
+		return fmt.Errorf("%s is %d bytes too long for a socket: set XDG_RUNTIME_DIR to a shorter path, or shorten the network's name", path, len(path)-longest)
+	}
+	return nil
 }
 
 // Close ends the connection, and with it the membership that came by it.

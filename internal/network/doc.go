@@ -25,9 +25,10 @@
 // with their TAPs, agents and connections, and they go on with the same addresses, names and
 // ports; between members nothing is lost but frames, since their kernels hold the
 // connections. Connections by the way out are reset. The same replaces the program by a
-// newer one (Upgrade). When the keeper dies, the kernel ends the worker; the members'
-// clients, which keep their TAPs as well (Holder), start the network anew and join with
-// the addresses they had. Only detached members are lost then.
+// newer one (Upgrade), and that by the one before if it does not serve. When the keeper
+// dies, the kernel ends the worker; the members' clients, which keep their TAPs as well
+// (Holder), start the network anew and join with the addresses they had. Only detached
+// members are lost then.
 //
 // # Life of a network
 //

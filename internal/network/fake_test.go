@@ -32,12 +32,8 @@ func fakeWorker(how string) int {
 	if err != nil {
 		return 2
 	}
-	switch how {
-	case "exits":
+	if how == "exits" {
 		return 0
-	case "fails":
-		send(control, order{Op: opFailed, Text: "no network today"})
-		return 1
 	}
 	i := Info{Worker: os.Getpid(), Keeper: os.Getppid(), Members: []Member{}}
 	for serving := false; !serving; {
@@ -55,6 +51,10 @@ func fakeWorker(how string) int {
 		case opServe:
 			serving = true
 		}
+	}
+	if how == "fails" {
+		send(control, order{Op: opFailed, Text: "no network today"})
+		return 1
 	}
 	file := os.NewFile(listenerFD, "listener")
 	l, err := net.FileListener(file)

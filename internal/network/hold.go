@@ -86,6 +86,7 @@ func (h *Holder) rejoin(ctx context.Context) bool {
 			if _, _, err = c.Join(ctx, h.member, h.own); err == nil {
 				h.mu.Lock()
 				defer h.mu.Unlock()
+				h.client.Close()
 				h.client = c
 				return ctx.Err() == nil
 			}

@@ -208,6 +208,9 @@ func AwaitEnd(paths netdef.Paths, name string) error {
 // listen listens at path, in place of a predecessor that is gone: the caller holds the
 // lock.
 func listen(path string) (*net.UnixListener, error) {
+	if err := checkPath(path); err != nil {
+		return nil, err
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
