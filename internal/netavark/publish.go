@@ -3,6 +3,7 @@ package netavark
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -32,11 +33,15 @@ func (m *portMapping) rules(ipv6 bool) (rules []string, err error) {
 	} else if ipv6 {
 		hosts = append(hosts, netip.IPv6Unspecified())
 	}
+	last := int(m.HostPort) + max(1, int(m.Range)) - 1
+	if last > math.MaxUint16 {
+		return nil, fmt.Errorf("publish port %d: there are no %d ports from there on", m.HostPort, m.Range)
+	}
 	for proto := range strings.SplitSeq(m.Protocol, ",") {
 		for _, host := range hosts {
 			r := portfwd.Rule{Proto: proto, Host: host, HostPort: m.HostPort, GuestPort: m.ContainerPort}
 			if m.Range > 1 {
-				r.HostPortEnd = m.HostPort + m.Range - 1
+				r.HostPortEnd = uint16(last)
 			}
 			if err := r.Validate(); err != nil {
 				return nil, fmt.Errorf("publish port %d: %w", m.HostPort, err)
