@@ -10,7 +10,6 @@ import (
 
 	"epiphyte/internal/network"
 	"epiphyte/portfwd"
-	"epiphyte/tap"
 )
 
 // portMapping is a published port, or several in a row.
@@ -70,9 +69,8 @@ type place struct {
 	member  network.Member
 }
 
-// places are those by which the container with an id can be reached from outside, the
-// preferred one first: answers to clients go by the interface that has the first default
-// route, so ports must be published by its network.
+// places are those by which the container with an id can be reached from outside, by the
+// names of their interfaces: the ports of a container are published by the first.
 func (p *Plugin) places(ctx context.Context, id string) (places []place) {
 	running, _ := p.Paths.Running().List() // broken ones do not run
 	for _, d := range running {
@@ -87,7 +85,7 @@ func (p *Plugin) places(ctx context.Context, id string) (places []place) {
 			}
 		}
 	}
-	slices.SortStableFunc(places, func(a, b place) int { return tap.ComparePreference(a.member.Interface, b.member.Interface) })
+	slices.SortStableFunc(places, func(a, b place) int { return strings.Compare(a.member.Interface, b.member.Interface) })
 	return places
 }
 
@@ -102,7 +100,7 @@ func (p *Plugin) setPorts(ctx context.Context, at place, rules []string) error {
 }
 
 // claim returns the rules by which a container's ports are published at a new place, and
-// takes them from the place that had them. There are none if that one is preferred.
+// takes them from the place that had them. There are none if that one comes before.
 func (p *Plugin) claim(ctx context.Context, r *request, n *network.Info) (rules []string, err error) {
 	if len(r.Ports) == 0 || n.Internal {
 		return nil, nil
@@ -111,7 +109,7 @@ func (p *Plugin) claim(ctx context.Context, r *request, n *network.Info) (rules 
 		if at.network == n.Name {
 			continue
 		}
-		if tap.ComparePreference(at.member.Interface, r.Wishes.Interface) < 0 {
+		if at.member.Interface < r.Wishes.Interface {
 			return nil, nil
 		}
 		if err := p.setPorts(ctx, at, nil); err != nil {

@@ -261,7 +261,8 @@ func (k *keeper) drop(id string) {
 // awaitClient waits until somebody connects, and leaves the connection for the next
 // worker to accept.
 func (k *keeper) awaitClient(ctx context.Context) error {
-	f, err := k.cfg.Listener.File() // the listener's own SyscallConn cannot wait
+	// A copy, because a net.Listener can wait only to accept.
+	f, err := k.cfg.Listener.File()
 	if err != nil {
 		return err
 	}
