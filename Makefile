@@ -9,7 +9,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # As typed, not expanded: CMD='echo $HOME' is the shell's to read.
 export RUN_CMD := $(value CMD)
 
-.PHONY: build test lint bench interop run install install-rootlessport
+.PHONY: build test lint bench interop run install
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/epiphyte ./cmd/epiphyte
@@ -49,6 +49,8 @@ install:
 	install -d $(DESTDIR)$(PREFIX)/libexec/netavark $(DESTDIR)$(PREFIX)/lib/systemd/user
 	ln -sfn ../../bin/epiphyte $(DESTDIR)$(PREFIX)/libexec/netavark/epiphyte
 	sed 's,@PREFIX@,$(PREFIX),' dist/epiphyte-network@.service >$(DESTDIR)$(PREFIX)/lib/systemd/user/epiphyte-network@.service
+
+.PHONY: install-rootlessport
 
 # Has rootless podman publish the ports of our networks' members by the network itself,
 # so that they see their clients' addresses. It takes precedence over podman's own

@@ -81,16 +81,16 @@ func (c *Client) Info(ctx context.Context) (*Info, error) {
 	return r.Info, nil
 }
 
-// Leave has a member leave, by its id or name.
-func (c *Client) Leave(ctx context.Context, who string) error {
-	_, err := c.ask(ctx, request{Op: opLeave, Who: who})
-	return err
-}
-
 // SetPorts publishes ports of the host for a member, by its id or name, in place of those
 // that it has. When one cannot be, it has none.
 func (c *Client) SetPorts(ctx context.Context, who string, rules []string) error {
 	_, err := c.ask(ctx, request{Op: opPorts, Who: who, Publish: rules})
+	return err
+}
+
+// Leave has a member leave, by its id or name.
+func (c *Client) Leave(ctx context.Context, who string) error {
+	_, err := c.ask(ctx, request{Op: opLeave, Who: who})
 	return err
 }
 

@@ -62,9 +62,9 @@ type Info struct {
 type request struct {
 	Op      operation `json:"op"`
 	Member  *Member   `json:"member,omitempty"`  // of join, with its descriptors
-	Who     string    `json:"who,omitempty"`     // of leave and ports: an id, or a name
-	Publish []string  `json:"publish,omitempty"` // of ports: as portfwd.Parse reads them
+	Who     string    `json:"who,omitempty"`     // of leave: an id, or a name
 	Program string    `json:"program,omitempty"` // of upgrade: a path
+	Publish []string  `json:"publish,omitempty"` // of ports, which are those of Who
 }
 
 type operation string
