@@ -69,7 +69,7 @@ install:
 	install -D -m 755 bin/epiphyte $(DESTDIR)$(PREFIX)/bin/epiphyte
 	install -d $(DESTDIR)$(PREFIX)/libexec/netavark $(DESTDIR)$(PREFIX)/lib/systemd/user
 	ln -sfn ../../bin/epiphyte $(DESTDIR)$(PREFIX)/libexec/netavark/epiphyte
-	sed 's,@PREFIX@,$(PREFIX),' dist/epiphyte-network@.service >$(DESTDIR)$(PREFIX)/lib/systemd/user/epiphyte-network@.service
+	sed 's,@PREFIX@,$(PREFIX),' docs/epiphyte-network@.service >$(DESTDIR)$(PREFIX)/lib/systemd/user/epiphyte-network@.service
 
 # Has rootless podman publish the ports of our networks' members by the network itself,
 # so that they see their clients' addresses. It takes precedence over podman's own

@@ -41,8 +41,8 @@
 // Where podman runs as root, setup publishes them. podman reserves the ports of the host
 // itself then, unless containers.conf says enable_port_reservation = false ([engine]).
 //
-// A container on several networks answers by its first default route, so its ports are
-// published by that network, and move when it leaves. An internal network publishes none.
+// They are published once for a container, by the network of its first interface, and
+// move to the next one when it leaves. An internal network publishes none.
 //
 // # Life of a network
 //

@@ -3,13 +3,13 @@ package netavark
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"epiphyte/internal/network"
 	"epiphyte/portfwd"
-	"epiphyte/tap"
 )
 
 // portMapping is a published port, or several in a row.
@@ -32,11 +32,15 @@ func (m *portMapping) rules(ipv6 bool) (rules []string, err error) {
 	} else if ipv6 {
 		hosts = append(hosts, netip.IPv6Unspecified())
 	}
+	last := int(m.HostPort) + max(1, int(m.Range)) - 1
+	if last > math.MaxUint16 {
+		return nil, fmt.Errorf("publish port %d: there are no %d ports from there on", m.HostPort, m.Range)
+	}
 	for proto := range strings.SplitSeq(m.Protocol, ",") {
 		for _, host := range hosts {
 			r := portfwd.Rule{Proto: proto, Host: host, HostPort: m.HostPort, GuestPort: m.ContainerPort}
 			if m.Range > 1 {
-				r.HostPortEnd = m.HostPort + m.Range - 1
+				r.HostPortEnd = uint16(last)
 			}
 			if err := r.Validate(); err != nil {
 				return nil, fmt.Errorf("publish port %d: %w", m.HostPort, err)
@@ -65,9 +69,8 @@ type place struct {
 	member  network.Member
 }
 
-// places are those by which the container with an id can be reached from outside, the
-// preferred one first: answers to clients go by the interface that has the first default
-// route, so ports must be published by its network.
+// places are those by which the container with an id can be reached from outside, by the
+// names of their interfaces: the ports of a container are published by the first.
 func (p *Plugin) places(ctx context.Context, id string) (places []place) {
 	running, _ := p.Paths.Running().List() // broken ones do not run
 	for _, d := range running {
@@ -82,7 +85,7 @@ func (p *Plugin) places(ctx context.Context, id string) (places []place) {
 			}
 		}
 	}
-	slices.SortStableFunc(places, func(a, b place) int { return tap.ComparePreference(a.member.Interface, b.member.Interface) })
+	slices.SortStableFunc(places, func(a, b place) int { return strings.Compare(a.member.Interface, b.member.Interface) })
 	return places
 }
 
@@ -97,7 +100,7 @@ func (p *Plugin) setPorts(ctx context.Context, at place, rules []string) error {
 }
 
 // claim returns the rules by which a container's ports are published at a new place, and
-// takes them from the place that had them. There are none if that one is preferred.
+// takes them from the place that had them. There are none if that one comes before.
 func (p *Plugin) claim(ctx context.Context, r *request, n *network.Info) (rules []string, err error) {
 	if len(r.Ports) == 0 || n.Internal {
 		return nil, nil
@@ -106,7 +109,7 @@ func (p *Plugin) claim(ctx context.Context, r *request, n *network.Info) (rules 
 		if at.network == n.Name {
 			continue
 		}
-		if tap.ComparePreference(at.member.Interface, r.Wishes.Interface) < 0 {
+		if at.member.Interface < r.Wishes.Interface {
 			return nil, nil
 		}
 		if err := p.setPorts(ctx, at, nil); err != nil {

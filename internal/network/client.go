@@ -96,7 +96,7 @@ func (c *Client) Info(ctx context.Context) (*Info, error) {
 	return r.Info, nil
 }
 
-// Leave has a member leave, by its id or name.
+// Leave has a member leave, by its id or name. Its interface is gone when it returns.
 func (c *Client) Leave(ctx context.Context, who string) error {
 	_, err := c.ask(ctx, request{Op: opLeave, Who: who})
 	return err

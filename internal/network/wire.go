@@ -68,8 +68,8 @@ type request struct {
 	Member  *Member   `json:"member,omitempty"`  // of join, with its descriptors
 	Roles   []role    `json:"roles,omitempty"`   // of the descriptors
 	Who     string    `json:"who,omitempty"`     // of leave and ports: an id, or a name
-	Publish []string  `json:"publish,omitempty"` // of ports: as portfwd.Parse reads them
 	Program string    `json:"program,omitempty"` // of upgrade: a path
+	Publish []string  `json:"publish,omitempty"` // of ports, which are those of Who
 }
 
 type operation string

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"epiphyte/test/harness"
 )
 
 // pluginChecks: what users of podman's networks expect. A check that only one of the
@@ -32,7 +34,9 @@ func pluginChecks(root bool) []pluginCheck {
 		{"refused", "what a network cannot have is refused by name, and leaves no definition", pluginRefused},
 	}
 	if root {
-		return append(checks, pluginCheck{"started", "a network that has ended is started by its next container", pluginStarted})
+		return append(checks,
+			pluginCheck{"started", "a network that has ended is started by its next container", pluginStarted},
+			pluginCheck{"namespace-gone", "a member whose namespace is removed without a word is none any more", pluginNamespaceGone})
 	}
 	return append(checks,
 		pluginCheck{"not-running", "a network that was killed is not started from inside: one line says by what command", pluginNotRunning},
@@ -385,6 +389,26 @@ func (d *driver) killAll() error {
 func pluginStarted(ctx context.Context, d *driver) error {
 	return first(d.create(ctx, "web"), d.serve(ctx, "one", "--network=web"), d.awaitProcesses(1, 2),
 		d.killAll(), d.serve(ctx, "two", "--network=web"), d.isMembers(ctx, "web", "two"))
+}
+
+// pluginNamespaceGone: podman without a chance to call the plugin is played by ip.
+func pluginNamespaceGone(ctx context.Context, d *driver) error {
+	if err := d.create(ctx, "web"); err != nil {
+		return err
+	}
+	for _, argv := range [][]string{
+		{"ip", "netns", "add", "gone"},
+		{"epiphyte", "network", "connect", "--name=gone", "web", "/run/netns/gone"},
+	} {
+		if _, err := d.do(ctx, argv...); err != nil {
+			return err
+		}
+	}
+	if err := d.isMembers(ctx, "web", "gone"); err != nil {
+		return err
+	}
+	_, err := d.do(ctx, "ip", "netns", "del", "gone")
+	return first(err, harness.Eventually(waitTime, func() error { return d.isMembers(ctx, "web") }))
 }
 
 func pluginNotRunning(ctx context.Context, d *driver) error {
