@@ -71,7 +71,7 @@ func (p *Plugin) makeWay(ctx context.Context, d *netdef.Definition) (running boo
 	if err := c.Stop(ctx); err != nil {
 		return false, err
 	}
-	return false, network.AwaitEnd(p.Paths, d.Name)
+	return false, network.AwaitEnd(ctx, p.Paths, d.Name)
 }
 
 // adopt gives d what it leaves open of a network that runs, and reports whether it is the

@@ -61,8 +61,10 @@
 //
 // # Invariants
 //
-// What podman sends and we do not know goes back as it came. No command waits for ever:
-// whoever calls has podman's lock.
+// What podman sends and we do not know goes back as it came. No command waits for ever,
+// since whoever calls has podman's lock.
+//
+// Timers: patience, for a command; managerPatience, for the user's service manager.
 //
 // What it does not do: it touches no interface (the caller's Join does), serves nothing,
 // and knows nothing of containers but what it is told.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"epiphyte/internal/netdef"
 	"epiphyte/internal/network"
@@ -69,8 +70,16 @@ func Fail(stdout io.Writer, err error) {
 	json.NewEncoder(stdout).Encode(map[string]string{"error": text})
 }
 
+// patience is how long one command may take. A network is started and joined within
+// milliseconds, unless the machine is busy.
+const patience = 30 * time.Second
+
+var errPatience = fmt.Errorf("the network has not answered within %v: epiphyte network inspect, and its log, tell more", patience)
+
 // answer is what is written to stdout.
 func (p *Plugin) answer(ctx context.Context, args []string, stdin io.Reader) ([]byte, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errPatience)
+	defer cancel()
 	command, operands := args[0], args[1:]
 	if command == Info {
 		return json.Marshal(map[string]string{"version": p.Version, "api_version": apiVersion})

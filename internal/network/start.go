@@ -15,10 +15,12 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/netdef"
+	"epiphyte/internal/retry"
 )
 
 // ErrRunning is of a network that another process serves already.
@@ -196,14 +198,24 @@ func takeLock(path string) (*os.File, error) { return openLock(path, unix.LOCK_E
 // waitForLock waits for a lock that others hold for a moment.
 func waitForLock(path string) (*os.File, error) { return openLock(path, unix.LOCK_EX) }
 
-// AwaitEnd waits until the network's process, which was stopped, is gone.
-func AwaitEnd(paths netdef.Paths, name string) error {
-	lock, err := waitForLock(paths.Lock(name))
-	if err != nil {
-		return err
-	}
-	return lock.Close()
+// AwaitEnd waits until the network's process, which was stopped, is gone; ErrRunning: it
+// is still there after endPatience.
+func AwaitEnd(ctx context.Context, paths netdef.Paths, name string) (err error) {
+	waitErr := retry.While(ctx, endPatience, endPause, func() bool {
+		var lock *os.File
+		if lock, err = takeLock(paths.Lock(name)); err == nil {
+			err = lock.Close()
+		}
+		return err == ErrRunning
+	})
+	return cmp.Or(waitErr, err)
 }
+
+// A process that was stopped is gone within milliseconds, unless the machine is busy.
+const (
+	endPatience = 10 * time.Second
+	endPause    = time.Millisecond
+)
 
 // listen listens at path, in place of a predecessor that is gone: the caller holds the
 // lock.

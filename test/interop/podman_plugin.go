@@ -116,7 +116,7 @@ func pluginSuite(name string, root bool) suite {
 	}
 	for _, c := range pluginChecks(root) {
 		s.checks = append(s.checks, check{
-			name: name + "/" + c.name, says: c.says,
+			name: name + "/" + c.name, says: c.says, needs: c.needs,
 			run: func(ctx context.Context, m *machine) error { return c.run(ctx, of(m)) },
 		})
 	}
@@ -127,6 +127,7 @@ func pluginSuite(name string, root bool) suite {
 type pluginCheck struct {
 	name, says string
 	run        func(context.Context, *driver) error
+	needs      []need
 }
 
 // works asks for what the checks cannot do without, of a plugin that is not ours.

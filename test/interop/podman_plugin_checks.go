@@ -18,29 +18,30 @@ import (
 // users can do is left out of the other's.
 func pluginChecks(root bool) []pluginCheck {
 	checks := []pluginCheck{
-		{"names", "two containers find each other by name, alias and id, and talk both ways, TCP and UDP", pluginNames},
-		{"outside", "a container reaches outside, TCP, UDP, DNS, IPv4 and IPv6", pluginOutside},
-		{"publish", "a published port shows the remote client's address, TCP and UDP, IPv4 and IPv6", pluginPublish},
-		{"publish-busy", "a port that is taken is refused by name, and nothing of the container is left", pluginBusy},
-		{"connect", "podman network connect and disconnect of a running container, whose ports stay", pluginConnect},
-		{"inspect", "podman inspect and our own show the addresses that the container has", pluginInspect},
-		{"static", "--ip, --ip6, --mac-address and an MTU are had", pluginStatic},
-		{"restart", "name, address by name and ports are back after podman restart", pluginRestart},
-		{"compose", "what a composed application does: two networks, aliases, up, replace one, down", pluginCompose},
-		{"worker-killed", "names, both ways and ports are back after kill -9 of the network's process", pluginKilled},
-		{"nothing-left", "after the last container only what waits for the next one is left", pluginNothingLeft},
-		{"internal", "an internal network has names and no way out", pluginInternal},
-		{"again", "a network removed by podman can be created again, with another subnet", pluginAgain},
-		{"refused", "what a network cannot have is refused by name, and leaves no definition", pluginRefused},
+		{name: "names", says: "two containers find each other by name, alias and id, and talk both ways, TCP and UDP", run: pluginNames},
+		{name: "outside", says: "a container reaches outside, TCP, UDP, DNS, IPv4 and IPv6", run: pluginOutside},
+		{name: "publish", says: "a published port shows the remote client's address, TCP and UDP, IPv4 and IPv6", run: pluginPublish},
+		{name: "publish-busy", says: "a port that is taken is refused by name, and nothing of the container is left", run: pluginBusy},
+		{name: "connect", says: "podman network connect and disconnect of a running container, whose ports stay", run: pluginConnect},
+		{name: "inspect", says: "podman inspect and our own show the addresses that the container has", run: pluginInspect},
+		{name: "static", says: "--ip, --ip6, --mac-address and an MTU are had", run: pluginStatic},
+		{name: "restart", says: "name, address by name and ports are back after podman restart", run: pluginRestart},
+		{name: "compose", says: "what a composed application does: two networks, aliases, up, replace one, down", run: pluginCompose},
+		{name: "worker-killed", says: "names, both ways and ports are back after kill -9 of the network's process", run: pluginKilled},
+		{name: "nothing-left", says: "after the last container only what waits for the next one is left", run: pluginNothingLeft},
+		{name: "internal", says: "an internal network has names and no way out", run: pluginInternal},
+		{name: "again", says: "a network removed by podman can be created again, with another subnet", run: pluginAgain},
+		{name: "refused", says: "what a network cannot have is refused by name, and leaves no definition", run: pluginRefused},
 	}
 	if root {
 		return append(checks,
-			pluginCheck{"started", "a network that has ended is started by its next container", pluginStarted},
-			pluginCheck{"namespace-gone", "a member whose namespace is removed without a word is none any more", pluginNamespaceGone})
+			pluginCheck{name: "started", says: "a network that has ended is started by its next container", run: pluginStarted},
+			pluginCheck{name: "namespace-gone", says: "a member whose namespace is removed without a word is none any more", run: pluginNamespaceGone})
 	}
 	return append(checks,
-		pluginCheck{"not-running", "a network that was killed is not started from inside: one line says by what command", pluginNotRunning},
-		pluginCheck{"handed-on", "ports of a container on a network of podman's own are still published", pluginHandedOn})
+		pluginCheck{name: "not-running", says: "a network that was killed is not started from inside: one line says by what command", run: pluginNotRunning},
+		pluginCheck{name: "service-manager", says: "a network that is defined and does not run is started by the user's service manager", run: pluginManager, needs: []need{needsManager}},
+		pluginCheck{name: "handed-on", says: "ports of a container on a network of podman's own are still published", run: pluginHandedOn})
 }
 
 func pluginNames(ctx context.Context, d *driver) error {

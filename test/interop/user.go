@@ -114,10 +114,14 @@ type session struct {
 
 // start starts a command of the user that runs until [session.end].
 func (m *machine) start(env []string, argv ...string) (*session, error) {
-	s := &session{cmd: m.command(context.Background(), env, argv...), done: make(chan struct{})}
+	return startSession(m.command(context.Background(), env, argv...))
+}
+
+func startSession(cmd *exec.Cmd) (*session, error) {
+	s := &session{cmd: cmd, done: make(chan struct{})}
 	s.cmd.Stdout, s.cmd.Stderr = &s.out, &s.out
 	if err := s.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", brief(argv), err)
+		return nil, fmt.Errorf("start %s: %w", brief(cmd.Args), err)
 	}
 	go func() {
 		_ = s.cmd.Wait() // how it ended is in ProcessState
