@@ -51,9 +51,9 @@ type Network struct {
 	// guest. A guest in which IPv6 is off does without; see Device.HasIPv6.
 	Address6 netip.Prefix
 	Gateway6 netip.Addr
-	// Shared is of a namespace whose other interfaces have default routes, too. The
-	// interfaces are preferred by the numbers at the end of their names, eth0 before
-	// eth1, and else the older one. What is sent from Address and Address6 goes by our
+	// Shared is of a namespace whose other interfaces have default routes, too: ours
+	// comes after those of interfaces that were there before, and takes over when they
+	// are gone. What is sent from Address and Address6 goes by our
 	// gateways all the same, as the replies to clients that have come by this interface.
 	Shared bool
 	MTU    int              // bytes, 68 to 65521 (the kernel decides); 0: left as it is

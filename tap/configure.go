@@ -1,15 +1,12 @@
 package tap
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
@@ -39,11 +36,11 @@ func (c *rtnetlinkConn) configure(ctx context.Context, name string, want Network
 		return false, err
 	}
 	if want.Gateway.IsValid() {
-		if err := c.gatewayRoutes(index, &want, want.Address.Addr(), want.Gateway, want.metric(name, index)); err != nil {
+		if err := c.gatewayRoutes(index, &want, want.Address.Addr(), want.Gateway, want.metric(index)); err != nil {
 			return false, err
 		}
 	}
-	return c.configureIPv6(ctx, name, index, want)
+	return c.configureIPv6(ctx, index, want)
 }
 
 // gatewayRoutes makes the gateway of one family the way out, and in a namespace with
@@ -57,28 +54,13 @@ func (c *rtnetlinkConn) gatewayRoutes(index int, want *Network, addr, gateway ne
 }
 
 // metric is how much the default routes of an interface yield to those that the kernel
-// prefers, metric 0. The index has each interface have its own.
-func (n *Network) metric(name string, index int) uint32 {
+// prefers, metric 0: less, the older it is.
+func (n *Network) metric(index int) uint32 {
 	if !n.Shared {
 		return 0
 	}
-	return numberOf(name)*metricStep + uint32(index)
+	return uint32(index) // grows with each interface of a namespace
 }
-
-// numberOf is the number at the end of an interface's name, 0 if there is none and at
-// most 15.
-func numberOf(name string) uint32 {
-	const digits = "0123456789"
-	number, _ := strconv.ParseUint(name[len(strings.TrimRight(name, digits)):], 10, 4)
-	return uint32(number)
-}
-
-// ComparePreference is negative if the default routes of an interface come before those
-// of another one by their names; see Network.Shared.
-func ComparePreference(name, other string) int { return cmp.Compare(numberOf(name), numberOf(other)) }
-
-// metricStep is between interfaces of successive numbers.
-const metricStep = 32
 
 // configureLink sets what the device has below IPv6, and brings it up.
 func (c *rtnetlinkConn) configureLink(index int, name string, want Network) error {
@@ -119,7 +101,7 @@ const metricIPv6 = 512
 
 // configureIPv6 sets the address and the default route of a device that is up, if
 // the guest has IPv6 at all.
-func (c *rtnetlinkConn) configureIPv6(ctx context.Context, name string, index int, want Network) (done bool, err error) {
+func (c *rtnetlinkConn) configureIPv6(ctx context.Context, index int, want Network) (done bool, err error) {
 	if !want.Address6.IsValid() {
 		return false, nil
 	}
@@ -136,7 +118,7 @@ func (c *rtnetlinkConn) configureIPv6(ctx context.Context, name string, index in
 		return false, err
 	}
 	if want.Gateway6.IsValid() {
-		err = c.gatewayRoutes(index, &want, want.Address6.Addr(), want.Gateway6, metricIPv6+want.metric(name, index))
+		err = c.gatewayRoutes(index, &want, want.Address6.Addr(), want.Gateway6, metricIPv6+want.metric(index))
 	}
 	return err == nil, err
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -264,5 +265,31 @@ func TestN2_Isolate(t *testing.T) {
 	}
 	if watch.saw("raw frame") {
 		t.Error("a raw frame has arrived")
+	}
+}
+
+// TestN2_GuestsMayNotAsk: the user's files are a guest's of run, too, so it reaches the
+// network's sockets. It may neither look nor join nor stop anything there.
+func TestN2_GuestsMayNotAsk(t *testing.T) {
+	t.Parallel()
+	n := newNetworks(t)
+	n.run(t, "web", "db")
+	n.run(t, "other", "cache")
+	for _, args := range [][]string{
+		{"network", "inspect", "web"},
+		{"network", "inspect", "other"},
+		{"network", "disconnect", "other", "cache"},
+		{"network", "upgrade", "other"},
+		{"network", "rm", "--force", "other"},
+		{"attach", "--network", "other", "1", "eth7"},
+		{"ports", "--http-socket", n.file("other.api")},
+	} {
+		stdout, stderr, code := n.try(t, append([]string{"run", "--network", "web", "--", env.Binary}, args...)...)
+		if code == 0 || args[0] != "ports" && !strings.Contains(stderr, "guests may not ask") {
+			t.Errorf("%q: exit status %d, %q, %q", args, code, stdout, stderr)
+		}
+	}
+	if s := n.inspect(t, "other"); len(s.members) != 1 {
+		t.Errorf("the other network has %+v", s.members)
 	}
 }

@@ -215,6 +215,15 @@ func TestN1_SeveralNetworksOfOneGuest(t *testing.T) {
 	if got := front.asks(t, "udp4", "db", dns.TypeA); len(got.Answer) > 0 {
 		t.Errorf("the front knows db: %v", got)
 	}
+	// The C library takes the first nameserver's word, which is the front's.
+	for _, transport := range []string{"udp4", "tcp4"} {
+		for _, name := range []string{"db", "DB.back", "db.dns.podman"} {
+			got := both.asks(t, transport, name, dns.TypeA)
+			if len(got.Answer) != 1 || !strings.HasSuffix(got.Answer[0].String(), "\t"+back.IPv4.String()) {
+				t.Errorf("the guest of both asks the front for %s by %s: %v", name, transport, got)
+			}
+		}
+	}
 	both.leave()
 	eventually(t, 3*time.Second, func() error {
 		for _, m := range []*member{front, back} {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,28 +14,48 @@ import (
 // ours and root, and sockets of another network namespace than the listener's,
 // such as the guest's.
 func (f *socketFile) checkPeer(c *net.UnixConn) error {
+	if err := CheckUser(c); err != nil {
+		return err
+	}
+	cookie, err := NetnsCookie(c)
+	if err == nil && f.netns != 0 && cookie != f.netns {
+		return errors.New("the client is in another network namespace than this program")
+	}
+	return nil
+}
+
+// CheckUser returns an error for clients of a Unix socket that are other users than ours
+// and root.
+func CheckUser(c *net.UnixConn) error {
+	var cred *unix.Ucred
+	err := control(c, func(fd uintptr) (err error) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read the client's user: %w", err)
+	}
+	return checkUser(cred.Uid, uint32(os.Geteuid()))
+}
+
+// NetnsCookie identifies the network namespace of a Unix socket until the next boot
+// (Linux 5.14). That of an accepted one is the client's: the kernel makes it in the
+// namespace of the one that connected (net/unix/af_unix.c, unix_stream_connect).
+func NetnsCookie(c syscall.Conn) (cookie uint64, err error) {
+	err = control(c, func(fd uintptr) (err error) {
+		cookie, err = netnsCookie(fd)
+		return err
+	})
+	return cookie, err
+}
+
+func control(c syscall.Conn, f func(fd uintptr) error) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
 	}
-	var refusal error
-	err = raw.Control(func(fd uintptr) {
-		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-		if err != nil {
-			refusal = fmt.Errorf("read the client's user: %w", err)
-			return
-		}
-		if refusal = checkUser(cred.Uid, uint32(os.Geteuid())); refusal != nil {
-			return
-		}
-		// The kernel makes the accepted socket in the namespace of the one
-		// that connected (net/unix/af_unix.c, unix_stream_connect).
-		cookie, err := netnsCookie(fd)
-		if err == nil && f.netns != 0 && cookie != f.netns {
-			refusal = errors.New("the client is in another network namespace than this program")
-		}
-	})
-	return errors.Join(err, refusal)
+	controlErr := raw.Control(func(fd uintptr) { err = f(fd) })
+	return errors.Join(controlErr, err)
 }
 
 // checkUser compares effective users. The caller reads ours each time, because a
@@ -47,8 +68,6 @@ func checkUser(peer, own uint32) error {
 	return fmt.Errorf("user %d is not permitted, only %d and root are", peer, own)
 }
 
-// netnsCookie identifies the network namespace of a socket until the next boot
-// (Linux 5.14).
 func netnsCookie(fd uintptr) (uint64, error) {
 	return unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 }

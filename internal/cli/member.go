@@ -65,8 +65,10 @@ func (m *member) join(ctx context.Context, cfg tap.Config, wish network.Member, 
 	}
 	m.awaitAgent(ctx, cfg.Logger)
 	wish.Interface = m.device.Name()
-	if wish.ID, err = namespaceID(cfg.Target); err != nil {
-		return err
+	if wish.ID == "" {
+		if wish.ID, err = namespaceID(cfg.Target); err != nil {
+			return err
+		}
 	}
 	granted, info, err := m.client.Join(ctx, wish, m.handover(process))
 	if err != nil {

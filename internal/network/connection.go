@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/api"
 	"epiphyte/internal/shard"
 )
 
@@ -48,9 +49,9 @@ func (w *Worker) serve(ctx context.Context, c *net.UnixConn, own *membership) {
 		return
 	}
 	defer w.unbusy(c)
-	if err := checkPeer(c); err != nil {
-		send(c, reply{Error: err.Error()})
-		return
+	var refused error
+	if own == nil { // else that was looked at when it came
+		refused = w.checkPeer(c)
 	}
 	for {
 		var req request
@@ -59,9 +60,12 @@ func (w *Worker) serve(ctx context.Context, c *net.UnixConn, own *membership) {
 			break
 		}
 		var answer reply
-		if req.Op == opJoin && own == nil {
+		switch {
+		case refused != nil:
+			answer = refusal(refused)
+		case req.Op == opJoin && own == nil:
 			answer, own = w.handleJoin(ctx, c, &req, fds)
-		} else {
+		default:
 			answer = w.handle(ctx, &req)
 		}
 		closeAll(fds)
@@ -74,26 +78,19 @@ func (w *Worker) serve(ctx context.Context, c *net.UnixConn, own *membership) {
 	}
 }
 
-// checkPeer returns an error for clients other than our own user and root.
-func checkPeer(c *net.UnixConn) error {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return err
+// checkPeer returns an error for clients that are not permitted, as those of a single
+// guest's control socket: other users than ours and root, and guests, which are in other
+// network namespaces. A network that stays is rootless podman's, which asks from a
+// namespace of its own.
+func (w *Worker) checkPeer(c *net.UnixConn) error {
+	err := api.CheckUser(c)
+	if err == nil && !w.def.Stay && w.netns != 0 {
+		var from uint64
+		if from, err = api.NetnsCookie(c); err == nil && from != w.netns {
+			err = errors.New("the client is in another network namespace than the network's process: guests may not ask")
+		}
 	}
-	var cred *unix.Ucred
-	var credErr error
-	if err := raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return err
-	}
-	if credErr != nil {
-		return fmt.Errorf("read the client's user: %w", credErr)
-	}
-	if own := uint32(os.Geteuid()); cred.Uid != own && cred.Uid != 0 {
-		return fmt.Errorf("user %d is not permitted, only %d and root are", cred.Uid, own)
-	}
-	return nil
+	return err
 }
 
 func refusal(err error) reply {

@@ -157,58 +157,78 @@ func ChooseSubnets(paths netdef.Paths, def netdef.Definition, to netdef.Paths, l
 func running(paths netdef.Paths, name string) (taken []netip.Prefix) {
 	all, _ := paths.Running().List()
 	for _, d := range all {
-		if d.Name == name {
-			continue
-		}
-		if lock, err := takeLock(paths.Lock(d.Name)); err == nil {
-			lock.Close()
+		switch {
+		case d.Name == name:
+		case !locked(paths.Lock(d.Name)):
 			paths.Running().Remove(d.Name)
-			continue
+		default:
+			taken = append(taken, d.Subnet, d.Subnet6)
 		}
-		taken = append(taken, d.Subnet, d.Subnet6)
 	}
 	return taken
 }
 
-func openLock(path string, how int) (*os.File, error) {
+// openLock opens a file and locks it, or looks whether it is locked: how is a command of
+// fcntl(2) about locks of open file descriptions, which end with the process.
+func openLock(path string, how int) (*os.File, *unix.Flock_t, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("lock network: %w", err)
+		return nil, nil, fmt.Errorf("lock network: %w", err)
 	}
+	lock := &unix.Flock_t{Type: unix.F_WRLCK}
 	for {
-		err = unix.Flock(int(f.Fd()), how)
+		err = unix.FcntlFlock(f.Fd(), how, lock)
 		if err != unix.EINTR {
 			break
 		}
 	}
-	if err != nil {
-		f.Close()
-		if err == unix.EWOULDBLOCK {
-			return nil, ErrRunning
-		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+	switch err {
+	case nil:
+		return f, lock, nil
+	case unix.EAGAIN, unix.EACCES:
+		err = ErrRunning
+	default:
+		err = fmt.Errorf("lock %s: %w", path, err)
 	}
-	return f, nil
+	f.Close()
+	return nil, nil, err
 }
 
-// takeLock takes the lock of a file, which ends with the process. ErrRunning: another has
-// it.
-func takeLock(path string) (*os.File, error) { return openLock(path, unix.LOCK_EX|unix.LOCK_NB) }
+// takeLock takes the lock of a file. ErrRunning: another has it.
+func takeLock(path string) (*os.File, error) {
+	f, _, err := openLock(path, unix.F_OFD_SETLK)
+	return f, err
+}
 
 // waitForLock waits for a lock that others hold for a moment.
-func waitForLock(path string) (*os.File, error) { return openLock(path, unix.LOCK_EX) }
+func waitForLock(path string) (*os.File, error) {
+	f, _, err := openLock(path, unix.F_OFD_SETLKW)
+	return f, err
+}
+
+// locked reports whether somebody has the lock of a file, without taking it for a moment,
+// in which whoever wanted it would be refused.
+func locked(path string) bool {
+	f, lock, err := openLock(path, unix.F_OFD_GETLK)
+	if err != nil {
+		return true // not known to be free
+	}
+	f.Close()
+	return lock.Type != unix.F_UNLCK
+}
 
 // AwaitEnd waits until the network's process, which was stopped, is gone; ErrRunning: it
 // is still there after endPatience.
-func AwaitEnd(ctx context.Context, paths netdef.Paths, name string) (err error) {
-	waitErr := retry.While(ctx, endPatience, endPause, func() bool {
-		var lock *os.File
-		if lock, err = takeLock(paths.Lock(name)); err == nil {
-			err = lock.Close()
-		}
-		return err == ErrRunning
+func AwaitEnd(ctx context.Context, paths netdef.Paths, name string) error {
+	there := true
+	err := retry.While(ctx, endPatience, endPause, func() bool {
+		there = locked(paths.Lock(name))
+		return there
 	})
-	return cmp.Or(waitErr, err)
+	if err == nil && there {
+		err = ErrRunning
+	}
+	return err
 }
 
 // A process that was stopped is gone within milliseconds, unless the machine is busy.

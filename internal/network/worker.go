@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"epiphyte/internal/addressing"
+	"epiphyte/internal/api"
 	"epiphyte/internal/bridge"
 	"epiphyte/internal/flow"
 	"epiphyte/internal/guest"
@@ -56,6 +57,7 @@ type Worker struct {
 	def      netdef.Definition
 	plan     addressing.Plan
 	listener *net.UnixListener
+	netns    uint64 // cookie of the host's network namespace; 0: not known
 	control  *net.UnixConn
 	restored []restored // members from before, until Serve
 
@@ -125,6 +127,7 @@ func OpenWorker(cfg WorkerConfig) (_ *Worker, err error) {
 	}
 	w.listener = l.(*net.UnixListener)
 	w.listener.SetUnlinkOnClose(false) // the keeper's to remove
+	w.netns, _ = api.NetnsCookie(w.listener)
 	return w, w.build()
 }
 

@@ -20,7 +20,7 @@ const (
 	managerProgram = "/lib/systemd/systemd"
 	// bootedDir says that there is systemd (sd_booted(3)).
 	bootedDir = "/run/systemd/system"
-	unitFile  = "dist/epiphyte-network@.service"
+	unitFile  = "docs/epiphyte-network@.service"
 )
 
 // manager is the user's service manager.
