@@ -91,7 +91,7 @@ func TestEveryBehaviourHasItsEntry(t *testing.T) {
 			want = append(want, "B"+strconv.Itoa(n))
 		}
 	}
-	for n := 1; n <= 9; n++ {
+	for n := 1; n <= 10; n++ {
 		want = append(want, "N"+strconv.Itoa(n))
 	}
 	entry := regexp.MustCompile(`(?m)^\*\*([BN]\d+)\*\* `)
