@@ -139,8 +139,9 @@ func (a *AttachMember) run(ctx context.Context, prog string, stderr io.Writer) i
 			return 0
 		case <-ctx.Done():
 			return 0
-		case name := <-left:
-			r.fail(fmt.Errorf("network %s has removed this guest", name))
+		case m := <-left:
+			m.close()
+			r.fail(fmt.Errorf("network %s has removed this guest", m.network))
 		}
 	}
 	return 1
