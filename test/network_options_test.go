@@ -73,6 +73,7 @@ func TestN8_OptionsThatCannotWork(t *testing.T) {
 		{"network disconnect nobody db", "nobody"},
 		{"network disconnect web nobody", "nobody"},
 		{"network upgrade nobody", "nobody"},
+		{"ports --network nobody", "nobody is not running"},
 		{"network connect web 999999999", "999999999"},
 		{"network nonsense", "nonsense"},
 		{"network ls extra", "ls"},
