@@ -62,7 +62,7 @@ func networksCommands() []networksCommand {
 		{name: "start", operands: "NAME...", least: 1, most: 1 << 20, run: (*Networks).start,
 			about: "Start networks in the background.\nOne that is not defined to stay ends when nobody joins it."},
 		{name: "connect", operands: "NAME PID|PATH [INTERFACE]", least: 2, most: 3, flags: connectFlags, run: (*Networks).connect,
-			about: "Make a network namespace a member, in the background.\nIt is that of the process PID, or at PATH, and a member until it is disconnected or the\nprocess ends. INTERFACE is its device, eth0 unless given."},
+			about: "Make a network namespace a member, in the background.\nIt is that of the process PID, or at PATH, and a member until it is disconnected or the\nprocess ends. INTERFACE is its device; the default is the first of eth0, eth1, ...\nthat is free."},
 		{name: "disconnect", operands: "NAME MEMBER", least: 2, most: 2, run: (*Networks).disconnect,
 			about: "Have a member leave, by its name."},
 		{name: "upgrade", operands: "NAME...", least: 1, most: 1 << 20, run: (*Networks).upgrade,
