@@ -282,7 +282,7 @@ func TestN2_GuestsMayNotAsk(t *testing.T) {
 		{"network", "upgrade", "other"},
 		{"network", "rm", "--force", "other"},
 		{"attach", "--network", "other", "1", "eth7"},
-		{"ports", "--http-socket", n.file("other.api")},
+		{"ports", "--network", "other"},
 	} {
 		stdout, stderr, code := n.try(t, append([]string{"run", "--network", "web", "--", env.Binary}, args...)...)
 		if code == 0 || args[0] != "ports" && !strings.Contains(stderr, "guests may not ask") {

@@ -148,7 +148,12 @@ type shownMember struct {
 	Publish   []string   `json:"publish"`
 	Since     time.Time  `json:"since"`
 	Stats     struct {
-		FromFrames, Spoofed, Other, Rate, ToFrames, Refused uint64
+		FromFrames uint64 `json:"from_frames"`
+		Spoofed    uint64 `json:"spoofed"`
+		Other      uint64 `json:"other"`
+		Rate       uint64 `json:"rate"`
+		ToFrames   uint64 `json:"to_frames"`
+		Refused    uint64 `json:"refused"`
 	} `json:"stats"`
 }
 

@@ -258,6 +258,53 @@ func TestN4_DetachedMembers(t *testing.T) {
 	n.gone(t)
 }
 
+// TestN5_DisconnectedFromOneOfTwo: the interface goes, and the guest reaches outside by
+// its other network.
+func TestN5_DisconnectedFromOneOfTwo(t *testing.T) {
+	t.Parallel()
+	n := newNetworks(t)
+	outside := newOutside(t)
+	app := n.run(t, "front", "app", "--network", "back")
+	n.do(t, "network", "disconnect", "front", "app")
+	eventually(t, deadline, func() error {
+		links, err := app.Links()
+		if err != nil || len(links) != 1 || links[0] != "eth1" {
+			return fmt.Errorf("the guest has %v, %w", links, err)
+		}
+		return nil
+	})
+	for _, f := range families() {
+		if err := app.tryTCP(t, f, outside.of(f)); err != nil {
+			t.Errorf("outside over %s: %v", f.name, err)
+		}
+	}
+	app.leave()
+	n.gone(t)
+}
+
+// TestN5_ConnectedToAnother: a guest of one network joins a second one while it runs, by
+// an interface that it does not have yet, and never the same network twice.
+func TestN5_ConnectedToAnother(t *testing.T) {
+	t.Parallel()
+	n := newNetworks(t)
+	app, db := n.run(t, "front", "app"), n.run(t, "back", "db")
+	db.serveEcho(t)
+	behind := n.connect(t, "back", "app", app.PID)
+	if behind.Interface != "eth1" {
+		t.Errorf("the interface is %s", behind.Interface)
+	}
+	behind.finds(t, db)
+	if _, stderr, code := n.try(t, "network", "connect", "front", fmt.Sprint(app.PID)); code != 1 || !strings.Contains(stderr, "called app") {
+		t.Errorf("connected twice: exit status %d, %q", code, stderr)
+	}
+	if links, err := app.Links(); err != nil || len(links) != 2 {
+		t.Errorf("the guest has %v, %v", links, err)
+	}
+	app.leave()
+	db.leave()
+	n.gone(t)
+}
+
 // TestN5_MemberLeaves: when its command ends, its name, address and ports are free at
 // once; the network ends a while after its last member, and leaves nothing.
 func TestN5_MemberLeaves(t *testing.T) {

@@ -73,6 +73,7 @@ func TestN8_OptionsThatCannotWork(t *testing.T) {
 		{"network disconnect nobody db", "nobody"},
 		{"network disconnect web nobody", "nobody"},
 		{"network upgrade nobody", "nobody"},
+		{"ports --network nobody", "nobody is not running"},
 		{"network connect web 999999999", "999999999"},
 		{"network nonsense", "nonsense"},
 		{"network ls extra", "ls"},
@@ -187,6 +188,7 @@ func TestN8_Shows(t *testing.T) {
 		{"ls", `^web +10\.90\.0\.0/24 +fd90::/64 +2 +-$`},
 		{"ls", `^later +- +- +- +internal$`},
 		{"inspect web", `^network +web$`},
+		{"inspect later", `^processes +none, it is not running$`},
 		{"inspect web", `^gateway and DNS +10\.90\.0\.1 fd90::1$`},
 		{"inspect web", `^MEMBER +ALIASES +IPV4 +IPV6 +PORTS +IN +OUT +DROPPED +SINCE$`},
 		{"inspect web", `^db +postgres +10\.90\.0\.2 +fd90::2 +127\.0\.0\.1:19301:5432\S* +[0-9]{6,} +[0-9]{6,} +0 +\d{4}-`},
@@ -200,6 +202,11 @@ func TestN8_Shows(t *testing.T) {
 	for _, m := range info.members {
 		if m.Interface != "eth0" || m.MAC == "" || time.Since(m.Since) > time.Minute || m.Stats.FromFrames == 0 || m.Stats.ToFrames == 0 {
 			t.Errorf("inspect --json: %+v", m)
+		}
+	}
+	for _, pid := range []int{info.Keeper, info.Worker} {
+		if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err != nil || string(name) != "epiphyte\n" {
+			t.Errorf("ps calls process %d %q, %v", pid, name, err)
 		}
 	}
 	var all []map[string]any

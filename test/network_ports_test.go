@@ -114,8 +114,8 @@ func TestN6_ControlSocket(t *testing.T) {
 	if _, stderr, code := n.try(t, "publish", "--http-socket", socket, "--guest", "10.90.0.99", "127.0.0.1:19221:7000"); code != 1 || strings.Count(stderr, "\n") != 1 {
 		t.Errorf("a port of an address that nobody has: exit status %d, %q", code, stderr)
 	}
-	n.do(t, "publish", "--http-socket", socket, "--guest", db.IPv4.String(), "127.0.0.1:19221:7000")
-	n.do(t, "publish", "--http-socket", socket, "--guest", db.IPv6.String(), "[::1]:19221:7000")
+	n.do(t, "publish", "--network", "web", "--guest", db.IPv4.String(), "127.0.0.1:19221:7000")
+	n.do(t, "publish", "--network", "web", "--guest", db.IPv6.String(), "[::1]:19221:7000")
 	reached := func() error {
 		for _, to := range []string{"127.0.0.1:19221", "[::1]:19221"} {
 			c, err := env.Host.Dial(timeout(t, patience), "tcp", to)
@@ -159,7 +159,7 @@ func TestN6_ControlSocket(t *testing.T) {
 	if !found["guest db"] || !found["published db"] {
 		t.Errorf("flows: %+v", flows)
 	}
-	if table := n.do(t, "flows", "--http-socket", socket); !regexp.MustCompile(`(?m)^MEMBER +PROTO .*\n(.*\n)*db +tcp +`).MatchString(table) {
+	if table := n.do(t, "flows", "--network", "web"); !regexp.MustCompile(`(?m)^MEMBER +PROTO .*\n(.*\n)*db +tcp +`).MatchString(table) {
 		t.Errorf("flows:\n%s", table)
 	}
 
@@ -169,11 +169,11 @@ func TestN6_ControlSocket(t *testing.T) {
 			HostAddr string `json:"host_addr"`
 		}
 	}
-	if err := json.Unmarshal([]byte(n.do(t, "ports", "--http-socket", socket, "--json")), &ports); err != nil || len(ports.Ports) != 2 {
+	if err := json.Unmarshal([]byte(n.do(t, "ports", "--network", "web", "--json")), &ports); err != nil || len(ports.Ports) != 2 {
 		t.Fatalf("ports: %+v, %v", ports, err)
 	}
 	for _, p := range ports.Ports {
-		n.do(t, "unpublish", "--http-socket", socket, fmt.Sprint(p.ID))
+		n.do(t, "unpublish", "--network", "web", fmt.Sprint(p.ID))
 	}
 	for _, to := range []string{"127.0.0.1:19221", "[::1]:19221"} {
 		if err := refusal(t, env.Host, "tcp", to); !isErrno(err, syscall.ECONNREFUSED) {

@@ -31,13 +31,15 @@ type Port struct {
 // Stats count frames since Add. Bytes are from the Ethernet header on.
 type Stats struct {
 	// FromFrames and FromBytes came from the member, those included that were dropped:
-	FromFrames, FromBytes uint64
-	Spoofed               uint64 // for what they said of their sender
-	Other                 uint64 // malformed, of a kind that is not carried, or to nobody
-	Rate                  uint64 // as more to everybody than a member may send
+	FromFrames uint64 `json:"from_frames"`
+	FromBytes  uint64 `json:"from_bytes"`
+	Spoofed    uint64 `json:"spoofed"` // for what they said of their sender
+	Other      uint64 `json:"other"`   // malformed, of a kind that is not carried, or to nobody
+	Rate       uint64 `json:"rate"`    // as more to everybody than a member may send
 	// ToFrames and ToBytes went to the member, which its device may have refused:
-	ToFrames, ToBytes uint64
-	Refused           uint64 // besides: the device was down or full
+	ToFrames uint64 `json:"to_frames"`
+	ToBytes  uint64 `json:"to_bytes"`
+	Refused  uint64 `json:"refused"` // besides: the device was down or full
 }
 
 // traffic counts frames and their bytes.

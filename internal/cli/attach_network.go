@@ -24,7 +24,7 @@ type AttachMember struct {
 	MemberOptions
 	Options   Options // publish, log-level and log-format alone
 	Target    tap.Target
-	Interface string // the first one's name
+	Interface string // the first one's name; empty: the first of eth0, eth1, ... that is free
 	ReadyFD   FD
 	ExitFD    FD
 	Detached  bool // the members stay, and the program ends
@@ -41,7 +41,8 @@ func ParseAttachMember(prog string, args []string) (*AttachMember, *Exit) {
 	usage := func() string {
 		return fmt.Sprintf("Usage: %s attach --network NAME [OPTION]... PID|PATH [INTERFACE]\n", prog) +
 			"Make the network namespace of the process PID, or at PATH, a member of networks. It is\n" +
-			"one until the program or the process ends. INTERFACE is its device, eth0 unless given.\n\n" + fs.FlagUsages()
+			"one until the program or the process ends. INTERFACE is its device; the default is\n" +
+			"the first of eth0, eth1, ... that is free.\n\n" + fs.FlagUsages()
 	}
 	operands, exit := parseFlags(prog, fs, args, usage)
 	if exit != nil {
@@ -85,7 +86,6 @@ func (a *AttachMember) setTarget(operands []string) error {
 		}
 		a.Target.NetNS = operands[0]
 	}
-	a.Interface = interfaceOf(0)
 	if len(operands) == 2 {
 		a.Interface = operands[1]
 	}
@@ -139,8 +139,9 @@ func (a *AttachMember) run(ctx context.Context, prog string, stderr io.Writer) i
 			return 0
 		case <-ctx.Done():
 			return 0
-		case name := <-left:
-			r.fail(fmt.Errorf("network %s has removed this guest", name))
+		case m := <-left:
+			m.close()
+			r.fail(fmt.Errorf("network %s has removed this guest", m.network))
 		}
 	}
 	return 1
@@ -148,18 +149,29 @@ func (a *AttachMember) run(ctx context.Context, prog string, stderr io.Writer) i
 
 // join joins network i.
 func (a *AttachMember) join(ctx context.Context, i int, m *member, process *os.File, log *slog.Logger) error {
-	name := a.Interface
-	if i > 0 {
-		name = interfaceOf(i)
-	}
 	wish := a.wish(i, a.Options.publishTexts())
 	if wish.Detached = a.Detached; wish.Detached && process == nil {
 		wish.NetNS = a.Target.NetNS
 	}
-	device := tap.Config{Target: a.Target, Name: name, Logger: log}
+	device := tap.Config{Target: a.Target, Name: a.Interface, Logger: log}
 	m.startAgent(ctx, &a.Options, device, wish)
-	return m.join(ctx, device, wish, process)
+	if i == 0 && a.Interface != "" {
+		return m.join(ctx, device, wish, process)
+	}
+	for n := i; ; n++ {
+		device.Name = interfaceOf(n)
+		err := m.join(ctx, device, wish, process)
+		taken := m.device == nil && (errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EINVAL))
+		if !taken || n == i+maxTaken {
+			return err
+		}
+	}
 }
+
+// maxTaken is how many names of interfaces are passed over that something else has: a
+// membership of another network's, or a device that is no TAP. A busy one costs a second,
+// in which a predecessor may let go of it.
+const maxTaken = 16
 
 // openProcess is a descriptor of the target's process, nil for a path.
 func (a *AttachMember) openProcess() (*os.File, error) {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/pflag"
 
@@ -152,6 +153,9 @@ func (p *attachParser) target(operands []string) error {
 	if p.netnsType == netnsTapFD {
 		want = 1
 	}
+	if len(operands) > 0 && p.isMistyped(operands[0]) {
+		return fmt.Errorf("%s: %q is neither a command nor a PID", p.prog, operands[0])
+	}
 	if len(operands) < want {
 		return errors.New("")
 	}
@@ -188,6 +192,12 @@ func (p *attachParser) target(operands []string) error {
 		p.Name = p.Name[:ifNameLen]
 	}
 	return nil
+}
+
+// isMistyped reports whether a word in the PID's place was meant to be one of our own
+// commands, which slirp4netns does not have.
+func (p *attachParser) isMistyped(operand string) bool {
+	return p.prog != compatible && p.netnsType == netnsPID && operand != "" && unicode.IsLetter(rune(operand[0]))
 }
 
 func (p *attachParser) notice(line string) { p.Notices += line + "\n" }
@@ -257,12 +267,20 @@ func attachUsage(prog string, fs *pflag.FlagSet) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Usage: %s [OPTION]... PID|PATH|FD [TAPNAME]\n", prog)
 	if prog != compatible {
-		fmt.Fprintf(&b, "       %s run [OPTION]... [--] [COMMAND [ARG]...]\n", prog)
+		for _, line := range []string{
+			runCommand + " [OPTION]... [--] [COMMAND [ARG]...]",
+			attachCommand + " --network NAME [OPTION]... PID|PATH [INTERFACE]",
+			networkCommand + " COMMAND [OPTION]... [NAME]...",
+			"ports|publish|unpublish|flows|stats [OPTION]... [ARG]...",
+		} {
+			fmt.Fprintf(&b, "       %s %s\n", prog, line)
+		}
 	}
 	b.WriteString("User-mode networking for unprivileged network namespaces.\n\n")
 	b.WriteString(fs.FlagUsages())
 	if prog != compatible {
-		fmt.Fprintf(&b, "\n'%s run' starts a command in namespaces of its own; see '%s run --help'.\n", prog, prog)
+		fmt.Fprintf(&b, "\n'%s run' starts a command in namespaces of its own. 'attach' and 'network' are about\n"+
+			"networks of several guests. 'ports' and its like ask a running program. Each has a --help.\n", prog)
 	}
 	return b.String()
 }

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"strings"
 
 	"github.com/spf13/pflag"
 
 	"epiphyte/internal/api"
+	"epiphyte/internal/netdef"
 )
 
 // Client is the command line of one of the commands for a running program:
@@ -17,6 +20,7 @@ import (
 type Client struct {
 	command  clientCommand
 	api      api.Client
+	network  string // whose HTTP socket to use
 	operands []string
 
 	json     bool
@@ -71,6 +75,7 @@ func ParseClient(prog, name string, args []string) (*Client, *Exit) {
 	fs.SetOutput(io.Discard)
 	fs.VarP(stringValue(&c.api.Control), "api-socket", "a", "use the control socket at `PATH`")
 	fs.Var(stringValue(&c.api.HTTP), "http-socket", "use the HTTP socket at `PATH`")
+	fs.Var(networkValue(&c.network), "network", "use the HTTP socket of the network `NAME`")
 	if name != "unpublish" {
 		boolFlag(fs, "json", "", "print JSON, as the HTTP socket does", &c.json)
 	}
@@ -103,10 +108,42 @@ func (c *Client) check(operands []string) error {
 		return fmt.Errorf("%s takes no argument %q", c.command.name, operands[0])
 	case c.command.operands != "" && len(operands) == 0:
 		return fmt.Errorf("%s needs %s", c.command.name, c.command.operands)
-	case c.api.HTTP != "" && c.api.Control != "":
-		return errors.New("--api-socket and --http-socket cannot be used together")
-	case c.api.HTTP == "" && c.api.Control == "":
-		return errors.New("--api-socket or --http-socket is required")
+	}
+	given := 0
+	for _, s := range [...]string{c.api.Control, c.api.HTTP, c.network} {
+		if s != "" {
+			given++
+		}
+	}
+	switch given {
+	case 0:
+		return errors.New("--api-socket, --http-socket or --network is required")
+	case 1:
+		return nil
+	}
+	return errors.New("of --api-socket, --http-socket and --network only one can be used")
+}
+
+// networkValue takes the name of a network.
+func networkValue(dst *string) value {
+	return value{set: func(s string) error {
+		*dst = s
+		return netdef.ValidName(s)
+	}}
+}
+
+// findNetwork has the network that is named answer.
+func (c *Client) findNetwork() error {
+	if c.network == "" {
+		return nil
+	}
+	paths, err := netdef.DefaultPaths()
+	if err != nil {
+		return err
+	}
+	c.api.HTTP = paths.API(c.network)
+	if _, err := os.Stat(c.api.HTTP); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("network %s is not running", c.network)
 	}
 	return nil
 }
@@ -118,7 +155,11 @@ func clientMain(ctx context.Context, prog, name string, args []string, stdout, s
 	if exit != nil {
 		return exit.write(stdout, stderr)
 	}
-	if err := c.command.run(c, ctx, stdout); err != nil {
+	err := c.findNetwork()
+	if err == nil {
+		err = c.command.run(c, ctx, stdout)
+	}
+	if err != nil {
 		fmt.Fprintf(stderr, "%s %s: %s\n", prog, name, oneLine(err.Error()))
 		return 1
 	}

@@ -59,7 +59,7 @@ func (c *Client) publish(ctx context.Context, stdout io.Writer) error {
 		}
 		if c.guest != "" {
 			if r.Guest, err = netip.ParseAddr(c.guest); err != nil {
-				return fmt.Errorf("--guest: %w", err)
+				return fmt.Errorf("--guest: %q is no IP address", c.guest)
 			}
 			if err := r.Validate(); err != nil {
 				return fmt.Errorf("publish %s: %w", text, err)

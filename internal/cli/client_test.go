@@ -100,12 +100,14 @@ func TestClientCommandLine(t *testing.T) {
 		args   []string
 		stderr string
 	}{
-		{[]string{"ports"}, "--api-socket or --http-socket is required"},
-		{[]string{"ports", "-a", "x", "--http-socket", "y"}, "--api-socket and --http-socket cannot be used together"},
+		{[]string{"ports"}, "--api-socket, --http-socket or --network is required"},
+		{[]string{"ports", "-a", "x", "--http-socket", "y"}, "of --api-socket, --http-socket and --network only one can be used"},
+		{[]string{"ports", "--http-socket", "y", "--network", "web"}, "of --api-socket, --http-socket and --network only one can be used"},
+		{[]string{"ports", "--network", "we/b"}, `the network's name "we/b" cannot be: use letters, digits, and inside also - _ .`},
 		{[]string{"ports", "-a", "x", "y"}, `ports takes no argument "y"`},
 		{[]string{"publish", "-a", "x"}, "publish needs RULE..."},
 		{[]string{"unpublish", "-a", "x"}, "unpublish needs ID..."},
-		{[]string{"flows", "--watch"}, "--api-socket or --http-socket is required"},
+		{[]string{"flows", "--watch"}, "--api-socket, --http-socket or --network is required"},
 		{[]string{"unpublish", "-a", "x", "--json", "1"}, "epiphyte: unrecognized option '--json'"},
 		{[]string{"flows", "--http-socket=x", "--watch=0"}, "--watch must be a number of seconds, 0.01 to 86400"},
 		{[]string{"flows", "--http-socket=x", "--watch=NaN"}, "--watch must be a number of seconds, 0.01 to 86400"},

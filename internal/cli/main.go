@@ -14,6 +14,9 @@ import (
 // runCommand is the first argument that selects the run command.
 const runCommand = "run"
 
+// helpCommand is taken for --help, of the program and of its network command.
+const helpCommand = "help"
+
 // Main is the program: args is the whole argument vector, the name that it was
 // called by first. It returns the exit code.
 //
@@ -39,6 +42,8 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return pluginMain(ctx, prog, args, stdout, stderr)
 		}
 		switch args[0] {
+		case helpCommand:
+			args = []string{"--help"}
 		case networkCommand:
 			n, exit := ParseNetworks(prog, args[1:])
 			if exit != nil {

@@ -23,6 +23,11 @@ func TestMain_Names(t *testing.T) {
 		{[]string{"epiphyte", "run", "--help"}, 0, "Usage: epiphyte run ", ""},
 		{[]string{"slirp4netns", "run", "--help"}, 0, "Usage: slirp4netns [OPTION]", ""},
 		{[]string{"slirp4netns", "run", "tap0"}, 1, "Usage: slirp4netns ", "PID must be a positive integer\n"},
+		{[]string{"epiphyte", "help"}, 0, "Usage: epiphyte ", ""},
+		{[]string{"epiphyte", "network", "help"}, 0, "Usage: epiphyte network ", ""},
+		{[]string{"slirp4netns", "help", "tap0"}, 1, "Usage: slirp4netns ", "PID must be a positive integer\n"},
+		{[]string{"epiphyte", "netwrok"}, 1, "Usage: epiphyte ", "epiphyte: \"netwrok\" is neither a command nor a PID\n"},
+		{[]string{"epiphyte", "netwrok", "ls"}, 1, "Usage: epiphyte ", "epiphyte: \"netwrok\" is neither a command nor a PID\n"},
 		{[]string{"epiphyte"}, 1, "Usage: epiphyte ", ""},
 		{nil, 1, "Usage: epiphyte ", ""},
 	} {

@@ -132,7 +132,7 @@ func (m *member) hold(r *reporter) {
 	}
 }
 
-// close leaves the network, and removes the interface.
+// close leaves the network, and removes the interface. It may be called again.
 func (m *member) close() {
 	switch {
 	case m.holder != nil:
@@ -142,6 +142,7 @@ func (m *member) close() {
 	}
 	if m.agent != nil {
 		m.agent.Close()
+		m.agent = nil
 	}
 	if m.device != nil {
 		m.device.Close()
@@ -154,17 +155,18 @@ func closeMembers(all []*member) {
 	}
 }
 
-// removed delivers the name of a network that has removed its member.
-func removed(ctx context.Context, all []*member) <-chan string {
-	names := make(chan string, len(all))
+// removed delivers the members whose networks have removed them. Whoever receives one
+// closes it: the guest's routes are to lead to its other networks.
+func removed(ctx context.Context, all []*member) <-chan *member {
+	gone := make(chan *member, len(all))
 	for _, m := range all {
 		go func() {
 			select {
 			case <-m.holder.Ended():
-				names <- m.network
+				gone <- m
 			case <-ctx.Done():
 			}
 		}()
 	}
-	return names
+	return gone
 }

@@ -53,8 +53,8 @@ func (o *MemberOptions) addWishes(fs *pflag.FlagSet) {
 		return nil
 	}), "name", "be found as `NAME` on the network")
 	fs.Var(nameValue(func(s string) error { o.Aliases = append(o.Aliases, s); return nil }), "alias", "be found as `NAME`, too; members may share it; repeatable")
-	fs.Var(addressValue("ip", &o.IPv4, netip.Addr.Is4), "ip", "have the IPv4 `ADDRESS` on the first network")
-	fs.Var(addressValue("ip6", &o.IPv6, netip.Addr.Is6), "ip6", "have the IPv6 `ADDRESS` on the first network")
+	fs.Var(addressValue("ip", "IPv4", &o.IPv4, netip.Addr.Is4), "ip", "have the IPv4 `ADDRESS` on the first network")
+	fs.Var(addressValue("ip6", "IPv6", &o.IPv6, netip.Addr.Is6), "ip6", "have the IPv6 `ADDRESS` on the first network")
 	fs.Var(value{set: func(s string) error {
 		mac, err := net.ParseMAC(s)
 		if err != nil || len(mac) != 6 {
@@ -74,11 +74,11 @@ func nameValue(set func(string) error) value {
 	}}
 }
 
-func addressValue(name string, dst *netip.Addr, family func(netip.Addr) bool) value {
+func addressValue(name, kind string, dst *netip.Addr, family func(netip.Addr) bool) value {
 	return value{set: func(s string) error {
 		a, err := netip.ParseAddr(s)
 		if err != nil || !family(a) || a.Zone() != "" {
-			return fmt.Errorf("--%s: %q is not such an address", name, s)
+			return fmt.Errorf("--%s: %q is no %s address", name, s, kind)
 		}
 		*dst = a
 		return nil

@@ -37,7 +37,7 @@ type networksCommand struct {
 	operands string // as the usage shows them
 	least    int    // operands
 	most     int
-	about    string
+	about    string // its first line for the list of the commands, a sentence
 	flags    func(*Networks, *pflag.FlagSet)
 	run      func(*Networks, context.Context, *env) error
 }
@@ -56,19 +56,19 @@ func networksCommands() []networksCommand {
 		{name: "inspect", operands: "NAME", least: 1, most: 1, flags: jsonFlag, run: (*Networks).inspect,
 			about: "Show a network and its members."},
 		{name: "create", operands: "NAME", least: 1, most: 1, flags: createFlags, run: (*Networks).create,
-			about: "Define a network, for when its first member comes. Without a definition a network\nhas the defaults."},
+			about: "Define a network, for when its first member comes.\nOne without a definition has the defaults."},
 		{name: "rm", operands: "NAME...", least: 1, most: 1 << 20, flags: removeFlags, run: (*Networks).remove,
-			about: "Remove the definitions of networks, and end the networks if nobody is a member."},
+			about: "Remove the definitions of networks, and end the networks if they have no members."},
 		{name: "start", operands: "NAME...", least: 1, most: 1 << 20, run: (*Networks).start,
-			about: "Start networks in the background. One that is not defined to stay ends when nobody\njoins it."},
+			about: "Start networks in the background.\nOne that is not defined to stay ends when nobody joins it."},
 		{name: "connect", operands: "NAME PID|PATH [INTERFACE]", least: 2, most: 3, flags: connectFlags, run: (*Networks).connect,
-			about: "Make the network namespace of the process PID, or at PATH, a member in the\nbackground, until it is disconnected or the process ends."},
+			about: "Make a network namespace a member, in the background.\nIt is that of the process PID, or at PATH, and a member until it is disconnected or the\nprocess ends. INTERFACE is its device; the default is the first of eth0, eth1, ...\nthat is free."},
 		{name: "disconnect", operands: "NAME MEMBER", least: 2, most: 2, run: (*Networks).disconnect,
 			about: "Have a member leave, by its name."},
 		{name: "upgrade", operands: "NAME...", least: 1, most: 1 << 20, run: (*Networks).upgrade,
-			about: "Have this program go on in place of the network's process. Members keep their\naddresses and what they say to each other; connections to outside are reset."},
+			about: "Have this program go on in place of a network's process.\nMembers keep their addresses and what they say to each other; connections to outside are\nreset."},
 		{name: "serve", operands: "NAME", least: 1, most: 1, flags: serveFlags, run: (*Networks).serve,
-			about: "Serve a network until it is empty. Members start this by themselves; a service\nmanager may, too."},
+			about: "Serve a network in the foreground until it is empty.\nMembers start this by themselves; a service manager may, too."},
 	}
 }
 
@@ -78,8 +78,8 @@ func jsonFlag(n *Networks, fs *pflag.FlagSet) {
 
 func createFlags(n *Networks, fs *pflag.FlagSet) {
 	d := &n.definition
-	fs.Var(prefixValue("subnet", &d.Subnet), "subnet", "use the IPv4 subnet `CIDR`; the default is a free one of 10.90.0.0/16")
-	fs.Var(prefixValue("subnet6", &d.Subnet6), "subnet6", "use the IPv6 subnet `CIDR`, a /64")
+	fs.Var(prefixValue("subnet", "IPv4", "10.90.7.0/24", netip.Addr.Is4, &d.Subnet), "subnet", "use the IPv4 subnet `CIDR`; the default is a free /24 of 10.90.0.0/16")
+	fs.Var(prefixValue("subnet6", "IPv6", "fd90:0:0:7::/64", netip.Addr.Is6, &d.Subnet6), "subnet6", "use the IPv6 subnet `CIDR`, a /64; the default is a free one of fd90::/56")
 	boolFlag(fs, "ipv4-only", "", "have no IPv6", &d.IPv4Only)
 	fs.Var(mtuValue(&d.MTU), "mtu", "set the members' `MTU` in bytes; the default is 65520")
 	boolFlag(fs, "internal", "", "let members reach each other and nothing else", &d.Internal)
@@ -104,11 +104,11 @@ func connectFlags(n *Networks, fs *pflag.FlagSet) {
 	n.attach.addCommon(fs)
 }
 
-func prefixValue(name string, dst *netip.Prefix) value {
+func prefixValue(name, kind, example string, family func(netip.Addr) bool, dst *netip.Prefix) value {
 	return value{set: func(s string) error {
 		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			return fmt.Errorf("--%s: %q is no subnet, such as 10.90.7.0/24", name, s)
+		if err != nil || !family(p.Addr()) {
+			return fmt.Errorf("--%s: %q is no %s subnet, such as %s", name, s, kind, example)
 		}
 		*dst = p
 		return nil
@@ -138,7 +138,7 @@ func parseFlags(prog string, fs *pflag.FlagSet, args []string, usage func() stri
 
 // ParseNetworks reads the command line of the network command, without that word.
 func ParseNetworks(prog string, args []string) (*Networks, *Exit) {
-	if len(args) == 0 || args[0] == "--help" || args[0] == "-h" {
+	if len(args) == 0 || args[0] == "--help" || args[0] == "-h" || args[0] == helpCommand {
 		return nil, &Exit{Stdout: networksUsage(prog)}
 	}
 	n := &Networks{}
@@ -156,14 +156,18 @@ func ParseNetworks(prog string, args []string) (*Networks, *Exit) {
 		c.flags(n, fs)
 	}
 	usage := func() string {
-		return fmt.Sprintf("Usage: %s %s %s [OPTION]... %s\n%s\n\n%s", prog, networkCommand, c.name, c.operands, c.about, fs.FlagUsages())
+		line := strings.TrimRight(fmt.Sprintf("Usage: %s %s %s [OPTION]... %s", prog, networkCommand, c.name, c.operands), " ")
+		return fmt.Sprintf("%s\n%s\n\n%s", line, c.about, fs.FlagUsages())
 	}
 	operands, exit := parseFlags(prog, fs, args[1:], usage)
 	if exit != nil {
 		return nil, exit
 	}
-	if len(operands) < c.least || len(operands) > c.most {
-		return nil, usageError(strings.TrimSpace(fmt.Sprintf("%s takes %s", c.name, c.operands)), usage())
+	if len(operands) < c.least {
+		return nil, usageError(fmt.Sprintf("%s needs %s", c.name, c.operands), usage())
+	}
+	if len(operands) > c.most {
+		return nil, usageError(fmt.Sprintf("%s takes no argument %q", c.name, operands[c.most]), usage())
 	}
 	if len(operands) > 0 {
 		for _, name := range operands[:min(len(operands), n.named())] {
@@ -193,6 +197,7 @@ func networksUsage(prog string) string {
 		about, _, _ := strings.Cut(c.about, "\n")
 		fmt.Fprintf(&b, "  %-12s%s\n", c.name, about)
 	}
+	fmt.Fprintf(&b, "\n'%s %s COMMAND --help' shows a command's options.\n", prog, networkCommand)
 	return b.String()
 }
 
@@ -232,7 +237,7 @@ func (n *Networks) create(ctx context.Context, e *env) error {
 	}
 	if c, err := network.Dial(e.paths.Socket(d.Name)); err == nil {
 		c.Close()
-		return fmt.Errorf("network %s is running, without a definition: wait until its members have left, or choose another name", d.Name)
+		return fmt.Errorf("network %s is running, without a definition: epiphyte network rm %s, or choose another name", d.Name, d.Name)
 	}
 	if err := e.paths.Save(d); err != nil {
 		return err
@@ -260,13 +265,13 @@ func (n *Networks) removeOne(ctx context.Context, e *env, name string) error {
 	if running {
 		defer c.Close()
 		if len(info.Members) > 0 && !n.force {
-			return fmt.Errorf("it has %d members: have them leave, or use --force", len(info.Members))
+			return fmt.Errorf("it has members (%s): have them leave, or use --force", memberNames(info.Members))
 		}
 	}
 	_, defined, err := e.paths.Load(name)
 	switch {
 	case err != nil && !n.force:
-		return err
+		return fmt.Errorf("%w; --force removes it all the same", err)
 	case !defined && err == nil && !running:
 		return errors.New("there is no such network")
 	}
@@ -289,6 +294,19 @@ func (n *Networks) removeOne(ctx context.Context, e *env, name string) error {
 		}
 		return err == nil
 	})
+}
+
+// memberNames are those of some members, for an error.
+func memberNames(members []network.Member) string {
+	const most = 5
+	var list []string
+	for _, m := range members[:min(len(members), most)] {
+		list = append(list, m.Name)
+	}
+	if len(members) > most {
+		list = append(list, fmt.Sprintf("and %d more", len(members)-most))
+	}
+	return strings.Join(list, ", ")
 }
 
 // A network's processes end within milliseconds, unless the machine is busy or a service

@@ -32,6 +32,7 @@ func (n *Networks) serve(ctx context.Context, e *env) error {
 	closeInherited()
 	name := n.operands[0]
 	log := slog.New(slog.NewTextHandler(e.stderr, nil)).With("network", name)
+	setProcessName(log)
 	answered := false
 	answer := func(text string) {
 		if !answered {
@@ -80,6 +81,14 @@ func closeInherited() {
 	}
 }
 
+// setProcessName has ps(1) and top(1) show the program's name. They would show "exe", of
+// /proc/self/exe, by which networks execute the program whatever became of its file.
+func setProcessName(log *slog.Logger) {
+	if err := os.WriteFile("/proc/self/comm", []byte("epiphyte"), 0); err != nil {
+		log.Warn("cannot set the process's name", "error", err)
+	}
+}
+
 // notifyManager tells a service manager that waits for it that clients are served
 // (sd_notify(3)).
 func notifyManager(log *slog.Logger) {
@@ -103,6 +112,7 @@ func NetworkMain(ctx context.Context, stderr io.Writer) int {
 	defer stop()
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	limitMemory()
+	setProcessName(log)
 	paths, err := netdef.DefaultPaths()
 	if err != nil {
 		log.Error("the network's process ends", "error", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,6 +39,7 @@ func (n *Networks) list(ctx context.Context, e *env) error {
 			all = append(all, listed{Definition: d})
 		}
 	}
+	slices.SortFunc(all, func(a, b listed) int { return strings.Compare(a.Name, b.Name) })
 	if err := n.showList(e.stdout, all); err != nil {
 		return err
 	}
@@ -128,6 +130,8 @@ func showInfo(stdout io.Writer, info *network.Info) error {
 	fmt.Fprintf(w, "options\t%s\n", options(&info.Definition))
 	if info.Worker != 0 {
 		fmt.Fprintf(w, "processes\t%d, kept by %d\n", info.Worker, info.Keeper)
+	} else {
+		fmt.Fprintln(w, "processes\tnone, it is not running")
 	}
 	if err := w.Flush(); err != nil {
 		return err

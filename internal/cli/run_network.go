@@ -62,8 +62,9 @@ func (c *Run) runMember(ctx context.Context, prog string, stderr io.Writer) int 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	left := removed(ctx, members)
-	return await(ctx, r, p, signals, left, func(name string) error {
-		return fmt.Errorf("network %s has removed this guest; the command goes on without it", name)
+	return await(ctx, r, p, signals, left, func(m *member) error {
+		m.close()
+		return fmt.Errorf("network %s has removed this guest; the command goes on without it", m.network)
 	})
 }
 

@@ -129,8 +129,8 @@ func (w *Worker) reserve(m *membership) error {
 		rand.Read(b[:])
 		m.ID = hex.EncodeToString(b[:])
 	}
-	if w.members[m.ID] != nil {
-		return fmt.Errorf("%s is a member already", m.ID)
+	if other := w.members[m.ID]; other != nil {
+		return fmt.Errorf("this guest is a member already, called %s: --alias gives it more names when it joins", other.Name)
 	}
 	if other := w.named(m.Name); other != nil {
 		return fmt.Errorf("a member called %s is there already: choose another name", m.Name)
