@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"epiphyte/internal/addressing"
@@ -102,6 +103,8 @@ func ValidName(name string) error {
 	switch {
 	case name == "":
 		return errors.New("a network needs a name")
+	case slices.Contains(reserved(), name):
+		return fmt.Errorf("%q is what container engines call a way to do without a network like these: choose another name", name)
 	case len(name) > maxName:
 		return fmt.Errorf("the network's name %.16q... has %d bytes: use at most %d", name, len(name), maxName)
 	case strings.Trim(name, letters+"_.-") != "" || strings.IndexByte(letters, name[0]) < 0:
@@ -110,6 +113,12 @@ func ValidName(name string) error {
 		return fmt.Errorf("the network's name %q has a dot with nothing behind it: leave it out", name)
 	}
 	return nil
+}
+
+// reserved are the values of podman's and Docker's own --network that are no networks of
+// theirs: somebody who gives one means it, and podman would not take the name.
+func reserved() []string {
+	return []string{"bridge", "container", "default", "host", "none", "ns", "pasta", "private", "slirp4netns"}
 }
 
 const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"

@@ -13,7 +13,7 @@ func TestValidName(t *testing.T) {
 		}
 	}
 	for _, name := range []string{
-		"", ".", "..", "-web", "_web", ".web", "web.", "a..b", "a/b", "../web", "a b", "web\n", "a\x00", "wéb", "w:b", strings.Repeat("n", 64),
+		"", ".", "..", "-web", "_web", ".web", "web.", "a..b", "a/b", "../web", "a b", "web\n", "a\x00", "wéb", "w:b", strings.Repeat("n", 64), "host", "none",
 	} {
 		err := ValidName(name)
 		if err == nil {
