@@ -44,6 +44,10 @@ func Dial(path string) (*Client, error) {
 	case err != nil:
 		return nil, fmt.Errorf("connect to network: %w", err)
 	}
+	if err := checkServer(c); err != nil {
+		c.Close()
+		return nil, err
+	}
 	return &Client{conn: c, path: path}, nil
 }
 
