@@ -41,7 +41,7 @@
 //
 // Broadcasts are few (forward.go). A request for an address goes to the member that has
 // it, or to the stack. What only the gateway answers (DHCP, router solicitations) goes to
-// the stack. All else goes to everybody, as often as the sender's bucket allows, which
+// the stack, and to no member even by its Ethernet address. All else goes to everybody, as often as the sender's bucket allows, which
 // also bounds requests that the stack answers to everybody.
 //
 // Invariants: a frame with the gateway's Ethernet address reaches no member, and comes

@@ -37,6 +37,9 @@ func (b *Bridge) forward(p *Port, f *frame) (toStack bool) {
 	switch {
 	case dst == b.gateway:
 		return true
+	case k == forGateway && !toMany(dst): // it may come from 0.0.0.0 or ::
+		p.other.Add(1)
+		return false
 	case !toMany(dst):
 		b.pass(p, t.byMAC[dst], f)
 		return false

@@ -82,8 +82,8 @@ func honest(frame []byte) error {
 		udp, ports := ip[9] == 17, ip[int(ip[0]&15)*4:]
 		first := binary.BigEndian.Uint16(ip[6:])&0x1fff == 0
 		switch src := [4]byte(ip[12:]); {
-		case src == [4]byte{} && (!udp || !first || string(ports[:4]) != "\x00\x44\x00\x43"):
-			return fmt.Errorf("from 0.0.0.0, and no DHCP")
+		case src == [4]byte{}:
+			return fmt.Errorf("from 0.0.0.0")
 		case src != [4]byte{} && src != me.IPv4.As4():
 			return fmt.Errorf("from %v", src)
 		case udp && first && string(ports[2:4]) == "\x00\x44":

@@ -68,6 +68,8 @@ func TestHonestFramesArrive(t *testing.T) {
 		{"from another link-local address", udp(0, you.MAC, at(netip.MustParseAddr("fe80::abcd"), 9), at(you.IPv6, 9)), youOnly},
 		{"DHCP discovery", udp(0, broadcast, at(zero4, 68), at(everybody4, 67)), stackOnly},
 		{"DHCP renewal", udp(0, gateway, at(me.IPv4, 68), at(plan.Gateway, 67)), stackOnly},
+		{"DHCP discovery to a member", udp(0, you.MAC, at(zero4, 68), at(everybody4, 67)), nil},
+		{"router solicitation to a member", ethernet(me.MAC, you.MAC, testnet.ICMP(zero6, allRouters, 133, 0, make([]byte, 4))), nil},
 		{"DHCPv6 solicitation", udp(0, [6]byte{0x33, 0x33, 0, 1, 0, 2}, at(myLinkLocal, 546), at(netip.MustParseAddr("ff02::1:2"), 547)), stackOnly},
 		{"router solicitation", ethernet(me.MAC, routerMulticast(), testnet.ICMP(myLinkLocal, allRouters, 133, 0, append(make([]byte, 4), linkLayer(1, me.MAC)...))), stackOnly},
 		{"router solicitation without an address", ethernet(me.MAC, routerMulticast(), testnet.ICMP(zero6, allRouters, 133, 0, make([]byte, 4))), stackOnly},

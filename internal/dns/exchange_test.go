@@ -336,6 +336,22 @@ func TestSubmitIsBounded(t *testing.T) {
 	}
 }
 
+// Local names wait for no nameserver, and so for no query that does.
+func TestLocalNamesAreAnsweredAtTheLimit(t *testing.T) {
+	local := func(q []byte, _ netip.AddrPort, _ bool) ([]byte, bool) {
+		m := unpack(t, q)
+		return pack(t, new(mdns.Msg).SetReply(m)), m.Question[0].Name == "peer."
+	}
+	r, _ := upstream(t, Config{MaxInFlight: 100, Local: local}, silence)
+	q := pack(t, query("name.example.", mdns.TypeA))
+	for r.Submit(q, func([]byte) {}) {
+	}
+	answered := false
+	if !r.Submit(pack(t, query("peer.", mdns.TypeA)), func([]byte) { answered = true }) || !answered {
+		t.Error("a local name is not answered")
+	}
+}
+
 func TestNoQueryIsDropped(t *testing.T) {
 	r := start(t, Config{ResolvConf: filepath.Join(t.TempDir(), "none")})
 	for _, q := range [][]byte{nil, make([]byte, 11), append([]byte{0, 1, 0x80}, make([]byte, 20)...)} {

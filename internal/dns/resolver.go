@@ -139,27 +139,44 @@ func New(cfg Config) *Resolver {
 // query is dropped: because it is none (shorter than a header, or a response),
 // or because the resolver is closed.
 //
-// False means that MaxInFlight queries are waiting already, or that the
-// resolver is closed; the query is dropped.
+// False means that MaxInFlight queries are waiting already and this one would have
+// to wait as well, or that the resolver is closed; the query is dropped.
 func (r *Resolver) Submit(query []byte, from, to netip.AddrPort, reply Reply) bool {
-	if !isQuery(query) {
+	switch {
+	case !isQuery(query):
 		return true
-	}
-	if r.closed || r.inFlight >= r.cfg.MaxInFlight {
+	case r.closed:
+		return false
+	case r.answerLocally(udp, query, from, to, reply):
+		return true
+	case r.inFlight >= r.cfg.MaxInFlight:
 		return false
 	}
-	r.ask(udp, query, from, to, reply)
+	r.forward(udp, query, from, to, reply)
 	return true
 }
 
 // ask answers a query from the local table or by an exchange with nameservers.
 func (r *Resolver) ask(via transport, query []byte, from, to netip.AddrPort, reply Reply) {
-	if r.cfg.Local != nil {
-		if answer, ok := r.cfg.Local(query, from, via == tcp); ok {
-			reply(from, to, answer)
-			return
-		}
+	if !r.answerLocally(via, query, from, to, reply) {
+		r.forward(via, query, from, to, reply)
 	}
+}
+
+// answerLocally reports whether the local table had the answer.
+func (r *Resolver) answerLocally(via transport, query []byte, from, to netip.AddrPort, reply Reply) bool {
+	if r.cfg.Local == nil {
+		return false
+	}
+	answer, ok := r.cfg.Local(query, from, via == tcp)
+	if ok {
+		reply(from, to, answer)
+	}
+	return ok
+}
+
+// forward begins an exchange with nameservers.
+func (r *Resolver) forward(via transport, query []byte, from, to netip.AddrPort, reply Reply) {
 	r.refresh()
 	r.begin(via, query, from, to, reply).start()
 }

@@ -26,7 +26,10 @@ type Starter func(ctx context.Context) error
 
 // Client is a connection to a running network. It serves one request at a time.
 type Client struct {
-	conn *net.UnixConn
+	conn   *net.UnixConn
+	path   string
+	start  Starter // nil: where the network has ended, that is an error
+	reopen bool    // it came by Open
 }
 
 // Dial connects to the network whose socket is at path. ErrNotRunning: nobody listens.
@@ -41,7 +44,11 @@ func Dial(path string) (*Client, error) {
 	case err != nil:
 		return nil, fmt.Errorf("connect to network: %w", err)
 	}
-	return &Client{c}, nil
+	if err := checkServer(c); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return &Client{conn: c, path: path}, nil
 }
 
 // checkPath is the error of a path that no socket can have: the kernel calls it an invalid
@@ -147,7 +154,9 @@ type Handover struct {
 	Process *os.File
 }
 
-// Join makes a member of what is handed over, and returns it with what it has got.
+// Join makes a member of what is handed over, and returns it with what it has got. A
+// client of Open joins anew where the network's process ends meanwhile, as it does for an
+// upgrade.
 func (c *Client) Join(ctx context.Context, m Member, h Handover) (*Member, *Info, error) {
 	with := descriptors{roleTAP: h.TAP}
 	if h.Agent != nil {
@@ -159,10 +168,26 @@ func (c *Client) Join(ctx context.Context, m Member, h Handover) (*Member, *Info
 	}
 	roles, fds := with.list()
 	r, err := c.ask(ctx, request{Op: opJoin, Member: &m, Roles: roles}, fds...)
+	for tries := 1; c.reopen && err == errRetry && tries < openTries; tries++ {
+		if err = c.renew(ctx); err == nil {
+			r, err = c.ask(ctx, request{Op: opJoin, Member: &m, Roles: roles}, fds...)
+		}
+	}
 	if err != nil {
 		return nil, nil, err
 	}
 	return r.Member, r.Info, nil
+}
+
+// renew is a client's connection to the next process of its network.
+func (c *Client) renew(ctx context.Context) error {
+	next, _, err := Open(ctx, c.path, c.start)
+	if err != nil {
+		return err
+	}
+	c.Close()
+	*c = *next
+	return nil
 }
 
 // Open connects to the network at path, which start starts if need be, and asks for it.
@@ -179,6 +204,7 @@ func Open(ctx context.Context, path string, start Starter) (*Client, *Info, erro
 		if err == nil {
 			var info *Info
 			if info, err = c.Info(ctx); err == nil {
+				c.start, c.reopen = start, true
 				return c, info, nil
 			}
 			c.Close()

@@ -36,8 +36,40 @@ func (w *Worker) accept(ctx context.Context) {
 			}
 			continue
 		}
+		if err := w.checkPeer(c); err != nil {
+			w.refuse(ctx, c, err)
+			continue
+		}
 		w.tasks.Go(func() { w.serve(ctx, c, nil) })
 	}
+}
+
+// Clients that are not permitted are told so, if they ask soon and are few.
+const (
+	maxRefused      = 16
+	refusedPatience = time.Second
+)
+
+// refuse answers a client's first request with an error. It is none of the network's
+// connections: guests that reach the socket's file could take all of those.
+func (w *Worker) refuse(ctx context.Context, c *net.UnixConn, reason error) {
+	select {
+	case w.refusing <- struct{}{}:
+	default:
+		c.Close()
+		return
+	}
+	w.tasks.Go(func() {
+		defer func() { <-w.refusing }()
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(refusedPatience))
+		defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Now()) })()
+		fds, err := receive(c, &request{})
+		closeAll(fds)
+		if err == nil {
+			send(c, refusal(reason))
+		}
+	})
 }
 
 // serve answers the requests of a connection, and has its member leave in the end. own is
@@ -49,10 +81,6 @@ func (w *Worker) serve(ctx context.Context, c *net.UnixConn, own *membership) {
 		return
 	}
 	defer w.unbusy(c)
-	var refused error
-	if own == nil { // else that was looked at when it came
-		refused = w.checkPeer(c)
-	}
 	for {
 		var req request
 		fds, err := receive(c, &req)
@@ -60,12 +88,9 @@ func (w *Worker) serve(ctx context.Context, c *net.UnixConn, own *membership) {
 			break
 		}
 		var answer reply
-		switch {
-		case refused != nil:
-			answer = refusal(refused)
-		case req.Op == opJoin && own == nil:
+		if req.Op == opJoin && own == nil {
 			answer, own = w.handleJoin(ctx, c, &req, fds)
-		default:
+		} else {
 			answer = w.handle(ctx, &req)
 		}
 		closeAll(fds)

@@ -15,6 +15,9 @@ func TestMain(m *testing.M) {
 	if IsWorker() {
 		os.Exit(fakeWorker(os.Getenv(envFake)))
 	}
+	if path := os.Getenv(envImpostor); path != "" {
+		os.Exit(impostor(path))
+	}
 	os.Exit(m.Run())
 }
 

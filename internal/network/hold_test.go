@@ -146,6 +146,49 @@ func TestHolderJoinsAgain(t *testing.T) {
 	}
 }
 
+// TestJoinOfANetworkThatEnds: whoever joins while the network's process is replaced joins
+// at the next one.
+func TestJoinOfANetworkThatEnds(t *testing.T) {
+	testnet.CheckLeaks(t)
+	h := newHall(t)
+	null, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	joined := make(chan error, 1)
+	go func() {
+		c, _, err := Open(t.Context(), h.path, nil)
+		if err == nil {
+			defer c.Close()
+			_, _, err = c.Join(t.Context(), held, Handover{TAP: int(null.Fd())})
+		}
+		joined <- err
+	}()
+	first, err := h.l.AcceptUnix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := receive(first, &request{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := send(first, reply{Info: &Info{}}); err != nil {
+		t.Fatal(err)
+	}
+	fds, err := receive(first, &request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeAll(fds)
+	first.Close()
+	if _, m := h.takes(reply{}); m.ID != held.ID {
+		t.Errorf("%q has joined", m.ID)
+	}
+	if err := <-joined; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestHolderOfARemovedMember does not come back.
 func TestHolderOfARemovedMember(t *testing.T) {
 	testnet.CheckLeaks(t)

@@ -1,7 +1,12 @@
 package network
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -10,6 +15,7 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/names"
 	"epiphyte/internal/netdef"
@@ -33,8 +39,18 @@ func writeMembers(path, network string, members []Member) error {
 	if err != nil {
 		return err
 	}
+	// A file of our own: what is in its place may be anything, and the keeper must not
+	// wait for the other end of a pipe, say.
 	beside := path + ".new"
-	if err := os.WriteFile(beside, b, 0o600); err != nil {
+	if err := os.Remove(beside); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = cmp.Or(err, f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(beside, path)
@@ -79,6 +95,11 @@ func denies(answer []byte) bool {
 	return len(answer) > 3 && dnsmessage.RCode(answer[3]&0xf) == dnsmessage.RCodeNameError
 }
 
+// maxMemberFiles is how much is read of other networks, in bytes: what twenty full ones
+// write, and what the shard's thread reads in a tenth of a second. Guests that have the
+// user's files may have put anything there.
+const maxMemberFiles = 8 << 20
+
 // refresh reads the files if any of them was replaced, which changes the directory.
 func (o *others) refresh() {
 	info, err := os.Stat(o.dir)
@@ -90,21 +111,42 @@ func (o *others) refresh() {
 	if err != nil {
 		return
 	}
+	left := int64(maxMemberFiles)
 	for _, e := range entries {
-		if e.Name() != o.own && strings.HasSuffix(e.Name(), netdef.MembersSuffix) {
-			if n := readOther(filepath.Join(o.dir, e.Name())); n != nil {
-				o.networks = append(o.networks, n)
-			}
+		if e.Name() == o.own || !strings.HasSuffix(e.Name(), netdef.MembersSuffix) {
+			continue
+		}
+		b, err := readRegular(filepath.Join(o.dir, e.Name()), left)
+		if err != nil { // it may have just gone
+			continue
+		}
+		left -= int64(len(b))
+		if n := parseOther(b); n != nil {
+			o.networks = append(o.networks, n)
 		}
 	}
 }
 
-// readOther reads a file; nil: it cannot be read, or has just gone.
-func readOther(path string) *other {
-	b, err := os.ReadFile(path)
+// readRegular reads a file of at most size bytes. Anything but a regular file is an error,
+// found without waiting: the network stands still meanwhile.
+func readRegular(path string, size int64) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil
+		return nil, err
 	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > size {
+		return nil, fmt.Errorf("read %s: not a regular file of %d bytes at most", path, size)
+	}
+	return io.ReadAll(io.LimitReader(f, size)) // it may grow
+}
+
+// parseOther is nil if it is no file of a keeper's.
+func parseOther(b []byte) *other {
 	var f memberFile
 	if json.Unmarshal(b, &f) != nil {
 		return nil

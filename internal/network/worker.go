@@ -72,7 +72,8 @@ type Worker struct {
 	leases    map[[6]byte]netip.Addr
 	others    *others
 
-	telling sync.Mutex // messages to the keeper go one after the other
+	telling  sync.Mutex    // messages to the keeper go one after the other
+	refusing chan struct{} // one element for each client that is being refused
 
 	mu         sync.Mutex
 	members    map[string]*membership   // by id
@@ -109,6 +110,7 @@ func OpenWorker(cfg WorkerConfig) (_ *Worker, err error) {
 		remembered: make(map[string]netip.Addr),
 		dropping:   make(map[string]chan struct{}),
 		conns:      make(map[*net.UnixConn]struct{}),
+		refusing:   make(chan struct{}, maxRefused),
 	}
 	defer func() {
 		if err != nil {
