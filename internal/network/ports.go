@@ -44,6 +44,10 @@ func (p ports) Add(ctx context.Context, r portfwd.Rule) (portfwd.Entry, error) {
 		return portfwd.Entry{}, &portfwd.FieldError{Field: "guest_addr", Err: errInternal}
 	}
 	e, err := p.Manager.Add(ctx, r)
+	if err == nil && p.w.at(r.Guest) != m { // it has left meanwhile
+		p.Manager.Remove(e.ID)
+		return portfwd.Entry{}, &portfwd.FieldError{Field: "guest_addr", Err: errors.New("the member has left")}
+	}
 	if err == nil && r.Guest == m.addressFor(e.Rule.Host) {
 		err = p.w.remember(m, func() { m.Publish = append(m.Publish, e.Rule.String()) })
 	}
