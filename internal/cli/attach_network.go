@@ -55,10 +55,8 @@ func ParseAttachMember(prog string, args []string) (*AttachMember, *Exit) {
 	if err != nil {
 		return nil, usageError(err.Error(), usage())
 	}
-	for _, exit := range []*Exit{a.ReadyFD.checkWritable("ready-fd")} {
-		if exit != nil {
-			return nil, exit
-		}
+	if exit := a.ReadyFD.checkWritable("ready-fd"); exit != nil {
+		return nil, exit
 	}
 	return a, nil
 }

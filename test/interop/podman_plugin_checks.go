@@ -19,6 +19,7 @@ import (
 func pluginChecks(root bool) []pluginCheck {
 	checks := []pluginCheck{
 		{name: "names", says: "two containers find each other by name, alias and id, and talk both ways, TCP and UDP", run: pluginNames},
+		{name: "neighbours", says: "containers, one without podman's network that was connected, and a guest of run find each other", run: pluginNeighbours},
 		{name: "outside", says: "a container reaches outside, TCP, UDP, DNS, IPv4 and IPv6", run: pluginOutside},
 		{name: "publish", says: "a published port shows the remote client's address, TCP and UDP, IPv4 and IPv6", run: pluginPublish},
 		{name: "publish-busy", says: "a port that is taken is refused by name, and nothing of the container is left", run: pluginBusy},
@@ -60,6 +61,34 @@ func pluginNames(ctx context.Context, d *driver) error {
 func (d *driver) talk(ctx context.Context, from string, names ...string) error {
 	const script = "for n; do probe tcp $n:80 20000 && probe udp $n:80 20000 || exit 1; done"
 	_, err := d.do(ctx, append([]string{"podman", "exec", from, "sh", "-c", script, "sh"}, names...)...)
+	return err
+}
+
+// pluginNeighbours: podman's containers and members that it knows nothing of share a
+// network.
+func pluginNeighbours(ctx context.Context, d *driver) error {
+	if err := first(d.create(ctx, "web", "--ipv6"),
+		d.serve(ctx, "one", "--network=web"), d.serve(ctx, "lone", "--network=none")); err != nil {
+		return err
+	}
+	pid, err := d.do(ctx, "podman", "inspect", "--format={{.State.Pid}}", "lone")
+	if err != nil {
+		return err
+	}
+	if _, err := d.do(ctx, "epiphyte", "network", "connect", "--name=lone", "web", strings.TrimSpace(pid)); err != nil {
+		return err
+	}
+	one, err := d.addresses(ctx, "one", "web")
+	if err != nil {
+		return err
+	}
+	// Nobody has told the container that podman left alone of a nameserver.
+	_, err = d.do(ctx, "podman", "exec", "lone", "sh", "-c", "for a in "+one.IPv4+" ["+one.IPv6+"]; do probe tcp $a:80 20000 && probe udp $a:80 20000 || exit 1; done")
+	if err := first(err, d.talk(ctx, "one", "lone"), d.isMembers(ctx, "web", "lone", "one")); err != nil {
+		return err
+	}
+	_, err = d.do(ctx, "epiphyte", "run", "--network=web", "--name=guest", "--", "sh", "-c",
+		"ping -c 1 -W 5 lone && ping -c 1 -W 5 one && getent hosts one lone")
 	return err
 }
 
