@@ -138,7 +138,7 @@ func publishedEchoes(t testing.TB, port string) error {
 // between members that is under way ends with the right checksum, addresses stay, names,
 // published ports and the way out are back within 2 seconds.
 func TestN4_Survives(t *testing.T) {
-	const size = 256 << 20 // enough to be in the middle of it
+	const size = 1 << 30 // enough to be in the middle of it
 	for i, what := range []struct {
 		name   string
 		do     func(testing.TB, *survives, shown)
