@@ -204,6 +204,13 @@ func wantAll(c net.Conn, want []byte) error {
 
 // The last bytes before each kind of close arrive, and nothing is left.
 func testClosingOrders(t *testing.T, l link) {
+	var stuck []string
+	if l.lossy() {
+		// gVisor, which is the guest here, stays in CLOSING if our FIN overtakes what was
+		// sent before it, and our acknowledgement of its own FIN comes in between
+		// (consumeSegment in rcv.go looks at that of the FIN, which is older).
+		stuck = []string{"CLOSING"}
+	}
 	orders := []string{"guest first", "host first", "both at once"}
 	for _, order := range orders {
 		closing := make(chan struct{})
@@ -254,7 +261,7 @@ func testClosingOrders(t *testing.T, l link) {
 			}
 			c.Close()
 		}
-		p.idle(p.guest)
+		p.idle(p.guest, stuck...)
 	}
 }
 
