@@ -26,8 +26,9 @@ test: build
 # The race detector, which needs cgo: unit tests, then the program itself, confined as
 # ever, driven by the end-to-end tests. Of these it leaves out what tells nothing with a
 # detector inside, because it measures memory, threads, wake-ups, throughput or the time
-# of a start, and what only repeats others thousands of times, which takes minutes.
-E2E_WITHOUT_RACE = ^Test(B8_|B16_(Short|Concurrent|TenThousand|Memory|Published)|B17_(Closed|Single|Servers)|B32_|B42_Floods|B5_Restart|B10_Published|StartIsQuick|ThreadsExhausted|Queues_(HoldLittle|WorkIsPinned)|Iperf3|Ping$$)
+# of a start, because cgo starts threads its own way, and what only repeats others
+# thousands of times, which takes minutes.
+E2E_WITHOUT_RACE = ^Test(B8_|B16_(Short|Concurrent|TenThousand|Memory|Published)|B17_(Closed|Single|Servers)|B32_|B42_Floods|B5_Restart|B10_Published|StartIsQuick|ThreadsExhausted|ProcessLimitAtStart|N9_|NetworkManyMembers|Queues_(HoldLittle|WorkIsPinned)|Iperf3|Ping$$)
 
 race:
 	$(GO) test -race -timeout=10m $$($(GO) list ./... | grep -Ev '/test(/|$$)')
