@@ -1,7 +1,6 @@
 package test
 
 import (
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -9,11 +8,8 @@ import (
 
 // TestN10_ExampleWorks runs the example of docs/networks.md, as a reader would.
 func TestN10_ExampleWorks(t *testing.T) {
-	for _, program := range []string{"python3", "curl"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Skipf("the example needs %s: %v", program, err)
-		}
-	}
+	needs(t, "python3")
+	needs(t, "curl")
 	n := newNetworks(t)
 	script := must(filepath.Abs("../docs/examples/three-tiers.sh"))(t)
 	n.cfg.Wrap = []string{"sh", script}

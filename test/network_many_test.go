@@ -176,7 +176,7 @@ func (c *crowd) exchange(t *testing.T) {
 	const size = 32 << 10
 	n := len(c.members)
 	if all := n * (n - 1); descriptorRoom(t, all) < all {
-		t.Skip("too few descriptors")
+		t.Skipf("%d connections at once need more descriptors than there may be (ulimit -Hn)", all)
 	}
 	var servers []string
 	for _, g := range c.members {

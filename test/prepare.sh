@@ -10,6 +10,8 @@ need iperf3 iperf3
 need dig bind9-dnsutils
 need ping iputils-ping
 need traceroute traceroute
+need python3 python3
+need curl curl
 need ip iproute2
 need ss iproute2
 need nft nftables
