@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"epiphyte/test/harness"
 )
@@ -28,24 +27,10 @@ func hostAddress(t testing.TB, link, cidr string) {
 // lendAddress gives an interface of a namespace one more address for the test.
 func lendAddress(t testing.TB, ns *harness.NetNS, link, cidr string) {
 	t.Helper()
-	change := func(f func(netlink.Link, *netlink.Addr) error) error {
-		return ns.Do(func() error {
-			l, err := netlink.LinkByName(link)
-			if err != nil {
-				return err
-			}
-			a, err := netlink.ParseAddr(cidr)
-			if err != nil {
-				return err
-			}
-			a.Flags = unix.IFA_F_NODAD
-			return f(l, a)
-		})
-	}
-	if err := change(netlink.AddrAdd); err != nil {
+	if err := harness.ChangeAddress(ns, link, cidr, netlink.AddrAdd); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = change(netlink.AddrDel) })
+	t.Cleanup(func() { _ = harness.ChangeAddress(ns, link, cidr, netlink.AddrDel) })
 }
 
 // sourceSeen is the address from which the internet sees the guest's next TCP

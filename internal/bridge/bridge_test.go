@@ -109,11 +109,7 @@ func (r *reader) Ready(uint32) {
 			return
 		}
 		if errno == 0 {
-			var whole []byte
-			for i := range r.iov {
-				whole = append(whole, sockio.Bytes(&r.iov[i])...)
-			}
-			r.got = append(r.got, whole[:n])
+			r.got = append(r.got, testnet.Gather(r.iov, n))
 		}
 		if r.during != nil {
 			r.during()

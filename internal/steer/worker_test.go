@@ -13,7 +13,6 @@ import (
 	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/shard/shardtest"
-	"epiphyte/internal/sockio"
 	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
@@ -70,11 +69,7 @@ func (r *reader) Ready(uint32) {
 			return
 		}
 		if errno == 0 {
-			var whole []byte
-			for i := range r.iov {
-				whole = append(whole, sockio.Bytes(&r.iov[i])...)
-			}
-			r.got = append(r.got, whole[:n])
+			r.got = append(r.got, testnet.Gather(r.iov, n))
 		}
 	}
 }

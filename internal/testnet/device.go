@@ -2,6 +2,7 @@ package testnet
 
 import (
 	"encoding/binary"
+	"epiphyte/internal/sockio"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -267,4 +268,13 @@ func (d *Device) Fail(errno unix.Errno) {
 	defer d.mu.Unlock()
 	d.err = errno
 	d.wake()
+}
+
+// Gather is a copy of the first n bytes of vectors, as of a frame that was read into them.
+func Gather(iov []unix.Iovec, n int) []byte {
+	var whole []byte
+	for i := range iov {
+		whole = append(whole, sockio.Bytes(&iov[i])...)
+	}
+	return whole[:n]
 }

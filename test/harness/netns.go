@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"sync"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -153,4 +154,24 @@ func (n *NetNS) Start(cmd *exec.Cmd) error {
 	s := n.spawn
 	n.mu.Unlock()
 	return s.start(cmd)
+}
+
+// ChangeAddress adds an address to an interface of a namespace, or takes it away: change
+// is netlink.AddrAdd or AddrDel. An IPv6 address is there at once.
+func ChangeAddress(ns *NetNS, link, cidr string, change func(netlink.Link, *netlink.Addr) error) error {
+	return ns.Do(func() error {
+		l, err := netlink.LinkByName(link)
+		if err != nil {
+			return err
+		}
+		a, err := netlink.ParseAddr(cidr)
+		if err != nil {
+			return err
+		}
+		a.Flags = unix.IFA_F_NODAD
+		if err := change(l, a); err != nil {
+			return fmt.Errorf("change address %s: %w", cidr, err)
+		}
+		return nil
+	})
 }

@@ -49,7 +49,7 @@ func (s *site) moveJob(e *harness.Env) job {
 		for _, cidr := range moving() {
 			host := netip.MustParsePrefix(cidr).Addr().String()
 			way := route{from: s.guest.NetNS, to: at(host, netPort)}
-			if err := changeAddress(e.Net.Net, "down0", cidr, netlink.AddrDel); err != nil {
+			if err := harness.ChangeAddress(e.Net.Net, "down0", cidr, netlink.AddrDel); err != nil {
 				return err
 			}
 			// The router would ask its neighbour for some time yet.
@@ -61,7 +61,7 @@ func (s *site) moveJob(e *harness.Env) job {
 				defer cancel()
 				return expect(short, way.from, way.to, unix.EHOSTUNREACH)
 			})
-			if err := changeAddress(e.Net.Net, "down0", cidr, netlink.AddrAdd); err != nil {
+			if err := harness.ChangeAddress(e.Net.Net, "down0", cidr, netlink.AddrAdd); err != nil {
 				return err
 			}
 			back := harness.Eventually(patience, func() error {
@@ -118,23 +118,4 @@ func sourceJob(e *harness.Env) job {
 			return nil
 		})
 	}}
-}
-
-// changeAddress adds an address to an interface, or takes it away.
-func changeAddress(ns *harness.NetNS, link, cidr string, change func(netlink.Link, *netlink.Addr) error) error {
-	return ns.Do(func() error {
-		l, err := netlink.LinkByName(link)
-		if err != nil {
-			return err
-		}
-		a, err := netlink.ParseAddr(cidr)
-		if err != nil {
-			return err
-		}
-		a.Flags = unix.IFA_F_NODAD
-		if err := change(l, a); err != nil {
-			return fmt.Errorf("change address %s: %w", cidr, err)
-		}
-		return nil
-	})
 }

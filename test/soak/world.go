@@ -24,7 +24,7 @@ func newWorld(ctx context.Context, e *harness.Env) (_ *world, err error) {
 		}
 	}()
 	for _, cidr := range spare() {
-		if err := changeAddress(e.Host, "up0", cidr, netlink.AddrAdd); err != nil {
+		if err := harness.ChangeAddress(e.Host, "up0", cidr, netlink.AddrAdd); err != nil {
 			return nil, err
 		}
 	}
