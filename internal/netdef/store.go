@@ -68,7 +68,7 @@ func (p Paths) Save(d Definition) error {
 		err = os.MkdirAll(p.Config, 0o700)
 	}
 	if err == nil {
-		err = replace(p.File(d.Name), append(b, '\n'))
+		err = Replace(p.File(d.Name), append(b, '\n'))
 	}
 	if err != nil {
 		return fmt.Errorf("save definition of network %s: %w", d.Name, err)
@@ -76,8 +76,9 @@ func (p Paths) Save(d Definition) error {
 	return nil
 }
 
-// replace writes a file of mode 0600 beside the path and renames it.
-func replace(path string, content []byte) (err error) {
+// Replace writes a file of mode 0600 beside the path and renames it, so that whoever reads
+// has the old content or the new. It is on the disk when Replace returns.
+func Replace(path string, content []byte) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
 	if err != nil {

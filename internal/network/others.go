@@ -1,18 +1,14 @@
 package network
 
 import (
-	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
@@ -39,29 +35,23 @@ func writeMembers(path, network string, members []Member) error {
 	if err != nil {
 		return err
 	}
-	// A file of our own: what is in its place may be anything, and the keeper must not
-	// wait for the other end of a pipe, say.
-	beside := path + ".new"
-	if err := os.Remove(beside); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = cmp.Or(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(beside, path)
+	return netdef.Replace(path, b)
 }
 
 // others are the members of the user's other networks. It belongs to the shard's thread.
 type others struct {
-	dir      string // of the files
-	own      string // this network's
-	modified time.Time
+	dir      string     // of the files
+	own      string     // this network's
+	read     []fileInfo // those that networks are from
 	networks []*other
+}
+
+// fileInfo tells a file from those that it replaces or is replaced by: each has another
+// inode. The directory's own time would not do, since it may stand still for some
+// milliseconds (inode_set_ctime_current in the kernel's source).
+type fileInfo struct {
+	name  string
+	inode uint64
 }
 
 // other is a network as its file had it.
@@ -100,23 +90,16 @@ func denies(answer []byte) bool {
 // user's files may have put anything there.
 const maxMemberFiles = 8 << 20
 
-// refresh reads the files if any of them was replaced, which changes the directory.
+// refresh reads the files if any of them is another than the last time.
 func (o *others) refresh() {
-	info, err := os.Stat(o.dir)
-	if err != nil || info.ModTime().Equal(o.modified) {
+	files := o.files()
+	if slices.Equal(files, o.read) {
 		return
 	}
-	o.modified, o.networks = info.ModTime(), nil
-	entries, err := os.ReadDir(o.dir)
-	if err != nil {
-		return
-	}
+	o.read, o.networks = files, nil
 	left := int64(maxMemberFiles)
-	for _, e := range entries {
-		if e.Name() == o.own || !strings.HasSuffix(e.Name(), netdef.MembersSuffix) {
-			continue
-		}
-		b, err := readRegular(filepath.Join(o.dir, e.Name()), left)
+	for _, f := range files {
+		b, err := readRegular(filepath.Join(o.dir, f.name), left)
 		if err != nil { // it may have just gone
 			continue
 		}
@@ -125,6 +108,24 @@ func (o *others) refresh() {
 			o.networks = append(o.networks, n)
 		}
 	}
+}
+
+// files are those of the other networks, by name.
+func (o *others) files() (list []fileInfo) {
+	entries, err := os.ReadDir(o.dir)
+	if err != nil {
+		return nil
+	}
+	for _, e := range entries {
+		if e.Name() == o.own || !strings.HasSuffix(e.Name(), netdef.MembersSuffix) {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Lstat(filepath.Join(o.dir, e.Name()), &st) == nil {
+			list = append(list, fileInfo{e.Name(), st.Ino})
+		}
+	}
+	return list
 }
 
 // readRegular reads a file of at most size bytes. Anything but a regular file is an error,
