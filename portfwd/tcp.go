@@ -137,12 +137,15 @@ func (c *client) refuse() {
 	c.End(flow.Evicted)
 }
 
-// End implements flow.Owner. Attempts of the stack are the stack's to close.
+// End implements flow.Owner.
 func (c *client) End(why flow.Reason) {
 	if c.ended {
 		return
 	}
 	c.ended = true
+	if c.handshake != nil && why != flow.Closing { // else the stack's to close
+		c.handshake.Abort() // the guest that has the address next must not answer
+	}
 	if c.forget != nil {
 		c.forget()
 	}

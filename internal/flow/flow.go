@@ -78,7 +78,7 @@ type Reason uint8
 // The reasons.
 const (
 	Expired Reason = iota // idle for longer than Flow.Idle
-	Evicted               // another flow needs its place or its descriptor
+	Evicted               // another flow needs its place or its descriptor, or its guest has left
 	Closing               // the table is being closed: free descriptors, answer nobody
 )
 

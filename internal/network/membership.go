@@ -344,13 +344,13 @@ func (w *Worker) disconnect(m *membership) {
 	if m.port == nil {
 		return
 	}
+	w.guest.EndFlows(m.guest) // which resets them, as long as frames reach the member
 	w.bridge.Remove(m.port)
 	w.names.Remove(m.ID)
 	delete(w.leases, m.mac)
 	for _, a := range m.addresses() {
 		delete(w.byAddress, a)
 	}
-	w.guest.EndFlows(m.guest)
 }
 
 // expel has a member leave that has not asked for it, and tells its client.

@@ -266,6 +266,12 @@ func (fl *conn) close() {
 	fl.guest.Close()
 }
 
-// End implements flow.Owner. Established connections are ended by the table only
-// when it closes; those of the stack are the stack's to close.
-func (fl *conn) End(flow.Reason) { fl.host.Close() }
+// End implements flow.Owner. Where the table closes, the stack closes its connections
+// itself.
+func (fl *conn) End(why flow.Reason) {
+	if why == flow.Evicted {
+		connect.SetAbortiveClose(fl.host.FD)
+		fl.guest.Abort()
+	}
+	fl.host.Close()
+}

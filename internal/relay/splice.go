@@ -299,10 +299,13 @@ func (s *splice) close() {
 }
 
 // End implements flow.Owner.
-func (s *splice) End(flow.Reason) {
+func (s *splice) End(why flow.Reason) {
 	s.closed = true
 	s.r.spliced--
 	for _, e := range [2]*spliceEnd{&s.host, &s.guest} {
+		if why == flow.Evicted {
+			connect.SetAbortiveClose(e.FD)
+		}
 		e.Close()
 		if e.pipe != nil {
 			s.r.givePipe(e.pipe)
