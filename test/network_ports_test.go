@@ -201,3 +201,37 @@ func TestN6_InternalPublishesNothing(t *testing.T) {
 		t.Errorf("the port: %v", err)
 	}
 }
+
+// TestN6_UnpublishedStaysSo: a port that was asked for at join and taken back is not back
+// with the next worker, in whichever form it was asked for.
+func TestN6_UnpublishedStaysSo(t *testing.T) {
+	t.Parallel()
+	n := newNetworks(t)
+	n.run(t, "web", "db", "-p", "19231:80", "-p", "19232/udp", "-p", "lo:19233", "-p", "19234-19235:90")
+	var listed struct {
+		Ports []struct{ ID int } `json:"ports"`
+	}
+	if err := json.Unmarshal([]byte(n.do(t, "ports", "--json", "--network", "web")), &listed); err != nil || len(listed.Ports) != 4 {
+		t.Fatalf("published: %+v, %v", listed, err)
+	}
+	for _, p := range listed.Ports {
+		n.do(t, "unpublish", "--network", "web", fmt.Sprint(p.ID))
+	}
+	before := n.inspect(t, "web")
+	if published := before.members[0].Publish; len(published) > 0 {
+		t.Errorf("still published: %q", published)
+	}
+	if err := syscall.Kill(before.Worker, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, deadline, func() error {
+		after, err := n.tryInspect(t, "web")
+		if err == nil && after.Worker == before.Worker {
+			err = fmt.Errorf("worker %d is there", after.Worker)
+		}
+		return err
+	})
+	if out := n.do(t, "ports", "--network", "web"); strings.Contains(out, "1923") {
+		t.Errorf("published again:\n%s", out)
+	}
+}

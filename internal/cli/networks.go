@@ -7,13 +7,11 @@ import (
 	"io"
 	"net/netip"
 	"strings"
-	"time"
 
 	"github.com/spf13/pflag"
 
 	"epiphyte/internal/netdef"
 	"epiphyte/internal/network"
-	"epiphyte/internal/retry"
 )
 
 // networkCommand is the first argument of the commands about networks.
@@ -257,7 +255,7 @@ func (n *Networks) remove(ctx context.Context, e *env) error {
 }
 
 func (n *Networks) removeOne(ctx context.Context, e *env, name string) error {
-	c, info, err := network.Open(ctx, e.paths.Socket(name), nil)
+	c, info, err := network.Inspect(ctx, e.paths.Socket(name))
 	running := err == nil
 	if err != nil && err != network.ErrNotRunning {
 		return err
@@ -287,13 +285,7 @@ func (n *Networks) removeOne(ctx context.Context, e *env, name string) error {
 		return err
 	}
 	// Whoever removes a network may want to make it anew at once.
-	return retry.While(ctx, stopPatience, stopPause, func() bool {
-		c, err := network.Dial(e.paths.Socket(name))
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
+	return network.AwaitEnd(ctx, e.paths, name)
 }
 
 // memberNames are those of some members, for an error.
@@ -308,13 +300,6 @@ func memberNames(members []network.Member) string {
 	}
 	return strings.Join(list, ", ")
 }
-
-// A network's processes end within milliseconds, unless the machine is busy or a service
-// manager starts them again.
-const (
-	stopPatience = 5 * time.Second
-	stopPause    = 5 * time.Millisecond
-)
 
 func (n *Networks) connect(ctx context.Context, e *env) error {
 	a := &n.attach

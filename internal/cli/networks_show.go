@@ -27,7 +27,7 @@ func (n *Networks) list(ctx context.Context, e *env) error {
 	}
 	all := []listed{}
 	for _, d := range running {
-		c, info, err := network.Open(ctx, e.paths.Socket(d.Name), nil)
+		c, info, err := network.Inspect(ctx, e.paths.Socket(d.Name))
 		if err != nil {
 			continue // it has just ended, or was killed
 		}
@@ -101,7 +101,7 @@ func options(d *netdef.Definition) string {
 
 func (n *Networks) inspect(ctx context.Context, e *env) error {
 	name := n.operands[0]
-	c, info, err := network.Open(ctx, e.paths.Socket(name), nil)
+	c, info, err := network.Inspect(ctx, e.paths.Socket(name))
 	if err == network.ErrNotRunning {
 		d, defined, err := e.paths.Load(name)
 		switch {

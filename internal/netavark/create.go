@@ -53,7 +53,7 @@ func (p *Plugin) restore(name string, old netdef.Definition, defined bool) error
 // makeWay ends a network of the same name that nobody is a member of. One that has
 // members is what podman creates, or in its way; d gets its subnets.
 func (p *Plugin) makeWay(ctx context.Context, d *netdef.Definition) (running bool, err error) {
-	c, info, err := network.Open(ctx, p.Paths.Socket(d.Name), nil)
+	c, info, err := network.Inspect(ctx, p.Paths.Socket(d.Name))
 	if err == network.ErrNotRunning {
 		return false, nil
 	}

@@ -74,7 +74,7 @@ type place struct {
 func (p *Plugin) places(ctx context.Context, id string) (places []place) {
 	running, _ := p.Paths.Running().List() // broken ones do not run
 	for _, d := range running {
-		c, info, err := network.Open(ctx, p.Paths.Socket(d.Name), nil)
+		c, info, err := network.Inspect(ctx, p.Paths.Socket(d.Name))
 		if err != nil {
 			continue // it has just ended
 		}

@@ -69,6 +69,9 @@ func (p *Plugin) setup(ctx context.Context, netns string, r *request) (*status, 
 	if err := r.Network.check(&info.Definition); err != nil {
 		return nil, err
 	}
+	if info, err = c.Info(ctx); err != nil {
+		return nil, err
+	}
 	// One that was killed may have come back before podman has cleaned up after it.
 	if slices.ContainsFunc(info.Members, func(m network.Member) bool { return m.ID == r.ID }) {
 		if err := c.Leave(ctx, r.ID); err != nil {
@@ -161,7 +164,7 @@ func statusOf(m *network.Member, n *network.Info) *status {
 // teardown has the container leave. That it has left already, or that the network is
 // gone, is fine.
 func (p *Plugin) teardown(ctx context.Context, r *request) error {
-	c, info, err := network.Open(ctx, p.Paths.Socket(r.Network.Name), nil)
+	c, info, err := network.Inspect(ctx, p.Paths.Socket(r.Network.Name))
 	if err == network.ErrNotRunning {
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"time"
 
@@ -96,6 +97,26 @@ func ended(ctx context.Context, err error) error {
 
 // Info asks for the network and its members.
 func (c *Client) Info(ctx context.Context) (*Info, error) {
+	info, err := c.hello(ctx)
+	if err != nil {
+		return nil, err
+	}
+	info.Members = []Member{}
+	for after := (netip.Addr{}); ; {
+		r, err := c.ask(ctx, request{Op: opMembers, After: after})
+		if err != nil {
+			return nil, err
+		}
+		info.Members = append(info.Members, r.Members...)
+		if !r.More || len(r.Members) == 0 {
+			return info, nil
+		}
+		after = r.Members[len(r.Members)-1].IPv4
+	}
+}
+
+// hello asks for the network.
+func (c *Client) hello(ctx context.Context) (*Info, error) {
 	r, err := c.ask(ctx, request{Op: opInfo})
 	if err != nil {
 		return nil, err
@@ -190,7 +211,22 @@ func (c *Client) renew(ctx context.Context) error {
 	return nil
 }
 
-// Open connects to the network at path, which start starts if need be, and asks for it.
+// Inspect connects to a running network and asks for it and its members.
+func Inspect(ctx context.Context, path string) (*Client, *Info, error) {
+	c, _, err := Open(ctx, path, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := c.Info(ctx)
+	if err != nil {
+		c.Close()
+		return nil, nil, err
+	}
+	return c, info, nil
+}
+
+// Open connects to the network at path, which start starts if need be, and asks for it,
+// but not for its members.
 func Open(ctx context.Context, path string, start Starter) (*Client, *Info, error) {
 	var err error
 	for range openTries {
@@ -203,7 +239,7 @@ func Open(ctx context.Context, path string, start Starter) (*Client, *Info, erro
 		}
 		if err == nil {
 			var info *Info
-			if info, err = c.Info(ctx); err == nil {
+			if info, err = c.hello(ctx); err == nil {
 				c.start, c.reopen = start, true
 				return c, info, nil
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"time"
@@ -88,13 +89,18 @@ func (w *Worker) serve(ctx context.Context, c *net.UnixConn, own *membership) {
 			break
 		}
 		var answer reply
+		var joined *membership
 		if req.Op == opJoin && own == nil {
-			answer, own = w.handleJoin(ctx, c, &req, fds)
+			answer, joined = w.handleJoin(ctx, c, &req, fds)
+			own = joined
 		} else {
 			answer = w.handle(ctx, &req)
 		}
 		closeAll(fds)
 		if send(c, answer) != nil {
+			if joined != nil { // its client does not know, detached or not
+				w.leave(joined)
+			}
 			break
 		}
 	}
@@ -131,19 +137,9 @@ func (w *Worker) handleJoin(ctx context.Context, c *net.UnixConn, req *request, 
 	if err != nil {
 		return refusal(fmt.Errorf("join: %w", err)), nil
 	}
-	m, err := w.join(ctx, *req.Member, with)
+	m, err := w.join(ctx, *req.Member, with, c, false)
 	if err != nil {
 		return refusal(err), nil
-	}
-	if m.Detached {
-		w.watchProcess(m, with)
-	} else {
-		m.conn = c
-		delete(with, roleProcess)
-	}
-	if err := w.keep(m, with); err != nil {
-		w.leave(m)
-		return refusal(fmt.Errorf("join network %s: tell the keeper: %w", w.def.Name, err)), nil
 	}
 	granted := w.describe(m)
 	return reply{Member: &granted, Info: w.info()}, m
@@ -151,66 +147,69 @@ func (w *Worker) handleJoin(ctx context.Context, c *net.UnixConn, req *request, 
 
 // keep has the keeper hold what a new worker needs to go on with a member.
 func (w *Worker) keep(m *membership, with descriptors) error {
-	tell := func() error {
-		roles, fds := with.list()
-		known := w.describe(m)
-		return w.tell(order{Op: opKeep, Member: &known, Roles: roles}, fds...)
-	}
 	if m.conn == nil {
-		return tell()
+		return w.keepWith(m, with)
 	}
+	with = maps.Clone(with)
+	delete(with, roleProcess) // the connection's end is what counts
 	raw, err := m.conn.SyscallConn()
 	if err != nil {
 		return err
 	}
-	return errors.Join(raw.Control(func(fd uintptr) {
-		with = maps.Clone(with)
+	controlErr := raw.Control(func(fd uintptr) {
 		with[roleConnection] = int(fd)
-		err = tell()
-	}), err)
+		err = w.keepWith(m, with)
+	})
+	return errors.Join(controlErr, err)
+}
+
+func (w *Worker) keepWith(m *membership, with descriptors) error {
+	roles, fds := with.list()
+	known := w.describe(m)
+	return w.tell(order{Op: opKeep, Member: &known, Roles: roles}, fds...)
 }
 
 // restore makes a member again what it was before this worker was started.
 func (w *Worker) restore(ctx context.Context, r restored) {
 	defer r.with.close()
-	m, err := w.join(ctx, r.member, r.with)
-	if err != nil {
+	var conn *net.UnixConn
+	if fd, ok := r.with[roleConnection]; ok {
+		var err error
+		conn, err = connOf(fd)
+		delete(r.with, roleConnection) // closed
+		if err != nil {
+			w.cfg.Logger.Error("the connection of a member is lost", "member", r.member.Name, "error", err)
+		}
+	}
+	m, err := w.join(ctx, r.member, r.with, conn, true)
+	switch {
+	case err != nil:
 		w.cfg.Logger.Error("a member is lost", "member", r.member.Name, "error", err)
-		w.tell(order{Op: opDrop, ID: r.member.ID})
-		return
-	}
-	if m.Detached {
-		w.watchProcess(m, r.with)
-		return
-	}
-	c, err := connOf(r.with[roleConnection])
-	delete(r.with, roleConnection) // closed
-	if err != nil {
+		w.tell(order{Op: opDrop, ID: r.member.ID}) // also if nothing was reserved
+		if conn != nil {
+			conn.Close()
+		}
+	case m.Detached:
+	case conn == nil:
 		w.leave(m)
-		return
+	default:
+		w.tasks.Go(func() { w.serve(ctx, conn, m) })
 	}
-	m.conn = c
-	w.tasks.Go(func() { w.serve(ctx, c, m) })
 }
 
-// watchProcess ends a detached member with its process, if that is known.
-func (w *Worker) watchProcess(m *membership, with descriptors) {
-	process, known := with[roleProcess]
-	if !known {
-		return
-	}
+// watchProcess ends a detached member with its process, of which process is a descriptor.
+// Shard's thread.
+func (w *Worker) watchProcess(m *membership, process int) error {
 	pidfd, err := unix.FcntlInt(uintptr(process), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return
+		return fmt.Errorf("watch its process: %w", err)
 	}
-	w.on(func() {
-		m.pidfd = pidfd
-		m.process, err = w.shard.Watch(pidfd, unix.EPOLLIN|unix.EPOLLONESHOT, &processEnd{w, m})
-	})
-	if err != nil {
-		w.cfg.Logger.Warn("the end of a member's process will not be noticed", "member", m.Name, "error", err)
+	if m.process, err = w.shard.Watch(pidfd, unix.EPOLLIN|unix.EPOLLONESHOT, &processEnd{w, m}); err != nil {
 		unix.Close(pidfd)
+		return fmt.Errorf("watch its process: %w", err)
 	}
+	m.pidfd = pidfd
+	return nil
 }
 
 // processEnd is a member whose process is watched.
@@ -229,12 +228,15 @@ func (w *Worker) handle(ctx context.Context, req *request) reply {
 	switch req.Op {
 	case opInfo:
 		return reply{Info: w.info()}
+	case opMembers:
+		page, more := w.page(req.After)
+		return reply{Members: page, More: more}
 	case opLeave:
 		m, err := w.find(req.Who)
 		if err != nil {
 			return refusal(err)
 		}
-		w.expelWait(ctx, m)
+		w.expel(m)
 		return reply{}
 	case opPorts:
 		m, err := w.find(req.Who)
@@ -260,21 +262,6 @@ func (w *Worker) handle(ctx context.Context, req *request) reply {
 		return reply{}
 	}
 	return reply{Error: fmt.Sprintf("a request %q is not known here: is this program older than its client? epiphyte network upgrade %s", req.Op, w.def.Name)}
-}
-
-// expelWait is expel that returns when the keeper has let go of the member, too, so that
-// its interface is gone.
-func (w *Worker) expelWait(ctx context.Context, m *membership) {
-	gone := make(chan struct{})
-	w.mu.Lock()
-	w.dropping[m.ID] = gone
-	w.mu.Unlock()
-	w.expel(m)
-	select {
-	case <-gone:
-	case <-time.After(otherPatience):
-	case <-ctx.Done():
-	}
 }
 
 // find is the member with an id or a name.
@@ -315,22 +302,32 @@ func (w *Worker) describe(m *membership) Member {
 }
 
 func (w *Worker) info() *Info {
-	i := &Info{
+	return &Info{
 		Definition: w.def,
 		Gateway:    w.plan.Gateway,
 		Gateway6:   w.plan.Gateway6,
 		Version:    w.cfg.Version,
 		Worker:     os.Getpid(),
 		Keeper:     os.Getppid(),
-		Members:    []Member{},
 	}
+}
+
+// page is members in the order of their IPv4 addresses, from behind one on, as many as a
+// message has room for.
+func (w *Worker) page(after netip.Addr) (page []Member, more bool) {
 	for _, m := range w.list() {
-		described := w.describe(m)
+		if after.IsValid() && m.IPv4.Compare(after) <= 0 {
+			continue
+		}
+		if len(page) == maxMessage/maxMember-1 {
+			return page, true
+		}
+		known := w.describe(m)
 		stats := m.port.Stats()
-		described.Stats = &stats
-		i.Members = append(i.Members, described)
+		known.Stats = &stats
+		page = append(page, known)
 	}
-	return i
+	return page, false
 }
 
 // tell sends the keeper a message. A keeper that does not read is as good as gone.

@@ -87,7 +87,7 @@ func fakeServe(c, control *net.UnixConn, i *Info) (code int, end bool) {
 		if err != nil {
 			return 0, false
 		}
-		answer := reply{Info: i}
+		answer := reply{Info: i, Members: i.Members}
 		switch r.Op {
 		case opJoin:
 			i.Members = append(i.Members, *r.Member)

@@ -58,6 +58,8 @@ type keeper struct {
 	stopped   bool  // somebody has asked for the end
 	failed    error // why the worker cannot serve
 
+	telling sync.Mutex // messages to the worker go one after the other
+
 	mu      sync.Mutex
 	kept    []kept
 	control *net.UnixConn // to the worker of the moment
@@ -167,16 +169,27 @@ func (k *keeper) setControl(c *net.UnixConn) {
 
 // introduce tells a new worker what to serve.
 func (k *keeper) introduce() error {
-	if err := send(k.control, order{Op: opStart, Definition: &k.cfg.Definition}); err != nil {
+	if err := k.tell(order{Op: opStart, Definition: &k.cfg.Definition}); err != nil {
 		return err
 	}
 	for i := range k.kept {
 		roles, fds := k.kept[i].with.list()
-		if err := send(k.control, order{Op: opKeep, Member: &k.kept[i].member, Roles: roles}, fds...); err != nil {
+		if err := k.tell(order{Op: opKeep, Member: &k.kept[i].member, Roles: roles}, fds...); err != nil {
 			return err
 		}
 	}
-	return send(k.control, order{Op: opServe})
+	return k.tell(order{Op: opServe})
+}
+
+// tell sends the worker of the moment a message. One that does not read is not waited for.
+func (k *keeper) tell(o order, fds ...int) error {
+	k.telling.Lock()
+	defer k.telling.Unlock()
+	k.mu.Lock()
+	control := k.control
+	k.mu.Unlock()
+	control.SetWriteDeadline(time.Now().Add(otherPatience))
+	return send(control, o, fds...)
 }
 
 // listen obeys the worker until it has closed its end.
@@ -208,13 +221,12 @@ func (k *keeper) listen(w *workerProcess) {
 			k.list()
 			fds = nil
 		case opChange:
-			k.change(o.Member)
-			k.list()
+			k.change(o.Member) // of what other networks do not read
 		case opDrop:
-			k.drop(o.ID)
-			k.list()
-			k.control.SetWriteDeadline(time.Now().Add(otherPatience))
-			send(k.control, order{Op: opDrop, ID: o.ID}) // a worker that is about to end does not read it
+			if k.drop(o.ID) {
+				k.list()
+			}
+			k.tell(order{Op: opDrop, ID: o.ID}) // a worker that is about to end does not read it
 		case opEmpty:
 			k.empty = true
 		case opUpgrade:
@@ -273,7 +285,6 @@ func (k *keeper) change(m *Member) {
 // expelRemoved has the worker see off the members whose namespaces have lost their paths.
 func (k *keeper) expelRemoved() {
 	k.mu.Lock()
-	control := k.control
 	var gone []string
 	for _, m := range k.kept {
 		if m.member.NetNS != "" && isRemoved(m.member.NetNS) {
@@ -282,21 +293,24 @@ func (k *keeper) expelRemoved() {
 	}
 	k.mu.Unlock()
 	for _, id := range gone {
-		if send(control, order{Op: opLeave, ID: id}) != nil {
+		if k.tell(order{Op: opLeave, ID: id}) != nil {
 			return // there is no worker; the next one will be told
 		}
 	}
 }
 
-func (k *keeper) drop(id string) {
+// drop lets go of a member, and reports whether there was one.
+func (k *keeper) drop(id string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	before := len(k.kept)
 	k.kept = slices.DeleteFunc(k.kept, func(m kept) bool {
 		if m.member.ID == id {
 			m.with.close()
 		}
 		return m.member.ID == id
 	})
+	return len(k.kept) < before
 }
 
 // awaitClient waits until somebody connects, and leaves the connection for the next

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -37,7 +38,13 @@ type membership struct {
 	conn    *net.UnixConn // that it came by; nil: it is detached
 	process *shard.Watch  // of a detached member's process, whose end is the member's; nil: none
 	pidfd   int
-	joined  bool // guarded by Worker.mu, as Member is; false: it is about to be
+	kept    bool          // by the keeper, too
+	settled chan struct{} // closed when it has become a member, or failed to
+	left    chan struct{} // closed when nothing of it is left
+
+	// Guarded by Worker.mu, as Member is:
+	joined  bool // it is a member
+	leaving bool // or is about to be none
 }
 
 // Errors of join.
@@ -47,45 +54,59 @@ var (
 	errFull     = errors.New("the network has no address left: give it a larger subnet (epiphyte network create --subnet)")
 )
 
-// join makes a member of what comes with it, which stays the caller's.
-func (w *Worker) join(ctx context.Context, wish Member, with descriptors) (_ *membership, err error) {
-	m := &membership{Member: wish, guest: &flow.Guest{}}
-	if err := w.reserve(m); err != nil {
+// join makes a member of what comes with it, which stays the caller's. conn is the client's,
+// whose end is the member's unless it is detached. kept says that the keeper has it
+// already.
+func (w *Worker) join(ctx context.Context, wish Member, with descriptors, conn *net.UnixConn, kept bool) (_ *membership, err error) {
+	m := &membership{
+		Member: wish, guest: &flow.Guest{}, kept: kept,
+		settled: make(chan struct{}), left: make(chan struct{}),
+	}
+	if !m.Detached {
+		m.conn = conn
+	}
+	if err := w.reserve(ctx, m); err != nil {
 		return nil, fmt.Errorf("join network %s: %w", w.def.Name, err)
 	}
-	defer func() {
-		if err != nil {
-			w.leave(m)
-			err = fmt.Errorf("join network %s: %w", w.def.Name, err)
-		}
-	}()
-	tun, ok := with[roleTAP]
-	if !ok {
-		return nil, errors.New("a TAP is missing")
-	}
-	if m.device, err = tap.Open(ctx, tap.Config{Target: tap.Target{FD: tun}, Logger: w.cfg.Logger}); err != nil {
-		return nil, err
-	}
-	if m.agent, err = w.adoptAgent(m, with); err != nil {
-		return nil, err
-	}
-	if err := w.publish(ctx, m); err != nil {
-		return nil, err
-	}
-	if !w.on(func() { err = w.connect(m) }) {
-		return nil, errEnding
-	}
-	if err != nil {
-		return nil, err
-	}
+	err = w.admit(ctx, m, with)
 	w.mu.Lock()
-	m.joined = w.members[m.ID] == m
+	m.joined = err == nil
 	w.mu.Unlock()
-	if !m.joined {
-		return nil, errors.New("its interface was deleted meanwhile")
+	close(m.settled)
+	if err != nil {
+		w.leave(m)
+		return nil, fmt.Errorf("join network %s: %w", w.def.Name, err)
 	}
 	w.cfg.Logger.Info("member has joined", "member", m.Name, "ipv4", m.IPv4, "ipv6", m.IPv6)
 	return m, nil
+}
+
+// admit gives a member what it has reserved. What is done when it fails is leave's to undo.
+func (w *Worker) admit(ctx context.Context, m *membership, with descriptors) (err error) {
+	tun, ok := with[roleTAP]
+	if !ok {
+		return errors.New("a TAP is missing")
+	}
+	if m.device, err = tap.Open(ctx, tap.Config{Target: tap.Target{FD: tun}, Logger: w.cfg.Logger}); err != nil {
+		return err
+	}
+	if m.agent, err = w.adoptAgent(m, with); err != nil {
+		return err
+	}
+	if err := w.publish(ctx, m); err != nil {
+		return err
+	}
+	if !w.on(func() { err = w.connect(m, with) }) {
+		return errEnding
+	}
+	if err != nil || m.kept {
+		return err
+	}
+	m.kept = true
+	if err := w.keep(m, with); err != nil {
+		return fmt.Errorf("tell the keeper: %w", err)
+	}
+	return nil
 }
 
 // adoptAgent takes over the agent of a member that has one.
@@ -100,10 +121,40 @@ func (w *Worker) adoptAgent(m *membership, with descriptors) (*tap.Agent, error)
 	})
 }
 
-// reserve decides what the member gets, and enters it, so that no other gets the same.
-func (w *Worker) reserve(m *membership) error {
+// reserve decides what the member gets, and enters it, so that no other gets the same. What
+// one that is about to leave still has is waited for: it may be the same guest's.
+func (w *Worker) reserve(ctx context.Context, m *membership) error {
+	wish := m.Member
+	for {
+		leaving, err := w.tryReserve(m)
+		if err == nil || leaving == nil {
+			return err
+		}
+		m.Member = wish
+		select {
+		case <-leaving.left:
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// tryReserve names a member that is leaving, if there is one, where it fails.
+func (w *Worker) tryReserve(m *membership) (leaving *membership, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if err = w.enter(m); err != nil {
+		for _, other := range w.members {
+			if other.leaving {
+				leaving = other
+			}
+		}
+	}
+	return leaving, err
+}
+
+// enter must be called with mu.
+func (w *Worker) enter(m *membership) error {
 	switch {
 	case w.ending:
 		return errEnding
@@ -117,6 +168,9 @@ func (w *Worker) reserve(m *membership) error {
 		if err := names.Valid(name); err != nil {
 			return err
 		}
+	}
+	if b, err := json.Marshal(m.Member); err != nil || len(b) > maxMember/2 {
+		return errors.New("it asks for too much: fewer aliases or published ports will do")
 	}
 	if err := w.chooseAddresses(m); err != nil {
 		return err
@@ -234,11 +288,15 @@ func (w *Worker) publish(ctx context.Context, m *membership) error {
 	if len(m.Publish) > 0 && w.def.Internal {
 		return errInternal
 	}
-	return m.addPorts(ctx, w.guest.Ports(), m.Publish)
+	granted, err := m.addPorts(ctx, w.guest.Ports(), m.Publish)
+	w.mu.Lock()
+	m.Publish = granted // as they are to be found again
+	w.mu.Unlock()
+	return err
 }
 
-// addPorts adds rules of the member, all or none.
-func (m *membership) addPorts(ctx context.Context, ports api.Ports, texts []string) (err error) {
+// addPorts adds rules of the member, all or none, and returns them as they are in force.
+func (m *membership) addPorts(ctx context.Context, ports api.Ports, texts []string) (granted []string, err error) {
 	var added []int
 	defer func() {
 		if err != nil {
@@ -250,16 +308,16 @@ func (m *membership) addPorts(ctx context.Context, ports api.Ports, texts []stri
 	for _, text := range texts {
 		rule, err := portfwd.Parse(text)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		rule.Guest = m.addressFor(rule.Host)
 		e, err := ports.Add(ctx, rule)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		added = append(added, e.ID)
+		added, granted = append(added, e.ID), append(granted, e.Rule.String())
 	}
-	return nil
+	return granted, nil
 }
 
 // addressFor is where clients of a host's address go: to the address of the same family,
@@ -274,8 +332,14 @@ func (m *membership) addressFor(host netip.Addr) netip.Addr {
 // has reports whether an address is the member's.
 func (m *membership) has(a netip.Addr) bool { return a.IsValid() && (a == m.IPv4 || a == m.IPv6) }
 
-// connect puts the member onto the bridge. Shard's thread.
-func (w *Worker) connect(m *membership) (err error) {
+// connect puts the member onto the bridge, and watches its process if that is known. Shard's
+// thread.
+func (w *Worker) connect(m *membership, with descriptors) (err error) {
+	if process, known := with[roleProcess]; known && m.Detached {
+		if err := w.watchProcess(m, process); err != nil {
+			return err
+		}
+	}
 	if m.agent != nil {
 		if err := m.agent.Attach(w.shard); err != nil {
 			return err
@@ -305,19 +369,24 @@ func (m *Member) addresses() []netip.Addr {
 	return []netip.Addr{m.IPv4}
 }
 
-// leave takes a member off the network, however far it has come. A second time it does
-// nothing.
-func (w *Worker) leave(m *membership) {
+// leave takes a member off the network, once it is clear whether it has become one, and
+// returns when nothing of it is left: its names and addresses may be another's then. It
+// reports whether it was the first to do so.
+func (w *Worker) leave(m *membership) (first bool) {
+	<-m.settled
 	w.mu.Lock()
-	there := w.members[m.ID] == m
-	delete(w.members, m.ID)
-	if there && w.idle != nil {
-		w.idle.Reset(linger)
+	first = !m.leaving
+	m.leaving, m.joined = true, false
+	dropped := make(chan struct{})
+	if first && m.kept {
+		w.dropping[m.ID] = dropped
 	}
 	w.mu.Unlock()
-	if !there {
-		return
+	if !first {
+		<-m.left
+		return false
 	}
+	defer close(m.left)
 	for _, e := range w.guest.Ports().List() {
 		if m.has(e.Rule.Guest) {
 			w.guest.Ports().Remove(e.ID)
@@ -327,8 +396,23 @@ func (w *Worker) leave(m *membership) {
 	if m.device != nil {
 		m.device.Close()
 	}
-	w.tell(order{Op: opDrop, ID: m.ID})
-	w.cfg.Logger.Info("member has left", "member", m.Name)
+	if m.kept {
+		w.tell(order{Op: opDrop, ID: m.ID})
+		select {
+		case <-dropped:
+		case <-time.After(otherPatience):
+		case <-w.served:
+		}
+		w.cfg.Logger.Info("member has left", "member", m.Name)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.dropping, m.ID)
+	delete(w.members, m.ID)
+	if !w.ending {
+		w.idle.Reset(linger)
+	}
+	return true
 }
 
 // disconnect undoes connect, and ends the member's flows: its address may be another's
@@ -355,8 +439,7 @@ func (w *Worker) disconnect(m *membership) {
 
 // expel has a member leave that has not asked for it, and tells its client.
 func (w *Worker) expel(m *membership) {
-	w.leave(m)
-	if m.conn != nil {
+	if w.leave(m) && m.conn != nil {
 		send(m.conn, reply{Removed: true})
 	}
 }

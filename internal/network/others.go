@@ -46,12 +46,14 @@ type others struct {
 	networks []*other
 }
 
-// fileInfo tells a file from those that it replaces or is replaced by: each has another
-// inode. The directory's own time would not do, since it may stand still for some
-// milliseconds (inode_set_ctime_current in the kernel's source).
+// fileInfo tells a file from those that it replaces or is replaced by. A time alone would
+// not do, since it may stand still for some milliseconds, nor would the inode, which some
+// file systems use again.
 type fileInfo struct {
-	name  string
-	inode uint64
+	name     string
+	inode    uint64
+	size     int64
+	modified unix.Timespec
 }
 
 // other is a network as its file had it.
@@ -122,7 +124,7 @@ func (o *others) files() (list []fileInfo) {
 		}
 		var st unix.Stat_t
 		if unix.Lstat(filepath.Join(o.dir, e.Name()), &st) == nil {
-			list = append(list, fileInfo{e.Name(), st.Ino})
+			list = append(list, fileInfo{e.Name(), st.Ino, st.Size, st.Mtim})
 		}
 	}
 	return list

@@ -28,7 +28,7 @@ func (w *Worker) setPorts(ctx context.Context, m *membership, texts []string) er
 			w.Ports().Remove(e.ID)
 		}
 	}
-	if err := m.addPorts(ctx, w.Ports(), texts); err != nil {
+	if _, err := m.addPorts(ctx, w.Ports(), texts); err != nil {
 		return fmt.Errorf("network %s: %w", w.def.Name, err)
 	}
 	return nil

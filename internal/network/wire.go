@@ -58,24 +58,27 @@ type Info struct {
 	Version  string     `json:"version"`
 	Worker   int        `json:"worker_pid"`
 	Keeper   int        `json:"keeper_pid"`
-	Members  []Member   `json:"members"`
+	// Members are known to Client.Info and Inspect alone.
+	Members []Member `json:"members"`
 }
 
 // request is what a client sends. A connection carries one request after the other,
 // each with its reply.
 type request struct {
-	Op      operation `json:"op"`
-	Member  *Member   `json:"member,omitempty"`  // of join, with its descriptors
-	Roles   []role    `json:"roles,omitempty"`   // of the descriptors
-	Who     string    `json:"who,omitempty"`     // of leave and ports: an id, or a name
-	Program string    `json:"program,omitempty"` // of upgrade: a path
-	Publish []string  `json:"publish,omitempty"` // of ports, which are those of Who
+	Op      operation  `json:"op"`
+	Member  *Member    `json:"member,omitempty"`  // of join, with its descriptors
+	Roles   []role     `json:"roles,omitempty"`   // of the descriptors
+	Who     string     `json:"who,omitempty"`     // of leave and ports: an id, or a name
+	Program string     `json:"program,omitempty"` // of upgrade: a path
+	After   netip.Addr `json:"after,omitzero"`    // of members: those with higher IPv4 addresses
+	Publish []string   `json:"publish,omitempty"` // of ports, which are those of Who
 }
 
 type operation string
 
 const (
 	opInfo    operation = "info"
+	opMembers operation = "members"
 	opJoin    operation = "join"
 	opLeave   operation = "leave"
 	opPorts   operation = "ports"
@@ -91,6 +94,9 @@ type reply struct {
 	Removed bool    `json:"removed,omitempty"`
 	Info    *Info   `json:"info,omitempty"`
 	Member  *Member `json:"member,omitempty"`
+	// Members are as many as fit, by IPv4 address; More says that there are others.
+	Members []Member `json:"members,omitempty"`
+	More    bool     `json:"more,omitempty"`
 }
 
 // order is a message between the keeper and its worker, of either direction. Of leave it
@@ -117,8 +123,10 @@ const (
 
 const (
 	// maxMessage bounds a message in bytes, below what a socket of the kernel's default
-	// size carries at once (net.core.wmem_default). A list of 250 members fits.
+	// size carries at once (net.core.wmem_default).
 	maxMessage = 160 << 10
+	// maxMember bounds what is known of one member: several fit into a message.
+	maxMember = 32 << 10
 	// maxFDs come with a message at most: a TAP, an agent, and the connection or the
 	// process of their member.
 	maxFDs = 3

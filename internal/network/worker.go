@@ -20,6 +20,8 @@ import (
 	"epiphyte/internal/policy"
 	"epiphyte/internal/shard"
 	"epiphyte/tap"
+
+	"golang.org/x/sys/unix"
 )
 
 // workerName is argv[0] of the worker.
@@ -220,25 +222,28 @@ func (w *Worker) Serve(ctx context.Context, ready func() error) error {
 		serving = w.guest.Serve(ctx)
 	})
 	w.idle = time.AfterFunc(linger, func() { w.endIfIdle(cancel) })
+	w.tasks.Go(w.obey)
 	for _, r := range w.restored {
 		w.restore(ctx, r)
 	}
 	w.restored = nil
 	if err := ready(); err != nil {
 		w.tell(order{Op: opFailed, Text: err.Error()})
-		return errors.Join(err, w.end(cancel))
+		w.end(cancel)
+		return err
 	}
-	w.tasks.Go(w.obey)
 	if err := w.tell(order{Op: opReady}); err != nil {
-		return errors.Join(err, w.end(cancel))
+		w.end(cancel)
+		return err
 	}
 	w.tasks.Go(func() { w.accept(ctx) })
 	<-ctx.Done()
-	return errors.Join(w.end(cancel), serving)
+	w.end(cancel)
+	return serving
 }
 
 // end stops whatever Serve has started.
-func (w *Worker) end(cancel func()) error {
+func (w *Worker) end(cancel func()) {
 	cancel()
 	w.mu.Lock()
 	w.ending = true
@@ -252,7 +257,6 @@ func (w *Worker) end(cancel func()) error {
 	}
 	w.mu.Unlock()
 	w.tasks.Wait()
-	return nil
 }
 
 // obey does what the keeper orders while members are served.
@@ -295,7 +299,9 @@ func (w *Worker) unbusy(c *net.UnixConn) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.conns, c)
-	w.idle.Reset(linger)
+	if !w.ending {
+		w.idle.Reset(linger)
+	}
 }
 
 // endIfIdle ends a network that nobody has joined or asked for some time.
@@ -316,6 +322,9 @@ func (w *Worker) Close() error {
 		r.with.close()
 	}
 	for _, m := range w.members {
+		if m.process != nil {
+			unix.Close(m.pidfd)
+		}
 		if m.agent != nil {
 			m.agent.Close()
 		}
