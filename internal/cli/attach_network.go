@@ -125,7 +125,7 @@ func (a *AttachMember) run(ctx context.Context, prog string, stderr io.Writer) i
 	if a.ExitFD.Given() {
 		go func() { hangup <- a.ExitFD.WaitHangup(ctx) }()
 	}
-	left := removed(ctx, members)
+	left, ended := removed(ctx, members), processEnd(ctx, process)
 	for range members {
 		select {
 		case err := <-hangup:
@@ -133,7 +133,7 @@ func (a *AttachMember) run(ctx context.Context, prog string, stderr io.Writer) i
 				return r.fail(err)
 			}
 			return 0
-		case <-processEnd(ctx, process):
+		case <-ended:
 			return 0
 		case <-ctx.Done():
 			return 0

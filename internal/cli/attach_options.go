@@ -3,7 +3,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"strings"
@@ -204,9 +203,7 @@ func (p *attachParser) notice(line string) { p.Notices += line + "\n" }
 
 // flags declares every option, in the order of --help.
 func (p *attachParser) flags() *pflag.FlagSet {
-	fs := pflag.NewFlagSet(p.prog, pflag.ContinueOnError)
-	fs.SortFlags = false
-	fs.SetOutput(io.Discard)
+	fs := newFlags(p.prog)
 
 	set := func(dst *bool, notice string) func() error {
 		return func() error {

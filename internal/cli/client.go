@@ -70,9 +70,7 @@ func ParseClient(prog, name string, args []string) (*Client, *Exit) {
 		return nil, &Exit{Code: 1, Stderr: fmt.Sprintf("%s: no command %q", prog, name)}
 	}
 	c := &Client{command: command}
-	fs := pflag.NewFlagSet(prog+" "+name, pflag.ContinueOnError)
-	fs.SortFlags = false
-	fs.SetOutput(io.Discard)
+	fs := newFlags(prog + " " + name)
 	fs.VarP(stringValue(&c.api.Control), "api-socket", "a", "use the control socket at `PATH`")
 	fs.Var(stringValue(&c.api.HTTP), "http-socket", "use the HTTP socket at `PATH`")
 	fs.Var(networkValue(&c.network), "network", "use the HTTP socket of the network `NAME`")

@@ -56,16 +56,13 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 				return exit.write(stdout, stderr)
 			}
 			return a.run(ctx, prog, stderr)
+		case runCommand:
+			r, exit := ParseRun(prog, args[1:])
+			if exit != nil {
+				return exit.write(stdout, stderr)
+			}
+			return r.run(ctx, prog, stderr)
 		}
-	}
-	if prog != compatible && len(args) > 0 && args[0] == runCommand {
-		r, exit := ParseRun(prog, args[1:])
-		if exit != nil {
-			return exit.write(stdout, stderr)
-		}
-		return r.run(ctx, prog, stderr)
-	}
-	if prog != compatible && len(args) > 0 {
 		if _, ok := clientNamed(args[0]); ok {
 			return clientMain(ctx, prog, args[0], args[1:], stdout, stderr)
 		}

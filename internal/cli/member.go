@@ -19,8 +19,6 @@ type member struct {
 	network   string
 	client    *network.Client // until joined
 	info      *network.Info
-	path      string // of the network's socket
-	start     network.Starter
 	device    *tap.Device
 	agent     *tap.AgentProcess // nil: no ports to publish by it
 	granted   network.Member
@@ -31,13 +29,11 @@ type member struct {
 
 // openNetwork connects to a network, which is started if need be.
 func openNetwork(ctx context.Context, paths netdef.Paths, name string) (*member, error) {
-	m := &member{network: name, path: paths.Socket(name), start: network.Start(paths, name)}
-	var err error
-	m.client, m.info, err = network.Open(ctx, m.path, m.start)
+	c, info, err := network.Open(ctx, paths.Socket(name), network.Start(paths, name))
 	if err != nil {
 		return nil, fmt.Errorf("network %s: %w", name, err)
 	}
-	return m, nil
+	return &member{network: name, client: c, info: info}, nil
 }
 
 // openNetworks connects to several, or none.
@@ -126,7 +122,7 @@ func (m *member) configure(ctx context.Context, target tap.Target) (err error) {
 
 // hold keeps the membership from now on, whatever becomes of the network's processes.
 func (m *member) hold(r *reporter) {
-	m.holder = network.Hold(m.path, m.start, m.client, m.handover(nil), m.granted, r.log)
+	m.holder = network.Hold(m.client, m.handover(nil), m.granted, r.log.With("network", m.network))
 	if m.wantsIPv6 && !m.hasIPv6 {
 		r.log.Warn("IPv6 is off in the guest; it gets IPv4 only", "network", m.network)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/netip"
 	"strings"
 
@@ -47,6 +48,9 @@ type env struct {
 	stdout, stderr io.Writer
 }
 
+// unlimited is the most operands of commands that take any number of networks.
+const unlimited = math.MaxInt
+
 // networksCommands lists them in the order of the manual.
 func networksCommands() []networksCommand {
 	return []networksCommand{
@@ -55,15 +59,15 @@ func networksCommands() []networksCommand {
 			about: "Show a network and its members."},
 		{name: "create", operands: "NAME", least: 1, most: 1, flags: createFlags, run: (*Networks).create,
 			about: "Define a network, for when its first member comes.\nOne without a definition has the defaults."},
-		{name: "rm", operands: "NAME...", least: 1, most: 1 << 20, flags: removeFlags, run: (*Networks).remove,
+		{name: "rm", operands: "NAME...", least: 1, most: unlimited, flags: removeFlags, run: (*Networks).remove,
 			about: "Remove the definitions of networks, and end the networks if they have no members."},
-		{name: "start", operands: "NAME...", least: 1, most: 1 << 20, run: (*Networks).start,
+		{name: "start", operands: "NAME...", least: 1, most: unlimited, run: (*Networks).start,
 			about: "Start networks in the background.\nOne that is not defined to stay ends when nobody joins it."},
 		{name: "connect", operands: "NAME PID|PATH [INTERFACE]", least: 2, most: 3, flags: connectFlags, run: (*Networks).connect,
 			about: "Make a network namespace a member, in the background.\nIt is that of the process PID, or at PATH, and a member until it is disconnected or the\nprocess ends. INTERFACE is its device; the default is the first of eth0, eth1, ...\nthat is free."},
 		{name: "disconnect", operands: "NAME MEMBER", least: 2, most: 2, run: (*Networks).disconnect,
 			about: "Have a member leave, by its name."},
-		{name: "upgrade", operands: "NAME...", least: 1, most: 1 << 20, run: (*Networks).upgrade,
+		{name: "upgrade", operands: "NAME...", least: 1, most: unlimited, run: (*Networks).upgrade,
 			about: "Have this program go on in place of a network's process.\nMembers keep their addresses and what they say to each other; connections to outside are\nreset."},
 		{name: "serve", operands: "NAME", least: 1, most: 1, flags: serveFlags, run: (*Networks).serve,
 			about: "Serve a network in the foreground until it is empty.\nMembers start this by themselves; a service manager may, too."},
@@ -167,23 +171,17 @@ func ParseNetworks(prog string, args []string) (*Networks, *Exit) {
 	if len(operands) > c.most {
 		return nil, usageError(fmt.Sprintf("%s takes no argument %q", c.name, operands[c.most]), usage())
 	}
-	if len(operands) > 0 {
-		for _, name := range operands[:min(len(operands), n.named())] {
-			if err := netdef.ValidName(name); err != nil {
-				return nil, usageError(err.Error(), usage())
-			}
+	names := operands
+	if c.most != unlimited { // the first is a network, the others are members or processes
+		names = operands[:min(len(operands), 1)]
+	}
+	for _, name := range names {
+		if err := netdef.ValidName(name); err != nil {
+			return nil, usageError(err.Error(), usage())
 		}
 	}
 	n.operands = operands
 	return n, nil
-}
-
-// named is how many operands are networks, from the first on.
-func (n *Networks) named() int {
-	if n.command.most == 1<<20 {
-		return len(n.operands) + 1<<20
-	}
-	return 1
 }
 
 func networksUsage(prog string) string {

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
@@ -34,9 +33,7 @@ func ParseRun(prog string, args []string) (*Run, *Exit) {
 	r := &Run{Options: defaultOptions(runMTU)}
 	cidr, cidr6, ipv6 := addressing.DefaultIPv4().String(), addressing.DefaultIPv6().String(), true
 
-	fs := pflag.NewFlagSet(prog+" "+runCommand, pflag.ContinueOnError)
-	fs.SortFlags = false
-	fs.SetOutput(io.Discard)
+	fs := newFlags(prog + " " + runCommand)
 	fs.VarP(mtuValue(&r.MTU), "mtu", "m", fmt.Sprintf("set the `MTU` in bytes, at most %d", maxMTU))
 	fs.Var(stringValue(&cidr), "cidr", "use the IPv4 subnet `CIDR`")
 	fs.Var(stringValue(&cidr6), "cidr6", "use the IPv6 network `CIDR`, a /64")

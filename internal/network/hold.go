@@ -10,8 +10,6 @@ import (
 // Holder is a member's own side: it keeps the membership alive, whatever
 // becomes of the network's processes.
 type Holder struct {
-	path   string
-	start  Starter
 	own    Handover
 	member Member // as it was granted
 	log    *slog.Logger
@@ -33,10 +31,10 @@ const (
 
 // Hold keeps a membership that c.Join has granted, and takes c over. What was handed over
 // must stay open until Close.
-func Hold(path string, start Starter, c *Client, own Handover, granted Member, log *slog.Logger) *Holder {
+func Hold(c *Client, own Handover, granted Member, log *slog.Logger) *Holder {
 	ctx, cancel := context.WithCancel(context.Background())
 	h := &Holder{
-		path: path, start: start, own: own, member: granted, log: log, client: c,
+		own: own, member: granted, log: log, client: c,
 		cancel: cancel, done: make(chan struct{}), ended: make(chan struct{}),
 	}
 	go h.hold(ctx)
@@ -81,7 +79,7 @@ func (h *Holder) hold(ctx context.Context) {
 func (h *Holder) rejoin(ctx context.Context) bool {
 	said := ""
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		c, _, err := Open(ctx, h.path, h.start)
+		c, _, err := Open(ctx, h.client.path, h.client.start)
 		if err == nil {
 			if _, _, err = c.Join(ctx, h.member, h.own); err == nil {
 				h.mu.Lock()

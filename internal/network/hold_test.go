@@ -78,12 +78,12 @@ func (h *hall) takes(answer reply) (*net.UnixConn, Member) {
 // holds joins and holds a membership, and gives the hall's end of the connection.
 func (h *hall) holds(start Starter, log *logBuffer) (*Holder, *net.UnixConn) {
 	h.t.Helper()
-	c, err := Dial(h.path)
+	conns := make(chan *net.UnixConn, 1)
+	go func() { conn, _ := h.takes(reply{}); conns <- conn }()
+	c, _, err := Open(h.t.Context(), h.path, start)
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	conns := make(chan *net.UnixConn, 1)
-	go func() { conn, _ := h.takes(reply{}); conns <- conn }()
 	null, err := os.Open("/dev/null")
 	if err != nil {
 		h.t.Fatal(err)
@@ -93,7 +93,7 @@ func (h *hall) holds(start Starter, log *logBuffer) (*Holder, *net.UnixConn) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	return Hold(h.path, start, c, Handover{TAP: int(null.Fd())}, *granted, slog.New(slog.NewTextHandler(log, nil))), <-conns
+	return Hold(c, Handover{TAP: int(null.Fd())}, *granted, slog.New(slog.NewTextHandler(log, nil))), <-conns
 }
 
 // held is a member with everything that it is to come back with.

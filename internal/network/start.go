@@ -95,7 +95,7 @@ func Run(ctx context.Context, cfg RunConfig) error {
 	// Removed by nobody: whoever waits for the lock of a removed file would hold another
 	// one than those who come later.
 	defer lock.Close()
-	def, err := define(cfg.Paths, cfg.Name, cfg.Logger)
+	def, err := define(ctx, cfg.Paths, cfg.Name, cfg.Logger)
 	if err != nil {
 		return err
 	}
@@ -115,20 +115,20 @@ func Run(ctx context.Context, cfg RunConfig) error {
 
 // define is the network's definition with its subnets, which no other network gets from
 // now on.
-func define(paths netdef.Paths, name string, log *slog.Logger) (netdef.Definition, error) {
+func define(ctx context.Context, paths netdef.Paths, name string, log *slog.Logger) (netdef.Definition, error) {
 	def, _, err := paths.Load(name)
 	if err != nil {
 		return def, err
 	}
 	def.Name = name
 	def.MTU = cmp.Or(def.MTU, netdef.DefaultMTU)
-	return ChooseSubnets(paths, def, paths.Running(), log)
+	return ChooseSubnets(ctx, paths, def, paths.Running(), log)
 }
 
 // ChooseSubnets chooses what def leaves open, as netdef.Choose does, and saves it in to
 // before anybody else chooses.
-func ChooseSubnets(paths netdef.Paths, def netdef.Definition, to netdef.Paths, log *slog.Logger) (netdef.Definition, error) {
-	choosing, err := waitForLock(filepath.Join(paths.Runtime, "subnets.lock"))
+func ChooseSubnets(ctx context.Context, paths netdef.Paths, def netdef.Definition, to netdef.Paths, log *slog.Logger) (netdef.Definition, error) {
+	choosing, err := waitForLock(ctx, filepath.Join(paths.Runtime, "subnets.lock"))
 	if err != nil {
 		return def, err
 	}
@@ -201,10 +201,22 @@ func takeLock(path string) (*os.File, error) {
 }
 
 // waitForLock waits for a lock that others hold for a moment.
-func waitForLock(path string) (*os.File, error) {
-	f, _, err := openLock(path, unix.F_OFD_SETLKW)
-	return f, err
+func waitForLock(ctx context.Context, path string) (f *os.File, err error) {
+	ended := retry.While(ctx, lockPatience, lockPause, func() bool {
+		f, err = takeLock(path)
+		return err == ErrRunning
+	})
+	if err == ErrRunning {
+		err = fmt.Errorf("%s is locked for long: end the process that holds it (fuser %s)", path, path)
+	}
+	return f, cmp.Or(ended, err)
 }
+
+// A lock is held while routes are listed and a file is written.
+const (
+	lockPatience = 10 * time.Second
+	lockPause    = 5 * time.Millisecond
+)
 
 // locked reports whether somebody has the lock of a file, without taking it for a moment,
 // in which whoever wanted it would be refused.

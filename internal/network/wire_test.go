@@ -162,7 +162,7 @@ func TestLockIsOnes(t *testing.T) {
 	}
 	got := make(chan error, 1)
 	go func() {
-		second, err := waitForLock(path)
+		second, err := waitForLock(t.Context(), path)
 		if err == nil {
 			second.Close()
 		}
