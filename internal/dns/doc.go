@@ -17,9 +17,10 @@
 //  1. Over UDP, Submit takes the datagram. Over TCP, Stream gives the data path
 //     one end of a socket pair; a goroutine (stream.serve) reads messages with
 //     the framing of RFC 1035, section 4.2.2 from the other end and posts each
-//     to the shard. Both call Resolver.ask.
-//  2. ask gives Config.Local the chance to answer, before any nameserver is
-//     asked. Otherwise refresh follows resolv.conf, and an exchange begins.
+//     to the shard.
+//  2. Resolver.answerLocally gives Config.Local the chance to answer, before any
+//     nameserver is asked. Otherwise Resolver.forward follows resolv.conf, and an
+//     exchange begins.
 //  3. exchange.start orders the nameservers: those in favour, then the demoted,
 //     each in the order of resolv.conf. exchange.advance asks the next one.
 //  4. Over UDP, sendUDP sends from a connected socket, and socket.Ready takes

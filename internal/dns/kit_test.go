@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"epiphyte/internal/shard"
+	"epiphyte/internal/testnet"
 
 	mdns "github.com/miekg/dns"
 )
@@ -74,9 +75,7 @@ func freePort(t *testing.T, addrs ...string) uint16 {
 next:
 	for range 50 {
 		c, err := net.ListenPacket("udp", net.JoinHostPort(addrs[0], "0"))
-		if err != nil {
-			t.Skipf("listen on %s: %v", addrs[0], err)
-		}
+		testnet.NeedAddress(t, err)
 		port := c.LocalAddr().(*net.UDPAddr).Port
 		c.Close()
 		for _, a := range addrs {

@@ -156,13 +156,6 @@ func (r *Resolver) Submit(query []byte, from, to netip.AddrPort, reply Reply) bo
 	return true
 }
 
-// ask answers a query from the local table or by an exchange with nameservers.
-func (r *Resolver) ask(via transport, query []byte, from, to netip.AddrPort, reply Reply) {
-	if !r.answerLocally(via, query, from, to, reply) {
-		r.forward(via, query, from, to, reply)
-	}
-}
-
 // answerLocally reports whether the local table had the answer.
 func (r *Resolver) answerLocally(via transport, query []byte, from, to netip.AddrPort, reply Reply) bool {
 	if r.cfg.Local == nil {

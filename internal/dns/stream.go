@@ -86,7 +86,9 @@ func (s *stream) read() {
 			return
 		}
 		s.r.shard.Post(shard.TaskFunc(func() {
-			s.r.ask(tcp, m, s.from, netip.AddrPort{}, s.reply)
+			if !s.r.answerLocally(tcp, m, s.from, netip.AddrPort{}, s.reply) {
+				s.r.forward(tcp, m, s.from, netip.AddrPort{}, s.reply)
+			}
 		}))
 	}
 }

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"epiphyte/internal/testnet"
 	"fmt"
 	"net"
 	"testing"
@@ -130,9 +131,7 @@ func TestIDsAndPortsAreUnforeseeable(t *testing.T) {
 
 func TestZoneIsNameOrIndex(t *testing.T) {
 	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Skipf("no IPv6 here: %v", err)
-	}
+	testnet.NeedAddress(t, err)
 	defer unix.Close(fd)
 	lo, err := net.InterfaceByName("lo")
 	must(t, err)
