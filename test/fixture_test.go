@@ -90,7 +90,7 @@ func late(t testing.TB, took, limit time.Duration) bool {
 	}
 	version := time.Since(begin)
 	t.Logf("took %v, --version takes %v", took, version)
-	return took > limit+20*version
+	return took > min(limit+20*version, 10*time.Second)
 }
 
 func timeout(t testing.TB, d time.Duration) context.Context {

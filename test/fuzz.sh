@@ -6,6 +6,7 @@ set -eu
 time=${FUZZTIME:-60s}
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
+trap 'exit 1' INT TERM
 
 listed=$(go test -list '^Fuzz' $(go list ./... | grep -Ev '/test(/|$)'))
 targets=$(echo "$listed" | awk '/^Fuzz/ { names[n++] = $1 } /^ok/ { for (i = 0; i < n; i++) print $2 ":" names[i]; n = 0 }')

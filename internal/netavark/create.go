@@ -30,7 +30,7 @@ func (p *Plugin) create(ctx context.Context, description []byte) ([]byte, error)
 	if err != nil {
 		return nil, err
 	}
-	if d, err = network.ChooseSubnets(p.Paths, d, p.Paths, p.Logger); err != nil {
+	if d, err = network.ChooseSubnets(ctx, p.Paths, d, p.Paths, p.Logger); err != nil {
 		return nil, err
 	}
 	if d.Stay && !running {

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/sockio"
+	"epiphyte/internal/testnet"
 )
 
 // A stream socket has a peer once it is connected, be it itself.
@@ -20,13 +21,11 @@ func TestConnected(t *testing.T) {
 		}
 		open := func() int {
 			fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-			if err != nil {
-				t.Skipf("%s: %v", addr, err)
-			}
+			testnet.NeedAddress(t, err)
 			t.Cleanup(func() { unix.Close(fd) })
 			_, any := at(0)
 			if errno := sockio.Bind(fd, any); errno != 0 {
-				t.Skipf("bind %s: %v", addr, errno)
+				testnet.NeedAddress(t, errno)
 			}
 			return fd
 		}

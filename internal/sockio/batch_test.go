@@ -23,8 +23,12 @@ func open(t testing.TB, host netip.Addr) (fd int, at Addr) {
 	}
 	t.Cleanup(func() { unix.Close(fd) })
 	at.Set(netip.AddrPortFrom(host, 0))
-	if errno := Bind(fd, &at); errno != 0 {
-		t.Skipf("bind to %v: %v", host, errno)
+	switch errno := Bind(fd, &at); errno {
+	case 0:
+	case unix.EADDRNOTAVAIL:
+		t.Skipf("the host lacks an address: %v", host)
+	default:
+		t.Fatalf("bind to %v: %v", host, errno)
 	}
 	at.Set(LocalAddr(fd))
 	return fd, at

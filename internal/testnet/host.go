@@ -13,9 +13,9 @@ import (
 // patience bounds every wait that ought to end by itself.
 const patience = 10 * time.Second
 
-// needAddress skips the test when an address, as of a family that the host has not, is
+// NeedAddress skips the test when an address, as of a family that the host has not, is
 // not there to listen on. Any other error is the test's.
-func needAddress(t testing.TB, err error) {
+func NeedAddress(t testing.TB, err error) {
 	t.Helper()
 	if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT) {
 		t.Skip("the host lacks an address: ", err)
@@ -30,7 +30,7 @@ func needAddress(t testing.TB, err error) {
 func ListenTCP(t testing.TB, addr string) (*net.TCPListener, netip.AddrPort) {
 	t.Helper()
 	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
-	needAddress(t, err)
+	NeedAddress(t, err)
 	t.Cleanup(func() { l.Close() })
 	return l, l.Addr().(*net.TCPAddr).AddrPort()
 }
@@ -40,7 +40,7 @@ func ListenTCP(t testing.TB, addr string) (*net.TCPListener, netip.AddrPort) {
 func ListenUDP(t testing.TB, addr string) (*net.UDPConn, netip.AddrPort) {
 	t.Helper()
 	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
-	needAddress(t, err)
+	NeedAddress(t, err)
 	t.Cleanup(func() { c.Close() })
 	c.SetReadBuffer(4 << 20)
 	c.SetDeadline(time.Now().Add(patience))

@@ -45,7 +45,7 @@ func TestEveryLoadRuns(t *testing.T) {
 				}
 				p := peer{Label: kind, Kind: kind}
 				if !p.takes(rows[0]) {
-					t.SkipNow()
+					return // it has no such row
 				}
 				s, err := newScene(env, p, rows[0].mtu)
 				if err != nil {
