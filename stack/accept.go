@@ -40,7 +40,7 @@ type SYN struct {
 
 func newSYN(p *Packet, key Tuple) *SYN {
 	tcp := header.TCP(p.Head)
-	ip, offset := len(p.ip)-len(p.Head), int(tcp.DataOffset())
+	ip, offset := p.HeaderLen(), int(tcp.DataOffset())
 	return &SYN{
 		Src:    netip.AddrPortFrom(p.Src, key.srcPort),
 		Dst:    netip.AddrPortFrom(p.Dst, key.dstPort),

@@ -34,7 +34,8 @@ type Device interface {
 	USO() bool
 	// HardwareAddr is the Ethernet address at the guest's end, zero if unknown.
 	HardwareAddr() [6]byte
-	// Readv reads one frame. EAGAIN: none waits. EINTR: another one may wait.
+	// Readv reads one frame. EAGAIN: none waits. EINTR: another one may wait; the size is
+	// that of one that was read and is not for the caller.
 	// EBADFD: the device is gone.
 	Readv(iov []unix.Iovec) (int, unix.Errno)
 	// Writev writes one frame. Any number of goroutines may call it at once.

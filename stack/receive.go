@@ -67,8 +67,8 @@ func (s *Stack) Ready(events uint32) {
 		}
 		if errno == 0 {
 			s.receive(r, n, size)
-			bytes += size
 		}
+		bytes += max(0, size)
 		n++
 	}
 	s.finishBatch()
