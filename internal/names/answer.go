@@ -30,10 +30,10 @@ const (
 var errManyOPT = errors.New("more than one OPT record")
 
 // Answer answers a query from the table. ok is false for a query that is others' to
-// answer, and for a message that is none. from is who asks over UDP; over TCP it is
-// the zero AddrPort, and an answer may have any length. answer is overwritten by the
-// next call; query is neither changed nor kept.
-func (t *Table) Answer(query []byte, from netip.AddrPort) (answer []byte, ok bool) {
+// answer, and for a message that is none. With stream it came over TCP, and an answer
+// may have any length. answer is overwritten by the next call; query is neither changed
+// nor kept.
+func (t *Table) Answer(query []byte, stream bool) (answer []byte, ok bool) {
 	var p dnsmessage.Parser
 	h, err := p.Start(query)
 	if err != nil || h.Response {
@@ -61,9 +61,9 @@ func (t *Table) Answer(query []byte, from netip.AddrPort) (answer []byte, ok boo
 	default:
 		t.resolve(m, e, zone)
 	}
-	limit := math.MaxUint16
-	if from.IsValid() {
-		limit = payload(opt)
+	limit := payload(opt)
+	if stream {
+		limit = math.MaxUint16
 	}
 	if opt != nil {
 		m.Additionals = []dnsmessage.Resource{echo(opt, m.RCode)}

@@ -241,7 +241,7 @@ func TestSize(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		size   uint16 // 0: without EDNS
-		from   netip.AddrPort
+		stream bool
 		limit  int
 		whole  bool
 		atMost int // bytes that may be left
@@ -256,11 +256,11 @@ func TestSize(t *testing.T) {
 		if tc.size > 0 {
 			q.SetEdns0(tc.size, false)
 		}
-		b, ok := table.Answer(pack(t, q), tc.from)
+		b, ok := table.Answer(pack(t, q), tc.stream)
 		if n := len(b); !ok || n > tc.limit || n < tc.limit-tc.atMost {
 			t.Errorf("%s: answer of %d bytes", tc.name, n)
 		}
-		a := answer(t, table, q, tc.from)
+		a := answer(t, table, q, tc.stream)
 		if a.Truncated == tc.whole || (len(a.Answer) == members) != tc.whole || (a.IsEdns0() == nil) != (tc.size == 0) {
 			t.Errorf("%s: %d addresses, TC %v, OPT %v", tc.name, len(a.Answer), a.Truncated, a.IsEdns0())
 		}

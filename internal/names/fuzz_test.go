@@ -25,13 +25,13 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(append(bytes.Clone(q[:12]), 0xc0, 0x00, 0, 1, 0, 1), true)           // and one into the header
 	f.Add(append(bytes.Clone(q[:12]), bytes.Repeat([]byte{63}, 300)...), true) // one that is too long
 	f.Fuzz(func(t *testing.T, query []byte, udp bool) {
-		from, limit := overTCP, 65535
+		stream, limit := overTCP, 65535
 		if udp {
-			from, limit = overUDP, maxPayload
+			stream, limit = overUDP, maxPayload
 		}
 		before := bytes.Clone(query)
 		for _, config := range []func(*Config){nil, internal} {
-			b, ok := web(config).Answer(query, from)
+			b, ok := web(config).Answer(query, stream)
 			if isQuery := len(query) >= 12 && query[2]&0x80 == 0; config != nil && ok != isQuery {
 				t.Errorf("on an internal network, %x is answered: %v", query, ok)
 			}

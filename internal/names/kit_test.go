@@ -9,9 +9,10 @@ import (
 	mdns "github.com/miekg/dns"
 )
 
-var (
-	overUDP = netip.MustParseAddrPort("10.90.3.9:40000")
-	overTCP = netip.AddrPort{}
+// How a query came: Answer's stream.
+const (
+	overUDP = false
+	overTCP = true
 )
 
 func addrs(list ...string) []netip.Addr {
@@ -54,9 +55,9 @@ func pack(t testing.TB, m *mdns.Msg) []byte {
 
 // answer returns what the table answers, nil if it leaves the query to others. It
 // checks what holds for every answer.
-func answer(t testing.TB, table *Table, q *mdns.Msg, from netip.AddrPort) *mdns.Msg {
+func answer(t testing.TB, table *Table, q *mdns.Msg, stream bool) *mdns.Msg {
 	t.Helper()
-	b, ok := table.Answer(pack(t, q), from)
+	b, ok := table.Answer(pack(t, q), stream)
 	if !ok {
 		return nil
 	}

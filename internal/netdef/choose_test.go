@@ -1,6 +1,7 @@
 package netdef
 
 import (
+	"epiphyte/internal/addressing"
 	"net/netip"
 	"strings"
 	"testing"
@@ -49,7 +50,7 @@ func TestChoose(t *testing.T) {
 			if got.Subnet.String() != tt.want4 || string(text6) != tt.want6 {
 				t.Errorf("%v and %s, want %s and %s", got.Subnet, text6, tt.want4, tt.want6)
 			}
-			if _, err := got.Plan(); err != nil {
+			if _, err := addressing.NewNetwork(got.Subnet, got.Subnet6); err != nil {
 				t.Error(err)
 			}
 		})

@@ -86,15 +86,6 @@ func (d *Definition) check() error {
 	return err
 }
 
-// Plan is the address plan of a definition whose subnets are chosen.
-func (d *Definition) Plan() (addressing.Plan, error) {
-	p, err := addressing.NewNetwork(d.Subnet, d.Subnet6)
-	if err != nil {
-		return p, fmt.Errorf("network %s: %w", d.Name, err)
-	}
-	return p, nil
-}
-
 // ValidName is the error of a name that is no network's. The names are podman's
 // ([a-zA-Z0-9][a-zA-Z0-9_.-]*, where capitals are other letters), but no longer than
 // 63 bytes and with no empty label, since they end domain names.

@@ -40,14 +40,11 @@ func (m members) Sockets(a netip.Addr) portfwd.Sockets {
 // is a member of. Only then does a name not exist.
 func (m members) Answer(query []byte, from netip.AddrPort, stream bool) ([]byte, bool) {
 	asker := m.w.byAddress[from.Addr()]
-	if stream {
-		from = netip.AddrPort{}
-	}
-	answer, ok := m.w.names.Answer(query, from)
+	answer, ok := m.w.names.Answer(query, stream)
 	if ok && !denies(answer) || asker == nil {
 		return answer, ok
 	}
-	if others, known := m.w.others.answer(asker.ID, query, from); known {
+	if others, known := m.w.others.answer(asker.ID, query, stream); known {
 		return others, true
 	}
 	return answer, ok

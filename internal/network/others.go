@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -69,13 +68,13 @@ func newOthers(paths netdef.Paths, network string) *others {
 
 // answer answers a query of the guest with an id about its neighbours on other networks.
 // ok is false if it has none of that name.
-func (o *others) answer(id string, query []byte, from netip.AddrPort) (answer []byte, ok bool) {
+func (o *others) answer(id string, query []byte, stream bool) (answer []byte, ok bool) {
 	o.refresh()
 	for _, n := range o.networks {
 		if !slices.Contains(n.ids, id) {
 			continue
 		}
-		if answer, ok := n.names.Answer(query, from); ok && !denies(answer) {
+		if answer, ok := n.names.Answer(query, stream); ok && !denies(answer) {
 			return answer, true
 		}
 	}
