@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -15,38 +13,6 @@ import (
 	"epiphyte/internal/shard"
 	"epiphyte/internal/sockio"
 )
-
-// Exposed is one TCP port of the host's loopback, and the port of the guest's
-// own loopback by which the guest reaches it.
-type Exposed struct {
-	HostPort  uint16 // 1 to 65535
-	GuestPort uint16 // 1 to 65535
-}
-
-// ParseExposed reads PORT[:GUESTPORT].
-func ParseExposed(s string) (e Exposed, err error) {
-	ports, proto, ok := strings.Cut(s, "/")
-	if ok && proto != TCP {
-		return e, fmt.Errorf("parse exposed port %q: %q is not carried out: only TCP ports are exposed", s, proto)
-	}
-	host, guest, mapped := strings.Cut(ports, ":")
-	if e.HostPort, err = parsePort(host); err == nil {
-		if e.GuestPort = e.HostPort; mapped {
-			e.GuestPort, err = parsePort(guest)
-		}
-	}
-	if err != nil {
-		return Exposed{}, fmt.Errorf("parse exposed port %q: %w (PORT[:GUESTPORT], as in 5432 or 80:8080)", s, err)
-	}
-	return e, nil
-}
-
-func (e Exposed) String() string {
-	if e.GuestPort == e.HostPort {
-		return strconv.Itoa(int(e.HostPort))
-	}
-	return fmt.Sprintf("%d:%d", e.HostPort, e.GuestPort)
-}
 
 // exposedPort is an exposed port at one of the guest's loopback addresses.
 type exposedPort struct {

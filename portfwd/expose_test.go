@@ -19,10 +19,10 @@ import (
 
 func TestParseExposed(t *testing.T) {
 	for text, want := range map[string]Exposed{
-		"80":        {80, 80},
-		"80:8080":   {80, 8080},
-		"80:80/tcp": {80, 80},
-		"65535:1":   {65535, 1},
+		"80":        {Proto: TCP, HostPort: 80, GuestPort: 80},
+		"80:8080":   {Proto: TCP, HostPort: 80, GuestPort: 8080},
+		"80:80/tcp": {Proto: TCP, HostPort: 80, GuestPort: 80},
+		"65535:1":   {Proto: TCP, HostPort: 65535, GuestPort: 1},
 	} {
 		got, err := ParseExposed(text)
 		if err != nil || got != want {

@@ -21,20 +21,37 @@ type Rule struct {
 	// Host is the address to listen on; the zero value means 0.0.0.0. The
 	// families are separate: 0.0.0.0 takes no IPv6 client, nor :: an IPv4 one.
 	Host netip.Addr
+	// DualStack has IPv6's unspecified address (Host is :: or the zero value) take IPv4
+	// clients as well, who are treated as such. A family that the host or the guest is
+	// without is left out.
+	DualStack bool
 	// Interface, instead of Host, names an interface of the host, to listen on
 	// its first address.
 	Interface string
+	// Device names an interface of the host by which clients have to come
+	// (SO_BINDTODEVICE), whichever of its addresses they ask for.
+	Device string
+	// Freebind allows for a Host that no interface has (IP_FREEBIND).
+	Freebind bool
 	// HostPort is the first port, 1 to 65535.
 	HostPort uint16
 	// HostPortEnd is the last port of a range, inclusive; 0: HostPort.
 	HostPortEnd uint16
 	// Guest is where the ports lead; the zero value means the guest's own
-	// address, of Host's family. IPv6 ports may lead to an IPv4 address, which sees
-	// all clients as the gateway; IPv4 ports not to IPv6.
+	// address, of the client's family. IPv6 ports may lead to an IPv4 address, which sees
+	// all clients as the gateway; IPv4 ports not to IPv6, but for DualStack.
 	Guest netip.Addr
 	// GuestPort is where HostPort leads, the ports after it counting up; 0:
 	// HostPort.
 	GuestPort uint16
+	// BestEffort leaves out the ports that cannot be bound, and those that the kernel
+	// gives to clients (net.ipv4.ip_local_port_range).
+	BestEffort bool
+	// Auto binds the ports of the rule whose GuestPort a server in the guest listens on,
+	// and gives them up when it does not any more: within about a second. What
+	// cannot be bound is left out as by BestEffort, and so are ports that are Exposed by
+	// an Auto as well. The servers of TCP ports count for UDP, too.
+	Auto bool
 }
 
 // FieldError says which part of a rule is wrong.
@@ -67,17 +84,19 @@ func (r *Rule) Validate() error {
 	switch {
 	case r.Proto != TCP && r.Proto != UDP && r.Proto != "":
 		return badField("proto", "%q is neither tcp nor udp", r.Proto)
-	case r.Host.IsMulticast() || r.Host.Is4In6() || r.Host.Zone() != "" || r.Host == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+	case !listenable(r.Host):
 		return badField("host_addr", "%v is no address to listen on", r.Host)
 	case r.Host.IsValid() && r.Interface != "":
 		return badField("host_addr", "both an address (%v) and an interface (%s)", r.Host, r.Interface)
+	case r.DualStack && (r.Interface != "" || r.Host.IsValid() && r.Host != netip.IPv6Unspecified()):
+		return badField("host_addr", "only :: takes clients of both families")
 	case r.HostPort == 0:
 		return badField("host_port", "must be 1 to 65535")
 	case r.HostPortEnd != 0 && r.HostPortEnd < r.HostPort:
 		return badField("host_port", "the range %d-%d ends before it begins", r.HostPort, r.HostPortEnd)
 	case r.Guest.IsValid() && (r.Guest.IsUnspecified() || r.Guest.IsMulticast() || r.Guest.IsLoopback() || r.Guest.Is4In6() || r.Guest.Zone() != ""):
 		return badField("guest_addr", "%v is no address of a guest", r.Guest)
-	case r.Guest.Is6() && r.host().Is4():
+	case r.Guest.Is6() && r.host().Is4() && !r.DualStack:
 		return badField("guest_addr", "%v is not of the family of %v", r.Guest, r.host())
 	case int(r.guestPort())+r.Ports()-1 > 65535:
 		return badField("guest_port", "the range from %d on has no room for %d ports", r.guestPort(), r.Ports())
@@ -85,9 +104,17 @@ func (r *Rule) Validate() error {
 	return nil
 }
 
+// listenable reports whether a socket may be bound to the address. The zero value is one.
+func listenable(a netip.Addr) bool {
+	return !a.IsMulticast() && !a.Is4In6() && a.Zone() == "" && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
 func (r *Rule) host() netip.Addr {
-	if r.Host.IsValid() {
+	switch {
+	case r.Host.IsValid():
 		return r.Host
+	case r.DualStack:
+		return netip.IPv6Unspecified()
 	}
 	return netip.IPv4Unspecified()
 }
@@ -193,13 +220,19 @@ func parsePort(s string) (uint16, error) {
 	return uint16(n), nil
 }
 
-// String is what Parse reads, without a guest address, which the command line
-// cannot name.
+// String is what Parse reads, as far as Parse knows it: without a guest address, and
+// without Freebind, BestEffort and Auto. DualStack and Device are shown as *:PORT and
+// %DEVICE:PORT.
 func (r Rule) String() string {
 	var b strings.Builder
+	if r.Device != "" {
+		b.WriteString("%" + r.Device + ":")
+	}
 	switch {
 	case r.Interface != "":
 		b.WriteString(r.Interface + ":")
+	case r.DualStack:
+		b.WriteString("*:")
 	case r.Host.Is6():
 		fmt.Fprintf(&b, "[%v]:", r.Host)
 	case r.Host.IsValid():

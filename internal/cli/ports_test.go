@@ -1,16 +1,15 @@
 package cli
 
 import (
+	"slices"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 
 	"epiphyte/portfwd"
 )
 
 func TestExposeHost(t *testing.T) {
-	want := []portfwd.Exposed{{HostPort: 5432, GuestPort: 5432}, {HostPort: 80, GuestPort: 8080}}
+	want := []portfwd.Exposed{{Proto: portfwd.TCP, HostPort: 5432, GuestPort: 5432}, {Proto: portfwd.TCP, HostPort: 80, GuestPort: 8080}}
 	flags := []string{"--expose-host", "5432", "--expose-host=80:8080"}
 	a, exit := ParseAttach("epiphyte", append(flags, "4242", "tap0"))
 	if exit != nil {
@@ -21,8 +20,8 @@ func TestExposeHost(t *testing.T) {
 		t.Fatal(exit)
 	}
 	for _, got := range [][]portfwd.Exposed{a.Expose, r.Expose} {
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Error(diff)
+		if !slices.Equal(got, want) {
+			t.Errorf("%v, want %v", got, want)
 		}
 	}
 }
