@@ -1,0 +1,149 @@
+package pasta
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Table is what several Forwards say together, in the order in which they were given. Its
+// methods leave it as it is and return another.
+type Table []Forward
+
+// ConflictError says that a port leads elsewhere already.
+type ConflictError struct {
+	Wanted, Present Forward
+	Port            uint16 // the first that both want
+}
+
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("%v conflicts with %v: port %d is forwarded already; delete that one first, or choose another port", e.Wanted, e.Present, e.Port)
+}
+
+// Add adds Forwards. Ports that lead where they shall already stay as they are. The error is
+// a *ConflictError, and nothing is added then.
+func (t Table) Add(list ...Forward) (Table, error) {
+	t = slices.Clip(t)
+	for _, f := range list {
+		var present []portRange
+		for _, other := range t {
+			both, ok := f.overlap(other)
+			switch {
+			case !ok || f.rank() != other.rank():
+			case !f.agrees(other):
+				return nil, &ConflictError{Wanted: f, Present: other, Port: both.first}
+			default:
+				present = append(present, both)
+			}
+		}
+		t = append(t, f.without(present)...)
+	}
+	return t, nil
+}
+
+// Delete removes ports that lead where the Forwards say. Others are left alone, also if they
+// are in use for another target.
+func (t Table) Delete(list ...Forward) Table {
+	for _, f := range list {
+		var left Table
+		for _, other := range t {
+			if both, ok := f.overlap(other); ok && f.rank() == other.rank() && f.agrees(other) {
+				left = append(left, other.without([]portRange{both})...)
+			} else {
+				left = append(left, other)
+			}
+		}
+		t = left
+	}
+	return t
+}
+
+// Clear removes all ports of the host, or all of the namespace (out).
+func (t Table) Clear(out bool) Table {
+	var left Table
+	for _, f := range t {
+		if f.Option.Out() != out {
+			left = append(left, f)
+		}
+	}
+	return left
+}
+
+// Effective has every port once: by precedence, each Forward without the ports that
+// another has got. What names its ports stands first.
+func (t Table) Effective() Table {
+	var all Table
+	for rank := range ranks {
+		before := all
+		for _, f := range t {
+			if f.rank() != rank {
+				continue
+			}
+			var taken []portRange
+			for _, other := range before {
+				if both, ok := f.overlap(other); ok {
+					taken = append(taken, both)
+				}
+			}
+			all = append(all, f.without(taken)...)
+		}
+	}
+	return all
+}
+
+// ranks is the number of kinds; see the package comment.
+const ranks = 3
+
+func (f Forward) rank() int {
+	switch {
+	case f.Auto:
+		return 2
+	case f.BestEffort:
+		return 1
+	}
+	return 0
+}
+
+// agrees reports whether two Forwards that overlap lead the ports of both to the same
+// place, by the same socket.
+func (f Forward) agrees(o Forward) bool {
+	return f.Addr == o.Addr && f.Interface == o.Interface && f.To == o.To && f.ToFirst-f.First == o.ToFirst-o.First
+}
+
+// overlap is the ports that two Forwards cannot both listen on: the kernel gives a port of
+// an address to one socket, unless both are for different interfaces
+// (net/ipv4/inet_connection_sock.c, inet_csk_bind_conflict).
+func (f Forward) overlap(o Forward) (both portRange, ok bool) {
+	both = portRange{max(f.First, o.First), min(f.Last, o.Last)}
+	switch {
+	case f.Option != o.Option || both.first > both.last:
+		return both, false
+	case f.Interface != o.Interface && f.Interface != "" && o.Interface != "":
+		return both, false
+	case !f.Addr.IsValid() || !o.Addr.IsValid() || f.Addr == o.Addr:
+		return both, true
+	}
+	return both, f.Addr.Is4() == o.Addr.Is4() && (f.Addr.IsUnspecified() || o.Addr.IsUnspecified())
+}
+
+// without is the Forward without some ports.
+func (f Forward) without(excluded []portRange) []Forward {
+	var left []Forward
+	first := int(f.First)
+	piece := func(last int) {
+		if first <= last {
+			p := f
+			p.First, p.Last, p.ToFirst = uint16(first), uint16(last), f.ToFirst+uint16(first)-f.First
+			left = append(left, p)
+		}
+	}
+	slices.SortFunc(excluded, func(a, b portRange) int { return int(a.first) - int(b.first) })
+	for _, r := range excluded {
+		if int(r.last) < first || r.first > f.Last {
+			continue
+		}
+		piece(int(r.first) - 1)
+		first = int(r.last) + 1
+	}
+	piece(int(f.Last))
+	return left
+}
