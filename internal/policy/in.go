@@ -51,3 +51,19 @@ func (r *Rules) visible(client netip.AddrPort, server netip.Addr) netip.AddrPort
 	}
 	return netip.AddrPortFrom(p.Gateway6, client.Port())
 }
+
+// decideSplice says how a client of the host's loopback is connected within the guest's
+// kernel: from the guest's own address to itself, with a port that the kernel chooses.
+func (r *Rules) decideSplice(q *Request) Decision {
+	own := q.Dst.Addr()
+	if r.LoopbackToLoopback {
+		own = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		if q.Dst.Addr().Is6() {
+			own = netip.IPv6Loopback()
+		}
+	}
+	return Decision{
+		Action: Allow, Inside: true,
+		From: netip.AddrPortFrom(own, 0), To: netip.AddrPortFrom(own, q.Dst.Port()),
+	}
+}

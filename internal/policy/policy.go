@@ -25,8 +25,11 @@ type Request struct {
 	Direction Direction
 	Origin    flow.Origin
 	Proto     uint8 // unix.IPPROTO_TCP, _UDP, _ICMP or _ICMPV6
+	// Direct says, of a client of a published port, that it is to be connected within
+	// the guest's kernel, by a socket of its namespace, and not by way of the device.
+	Direct bool
 	// Src and Dst are the sender and the destination as the sender knows them,
-	// but for FromExposed, where Dst is the host's port on its loopback. The
+	// but for FromExposed, where Dst is the host's server that the rule names. The
 	// ports of ICMP are zero.
 	Src, Dst netip.AddrPort
 }
@@ -55,7 +58,10 @@ type Decision struct {
 	// sends it is not valid: the host's kernel chooses.
 	From netip.AddrPort
 	// To is where it goes.
-	To      netip.AddrPort
+	To netip.AddrPort
+	// Inside says, of a Direct request, that From is an address of the guest's own, by
+	// which nothing can come by its device. To go by that one asks again.
+	Inside  bool
 	Pending *Pending
 }
 
@@ -72,6 +78,12 @@ type Rules struct {
 	// DisableDNS makes the plan's DNS address an ordinary destination, or the
 	// gateway where it is the gateway's.
 	DisableDNS bool
+	// Splice has Direct clients that come from the host's loopback seen as the guest's own
+	// address, as pasta has them; else they are the gateway, as all others of its kind.
+	Splice bool
+	// LoopbackToLoopback has these clients go from the guest's loopback to the guest's
+	// loopback, which makes servers that listen there alone public on the host's.
+	LoopbackToLoopback bool
 	// Internal refuses all flows between the guest and anything beyond its own
 	// network, in both directions: the outside, the host's loopback, clients of
 	// published ports. What we serve ourselves, DNS and DHCP, goes on. Clients of
@@ -94,6 +106,8 @@ func (r *Rules) decide(q *Request) Decision {
 	switch {
 	case q.Origin == flow.FromExposed:
 		return decideExposed(q)
+	case q.Origin == flow.FromPublished && q.Direct && r.Splice && q.Src.Addr().IsLoopback():
+		return r.decideSplice(q)
 	case q.Origin == flow.FromPublished:
 		return Decision{Action: Allow, From: r.visible(q.Src, q.Dst.Addr()), To: q.Dst}
 	case q.Direction == In:
@@ -102,11 +116,11 @@ func (r *Rules) decide(q *Request) Decision {
 	return r.decideOut(q)
 }
 
-// decideExposed lets the guest reach the ports of the host's loopback that the
-// command line names, whatever DisableHostLoopback says; the port alone says
-// where it leads, so no address comes from the guest.
+// decideExposed lets the guest reach the servers of the host that rules name, most
+// often on its loopback, whatever DisableHostLoopback says. The rule alone says where a
+// port leads, so no address comes from the guest.
 func decideExposed(q *Request) Decision {
-	if !q.Dst.Addr().IsLoopback() {
+	if a := q.Dst.Addr(); !a.IsLoopback() && !routable(a) {
 		return Decision{Action: Refuse, Errno: unix.ECONNREFUSED}
 	}
 	return Decision{Action: Allow, From: q.Src, To: q.Dst}

@@ -414,8 +414,41 @@ func TestDecidePublished(t *testing.T) {
 	}
 }
 
-// TestDecideExposed: an exposed port leads to the host's loopback, whatever is
-// disabled, and nowhere else.
+// TestDecideSplice: only where it was asked for, and only within the guest's kernel, is a
+// client of the host's loopback the guest itself.
+func TestDecideSplice(t *testing.T) {
+	for _, tt := range []struct {
+		client, server   string
+		direct, toLo     bool
+		from, to         string
+		inside, noSplice bool
+	}{
+		{client: "127.0.0.1:5000", server: "10.0.2.100:80", direct: true, from: "10.0.2.100:0", to: "10.0.2.100:80", inside: true},
+		{client: "[::1]:5000", server: "[fd00::64]:80", direct: true, from: "[fd00::64]:0", to: "[fd00::64]:80", inside: true},
+		{client: "[::1]:5000", server: "10.0.2.100:80", direct: true, from: "10.0.2.100:0", to: "10.0.2.100:80", inside: true},
+		{client: "127.0.0.1:5000", server: "10.0.2.100:80", direct: true, toLo: true, from: "127.0.0.1:0", to: "127.0.0.1:80", inside: true},
+		{client: "[::1]:5000", server: "[fd00::64]:80", direct: true, toLo: true, from: "[::1]:0", to: "[::1]:80", inside: true},
+		{client: "127.0.0.1:5000", server: "10.0.2.100:80", from: "10.0.2.2:5000", to: "10.0.2.100:80"},
+		{client: "127.0.0.1:5000", server: "10.0.2.100:80", toLo: true, from: "10.0.2.2:5000", to: "10.0.2.100:80"},
+		{client: "127.0.0.1:5000", server: "10.0.2.100:80", direct: true, noSplice: true, from: "10.0.2.2:5000", to: "10.0.2.100:80"},
+		{client: "192.0.2.1:5000", server: "10.0.2.100:80", direct: true, toLo: true, from: "192.0.2.1:5000", to: "10.0.2.100:80"},
+	} {
+		for _, r := range testRules(t) {
+			r.Splice, r.LoopbackToLoopback = !tt.noSplice, tt.toLo
+			got := r.Decide(Request{
+				Direction: In, Origin: flow.FromPublished, Proto: unix.IPPROTO_TCP, Direct: tt.direct,
+				Src: netip.MustParseAddrPort(tt.client), Dst: netip.MustParseAddrPort(tt.server),
+			})
+			want := Decision{Action: Allow, From: netip.MustParseAddrPort(tt.from), To: netip.MustParseAddrPort(tt.to), Inside: tt.inside}
+			if diff := cmp.Diff(want, got, compareAddrs()); diff != "" {
+				t.Errorf("%+v: (-want +got)\n%s", tt, diff)
+			}
+		}
+	}
+}
+
+// TestDecideExposed: an exposed port leads to the server that its rule names, whatever is
+// disabled, but never to where a host's kernel makes another address of it.
 func TestDecideExposed(t *testing.T) {
 	for _, tt := range []struct {
 		dst  string
@@ -424,13 +457,13 @@ func TestDecideExposed(t *testing.T) {
 		{"127.0.0.1:5432", allow("127.0.0.1:5432")},
 		{"[::1]:5432", allow("[::1]:5432")},
 		{"0.0.0.0:5432", refuse(unix.ECONNREFUSED)},
-		{"10.0.2.2:5432", refuse(unix.ECONNREFUSED)},
-		{"192.0.2.1:5432", refuse(unix.ECONNREFUSED)},
-		{"128.0.0.1:5432", refuse(unix.ECONNREFUSED)},
+		{"10.0.2.2:5432", allow("10.0.2.2:5432")},
+		{"192.0.2.1:5432", allow("192.0.2.1:5432")},
+		{"128.0.0.1:5432", allow("128.0.0.1:5432")},
 		{"[::]:5432", refuse(unix.ECONNREFUSED)},
 		{"[::2]:5432", refuse(unix.ECONNREFUSED)},
-		{"[fd00::2]:5432", refuse(unix.ECONNREFUSED)},
-		{"[2001:db8::1]:5432", refuse(unix.ECONNREFUSED)},
+		{"[fd00::2]:5432", allow("[fd00::2]:5432")},
+		{"[2001:db8::1]:5432", allow("[2001:db8::1]:5432")},
 	} {
 		for _, r := range testRules(t) {
 			q := Request{
