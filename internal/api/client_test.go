@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"epiphyte/internal/pasta"
 	"epiphyte/portfwd"
 )
 
@@ -93,6 +95,34 @@ func TestClientReads(t *testing.T) {
 	}
 	if _, err := new(Client).Ports(t.Context()); err == nil {
 		t.Error("no socket at all")
+	}
+}
+
+func TestClientForwards(t *testing.T) {
+	path, _, _ := serve(t, ListenHTTP)
+	c := Client{HTTP: path}
+	var many []pasta.Forward
+	for port := uint16(10000); port < 15000; port++ { // more than half of what a body holds
+		list, err := pasta.ParseLine(fmt.Sprintf("-t [2001:db8:1111:2222:3333:4444:5555:6666]/%d:[2001:db8:1111:2222:3333:4444:5555:6667]/80", port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		many = append(many, list...)
+	}
+	if err := c.ChangeForwards(t.Context(), pasta.Change{Add: many}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.Forwards(t.Context()); err != nil || !slices.Equal(got, many) {
+		t.Errorf("%d forwards, %v", len(got), err)
+	}
+	if err := c.ChangeForwards(t.Context(), pasta.Change{Delete: many[1:]}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.Forwards(t.Context()); err != nil || !slices.Equal(got, many[:1]) {
+		t.Errorf("%v, %v", got, err)
+	}
+	if err := (&Client{Control: path}).ChangeForwards(t.Context(), pasta.Change{}); !errors.Is(err, ErrNeedsHTTP) {
+		t.Error(err)
 	}
 }
 

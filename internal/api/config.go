@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/netip"
 
+	"epiphyte/internal/pasta"
 	"epiphyte/portfwd"
 )
 
@@ -16,12 +17,22 @@ type Ports interface {
 	List() []portfwd.Entry
 }
 
+// Forwards are the ports of pasta's options. The methods are called by many goroutines at
+// once.
+type Forwards interface {
+	List() pasta.Table
+	// Change changes all or nothing. Its errors are *pasta.ConflictError, those of Ports.Add,
+	// and others.
+	Change(ctx context.Context, c pasta.Change) error
+}
+
 // Config of a server. Ports is required.
 type Config struct {
-	Ports  Ports
-	Flows  func() []Flow   // lists the current flows; nil: none
-	Stats  func() []Metric // reads the counters and gauges; nil: none
-	Logger *slog.Logger    // nil: slog.Default()
+	Ports    Ports
+	Forwards Forwards        // HTTP: nil where there are none
+	Flows    func() []Flow   // lists the current flows; nil: none
+	Stats    func() []Metric // reads the counters and gauges; nil: none
+	Logger   *slog.Logger    // nil: slog.Default()
 }
 
 // Flow is one TCP connection, UDP mapping or ping identifier, as both protocols

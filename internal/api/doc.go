@@ -11,7 +11,8 @@
 // server has one, waiting in accept, and no timer.
 //
 // [Port] and [Flow] are the only forms that a published port and a flow have in
-// JSON: in requests, in replies and in the [Client].
+// JSON: in requests, in replies and in the [Client]. The ports of pasta's options are
+// shown and changed as a whole as well ([ForwardsChange]), in the options' own words.
 //
 // The control socket's requests and replies are a contract, because programs
 // compare the texts. We add keys, values and two requests that slirp4netns does
@@ -36,7 +37,7 @@
 //
 // At most maxConns connections; one more closes the oldest that has not sent its
 // request. A request has at most 4095 bytes on the control socket, and 8 KiB of
-// head and 64 KiB of body over HTTP. It must arrive within patience, and the client
+// head and 1 MiB of body over HTTP. It must arrive within patience, and the client
 // must read the reply within writeTimeout.
 //
 // # Life

@@ -27,7 +27,8 @@ func TestMain(m *testing.M) {
 func testConfig() (Config, *apitest.Ports) {
 	p := &apitest.Ports{Hold: make(chan struct{})}
 	return Config{
-		Ports: p,
+		Ports:    p,
+		Forwards: new(apitest.Forwards),
 		Flows: func() []Flow {
 			return []Flow{{
 				Proto: "tcp", State: "open", Origin: "guest", In: 1 << 40, Out: 2, Age: 90, Idle: 1.5,

@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	maxHead = 8 << 10  // bytes of a request's head
-	maxBody = 64 << 10 // bytes of a request's body
+	maxHead = 8 << 10 // bytes of a request's head
+	maxBody = 1 << 20 // bytes of a request's body: some thousand forwards
 )
 
 // Status lines of responses.

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"epiphyte/internal/pasta"
 )
 
 // browser is net/http's client on a Unix socket.
@@ -67,9 +70,22 @@ func TestHTTPRoutes(t *testing.T) {
 		{"POST", "/v1/ports", "{" + strings.Repeat(" ", 60_000) + `"rule":"80","proto":"udp"}`, 400, `{"error":{"desc":"only guest_addr...`},
 		{"POST", "/v1/ports", `{"host_port":81}`, 409, `{"error":{"desc":"publish 0.0.0.0:81: listen on tcp 0.0.0.0:81: address already in use (another program has the port)","cause":"EADDRINUSE"}}` + "\n"},
 		{"POST", "/v1/ports", `{"host_port":82}`, 403, `{"error":{"desc":"publish 0.0.0.0:82: listen on tcp 0.0.0.0:82: permission denied","cause":"EACCES"}}` + "\n"},
-		{"POST", "/v1/ports", strings.Repeat(" ", maxBody+1), 413, `{"error":...`},
 		{"GET", "/v1/ports", "", 200, `{"ports":[{"id":3,...`},
 		{"HEAD", "/v1/ports", "", 200, ""},
+		{"GET", "/v1/forwards", "", 200, `{"forwards":[]}` + "\n"},
+		{"PATCH", "/v1/forwards", `{"add":["-t 0.0.0.0/8080:10.89.0.2/80","-u 53,54"]}`, 204, ""},
+		{"PATCH", "/v1/forwards", `{"add":["-t 0.0.0.0/8080:10.89.0.2/80"],"delete":["-u 54","-T 1"]}`, 204, ""},
+		{"GET", "/v1/forwards", "", 200, `{"forwards":["-t 0.0.0.0/8080:10.89.0.2/80","-u 53"]}` + "\n"},
+		{"PATCH", "/v1/forwards", `{"delete":["-u 53"],"add":["-t 8080"]}`, 409, `{"error":{"desc":"-t 8080 conflicts with -t 0.0.0.0/8080:10.89.0.2/80: port 8080 is forwarded already; delete that one first, or choose another port"}}` + "\n"},
+		{"PATCH", "/v1/forwards", `{"add":["-t 81"]}`, 409, `{"error":{"desc":"forward -t 81: listen on tcp [::]:81: address already in use","cause":"EADDRINUSE"}}` + "\n"},
+		{"PATCH", "/v1/forwards", `{"add":["-t 82"]}`, 403, `{"error":{"desc":"forward -t 82: ...`},
+		{"PATCH", "/v1/forwards", `{"add":["-t 0"]}`, 400, `{"error":{"desc":"-t \"0\": \"0\" is no port, ...`},
+		{"PATCH", "/v1/forwards", `{"clear":["TAP"]}`, 400, `{"error":{"desc":"\"TAP\" has no ports to clear: ...`},
+		{"PATCH", "/v1/forwards", `{"rule":"80"}`, 400, `{"error":{"desc":"body: json: unknown field...`},
+		{"PATCH", "/v1/forwards", ``, 400, `{"error":{"desc":"the body is empty; an example of one is {\"add\":[\"-t 8080:80\"]}"}}` + "\n"},
+		{"GET", "/v1/forwards", "", 200, `{"forwards":["-t 0.0.0.0/8080:10.89.0.2/80","-u 53"]}` + "\n"},
+		{"PATCH", "/v1/forwards", `{"clear":["HOST","SPLICE"],"add":["-T 80"]}`, 204, ""},
+		{"GET", "/v1/forwards", "", 200, `{"forwards":["-T 80"]}` + "\n"},
 		{"GET", "/v1/flows", "", 200, oneFlow},
 		{"GET", "/v1/stats", "", 200, `{"uptime_seconds":12,"sent_bytes":{"tcp":1152921504606846976,"udp":2}}` + "\n"},
 		{"GET", "/metrics", "", 200, "# HELP epiphyte_uptime_seconds Seconds since the start.\n# TYPE epiphyte_uptime_seconds gauge\nepiphyte_uptime_seconds 12\n" +
@@ -174,5 +190,25 @@ func TestMetricsAreEscaped(t *testing.T) {
 	want := "# HELP epiphyte_x a\\\\b\\nc.\n# TYPE epiphyte_x gauge\nepiphyte_x{l=\"q\\\"\\\\\\n\"} 1\n"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestHTTPBodyTooLarge: a client that sends on is told all the same.
+func TestHTTPBodyTooLarge(t *testing.T) {
+	path, _, _ := serve(t, ListenHTTP)
+	c := Client{HTTP: path}
+	var remote *Error
+	err := c.ChangeForwards(t.Context(), pasta.Change{Clear: []string{strings.Repeat(" ", maxBody)}})
+	if !errors.As(err, &remote) || !strings.Contains(err.Error(), "the body is longer than") {
+		t.Error(err)
+	}
+}
+
+// TestHTTPWithoutForwards: where they are none of the program's, their path does not exist.
+func TestHTTPWithoutForwards(t *testing.T) {
+	path, _, _ := serve(t, ListenHTTP, func(s *Server) { s.cfg.Forwards = nil })
+	var remote *Error
+	if _, err := (&Client{HTTP: path}).Forwards(t.Context()); !errors.As(err, &remote) || !strings.Contains(err.Error(), "/v1/forwards does not exist") {
+		t.Error(err)
 	}
 }

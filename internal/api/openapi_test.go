@@ -58,19 +58,23 @@ func TestOpenAPIOperations(t *testing.T) {
 	d := readDocument(t)
 	want := []string{
 		"GET /v1/ports", "POST /v1/ports", "DELETE /v1/ports", "GET /v1/ports/{id}", "DELETE /v1/ports/{id}",
-		"GET /v1/flows", "GET /v1/stats", "GET /metrics",
+		"GET /v1/forwards", "PATCH /v1/forwards", "GET /v1/flows", "GET /v1/stats", "GET /metrics",
 	}
 	if diff := cmp.Diff(want, d.operations); diff != "" {
 		t.Error(diff)
 	}
-	for _, path := range []string{"/v1/ports", "/v1/ports/{id}", "/v1/flows", "/v1/stats", "/metrics"} {
+	for _, path := range []string{"/v1/ports", "/v1/ports/{id}", "/v1/forwards", "/v1/flows", "/v1/stats", "/metrics"} {
+		body := `{"rule":"80"}`
+		if path == forwardsPath {
+			body = `{"add":["-t 80"]}`
+		}
 		for _, method := range []string{"GET", "POST", "PUT", "DELETE", "PATCH"} {
 			s := discreet()
 			if _, err := s.cfg.Ports.Add(t.Context(), portfwd.Rule{HostPort: 8080}); err != nil {
 				t.Fatal(err)
 			}
 			target := &url.URL{Path: strings.Replace(path, "{id}", "1", 1), RawQuery: "id=1"}
-			status := s.route(t.Context(), &request{method: method, url: target, body: []byte(`{"rule":"80"}`)}).status
+			status := s.route(t.Context(), &request{method: method, url: target, body: []byte(body)}).status
 			want := status == statusBadMethod
 			if slices.Contains(d.operations, method+" "+path) {
 				want = strings.HasPrefix(status, "2")
@@ -86,7 +90,7 @@ func TestOpenAPIOperations(t *testing.T) {
 func TestOpenAPISchemas(t *testing.T) {
 	d := readDocument(t)
 	types := map[string]any{
-		"Ports": portsDocument{}, "Port": Port{}, "Flows": flowsDocument{}, "Flow": Flow{},
+		"Ports": portsDocument{}, "Port": Port{}, "Forwards": forwardsDocument{}, "ForwardsChange": ForwardsChange{}, "Flows": flowsDocument{}, "Flow": Flow{},
 		"Error": errorDocument{}, "error": Error{},
 	}
 	for name, v := range types {

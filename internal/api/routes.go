@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/pasta"
 	"epiphyte/portfwd"
 )
 
@@ -33,6 +34,11 @@ func (s *Server) handlers(path string) map[string]handler {
 	switch path {
 	case "/v1/ports":
 		return map[string]handler{"GET": s.listPorts, "POST": s.publish, "DELETE": s.unpublish}
+	case forwardsPath:
+		if s.cfg.Forwards == nil {
+			return nil
+		}
+		return map[string]handler{"GET": s.listForwards, "PATCH": s.changeForwards}
 	case "/v1/flows":
 		return map[string]handler{"GET": s.listFlows}
 	case "/v1/stats":
@@ -96,15 +102,22 @@ func (s *Server) publish(ctx context.Context, req *request) *response {
 		return problem(statusBadRequest, err)
 	}
 	e, err := s.cfg.Ports.Add(ctx, rule)
+	if err != nil {
+		return refused(err)
+	}
+	r := okJSON(portOf(e))
+	r.status, r.location = statusCreated, fmt.Sprintf("/v1/ports/%d", e.ID)
+	return r
+}
+
+// refused is the response when ports could not be published.
+func refused(err error) *response {
 	var bind *portfwd.BindError
+	var conflict *pasta.ConflictError
 	switch {
-	case err == nil:
-		r := okJSON(portOf(e))
-		r.status, r.location = statusCreated, fmt.Sprintf("/v1/ports/%d", e.ID)
-		return r
 	case errors.As(err, &bind) && bind.Errno == unix.EACCES:
 		return problem(statusForbidden, err)
-	case errors.As(err, &bind):
+	case errors.As(err, &bind), errors.As(err, &conflict):
 		return problem(statusConflict, err)
 	case fieldOf(err) != "":
 		return problem(statusBadRequest, err)
@@ -114,15 +127,23 @@ func (s *Server) publish(ctx context.Context, req *request) *response {
 
 func readRule(body []byte) (r portfwd.Rule, err error) {
 	var p Port
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	switch err := d.Decode(&p); {
-	case err == io.EOF:
-		return r, errors.New(`the body is empty; an example of one is {"rule":"8080:80"}`)
-	case err != nil:
-		return r, fmt.Errorf("body: %w", err)
+	if err := readBody(body, &p, `{"rule":"8080:80"}`); err != nil {
+		return r, err
 	}
 	return p.rule()
+}
+
+// readBody decodes a body that has the fields of v and no others.
+func readBody(body []byte, v any, example string) error {
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	switch err := d.Decode(v); {
+	case err == io.EOF:
+		return errors.New("the body is empty; an example of one is " + example)
+	case err != nil:
+		return fmt.Errorf("body: %w", err)
+	}
+	return nil
 }
 
 func (s *Server) unpublish(_ context.Context, req *request) *response {

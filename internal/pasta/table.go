@@ -26,10 +26,10 @@ func (t Table) Add(list ...Forward) (Table, error) {
 	for _, f := range list {
 		var present []portRange
 		for _, other := range t {
-			both, ok := f.overlap(other)
+			both, ok := f.overlap(&other)
 			switch {
 			case !ok || f.rank() != other.rank():
-			case !f.agrees(other):
+			case !f.agrees(&other):
 				return nil, &ConflictError{Wanted: f, Present: other, Port: both.first}
 			default:
 				present = append(present, both)
@@ -43,18 +43,17 @@ func (t Table) Add(list ...Forward) (Table, error) {
 // Delete removes ports that lead where the Forwards say. Others are left alone, also if they
 // are in use for another target.
 func (t Table) Delete(list ...Forward) Table {
-	for _, f := range list {
-		var left Table
-		for _, other := range t {
-			if both, ok := f.overlap(other); ok && f.rank() == other.rank() && f.agrees(other) {
-				left = append(left, other.without([]portRange{both})...)
-			} else {
-				left = append(left, other)
+	var left Table
+	for _, f := range t {
+		var gone []portRange
+		for _, other := range list {
+			if both, ok := f.overlap(&other); ok && f.rank() == other.rank() && f.agrees(&other) {
+				gone = append(gone, both)
 			}
 		}
-		t = left
+		left = append(left, f.without(gone)...)
 	}
-	return t
+	return left
 }
 
 // Clear removes all ports of the host, or all of the namespace (out).
@@ -80,7 +79,7 @@ func (t Table) Effective() Table {
 			}
 			var taken []portRange
 			for _, other := range before {
-				if both, ok := f.overlap(other); ok {
+				if both, ok := f.overlap(&other); ok {
 					taken = append(taken, both)
 				}
 			}
@@ -93,7 +92,7 @@ func (t Table) Effective() Table {
 // ranks is the number of kinds; see the package comment.
 const ranks = 3
 
-func (f Forward) rank() int {
+func (f *Forward) rank() int {
 	switch {
 	case f.Auto:
 		return 2
@@ -105,17 +104,17 @@ func (f Forward) rank() int {
 
 // agrees reports whether two Forwards that overlap lead the ports of both to the same
 // place, by the same socket.
-func (f Forward) agrees(o Forward) bool {
+func (f *Forward) agrees(o *Forward) bool {
 	return f.Addr == o.Addr && f.Interface == o.Interface && f.To == o.To && f.ToFirst-f.First == o.ToFirst-o.First
 }
 
 // overlap is the ports that two Forwards cannot both listen on: the kernel gives a port of
 // an address to one socket, unless both are for different interfaces
 // (net/ipv4/inet_connection_sock.c, inet_csk_bind_conflict).
-func (f Forward) overlap(o Forward) (both portRange, ok bool) {
+func (f *Forward) overlap(o *Forward) (both portRange, ok bool) {
 	both = portRange{max(f.First, o.First), min(f.Last, o.Last)}
 	switch {
-	case f.Option != o.Option || both.first > both.last:
+	case both.first > both.last || f.Option != o.Option:
 		return both, false
 	case f.Interface != o.Interface && f.Interface != "" && o.Interface != "":
 		return both, false
@@ -127,6 +126,9 @@ func (f Forward) overlap(o Forward) (both portRange, ok bool) {
 
 // without is the Forward without some ports.
 func (f Forward) without(excluded []portRange) []Forward {
+	if len(excluded) == 0 {
+		return []Forward{f}
+	}
 	var left []Forward
 	first := int(f.First)
 	piece := func(last int) {

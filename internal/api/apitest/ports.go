@@ -4,8 +4,8 @@
 // # Theory of operation
 //
 // Ports completes rules as *portfwd.Manager does and remembers them under numbers
-// that are never used again. Some host ports fail, or take long, on purpose. It
-// opens no socket and starts no goroutine.
+// that are never used again, and Forwards keeps a table. Some host ports fail, or take
+// long, on purpose. They open no socket and start no goroutine.
 package apitest
 
 import (
