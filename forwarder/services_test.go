@@ -173,7 +173,7 @@ func TestDHCPAnswersByBroadcast(t *testing.T) {
 		for _, disabled := range []bool{false, true} {
 			r := newRig(t, setup{
 				rules:  policy.Rules{DisableHostLoopback: disabled, DisableDNS: disabled},
-				Config: Config{DHCP: dhcp.New(dhcp.Config{Plan: p, MTU: 1500, MAC: p.HardwareAddr()})},
+				Config: Config{DHCP: dhcp.New(dhcp.Config{Plan: p, MTU: 1500, MAC: p.MAC})},
 			})
 			r.send(testnet.UDP(at(tt.src, 68), at(tt.dst, 67), 64, discover()))
 			got := r.receive(stack.ProtoUDP)
@@ -206,7 +206,7 @@ func discover() []byte {
 // answered from the gateway's link-local address.
 func TestDHCPv6AnswersTheAsker(t *testing.T) {
 	p := addressingtest.New(t)
-	r := newRig(t, setup{Config: Config{DHCP: dhcp.New(dhcp.Config{Plan: p, MTU: 1500, MAC: p.HardwareAddr()})}})
+	r := newRig(t, setup{Config: Config{DHCP: dhcp.New(dhcp.Config{Plan: p, MTU: 1500, MAC: p.MAC})}})
 	src := at(netip.MustParseAddr("fe80::64"), 546)
 	r.send(testnet.UDP(src, at(dhcp6Servers, 547), 64, []byte{11, 1, 2, 3}))
 	got := r.receive(stack.ProtoUDP)

@@ -15,7 +15,7 @@ var broadcastMAC = [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 func TestARPIsAnsweredForOwnAddressesOnly(t *testing.T) {
 	devices(t, func(t *testing.T, d testnet.DeviceConfig) {
 		s := newSeam(t, seamConfig{device: d})
-		mac := s.plan.HardwareAddr()
+		mac := s.plan.MAC
 		for last := range 256 {
 			target := netip.AddrFrom4([4]byte{10, 0, 2, byte(last)})
 			sent := s.feed(testnet.ARP(1, testnet.GuestMAC(), guest4.Addr(), [6]byte{}, target))
@@ -75,7 +75,7 @@ func TestNeighborSolicitationIsAnsweredForOwnAddressesOnly(t *testing.T) {
 			if s.plan.IsGateway(own) {
 				flags |= 0x80000000
 			}
-			mac, target := s.plan.HardwareAddr(), own.As16()
+			mac, target := s.plan.MAC, own.As16()
 			p := sent[0]
 			want := append(append(binary.BigEndian.AppendUint32(nil, flags), target[:]...), append([]byte{2, 1}, mac[:]...)...)
 			if p.Src != own || p.Dst != guest6.Addr() || p.TTL != 255 || p.Payload[0] != 136 || !bytes.Equal(p.Payload[4:], want) {

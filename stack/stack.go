@@ -147,7 +147,7 @@ func New(cfg Config) (*Stack, error) {
 	s.shard.BeforeSleep((*ackTask)(s))
 	s.neigh.ask = cfg.Neighbors
 	s.neigh.self.Store(pack(cfg.Device.HardwareAddr()))
-	mac := cfg.Plan.HardwareAddr()
+	mac := cfg.Plan.MAC
 	s.link = &link{
 		dev:     cfg.Device,
 		vnet:    cfg.Device.VNetHdr(),

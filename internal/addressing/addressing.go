@@ -19,6 +19,14 @@
 // member has an IPv4 address, and what follows from it: an IPv6 address with the same
 // host part, and an Ethernet address.
 //
+// A guest that has the host's own addresses, as pasta's has (NewCopied), has its subnets
+// outside: who else lives in them is reached as everybody is. Nothing of ours has an
+// address there, so what stands for the host, and where names are resolved, are
+// addresses that the caller chooses, or the gateway.
+//
+// The three are values of one type, which tells addresses apart by the parts that they
+// play and not by how the plan came about: see Plan.
+//
 // The package opens nothing and imports nothing of the data path.
 package addressing
 
@@ -46,23 +54,38 @@ func DefaultIPv4() netip.Prefix { return netip.MustParsePrefix("10.0.2.0/24") }
 // DefaultIPv6 is the subnet used when IPv6 is enabled: fd00::/64.
 func DefaultIPv6() netip.Prefix { return netip.MustParsePrefix("fd00::/64") }
 
-// Plan names every address of one guest network that is not outside.
-// The IPv6 fields are zero when IPv6 is off, and those of a single guest when there
-// are several members.
+// Plan names every address of one guest network that has a part to play. A family is off
+// where its gateway is not valid, and then all its fields are zero.
+//
+// An address may play several parts: by default the gateway is the host's loopback, too.
 type Plan struct {
-	Prefix    netip.Prefix // the guest's IPv4 subnet
-	Gateway   netip.Addr   // stands for the host; answers ARP and echo
-	DNS       netip.Addr   // the forwarding resolver
-	Guest     netip.Addr   // the recommended (with -c: the configured) guest address
-	DHCPStart netip.Addr   // first lease
-	DHCPEnd   netip.Addr   // last lease, inclusive
-
-	Prefix6          netip.Prefix // the guest's IPv6 subnet, a /64
+	// The router: who the guest hears of errors from, and of advertisements, and who
+	// serves DHCP.
+	Gateway          netip.Addr
 	Gateway6         netip.Addr
-	DNS6             netip.Addr
-	Guest6           netip.Addr // with -c the configured guest address; otherwise unused
-	GatewayLinkLocal netip.Addr // fe80::2, the source of router advertisements
-	DNSLinkLocal     netip.Addr // fe80::3
+	GatewayLinkLocal netip.Addr // the source of router advertisements
+	MAC              [6]byte    // the Ethernet address of every frame we send
+
+	// The forwarding resolver: all there is at these addresses, or its two ports
+	// where the subnet lies outside. Not valid: there is none.
+	DNS, DNS6, DNSLinkLocal netip.Addr
+
+	HostLoopback []netip.Addr // that stand for the host's 127.0.0.1 or ::1
+	HostAddrs    []netip.Addr // that stand for the host's main address of their family
+
+	// Outside says that the guest's subnets are the host's, and who has an address
+	// in them is beyond the host. Otherwise nobody is in them but the guest and us.
+	Outside bool
+	Prefix  netip.Prefix // the guest's IPv4 subnet
+	Prefix6 netip.Prefix // the guest's IPv6 subnet, a /64; not valid: the guest has a link-local address at most
+
+	// The guest. A network of several members has none of its own.
+	Guest     netip.Addr     // the recommended (with -c: the configured) guest address, the first of several
+	Guest6    netip.Addr     // likewise
+	Addresses []netip.Prefix // all, the former included, each with the length of its subnet
+
+	// The range of leases, inclusive; not valid: there is none.
+	DHCPStart, DHCPEnd netip.Addr
 }
 
 // New computes the plan of an IPv4 subnet (prefix length 1 to 25) and, when v6
@@ -79,49 +102,30 @@ func New(v4, v6 netip.Prefix) (Plan, error) {
 		DHCPStart: add(v4.Addr(), offsetDHCPStart),
 		DHCPEnd:   add(v4.Addr(), offsetDHCPEnd),
 	}
-	if !v6.IsValid() {
-		return p, nil
+	p.Addresses = []netip.Prefix{netip.PrefixFrom(p.Guest, v4.Bits())}
+	if v6.IsValid() {
+		p.Prefix6 = v6
+		p.Gateway6 = add(v6.Addr(), offsetGateway)
+		p.DNS6 = add(v6.Addr(), offsetDNS)
+		p.Guest6 = add(v6.Addr(), offsetGuest)
+		p.GatewayLinkLocal = netip.MustParseAddr("fe80::2")
+		p.DNSLinkLocal = netip.MustParseAddr("fe80::3")
+		p.Addresses = append(p.Addresses, netip.PrefixFrom(p.Guest6, v6.Bits()))
 	}
-	p.Prefix6 = v6
-	p.Gateway6 = add(v6.Addr(), offsetGateway)
-	p.DNS6 = add(v6.Addr(), offsetDNS)
-	p.Guest6 = add(v6.Addr(), offsetGuest)
-	p.GatewayLinkLocal = netip.MustParseAddr("fe80::2")
-	p.DNSLinkLocal = netip.MustParseAddr("fe80::3")
+	p.standAlone()
 	return p, nil
 }
 
-// IPv6 reports whether the plan has an IPv6 side.
-func (p *Plan) IPv6() bool { return p.Prefix6.IsValid() }
-
-// IsGateway reports whether a is an address of the gateway, of either family.
-func (p *Plan) IsGateway(a netip.Addr) bool {
-	return a == p.Gateway || p.IPv6() && (a == p.Gateway6 || a == p.GatewayLinkLocal)
-}
-
-// IsDNS reports whether a is an address of the forwarding resolver.
-func (p *Plan) IsDNS(a netip.Addr) bool {
-	return a == p.DNS || p.IPv6() && (a == p.DNS6 || a == p.DNSLinkLocal)
-}
-
-// IsOwn reports whether a is one of our own addresses: those that answer ARP,
-// neighbour solicitations and echo requests by themselves.
-func (p *Plan) IsOwn(a netip.Addr) bool { return p.IsGateway(a) || p.IsDNS(a) }
-
-// Own lists our own addresses, each once.
-func (p *Plan) Own() []netip.Addr {
-	own := []netip.Addr{p.Gateway, p.DNS}
+// standAlone completes a plan whose subnets hold nobody but the guest and us: the gateway
+// is the host, and has the Ethernet address that libslirp gives it, 52:55 followed by its
+// IPv4 address.
+func (p *Plan) standAlone() {
+	p.HostLoopback = []netip.Addr{p.Gateway}
 	if p.IPv6() {
-		own = append(own, p.Gateway6, p.DNS6, p.GatewayLinkLocal, p.DNSLinkLocal)
+		p.HostLoopback = append(p.HostLoopback, p.Gateway6, p.GatewayLinkLocal)
 	}
-	return slices.Compact(own)
-}
-
-// HardwareAddr is the Ethernet address of every frame we send: 52:55 followed
-// by the gateway's IPv4 address, as libslirp has it.
-func (p *Plan) HardwareAddr() [6]byte {
 	g := p.Gateway.As4()
-	return [6]byte{0x52, 0x55, g[0], g[1], g[2], g[3]}
+	p.MAC = [6]byte{0x52, 0x55, g[0], g[1], g[2], g[3]}
 }
 
 // ParseCIDR parses the argument of --cidr. The checks, their order and their

@@ -112,10 +112,14 @@ func TestNew(t *testing.T) {
 		{"10.0.2.0/24", "", Plan{
 			Prefix: pre("10.0.2.0/24"), Gateway: a("10.0.2.2"), DNS: a("10.0.2.3"), Guest: a("10.0.2.100"),
 			DHCPStart: a("10.0.2.15"), DHCPEnd: a("10.0.2.30"),
+			HostLoopback: []netip.Addr{a("10.0.2.2")}, MAC: [6]byte{0x52, 0x55, 10, 0, 2, 2},
+			Addresses: []netip.Prefix{pre("10.0.2.100/24")},
 		}},
 		{"10.0.135.128/25", "", Plan{
 			Prefix: pre("10.0.135.128/25"), Gateway: a("10.0.135.130"), DNS: a("10.0.135.131"), Guest: a("10.0.135.228"),
 			DHCPStart: a("10.0.135.143"), DHCPEnd: a("10.0.135.158"),
+			HostLoopback: []netip.Addr{a("10.0.135.130")}, MAC: [6]byte{0x52, 0x55, 10, 0, 135, 130},
+			Addresses: []netip.Prefix{pre("10.0.135.228/25")},
 		}},
 		{"10.41.0.0/16", "fd12:3456:789a:1::/64", Plan{
 			Prefix: pre("10.41.0.0/16"), Gateway: a("10.41.0.2"), DNS: a("10.41.0.3"), Guest: a("10.41.0.100"),
@@ -123,6 +127,8 @@ func TestNew(t *testing.T) {
 			Prefix6: pre("fd12:3456:789a:1::/64"), Gateway6: a("fd12:3456:789a:1::2"), DNS6: a("fd12:3456:789a:1::3"),
 			Guest6:           a("fd12:3456:789a:1::64"),
 			GatewayLinkLocal: a("fe80::2"), DNSLinkLocal: a("fe80::3"),
+			HostLoopback: []netip.Addr{a("10.41.0.2"), a("fd12:3456:789a:1::2"), a("fe80::2")}, MAC: [6]byte{0x52, 0x55, 10, 41, 0, 2},
+			Addresses: []netip.Prefix{pre("10.41.0.100/16"), pre("fd12:3456:789a:1::64/64")},
 		}},
 	} {
 		var v6 netip.Prefix
@@ -180,7 +186,7 @@ func TestOwn(t *testing.T) {
 	if !both.IPv6() || v4.IPv6() {
 		t.Errorf("IPv6: %v with, %v without", both.IPv6(), v4.IPv6())
 	}
-	if mac := both.HardwareAddr(); mac != [6]byte{0x52, 0x55, 10, 0, 2, 2} {
+	if mac := both.MAC; mac != [6]byte{0x52, 0x55, 10, 0, 2, 2} {
 		t.Errorf("hardware address % x", mac)
 	}
 	for _, tt := range []struct {

@@ -11,7 +11,7 @@ import (
 // reach into what is set aside, such as loopback; a smaller one has room for one
 // member. Gateway and DNS are one address, the subnet's first (.1 and ::1, link-local
 // fe80::1), as on the bridges of container engines. There is no single guest and no
-// range of leases: Guest, Guest6, DHCPStart and DHCPEnd are zero.
+// range of leases: Guest, Guest6, Addresses, DHCPStart and DHCPEnd are zero.
 func NewNetwork(v4, v6 netip.Prefix) (Plan, error) {
 	if err := checkSubnets(v4, 8, 29, v6); err != nil {
 		return Plan{}, err
@@ -22,6 +22,7 @@ func NewNetwork(v4, v6 netip.Prefix) (Plan, error) {
 		p.Prefix6, p.Gateway6, p.GatewayLinkLocal = v6, v6.Addr().Next(), netip.MustParseAddr("fe80::1")
 		p.DNS6, p.DNSLinkLocal = p.Gateway6, p.GatewayLinkLocal
 	}
+	p.standAlone()
 	return p, nil
 }
 

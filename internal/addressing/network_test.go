@@ -26,6 +26,8 @@ func TestNewNetwork(t *testing.T) {
 		Prefix: pre("10.90.3.0/24"), Gateway: a("10.90.3.1"), DNS: a("10.90.3.1"),
 		Prefix6: pre("fd90:0:0:3::/64"), Gateway6: a("fd90:0:0:3::1"), DNS6: a("fd90:0:0:3::1"),
 		GatewayLinkLocal: a("fe80::1"), DNSLinkLocal: a("fe80::1"),
+		HostLoopback: []netip.Addr{a("10.90.3.1"), a("fd90:0:0:3::1"), a("fe80::1")},
+		MAC:          [6]byte{0x52, 0x55, 10, 90, 3, 1},
 	}
 	p := network(t, "10.90.3.0/24", "fd90:0:0:3::/64")
 	if diff := cmp.Diff(want, p, compareAddrs()); diff != "" {

@@ -61,7 +61,7 @@ func New(cfg Config) (*Bridge, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open bridge: make eventfd: %w", err)
 	}
-	b := &Bridge{cfg: cfg, gateway: cfg.Plan.HardwareAddr(), fd: fd}
+	b := &Bridge{cfg: cfg, gateway: cfg.Plan.MAC, fd: fd}
 	b.table.Store(new(table))
 	return b, nil
 }

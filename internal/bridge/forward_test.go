@@ -25,7 +25,7 @@ func (n *network) write(frame []byte) unix.Errno {
 // What the stack writes goes to whom it is for, super-segment or not.
 func TestStackWritesToMembers(t *testing.T) {
 	n := newNetwork(t, 3, Config{Isolate: true})
-	gateway := n.plan.HardwareAddr()
+	gateway := n.plan.MAC
 	for _, tc := range []struct {
 		dst  [6]byte
 		want map[int]int
@@ -69,7 +69,7 @@ func TestSuperSegmentsPassWhole(t *testing.T) {
 
 func TestIsolatedMembersReachTheGatewayAlone(t *testing.T) {
 	n := newNetwork(t, 3, Config{Isolate: true})
-	gateway := n.plan.HardwareAddr()
+	gateway := n.plan.MAC
 	for name, tc := range map[string]struct {
 		frame []byte
 		stack bool
@@ -236,7 +236,7 @@ func TestRemoveWithinABatch(t *testing.T) {
 	if got := len(n.devs[1].Sent()); got != 1 || n.devs[2].Waiting() != 0 {
 		t.Errorf("the receiver was removed after the first frame: %d arrived, %d wait", got, n.devs[2].Waiting())
 	}
-	if errno := n.write(ethernet(n.plan.HardwareAddr(), you.MAC, frame)); errno != unix.EHOSTUNREACH {
+	if errno := n.write(ethernet(n.plan.MAC, you.MAC, frame)); errno != unix.EHOSTUNREACH {
 		t.Errorf("the stack's frame to a removed port: %v", errno)
 	}
 }
@@ -315,7 +315,7 @@ func TestAddRefuses(t *testing.T) {
 		"an IPv4 that is taken":     {offload, with(func(a *Address) { a.IPv4 = me.IPv4 }), "another member has 10.0.2.101"},
 		"an IPv6 that is taken":     {offload, with(func(a *Address) { a.IPv6 = me.IPv6 }), "another member has fd00::65"},
 		"another's SLAAC":           {offload, with(func(a *Address) { a.IPv6 = me.slaac("fd00::/64") }), "another member has fd00::"},
-		"the gateway's MAC":         {offload, with(func(a *Address) { a.MAC = plan.HardwareAddr() }), "no Ethernet address"},
+		"the gateway's MAC":         {offload, with(func(a *Address) { a.MAC = plan.MAC }), "no Ethernet address"},
 		"no MAC":                    {offload, with(func(a *Address) { a.MAC = [6]byte{} }), "no Ethernet address"},
 		"a multicast MAC":           {offload, with(func(a *Address) { a.MAC[0] |= 1 }), "no Ethernet address"},
 		"the gateway's IPv4":        {offload, with(func(a *Address) { a.IPv4 = plan.Gateway }), "gateway's"},
@@ -397,7 +397,7 @@ func TestForwardingAllocatesNothing(t *testing.T) {
 		"ARP":        testnet.ARP(1, me.MAC, me.IPv4, [6]byte{}, you.IPv4),
 		"NDP":        solicitation(0, me.IPv6, you.IPv6, linkLayer(1, me.MAC)...),
 		"flood":      udp(0, broadcast, at(me.IPv4, 9), at(everybody4, 9)),
-		"to gateway": udp(0, gateway.HardwareAddr(), at(me.IPv4, 9), at(outside4, 9)),
+		"to gateway": udp(0, gateway.MAC, at(me.IPv4, 9), at(outside4, 9)),
 		"spoofed":    udp(0, you.MAC, at(outside4, 9), at(you.IPv4, 9)),
 	} {
 		n, from, to := newTreadmill(t, frame)

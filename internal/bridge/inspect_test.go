@@ -46,7 +46,7 @@ func atomic6(frame []byte) []byte     { return extended(frame, 44, make([]byte, 
 // in the sender's own name.
 func TestHonestFramesArrive(t *testing.T) {
 	plan := addressingtest.New(t)
-	gateway := plan.HardwareAddr()
+	gateway := plan.MAC
 	all := map[int]int{stackItself: 1, 1: 1, 2: 1}
 	stackOnly, youOnly := map[int]int{stackItself: 1}, map[int]int{1: 1}
 	for _, tc := range []struct {
@@ -119,7 +119,7 @@ func TestHonestFramesArrive(t *testing.T) {
 // where it would do harm.
 func lies(t testing.TB) map[string][]byte {
 	plan := addressingtest.New(t)
-	gateway := plan.HardwareAddr()
+	gateway := plan.MAC
 	own := linkLayer(1, me.MAC)
 	advert := testnet.ICMP(plan.GatewayLinkLocal, allNodes, 134, 0, make([]byte, 12))
 	lies := map[string][]byte{

@@ -19,7 +19,7 @@ type Address struct {
 
 func (a *Address) check(plan *addressing.Plan) error {
 	switch {
-	case a.MAC == [6]byte{} || toMany(a.MAC) || a.MAC == plan.HardwareAddr():
+	case a.MAC == [6]byte{} || toMany(a.MAC) || a.MAC == plan.MAC:
 		return fmt.Errorf("%x is no Ethernet address for a member", a.MAC)
 	case !a.IPv4.Is4() || !plan.Prefix.Contains(a.IPv4):
 		return fmt.Errorf("the address is not of the subnet %v", plan.Prefix)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -162,7 +163,7 @@ func TestParseAttach_Accepted(t *testing.T) {
 	}
 }
 
-func equalPlan(a, b addressing.Plan) bool { return a == b }
+func equalPlan(a, b addressing.Plan) bool { return reflect.DeepEqual(a, b) }
 
 func TestParseAttach_Refused(t *testing.T) {
 	const usage = "Usage: slirp4netns [OPTION]... PID|PATH|FD [TAPNAME]"

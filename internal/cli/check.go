@@ -35,7 +35,7 @@ func (o *Options) check() *Exit {
 
 // check refuses what only the attach command can be told.
 func (a *Attach) check() *Exit {
-	if a.MAC != nil && [6]byte(a.MAC) == a.Plan.HardwareAddr() {
+	if a.MAC != nil && [6]byte(a.MAC) == a.Plan.MAC {
 		return invalid("--macaddress: %v is the gateway's own address: choose another, or leave the option out", a.MAC)
 	}
 	if a.Target.FD == 0 && a.Bess == "" {

@@ -40,7 +40,7 @@ type Config struct {
 	Plan  addressing.Plan
 	Lease time.Duration // default 24 h; whole seconds
 	MTU   int           // of the guest's interface; 0: not told
-	MAC   [6]byte       // ours, for the DHCPv6 server id; default Plan.HardwareAddr()
+	MAC   [6]byte       // ours, for the DHCPv6 server id; default the Plan's
 	Now   func() time.Time
 
 	// AddressOf gives the address that a hardware address has, if it has one. With
@@ -68,7 +68,7 @@ func New(cfg Config) *Server {
 		cfg.Lease = 24 * time.Hour
 	}
 	if cfg.MAC == [6]byte{} {
-		cfg.MAC = cfg.Plan.HardwareAddr()
+		cfg.MAC = cfg.Plan.MAC
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

@@ -115,14 +115,14 @@ func (w *worker) socketsFor(cfg *Config) func(netip.Addr) portfwd.Sockets {
 // serve0 adds the services of worker 0: names, leases and advertisements.
 func (g *Guest) serve0(w *worker, cfg *Config, fc *forwarder.Config, sc *stack.Config) {
 	p := cfg.Rules.Plan
-	dc := dhcp.Config{Plan: p, MTU: cfg.MTU, MAC: p.HardwareAddr()}
+	dc := dhcp.Config{Plan: p, MTU: cfg.MTU, MAC: p.MAC}
 	rc := dns.Config{Shard: w.shard, ResolvConf: cfg.ResolvConf, Source: cfg.Source, Logger: cfg.Logger}
 	if m := cfg.Members; m != nil {
 		dc.AddressOf, rc.Local, sc.Neighbors = m.AddressOf, m.Answer, m.Neighbor
 	}
 	fc.DHCP = dhcp.New(dc)
 	if p.IPv6() {
-		sc.RouterAdvertisement = dhcp.RouterAdvertisement(p, p.HardwareAddr(), cfg.MTU, !cfg.StaticIPv6)
+		sc.RouterAdvertisement = dhcp.RouterAdvertisement(p, p.MAC, cfg.MTU, !cfg.StaticIPv6)
 		if cfg.StaticIPv6 {
 			sc.GuestAddr6 = p.Guest6
 		}

@@ -261,7 +261,7 @@ func (w *Worker) chooseMAC(m *membership) error {
 		}
 		m.mac = [6]byte(mac)
 	}
-	if m.mac == w.plan.HardwareAddr() {
+	if m.mac == w.plan.MAC {
 		return fmt.Errorf("%s is the gateway's Ethernet address", m.MAC)
 	}
 	for _, other := range w.members {

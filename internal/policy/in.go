@@ -1,55 +1,108 @@
 package policy
 
-import "net/netip"
+import (
+	"cmp"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
 
 // decideReply says under which address the guest sees a host-side sender, and
-// whether it may see it at all. It is the inverse of decideOut: what comes from
-// the host's loopback comes from the gateway, and only where the guest may reach
-// host loopback in the first place.
+// whether it may see it at all. It is the inverse of decideOut: who the guest has asked
+// answers by the address that was asked; what comes from the host's loopback comes from
+// what stands for that, and only where the guest may reach host loopback in the first
+// place.
 func (r *Rules) decideReply(q *Request) Decision {
-	guest := q.Dst.Addr()
-	a, ok := r.seenAs(q.Src.Addr())
-	if guest.Is6() && guest.IsLinkLocalUnicast() && a == r.Plan.Gateway6 {
-		a = r.Plan.GatewayLinkLocal // whom a guest asks from a link-local address
+	src := netip.AddrPortFrom(q.Src.Addr().Unmap().WithZone(""), q.Src.Port())
+	a := src.Addr()
+	if !r.inverts(q, a) {
+		a = r.seenAs(src, q.Dst.Addr())
+	} else {
+		a = q.Asked
 	}
-	if !ok || a.Is4() != guest.Is4() {
+	if !a.IsValid() {
 		return Decision{}
 	}
-	return Decision{Action: Allow, From: netip.AddrPortFrom(a, q.Src.Port()), To: q.Dst}
+	return Decision{Action: Allow, From: netip.AddrPortFrom(a, src.Port()), To: q.Dst}
 }
 
-func (r *Rules) seenAs(src netip.Addr) (netip.Addr, bool) {
-	src = src.Unmap().WithZone("")
-	if !src.IsLoopback() {
-		// Senders outside may not spoof the addresses of the gateway or of DNS.
-		own := r.Plan.IsGateway(src) || r.Plan.IsDNS(src) && (!r.DisableDNS || src.IsLinkLocalUnicast())
-		return src, src.IsValid() && !src.IsUnspecified() && !own
+// inverts reports whether what the guest has asked still leads to src.
+func (r *Rules) inverts(q *Request, src netip.Addr) bool {
+	if !q.Asked.IsValid() {
+		return false
 	}
-	if r.DisableHostLoopback {
-		return netip.Addr{}, false
+	d := r.decideOut(&Request{Guest: q.Guest, Proto: q.Proto, Src: q.Dst, Dst: netip.AddrPortFrom(q.Asked, q.Src.Port())})
+	return d.Action == Allow && d.To.Addr() == src
+}
+
+// seenAs is not valid where the guest may not see the sender.
+func (r *Rules) seenAs(src netip.AddrPort, guest netip.Addr) netip.Addr {
+	a := src.Addr()
+	switch {
+	case !a.IsValid(), a.IsUnspecified(), a.Is4() != guest.Is4():
+		return netip.Addr{}
+	case a.IsLoopback() && r.DisableHostLoopback:
+		return netip.Addr{}
+	case a.IsLoopback():
+		return r.Plan.LoopbackFor(guest)
+	case r.speaksForUs(src):
+		return netip.Addr{}
+	case r.Plan.IsGuest(a):
+		return cmp.Or(r.Plan.HostAddrFor(guest), a)
 	}
-	if src.Is4() {
-		return r.Plan.Gateway, true
+	return a
+}
+
+// speaksForUs reports whether a sender outside has an address by which the guest knows
+// the host or the resolver.
+func (r *Rules) speaksForUs(src netip.AddrPort) bool {
+	switch a, p := src.Addr(), &r.Plan; {
+	case p.IsHostLoopback(a), p.IsHostAddr(a):
+		return true
+	case p.IsDNS(a) && p.Outside:
+		return !r.DisableDNS && (src.Port() == portDNS || src.Port() == portDNSTLS)
+	case p.IsDNS(a):
+		return !r.DisableDNS || a.IsLinkLocalUnicast()
+	default:
+		return p.IsOwn(a)
 	}
-	return r.Plan.Gateway6, r.Plan.IPv6()
+}
+
+// decidePublished says as whom the guest sees a client of a published port.
+func (r *Rules) decidePublished(q *Request) Decision {
+	if r.off(q.Proto) {
+		return Decision{Action: Refuse, Errno: unix.ECONNREFUSED}
+	}
+	return Decision{Action: Allow, From: r.visible(q.Src, q.Dst.Addr()), To: q.Dst}
 }
 
 // visible is the address under which the guest sees a client of a published port,
 // by which its answers have to find the way back to us. That is the client's own,
 // except where the guest would not send answers to the TAP: loopback and
-// link-local addresses, and those of the guest's own subnet or of the guest
-// itself; or where the server is of the other family. Such clients are the gateway.
+// link-local addresses, and those of a subnet that is the guest's alone or of the guest
+// itself; or where the server is of the other family. Such clients are what stands for
+// them, or the gateway.
 func (r *Rules) visible(client netip.AddrPort, server netip.Addr) netip.AddrPort {
-	a := client.Addr()
-	p := &r.Plan
-	if a.Is4() == server.Is4() && !a.IsLoopback() && !a.IsUnspecified() && !a.IsLinkLocalUnicast() &&
-		!p.Prefix.Contains(a) && !(p.IPv6() && p.Prefix6.Contains(a)) {
-		return client
+	a, p := client.Addr().Unmap(), &r.Plan
+	var seen netip.Addr
+	switch {
+	case a.Is4() != server.Is4(), a.IsUnspecified(), r.linkLocal(a), p.Inside(a):
+	case a.IsLoopback():
+		seen = p.LoopbackFor(server)
+	case p.IsGuest(a), a == server:
+		seen = p.HostAddrFor(server)
+	case len(p.HostAddrs) > 0 && a == r.hostAddr(a.Is6()):
+		seen = cmp.Or(p.HostAddrFor(server), a)
+	default:
+		seen = a
 	}
-	if server.Is4() {
-		return netip.AddrPortFrom(p.Gateway, client.Port())
-	}
-	return netip.AddrPortFrom(p.Gateway6, client.Port())
+	return netip.AddrPortFrom(cmp.Or(seen, p.GatewayFor(server)), client.Port())
+}
+
+// linkLocal reports whether the guest would take a to be on a link that it is not on.
+// Where its subnets lie outside, it is on the host's as far as IPv4 can tell.
+func (r *Rules) linkLocal(a netip.Addr) bool {
+	return a.IsLinkLocalUnicast() && (a.Is6() || !r.Plan.Outside)
 }
 
 // decideSplice says how a client of the host's loopback is connected within the guest's

@@ -8,41 +8,72 @@ import (
 
 const (
 	portDNS         = 53
+	portDNSTLS      = 853 // RFC 7858, and over QUIC RFC 9250
 	portDHCPServer  = 67
 	portDHCP6Server = 547
 )
 
 // decideOut decides about what the guest sends.
 func (r *Rules) decideOut(q *Request) Decision {
-	addr, port := q.Dst.Addr(), q.Dst.Port()
-	if q.Proto == unix.IPPROTO_UDP {
-		if port == portDHCPServer && (addr == limitedBroadcast() || addr == r.Plan.Gateway) {
-			return Decision{Action: ServeDHCP}
-		}
-		if port == portDHCP6Server && (addr == allDHCPServers() || r.Plan.IPv6() && r.Plan.IsGateway(addr)) {
-			return Decision{Action: ServeDHCP6}
-		}
+	addr, p := q.Dst.Addr(), &r.Plan
+	if d := r.decideDHCP(q); d.Action != Drop {
+		return d
 	}
 	switch {
-	case r.Plan.IsGateway(addr):
-		return r.decideGateway(q.Dst)
-	case r.Plan.IsDNS(addr):
+	case r.off(q.Proto):
+		return Decision{}
+	case p.IsDNS(addr) && q.Dst.Port() == portDNS && !r.DisableDNS:
+		return Decision{Action: ServeDNS}
+	case p.IsDNS(addr) && q.Dst.Port() == portDNSTLS && !r.DisableDNS && p.Outside:
+		return r.decideNameServer(q)
+	case p.IsHostLoopback(addr):
+		return r.decideLoopback(q.Dst)
+	case p.IsHostAddr(addr):
+		return r.decideHostAddr(q.Dst)
+	case p.IsDNS(addr) && !p.Outside:
 		return r.decideDNS(q)
-	case !routable(addr), r.Plan.Prefix.Contains(addr), r.Plan.IPv6() && r.Plan.Prefix6.Contains(addr):
+	case p.IsOwn(addr):
+		return Decision{Action: Refuse, Errno: unix.ENETUNREACH}
+	case !routable(addr), p.Inside(addr):
 		return Decision{}
 	}
 	return Decision{Action: Allow, To: q.Dst}
 }
 
-// decideDNS decides about a DNS address that is not the gateway's.
+// decideDHCP says whether our servers of leases are asked, and drops all else.
+func (r *Rules) decideDHCP(q *Request) Decision {
+	addr, port := q.Dst.Addr(), q.Dst.Port()
+	switch {
+	case q.Proto != unix.IPPROTO_UDP:
+	case port == portDHCPServer && !r.DisableDHCP && (addr == limitedBroadcast() || addr.Is4() && r.Plan.IsGateway(addr)):
+		return Decision{Action: ServeDHCP}
+	case port == portDHCP6Server && !r.DisableDHCP6 && (addr == allDHCPServers() || addr.Is6() && r.Plan.IsGateway(addr)):
+		return Decision{Action: ServeDHCP6}
+	}
+	return Decision{}
+}
+
+// off reports whether a protocol is not served at all.
+func (r *Rules) off(proto uint8) bool {
+	switch proto {
+	case unix.IPPROTO_TCP:
+		return r.DisableTCP
+	case unix.IPPROTO_UDP:
+		return r.DisableUDP
+	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
+		return r.DisableICMP
+	}
+	return false
+}
+
+// decideDNS decides about what is not for the resolver at an address that it has for
+// itself.
 func (r *Rules) decideDNS(q *Request) Decision {
 	switch {
 	case r.DisableDNS && q.Dst.Addr().IsLinkLocalUnicast():
 		return Decision{Action: Refuse, Errno: unix.ENETUNREACH}
 	case r.DisableDNS:
 		return Decision{Action: Allow, To: q.Dst}
-	case q.Dst.Port() == portDNS:
-		return Decision{Action: ServeDNS}
 	case q.Proto == unix.IPPROTO_UDP:
 		return Decision{Action: Refuse, Errno: unix.ECONNREFUSED}
 	default:
@@ -50,13 +81,22 @@ func (r *Rules) decideDNS(q *Request) Decision {
 	}
 }
 
-// decideGateway decides about the gateway. Where it has the DNS server's address, one
-// of its ports is the server's.
-func (r *Rules) decideGateway(dst netip.AddrPort) Decision {
-	switch {
-	case dst.Port() == portDNS && r.Plan.IsDNS(dst.Addr()) && !r.DisableDNS:
-		return Decision{Action: ServeDNS}
-	case r.DisableHostLoopback:
+// decideNameServer leads to the host's first nameserver, over TCP of either family.
+// Replies to datagrams keep their family, so theirs is the guest's.
+func (r *Rules) decideNameServer(q *Request) Decision {
+	var to netip.Addr
+	if r.NameServer != nil {
+		to = r.NameServer()
+	}
+	if !to.IsValid() || q.Proto != unix.IPPROTO_TCP && to.Is4() != q.Dst.Addr().Is4() {
+		return Decision{Action: Refuse, Errno: unix.ENETUNREACH}
+	}
+	return Decision{Action: Allow, To: netip.AddrPortFrom(to, q.Dst.Port())}
+}
+
+// decideLoopback decides about what stands for the host's loopback.
+func (r *Rules) decideLoopback(dst netip.AddrPort) Decision {
+	if r.DisableHostLoopback {
 		return Decision{Action: Refuse, Errno: unix.ENETUNREACH}
 	}
 	loopback := netip.IPv6Loopback()
@@ -64,6 +104,22 @@ func (r *Rules) decideGateway(dst netip.AddrPort) Decision {
 		loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	}
 	return Decision{Action: Allow, To: netip.AddrPortFrom(loopback, dst.Port())}
+}
+
+// decideHostAddr decides about what stands for the host's main address.
+func (r *Rules) decideHostAddr(dst netip.AddrPort) Decision {
+	a := r.hostAddr(dst.Addr().Is6())
+	if !routable(a) || a.Is6() != dst.Addr().Is6() {
+		return Decision{Action: Refuse, Errno: unix.ENETUNREACH}
+	}
+	return Decision{Action: Allow, To: netip.AddrPortFrom(a, dst.Port())}
+}
+
+func (r *Rules) hostAddr(v6 bool) netip.Addr {
+	if r.HostAddr == nil {
+		return netip.Addr{}
+	}
+	return r.HostAddr(v6)
 }
 
 // routable reports whether a host socket may be asked to reach addr. The kernel would

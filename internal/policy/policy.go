@@ -32,6 +32,9 @@ type Request struct {
 	// but for FromExposed, where Dst is the host's server that the rule names. The
 	// ports of ICMP are zero.
 	Src, Dst netip.AddrPort
+	// Asked, of a datagram that may be an answer (In, FromGuest), is the address by
+	// which Dst has last asked Src, if that is another than Src's own and is known.
+	Asked netip.Addr
 }
 
 // Action is what becomes of a request.
@@ -44,7 +47,7 @@ const (
 	Refuse                   // with Decision.Errno
 	ServeDNS                 // our resolver answers
 	ServeDHCP                // our DHCP server answers
-	ServeDHCP6               // our stateless DHCPv6 server answers
+	ServeDHCP6               // our DHCPv6 server answers
 	Wait                     // Decision.Pending gives the answer later
 )
 
@@ -69,14 +72,14 @@ type Decision struct {
 // block.
 type Decider interface{ Decide(Request) Decision }
 
-// Rules are the configured part of decisions. They are the same for all guests.
+// Rules are the configured part of decisions. They are the same for all guests, and
+// asked by all workers at once.
 type Rules struct {
 	Plan addressing.Plan
-	// DisableHostLoopback refuses what the gateway would map to 127.0.0.1 and
-	// ::1.
+	// DisableHostLoopback refuses what stands for the host's 127.0.0.1 and ::1.
 	DisableHostLoopback bool
-	// DisableDNS makes the plan's DNS address an ordinary destination, or the
-	// gateway where it is the gateway's.
+	// DisableDNS makes the plan's DNS address an ordinary destination, or whatever
+	// else it is.
 	DisableDNS bool
 	// Splice has Direct clients that come from the host's loopback seen as the guest's own
 	// address, as pasta has them; else they are the gateway, as all others of its kind.
@@ -84,6 +87,17 @@ type Rules struct {
 	// LoopbackToLoopback has these clients go from the guest's loopback to the guest's
 	// loopback, which makes servers that listen there alone public on the host's.
 	LoopbackToLoopback bool
+	// DisableDHCP and DisableDHCP6 have nobody answer who asks for a lease.
+	DisableDHCP, DisableDHCP6 bool
+	// DisableTCP and its like drop all flows of a protocol, but for leases.
+	DisableTCP, DisableUDP, DisableICMP bool
+	// HostAddr is the host's main address of a family at this moment, which the
+	// plan's HostAddrs stand for. nil, or not valid: there is none. Any worker calls
+	// it.
+	HostAddr func(v6 bool) netip.Addr
+	// NameServer is the host's first nameserver at this moment, for DNS over TLS;
+	// likewise. Worker 0 alone calls it.
+	NameServer func() netip.Addr
 	// Internal refuses all flows between the guest and anything beyond its own
 	// network, in both directions: the outside, the host's loopback, clients of
 	// published ports. What we serve ourselves, DNS and DHCP, goes on. Clients of
@@ -109,7 +123,7 @@ func (r *Rules) decide(q *Request) Decision {
 	case q.Origin == flow.FromPublished && q.Direct && r.Splice && q.Src.Addr().IsLoopback():
 		return r.decideSplice(q)
 	case q.Origin == flow.FromPublished:
-		return Decision{Action: Allow, From: r.visible(q.Src, q.Dst.Addr()), To: q.Dst}
+		return r.decidePublished(q)
 	case q.Direction == In:
 		return r.decideReply(q)
 	}

@@ -83,6 +83,7 @@ func (r *rules) owner(f *flow) int {
 // gateway's, and on multicast and broadcast addresses.
 const (
 	portDNS         = 53
+	portDNSTLS      = 853 // leads to whom the resolver knows
 	portDHCPServer  = 67
 	portDHCP6Server = 547
 )
@@ -91,7 +92,7 @@ const (
 func (r *rules) served(f *flow) bool {
 	to := f.outside.Addr()
 	switch {
-	case r.plan.IsDNS(to) && f.outside.Port() == portDNS:
+	case r.plan.IsDNS(to) && (f.outside.Port() == portDNS || f.outside.Port() == portDNSTLS):
 		return !r.disableDNS
 	case f.proto != stack.ProtoUDP:
 		return false
