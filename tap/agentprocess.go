@@ -75,7 +75,7 @@ func (p *AgentProcess) hold(theirs int) {
 func (p *AgentProcess) fork(theirs int) (*child, error) {
 	if p.cfg.Subnet4.IsValid() || p.cfg.Subnet6.IsValid() {
 		var err error
-		p.transparent, err = routeMarked(p.ctx, p.join, [2]subnet{{p.cfg.Subnet4, p.cfg.Gateway4}, {p.cfg.Subnet6, p.cfg.Gateway6}})
+		p.transparent, err = routeMarked(p.join, [2]subnet{{p.cfg.Subnet4, p.cfg.Gateway4}, {p.cfg.Subnet6, p.cfg.Gateway6}})
 		if err != nil {
 			return nil, fmt.Errorf("set up policy routing: %w", err)
 		}
@@ -86,7 +86,7 @@ func (p *AgentProcess) fork(theirs int) (*child, error) {
 		filter, _ = agentCalls() // without it the agent is confined by what it holds
 	}
 	prog.agent = newAgentProgram(p.transparent, filter)
-	return prog.fork(p.ctx)
+	return prog.start(p.ctx)
 }
 
 // Started returns when the agent has been forked, or with the reason why it could not

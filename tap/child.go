@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,17 +25,17 @@ func closeResults(all []result) {
 	}
 }
 
-// child is a process of ours in the target's namespaces.
+// child is a process of ours in the target's namespaces, which lives on.
 type child struct {
 	process *os.Process
 	stop    func() bool // the killing at the end of the context
 }
 
-// fork starts a child that runs p and is killed when ctx ends. The caller must
+// start starts a child that runs p and is killed when ctx ends. The caller must
 // hold its OS thread until the child is reaped: the child is killed when the
 // thread that made it ends.
-func (p *program) fork(ctx context.Context) (*child, error) {
-	pid, errno := p.start()
+func (p *program) start(ctx context.Context) (*child, error) {
+	pid, errno := p.fork()
 	if errno != 0 {
 		return nil, fail("fork", errno, hintFork(errno))
 	}
@@ -50,53 +49,35 @@ func (c *child) reap() {
 	c.stop()
 }
 
-// asked is a child that carries out requests and sends the results.
-type asked struct {
-	*child
-	join  *join
-	count int
-	sock  int
-}
-
-// ask starts a child that carries out the requests. The same goroutine must call
-// end.
-func ask(ctx context.Context, j *join, requests ...request) (*asked, error) {
+// ask has a child carry out the requests, none of which may block: one result for each,
+// in order.
+func ask(j *join, requests ...request) ([]result, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, fmt.Errorf("make socket pair: %w", err)
 	}
+	defer unix.Close(ours)
 	p := newProgram(j, theirs)
 	p.opener = newOpenProgram(requests)
-	runtime.LockOSThread()
-	c, err := p.fork(ctx)
+	pid, errno := p.vfork()
 	unix.Close(theirs)
-	if err != nil {
-		runtime.UnlockOSThread()
-		unix.Close(ours)
-		return nil, err
+	if errno != 0 {
+		return nil, fail("fork", errno, hintFork(errno))
 	}
-	return &asked{c, j, len(requests), ours}, nil
-}
-
-// results waits for the child's answer: one result for each request, in order.
-func (a *asked) results() ([]result, error) {
-	msg, fds, err := receiveMessage(a.sock, answerLen, maxRequests, 0)
+	for {
+		if _, err := unix.Wait4(pid, nil, 0, nil); err != unix.EINTR {
+			break
+		}
+	}
+	msg, fds, err := receiveMessage(ours, answerLen, maxRequests, 0)
 	if err != nil {
 		return nil, fmt.Errorf("receive from child: %w", err)
 	}
-	all, err := decode(msg, a.join, a.count, fds)
+	all, err := decode(msg, j, len(requests), fds)
 	if err != nil {
 		closeAll(fds)
 	}
 	return all, err
-}
-
-// end reaps the child. The kernel takes 0.1 ms and more to free what the child
-// shared with us, on another processor, so end is better deferred.
-func (a *asked) end() {
-	a.reap()
-	runtime.UnlockOSThread()
-	unix.Close(a.sock)
 }
 
 func hintFork(errno unix.Errno) string {

@@ -12,16 +12,17 @@
 //	resolve the target: open its
 //	  namespace, ask who owns it
 //	clone ------------------------> setns, die with parent
-//	                                open /dev/net/tun and a netlink socket
-//	receive <---------------------- descriptors (SCM_RIGHTS), or an error
-//	reap                            exit
+//	   (waits)                      open /dev/net/tun and a netlink socket
+//	                                send them (SCM_RIGHTS), or an error
+//	reap, receive                   exit
 //	create or attach to the device
 //	configure it when asked
 //
-// The child is a copy of one thread of a Go program and executes nothing: to start
-// a program anew inside would take longer than all the rest. It runs a list of
-// system calls laid out before (program.go, request.go), nosplit and without
-// allocation. All decisions are the parent's, in ordinary Go.
+// The child goes on where one thread of a Go program has stopped, in its memory
+// (CLONE_VM|CLONE_VFORK), and executes nothing: to start a program anew inside, or only to
+// copy this one, would take longer than all the rest. It runs a list of system calls laid
+// out before (program.go, request.go), nosplit and without allocation. All decisions are
+// the parent's, in ordinary Go.
 //
 // The kernel checks the user of these descriptors as well (TUNSETIFF,
 // netlink_ns_capable). We pass: the user who made a user namespace has every
@@ -57,9 +58,9 @@
 //
 // # Agent
 //
-// An Agent is a child that stays in the guest's namespaces and makes TCP sockets
-// there, in batches, so that a published port need not go through the device. Its
-// socket is a descriptor of a shard: orders are writes, answers are events, and
+// An Agent is a child that stays in the guest's namespaces, so it has a copy of our memory,
+// and makes TCP sockets there, in batches, so that a published port need not go through the
+// device. Its socket is a descriptor of a shard: orders are writes, answers are events, and
 // clients that wait are a list. One goroutine holds the thread that forked the
 // agent, and reaps it.
 //

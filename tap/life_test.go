@@ -124,71 +124,16 @@ func TestOpen_NobodyKeepsDescriptors(t *testing.T) {
 	}
 }
 
-// waitingChild starts a child that waits for somebody to open the other end of a FIFO.
-func waitingChild(ctx context.Context, t *testing.T) *asked {
+// waitingChild has a process start a child that waits for somebody to open the other end
+// of a FIFO. Of the child it returns a pidfd.
+func waitingChild(t *testing.T) (h *guest, pidfd int) {
 	t.Helper()
 	g := newGuest(t, nesting{})
-	j, err := resolve(Target{PID: g.pid})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(j.close)
 	fifo := t.TempDir() + "/fifo"
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	before := children(t)
-	c, err := ask(ctx, j, openFile(fifo, unix.O_RDONLY))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if kids := children(t); !slices.Equal(kids, before) {
-			t.Errorf("children %v, before %v", kids, before)
-		}
-	})
-	return c
-}
-
-// A guest that stops the child, which is of its user, does not hold us up for
-// longer than we want.
-func TestAsk_ContextEnds(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	c := waitingChild(ctx, t)
-	const wait = 50 * time.Millisecond
-	began := time.Now()
-	defer time.AfterFunc(wait, cancel).Stop()
-	if _, err := c.results(); !errors.Is(err, errSilent) {
-		t.Errorf("error %v", err)
-	}
-	c.end()
-	if took := time.Since(began); took < wait || took > patience {
-		t.Errorf("took %v", took)
-	}
-}
-
-// A child that somebody kills, the guest perhaps or the kernel for want of memory, is
-// an error at once.
-func TestAsk_ChildIsKilled(t *testing.T) {
-	c := waitingChild(t.Context(), t)
-	if err := c.process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.results(); !errors.Is(err, errSilent) {
-		t.Errorf("error %v", err)
-	}
-	c.end()
-}
-
-// kill -9 takes the child along, even one that waits.
-func TestB4_ChildGoesWithUs(t *testing.T) {
-	g := newGuest(t, nesting{})
-	fifo := t.TempDir() + "/fifo"
-	if err := unix.Mkfifo(fifo, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	h := newProcess(t, nesting{SameUser: true, KeepNet: true})
+	h = newProcess(t, nesting{SameUser: true, KeepNet: true})
 	if err := h.in.Encode(command{Do: "wait inside", PID: g.pid, Name: fifo}); err != nil {
 		t.Fatal(err)
 	}
@@ -196,12 +141,54 @@ func TestB4_ChildGoesWithUs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(pidfd)
-	if err := unix.Kill(h.pid, unix.SIGKILL); err != nil {
+	t.Cleanup(func() { unix.Close(pidfd) })
+	return h, pidfd
+}
+
+// A child that somebody kills, the guest perhaps or the kernel for want of memory, is
+// an error at once.
+func TestAsk_ChildIsKilled(t *testing.T) {
+	h, pidfd := waitingChild(t)
+	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil {
 		t.Fatal(err)
 	}
-	if !ready(t, pidfd, unix.POLLIN, patience) {
-		t.Error("the child lives on")
+	var a answerTo
+	if err := h.out.Decode(&a); err != nil || a.Err != errSilent.Error() {
+		t.Errorf("%+v, %v", a, err)
+	}
+	if kids := childrenOf(t, h.pid); len(kids) > 0 {
+		t.Errorf("children %v", kids)
+	}
+}
+
+// kill -9 takes the child along, even one that waits or that the guest has stopped.
+func TestB4_ChildGoesWithUs(t *testing.T) {
+	for name, sig := range map[string]unix.Signal{"waiting": 0, "stopped": unix.SIGSTOP} {
+		t.Run(name, func(t *testing.T) {
+			h, pidfd := waitingChild(t)
+			if err := unix.PidfdSendSignal(pidfd, sig, nil, 0); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Kill(h.pid, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			if !ready(t, pidfd, unix.POLLIN, patience) {
+				t.Error("the child lives on")
+			}
+		})
+	}
+}
+
+// What the child does to be let into the guest does not change us.
+func TestOpen_LeavesTheProcessDumpable(t *testing.T) {
+	g := newGuest(t, nesting{})
+	before, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open(t, Config{Target: Target{PID: g.pid}, Name: "tap0"})
+	if now, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err != nil || now != before {
+		t.Errorf("dumpable %d, before %d: %v", now, before, err)
 	}
 }
 

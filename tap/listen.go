@@ -49,12 +49,7 @@ func listenIn(ctx context.Context, j *join, at []netip.AddrPort) (fds []int, err
 		requests[i] = openListener(a)
 	}
 	err = whileBusy(ctx, unix.EADDRINUSE, func() error {
-		child, err := ask(ctx, j, requests...)
-		if err != nil {
-			return err
-		}
-		defer child.end() // before the next try: it has the sockets, too
-		got, err := child.results()
+		got, err := ask(j, requests...)
 		if err != nil {
 			return err
 		}

@@ -71,7 +71,7 @@ func withInterface(ctx context.Context, t Target, name string, do func(*rtnetlin
 		return err
 	}
 	defer j.close()
-	err = askRtnetlink(ctx, j, do)
+	err = askRtnetlink(j, do)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -79,13 +79,8 @@ func withInterface(ctx context.Context, t Target, name string, do func(*rtnetlin
 }
 
 // askRtnetlink has a child open the socket.
-func askRtnetlink(ctx context.Context, j *join, do func(*rtnetlinkConn) error) error {
-	child, err := ask(ctx, j, openRtnetlink())
-	if err != nil {
-		return err
-	}
-	defer child.end()
-	got, err := child.results()
+func askRtnetlink(j *join, do func(*rtnetlinkConn) error) error {
+	got, err := ask(j, openRtnetlink())
 	if err != nil {
 		return err
 	}

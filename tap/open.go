@@ -52,12 +52,7 @@ func (cfg Config) open(ctx context.Context) (*Device, error) {
 func (cfg Config) openIn(ctx context.Context, j *join) (*Device, error) {
 	queues := max(1, cfg.Queues)
 	requests := append(slices.Repeat([]request{openTun()}, queues), openRtnetlink())
-	child, err := ask(ctx, j, requests...)
-	if err != nil {
-		return nil, err
-	}
-	defer child.end()
-	results, err := child.results()
+	results, err := ask(j, requests...)
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,6 @@
 package tap
 
 import (
-	"context"
 	"net/netip"
 
 	"github.com/vishvananda/netlink/nl"
@@ -31,17 +30,12 @@ type subnet struct {
 
 // routeMarked sets up the routing of marked packets, and reports for which of the
 // families it could. The others have plain sockets only.
-func routeMarked(ctx context.Context, j *join, subnets [2]subnet) (marked [2]bool, err error) {
+func routeMarked(j *join, subnets [2]subnet) (marked [2]bool, err error) {
 	setting := func(name string) request { return openFile("/proc/sys/net/"+name, unix.O_WRONLY) }
-	child, err := ask(ctx, j, openRtnetlink(),
+	got, err := ask(j, openRtnetlink(),
 		// Connections take the mark over from the segment that opens them; and a
 		// reset, which belongs to no connection, from what it answers.
 		setting("ipv4/tcp_fwmark_accept"), setting("ipv4/fwmark_reflect"), setting("ipv6/fwmark_reflect"))
-	if err != nil {
-		return marked, err
-	}
-	defer child.end()
-	got, err := child.results()
 	if err != nil {
 		return marked, err
 	}

@@ -59,14 +59,10 @@ func newProgram(j *join, socket int) *program {
 	return p
 }
 
-// start clones the child; see fork.
-//
-// A plain fork, not CLONE_VM: a change of credentials in a child that shares
-// our memory would change our dumpable flag, too, and a child that shares our
-// stack takes assembly to come back from.
+// fork starts a child that has a copy of our memory, and may outlive the call.
 //
 //go:norace
-func (p *program) start() (pid int, errno unix.Errno) {
+func (p *program) fork() (pid int, errno unix.Errno) {
 	syscall.ForkLock.Lock()
 	beforeFork()
 	r, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
@@ -75,6 +71,42 @@ func (p *program) start() (pid int, errno unix.Errno) {
 		syscall.ForkLock.Unlock()
 		runtime.KeepAlive(p)
 		return int(r), errno
+	}
+	p.child()
+	return 0, 0 // never: child does not return
+}
+
+// vfork runs a child in our memory, and returns when it has ended. A copy would cost more
+// than all that the child does: the page tables of a Go program, and then each page that
+// it writes to. But the thread, and with it the collector, waits, so the child makes no
+// call that blocks.
+//
+// That the child is not dumpable, and changes credentials, makes us not dumpable as well,
+// so that the guest can look into our memory by neither process.
+//
+//go:norace
+func (p *program) vfork() (pid int, errno unix.Errno) {
+	syscall.ForkLock.Lock()
+	dumpable, _, _ := syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_GET_DUMPABLE, 0, 0)
+	beforeFork()
+	pid, errno = p.share()
+	afterFork()
+	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, dumpable, 0)
+	syscall.ForkLock.Unlock()
+	runtime.KeepAlive(p)
+	return pid, errno
+}
+
+// share has a stack frame of its own: the child uses the stack from here on, and leaves
+// what is above it alone.
+//
+//go:norace
+//go:noinline
+//go:nosplit
+func (p *program) share() (pid int, errno unix.Errno) {
+	r, e := cloneHere(unix.CLONE_VM | unix.CLONE_VFORK | uintptr(unix.SIGCHLD))
+	if e != 0 || r != 0 {
+		return int(r), unix.Errno(e)
 	}
 	p.child()
 	return 0, 0 // never: child does not return
