@@ -109,7 +109,6 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 	}
 	serving, cancel := context.WithCancel(ctx)
 	n.cancel = cancel
-	startThreads(spareThreads + o.Queues)
 	go n.serve(serving)
 	if err := o.listen(serving, n, r); err != nil {
 		return nil, err

@@ -132,15 +132,18 @@ func NetworkMain(ctx context.Context, stderr io.Writer) int {
 		if err != nil {
 			return err
 		}
-		startThreads(spareThreads)
-		return sandbox.Confine(sandbox.Config{
+		if err := sandbox.Confine(sandbox.Config{
 			Read:       []string{resolvConf},
 			ReadIn:     []string{paths.Runtime},
 			Remove:     []string{socket},
 			Interfaces: true,
 			Devices:    true,
 			Logger:     log,
-		})
+		}); err != nil {
+			return err
+		}
+		startThreads(spareThreads)
+		return nil
 	})
 	if server != nil {
 		server.Close()
