@@ -22,6 +22,14 @@ func (cfg *Config) filter() (seccomp.Filter, error) {
 	if len(cfg.ReadIn) > 0 {
 		f.Allow = append(f.Allow, seccomp.Rule{Call: unix.SYS_GETDENTS64})
 	}
+	if len(cfg.Own) > 0 {
+		// A file is written beside the one that it replaces, and its directory is removed
+		// (forwards, netdef). Files that are there are not opened for writing.
+		f.Allow = append(f.Allow,
+			is(unix.SYS_OPENAT, 2, unix.O_ACCMODE|unix.O_CREAT|unix.O_EXCL|unix.O_TRUNC|unix.O_APPEND, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL),
+			is(unix.SYS_UNLINKAT, 2, anyBit, unix.AT_REMOVEDIR),
+			seccomp.Rule{Call: unix.SYS_RENAMEAT}, seccomp.Rule{Call: unix.SYS_FSYNC})
+	}
 	if cfg.Devices {
 		// What a TAP is, and the form of its frames (tap).
 		f.Allow = append(f.Allow, is(unix.SYS_IOCTL, 1, anyBit,

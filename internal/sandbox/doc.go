@@ -12,7 +12,8 @@
 //	rights                no_new_privs; capabilities dropped but for CAP_NET_BIND_SERVICE
 //	                      and CAP_NET_RAW, where they are held
 //	files                 Landlock: reading in the directories of the files in
-//	                      Config.Read, removal of those in Config.Remove; nothing else
+//	                      Config.Read, removal of those in Config.Remove, writing in
+//	                      the directories of Config.Own; nothing else
 //	system calls          seccomp: the list in calls.go
 //
 // The last two overlap on purpose. Landlock knows paths, but an older kernel has none,

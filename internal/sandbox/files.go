@@ -31,6 +31,13 @@ func (cfg *Config) restrictFiles() error {
 	if len(cfg.ReadIn) > 0 {
 		rules = append(rules, landlock.PathAccess(llsys.AccessFSReadFile|llsys.AccessFSReadDir, cfg.ReadIn...))
 	}
+	for _, dir := range cfg.Own {
+		rules = append(rules, landlock.PathAccess(llsys.AccessFSReadFile|llsys.AccessFSReadDir|
+			llsys.AccessFSWriteFile|llsys.AccessFSMakeReg|llsys.AccessFSRemoveFile, dir))
+		if parent := filepath.Dir(dir); parent != "/" {
+			rules = append(rules, landlock.PathAccess(llsys.AccessFSRemoveDir, parent))
+		}
+	}
 	for _, path := range cfg.Remove {
 		if dir := filepath.Dir(path); dir != "/" {
 			rules = append(rules, landlock.PathAccess(llsys.AccessFSRemoveFile, dir))

@@ -21,6 +21,9 @@ type Config struct {
 	ReadIn []string
 	// Remove are files to be removed at the end.
 	Remove []string
+	// Own are directories of the program's own: files in them are read, made, replaced by
+	// others and removed, and in the end the directories themselves, if they are empty.
+	Own []string
 	// Interfaces keeps it possible to ask the kernel for the addresses of the host's
 	// interfaces.
 	Interfaces bool

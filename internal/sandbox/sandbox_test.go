@@ -188,6 +188,39 @@ func TestConfine_WhatIsNeeded(t *testing.T) {
 	}
 }
 
+// TestConfine_OwnDirectory: files in it are replaced, and nothing beside it is touched.
+func TestConfine_OwnDirectory(t *testing.T) {
+	probe := program(t)
+	root := t.TempDir()
+	own, file, other := filepath.Join(root, "own"), filepath.Join(root, "own/file"), filepath.Join(root, "other")
+	if err := errors.Join(os.Mkdir(own, 0o700), os.WriteFile(other, nil, 0o600), os.Mkdir(filepath.Join(root, "full"), 0o700),
+		os.WriteFile(filepath.Join(root, "full/file"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ attempt, want string }{
+		{"replace " + file, "done"},
+		{"replace " + file, "done"}, // the one that is there
+		{"read " + file, "done"},
+		{"write " + file, "EPERM"}, // in place
+		{"make " + root + "/new", "EACCES"},
+		{"replace " + other, "EACCES"},
+		{"rename " + other, "EACCES"},
+		{"read " + other, "EACCES"},
+		{"remove " + other, "EACCES"},
+		{"rmdir " + root + "/full", "ENOTEMPTY"},
+		{"rmdir " + own, "ENOTEMPTY"},
+		{"remove " + file, "done"},
+		{"rmdir " + own, "done"},
+	} {
+		if got := attempt(t, probe, append([]string{"-own", own}, strings.Fields(tc.attempt)...)...); got != tc.want {
+			t.Errorf("%s: %s, want %s", tc.attempt, got, tc.want)
+		}
+		if b, err := os.ReadFile(file); tc.attempt == "replace "+file && string(b) != "new" {
+			t.Errorf("%s: %q, %v", tc.attempt, b, err)
+		}
+	}
+}
+
 // TestConfine_FollowsReplacedFiles: by rename, and by another target of each of the
 // links on the way.
 func TestConfine_FollowsReplacedFiles(t *testing.T) {

@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/netdef"
 )
 
 // probe is what attempts work on.
@@ -23,12 +25,16 @@ func (p *probe) attempts() map[string]func() error {
 		"write":  func() error { return p.open(unix.O_WRONLY) },
 		"append": func() error { return p.open(unix.O_WRONLY | unix.O_APPEND) },
 		"create": func() error { return p.open(unix.O_RDONLY | unix.O_CREAT) },
+		"make":   func() error { return p.open(unix.O_RDWR | unix.O_CREAT | unix.O_EXCL) },
 		"list":   func() error { _, err := os.ReadDir(p.path); return err },
 		"remove": func() error { return unix.Unlink(p.path) },
-		"rename": func() error { return unix.Rename(p.path, p.path+".new") },
-		"link":   func() error { return unix.Link(p.path, p.path+".new") },
-		"mkdir":  func() error { return unix.Mkdir(p.path, 0o700) },
-		"chmod":  func() error { return unix.Chmod(p.path, 0o600) },
+		"rmdir":  func() error { return unix.Rmdir(p.path) },
+		// As the program replaces files.
+		"replace": func() error { return netdef.Replace(p.path, []byte("new")) },
+		"rename":  func() error { return unix.Rename(p.path, p.path+".new") },
+		"link":    func() error { return unix.Link(p.path, p.path+".new") },
+		"mkdir":   func() error { return unix.Mkdir(p.path, 0o700) },
+		"chmod":   func() error { return unix.Chmod(p.path, 0o600) },
 
 		"exec":            func() error { return unix.Exec("/bin/true", []string{"true"}, nil) },
 		"executable":      executable,

@@ -32,6 +32,7 @@ func main() {
 	child := flag.Bool("child", false, "start a child that may be signalled")
 	read := flag.String("read", "", "keep the file `PATH` readable")
 	remove := flag.String("remove", "", "keep the file `PATH` removable")
+	own := flag.String("own", "", "keep the directory `PATH` writable")
 	interfaces := flag.Bool("interfaces", false, "keep addresses of interfaces readable")
 	flag.Parse()
 
@@ -42,6 +43,9 @@ func main() {
 	}
 	if *remove != "" {
 		cfg.Remove = []string{*remove}
+	}
+	if *own != "" {
+		cfg.Own = []string{*own}
 	}
 	if *child {
 		p.child = exec.Command("sleep", "60")
