@@ -1,0 +1,55 @@
+// Package egress is the language in which a user says what a guest may reach, and the
+// decision that follows from it.
+//
+// # Theory of operation
+//
+// A Policy is what some text says, compiled once by Parse. It does not change: a new
+// text makes a new Policy. Decide is a pure function of it and of a Flow; nothing here
+// opens a socket, reads a clock or a file, or asks the host.
+//
+// # The language
+//
+// One statement a line; what follows a '#' at the start of a word is a comment.
+//
+//	allow|deny [tcp|udp|icmp] TARGET[:PORT[-END],...]
+//	allow|deny in [tcp|udp] from SOURCE [to PORT[-END],...]
+//	default allow|deny
+//	default in allow|deny
+//	names synthetic|pin
+//	sni if-present|require
+//	flows keep|kill
+//	dns addresses|any
+//	learn
+//
+// TARGET is a name, *.name, an address, a prefix or a group; an IPv6 address or prefix
+// before a port stands in brackets. SOURCE is an address, a prefix or a group. Without a
+// protocol a rule is for all three, and with ports for TCP and UDP.
+//
+// The order of lines means nothing. Deny beats allow beats default, and default is deny
+// once anything is allowed in that direction, unless it is said otherwise: who writes a
+// list of what is allowed means that list.
+//
+// Names are compared as A-labels in lower case without a dot at the end (RFC 5891). *.x
+// is every name below x, at any depth, and not x. A star under which strangers may
+// register is refused where it allows (suffix.go).
+//
+// A statement that cannot be read is an Error with its line and column, and there is no
+// Policy: nothing is guessed, skipped or half applied.
+//
+// # Names and addresses
+//
+// A Flow to a name is decided by rules for names, and then, once the address is known,
+// by those for addresses: a denied address is denied by any name, and one that is not
+// on the Internet needs a rule of its own, so that whoever answers for an allowed name
+// does not point it at the metadata service or the local network. A Flow to an address
+// that came from no name is decided by rules for addresses alone.
+//
+// Other resolvers are refused whatever rules say: names asked there would be known to
+// nobody here.
+//
+// # Cost
+//
+// Rules for names are found by a map that is asked once for each label of a name, those
+// for prefixes by one that is asked once for each length of prefix that occurs. Neither
+// depends on the number of rules, and neither allocates.
+package egress

@@ -1,0 +1,142 @@
+package egress
+
+import (
+	"net/netip"
+	"strconv"
+)
+
+// Direction is the way of the first packet of a flow.
+type Direction uint8
+
+// The directions.
+const (
+	Out Direction = iota // from the guest
+	In                   // to the guest
+)
+
+// Proto is a set of protocols.
+type Proto uint8
+
+// The protocols. ICMP is that of either family, and means echo.
+const (
+	TCP Proto = 1 << iota
+	UDP
+	ICMP
+)
+
+// String is how rules and records name one protocol.
+func (p Proto) String() string {
+	switch p {
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	case ICMP:
+		return "icmp"
+	}
+	return "any"
+}
+
+// Flow is what is to be decided.
+type Flow struct {
+	Direction Direction
+	Proto     Proto // one of them
+	// Name is the destination's, as Canonical makes it; empty for an address that
+	// came from no name, and inward.
+	Name string
+	// Addr is the destination of a flow out, the source of one in. It is not valid
+	// where a name has not been looked up yet.
+	Addr netip.Addr
+	Port uint16 // of the destination; 0 for ICMP
+	// Host says that Addr is one of the host's own, or stands for its loopback.
+	Host bool
+	// Member says that Addr is another member's of the guest's network.
+	Member bool
+}
+
+// Reason is why a verdict is what it is, in words for a record.
+type Reason string
+
+// The reasons.
+const (
+	ByRule       Reason = "rule"
+	ByDefault    Reason = "default"
+	OtherDNS     Reason = "other resolver"       // ports 53 and 853 are for our own
+	NotPublic    Reason = "address not public"   // of an allowed name, and not allowed itself
+	Unresolved   Reason = "name not resolved"    // no address, or the resolver failed
+	OtherName    Reason = "name in the traffic"  // SNI or Host is not the name of the address
+	NoName       Reason = "no name in the hello" // sni require
+	Unreadable   Reason = "hello not readable"   // it is too long, malformed, or did not come
+	TooManyNames Reason = "too many new names below a star"
+)
+
+// Verdict is what becomes of a flow, and by what.
+type Verdict struct {
+	Allow  bool
+	Reason Reason
+	Rule   *Rule // that decided; nil: none did
+}
+
+// Policy is what a text says. It is not changed once it is made, and its methods may be
+// called from any goroutine.
+type Policy struct {
+	Pin        bool // names pin: real addresses, allowed while their answer lives
+	RequireSNI bool // sni require: TLS without a server name is refused
+	KillFlows  bool // flows kill: a new policy ends the flows that it denies
+	AnyDNS     bool // dns any: records of all types of allowed names
+	Learn      bool // learn: everything passes, and is recorded as it would be
+
+	rules   []*Rule // in the order of the text
+	allow   [2]bool // the default of each direction
+	out, in index
+}
+
+// Rules are those of the policy in the order of its text. A rule's place is its ID.
+func (p *Policy) Rules() []*Rule { return p.rules }
+
+// Rule is one line that allows or denies.
+type Rule struct {
+	ID   int
+	File string // as given to Parse
+	Line int    // from 1
+	Text string // without comment and needless space
+
+	allow     bool
+	direction Direction
+	protos    Proto
+	ports     []portRange // empty: all
+	target    target
+}
+
+// Where is the rule's place for people: file:line.
+func (r *Rule) Where() string { return r.File + ":" + strconv.Itoa(r.Line) }
+
+// target is what a rule is about; one of the fields says it.
+type target struct {
+	name   string // canonical
+	below  bool   // with name: *.name
+	prefix netip.Prefix
+	group  group
+}
+
+// portRange is a range of ports, both ends included.
+type portRange struct{ first, last uint16 }
+
+// covers reports whether a rule is for a protocol and port, wherever it leads.
+func (r *Rule) covers(proto Proto, port uint16) bool {
+	if r.protos&proto == 0 {
+		return false
+	}
+	if len(r.ports) == 0 {
+		return true
+	}
+	for _, p := range r.ports {
+		if p.first <= port && port <= p.last {
+			return true
+		}
+	}
+	return false
+}
+
+// coversAll reports whether a rule is for every protocol and port.
+func (r *Rule) coversAll() bool { return r.protos == TCP|UDP|ICMP && len(r.ports) == 0 }

@@ -1,0 +1,59 @@
+package egress
+
+import (
+	_ "embed"
+	"sort"
+	"strings"
+)
+
+// suffixes are the names under which anybody may have a name: the rules of
+// publicsuffix.org, one a line, sorted by their bytes. They are those of
+// golang.org/x/net/publicsuffix, which a test holds them against; the package itself
+// imports net/http, and every start would pay for that.
+//
+//go:embed suffixes.txt
+var suffixes string
+
+// strangersBelow reports whether a name one label below name may be anybody's, so that
+// a star there would let anybody in. A top-level name that the list does not have may
+// become one tomorrow; those that cannot (RFC 6761, RFC 6762, and "internal" by ICANN's
+// resolution of 2024) are for private use.
+func strangersBelow(name string) bool {
+	if !strings.Contains(name, ".") {
+		switch name {
+		case "internal", "local", "test", "localhost", "invalid", "example":
+			return false
+		}
+		return true
+	}
+	if listed("!" + name) {
+		return false // an exception from a rule with a star
+	}
+	_, parent, _ := strings.Cut(name, ".")
+	return listed(name) || listed("*."+parent) || listed("*."+name)
+}
+
+// listed looks a line up.
+func listed(rule string) bool {
+	// The list is searched by bytes, so that nothing is made of it in memory.
+	text := suffixes
+	i := sort.Search(len(text), func(i int) bool { return lineAt(text, i) >= rule })
+	return i < len(text) && lineAt(text, i) == rule
+}
+
+// lineAt is the first line that begins at i or later; after the last one it is what is
+// greater than any rule.
+func lineAt(text string, i int) string {
+	if i > 0 {
+		end := strings.IndexByte(text[i-1:], '\n')
+		if end < 0 {
+			return "\xff"
+		}
+		i += end
+	}
+	line, _, _ := strings.Cut(text[i:], "\n")
+	if line == "" {
+		return "\xff"
+	}
+	return line
+}
