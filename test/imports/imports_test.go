@@ -125,6 +125,8 @@ func TestImportsPointOneWay(t *testing.T) {
 		"internal/netdef":     append(own("stack", "tap", "forwarder", "portfwd", "internal/shard"), gvisor, "os/exec"),
 		"internal/dns":        append(own("stack", "tap", "forwarder", "portfwd", "internal/relay", "internal/guest"), gvisor, "os/exec"),
 		"internal/names":      append(own("tap", "stack", "forwarder", "portfwd", "internal/shard", "internal/dns", "internal/guest"), gvisor, "net", "os", "os/exec", "time"),
+		"internal/egress":     append(own("tap", "stack", "forwarder", "portfwd", "internal/shard", "internal/flow", "internal/policy", "internal/dns", "internal/guest"), gvisor, "net", "net/http", "os", "os/exec"),
+		"internal/sniff":      append(own("tap", "stack", "forwarder", "portfwd", "internal/shard", "internal/flow", "internal/policy", "internal/egress", "internal/guest"), gvisor, "net", "net/http", "os", "os/exec", "crypto/tls"),
 		"internal/dhcp":       append(own("stack", "tap", "forwarder", "portfwd", "internal/shard"), gvisor, "os/exec"),
 		"internal/network":    own("internal/cli", "internal/netavark", "internal/namespace"),
 		"internal/netavark":   own("internal/cli", "internal/namespace"),

@@ -1,0 +1,108 @@
+package sniff
+
+// Header and types of records, RFC 8446 section 5.1.
+const (
+	recordHeader    = 5
+	recordHandshake = 22
+	recordMax       = 1 << 14
+)
+
+// Stream reads the beginning of what a client sends on a connection: TLS, HTTP/1 or
+// something else. Its zero value is ready to use.
+type Stream struct {
+	kind streamKind
+	buf  []byte // of TLS: the handshake so far; of HTTP: what has come
+
+	requested bool // HTTP: the first line is there
+
+	record int    // TLS: bytes that the present record still has
+	header []byte // TLS: of a record, incomplete
+	result Result
+}
+
+type streamKind uint8
+
+const (
+	unknownKind streamKind = iota
+	tlsKind
+	httpKind
+)
+
+// Feed takes what has come since the last call. Once the state is not More, it stays.
+func (s *Stream) Feed(b []byte) Result {
+	for s.result.State == More && len(b) > 0 {
+		switch s.kind {
+		case unknownKind:
+			s.begin(b[0])
+		case tlsKind:
+			b = s.feedTLS(b)
+		case httpKind:
+			s.feedHTTP(b)
+			b = nil
+		}
+	}
+	if s.result.State != More {
+		s.buf, s.header = nil, nil
+	}
+	return s.result
+}
+
+// Protocol is "tls" or "http" once the first byte has come, "" for anything else.
+func (s *Stream) Protocol() string { return [...]string{"", "tls", "http"}[s.kind] }
+
+// begin tells protocols apart by their first byte.
+func (s *Stream) begin(first byte) {
+	switch {
+	case first == recordHandshake:
+		s.kind = tlsKind
+	case 'A' <= first && first <= 'Z', first == '\r', first == '\n':
+		s.kind = httpKind
+	default:
+		s.result.State = Other
+	}
+}
+
+// feedTLS takes bytes up to the end of one record, and returns the rest.
+func (s *Stream) feedTLS(b []byte) (rest []byte) {
+	if s.record == 0 {
+		n := min(recordHeader-len(s.header), len(b))
+		s.header = append(s.header, b[:n]...)
+		s.beginRecord()
+		return b[n:]
+	}
+	n := min(s.record, len(b))
+	s.buf = append(s.buf, b[:n]...)
+	s.record -= n
+	size, state := helloSize(s.buf)
+	switch {
+	case state == Malformed:
+		s.result.State = Malformed
+	case state == Named && len(s.buf) == size && s.record == 0:
+		s.result = parseHello(s.buf)
+	case state == Named && len(s.buf)+s.record > size:
+		// RFC 8446 section 5.1 has no message follow a hello in its record, for the
+		// keys change there.
+		s.result.State = Malformed
+	}
+	return b[n:]
+}
+
+// beginRecord looks at a record's header as far as it has come.
+func (s *Stream) beginRecord() {
+	h := s.header
+	first := len(s.buf) == 0
+	wrong := Malformed
+	if first {
+		wrong = Other
+	}
+	switch {
+	case h[0] != recordHandshake, len(h) > 1 && h[1] != 3:
+		s.result.State = wrong
+	case len(h) == recordHeader:
+		s.record = int(h[3])<<8 | int(h[4])
+		s.header = s.header[:0]
+		if s.record == 0 || s.record > recordMax {
+			s.result.State = Malformed
+		}
+	}
+}
