@@ -20,12 +20,15 @@ const helpCommand = "help"
 // Main is the program: args is the whole argument vector, the name that it was
 // called by first. It returns the exit code.
 //
-// Called as slirp4netns or rootlessport it is that program alone, without our own
+// Called as slirp4netns, rootlessport or pesto it is that program alone, without our own
 // commands.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	prog := "epiphyte"
 	if len(args) > 0 && path.Base(args[0]) == netavark.RootlessPort {
 		return rootlessPortMain(ctx, stdout, stderr)
+	}
+	if len(args) > 0 && path.Base(args[0]) == pestoName {
+		return pestoMain(ctx, args[1:], stdout, stderr)
 	}
 	if len(args) > 0 && path.Base(args[0]) == compatible {
 		prog = compatible

@@ -1,0 +1,196 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/api"
+	"epiphyte/internal/pasta"
+)
+
+// pestoName is the name under which we change the ports of a running pasta.
+const pestoName = "pesto"
+
+// Pesto is the command line of pesto(1).
+type Pesto struct {
+	Socket string // of the running program
+	Show   bool   // after the change
+	Change pasta.Change
+	change bool // there is one
+}
+
+// portsOption is an option that forwards ports, with its long name.
+type portsOption struct {
+	option pasta.Option
+	name   string
+	about  string
+}
+
+func portsOptions() []portsOption {
+	return []portsOption{
+		{pasta.HostTCP, "tcp-ports", "TCP `PORTS` of the host that lead to the namespace"},
+		{pasta.HostUDP, "udp-ports", "UDP `PORTS` of the host that lead to the namespace"},
+		{pasta.GuestTCP, "tcp-ns", "TCP `PORTS` of the namespace that lead to the host"},
+		{pasta.GuestUDP, "udp-ns", "UDP `PORTS` of the namespace that lead to the host"},
+	}
+}
+
+// pestoPorts is one option that forwards ports, and the action given last before it.
+type pestoPorts struct {
+	action string
+	list   []pasta.Forward
+}
+
+// Actions on the ports of pesto's options.
+const (
+	pestoAdd    = "add"
+	pestoDelete = "delete"
+)
+
+// ParsePesto reads a command line; args does not contain the name. The second result is
+// not nil if the command line alone ends the program.
+func ParsePesto(args []string) (*Pesto, *Exit) {
+	p := new(Pesto)
+	var ports []pestoPorts
+	actions := map[string]bool{}
+	action := ""
+	fs := newFlags(pestoName)
+	act := func(name string) func() error {
+		return func() error {
+			action, actions[name] = name, true
+			return nil
+		}
+	}
+	switchFlag(fs, "show", "s", "show the ports, after the change if there is one", func() error { p.Show = true; return nil })
+	switchFlag(fs, pestoAdd, "A", "add the PORTS that follow", act(pestoAdd))
+	switchFlag(fs, pestoDelete, "D", "delete the PORTS that follow", act(pestoDelete))
+	fs.VarP(value{set: func(s string) error {
+		p.Change.Clear = append(p.Change.Clear, s)
+		_, err := pasta.Table(nil).Apply(p.Change)
+		return err
+	}}, "clear", "C", "first delete all ports of a `SIDE`: HOST or SPLICE, the namespace's loopback")
+	for _, o := range portsOptions() {
+		fs.VarP(value{set: func(s string) error {
+			list, err := o.option.Parse(s)
+			ports = append(ports, pestoPorts{action, list})
+			return err
+		}}, o.name, o.option.String()[1:], o.about)
+	}
+	switchFlag(fs, "help", "h", "show this help and exit", func() error { return &Exit{Stdout: pestoUsage(fs)} })
+	switchFlag(fs, "version", "", "show the version and exit", func() error {
+		return &Exit{Stdout: fmt.Sprintf("%s (epiphyte %s)\n", pestoName, Version)}
+	})
+	options, operands, fault := dialect{prog: pestoName}.getopt(fs, args)
+	err := fs.Parse(options)
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) {
+		err = invalid.Unwrap()
+	}
+	if err == nil {
+		err = fault
+	}
+	if err == nil && len(operands) != 1 {
+		err = errors.New("the path of one socket is required, the one of pasta's -c")
+	}
+	if err == nil {
+		err = p.gather(ports, actions)
+	}
+	var exit *Exit
+	switch {
+	case errors.As(err, &exit):
+		return nil, exit
+	case err != nil:
+		return nil, &Exit{Code: 1, Stderr: pestoLine(err)}
+	}
+	p.Socket = operands[0]
+	p.Show = p.Show || !p.change
+	return p, nil
+}
+
+// gather sorts the ports by what is to become of them. An action holds for those before it,
+// too, if it is the only one. Without any they take the place of all that there are, or of
+// what is cleared.
+func (p *Pesto) gather(ports []pestoPorts, actions map[string]bool) error {
+	p.change = len(ports) > 0 || len(p.Change.Clear) > 0
+	only := ""
+	switch {
+	case len(actions) == 1:
+		for only = range actions {
+		}
+	case len(actions) == 0 && len(ports) > 0 && len(p.Change.Clear) == 0:
+		p.Change.Clear = []string{pasta.HostSide, pasta.SpliceSide}
+	}
+	for _, o := range ports {
+		if o.action == "" {
+			o.action = only
+		}
+		switch {
+		case o.action == pestoDelete:
+			p.Change.Delete = append(p.Change.Delete, o.list...)
+		case o.action == "" && len(actions) > 0:
+			return errors.New("some PORTS stand before both --add and --delete: put one of them first")
+		default:
+			p.Change.Add = append(p.Change.Add, o.list...)
+		}
+	}
+	return nil
+}
+
+// pestoMain is pesto, and returns its exit code.
+func pestoMain(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	p, exit := ParsePesto(args)
+	if exit != nil {
+		return exit.write(stdout, stderr)
+	}
+	if err := p.run(ctx, stdout); err != nil {
+		fmt.Fprintln(stderr, pestoLine(err))
+		return 1
+	}
+	return 0
+}
+
+func (p *Pesto) run(ctx context.Context, stdout io.Writer) error {
+	client := api.Client{HTTP: p.Socket}
+	if p.change {
+		if err := client.ChangeForwards(ctx, p.Change); err != nil {
+			return p.explain(err)
+		}
+	}
+	if !p.Show {
+		return nil
+	}
+	table, err := client.Forwards(ctx)
+	if err != nil {
+		return p.explain(err)
+	}
+	_, err = fmt.Fprintf(stdout, "passt/pasta configuration (%s)\n%s", p.Socket, table.Show())
+	return err
+}
+
+// explain says what to do where nobody listens.
+func (p *Pesto) explain(err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
+		return fmt.Errorf("%s: nobody listens there: start pasta with -c %s", p.Socket, p.Socket)
+	}
+	return err
+}
+
+// pestoLine is an error for the user. Some begin with the name already.
+func pestoLine(err error) string {
+	return pestoName + ": " + strings.TrimPrefix(oneLine(err.Error()), pestoName+": ")
+}
+
+func pestoUsage(fs *pflag.FlagSet) string {
+	return "Usage: " + pestoName + " [OPTION]... SOCKET\n" +
+		"Show or change the ports that a running pasta forwards. SOCKET is the one of its -c.\n" +
+		"PORTS is as for pasta, such as 8080:80, 127.0.0.1/8000-8009 or [::]/8080:10.0.0.2/80.\n" +
+		"Without --add, --delete and --clear PORTS take the place of all that there are. All of\n" +
+		"a change is made, or nothing. What is there may be added, and what is not be deleted.\n\n" +
+		fs.FlagUsages()
+}
