@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/hostnet"
 )
 
 // Target says where the device is to live. Exactly one way is used, the first
@@ -51,6 +53,12 @@ type Network struct {
 	// guest. A guest in which IPv6 is off does without; see Device.HasIPv6.
 	Address6 netip.Prefix
 	Gateway6 netip.Addr
+	// More are further addresses, of either family. IPv6's need Address6.
+	More []netip.Prefix
+	// Routes are set as well, whatever interface and source they have. One of them that
+	// leads to everywhere takes the place of the family's gateway. What the namespace
+	// does not take, since another route is missing here, is left out.
+	Routes []hostnet.Route
 	// Shared is of a namespace whose other interfaces have default routes, too: ours
 	// comes after those of interfaces that were there before, and takes over when they
 	// are gone. What is sent from Address and Address6 goes by our

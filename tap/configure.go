@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
@@ -35,10 +36,8 @@ func (c *rtnetlinkConn) configure(ctx context.Context, name string, want Network
 	if err := c.configureLink(index, name, want); err != nil {
 		return false, err
 	}
-	if want.Gateway.IsValid() {
-		if err := c.gatewayRoutes(index, &want, want.Address.Addr(), want.Gateway, want.metric(index)); err != nil {
-			return false, err
-		}
+	if err := c.gatewayRoutes(index, &want, want.Address.Addr(), want.Gateway, want.metric(index)); err != nil {
+		return false, err
 	}
 	return c.configureIPv6(ctx, index, want)
 }
@@ -46,11 +45,23 @@ func (c *rtnetlinkConn) configure(ctx context.Context, name string, want Network
 // gatewayRoutes makes the gateway of one family the way out, and in a namespace with
 // several networks the way back.
 func (c *rtnetlinkConn) gatewayRoutes(index int, want *Network, addr, gateway netip.Addr, metric uint32) error {
-	err := c.defaultRoute(index, gateway, metric)
+	if !gateway.IsValid() {
+		return nil
+	}
+	out, err := c.copyRoutes(index, want.Routes, gateway.Is6())
+	if err == nil && !out {
+		err = c.defaultRoute(index, gateway, !want.reaches(gateway), metric)
+	}
 	if err != nil || !want.Shared {
 		return err
 	}
 	return c.addWayBack(index, addr, gateway)
+}
+
+// reaches reports whether the guest takes a gateway to be on its link by itself.
+func (n *Network) reaches(gateway netip.Addr) bool {
+	return gateway.Is6() && gateway.IsLinkLocalUnicast() || n.Address.Contains(gateway) || n.Address6.Contains(gateway) ||
+		slices.ContainsFunc(n.More, func(a netip.Prefix) bool { return a.Contains(gateway) })
 }
 
 // metric is how much the default routes of an interface yield to those that the kernel
@@ -84,9 +95,8 @@ func (c *rtnetlinkConn) configureLink(index int, name string, want Network) erro
 		}
 	}
 	if want.Address.IsValid() {
-		// EEXIST: a persistent device that was configured before.
-		if err := c.addAddress(index, want.Address); err != nil && err != unix.EEXIST {
-			return fail("cannot set address "+want.Address.String(), err, hintConfigure(err))
+		if err := c.addAddresses(index, append([]netip.Prefix{want.Address}, want.More...), false); err != nil {
+			return err
 		}
 	}
 	if err := c.setLink(index); err != nil {
@@ -99,28 +109,48 @@ func (c *rtnetlinkConn) configureLink(index int, name string, want Network) erro
 // advertisements (1024, IP6_RT_PRIO_USER), which would be taken in turn with ours.
 const metricIPv6 = 512
 
-// configureIPv6 sets the address and the default route of a device that is up, if
-// the guest has IPv6 at all.
+// configureIPv6 sets the addresses and the default route of a device that is up, if
+// the guest has IPv6 at all. Without an address the guest has its link-local one.
 func (c *rtnetlinkConn) configureIPv6(ctx context.Context, index int, want Network) (done bool, err error) {
-	if !want.Address6.IsValid() {
+	if !want.Address6.IsValid() && !want.Gateway6.IsValid() {
 		return false, nil
 	}
-	switch err := c.addAddress(index, want.Address6); err {
-	case nil, unix.EEXIST:
-	case unix.EACCES, unix.EOPNOTSUPP, unix.EAFNOSUPPORT:
-		// The sysctl disable_ipv6, or a kernel without IPv6. Callers ask for both
-		// families without knowing.
-		return false, nil
-	default:
-		return false, fail("cannot set address "+want.Address6.String(), err, hintConfigure(err))
+	if want.Address6.IsValid() {
+		if err = c.addAddresses(index, append([]netip.Prefix{want.Address6}, want.More...), true); err == nil {
+			err = c.awaitLocal(ctx, want.Address6.Addr())
+		}
 	}
-	if err := c.awaitLocal(ctx, want.Address6.Addr()); err != nil {
-		return false, err
-	}
-	if want.Gateway6.IsValid() {
+	if err == nil {
 		err = c.gatewayRoutes(index, &want, want.Address6.Addr(), want.Gateway6, metricIPv6+want.metric(index))
 	}
+	if withoutIPv6(err) {
+		return false, nil
+	}
 	return err == nil, err
+}
+
+// withoutIPv6 reports whether something failed because of the sysctl disable_ipv6, or of
+// a kernel without IPv6. Callers ask for both families without knowing.
+func withoutIPv6(err error) bool {
+	return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT)
+}
+
+// addAddresses adds those of one family, so that the kernel lists them in their order: of
+// IPv6 it has the latest first (ipv6_link_dev_addr in net/ipv6/addrconf.c). EEXIST: a
+// persistent device that was configured before.
+func (c *rtnetlinkConn) addAddresses(index int, list []netip.Prefix, v6 bool) error {
+	if v6 {
+		slices.Reverse(list)
+	}
+	for _, a := range list {
+		if a.Addr().Is6() != v6 {
+			continue
+		}
+		if err := c.addAddress(index, a); err != nil && err != unix.EEXIST {
+			return fail("cannot set address "+a.String(), err, hintConfigure(err))
+		}
+	}
+	return nil
 }
 
 // awaitLocal waits until the guest takes packets for its new address, at most busyFor:
@@ -131,7 +161,7 @@ func (c *rtnetlinkConn) awaitLocal(ctx context.Context, addr netip.Addr) error {
 	return retry.While(ctx, busyFor, localPause, func() bool {
 		msg := nl.NewRtMsg()
 		msg.Family, msg.Dst_len = unix.AF_INET6, 128
-		routes, err := c.ask(unix.RTM_GETROUTE, unix.NLM_F_ACK, msg, nl.NewRtAttr(unix.RTA_DST, addr.AsSlice()))
+		routes, err := c.Ask(unix.RTM_GETROUTE, unix.NLM_F_ACK, msg, nl.NewRtAttr(unix.RTA_DST, addr.AsSlice()))
 		local := err == nil && len(routes) > 0 && len(routes[0]) >= unix.SizeofRtMsg && nl.DeserializeRtMsg(routes[0]).Type == unix.RTN_LOCAL
 		return !local
 	})
@@ -154,16 +184,20 @@ func (c *rtnetlinkConn) addAddress(index int, addr netip.Prefix) error {
 		broadcast := binary.BigEndian.Uint32(ip) | ^uint32(0)>>addr.Bits()
 		parts = append(parts, nl.NewRtAttr(unix.IFA_BROADCAST, binary.BigEndian.AppendUint32(nil, broadcast)))
 	}
-	return c.change(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, parts...)
+	return c.Change(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, parts...)
 }
 
 // defaultRoute adds the route, and accepts one that is there if it is the same.
-// One of another metric is no obstacle.
-func (c *rtnetlinkConn) defaultRoute(index int, gateway netip.Addr, metric uint32) error {
+// One of another metric is no obstacle. onLink takes the gateway to be there although
+// no address says so.
+func (c *rtnetlinkConn) defaultRoute(index int, gateway netip.Addr, onLink bool, metric uint32) error {
 	gw := gateway.AsSlice()
 	msg := nl.NewRtMsg()
 	msg.Family = uint8(family(gw))
-	err := c.change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, msg,
+	if onLink {
+		msg.Flags |= unix.RTNH_F_ONLINK
+	}
+	err := c.Change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, msg,
 		nl.NewRtAttr(unix.RTA_GATEWAY, gw), nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))),
 		nl.NewRtAttr(unix.RTA_PRIORITY, nl.Uint32Attr(metric)))
 	if err == nil {
@@ -185,7 +219,7 @@ func (c *rtnetlinkConn) defaultRoute(index int, gateway netip.Addr, metric uint3
 func (c *rtnetlinkConn) findDefault(family uint8, metric uint32) (gateway []byte, index int) {
 	msg := nl.NewRtMsg()
 	msg.Family = family
-	routes, err := c.ask(unix.RTM_GETROUTE, unix.NLM_F_DUMP, msg)
+	routes, err := c.Ask(unix.RTM_GETROUTE, unix.NLM_F_DUMP, msg)
 	if err != nil {
 		return nil, 0
 	}

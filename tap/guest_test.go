@@ -19,6 +19,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/hostnet"
 )
 
 const (
@@ -273,6 +275,12 @@ func (s *guestServer) serve(c command) (a answerTo, err error) {
 	switch c.Do {
 	case "link":
 		a.Link, err = inspectLink(c.Name)
+	case "network": // what it has beside loopback's, a line each
+		var w *hostnet.Watcher
+		if w, err = hostnet.Open(hostnet.Config{}); err == nil {
+			a.Text = describe(w.Network())
+			err = w.Close()
+		}
 	case "add", "add-mq": // a persistent TAP, as RootlessKit makes one
 		flags := netlink.TUNTAP_NO_PI
 		if c.Do == "add-mq" {
@@ -354,6 +362,20 @@ func (s *guestServer) serve(c command) (a answerTo, err error) {
 		err = fmt.Errorf("unknown command %q", c.Do)
 	}
 	return a, err
+}
+
+// describe lists addresses and routes, but those that the kernel makes of addresses.
+func describe(n *hostnet.Network) string {
+	var b strings.Builder
+	for _, a := range n.Addresses {
+		fmt.Fprintln(&b, a.Prefix)
+	}
+	for _, r := range n.Routes {
+		if !r.Kernel {
+			fmt.Fprintf(&b, "%v via %v metric %d on-link %v source %v\n", r.Dst, r.Gateway, r.Metric, r.OnLink, r.Source)
+		}
+	}
+	return b.String()
 }
 
 func index(name string) int {

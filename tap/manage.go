@@ -88,7 +88,7 @@ func askRtnetlink(j *join, do func(*rtnetlinkConn) error) error {
 	if err != nil {
 		return err
 	}
-	defer c.close()
+	defer c.Close()
 	return do(c)
 }
 
@@ -100,7 +100,7 @@ func (c *rtnetlinkConn) remove(link netlink.Link) error {
 	}
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Index = int32(link.Attrs().Index)
-	if err := c.change(unix.RTM_DELLINK, 0, msg); err != nil && err != unix.ENODEV {
+	if err := c.Change(unix.RTM_DELLINK, 0, msg); err != nil && err != unix.ENODEV {
 		return fail(op, err, hintConfigure(err))
 	}
 	return nil

@@ -60,7 +60,7 @@ func (cfg Config) openIn(ctx context.Context, j *join) (*Device, error) {
 	conn, err := newRtnetlinkConn(results[queues])
 	var d *Device
 	if err == nil {
-		defer conn.close()
+		defer conn.Close()
 		d, err = cfg.attach(ctx, tuns, conn)
 	}
 	if err != nil {

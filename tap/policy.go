@@ -44,7 +44,7 @@ func routeMarked(j *join, subnets [2]subnet) (marked [2]bool, err error) {
 	if err != nil {
 		return marked, err
 	}
-	defer c.close()
+	defer c.Close()
 	if !switchOn(got[1]) {
 		return marked, nil
 	}
@@ -71,7 +71,7 @@ func (c *rtnetlinkConn) addPolicy(s subnet) error {
 	route := nl.NewRtMsg()
 	route.Family, route.Table = uint8(family(network)), unix.RT_TABLE_UNSPEC
 	route.Type, route.Scope = unix.RTN_LOCAL, unix.RT_SCOPE_HOST
-	if err := c.change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, route,
+	if err := c.Change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, route,
 		table, nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(loIndex))); err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func (c *rtnetlinkConn) addPolicy(s subnet) error {
 			parts = append(parts, nl.NewRtAttr(nl.FRA_TABLE, nl.Uint32Attr(directTable)))
 		}
 		// EEXIST: a predecessor's.
-		if err := c.change(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, parts...); err != nil && err != unix.EEXIST {
+		if err := c.Change(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, parts...); err != nil && err != unix.EEXIST {
 			return err
 		}
 	}

@@ -24,7 +24,7 @@ func (c *rtnetlinkConn) addWayBack(index int, addr, gateway netip.Addr) error {
 	table := nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(uint32(wayBackTable+index)))
 	route := nl.NewRtMsg()
 	route.Family, route.Table = uint8(family(source)), unix.RT_TABLE_UNSPEC
-	if err := c.change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, route, table,
+	if err := c.Change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, route, table,
 		nl.NewRtAttr(unix.RTA_GATEWAY, gateway.AsSlice()), nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index)))); err != nil {
 		return fail("cannot set the way back by "+gateway.String(), err, hintConfigure(err))
 	}
@@ -40,7 +40,7 @@ func (c *rtnetlinkConn) addWayBack(index int, addr, gateway netip.Addr) error {
 		for _, a := range attrs {
 			parts = append(parts, a)
 		}
-		switch err := c.change(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, parts...); err {
+		switch err := c.Change(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, parts...); err {
 		case nil, unix.EEXIST: // a predecessor's
 		case unix.EOPNOTSUPP, unix.EAFNOSUPPORT:
 			return nil // without policy routing clients from afar must come by the way out

@@ -122,6 +122,8 @@ func TestImportsPointOneWay(t *testing.T) {
 		"internal/testworld":  own("tap", "forwarder", "portfwd", "internal/guest"),
 		"internal/shard":      append(own("tap", "stack", "forwarder", "portfwd"), gvisor, "net", "os/exec"),
 		"internal/addressing": append(own("tap", "stack", "forwarder"), gvisor, "net", "os", "os/exec"),
+		"internal/rtnetlink":  append(own("tap", "stack", "forwarder", "portfwd", "internal/shard", "internal/hostnet"), gvisor, "os/exec"),
+		"internal/hostnet":    append(own("tap", "stack", "forwarder", "portfwd", "internal/addressing", "internal/policy", "internal/guest"), gvisor, "os/exec"),
 		"internal/netdef":     append(own("stack", "tap", "forwarder", "portfwd", "internal/shard"), gvisor, "os/exec"),
 		"internal/dns":        append(own("stack", "tap", "forwarder", "portfwd", "internal/relay", "internal/guest"), gvisor, "os/exec"),
 		"internal/names":      append(own("tap", "stack", "forwarder", "portfwd", "internal/shard", "internal/dns", "internal/guest"), gvisor, "net", "os", "os/exec", "time"),

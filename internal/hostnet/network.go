@@ -1,0 +1,167 @@
+package hostnet
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/rtnetlink"
+)
+
+// ErrNoInterface says that there is no interface of a name.
+var ErrNoInterface = errors.New("no such interface")
+
+// Network is what the host had when it was read.
+type Network struct {
+	Links     []Link    // by index
+	Addresses []Address // in the kernel's order
+	Routes    []Route   // of the main table, to single machines and nets, those of a net by metric
+}
+
+// Link is a network interface.
+type Link struct {
+	Index    int
+	Name     string
+	Up       bool
+	Loopback bool
+}
+
+// Address is an address of an interface. Those that are bound to a link, that the kernel
+// still examines or found to be another's are left out.
+type Address struct {
+	Link       int
+	Prefix     netip.Prefix // with its host part
+	Deprecated bool         // no new flow is to begin with it
+}
+
+// Route is a route by one interface; one by several is as many.
+type Route struct {
+	Link    int
+	Dst     netip.Prefix
+	Gateway netip.Addr // not valid: whoever has the address is on the link. May be of IPv6 for an IPv4 route (RFC 5549)
+	Source  netip.Addr // of packets whose sender does not choose; not valid: any
+	Metric  uint32
+	Scope   uint8 // RT_SCOPE_*
+	TOS     uint8
+	OnLink  bool // the gateway is on the link, although no route says so
+	Kernel  bool // made by the kernel with an address
+}
+
+// Default reports whether the route leads to everywhere.
+func (r *Route) Default() bool { return r.Dst.Bits() == 0 }
+
+// tries is how often a list is read that changes meanwhile.
+const tries = 5
+
+// read asks for all lists. One that changes all the time is taken as it comes.
+func read(c *rtnetlink.Conn) (n *Network, err error) {
+	for range tries {
+		if n, err = readOnce(c); !errors.Is(err, rtnetlink.ErrInterrupted) {
+			break
+		}
+	}
+	if errors.Is(err, rtnetlink.ErrInterrupted) {
+		err = nil
+	}
+	return n, err
+}
+
+func readOnce(c *rtnetlink.Conn) (*Network, error) {
+	n := new(Network)
+	var interrupted error
+	for _, list := range [...]struct {
+		what string
+		read func(*Network, *rtnetlink.Conn) error
+	}{{"interfaces", readLinks}, {"addresses", readAddresses}, {"routes", readRoutes}} {
+		err := list.read(n, c)
+		if errors.Is(err, rtnetlink.ErrInterrupted) {
+			interrupted, err = err, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the host's %s: %w", list.what, err)
+		}
+	}
+	slices.SortStableFunc(n.Links, func(a, b Link) int { return a.Index - b.Index })
+	return n, interrupted
+}
+
+// link is the interface of an index.
+func (n *Network) link(index int) (Link, bool) {
+	i := slices.IndexFunc(n.Links, func(l Link) bool { return l.Index == index })
+	if i < 0 {
+		return Link{}, false
+	}
+	return n.Links[i], true
+}
+
+// Interface is the interface of a name. ErrNoInterface: there is none.
+func (n *Network) Interface(name string) (Link, error) {
+	i := slices.IndexFunc(n.Links, func(l Link) bool { return l.Name == name })
+	if i < 0 {
+		return Link{}, fmt.Errorf("interface %s: %w", name, ErrNoInterface)
+	}
+	return n.Links[i], nil
+}
+
+// defaultRoute is the preferred of the routes of a family that lead to everywhere, nil if
+// there is none; link, if not zero, is the interface that it must lead by.
+func (n *Network) defaultRoute(v6 bool, link int) (best *Route) {
+	for i := range n.Routes {
+		r := &n.Routes[i]
+		if r.Default() && r.Dst.Addr().Is6() == v6 && (link == 0 || r.Link == link) && (best == nil || r.Metric < best.Metric) {
+			best = r
+		}
+	}
+	return best
+}
+
+// addresses are those of a family that an interface has, deprecated ones last.
+func (n *Network) addresses(link int, v6 bool) (list []netip.Prefix) {
+	for _, deprecated := range [...]bool{false, true} {
+		for _, a := range n.Addresses {
+			if a.Link == link && a.Prefix.Addr().Is6() == v6 && a.Deprecated == deprecated {
+				list = append(list, a.Prefix)
+			}
+		}
+	}
+	return list
+}
+
+// Main is the host's main address of a family: the first of the interface that its
+// default route leads by, or the one that the route names; of another interface, if it
+// has no such route or that has none. It is not valid if there is no address but
+// loopback's. prefer, if it names an interface that has an address, is asked first.
+func (n *Network) Main(v6 bool, prefer string) netip.Addr {
+	if l, err := n.Interface(prefer); err == nil {
+		if a := n.mainOf(l.Index, n.defaultRoute(v6, l.Index), v6); a.IsValid() {
+			return a
+		}
+	}
+	if r := n.defaultRoute(v6, 0); r != nil {
+		if a := n.mainOf(r.Link, r, v6); a.IsValid() {
+			return a
+		}
+	}
+	for _, l := range n.Links {
+		if a := n.mainOf(l.Index, nil, v6); l.Up && !l.Loopback && a.IsValid() {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+func (n *Network) mainOf(link int, by *Route, v6 bool) netip.Addr {
+	if by != nil && slices.ContainsFunc(n.Addresses, func(a Address) bool { return a.Prefix.Addr() == by.Source }) {
+		return by.Source
+	}
+	if list := n.addresses(link, v6); len(list) > 0 {
+		return list[0].Addr()
+	}
+	return netip.Addr{}
+}
+
+// loopback reports whether flags are those of the loopback interface.
+func loopback(flags uint32) bool { return flags&unix.IFF_LOOPBACK != 0 }

@@ -1,0 +1,69 @@
+package tap
+
+import (
+	"net/netip"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/hostnet"
+)
+
+// copyRoutes adds the routes of a family, and reports whether one of them leads to
+// everywhere. A route may need another, to its gateway, so they are tried until none more
+// is taken.
+func (c *rtnetlinkConn) copyRoutes(index int, routes []hostnet.Route, v6 bool) (out bool, err error) {
+	var left []hostnet.Route
+	for _, r := range routes {
+		if r.Dst.Addr().Is6() == v6 {
+			left = append(left, r)
+		}
+	}
+	for progress := true; progress && len(left) > 0; {
+		progress = false
+		var refused []hostnet.Route
+		for _, r := range left {
+			switch err := c.addRoute(index, &r); err {
+			case nil, unix.EEXIST: // the kernel makes those to its addresses' nets
+				progress, out = true, out || r.Default()
+			case unix.EPERM, unix.EACCES, unix.EOPNOTSUPP, unix.EAFNOSUPPORT:
+				return false, fail("cannot set route to "+r.Dst.String(), err, hintConfigure(err))
+			default:
+				refused = append(refused, r)
+			}
+		}
+		left = refused
+	}
+	return out, nil
+}
+
+func (c *rtnetlinkConn) addRoute(index int, r *hostnet.Route) error {
+	msg := nl.NewRtMsg()
+	msg.Family, msg.Dst_len, msg.Tos, msg.Scope = unix.AF_INET, uint8(r.Dst.Bits()), r.TOS, r.Scope
+	if r.Dst.Addr().Is6() {
+		msg.Family = unix.AF_INET6
+	}
+	if r.OnLink {
+		msg.Flags |= unix.RTNH_F_ONLINK
+	}
+	parts := []nl.NetlinkRequestData{
+		msg, nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))), nl.NewRtAttr(unix.RTA_PRIORITY, nl.Uint32Attr(r.Metric)),
+	}
+	if !r.Default() {
+		parts = append(parts, nl.NewRtAttr(unix.RTA_DST, r.Dst.Addr().AsSlice()))
+	}
+	if r.Gateway.IsValid() {
+		parts = append(parts, gatewayAttr(r.Gateway, r.Dst.Addr()))
+	}
+	return c.Change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, parts...)
+}
+
+// gatewayAttr names the gateway of a route to dst: of another family it is a struct rtvia
+// (linux/rtnetlink.h).
+func gatewayAttr(gateway, dst netip.Addr) *nl.RtAttr {
+	if gateway.Is4() == dst.Is4() {
+		return nl.NewRtAttr(unix.RTA_GATEWAY, gateway.AsSlice())
+	}
+	via := nl.Uint16Attr(uint16(family(gateway.AsSlice())))
+	return nl.NewRtAttr(unix.RTA_VIA, append(via, gateway.AsSlice()...))
+}
