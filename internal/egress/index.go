@@ -113,6 +113,13 @@ func (x *index) eachNamed(name string, visit func(*bucket)) {
 
 // byAddr finds the rules for a flow's address.
 func (x *index) byAddr(f *Flow) (m match) {
+	x.eachOfAddr(f, func(b *bucket, allowing bool) { m.consider(b, allowing, f) })
+	return m
+}
+
+// eachOfAddr visits the rules for an address: those for prefixes and for groups that it
+// is in. allowing is false for groups by which it is only denied.
+func (x *index) eachOfAddr(f *Flow, visit func(b *bucket, allowing bool)) {
 	a := f.Addr
 	if a.Is6() {
 		a = a.Unmap().WithZone("")
@@ -121,15 +128,14 @@ func (x *index) byAddr(f *Flow) (m match) {
 		for _, bits := range x.lengths[family(a)] {
 			p, _ := a.Prefix(bits)
 			if b := x.prefixes[p]; b != nil {
-				m.consider(b, true, f)
+				visit(b, true)
 			}
 		}
 	}
 	allowing, denying := f.groupsOf()
 	for g := publicGroup; g < groups; g++ {
 		if denying.has(g) {
-			m.consider(&x.groups[g], allowing.has(g), f)
+			visit(&x.groups[g], allowing.has(g))
 		}
 	}
-	return m
 }
