@@ -25,14 +25,13 @@ func (c *rtnetlinkConn) configure(ctx context.Context, name string, want Network
 	if err := c.setLink(loIndex); err != nil {
 		return false, fail("cannot bring up lo", err, hintConfigure(err))
 	}
-	link, err := c.find(name)
-	if err == nil && link == nil {
+	index, err := c.index(name)
+	if err == nil && index == 0 {
 		err = fail("cannot find "+name, unix.ENODEV, "it was deleted or renamed meanwhile")
 	}
 	if err != nil {
 		return false, err
 	}
-	index := link.Attrs().Index
 	if err := c.configureLink(index, name, want); err != nil {
 		return false, err
 	}

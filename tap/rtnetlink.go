@@ -28,6 +28,28 @@ func newRtnetlinkConn(r result) (*rtnetlinkConn, error) {
 
 // find returns the named interface, nil when there is none.
 func (c *rtnetlinkConn) find(name string) (netlink.Link, error) {
+	answer, err := c.lookUp(name)
+	if err != nil || answer == nil {
+		return nil, err
+	}
+	link, err := netlink.LinkDeserialize(nil, answer)
+	if err != nil {
+		return nil, fail("look up interface "+name, err, "")
+	}
+	return link, nil
+}
+
+// index returns the named interface's index, 0 when there is none.
+func (c *rtnetlinkConn) index(name string) (int, error) {
+	answer, err := c.lookUp(name)
+	if err != nil || answer == nil {
+		return 0, err
+	}
+	return int(nl.DeserializeIfInfomsg(answer).Index), nil
+}
+
+// lookUp asks for the named interface; nil when there is none.
+func (c *rtnetlinkConn) lookUp(name string) (answer []byte, err error) {
 	if name == "" {
 		return nil, nil
 	}
@@ -36,17 +58,13 @@ func (c *rtnetlinkConn) find(name string) (netlink.Link, error) {
 	if err == unix.ENODEV {
 		return nil, nil
 	}
-	var link netlink.Link
-	if err == nil && len(answers) == 0 {
+	if err == nil && (len(answers) == 0 || len(answers[0]) < unix.SizeofIfInfomsg) {
 		err = errors.New("the kernel gave no answer")
-	}
-	if err == nil {
-		link, err = netlink.LinkDeserialize(nil, answers[0])
 	}
 	if err != nil {
 		return nil, fail("look up interface "+name, err, "")
 	}
-	return link, nil
+	return answers[0], nil
 }
 
 // setLink changes an attribute of an interface, or with none brings it up.
