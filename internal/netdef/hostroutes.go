@@ -1,13 +1,12 @@
 package netdef
 
 import (
-	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
+	"syscall"
 
-	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // dumps is how often the kernel is asked while others change what it lists.
@@ -22,48 +21,63 @@ const broadRoute = 7
 // loopback and default routes, among them the parts of one by which VPNs take over
 // without replacing it (0.0.0.0/1 and 128.0.0.0/1).
 func HostRoutes() ([]netip.Prefix, error) {
-	addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	addrs, err := dump(unix.RTM_GETADDR)
 	if err != nil {
 		return nil, fmt.Errorf("list addresses of the host: %w", err)
 	}
-	routes, err := dump(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{}, netlink.RT_FILTER_TABLE)
-	})
+	routes, err := dump(unix.RTM_GETROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("list routes of the host: %w", err)
 	}
 	var all []netip.Prefix
-	add := func(n *net.IPNet) {
-		if p := prefix(n); p.Bits() >= broadRoute && !p.Addr().IsLoopback() {
+	for _, m := range append(addrs, routes...) {
+		if p := prefix(&m); p.Bits() >= broadRoute && !p.Addr().IsLoopback() {
 			all = append(all, p)
 		}
-	}
-	for _, a := range addrs {
-		add(a.IPNet)
-	}
-	for _, r := range routes {
-		add(r.Dst)
 	}
 	slices.SortFunc(all, netip.Prefix.Compare)
 	return slices.Compact(all), nil
 }
 
-// dump lists again what others have changed meanwhile.
-func dump[T any](list func() ([]T, error)) (all []T, err error) {
+// dump lists what the kernel has of both families, again if others have changed it
+// meanwhile. Every start waits for this, and package syscall asks with a twentieth of the
+// memory that the netlink library takes.
+func dump(request int) ([]syscall.NetlinkMessage, error) {
 	for range dumps {
-		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
+		raw, err := syscall.NetlinkRIB(request, unix.AF_UNSPEC)
+		if err != nil {
+			return nil, err
+		}
+		all, err := syscall.ParseNetlinkMessage(raw)
+		changed := func(m syscall.NetlinkMessage) bool { return m.Header.Flags&unix.NLM_F_DUMP_INTR != 0 }
+		if err != nil || !slices.ContainsFunc(all, changed) {
+			return all, err
 		}
 	}
-	return all, err
+	return nil, unix.EINTR
 }
 
-// prefix is the network of n; not valid if n is nil, as of some default routes.
-func prefix(n *net.IPNet) netip.Prefix {
-	if n == nil {
+// prefix is the network of an address or a route; not valid for a default route and for
+// other messages.
+func prefix(m *syscall.NetlinkMessage) netip.Prefix {
+	attr := uint16(unix.RTA_DST)
+	switch m.Header.Type {
+	case unix.RTM_NEWADDR:
+		attr = unix.IFA_ADDRESS
+	case unix.RTM_NEWROUTE:
+	default:
 		return netip.Prefix{}
 	}
-	a, _ := netip.AddrFromSlice(n.IP)
-	bits, _ := n.Mask.Size()
-	return netip.PrefixFrom(a.Unmap(), bits).Masked()
+	attrs, err := syscall.ParseNetlinkRouteAttr(m)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	for _, a := range attrs {
+		if a.Attr.Type == attr {
+			addr, _ := netip.AddrFromSlice(a.Value)
+			// The second byte is the prefix's length in both (struct ifaddrmsg, struct rtmsg).
+			return netip.PrefixFrom(addr, int(m.Data[1])).Masked()
+		}
+	}
+	return netip.Prefix{}
 }
