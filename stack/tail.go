@@ -16,13 +16,15 @@ const tailCount = 2 * batchBytes / tailSize
 // handed out may be let go of by any goroutine.
 type tailPool [tailCount]*buffer.View
 
-// next returns a view of tailSize bytes, which are not cleared, or nil when all are
+// next returns a view of tailSize bytes or more, which are not cleared, or nil when all are
 // in use because a reader is slow. The first free one is the most likely to be in the
 // processor's cache.
 func (t *tailPool) next() *buffer.View {
 	for i, v := range t {
 		if v == nil {
-			v = buffer.NewViewSize(tailSize)
+			// Too large for gVisor's pool, and so not cleared by its hand either: what
+			// no frame has filled takes no memory.
+			v = buffer.NewViewSize(buffer.MaxChunkSize + 1)
 			t[i] = v
 		} else if sharesChunk(v) {
 			continue
