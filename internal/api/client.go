@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 
 	"epiphyte/portfwd"
@@ -99,6 +100,15 @@ func (c *Client) Flows(ctx context.Context) ([]Flow, error) {
 	var doc flowsDocument
 	err := c.read(ctx, FlowsDocument, &doc)
 	return doc.Flows, err
+}
+
+// Capture writes what crosses the TAP to w as pcapng, with at most snaplen bytes of each
+// frame if that is not 0, until ctx ends (nil), w fails or the program ends (nil).
+func (c *Client) Capture(ctx context.Context, w io.Writer, snaplen int) error {
+	if c.HTTP == "" {
+		return fmt.Errorf("capture frames: %w", ErrNeedsHTTP)
+	}
+	return c.stream(ctx, "/v1/pcap?snaplen="+strconv.Itoa(snaplen), w)
 }
 
 // Names of what Document reads.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net/netip"
 
@@ -32,7 +33,11 @@ type Config struct {
 	Forwards Forwards        // HTTP: nil where there are none
 	Flows    func() []Flow   // lists the current flows; nil: none
 	Stats    func() []Metric // reads the counters and gauges; nil: none
-	Logger   *slog.Logger    // nil: slog.Default()
+	// Capture writes what crosses the TAP, as pcapng, with at most snaplen bytes of each
+	// frame if that is not 0, until ctx ends. An error before anything is written is told
+	// to the client. nil: there are no frames to capture.
+	Capture func(ctx context.Context, w io.Writer, snaplen int) error
+	Logger  *slog.Logger // nil: slog.Default()
 }
 
 // Flow is one TCP connection, UDP mapping or ping identifier, as both protocols

@@ -13,6 +13,7 @@ type conn struct {
 	*net.UnixConn
 	server  *Server
 	waiting bool // guarded by server.mu; for the request
+	streams bool // guarded by server.mu; its response goes on until the client ends it
 }
 
 func (c *conn) serve(ctx context.Context) {
@@ -48,9 +49,15 @@ func (c *conn) received() bool {
 	return waiting
 }
 
-// abort closes the connection from another goroutine. server.mu is held.
+// abort closes the connection from another goroutine, or has its stream end as the client
+// would. server.mu is held.
 func (c *conn) abort() {
 	c.waiting = false
+	if c.streams {
+		c.CloseRead()
+		c.SetWriteDeadline(time.Now().Add(streamFarewell))
+		return
+	}
 	c.Close()
 }
 

@@ -7,7 +7,8 @@
 // A [Server] listens on one Unix stream socket and speaks one of the two
 // protocols: a connection carries one request and its reply, and is closed. The
 // server does no work itself. Requests become calls of [Config]'s Ports, Flows and
-// Stats, whose results become replies. Each connection has a goroutine; an idle
+// Stats, whose results become replies. One request has a reply without an end, a capture:
+// it ends when the client closes its direction of the connection, or the server is closed. Each connection has a goroutine; an idle
 // server has one, waiting in accept, and no timer.
 //
 // [Port] and [Flow] are the only forms that a published port and a flow have in

@@ -86,14 +86,49 @@ func exchange(ctx context.Context, path string, request []byte) ([]byte, error) 
 	return b, nil
 }
 
+// stream sends a request to the HTTP socket and writes the response to w until it ends,
+// which it is made to when ctx does.
+func (c *Client) stream(ctx context.Context, path string, w io.Writer) error {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", c.HTTP)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", path); err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { conn.(*net.UnixConn).CloseWrite() })()
+	r := textproto.NewReader(bufio.NewReader(conn))
+	status, header, err := responseHead(r)
+	if err != nil {
+		return fmt.Errorf("read reply: %w", err)
+	}
+	if status == statusOK && header.Get("Content-Length") == "" {
+		_, err = io.Copy(w, r.R)
+		return err
+	}
+	body, err := io.ReadAll(io.LimitReader(r.R, maxReply))
+	if err != nil {
+		return err
+	}
+	return decodeReply(body, nil)
+}
+
+// responseHead reads the head of an HTTP response.
+func responseHead(r *textproto.Reader) (status string, header textproto.MIMEHeader, err error) {
+	line, err := r.ReadLine()
+	version, status, _ := strings.Cut(line, " ")
+	if err != nil || !strings.HasPrefix(version, "HTTP/1.") {
+		return "", nil, errors.New("not an HTTP response")
+	}
+	header, err = r.ReadMIMEHeader()
+	return status, header, err
+}
+
 // responseBody is the body of a complete HTTP response.
 func responseBody(response []byte) ([]byte, error) {
 	r := textproto.NewReader(bufio.NewReader(bytes.NewReader(response)))
-	line, err := r.ReadLine()
-	if err != nil || !strings.HasPrefix(line, "HTTP/1.") {
-		return nil, errors.New("not an HTTP response")
-	}
-	header, err := r.ReadMIMEHeader()
+	_, header, err := responseHead(r)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -42,6 +44,15 @@ func testConfig() (Config, *apitest.Ports) {
 				{Name: "uptime_seconds", Help: "Seconds since the start", Values: []Value{{N: 12}}},
 				{Name: "sent_bytes", Help: "Bytes from the guest", Counter: true, Label: "proto", Values: []Value{{"tcp", 1 << 60}, {"udp", 2}}},
 			}
+		},
+		Capture: func(ctx context.Context, w io.Writer, snaplen int) error {
+			if snaplen == 1 {
+				return errors.New("too many captures")
+			}
+			fmt.Fprintf(w, "begun %d", snaplen)
+			<-ctx.Done()
+			fmt.Fprint(w, " ended")
+			return nil
 		},
 		Logger: slog.New(slog.DiscardHandler),
 	}, p

@@ -48,8 +48,9 @@ type response struct {
 	status   string
 	kind     string // content type, empty without a body
 	body     []byte
-	location string // of what was created
-	allow    string // methods, with statusBadMethod
+	location string                                 // of what was created
+	allow    string                                 // methods, with statusBadMethod
+	stream   func(context.Context, io.Writer) error // in place of a body, until ctx ends; nil: none
 }
 
 // requestError is an error of the request itself.
@@ -73,7 +74,11 @@ func (c *conn) replyHTTP(ctx context.Context) []byte {
 	case err != nil:
 		return nil
 	}
-	return c.server.route(ctx, req).encode(req.method)
+	r := c.server.route(ctx, req)
+	if r.stream != nil && req.method != "HEAD" {
+		return c.stream(ctx, r)
+	}
+	return r.encode(req.method)
 }
 
 // refuseHTTP is the response to clients that are not permitted.
@@ -169,7 +174,7 @@ func (r *response) encode(method string) []byte {
 			fmt.Fprintf(&b, "%s: %s\r\n", field[0], field[1])
 		}
 	}
-	if r.status != statusNoContent {
+	if r.status != statusNoContent && r.stream == nil {
 		fmt.Fprintf(&b, "Content-Length: %d\r\n", len(r.body))
 	}
 	b.WriteString("\r\n")

@@ -58,12 +58,12 @@ func TestOpenAPIOperations(t *testing.T) {
 	d := readDocument(t)
 	want := []string{
 		"GET /v1/ports", "POST /v1/ports", "DELETE /v1/ports", "GET /v1/ports/{id}", "DELETE /v1/ports/{id}",
-		"GET /v1/forwards", "PATCH /v1/forwards", "GET /v1/flows", "GET /v1/stats", "GET /metrics",
+		"GET /v1/forwards", "PATCH /v1/forwards", "GET /v1/flows", "GET /v1/stats", "GET /v1/pcap", "GET /metrics",
 	}
 	if diff := cmp.Diff(want, d.operations); diff != "" {
 		t.Error(diff)
 	}
-	for _, path := range []string{"/v1/ports", "/v1/ports/{id}", "/v1/forwards", "/v1/flows", "/v1/stats", "/metrics"} {
+	for _, path := range []string{"/v1/ports", "/v1/ports/{id}", "/v1/forwards", "/v1/flows", "/v1/stats", "/v1/pcap", "/metrics"} {
 		body := `{"rule":"80"}`
 		if path == forwardsPath {
 			body = `{"add":["-t 80"]}`

@@ -24,6 +24,7 @@ const portPrefix = "/v1/ports/"
 const (
 	kindJSON = "application/json"
 	kindText = "text/plain; version=0.0.4; charset=utf-8" // Prometheus's
+	kindPcap = "application/x-pcapng"
 )
 
 type handler func(context.Context, *request) *response
@@ -43,6 +44,10 @@ func (s *Server) handlers(path string) map[string]handler {
 		return map[string]handler{"GET": s.listFlows}
 	case "/v1/stats":
 		return map[string]handler{"GET": s.readStats}
+	case "/v1/pcap":
+		if s.cfg.Capture != nil {
+			return map[string]handler{"GET": s.capture}
+		}
 	case "/metrics":
 		return map[string]handler{"GET": s.readMetrics}
 	}
@@ -56,7 +61,7 @@ func (s *Server) handlers(path string) map[string]handler {
 func (s *Server) route(ctx context.Context, req *request) *response {
 	methods := s.handlers(req.url.Path)
 	if methods == nil {
-		return problem(statusNotFound, fmt.Errorf("%s does not exist; /v1/ports, /v1/flows, /v1/stats and /metrics do", req.url.Path))
+		return problem(statusNotFound, fmt.Errorf("%s does not exist; /v1/ports, /v1/flows, /v1/stats, /v1/pcap and /metrics do", req.url.Path))
 	}
 	method := req.method
 	if method == "HEAD" { // encode leaves the body out
@@ -84,6 +89,22 @@ func (s *Server) readStats(context.Context, *request) *response {
 
 func (s *Server) readMetrics(context.Context, *request) *response {
 	return &response{status: statusOK, kind: kindText, body: metricsText(s.stats())}
+}
+
+// maxSnaplen is the longest frame that can be captured, in bytes, and more.
+const maxSnaplen = 1 << 18
+
+func (s *Server) capture(_ context.Context, req *request) *response {
+	snaplen := 0
+	if text := req.url.Query().Get("snaplen"); text != "" {
+		var err error
+		if snaplen, err = strconv.Atoi(text); err != nil || snaplen < 0 || snaplen > maxSnaplen {
+			return problem(statusBadRequest, fmt.Errorf("snaplen is a number of bytes, 0 (all of a frame) to %d", maxSnaplen))
+		}
+	}
+	return &response{status: statusOK, kind: kindPcap, stream: func(ctx context.Context, w io.Writer) error {
+		return s.cfg.Capture(ctx, w, snaplen)
+	}}
 }
 
 func (s *Server) showPort(_ context.Context, req *request) *response {
