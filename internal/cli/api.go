@@ -17,6 +17,10 @@ func (o *Options) listen(ctx context.Context, n *guestNetwork, r *reporter) erro
 		Stats:  func() []api.Metric { return metrics(n.guest) },
 		Logger: r.log,
 	}
+	if n.frames != nil {
+		cfg.Capture = n.frames.stream
+		cfg.Stats = func() []api.Metric { return append(metrics(n.guest), n.frames.metric()) }
+	}
 	for _, s := range []struct {
 		path   string
 		listen func(context.Context, string, api.Config) (*api.Server, error)

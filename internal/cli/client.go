@@ -16,7 +16,7 @@ import (
 )
 
 // Client is the command line of one of the commands for a running program:
-// ports, publish, unpublish, flows, stats.
+// ports, publish, unpublish, flows, stats, pcap.
 type Client struct {
 	command  clientCommand
 	api      api.Client
@@ -26,6 +26,7 @@ type Client struct {
 	json     bool
 	guest    string  // publish: the guest address, empty for the guest's own
 	interval float64 // flows: seconds between tables, 0 for a single table
+	snaplen  int     // pcap: bytes of each frame, 0 for all
 }
 
 // clientCommand is one of the commands.
@@ -48,6 +49,9 @@ func clientCommands() []clientCommand {
 			about: "Remove published ports. Existing connections through them stay."},
 		{name: "flows", about: "List the connections and mappings of a running program.", run: (*Client).flows},
 		{name: "stats", about: "Show the counters of a running program.", run: (*Client).stats},
+		{name: "pcap", run: (*Client).pcap,
+			about: "Write the frames that cross a running program's TAP to stdout, as pcapng, until\n" +
+				"interrupted: for a file, or for tshark -i -. Of a network, each frame of any member's once."},
 	}
 }
 
@@ -74,12 +78,14 @@ func ParseClient(prog, name string, args []string) (*Client, *Exit) {
 	fs.VarP(stringValue(&c.api.Control), "api-socket", "a", "use the control socket at `PATH`")
 	fs.Var(stringValue(&c.api.HTTP), "http-socket", "use the HTTP socket at `PATH`")
 	fs.Var(networkValue(&c.network), "network", "use the HTTP socket of the network `NAME`")
-	if name != "unpublish" {
+	if name != "unpublish" && name != "pcap" {
 		boolFlag(fs, "json", "", "print JSON, as the HTTP socket does", &c.json)
 	}
 	switch name {
 	case "publish":
 		fs.Var(stringValue(&c.guest), "guest", "publish ports of the guest address `ADDR`")
+	case "pcap":
+		fs.Var(numberValue("snaplen", &c.snaplen, maxSnaplen), "snaplen", "keep `N` bytes of each frame; 0: all")
 	case "flows":
 		fs.VarPF(secondsValue("watch", &c.interval), "watch", "w", "refresh every `SECONDS` until interrupted").NoOptDefVal = "1"
 	}

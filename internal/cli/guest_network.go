@@ -22,6 +22,7 @@ type guestNetwork struct {
 	device  *tap.Device
 	guest   *guest.Guest
 	agent   *tap.Agent // nil: none
+	frames  *frames    // nil: nobody can ask for captures
 	servers []*api.Server
 	cancel  context.CancelFunc
 	ended   chan struct{} // closed when Serve has returned
@@ -75,8 +76,11 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 	if n.agent, err = o.startAgent(ctx, cfg, r); err != nil {
 		return nil, err
 	}
+	if err := o.capture(n, cfg.Name, r); err != nil {
+		return nil, err
+	}
 	gc := guest.Config{
-		Device: n.device,
+		Device: n.captured(n.device),
 		Rules: policy.Rules{
 			Plan:                o.Plan,
 			DisableHostLoopback: o.DisableHostLoopback,
@@ -90,7 +94,7 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 		Logger:      r.log,
 	}
 	for _, q := range n.device.Queues()[1:] {
-		gc.Queues = append(gc.Queues, q)
+		gc.Queues = append(gc.Queues, n.captured(q))
 	}
 	if n.agent != nil {
 		gc.Sockets = n.agent
@@ -126,6 +130,7 @@ func (n *guestNetwork) discard() {
 		n.guest.Close()
 	}
 	closeAgent(n.agent)
+	n.frames.close()
 	if n.device != nil {
 		n.device.Close()
 	}
@@ -155,6 +160,7 @@ func (n *guestNetwork) Close() {
 		defer close(done)
 		<-n.ended
 		n.guest.Close()
+		n.frames.close()
 		closeAgent(n.agent)
 		n.device.Close()
 	}()

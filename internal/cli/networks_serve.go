@@ -157,11 +157,13 @@ func NetworkMain(ctx context.Context, stderr io.Writer) int {
 
 // listenForNetwork opens the control interface of a network: ports, flows, statistics.
 func listenForNetwork(ctx context.Context, path string, w *network.Worker, log *slog.Logger) (*api.Server, error) {
+	frames := &frames{Tee: w.Frames(), name: w.Definition().Name}
 	s, err := api.ListenHTTP(ctx, path, api.Config{
-		Ports:  w.Ports(),
-		Flows:  func() []api.Flow { return flows(w.Guest()) },
-		Stats:  func() []api.Metric { return metrics(w.Guest()) },
-		Logger: log,
+		Ports:   w.Ports(),
+		Flows:   func() []api.Flow { return flows(w.Guest()) },
+		Stats:   func() []api.Metric { return append(metrics(w.Guest()), frames.metric()) },
+		Capture: frames.stream,
+		Logger:  log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open control socket: %w", err)

@@ -25,13 +25,16 @@ type Options struct {
 	Expose              []portfwd.Exposed // ports of host loopback, on the guest's own
 	Source              *outbound.Source  // of the host's sockets
 
-	APISocket  string     // control socket, slirp4netns's JSON; empty: none
-	HTTPSocket string     // the same and more over HTTP; empty: none
-	ResolvConf string     // where the host's name servers are read
-	NoOffload  bool       // no virtio-net header on the TAP
-	Queues     int        // of the TAP, with a thread each; 0: one
-	LogLevel   slog.Level // to stderr
-	LogFormat  string     // logText or logJSON
+	APISocket   string     // control socket, slirp4netns's JSON; empty: none
+	HTTPSocket  string     // the same and more over HTTP; empty: none
+	ResolvConf  string     // where the host's name servers are read
+	NoOffload   bool       // no virtio-net header on the TAP
+	Queues      int        // of the TAP, with a thread each; 0: one
+	Pcap        string     // file to write frames to; empty: none
+	PcapSize    int64      // of it, in bytes; 0: no bound
+	PcapSnaplen int        // bytes of each frame in it; 0: all
+	LogLevel    slog.Level // to stderr
+	LogFormat   string     // logText or logJSON
 
 	Unconfined bool // --sandbox=off
 	// RequireFiles and RequireCalls refuse a kernel that cannot restrict files or
@@ -50,6 +53,7 @@ func defaultOptions(mtu int) Options {
 		MTU:        mtu,
 		Source:     new(outbound.Source),
 		ResolvConf: "/etc/resolv.conf",
+		PcapSize:   defaultPcapSize,
 		LogFormat:  logText,
 	}
 }
@@ -60,13 +64,14 @@ func (o *Options) addOwn(fs *pflag.FlagSet) {
 	fs.Var(modeValue(&o.PublishMode), "publish-mode", "how TCP clients are carried in, a `MODE`: auto, stack (through the TAP), direct (sockets of the guest's namespace)")
 	fs.Var(exposeValue(&o.Expose), "expose-host", "show TCP port `PORT[:GUESTPORT]` of the host's 127.0.0.1 on the guest's own; repeatable")
 	fs.Var(socketValue(httpSocket, &o.HTTPSocket), "http-socket", "accept HTTP requests about ports, flows and statistics on the socket `PATH`")
+	o.addPcap(fs)
 	fs.Var(levelValue(&o.LogLevel), "log-level", "log to stderr from `LEVEL` on: debug, info, warn, error")
 	fs.Var(choiceValue("log-format", &o.LogFormat, logText, logJSON), "log-format", "write the log as `FORMAT`: text, json")
 	fs.Var(stringValue(&o.ResolvConf), "resolv-conf", "read the host's name servers from `PATH`")
 	boolFlag(fs, "no-offload", "", "use the TAP without checksum and segmentation offload", &o.NoOffload)
 	fs.Var(queuesValue(&o.Queues), "queues", fmt.Sprintf("give the TAP `N` queues with a thread each, 1 to %d", tap.MaxQueues))
 	fs.Var(sandboxValue(&o.Unconfined), "sandbox", "`MODE`: auto gives up, once ready, whatever rights are not needed; off keeps them, for debugging")
-	for _, name := range [...]string{"publish", "publish-mode", "expose-host", "http-socket", "log-level", "log-format", "resolv-conf", "no-offload", "queues", "sandbox"} {
+	for _, name := range [...]string{"publish", "publish-mode", "expose-host", "http-socket", "pcap", "pcap-size", "pcap-snaplen", "log-level", "log-format", "resolv-conf", "no-offload", "queues", "sandbox"} {
 		own(fs.Lookup(name))
 	}
 }

@@ -17,6 +17,7 @@ func TestParseRun(t *testing.T) {
 				Plan:       planOf(t, "10.0.2.0/24", true),
 				MTU:        65520,
 				ResolvConf: "/etc/resolv.conf",
+				PcapSize:   defaultPcapSize,
 				LogFormat:  "text",
 			},
 			Command: []string{"/bin/myshell"},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"strconv"
@@ -102,6 +103,46 @@ func queuesValue(dst *int) value {
 		*dst = n
 		return nil
 	}}
+}
+
+// numberValue reads a number from 0 to most.
+func numberValue(name string, dst *int, most int) value {
+	return value{initial: strconv.Itoa(*dst), set: func(s string) error {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 0 || n > most {
+			return fmt.Errorf("--%s must be a number from 0 to %d", name, most)
+		}
+		*dst = n
+		return nil
+	}}
+}
+
+// sizeValue reads a number of bytes, or of k, M or G of them, powers of 1024.
+func sizeValue(name string, dst *int64) value {
+	return value{initial: sizeText(*dst), set: func(s string) error {
+		number, shift := s, 0
+		if i := strings.IndexAny("kKmMgG", s[max(0, len(s)-1):]); s != "" && i >= 0 {
+			number, shift = s[:len(s)-1], 10*(i/2+1)
+		}
+		n, err := strconv.ParseInt(number, 10, 64)
+		if err != nil || n < 0 || n > math.MaxInt64>>shift {
+			return fmt.Errorf("--%s must be a number of bytes, or one with k, M or G", name)
+		}
+		*dst = n << shift
+		return nil
+	}}
+}
+
+// sizeText writes a size as sizeValue reads it.
+func sizeText(n int64) string {
+	suffix := ""
+	for _, s := range [...]string{"k", "M", "G"} {
+		if n == 0 || n%1024 != 0 {
+			break
+		}
+		n, suffix = n/1024, s
+	}
+	return strconv.FormatInt(n, 10) + suffix
 }
 
 // stringValue takes any string.

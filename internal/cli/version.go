@@ -21,6 +21,9 @@ const (
 // compatible is the name under which we give that program's version first.
 const compatible = "slirp4netns"
 
+// programVersion is the program as files of its making name it.
+func programVersion() string { return "epiphyte " + Version }
+
 // versionText is the answer to --version. Callers take the second and third
 // word or the first X.Y.Z of line one, and search for lines by their beginning.
 func versionText(prog string) string {

@@ -19,6 +19,7 @@ import (
 	"epiphyte/internal/bridge"
 	"epiphyte/internal/flow"
 	"epiphyte/internal/names"
+	"epiphyte/internal/pcap"
 	"epiphyte/internal/shard"
 	"epiphyte/portfwd"
 	"epiphyte/tap"
@@ -345,7 +346,7 @@ func (w *Worker) connect(m *membership, with descriptors) (err error) {
 			return err
 		}
 	}
-	m.port, err = w.bridge.Add(m.device, bridge.Address{MAC: m.mac, IPv4: m.IPv4, IPv6: m.IPv6})
+	m.port, err = w.bridge.Add(w.frames.Device(m.device, pcap.FromGuest), bridge.Address{MAC: m.mac, IPv4: m.IPv4, IPv6: m.IPv6})
 	if err != nil {
 		return err
 	}

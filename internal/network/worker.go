@@ -17,6 +17,7 @@ import (
 	"epiphyte/internal/guest"
 	"epiphyte/internal/names"
 	"epiphyte/internal/netdef"
+	"epiphyte/internal/pcap"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/shard"
 	"epiphyte/tap"
@@ -63,6 +64,7 @@ type Worker struct {
 
 	shard  *shard.Shard
 	bridge *bridge.Bridge
+	frames pcap.Tee // what passes the bridge, each frame once: as members send it, and the gateway
 	names  *names.Table
 	guest  *guest.Guest
 	served chan struct{} // closed when guest.Serve has returned
@@ -186,7 +188,7 @@ func (w *Worker) build() (err error) {
 		Internal: w.def.Internal,
 	})
 	w.guest, err = guest.New(guest.Config{
-		Device: w.bridge,
+		Device: w.frames.Device(w.bridge, pcap.TowardGuest),
 		Shard:  w.shard,
 		Rules: policy.Rules{
 			Plan:                w.plan,
@@ -208,6 +210,9 @@ func (w *Worker) Definition() netdef.Definition { return w.def }
 
 // Guest is the network that the members share.
 func (w *Worker) Guest() *guest.Guest { return w.guest }
+
+// Frames captures what passes the bridge.
+func (w *Worker) Frames() *pcap.Tee { return &w.frames }
 
 // Serve serves members and clients until ctx ends, or until nobody has been there for a
 // while. The program must have been confined before, by ready: it is called when

@@ -29,7 +29,7 @@ const writeBytes = 256 << 10
 
 // Capture is one that runs.
 type Capture struct {
-	tee *Tee
+	tee     *Tee
 	cfg     Config
 	wake    chan struct{} // holds an element while frames wait
 	filling buffer        // guarded by Tee.mu

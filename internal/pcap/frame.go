@@ -44,7 +44,7 @@ func cutDatagrams(b []byte, segment int, each func(b []byte, size int)) bool {
 	v4 := header.Ethernet(b).Type() == header.IPv4ProtocolNumber
 	if packet := b[eth:]; v4 && header.IPv4(packet).IsValid(len(packet)) {
 		ip = int(header.IPv4(packet).HeaderLength())
-	} else if !v4 && len(packet) >= header.IPv6MinimumSize && header.IPv6(packet).TransportProtocol() == header.UDPProtocolNumber {
+	} else if !v4 && len(packet) >= header.IPv6MinimumSize && header.IPv6(packet).NextHeader() == uint8(header.UDPProtocolNumber) {
 		ip = header.IPv6MinimumSize
 	}
 	heads := eth + ip + udpSize

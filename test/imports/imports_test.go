@@ -118,6 +118,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"internal/connect":    append(own("tap", "stack", "forwarder", "portfwd", "internal/flow", "internal/policy", "internal/relay", "internal/steer", "internal/guest"), gvisor, "net", "os/exec"),
 		"internal/steer":      append(own("tap", "forwarder", "portfwd", "internal/flow", "internal/policy", "internal/connect", "internal/relay", "internal/guest"), "net", "os/exec"),
 		"internal/bridge":     append(own("tap", "forwarder", "portfwd", "internal/flow", "internal/policy", "internal/connect", "internal/relay", "internal/guest"), "net", "os/exec"),
+		"internal/pcap":       append(own("tap", "forwarder", "portfwd", "internal/flow", "internal/policy", "internal/connect", "internal/relay", "internal/steer", "internal/guest"), "net", "os/exec"),
 		"internal/testnet":    own("tap", "stack", "forwarder", "portfwd", "internal/relay", "internal/guest"),
 		"internal/testworld":  own("tap", "forwarder", "portfwd", "internal/guest"),
 		"internal/shard":      append(own("tap", "stack", "forwarder", "portfwd"), gvisor, "net", "os/exec"),
@@ -191,9 +192,11 @@ func (p *source) selectors(visit func(of, name string)) {
 // interval changes when the clock is set.
 func TestTimeOfDayIsOnlyShown(t *testing.T) {
 	known := []string{
-		"internal/api: UTC",  // the Date of a response
-		"internal/api: Unix", // a deadline that is long past
-		"internal/dns: Unix", // likewise; and the time of a file
+		"internal/api: UTC",            // the Date of a response
+		"internal/api: Unix",           // a deadline that is long past
+		"internal/dns: Unix",           // likewise; and the time of a file
+		"internal/pcap: UnixNano",      // the stamps of frames
+		"internal/pcap/pcaptest: Unix", // the same, read
 	}
 	suspects := map[string][]string{
 		"time": {"Unix", "UnixMilli", "UnixMicro", "Date", "Parse", "ParseInLocation"},

@@ -1,0 +1,24 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// pcap captures frames until the user or whoever reads stdout has had enough.
+func (c *Client) pcap(ctx context.Context, stdout io.Writer) error {
+	if f, ok := stdout.(*os.File); ok && isTerminal(f) {
+		return errors.New("a capture is not for a terminal: write it to a file (> FILE), or to a program (| tshark -i -)")
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	err := c.api.Capture(ctx, stdout, c.snaplen)
+	if errors.Is(err, syscall.EPIPE) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,132 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+
+	"github.com/spf13/pflag"
+
+	"epiphyte/internal/api"
+	"epiphyte/internal/pcap"
+	"epiphyte/stack"
+)
+
+// defaultPcapSize is the largest capture into a file in bytes: what a guest sends must
+// not fill the host's disk unasked.
+const defaultPcapSize = 1 << 30
+
+// addPcap adds the flags of captures into a file.
+func (o *Options) addPcap(fs *pflag.FlagSet) {
+	fs.Var(stringValue(&o.Pcap), "pcap", "write the frames that cross the TAP to `FILE`, as pcapng")
+	fs.Var(sizeValue("pcap-size", &o.PcapSize), "pcap-size", "end the capture at `SIZE` bytes, or so many k, M or G; 0: never")
+	fs.Var(numberValue("pcap-snaplen", &o.PcapSnaplen, maxSnaplen), "pcap-snaplen", "keep `N` bytes of each frame; 0: all")
+}
+
+// maxSnaplen is the longest frame that can be captured, in bytes, and more.
+const maxSnaplen = 1 << 18
+
+// frames are the captures of what crosses one device, or a network's bridge.
+type frames struct {
+	*pcap.Tee
+	name  string // of the device, in captures
+	begun func() // is called for each; may be nil
+
+	file   *os.File // of --pcap; nil: none
+	cancel context.CancelFunc
+	ended  chan struct{} // closed when nothing is written to file any more
+}
+
+// capture begins the capture by --pcap, and prepares for those that clients ask for.
+func (o *Options) capture(n *guestNetwork, name string, r *reporter) error {
+	if o.Pcap == "" && o.HTTPSocket == "" {
+		return nil
+	}
+	f := &frames{Tee: new(pcap.Tee), name: name}
+	if n.agent != nil {
+		f.begun = sync.OnceFunc(func() {
+			r.log.Info("connections of published ports that do not cross the TAP are in no capture; with --publish-mode=stack all of them cross it")
+		})
+	}
+	n.frames = f
+	if o.Pcap == "" {
+		return nil
+	}
+	file, err := pcap.Open(o.Pcap)
+	if err != nil {
+		return err
+	}
+	f.file = file
+	c, err := f.begin(pcap.Config{Snaplen: o.PcapSnaplen, Limit: o.PcapSize})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	f.cancel, f.ended = cancel, make(chan struct{})
+	go func() {
+		defer close(f.ended)
+		f.report(c.Run(ctx, file), o, r.log)
+	}()
+	return nil
+}
+
+// captured is a device with its frames captured.
+func (n *guestNetwork) captured(dev stack.Device) stack.Device {
+	if n.frames == nil {
+		return dev
+	}
+	return n.frames.Device(dev, pcap.Both)
+}
+
+func (f *frames) begin(cfg pcap.Config) (*pcap.Capture, error) {
+	cfg.Interface, cfg.Program = f.name, programVersion()
+	c, err := f.Begin(cfg)
+	if err == nil && f.begun != nil {
+		f.begun()
+	}
+	return c, err
+}
+
+// stream gives a client a capture; see api.Config.
+func (f *frames) stream(ctx context.Context, w io.Writer, snaplen int) error {
+	c, err := f.begin(pcap.Config{Snaplen: snaplen})
+	if err != nil {
+		return err
+	}
+	c.Run(ctx, w) // an error is of a client that has left
+	return nil
+}
+
+// metric counts what captures lack.
+func (f *frames) metric() api.Metric {
+	return api.Metric{Name: "capture_lost_frames", Help: "Frames missing in captures that were written too slowly", Counter: true, Values: []api.Value{{N: f.Lost()}}}
+}
+
+// report says why the capture by --pcap has ended by itself, and what it lacks.
+func (f *frames) report(err error, o *Options, log *slog.Logger) {
+	log = log.With("file", o.Pcap)
+	switch {
+	case errors.Is(err, pcap.ErrLimit):
+		log.Warn("the capture ends at its size; --pcap-size sets another", "bytes", o.PcapSize)
+	case err != nil:
+		log.Error("the capture ends", "error", err)
+	}
+	if lost := f.Lost(); lost > 0 {
+		log.Warn("frames are missing in the capture, which was written too slowly; --pcap-snaplen makes it smaller", "frames", lost)
+	}
+}
+
+// close ends the capture by --pcap, with all that has crossed.
+func (f *frames) close() {
+	if f == nil || f.file == nil {
+		return
+	}
+	if f.cancel != nil {
+		f.cancel()
+		<-f.ended
+	}
+	f.file.Close()
+}
