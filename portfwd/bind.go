@@ -2,74 +2,140 @@ package portfwd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/addressing"
-	"epiphyte/internal/connect"
 	"epiphyte/internal/outbound"
-	"epiphyte/internal/retry"
-	"epiphyte/internal/sockio"
 )
 
 // Bound is a rule whose ports are bound and wait for a Manager to serve them;
 // clients wait in the kernel's queues.
 type Bound struct {
-	rule Rule
-	fds  []int // one for each port
+	rule    Rule     // published
+	exposed *Exposed // or exposed, then not nil
+	sockets []bound
+	leftOut error // why ports of BestEffort are not there; nil: all are
+}
+
+// bound is a socket at a port of a rule.
+type bound struct {
+	fd   int
+	port uint16
 }
 
 // Bind binds the ports of all rules, or of none. Its errors are those of Add. Rules
-// that conflict with each other fail at once.
+// that conflict with each other fail at once. Those with BestEffort come last, whatever
+// their place, so that they take no port of another.
 func Bind(ctx context.Context, p addressing.Plan, rules []Rule) ([]*Bound, error) {
 	rules = slices.Clone(rules)
 	for i := range rules {
-		if err := rules[i].resolve(&p); err != nil {
-			return nil, fmt.Errorf("publish %v: %w", rules[i], err)
+		err := rules[i].resolve(&p)
+		if err == nil {
+			err = rules[i].conflict(rules[:i])
 		}
-		if err := rules[i].conflict(rules[:i]); err != nil {
+		if err != nil {
 			return nil, fmt.Errorf("publish %v: %w", rules[i], err)
 		}
 	}
-	var list []*Bound
-	for _, r := range rules {
-		b, err := bindRule(ctx, r)
-		if err != nil {
-			for _, b := range list {
-				b.Close()
+	b := binder{clients: ephemeralPorts()}
+	return b.all(ctx, rules)
+}
+
+// binder binds ports of the host.
+type binder struct {
+	clients portRange     // which BestEffort leaves alone
+	spare   map[place]int // sockets that are bound already, of rules that go
+}
+
+// all binds rules that are resolved, in their order, or none.
+func (b *binder) all(ctx context.Context, rules []Rule) ([]*Bound, error) {
+	list := make([]*Bound, len(rules))
+	for _, lenient := range [...]bool{false, true} {
+		for i := range rules {
+			r := &rules[i]
+			if r.lenient() != lenient {
+				continue
 			}
-			return nil, err
+			var err error
+			if list[i], err = b.rule(ctx, r); err != nil {
+				closeAll(list)
+				return nil, fmt.Errorf("publish %v: %w", *r, err)
+			}
 		}
-		list = append(list, b)
 	}
 	return list, nil
 }
 
-// bindRule binds the ports of a rule that is resolved.
-func bindRule(ctx context.Context, r Rule) (*Bound, error) {
-	b := &Bound{rule: r}
-	for i := range r.Ports() {
-		fd, err := bind(ctx, r.Proto, netip.AddrPortFrom(r.Host, r.HostPort+uint16(i)))
-		if err != nil {
-			b.Close()
-			return nil, fmt.Errorf("publish %v: %w", r, err)
-		}
-		b.fds = append(b.fds, fd)
+// rule binds the ports of a rule, all or none, or of BestEffort what it can. Those of Auto
+// are bound when their servers are there.
+func (b *binder) rule(ctx context.Context, r *Rule) (*Bound, error) {
+	made := &Bound{rule: *r}
+	if r.Auto {
+		return made, nil
 	}
-	return b, nil
+	enough := 1 << 20
+	if r.BestEffort {
+		enough = descriptorsToSpare()
+	}
+	for i := range r.Ports() {
+		port := r.HostPort + uint16(i)
+		if r.BestEffort && b.clients.contains(port) {
+			continue
+		}
+		at := r.place(port)
+		fd, err := b.bind(ctx, at, r.BestEffort)
+		switch {
+		case err == nil && fd >= enough:
+			unix.Close(fd)
+			made.leftOut = bindError(at, unix.EMFILE)
+			return made, nil
+		case err == nil:
+			made.sockets = append(made.sockets, bound{fd, port})
+		case r.BestEffort && ctx.Err() == nil:
+			made.leftOut = err
+		default:
+			made.Close()
+			return nil, err
+		}
+	}
+	return made, nil
+}
+
+// bind is a socket at a place.
+func (b *binder) bind(ctx context.Context, at place, once bool) (int, error) {
+	if fd, ok := b.spare[at]; ok {
+		delete(b.spare, at)
+		return fd, nil
+	}
+	return at.open(ctx, once)
+}
+
+// close closes the sockets that nobody wanted.
+func (b *binder) close() {
+	for _, fd := range b.spare {
+		unix.Close(fd)
+	}
+}
+
+func closeAll(list []*Bound) {
+	for _, b := range list {
+		b.Close()
+	}
 }
 
 // Close gives the ports up, if no Manager has taken them over.
 func (b *Bound) Close() {
-	for _, fd := range b.fds {
-		unix.Close(fd)
+	if b == nil {
+		return
 	}
-	b.fds = nil
+	for _, s := range b.sockets {
+		unix.Close(s.fd)
+	}
+	b.sockets = nil
 }
 
 // resolve checks the rule and fills in what it leaves open.
@@ -90,19 +156,35 @@ func (r *Rule) resolve(p *addressing.Plan) error {
 	if err := r.Validate(); err != nil {
 		return err
 	}
+	if r.DualStack {
+		r.oneStack(p)
+	}
 	r.Host, r.GuestPort = r.host(), r.guestPort()
 	switch {
-	case r.Host.Is6() && !r.Guest.Is4() && !p.IPv6():
+	case r.Host.Is6() && !r.DualStack && !r.Guest.Is4() && !p.IPv6():
 		return badField("host_addr", "%v is an IPv6 address, and IPv6 is not enabled", r.Host)
 	case p.IsOwn(r.Guest):
 		return badField("guest_addr", "%v is the gateway's or the DNS server's, not the guest's", r.Guest)
 	case r.Guest.IsValid():
-	case !p.Guest.IsValid():
+	case r.Host.Is4() && !p.Prefix.IsValid():
+		return badField("host_addr", "%v is an IPv4 address, and IPv4 is not enabled", r.Host)
+	case !p.Guest.IsValid() && p.Prefix.IsValid():
 		return badField("guest_addr", "missing: the network has several members")
 	case r.Host.Is4():
 		r.Guest = p.Guest
 	}
 	return nil
+}
+
+// oneStack has a dual-stack rule take one family alone where the guest has no other, or
+// the host's kernel.
+func (r *Rule) oneStack(p *addressing.Plan) {
+	switch {
+	case !hostHasIPv6(), !r.Guest.IsValid() && !p.IPv6():
+		r.DualStack, r.Host = false, netip.IPv4Unspecified()
+	case !r.Guest.IsValid() && !p.Prefix.IsValid():
+		r.DualStack, r.Host = false, netip.IPv6Unspecified()
+	}
 }
 
 // astray reports whether the rule leads to an address that the guest's interface
@@ -123,92 +205,33 @@ func firstAddress(name string) (netip.Addr, error) {
 	return addrs[max(0, slices.IndexFunc(addrs, netip.Addr.Is4))], nil
 }
 
+// lenient reports whether the rule goes without the ports that cannot be had.
+func (r *Rule) lenient() bool { return r.BestEffort || r.Auto }
+
+// overlaps reports whether sockets of the rules at one port exclude each other.
+func (r *Rule) overlaps(o *Rule) bool {
+	switch {
+	case r.Proto != o.Proto || r.Device != "" && o.Device != "" && r.Device != o.Device:
+		return false
+	case r.Host == o.Host:
+		return true
+	}
+	oneFamily := r.Host.Is4() == o.Host.Is4() || r.DualStack || o.DualStack
+	return oneFamily && (r.Host.IsUnspecified() || o.Host.IsUnspecified())
+}
+
 // conflict is the error of a rule that wants a port of one of the others. Unlike a
 // port of another program it is not waited for. All rules are resolved.
 func (r *Rule) conflict(others []Rule) error {
-	for _, o := range others {
-		sameHost := r.Host == o.Host || r.Host.Is4() == o.Host.Is4() && (r.Host.IsUnspecified() || o.Host.IsUnspecified())
+	for i := range others {
+		o := &others[i]
 		first := max(r.HostPort, o.HostPort)
 		end := min(int(r.HostPort)+r.Ports(), int(o.HostPort)+o.Ports())
-		if r.Proto == o.Proto && sameHost && int(first) < end {
-			return &BindError{
-				Proto: r.Proto, Addr: netip.AddrPortFrom(r.Host, first), Errno: unix.EADDRINUSE,
-				Remedy: fmt.Sprintf("published by %v already", o),
-			}
+		if int(first) < end && !r.lenient() && !o.lenient() && r.overlaps(o) {
+			e := bindError(r.place(first), unix.EADDRINUSE)
+			e.Remedy = fmt.Sprintf("published by %v already", *o)
+			return e
 		}
 	}
 	return nil
-}
-
-// bindPatience is how long a busy port is tried again: a predecessor that was
-// told to go needs some milliseconds, under load up to a second.
-const (
-	bindPatience = 2 * time.Second
-	bindPause    = 20 * time.Millisecond
-)
-
-// backlog is the number of clients that may wait to be accepted; the kernel
-// cuts it to net.core.somaxconn, which is 4096 since Linux 5.4.
-const backlog = 4096
-
-// bind opens, binds and, for TCP, listens.
-func bind(ctx context.Context, proto string, at netip.AddrPort) (int, error) {
-	var fd int
-	var errno unix.Errno
-	ended := retry.While(ctx, bindPatience, bindPause, func() bool {
-		fd, errno = tryBind(proto, at)
-		return errno == unix.EADDRINUSE
-	})
-	if errno != 0 {
-		return -1, errors.Join(ended, bindError(proto, at, errno))
-	}
-	return fd, nil
-}
-
-func tryBind(proto string, at netip.AddrPort) (int, unix.Errno) {
-	family, typ := unix.AF_INET, unix.SOCK_STREAM
-	if at.Addr().Is6() {
-		family = unix.AF_INET6
-	}
-	var sa sockio.Addr
-	sa.Set(at)
-	if proto == UDP {
-		typ = unix.SOCK_DGRAM
-	}
-	fd, err := unix.Socket(family, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, err.(unix.Errno)
-	}
-	fail := func(err error) (int, unix.Errno) {
-		unix.Close(fd)
-		return -1, err.(unix.Errno)
-	}
-	if family == unix.AF_INET6 {
-		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
-			return fail(err)
-		}
-	}
-	if proto == UDP {
-		// As much as the kernel grants: a burst is taken batch by batch.
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, sockio.ReceiveBuffer)
-		if err := askDestination(fd, family); err != nil {
-			return fail(err)
-		}
-		if errno := sockio.Bind(fd, &sa); errno != 0 {
-			return fail(errno)
-		}
-		return fd, 0
-	}
-	// A port whose last connections are in TIME-WAIT is free to listen on.
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
-		return fail(err)
-	}
-	if errno := sockio.Bind(fd, &sa); errno != 0 {
-		return fail(errno)
-	}
-	connect.Prepare(fd)
-	if err := unix.Listen(fd, backlog); err != nil {
-		return fail(err)
-	}
-	return fd, 0
 }

@@ -117,12 +117,12 @@ func TestBindErrorTexts(t *testing.T) {
 		err  error
 		want string
 	}{
-		{bindError(TCP, at(80), unix.EACCES), "listen on tcp 127.0.0.1:80: permission denied (ports below 1024 are closed to this user: as root, sysctl -w net.ipv4.ip_unprivileged_port_start=80)"},
-		{bindError(UDP, at(8080), unix.EACCES), "listen on udp 127.0.0.1:8080: permission denied"},
-		{bindError(TCP, at(80), unix.EADDRINUSE), "listen on tcp 127.0.0.1:80: address already in use (another program has the port)"},
-		{bindError(TCP, at(80), unix.EADDRNOTAVAIL), "listen on tcp 127.0.0.1:80: cannot assign requested address (no interface of this machine has the address)"},
-		{bindError(TCP, at(80), unix.EMFILE), "listen on tcp 127.0.0.1:80: too many open files (raise the limit of open files, ulimit -n)"},
-		{bindError(TCP, at(80), unix.EAFNOSUPPORT), "listen on tcp 127.0.0.1:80: address family not supported by protocol"},
+		{bindError(place{proto: TCP, addr: at(80)}, unix.EACCES), "listen on tcp 127.0.0.1:80: permission denied (ports below 1024 are closed to this user: as root, sysctl -w net.ipv4.ip_unprivileged_port_start=80)"},
+		{bindError(place{proto: UDP, addr: at(8080)}, unix.EACCES), "listen on udp 127.0.0.1:8080: permission denied"},
+		{bindError(place{proto: TCP, addr: at(80)}, unix.EADDRINUSE), "listen on tcp 127.0.0.1:80: address already in use (another program has the port)"},
+		{bindError(place{proto: TCP, addr: at(80)}, unix.EADDRNOTAVAIL), "listen on tcp 127.0.0.1:80: cannot assign requested address (no interface of this machine has the address)"},
+		{bindError(place{proto: TCP, addr: at(80)}, unix.EMFILE), "listen on tcp 127.0.0.1:80: too many open files (raise the limit of open files, ulimit -n)"},
+		{bindError(place{proto: TCP, addr: at(80)}, unix.EAFNOSUPPORT), "listen on tcp 127.0.0.1:80: address family not supported by protocol"},
 	} {
 		if got := c.err.Error(); got != c.want {
 			t.Errorf("%q, want %q", got, c.want)

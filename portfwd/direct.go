@@ -53,25 +53,33 @@ const (
 type direct struct {
 	connect.Attempt
 	sockets Sockets        // of the guest that has the server
-	from    netip.AddrPort // what it is bound to
+	from    netip.AddrPort // what it is bound to, unless that is the guest's own
+	to      netip.AddrPort // the server
 	waiting bool           // for a socket
 	tried   netip.AddrPort // from there; a valid port: the guest may have seen a SYN
 	failed  bool           // the guest's kernel has refused, or was silent
 }
 
+// findSockets finds the sockets with which the client could take the direct path.
+func (c *client) findSockets() {
+	cfg := &c.m.cfg
+	if cfg.Sockets != nil && cfg.Mode != StackOnly {
+		// The rule may name an address that is no guest's own; whether a guest's
+		// kernel passes such a connection on, only its device tells.
+		c.direct.sockets = cfg.Sockets(c.to.Addr())
+	}
+}
+
 // mayGoDirect reports whether the direct path would do for a client.
 func (c *client) mayGoDirect() bool {
 	cfg := &c.m.cfg
-	if cfg.Sockets == nil || cfg.Mode == StackOnly {
+	switch {
+	case c.direct.sockets == nil:
 		return false
+	case cfg.Mode == DirectOnly, c.inside:
+		return true
 	}
-	// The rule may name an address that is no guest's own; whether a guest's
-	// kernel passes such a connection on, only its device tells.
-	to := c.to.Addr()
-	if c.direct.sockets = cfg.Sockets(to); c.direct.sockets == nil {
-		return false
-	}
-	return cfg.Mode == DirectOnly || c.direct.sockets.Transparent(familyOf(to)) && cfg.Shard.Now() >= c.p.avoid
+	return c.direct.sockets.Transparent(familyOf(c.to.Addr())) && cfg.Shard.Now() >= c.p.avoid
 }
 
 func familyOf(a netip.Addr) int {
@@ -91,7 +99,7 @@ func (c *client) directPatience() time.Duration {
 // goDirect takes the direct path.
 func (c *client) goDirect() {
 	c.direct.waiting = true
-	c.direct.sockets.Socket(familyOf(c.to.Addr()), c.takeSocket)
+	c.direct.sockets.Socket(familyOf(c.direct.to.Addr()), c.takeSocket)
 	if c.direct.waiting {
 		c.m.cfg.Shard.Arm(&c.timer, c.directPatience(), c)
 	}
@@ -109,7 +117,7 @@ func (c *client) takeSocket(fd int) (kept bool) {
 		c.directImpossible()
 		return false
 	}
-	d.Bound = d.sockets.Transparent(familyOf(c.to.Addr()))
+	d.Bound = !c.inside && d.sockets.Transparent(familyOf(c.to.Addr()))
 	if d.Bound {
 		var sa sockio.Addr
 		sa.Set(d.from)
@@ -126,8 +134,10 @@ func (c *client) takeSocket(fd int) (kept bool) {
 	if c.hasSent() {
 		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
 	}
-	d.tried = d.from
-	d.Start(fd, c.to, c.directPatience())
+	if !c.inside {
+		d.tried = d.from
+	}
+	d.Start(fd, d.to, c.directPatience())
 	return true
 }
 

@@ -37,19 +37,26 @@
 // them, and what the guest sends to our clients is claimed for it: the session's
 // datagrams by us, a connection's segments by the stack.
 //
-// An exposed port (expose.go) is a socket that listens in the guest's network
-// namespace, made there by package tap. A client is accepted and connected to
-// 127.0.0.1, or to ::1 where that is refused; it is reset when that fails, and
-// else the relay joins the two. No address comes from the guest: the port alone
-// says where it leads.
+// A client of the host's loopback may be the guest itself to its server (policy.Rules,
+// Splice), which the direct path alone can do; by the stack path it is the gateway again.
+//
+// An exposed port (expose.go) is a socket of the guest's network namespace, made there
+// by package tap and bound by us. A client is accepted and connected to 127.0.0.1, or to
+// ::1 where that is refused, or to the address that the rule names; it is reset when
+// that fails, and else the relay joins the two. A client of an exposed UDP port
+// (exposeudp.go) has a socket on the host, connected to the server. No address comes
+// from the guest: the rule alone says where a port leads.
+//
+// Change adds and removes rules together, all or none: what comes is bound before what
+// goes is closed, and takes over the socket of a rule that goes and has the same place.
 //
 // Invariants: clients that wait in a listener's queue are never lost to a full
 // table, only delayed; every accepted socket belongs to one client, or to the
 // relay, and is closed with it; exposed ports, which the guest uses, have a limit of
 // their own, so that they cannot crowd out published ones.
 //
-// Life of a rule: Add, then serving, then Remove or Close, which close the
-// listeners; connections that were carried in live on.
+// Life of a rule: Add or Change, then serving, then Remove, Change or Close, which close
+// the listeners; connections that were carried in live on.
 //
 // Timers: for each client that waits, dialTimeout, or directPatience on the direct
 // path; acceptPause when the process is out of descriptors. Sessions expire in the

@@ -1,8 +1,6 @@
 package portfwd
 
 import (
-	"fmt"
-	"net"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -10,45 +8,20 @@ import (
 	"epiphyte/internal/connect"
 	"epiphyte/internal/flow"
 	"epiphyte/internal/policy"
-	"epiphyte/internal/shard"
 	"epiphyte/internal/sockio"
 )
 
-// exposedPort is an exposed port at one of the guest's loopback addresses.
+// exposedPort is an exposed TCP port at one of the addresses in the guest.
 type exposedPort struct {
 	listener
-	at   netip.AddrPort // in the guest
-	host uint16
+	at netip.AddrPort // in the guest
+	to netip.AddrPort // on the host; no valid address: its loopback
 }
 
-// Expose carries clients of listening sockets, which were made in the guest's
-// network namespace, out to a port of the host's loopback, until Close. It takes
-// the sockets over, even when it fails, which it does only after Close.
-func (m *Manager) Expose(hostPort uint16, listening ...int) error {
-	ports := make([]*exposedPort, len(listening))
-	for i, fd := range listening {
-		p := &exposedPort{listener: listener{m: m, fd: fd}, at: sockio.LocalAddr(fd), host: hostPort}
-		p.to = p
-		connect.Prepare(fd)
-		ports[i] = p
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		for _, p := range ports {
-			p.close()
-		}
-		return fmt.Errorf("expose port %d: %w", hostPort, net.ErrClosed)
-	}
-	m.exposed = append(m.exposed, ports...)
-	m.cfg.Shard.Post(shard.TaskFunc(func() {
-		for _, p := range ports {
-			if err := p.open(); err != nil {
-				m.cfg.Logger.Warn("exposed port does not work", "port", hostPort, "error", err)
-			}
-		}
-	}))
-	return nil
+func (m *Manager) newExposedPort(fd int, to netip.AddrPort) *exposedPort {
+	p := &exposedPort{listener: listener{m: m, fd: fd}, at: sockio.LocalAddr(fd), to: to}
+	p.listener.to = p
+	return p
 }
 
 func (p *exposedPort) full() bool { return !p.m.cfg.Table.Admit(flow.Exposed) }
@@ -76,16 +49,19 @@ func (p *exposedPort) take(fd int, from netip.AddrPort) {
 		Src: from, Remote: p.at, FD: -1,
 	}
 	cfg.Table.Add(c.record)
-	c.ask(netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+	if host := p.to.Addr(); host.IsValid() {
+		c.ask(host)
+	} else {
+		c.ask(loopback4())
+	}
 }
 
-// ask asks whether the client may reach the port at an address of the host's
-// loopback.
-func (c *exposedClient) ask(loopback netip.Addr) {
+// ask asks whether the client may reach the port at an address of the host.
+func (c *exposedClient) ask(host netip.Addr) {
 	cfg := &c.p.m.cfg
 	c.decided(cfg.Policy.Decide(policy.Request{
 		Guest: c.record.Guest, Direction: policy.Out, Origin: flow.FromExposed, Proto: unix.IPPROTO_TCP,
-		Src: c.from, Dst: netip.AddrPortFrom(loopback, c.p.host),
+		Src: c.from, Dst: netip.AddrPortFrom(host, c.p.to.Port()),
 	}))
 }
 
@@ -101,8 +77,8 @@ func (c *exposedClient) decided(d policy.Decision) {
 	}
 }
 
-// dial connects to the host's loopback. There the kernel often knows the outcome
-// at once.
+// dial connects to the host's server. On loopback the kernel often knows the outcome at
+// once.
 func (c *exposedClient) dial(to netip.AddrPort) {
 	c.to, c.record.State = to, flow.Connecting
 	fd, err := unix.Socket(familyOf(to.Addr()), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
@@ -124,7 +100,7 @@ func (c *exposedClient) answered(errno unix.Errno) {
 	case errno == 0:
 		c.ended = true
 		c.p.m.cfg.Relay.Join(c.server.Release(), c.socket.Release(), c.record)
-	case errno == unix.ECONNREFUSED && c.to.Addr().Is4() && c.p.m.cfg.Plan.IPv6():
+	case errno == unix.ECONNREFUSED && !c.p.to.Addr().IsValid() && c.to.Addr().Is4() && c.p.m.cfg.Plan.IPv6():
 		c.server.Close()
 		c.ask(netip.IPv6Loopback())
 	default:

@@ -57,11 +57,7 @@ func TestParseExposed(t *testing.T) {
 func (w *world) expose(loop netip.Addr, hostPort uint16) netip.AddrPort {
 	w.T.Helper()
 	at := netip.AddrPortFrom(loop, testnet.FreePort(w.T, TCP, loop))
-	fd, errno := tryBind(TCP, at)
-	if errno != 0 {
-		w.T.Fatal(errno)
-	}
-	if err := w.Expose(hostPort, fd); err != nil {
+	if err := w.exposeRule(Exposed{Guest: loop, GuestPort: at.Port(), HostPort: hostPort}); err != nil {
 		w.T.Fatal(err)
 	}
 	return at
@@ -231,7 +227,7 @@ func TestListenerIsDestroyed(t *testing.T) {
 		w := newWorld(t, setting{clock: new(shardtest.Clock), idle: true})
 		w.expose(loop4, 1)
 		w.Turn(0)
-		p := w.exposed[0]
+		p := w.inForce()[0].sockets[0].(*exposedPort)
 		if paused {
 			p.pause()
 		}
@@ -257,11 +253,7 @@ func TestExposedClose(t *testing.T) {
 	w.Manager.Close()
 	w.EndFlows()
 	c.Close()
-	fd, errno := tryBind(TCP, netip.AddrPortFrom(loop4, 0))
-	if errno != 0 {
-		t.Fatal(errno)
-	}
-	if err := w.Expose(port, fd); !errors.Is(err, net.ErrClosed) {
+	if err := w.exposeRule(Exposed{Guest: loop4, GuestPort: testnet.FreePort(t, TCP, loop4), HostPort: port}); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("exposed after Close: %v", err)
 	}
 	if !testnet.Within(patience, func() bool { return testnet.Descriptors(t) <= before+1 }) { // serveHost's

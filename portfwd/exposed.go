@@ -27,8 +27,8 @@ type Exposed struct {
 	Host netip.Addr
 	// HostPort is where GuestPort leads, the ports after it counting up; 0: GuestPort.
 	HostPort uint16
-	// BestEffort leaves out the ports that cannot be bound, and those that the guest's
-	// kernel gives to clients.
+	// BestEffort leaves out the ports that cannot be bound, and those that the host's
+	// kernel gives to clients, as the guest's does as well unless told otherwise.
 	BestEffort bool
 	// Auto binds the ports whose HostPort a server on the host listens on, as Rule.Auto
 	// does in the other direction.
@@ -93,9 +93,9 @@ func ParseExposed(s string) (e Exposed, err error) {
 // one, and UDP by /udp.
 func (e Exposed) String() string {
 	var b strings.Builder
-	b.WriteString(portRange(e.hostPort(), e.Ports()))
+	b.WriteString(rangeText(e.hostPort(), e.Ports()))
 	if e.GuestPort != e.hostPort() {
-		b.WriteString(":" + portRange(e.GuestPort, e.Ports()))
+		b.WriteString(":" + rangeText(e.GuestPort, e.Ports()))
 	}
 	if e.Proto == UDP {
 		b.WriteString("/udp")
@@ -103,7 +103,7 @@ func (e Exposed) String() string {
 	return b.String()
 }
 
-func portRange(first uint16, ports int) string {
+func rangeText(first uint16, ports int) string {
 	if ports == 1 {
 		return strconv.Itoa(int(first))
 	}

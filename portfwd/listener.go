@@ -56,6 +56,8 @@ func (l *listener) close() {
 	l.fd = -1
 }
 
+func (l *listener) descriptor() int { return l.fd }
+
 // Ready implements shard.Handler: clients wait.
 func (l *listener) Ready(events uint32) {
 	if events&(unix.EPOLLHUP|unix.EPOLLERR) != 0 {

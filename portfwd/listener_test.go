@@ -65,7 +65,7 @@ func TestVisible(t *testing.T) {
 		if from.Is6() {
 			server = w.Plan.Guest6
 		}
-		got := w.decide(unix.IPPROTO_TCP, netip.AddrPortFrom(from, 4444), netip.AddrPortFrom(server, 80)).From
+		got := w.decide(unix.IPPROTO_TCP, netip.AddrPortFrom(from, 4444), netip.AddrPortFrom(server, 80), false).From
 		if got != netip.AddrPortFrom(netip.MustParseAddr(want), 4444) {
 			t.Errorf("%s is seen as %v, want %s", client, got, want)
 		}

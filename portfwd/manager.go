@@ -1,9 +1,9 @@
 package portfwd
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -30,43 +30,52 @@ type Config struct {
 	Batch  *sockio.Batch
 	Stack  *stack.Stack
 	// Sockets are those of the guest that has an address for its own, made in its
-	// network namespace. It is asked on the shard's thread, once for each TCP client;
-	// nil, or a nil result: the stack path only.
+	// network namespace. It is asked on the shard's thread, about each TCP client; nil, or
+	// a nil result: the stack path only.
 	Sockets func(netip.Addr) Sockets
 	Mode    Mode
 	Logger  *slog.Logger // the default is slog's
 	// Claims is told of the clients of UDP ports; nil where one worker has all.
 	Claims stack.Claims
+	// GuestSockets makes the sockets of ports that are exposed while the shard serves,
+	// which it must do meanwhile; nil: Change exposes none.
+	GuestSockets GuestSockets
 }
 
-// Manager holds the published ports of one guest. Add, Remove and List may be
-// called by any goroutine while the shard serves, or before it does.
+// Manager holds the published ports of one guest, and the exposed ones. Add, Remove, Change
+// and List may be called by any goroutine while the shard serves, or before it does.
 type Manager struct {
-	cfg Config
+	cfg     Config
+	clients portRange // of the host's kernel, asked once: the program may be confined later
 
 	// The shard's thread only:
 	paused  []*listener // waiting for descriptors
 	retry   shard.Timer
 	backlog policy.Backlog
+	passing sockio.Batch // sends what the Config's has received
+
+	changing sync.Mutex // held while rules come and go, so that one change sees no half of another
 
 	mu       sync.Mutex
-	last     int               // the id given last
-	rules    map[int]published // in force; guarded by mu
-	removing map[int]published // taken back, not yet closed; guarded by mu
-	exposed  []*exposedPort    // guarded by mu
+	last     int                // the id given last
+	rules    map[int]*published // in force; guarded by mu
+	removing []*published       // taken back, not yet closed; guarded by mu
 	closed   bool
 	ended    chan struct{} // closed by Close
 }
 
+// published is a rule in force with its sockets.
 type published struct {
 	entry   Entry
+	exposed *Exposed // what it is instead, if it is not nil
 	sockets []socket
 }
 
 // socket is a bound port: a listener or a UDP socket.
 type socket interface {
-	open() error // start to serve, on the shard's thread
-	close()      // stop, on the shard's thread or when the shard has stopped
+	open() error     // start to serve, on the shard's thread
+	close()          // stop, on the shard's thread or when the shard has stopped
+	descriptor() int // -1: closed
 }
 
 // New makes a manager without rules.
@@ -74,122 +83,168 @@ func New(cfg Config) *Manager {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	return &Manager{
-		cfg:      cfg,
-		rules:    make(map[int]published),
-		removing: make(map[int]published),
-		ended:    make(chan struct{}),
-	}
-}
-
-// Add publishes the ports of a rule: all of them, or none and an error, which
-// is a *FieldError, a *BindError or the context's. A port that was just
-// released is tried again for bindPatience.
-func (m *Manager) Add(ctx context.Context, r Rule) (Entry, error) {
-	err := r.resolve(&m.cfg.Plan)
-	if err == nil {
-		var others []Rule
-		for _, e := range m.List() {
-			others = append(others, e.Rule)
-		}
-		err = r.conflict(others)
-	}
-	if err != nil {
-		return Entry{}, fmt.Errorf("publish %v: %w", r, err)
-	}
-	b, err := bindRule(ctx, r)
-	if err != nil {
-		return Entry{}, err
-	}
-	return m.Serve(b)
+	return &Manager{cfg: cfg, clients: ephemeralPorts(), rules: make(map[int]*published), ended: make(chan struct{})}
 }
 
 // Serve begins to accept clients of ports that are bound. It takes the ports over,
 // even when it fails, which it does only after Close.
 func (m *Manager) Serve(b *Bound) (Entry, error) {
-	r := b.rule
-	sockets := make([]socket, len(b.fds))
-	for i, fd := range b.fds {
-		to := netip.AddrPortFrom(r.Guest, r.GuestPort+uint16(i))
-		if r.Proto == TCP {
-			sockets[i] = m.newTCPPort(fd, to)
-		} else {
-			sockets[i] = m.newUDPPort(fd, to)
-		}
+	all, err := m.serve([]*Bound{b})
+	if err != nil {
+		return Entry{}, err
 	}
-	b.fds = nil
+	return all[0], nil
+}
+
+// serve is Serve of all at once.
+func (m *Manager) serve(list []*Bound) ([]Entry, error) {
+	rules := make([]*published, len(list))
+	for i, b := range list {
+		rules[i] = m.publish(b)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
-		for _, s := range sockets {
-			s.close()
+		for _, p := range rules {
+			p.close()
 		}
-		return Entry{}, fmt.Errorf("publish %v: %w", r, net.ErrClosed)
+		return nil, fmt.Errorf("publish ports: %w", net.ErrClosed)
 	}
-	if r.astray(&m.cfg.Plan) {
-		// Not refused: the contract has it, and a guest that is a router may pass it on.
-		m.cfg.Logger.Warn("a published port leads out of the guest's subnet; the guest must forward it", "rule", r, "guest", r.Guest)
+	entries := make([]Entry, len(rules))
+	for i, p := range rules {
+		m.last++
+		p.entry.ID = m.last
+		m.rules[m.last] = p
+		entries[i] = p.entry
 	}
-	m.last++
-	e := Entry{ID: m.last, Rule: r}
-	m.rules[e.ID] = published{e, sockets}
 	// Clients wait in the listeners' queues until the shard gets to it.
 	m.cfg.Shard.Post(shard.TaskFunc(func() {
-		for _, s := range sockets {
-			if err := s.open(); err != nil {
-				m.cfg.Logger.Warn("published port does not work", "rule", r, "error", err)
-			}
+		for _, p := range rules {
+			m.open(p, p.sockets)
 		}
 	}))
-	return e, nil
+	return entries, nil
 }
 
-// Remove closes the ports of a rule. When it returns no more clients are
-// taken; those carried in already stay. ErrNoRule: there is no such rule.
-func (m *Manager) Remove(id int) error {
-	m.mu.Lock()
-	p, ok := m.rules[id]
-	if ok {
-		delete(m.rules, id)
-		m.removing[id] = p
+// publish makes what serves a rule's sockets, which it takes over.
+func (m *Manager) publish(b *Bound) *published {
+	p := &published{entry: Entry{Rule: b.rule}, exposed: b.exposed, sockets: make([]socket, len(b.sockets))}
+	for i, s := range b.sockets {
+		p.sockets[i] = m.newSocket(p, s)
 	}
-	m.mu.Unlock()
-	if !ok {
-		return fmt.Errorf("remove published port %d: %w", id, ErrNoRule)
+	b.sockets = nil
+	if b.leftOut != nil {
+		m.cfg.Logger.Info("some ports are left out", "rule", p, "error", b.leftOut)
 	}
-	closed := make(chan struct{})
-	if m.cfg.Shard.Post(shard.TaskFunc(func() {
-		m.finishRemoval(id)
-		close(closed)
-	})) {
-		select {
-		case <-closed:
-		case <-m.ended: // Close has done it
+	if p.exposed == nil && b.rule.astray(&m.cfg.Plan) {
+		// Not refused: the contract has it, and a guest that is a router may pass it on.
+		m.cfg.Logger.Warn("a published port leads out of the guest's subnet; the guest must forward it", "rule", b.rule, "guest", b.rule.Guest)
+	}
+	return p
+}
+
+// newSocket is what serves one port of a rule.
+func (m *Manager) newSocket(p *published, s bound) socket {
+	if e := p.exposed; e != nil {
+		to := netip.AddrPortFrom(e.Host, e.HostPort+s.port-e.GuestPort)
+		if e.Proto == TCP {
+			return m.newExposedPort(s.fd, to)
+		}
+		return m.newExposedUDP(s.fd, to)
+	}
+	r := &p.entry.Rule
+	to := netip.AddrPortFrom(r.Guest, r.GuestPort+s.port-r.HostPort)
+	if r.Proto == TCP {
+		return m.newTCPPort(s.fd, to)
+	}
+	return m.newUDPPort(s.fd, to)
+}
+
+// open begins to serve ports of a rule, on the shard's thread.
+func (m *Manager) open(p *published, list []socket) {
+	for _, s := range list {
+		if err := s.open(); err != nil {
+			m.cfg.Logger.Warn("a port does not work", "rule", p, "error", err)
 		}
 	}
-	return nil
 }
 
-func (m *Manager) finishRemoval(id int) {
-	m.mu.Lock()
-	p := m.removing[id]
-	delete(m.removing, id)
-	m.mu.Unlock()
+func (p *published) close() {
 	for _, s := range p.sockets {
 		s.close()
 	}
-	m.endSessions()
 }
 
-// List returns the rules in force, oldest first.
-func (m *Manager) List() []Entry {
+// String is the rule, for people.
+func (p *published) String() string {
+	if p.exposed != nil {
+		return p.exposed.String()
+	}
+	return p.entry.Rule.String()
+}
+
+// retire closes the ports of rules. When it returns no more clients are taken.
+func (m *Manager) retire(rules map[*published]bool) {
+	if len(rules) == 0 {
+		return
+	}
+	m.mu.Lock()
+	for p := range rules {
+		delete(m.rules, p.entry.ID)
+		m.removing = append(m.removing, p)
+	}
+	m.mu.Unlock()
+	m.onShard(func() {
+		m.mu.Lock()
+		m.removing = slices.DeleteFunc(m.removing, func(p *published) bool { return rules[p] })
+		m.mu.Unlock()
+		for p := range rules {
+			p.close()
+		}
+		m.endSessions()
+	})
+}
+
+// onShard runs f on the shard's thread and waits for it, unless Close comes first.
+func (m *Manager) onShard(f func()) {
+	done := make(chan struct{})
+	if m.cfg.Shard.Post(shard.TaskFunc(func() {
+		f()
+		close(done)
+	})) {
+		select {
+		case <-done:
+		case <-m.ended: // Close has done it
+		}
+	}
+}
+
+// List returns the published rules in force, oldest first.
+func (m *Manager) List() (list []Entry) {
+	for _, p := range m.inForce() {
+		if p.exposed == nil {
+			list = append(list, p.entry)
+		}
+	}
+	return list
+}
+
+// ListExposed returns the exposed ports in force, oldest first.
+func (m *Manager) ListExposed() (list []Exposed) {
+	for _, p := range m.inForce() {
+		if p.exposed != nil {
+			list = append(list, *p.exposed)
+		}
+	}
+	return list
+}
+
+// inForce is all rules, oldest first.
+func (m *Manager) inForce() []*published {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	list := make([]Entry, 0, len(m.rules))
-	for _, p := range m.rules {
-		list = append(list, p.entry)
-	}
-	slices.SortFunc(list, func(a, b Entry) int { return a.ID - b.ID })
+	list := slices.Collect(maps.Values(m.rules))
+	slices.SortFunc(list, func(a, b *published) int { return a.entry.ID - b.entry.ID })
 	return list
 }
 
@@ -202,32 +257,33 @@ func (m *Manager) Close() {
 		return
 	}
 	m.closed = true
-	for _, rules := range []map[int]published{m.rules, m.removing} {
-		for _, p := range rules {
-			for _, s := range p.sockets {
-				s.close()
-			}
-		}
-		clear(rules)
-	}
-	for _, p := range m.exposed {
+	for _, p := range m.rules {
 		p.close()
 	}
+	for _, p := range m.removing {
+		p.close()
+	}
+	clear(m.rules)
+	m.removing = nil
 	close(m.ended)
 }
 
-// decide asks about a client of a published port.
-func (m *Manager) decide(proto uint8, client, to netip.AddrPort) policy.Decision {
+// decide asks about a client of a published port, and whether it is to be connected within
+// the guest's kernel.
+func (m *Manager) decide(proto uint8, client, to netip.AddrPort, direct bool) policy.Decision {
 	return m.cfg.Policy.Decide(policy.Request{
-		Guest: m.cfg.Guests.Of(to.Addr()), Direction: policy.In, Origin: flow.FromPublished, Proto: proto, Src: client, Dst: to,
+		Guest: m.cfg.Guests.Of(to.Addr()), Direction: policy.In, Origin: flow.FromPublished, Proto: proto, Src: client, Dst: to, Direct: direct,
 	})
 }
 
 // destination is where in the guest a client goes. Where the rule leaves the
-// address open, it is the guest's own at this moment.
-func (m *Manager) destination(to netip.AddrPort) netip.AddrPort {
-	if to.Addr().IsValid() {
+// address open, it is the guest's own of the client's family, at this moment.
+func (m *Manager) destination(to netip.AddrPort, client netip.Addr) netip.AddrPort {
+	switch {
+	case to.Addr().IsValid():
 		return to
+	case client.Is4():
+		return netip.AddrPortFrom(m.cfg.Plan.Guest, to.Port())
 	}
 	return netip.AddrPortFrom(m.cfg.Stack.GuestAddr6(), to.Port())
 }

@@ -39,8 +39,10 @@ type client struct {
 	m         *Manager
 	p         *tcpPort
 	record    *flow.Flow
-	from      netip.AddrPort // the client, as the guest sees it
+	peer      netip.AddrPort // the client
+	from      netip.AddrPort // the same, as the guest sees it
 	to        netip.AddrPort // the server
+	inside    bool           // from is the guest's own: see policy.Decision
 	socket    connect.Socket
 	direct    direct           // the path that is tried first
 	handshake *stack.Handshake // the stack path
@@ -52,14 +54,20 @@ type client struct {
 // take begins to carry a client in.
 func (p *tcpPort) take(fd int, peer netip.AddrPort) {
 	m := p.m
-	c := &client{m: m, p: p, to: m.destination(p.guest), socket: connect.Socket{FD: fd}}
+	c := &client{m: m, p: p, to: m.destination(p.guest, peer.Addr()), peer: peer, socket: connect.Socket{FD: fd}}
 	c.direct.Attempt = connect.Attempt{Socket: connect.None(), Shard: m.cfg.Shard, Done: c.directDone}
 	c.record = &flow.Flow{
 		Owner: c, Guest: m.cfg.Guests.Of(c.to.Addr()), Kind: flow.Client, Origin: flow.FromPublished, Proto: unix.IPPROTO_TCP,
 		Src: c.to, Remote: peer, FD: fd,
 	}
 	m.cfg.Table.Add(c.record)
-	c.decided(m.decide(unix.IPPROTO_TCP, peer, c.to))
+	c.findSockets()
+	c.ask()
+}
+
+// ask asks whether the client may reach the server, by the path that is next.
+func (c *client) ask() {
+	c.decided(c.m.decide(unix.IPPROTO_TCP, c.peer, c.to, c.direct.sockets != nil))
 }
 
 func (c *client) decided(d policy.Decision) {
@@ -70,7 +78,14 @@ func (c *client) decided(d policy.Decision) {
 	case d.Action != policy.Allow:
 		c.refuse()
 	default:
-		c.from, c.to, c.direct.from = d.From, d.To, d.From
+		c.direct.to, c.direct.from, c.inside = d.To, d.From, d.Inside
+		if !c.inside {
+			c.from = d.From
+			if c.to != d.To {
+				c.to = d.To
+				c.findSockets()
+			}
+		}
 		c.record.Remote, c.record.State = d.From, flow.Connecting
 		if c.mayGoDirect() {
 			c.goDirect()
@@ -87,6 +102,12 @@ func (c *client) anonymous() bool { return c.m.cfg.Plan.IsGateway(c.from.Addr())
 // goStack takes the stack path.
 func (c *client) goStack() {
 	m := c.m
+	if c.inside {
+		// By the device it is somebody else, and no evidence against the direct path.
+		c.inside, c.direct.sockets, c.direct.failed = false, nil, false
+		c.ask()
+		return
+	}
 	if c.direct.tried.Port() != 0 {
 		// The guest may have passed that attempt on by address translation and
 		// remember it. A SYN of the same address and port, but another sequence

@@ -41,14 +41,6 @@ type session struct {
 	asked  []byte      // control message that makes replies leave from the address asked
 }
 
-// askDestination has the kernel tell which address each datagram was sent to.
-func askDestination(fd, family int) error {
-	if family == unix.AF_INET6 {
-		return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
-	}
-	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
-}
-
 func (u *udpPort) open() (err error) {
 	if u.socket.FD < 0 {
 		return nil
@@ -71,13 +63,15 @@ func (u *udpPort) close() {
 	u.socket.FD = -1
 }
 
+func (u *udpPort) descriptor() int { return u.socket.FD }
+
 // Ready implements shard.Handler. What is left waiting is reported again.
 func (u *udpPort) Ready(uint32) { u.m.cfg.Batch.Read(&u.socket) }
 
 // Received implements sockio.DatagramOwner.
 func (u *udpPort) Received(from *sockio.Addr, control []byte, segment int, parts [][]byte) {
-	to := u.m.destination(u.guest)
-	d := u.m.decide(unix.IPPROTO_UDP, from.AddrPort(), to)
+	client := from.AddrPort()
+	d := u.m.decide(unix.IPPROTO_UDP, client, u.m.destination(u.guest, client.Addr()), false)
 	switch d.Action {
 	case policy.Allow:
 		u.deliver(*from, control, d, segment, parts)
@@ -180,6 +174,11 @@ func (m *Manager) endSessions() {
 			s.end()
 		}
 	})
+	m.cfg.Table.Each(flow.Mapping, func(f *flow.Flow) {
+		if e, ok := f.Owner.(*errand); ok && e.port.socket.FD < 0 {
+			e.end()
+		}
+	})
 }
 
 // Reply takes a datagram of the guest that answers a client of a published port,
@@ -203,7 +202,8 @@ func (m *Manager) Reply(p *stack.Packet, src, dst netip.AddrPort) bool {
 
 // replyFrom turns the destination that the kernel reported into the source
 // that it is to use for replies (ip(7), ipv6(7)): on a host with several
-// addresses a client takes no answer from another one than it asked.
+// addresses a client takes no answer from another one than it asked. A dual-stack socket
+// reports both for IPv4, and takes the first in replies.
 func replyFrom(b, control []byte) []byte {
 	if d := sockio.FindControl(control, unix.IPPROTO_IP, unix.IP_PKTINFO); len(d) >= unix.SizeofInet4Pktinfo {
 		// Spec_dst is the address asked, or for a broadcast the interface's own;

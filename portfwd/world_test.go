@@ -1,6 +1,8 @@
 package portfwd
 
 import (
+	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -8,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 
 	"epiphyte/forwarder"
@@ -32,6 +35,8 @@ type setting struct {
 	limits     flow.Limits
 	policy     policy.Decider // of the Manager; nil: the world's rules
 	sockets    func(netip.Addr) Sockets
+
+	guestSockets GuestSockets
 }
 
 // world is a manager with all that it needs, and a guest's netstack.
@@ -62,7 +67,7 @@ func newWorld(t *testing.T, s setting) *world {
 	}
 	w.Manager = New(Config{
 		Plan: w.Plan, Policy: s.policy, Shard: w.Shard, Table: w.Table, Relay: w.Relay, Batch: w.Batch, Stack: w.Stack, Logger: w.Logger,
-		Sockets: s.sockets,
+		Sockets: s.sockets, GuestSockets: s.guestSockets,
 	})
 	f.Attach(w.Stack, w.Manager)
 	t.Cleanup(w.Manager.Close)
@@ -249,4 +254,35 @@ func says(t testing.TB, c io.ReadWriter, message string) {
 	if _, err := io.ReadFull(c, got); err != nil || string(got) != message {
 		t.Fatalf("%q came back for %q, %v", got, message, err)
 	}
+}
+
+// tryBind is a socket at an address, or why there is none.
+func tryBind(proto string, at netip.AddrPort) (int, unix.Errno) {
+	fd, err := place{proto: proto, addr: at}.open(context.Background(), true)
+	if e, ok := errors.AsType[*BindError](err); ok {
+		return -1, e.Errno
+	}
+	return fd, 0
+}
+
+// hostSockets are in place of those of a guest's namespace.
+func hostSockets(_ context.Context, family, typ, n int) (fds []int, err error) {
+	for range n {
+		fd, err := unix.Socket(family, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return fds, err
+		}
+		fds = append(fds, fd)
+	}
+	return fds, nil
+}
+
+// exposeRule exposes ports on sockets of ours, as there are in the guest.
+func (w *world) exposeRule(e Exposed) error {
+	b, err := BindExposed(w.T.Context(), w.Plan, []Exposed{e}, hostSockets)
+	if err != nil {
+		return err
+	}
+	_, err = w.Serve(b[0])
+	return err
 }

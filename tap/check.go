@@ -46,6 +46,21 @@ func checkTCP(fd int, state uint8, local netip.AddrPort) error {
 	if info.State != state {
 		return fmt.Errorf("a socket is in the TCP state %d, want %d", info.State, state)
 	}
+	return checkPlace(fd, local)
+}
+
+// checkUDP refuses what is not a non-blocking UDP socket at that address.
+func checkUDP(fd int, local netip.AddrPort) error {
+	if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL); err != nil || got != unix.IPPROTO_UDP {
+		return fmt.Errorf("a socket has the protocol %d (%v), want UDP", got, err)
+	}
+	if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err != nil || got != unix.SOCK_DGRAM {
+		return fmt.Errorf("a socket has the type %d (%v), want datagrams", got, err)
+	}
+	return checkPlace(fd, local)
+}
+
+func checkPlace(fd int, local netip.AddrPort) error {
 	if got := sockio.LocalAddr(fd); got != local {
 		return fmt.Errorf("a socket is at %v, want %v", got, local)
 	}

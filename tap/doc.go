@@ -99,13 +99,13 @@
 //   - Every child is reaped on every path, and dies with its parent
 //     (PR_SET_PDEATHSIG, which follows the thread that cloned it).
 //   - Every descriptor is close-on-exec.
-//   - What a child sends is checked: sockets listen at the very address that was
-//     asked for, or are fresh TCP sockets of the one namespace.
+//   - What a child sends is checked: sockets are fresh, of the kind that was asked
+//     for, and an agent's of the one namespace.
 //   - The stocks of sockets and the lists of clients that wait are bounded.
 //   - An error is one line with cause and remedy, and wraps the errno.
 //
-// Timers: the second for which a busy device or port is tried again; topUp, while
-// the agent's stocks are not full.
+// Timers: the second for which a busy device is tried again; topUp, while the agent's
+// stocks are not full.
 //
 // # What it does not do
 //

@@ -5,8 +5,6 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"epiphyte/internal/sockio"
 )
 
 const (
@@ -17,21 +15,11 @@ const (
 	answerLen = 4 * maxRequests
 )
 
-// request is a system call that returns a descriptor, and what is done with that
-// before it is sent.
+// request is a system call that returns a descriptor.
 type request struct {
-	call   uintptr
-	args   [3]uintptr
-	path   *byte      // what an argument points to
-	listen *listening // nil: nothing
-}
-
-// listening is what makes a socket listen.
-type listening struct {
-	options []socketOption
-	addr    sockio.Addr
-	name    unix.Msghdr // where the address is
-	backlog uintptr
+	call uintptr
+	args [3]uintptr
+	path *byte // what an argument points to
 }
 
 // openFile is open(2), of a path without a zero byte.
@@ -41,12 +29,12 @@ func openFile(path string, flags int) request {
 		panic(err)
 	}
 	at := unix.AT_FDCWD
-	return request{unix.SYS_OPENAT, [3]uintptr{uintptr(at), uintptr(unsafe.Pointer(ptr)), uintptr(flags | unix.O_CLOEXEC)}, ptr, nil}
+	return request{unix.SYS_OPENAT, [3]uintptr{uintptr(at), uintptr(unsafe.Pointer(ptr)), uintptr(flags | unix.O_CLOEXEC)}, ptr}
 }
 
 // openSocket is socket(2).
 func openSocket(domain, typ, protocol int) request {
-	return request{unix.SYS_SOCKET, [3]uintptr{uintptr(domain), uintptr(typ | unix.SOCK_CLOEXEC), uintptr(protocol)}, nil, nil}
+	return request{unix.SYS_SOCKET, [3]uintptr{uintptr(domain), uintptr(typ | unix.SOCK_CLOEXEC), uintptr(protocol)}, nil}
 }
 
 // openProgram is what a child that opens descriptors touches after clone, laid
@@ -75,9 +63,6 @@ func (p *program) open() {
 	for i := 0; i < o.count; i++ {
 		c := &o.requests[i]
 		fd, _, errno := syscall.RawSyscall(c.call, c.args[0], c.args[1], c.args[2])
-		if errno == 0 && c.listen != nil {
-			errno = c.listen.begin(fd)
-		}
 		if errno != 0 {
 			o.answer[i] = uint32(errno)
 			continue
@@ -87,19 +72,6 @@ func (p *program) open() {
 	}
 	o.message.send(p.socket, made)
 	p.exit()
-}
-
-//go:norace
-//go:nosplit
-func (n *listening) begin(fd uintptr) unix.Errno {
-	if errno := setOptions(fd, n.options); errno != 0 {
-		return errno
-	}
-	if _, _, errno := syscall.RawSyscall(unix.SYS_BIND, fd, uintptr(unsafe.Pointer(n.name.Name)), uintptr(n.name.Namelen)); errno != 0 {
-		return errno
-	}
-	_, _, errno := syscall.RawSyscall(unix.SYS_LISTEN, fd, n.backlog, 0)
-	return errno
 }
 
 // socketOption is one integer option of a socket.

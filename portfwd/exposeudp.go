@@ -1,0 +1,183 @@
+package portfwd
+
+import (
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/flow"
+	"epiphyte/internal/policy"
+	"epiphyte/internal/shard"
+	"epiphyte/internal/sockio"
+)
+
+// exposedUDP is an exposed UDP port at one of the addresses in the guest.
+type exposedUDP struct {
+	m      *Manager
+	socket sockio.DatagramSocket // in the guest
+	at     netip.AddrPort        // in the guest
+	to     netip.AddrPort        // on the host; no valid address: the loopback of the client's family
+	watch  *shard.Watch
+}
+
+// errand is a client of an exposed UDP port, and the socket that stands for it on the host.
+type errand struct {
+	port   *exposedUDP
+	record *flow.Flow
+	client sockio.Addr
+	asked  []byte // control message that makes replies leave from the address asked
+	server sockio.DatagramSocket
+	to     sockio.Addr
+	watch  *shard.Watch
+}
+
+func (m *Manager) newExposedUDP(fd int, to netip.AddrPort) *exposedUDP {
+	u := &exposedUDP{m: m, at: sockio.LocalAddr(fd), to: to}
+	u.socket = sockio.DatagramSocket{FD: fd, Owner: u, Control: true}
+	return u
+}
+
+func (u *exposedUDP) open() (err error) {
+	if u.socket.FD < 0 {
+		return nil
+	}
+	if u.watch, err = u.m.cfg.Shard.Watch(u.socket.FD, unix.EPOLLIN, u); err != nil {
+		return fmt.Errorf("watch socket: %w", err)
+	}
+	return nil
+}
+
+// close closes the port. Its clients are the Manager's to end.
+func (u *exposedUDP) close() {
+	if u.socket.FD < 0 {
+		return
+	}
+	if u.watch != nil {
+		u.watch.Forget()
+	}
+	unix.Close(u.socket.FD)
+	u.socket.FD = -1
+}
+
+func (u *exposedUDP) descriptor() int { return u.socket.FD }
+
+// Ready implements shard.Handler. What is left waiting is reported again.
+func (u *exposedUDP) Ready(uint32) { u.m.cfg.Batch.Read(&u.socket) }
+
+// Received implements sockio.DatagramOwner. All datagrams of a client go where its first
+// one went, which is what was decided on.
+func (u *exposedUDP) Received(from *sockio.Addr, control []byte, segment int, parts [][]byte) {
+	var e *errand
+	if r := u.m.cfg.Table.Find(flow.Mapping, unix.IPPROTO_UDP, from.AddrPort(), u.at); r != nil {
+		e = r.Owner.(*errand)
+	} else if e = u.newErrand(*from); e == nil {
+		return
+	}
+	e.asked = replyFrom(e.asked[:0], control)
+	e.record.Out += u.m.pass(&e.server, sockio.Datagram{To: e.to}, segment, parts)
+	u.m.cfg.Table.Used(e.record)
+}
+
+// SendFailed implements sockio.DatagramOwner: clients hear no more of it than on any
+// network.
+func (u *exposedUDP) SendFailed(*sockio.Datagram, unix.Errno) {}
+
+// pass sends what another socket has received, and returns how many bytes that is. The
+// Batch that has received it may not be used meanwhile.
+func (m *Manager) pass(s *sockio.DatagramSocket, d sockio.Datagram, segment int, parts [][]byte) (bytes uint64) {
+	for _, p := range parts {
+		if d.Segment = 0; len(p) > segment {
+			d.Segment = uint16(segment)
+		}
+		d.Payload[0] = p
+		m.passing.Queue(s, &d)
+		bytes += uint64(len(p))
+	}
+	m.passing.Flush()
+	return bytes
+}
+
+// newErrand is a new client's, nil if it may not be or there is no socket for it.
+func (u *exposedUDP) newErrand(client sockio.Addr) *errand {
+	cfg := &u.m.cfg
+	from, to := client.AddrPort(), u.to
+	if !to.Addr().IsValid() {
+		to = netip.AddrPortFrom(loopback4(), to.Port())
+		if from.Addr().Is6() {
+			to = netip.AddrPortFrom(netip.IPv6Loopback(), to.Port())
+		}
+	}
+	guest := cfg.Guests.Of(from.Addr())
+	d := cfg.Policy.Decide(policy.Request{
+		Guest: guest, Direction: policy.Out, Origin: flow.FromExposed, Proto: unix.IPPROTO_UDP, Src: from, Dst: to,
+	})
+	if d.Action != policy.Allow { // where it has to wait, a client asks again
+		return nil
+	}
+	cfg.Table.Admit(flow.Mapping)
+	e := &errand{port: u, client: client}
+	e.to.Set(d.To)
+	fd, err := u.m.connectUDP(&e.to)
+	if err != nil {
+		return nil
+	}
+	e.server = sockio.DatagramSocket{FD: fd, Owner: e}
+	if e.watch, err = cfg.Shard.Watch(fd, unix.EPOLLIN, e); err != nil {
+		unix.Close(fd)
+		return nil
+	}
+	e.record = &flow.Flow{
+		Owner: e, Guest: guest, Kind: flow.Mapping, Origin: flow.FromExposed, Proto: unix.IPPROTO_UDP,
+		Src: from, Remote: u.at, FD: fd, Idle: sessionIdle, State: flow.Mapped,
+	}
+	cfg.Table.Add(e.record)
+	return e
+}
+
+// connectUDP makes a socket that nobody but the server can send to.
+func (m *Manager) connectUDP(to *sockio.Addr) (int, error) {
+	family := unix.AF_INET
+	if to.Is6() {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if (err == unix.EMFILE || err == unix.ENFILE) && m.cfg.Table.FreeDescriptor() {
+		fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	}
+	if err != nil {
+		return -1, err
+	}
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, sockio.ReceiveBuffer)
+	if errno := sockio.Connect(fd, to); errno != 0 {
+		unix.Close(fd)
+		return -1, errno
+	}
+	return fd, nil
+}
+
+// Ready implements shard.Handler: the server has answered, or nobody listens.
+func (e *errand) Ready(uint32) { e.port.m.cfg.Batch.Read(&e.server) }
+
+// Received implements sockio.DatagramOwner.
+func (e *errand) Received(_ *sockio.Addr, _ []byte, segment int, parts [][]byte) {
+	e.record.In += e.port.m.pass(&e.port.socket, sockio.Datagram{To: e.client, Source: e.asked}, segment, parts)
+	e.port.m.cfg.Table.Used(e.record)
+}
+
+// SendFailed implements sockio.DatagramOwner.
+func (e *errand) SendFailed(*sockio.Datagram, unix.Errno) {}
+
+func (e *errand) end() {
+	e.port.m.cfg.Table.Remove(e.record)
+	e.End(flow.Evicted)
+}
+
+// End implements flow.Owner.
+func (e *errand) End(flow.Reason) {
+	if e.server.FD >= 0 {
+		e.watch.Forget()
+		unix.Close(e.server.FD)
+		e.server.FD = -1
+	}
+}
