@@ -268,6 +268,7 @@ func attachUsage(prog string, fs *pflag.FlagSet) string {
 			runCommand + " [OPTION]... [--] [COMMAND [ARG]...]",
 			attachCommand + " --network NAME [OPTION]... PID|PATH [INTERFACE]",
 			networkCommand + " COMMAND [OPTION]... [NAME]...",
+			policyCommand + " check|suggest [OPTION]... FILE [FLOW]",
 			"ports|publish|unpublish|flows|stats|pcap [OPTION]... [ARG]...",
 		} {
 			fmt.Fprintf(&b, "       %s %s\n", prog, line)

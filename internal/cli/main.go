@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"os/signal"
 	"path"
 	"syscall"
@@ -53,6 +54,8 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 				return exit.write(stdout, stderr)
 			}
 			return n.run(ctx, prog, stdout, stderr)
+		case policyCommand:
+			return policiesMain(prog, args[1:], os.Stdin, stdout, stderr)
 		case attachCommand:
 			a, exit := ParseAttachMember(prog, args[1:])
 			if exit != nil {

@@ -1,0 +1,195 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"epiphyte/internal/egress"
+)
+
+// policyCommand is the first argument of the commands about policies.
+const policyCommand = "policy"
+
+// Exit codes of policy check: what a flow would meet, or that this is not known.
+const (
+	exitDenied  = 1
+	exitUnknown = 2
+)
+
+// Policies is the command line of one of them.
+type Policies struct {
+	command  policiesCommand
+	operands []string
+	denied   bool // of suggest
+}
+
+// policiesCommand is one of them.
+type policiesCommand struct {
+	name     string
+	operands string // as the usage shows them
+	least    int    // operands
+	about    string // its first line for the list of the commands, a sentence
+	flags    func(*Policies, *pflag.FlagSet)
+	run      func(p *Policies, stdin io.Reader, stdout io.Writer) (code int, err error)
+}
+
+func policiesCommands() []policiesCommand {
+	return []policiesCommand{
+		{name: "check", operands: "FILE [FLOW]", least: 1, run: (*Policies).check,
+			about: "Read a policy, and say what would become of a flow.\n" +
+				"FLOW is [tcp|udp] NAME|ADDRESS:PORT, icmp NAME|ADDRESS, or in [tcp|udp] from ADDRESS to\n" +
+				"PORT; after a NAME, 'at ADDRESS' says where it leads. 'host' before an address says that\n" +
+				"it is the host's own. FILE is a policy, '-' for stdin.\n" +
+				"Exits with 0 if the flow is allowed, 1 if it is denied, 2 if FILE or FLOW is wrong."},
+		{name: "suggest", operands: "LOG", least: 1, run: (*Policies).suggest,
+			flags: func(p *Policies, fs *pflag.FlagSet) {
+				boolFlag(fs, "denied", "", "allow what was denied as well", &p.denied)
+			},
+			about: "Print the shortest list of rules that allows what was recorded.\n" +
+				"LOG is a file that --policy-log wrote, mostly under a policy with 'learn'; '-' for stdin."},
+	}
+}
+
+// ParsePolicies reads the command line of the policy command, without that word.
+func ParsePolicies(prog string, args []string) (*Policies, *Exit) {
+	if len(args) == 0 || args[0] == "--help" || args[0] == "-h" || args[0] == helpCommand {
+		return nil, &Exit{Stdout: policiesUsage(prog)}
+	}
+	p := new(Policies)
+	for _, c := range policiesCommands() {
+		if c.name == args[0] {
+			p.command = c
+		}
+	}
+	c := &p.command
+	if c.name == "" {
+		return nil, usageError(fmt.Sprintf("%s %s: no command %q", prog, policyCommand, args[0]), policiesUsage(prog))
+	}
+	fs := newFlags(prog + " " + policyCommand + " " + c.name)
+	if c.flags != nil {
+		c.flags(p, fs)
+	}
+	usage := func() string {
+		return fmt.Sprintf("Usage: %s %s %s [OPTION]... %s\n%s\n\n%s", prog, policyCommand, c.name, c.operands, c.about, fs.FlagUsages())
+	}
+	operands, exit := parseFlags(prog, fs, args[1:], usage)
+	if exit != nil {
+		return nil, exit
+	}
+	if len(operands) < c.least {
+		return nil, usageError(fmt.Sprintf("%s needs %s", c.name, c.operands), usage())
+	}
+	p.operands = operands
+	return p, nil
+}
+
+func policiesUsage(prog string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Usage: %s %s COMMAND [OPTION]... FILE...\n", prog, policyCommand)
+	b.WriteString("What a guest may reach: names, networks and ports, one rule a line.\n\n")
+	for _, c := range policiesCommands() {
+		about, _, _ := strings.Cut(c.about, "\n")
+		fmt.Fprintf(&b, "  %-12s%s\n", c.name, about)
+	}
+	fmt.Fprintf(&b, "\n'%s %s COMMAND --help' shows a command's options.\n", prog, policyCommand)
+	return b.String()
+}
+
+// policiesMain executes the command and returns the exit code.
+func policiesMain(prog string, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	p, exit := ParsePolicies(prog, args)
+	if exit != nil {
+		return exit.write(stdout, stderr)
+	}
+	code, err := p.command.run(p, stdin, stdout)
+	if err != nil {
+		fmt.Fprintf(stderr, "%s %s %s: %s\n", prog, policyCommand, p.command.name, oneLine(err.Error()))
+	}
+	return code
+}
+
+// check says what a policy makes of a flow, or of everything.
+func (p *Policies) check(stdin io.Reader, stdout io.Writer) (code int, err error) {
+	text, err := readPolicy(p.operands[0], stdin)
+	if err != nil {
+		return exitUnknown, err
+	}
+	policy, err := egress.Parse(egress.Source{File: p.operands[0], Text: text})
+	if err != nil {
+		return exitUnknown, err
+	}
+	if len(p.operands) == 1 {
+		fmt.Fprintf(stdout, "%s: %d rules\n", p.operands[0], len(policy.Rules()))
+		return 0, nil
+	}
+	flow, err := egress.ParseFlow(strings.Join(p.operands[1:], " "))
+	if err != nil {
+		return exitUnknown, err
+	}
+	v := policy.Decide(flow)
+	word := "denied"
+	if v.Allow {
+		word = "allowed"
+	}
+	switch {
+	case v.Reason == egress.ByRule:
+		fmt.Fprintf(stdout, "%s by %s: %s\n", word, v.Rule.Where(), v.Rule.Text)
+	case v.Rule != nil:
+		fmt.Fprintf(stdout, "%s: %s, though the name is allowed by %s: %s\n", word, v.Reason, v.Rule.Where(), v.Rule.Text)
+	case v.Reason == egress.ByDefault:
+		fmt.Fprintf(stdout, "%s by default: no rule is about it\n", word)
+	default:
+		fmt.Fprintf(stdout, "%s: %s\n", word, v.Reason)
+	}
+	if !v.Allow {
+		return exitDenied, nil
+	}
+	return 0, nil
+}
+
+// suggest prints rules for what was recorded.
+func (p *Policies) suggest(stdin io.Reader, stdout io.Writer) (code int, err error) {
+	if len(p.operands) > 1 {
+		return exitUnknown, fmt.Errorf("only one LOG is read, not %q as well: join them with cat", p.operands[1])
+	}
+	log := stdin
+	if path := p.operands[0]; path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return exitUnknown, fmt.Errorf("read records: %w", err)
+		}
+		defer f.Close()
+		log = f
+	}
+	if err := egress.Suggest(stdout, log, p.denied); err != nil {
+		return exitUnknown, fmt.Errorf("%s: %w", p.operands[0], err)
+	}
+	return 0, nil
+}
+
+// readPolicy reads the text of a policy. What is longer than one may be is not read to
+// its end.
+func readPolicy(path string, stdin io.Reader) (string, error) {
+	in := stdin
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return "", fmt.Errorf("read policy: %w", err)
+		}
+		defer f.Close()
+		in = f
+	}
+	b, err := io.ReadAll(io.LimitReader(in, egress.MaxText+1))
+	if err != nil {
+		return "", fmt.Errorf("read policy %s: %w", path, err)
+	}
+	if len(b) > egress.MaxText {
+		return "", errors.New("read policy: " + path + " is longer than a policy may be, 1 MiB")
+	}
+	return string(b), nil
+}

@@ -1,0 +1,56 @@
+package cli
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestPolicyCheck(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "build.policy")
+	if err := os.WriteFile(file, []byte("# for builds\nallow github.com:443\ndeny 192.0.2.0/24\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	broken := filepath.Join(dir, "broken.policy")
+	if err := os.WriteFile(broken, []byte("allow github.com:443\nallow *.com\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		args           string
+		code           int
+		stdout, stderr string // what is in them
+	}{
+		{"check FILE", 0, "2 rules", ""},
+		{"check FILE tcp github.com:443", 0, "allowed by FILE:2: allow github.com:443", ""},
+		{"check FILE github.com:443 at 10.0.0.1", 1, "denied: address not public, though the name is allowed by FILE:2", ""},
+		{"check FILE tcp evil.example:443", 1, "denied by default", ""},
+		{"check FILE icmp 192.0.2.1", 1, "denied by FILE:3: deny 192.0.2.0/24", ""},
+		{"check FILE udp 8.8.8.8:53", 1, "denied: other resolver", ""},
+		{"check FILE nonsense", 2, "", "a port is missing"},
+		{"check BROKEN tcp github.com:443", 2, "", "BROKEN:2:9: anybody can have a name below com"},
+		{"check -", 0, "1 rules", ""},
+		{"check /nowhere", 2, "", "no such file"},
+		{"suggest -", 2, "", "line 1 is no record"},
+		{"suggest --help", 0, "Usage", ""},
+		{"check", 1, "Usage", "check needs FILE"},
+		{"frob", 1, "Usage", "no command"},
+		{"", 0, "Usage", ""},
+	} {
+		args := strings.NewReplacer("FILE", file, "BROKEN", broken).Replace(tt.args)
+		want := strings.NewReplacer("FILE", file, "BROKEN", broken)
+		var stdout, stderr bytes.Buffer
+		code := policiesMain("epiphyte", strings.Fields(args), strings.NewReader("allow a.example"), &stdout, &stderr)
+		if tt.args == "check" {
+			want = strings.NewReplacer()
+		}
+		if code != tt.code || !strings.Contains(stdout.String(), want.Replace(tt.stdout)) || !strings.Contains(stderr.String(), want.Replace(tt.stderr)) {
+			t.Errorf("policy %s: %d\nstdout %sstderr %s", tt.args, code, stdout.String(), stderr.String())
+		}
+		if tt.code == 2 && strings.Count(stderr.String(), "\n") != 1 {
+			t.Errorf("policy %s: stderr is not one line: %s", tt.args, stderr.String())
+		}
+	}
+}
