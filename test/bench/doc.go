@@ -37,6 +37,8 @@
 // Both sides run reno: a namespace inherits the machine's congestion control,
 // and a peer that cannot stand another one would be measured for that.
 //
+// Rows called pasta-... (face.go) have our program in the place of pasta.
+//
 // Members of a network (neighbour.go) are two guests, client and server; "bridge" is
 // their ceiling, the kernel's.
 //

@@ -64,6 +64,15 @@ func goals() []goal {
 	}
 	higher("published, our stack path", "gbps", slirp, 2, 3.5, "published-stack-tcp-up-1-65520", "published-stack-tcp-down-1-65520")
 	higher("published connections per second", "per_s", all, 1, 1.5, "published-connect-16", "published-host-connect-16")
+	higher("as pasta: TCP", "gbps", pasta, 1, 1.2, "pasta-tcp-out-1-65520", "pasta-tcp-in-1-65520", "pasta-tcp-out-4-65520", "pasta-tcp-in-4-65520")
+	lower("as pasta: round trip, p50", "p50_us", pasta, 1, 0.8, "pasta-rtt-tcp", "pasta-rtt-udp")
+	higher("as pasta: connections per second", "per_s", pasta, 1, 1.4, "pasta-connect-1")
+	higher("as pasta: published", "gbps", pasta, 1, 1.15, "pasta-published-tcp-up-1-65520", "pasta-published-tcp-down-1-65520",
+		"pasta-published-host-tcp-up-1-65520", "pasta-published-host-tcp-down-1-65520")
+	higher("as pasta: published connections per second", "per_s", pasta, 1, 1.5, "pasta-published-connect-1", "pasta-published-connect-16",
+		"pasta-published-host-connect-1", "pasta-published-host-connect-16")
+	lower("as pasta: exec to return", "ms", pasta, 1, 0.7, "pasta-start")
+	lower("as pasta: idle RSS", "rss_mb", pasta, 0.7, 0.4, "pasta-idle")
 	lower("exec to ready", "ms", slirp, 3, 1.5, "start")
 	lower("idle RSS", "rss_mb", pasta, 0.9, 0.6, "idle")
 	lower("5000 connections, time to open", "open_s", pasta, 2, 1, "hold-5000")

@@ -53,6 +53,15 @@ func newHelper(path string, args ...string) (*helper, error) {
 	return h, nil
 }
 
+// newPasta prepares a process of pasta, or of ours by its name.
+func newPasta(s *scene, args ...string) (*helper, error) {
+	h, err := newHelper(s.peer.Path, pastaArgs(s, args...)...)
+	if err == nil && s.peer.Name != "" {
+		h.cmd.Args[0] = s.peer.Name
+	}
+	return h, err
+}
+
 // startSlirp is for the command line of slirp4netns, and so ours: ready is a
 // byte on a descriptor.
 func startSlirp(ctx context.Context, s *scene) (*helper, error) {
@@ -101,7 +110,7 @@ func pastaArgs(s *scene, more ...string) []string {
 // startPasta keeps it in the foreground and watches the guest for its address:
 // the daemon that says when it is ready would outlive a runner that is killed.
 func startPasta(ctx context.Context, s *scene) (*helper, error) {
-	h, err := newHelper(s.peer.Path, pastaArgs(s, "-f")...)
+	h, err := newPasta(s, "-f")
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +144,7 @@ func startPastaDaemon(ctx context.Context, s *scene) (*helper, error) {
 	}
 	defer os.RemoveAll(dir)
 	pidFile := filepath.Join(dir, "pid")
-	h, err := newHelper(s.peer.Path, pastaArgs(s, "-P", pidFile)...)
+	h, err := newPasta(s, "-P", pidFile)
 	if err != nil {
 		return nil, err
 	}

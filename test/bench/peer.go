@@ -33,6 +33,7 @@ type peer struct {
 	Args    []string // added to the program's own
 	Version string   // what the program says of itself
 	Missing string   // why it cannot be measured at all
+	Name    string   // to call the program by; empty: its path
 }
 
 func kinds() []string {
@@ -70,6 +71,8 @@ func (p peer) takes(r row) bool {
 		return r.neighbour
 	case r.neighbour:
 		return p.Kind == kindOurs
+	case r.face:
+		return p.Kind == kindOurs || p.Kind == kindPasta
 	case p.ceiling():
 		return !r.helpers
 	case p.Kind == kindKit:

@@ -213,3 +213,18 @@ Without a figure, or with failures:
 		t.Error(s)
 	}
 }
+
+// TestFaceRowsAreMeasuredByOursAndPastaAlone, and ours as pasta there.
+func TestFaceRowsAreMeasuredByOursAndPastaAlone(t *testing.T) {
+	for _, r := range allRows() {
+		for _, kind := range kinds() {
+			p := peer{Kind: kind, Path: "/bin/" + kind}
+			if r.face && p.takes(r) != (kind == kindOurs || kind == kindPasta) {
+				t.Errorf("%s: taken by %s is %v", r.name, kind, p.takes(r))
+			}
+			if f := p.facing(r); kind == kindOurs && r.face != (f.Kind == kindPasta && f.Name == kindPasta) || f.Path != p.Path {
+				t.Errorf("%s: %s is measured as %+v", r.name, kind, f)
+			}
+		}
+	}
+}

@@ -21,6 +21,7 @@ type row struct {
 	metrics []metric
 	run     func(context.Context, *scene, time.Duration) (values, error)
 
+	face      bool       // ours is called by pasta's name
 	neighbour bool       // the server is in another guest, on the same network
 	published *published // the server is in the guest; nil: on the host
 	dns       bool       // the server is the host's resolver
@@ -74,6 +75,7 @@ func allRows() []row {
 	for _, n := range []int{1000, 5000, 9000} {
 		rows = append(rows, hold(n))
 	}
+	rows = append(rows, faceRows(rows)...)
 	rows = append(rows, coreRows()...)
 	for _, streams := range []int{1, 4} {
 		rows = append(rows, iperf("out", streams), iperf("in", streams, "-R"))

@@ -154,7 +154,7 @@ func (b *bench) measure(ctx context.Context, r row, round, turn int, log *os.Fil
 func (b *bench) one(ctx context.Context, r row, p peer) (values, error) {
 	ctx, cancel := context.WithTimeout(ctx, sampleLimit)
 	defer cancel()
-	s, err := newScene(b.env, p, r.mtu)
+	s, err := newScene(b.env, p.facing(r), r.mtu)
 	if err != nil {
 		return nil, err
 	}
