@@ -9,17 +9,15 @@ import (
 // unconfined is said of --sandbox=off.
 const unconfined = "WARNING: --sandbox=off leaves the program all rights of its user; it is for debugging"
 
-// confine gives up what serving does not need, and starts the threads that it may need.
-// These come last: a thread is as confined as the one that starts it, while each that is
-// there already has to be interrupted. command is the child to which signals are passed
-// on, nil if there is none.
+// confine gives up what serving does not need. command is the child to which signals
+// are passed on, nil if there is none.
 func (o *Options) confine(n *guestNetwork, command *os.Process, r *reporter) error {
+	<-n.threads
 	if !o.Unconfined {
 		if err := sandbox.Confine(o.sandbox(n, command, r)); err != nil {
 			return err
 		}
 	}
-	startThreads(spareThreads + o.Queues)
 	return nil
 }
 

@@ -25,8 +25,9 @@ type guestNetwork struct {
 	frames  *frames    // nil: nobody can ask for captures
 	servers []*api.Server
 	cancel  context.CancelFunc
-	ended   chan struct{} // closed when Serve has returned
-	err     error         // Serve's result, valid once ended is closed
+	threads <-chan struct{} // closed when all that serving will need are there
+	ended   chan struct{}   // closed when Serve has returned
+	err     error           // Serve's result, valid once ended is closed
 }
 
 // farewell bounds the orderly end. Nothing depends on it: the kernel closes all
@@ -54,13 +55,14 @@ func (o *Options) tapConfig(target tap.Target, name string, configure bool, mac 
 // startNetwork binds the ports, makes the device and begins to serve it. Nothing
 // is left when it fails.
 func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter) (_ *guestNetwork, err error) {
-	o.warn(r)
 	limitMemory()
+	threads := startThreads(spareThreads + o.Queues)
+	o.warn(r)
 	ports, err := o.bindPorts(ctx, cfg.Target)
 	if err != nil {
 		return nil, err
 	}
-	n := &guestNetwork{ended: make(chan struct{})}
+	n := &guestNetwork{threads: threads, ended: make(chan struct{})}
 	defer func() {
 		ports.close()
 		if err != nil {

@@ -112,6 +112,7 @@ func NetworkMain(ctx context.Context, stderr io.Writer) int {
 	defer stop()
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	limitMemory()
+	threads := startThreads(spareThreads)
 	setProcessName(log)
 	paths, err := netdef.DefaultPaths()
 	if err != nil {
@@ -132,6 +133,7 @@ func NetworkMain(ctx context.Context, stderr io.Writer) int {
 		if err != nil {
 			return err
 		}
+		<-threads
 		if err := sandbox.Confine(sandbox.Config{
 			Read:       []string{resolvConf},
 			ReadIn:     []string{paths.Runtime},
@@ -142,7 +144,6 @@ func NetworkMain(ctx context.Context, stderr io.Writer) int {
 		}); err != nil {
 			return err
 		}
-		startThreads(spareThreads)
 		return nil
 	})
 	if server != nil {

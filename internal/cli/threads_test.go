@@ -7,7 +7,7 @@ import (
 
 // Threads that were started stay, for goroutines to come.
 func TestStartThreads(t *testing.T) {
-	startThreads(spareThreads)
+	<-startThreads(spareThreads)
 	threads, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		t.Fatal(err)
@@ -15,7 +15,7 @@ func TestStartThreads(t *testing.T) {
 	if len(threads) <= spareThreads {
 		t.Errorf("%d threads, want more than %d", len(threads), spareThreads)
 	}
-	startThreads(spareThreads)
+	<-startThreads(spareThreads)
 	again, err := os.ReadDir("/proc/self/task")
 	if err != nil || len(again) > len(threads)+2 {
 		t.Errorf("%d threads, %d before: %v", len(again), len(threads), err)
