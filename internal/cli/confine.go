@@ -13,11 +13,13 @@ const unconfined = "WARNING: --sandbox=off leaves the program all rights of its 
 // are passed on, nil if there is none.
 func (o *Options) confine(n *guestNetwork, command *os.Process, r *reporter) error {
 	<-n.threads
+	release := releaseLater()
 	if !o.Unconfined {
 		if err := sandbox.Confine(o.sandbox(n, command, r)); err != nil {
 			return err
 		}
 	}
+	release()
 	return nil
 }
 

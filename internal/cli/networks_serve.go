@@ -133,6 +133,7 @@ func NetworkMain(ctx context.Context, stderr io.Writer) int {
 		if err != nil {
 			return err
 		}
+		release := releaseLater()
 		<-threads
 		if err := sandbox.Confine(sandbox.Config{
 			Read:       []string{resolvConf},
@@ -144,6 +145,7 @@ func NetworkMain(ctx context.Context, stderr io.Writer) int {
 		}); err != nil {
 			return err
 		}
+		release()
 		return nil
 	})
 	if server != nil {
