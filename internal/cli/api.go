@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"epiphyte/internal/api"
+	"epiphyte/internal/forwards"
 	"epiphyte/internal/guest"
 )
 
@@ -21,10 +22,14 @@ func (o *Options) listen(ctx context.Context, n *guestNetwork, r *reporter) erro
 		cfg.Capture = n.frames.stream
 		cfg.Stats = func() []api.Metric { return append(metrics(n.guest), n.frames.metric()) }
 	}
+	if o.Forwards != nil {
+		n.forwards = o.newForwards(n, r)
+		cfg.Forwards = n.forwards
+	}
 	for _, s := range []struct {
 		path   string
 		listen func(context.Context, string, api.Config) (*api.Server, error)
-	}{{o.APISocket, api.ListenControl}, {o.HTTPSocket, api.ListenHTTP}} {
+	}{{o.APISocket, api.ListenControl}, {o.HTTPSocket, api.ListenHTTP}, {o.ConfSocket, api.ListenHTTP}} {
 		if s.path == "" {
 			continue
 		}
@@ -33,9 +38,24 @@ func (o *Options) listen(ctx context.Context, n *guestNetwork, r *reporter) erro
 			return err
 		}
 		n.servers = append(n.servers, server)
+	}
+	// The socket is ours now, and so is what is remembered beside it.
+	if n.forwards != nil {
+		n.forwards.Restore(ctx)
+	}
+	for _, server := range n.servers {
 		go server.Serve(ctx)
 	}
 	return nil
+}
+
+// newForwards are the ports of pasta's options, which are remembered beside the socket.
+func (o *Options) newForwards(n *guestNetwork, r *reporter) *forwards.Set {
+	cfg := forwards.Config{Ports: n.guest.Ports(), Table: *o.Forwards, Freebind: o.Freebind, Logger: r.log}
+	if o.ConfSocket != "" {
+		cfg.Dir = o.ConfSocket + ".d"
+	}
+	return forwards.New(cfg)
 }
 
 // flows describes the guest's flows as the control sockets show them.

@@ -33,11 +33,14 @@ func (o *Options) sandbox(n *guestNetwork, command *os.Process, r *reporter) san
 	if !o.DisableDNS {
 		cfg.Read = append(cfg.Read, o.ResolvConf)
 	}
-	for _, path := range [...]string{o.APISocket, o.HTTPSocket} {
+	for _, path := range [...]string{o.APISocket, o.HTTPSocket, o.ConfSocket} {
 		if path != "" {
 			cfg.Remove = append(cfg.Remove, path)
 			cfg.Interfaces = true // a port may be published on one at any time
 		}
+	}
+	if n.forwards != nil && n.forwards.Dir() != "" {
+		cfg.Own = append(cfg.Own, n.forwards.Dir())
 	}
 	cfg.Interfaces = cfg.Interfaces || o.Source.ByInterface()
 	if command != nil {

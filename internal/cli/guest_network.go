@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/api"
+	"epiphyte/internal/forwards"
 	"epiphyte/internal/guest"
 	"epiphyte/internal/policy"
 	"epiphyte/portfwd"
@@ -19,15 +20,16 @@ import (
 
 // guestNetwork is a guest being served: the device, and the stack behind it.
 type guestNetwork struct {
-	device  *tap.Device
-	guest   *guest.Guest
-	agent   *tap.Agent // nil: none
-	frames  *frames    // nil: nobody can ask for captures
-	servers []*api.Server
-	cancel  context.CancelFunc
-	threads <-chan struct{} // closed when all that serving will need are there
-	ended   chan struct{}   // closed when Serve has returned
-	err     error           // Serve's result, valid once ended is closed
+	device   *tap.Device
+	guest    *guest.Guest
+	agent    *tap.Agent // nil: none
+	frames   *frames    // nil: nobody can ask for captures
+	servers  []*api.Server
+	forwards *forwards.Set // nil: none
+	cancel   context.CancelFunc
+	threads  <-chan struct{} // closed when all that serving will need are there
+	ended    chan struct{}   // closed when Serve has returned
+	err      error           // Serve's result, valid once ended is closed
 }
 
 // farewell bounds the orderly end. Nothing depends on it: the kernel closes all
@@ -155,6 +157,9 @@ func (n *guestNetwork) Err() error {
 func (n *guestNetwork) Close() {
 	for _, s := range n.servers {
 		s.Close()
+	}
+	if n.forwards != nil {
+		n.forwards.Close()
 	}
 	n.cancel()
 	done := make(chan struct{})

@@ -9,6 +9,7 @@ import (
 
 	"epiphyte/internal/addressing"
 	"epiphyte/internal/outbound"
+	"epiphyte/internal/pasta"
 	"epiphyte/portfwd"
 	"epiphyte/tap"
 )
@@ -25,8 +26,14 @@ type Options struct {
 	Expose              []portfwd.Exposed // ports of host loopback, on the guest's own
 	Source              *outbound.Source  // of the host's sockets
 
+	// Forwards are the ports of pasta's options, which Publish and Expose contain; nil: the
+	// program is not called pasta.
+	Forwards *pasta.Table
+	Freebind bool // Forwards may be of addresses that no interface has
+
 	APISocket   string     // control socket, slirp4netns's JSON; empty: none
 	HTTPSocket  string     // the same and more over HTTP; empty: none
+	ConfSocket  string     // another such, whose changes of Forwards are remembered; empty: none
 	ResolvConf  string     // where the host's name servers are read
 	NoOffload   bool       // no virtio-net header on the TAP
 	Queues      int        // of the TAP, with a thread each; 0: one

@@ -133,7 +133,8 @@ func TestImportsPointOneWay(t *testing.T) {
 		"internal/dhcp":       append(own("stack", "tap", "forwarder", "portfwd", "internal/shard"), gvisor, "os/exec"),
 		"internal/network":    own("internal/cli", "internal/netavark", "internal/namespace"),
 		"internal/netavark":   own("internal/cli", "internal/namespace"),
-		"internal/pasta":      append(own("tap", "stack", "forwarder", "portfwd", "internal/shard", "internal/guest", "internal/api", "internal/cli"), gvisor, "net", "os", "os/exec", "time"),
+		"internal/pasta":      append(own("tap", "stack", "forwarder", "portfwd", "internal/shard", "internal/guest", "internal/api", "internal/cli"), gvisor, "os", "os/exec"),
+		"internal/forwards":   own("tap", "forwarder", "internal/guest", "internal/api", "internal/cli"),
 		"internal/retry":      append(own("tap", "stack", "forwarder", "portfwd", "internal/shard"), gvisor, "net", "os"),
 		"internal/guest":      own("tap", "internal/cli", "internal/api"),
 		"internal/api":        own("tap", "forwarder", "internal/guest", "internal/cli"), // the stack behind portfwd's rules is no business of its own
