@@ -22,9 +22,13 @@ func (m *mapping) seen(peer netip.AddrPort) (netip.AddrPort, bool) {
 	if m.record.Proto != stack.ProtoUDP {
 		guest = netip.AddrPortFrom(guest.Addr(), 0) // an echo identifier is no port
 	}
-	d := m.f.cfg.Policy.Decide(policy.Request{
+	q := policy.Request{
 		Guest: m.record.Guest, Direction: policy.In, Origin: flow.FromGuest, Proto: m.record.Proto, Src: peer, Dst: guest,
-	})
+	}
+	if peer.Addr() == m.led {
+		q.Asked = m.asked
+	}
+	d := m.f.cfg.Policy.Decide(q)
 	return d.From, d.Action == policy.Allow
 }
 

@@ -42,6 +42,7 @@ func (f *Forwarder) sendEcho(p *stack.Packet, to netip.Addr) {
 	d := sockio.Datagram{Payload: [2][]byte{p.Head, p.Tail}, TTL: ttlBeyond(p)}
 	d.To.Set(netip.AddrPortFrom(to, 0))
 	m.record.Out += uint64(d.Size())
+	m.sendsTo(p.Dst, to)
 	s := &m.socket
 	if m.raw != nil {
 		s = &m.raw.socket

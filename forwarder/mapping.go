@@ -31,6 +31,20 @@ type mapping struct {
 	dns    dnsTalk        // of UDP
 	raw    *rawEcho       // of echo, where there are no ping sockets; nil otherwise
 	rawID  uint16         // the identifier outside, of raw
+
+	// The last address of the guest's world that stood for another, and what it stood
+	// for: the answer comes from there.
+	asked, led netip.Addr
+}
+
+// sendsTo takes note of where the guest sends to, and where that leads.
+func (m *mapping) sendsTo(asked, led netip.Addr) {
+	switch {
+	case asked != led:
+		m.asked, m.led = asked, led
+	case led == m.led:
+		m.asked, m.led = netip.Addr{}, netip.Addr{}
+	}
 }
 
 // mapping returns the mapping of a guest's end, opening its socket if there is
@@ -76,6 +90,7 @@ func (f *Forwarder) sendDatagram(p *stack.Packet, src, to netip.AddrPort) {
 	d := sockio.Datagram{Payload: [2][]byte{p.Head[8:], p.Tail}, TTL: ttlBeyond(p), Segment: p.SegmentSize}
 	d.To.Set(to)
 	m.record.Out += uint64(d.Size())
+	m.sendsTo(p.Dst, to.Addr())
 	if !m.dns.other {
 		m.dns.sent(f.seed, p)
 		m.setIdle()

@@ -6,8 +6,9 @@
 // A Stack sits on one frame device (see Device) and one shard. The shard tells
 // it when frames wait; it reads them in batches and sorts them:
 //
-//   - ARP and neighbour solicitations for our own addresses are answered here,
-//     all others are not (neighbor.go);
+//   - ARP and neighbour solicitations for our own addresses are answered here, and
+//     where the guest's subnets lie outside for all but the guest's own; others are
+//     not (neighbor.go);
 //   - TCP segments of established connections go straight into their gVisor
 //     endpoint, many segments under one lock and one ACK per batch (inline.go);
 //   - an opening SYN, UDP and ICMP go to the Handler, which is the forwarder;

@@ -8,33 +8,53 @@ import (
 	"epiphyte/internal/addressing"
 )
 
-// guestAddr6 is what is known of the guest's own IPv6 address.
+// guestAddrs are what is known of the guest's own addresses.
 //
 // A packet's source says little: it may be forwarded from a container inside, or be
-// another interface's that is bridged onto the TAP. Neighbour discovery is not
-// forwarded (its hop limit is 255), and an interface speaks there of addresses that
-// it has.
-type guestAddr6 struct {
-	fixed netip.Addr // set by the Config: nothing is learned
-	own   netip.Addr // last claimed from the TAP's own Ethernet address
+// another interface's that is bridged onto the TAP. ARP and neighbour discovery are not
+// forwarded, and an interface speaks there of addresses that it has.
+type guestAddrs struct {
+	fixed6     netip.Addr // set by the Config: nothing is learned
+	own4, own6 netip.Addr // last claimed from the TAP's own Ethernet address
+}
+
+// GuestAddr4 is the guest's own IPv4 address, not valid without IPv4 or where there are
+// several guests. It is the one of the plan; or, where the guest's subnets lie outside and
+// so it may have chosen another, the one that the TAP's own interface has last claimed in
+// ARP. Shard's thread only.
+func (s *Stack) GuestAddr4() netip.Addr {
+	if s.guest.own4.IsValid() {
+		return s.guest.own4
+	}
+	return s.plan.Guest
 }
 
 // GuestAddr6 is the guest's own IPv6 address, not valid without IPv6. It is the
-// one of the Config; or else the address of the plan's prefix that the TAP's own
-// interface has last claimed in neighbour discovery; or while it has claimed none,
-// the one that SLAAC makes of its Ethernet address (RFC 4291 appendix A). Shard's
-// thread only.
+// one of the Config; or else the address of the plan's prefix, or of any where the guest's
+// subnets lie outside, that the TAP's own interface has last claimed in neighbour
+// discovery; or while it has claimed none, the plan's if the subnets lie outside, else the
+// one that SLAAC makes of its Ethernet address (RFC 4291 appendix A). Shard's thread only.
 func (s *Stack) GuestAddr6() netip.Addr {
-	if !s.plan.IPv6() {
+	switch {
+	case !s.plan.IPv6():
 		return netip.Addr{}
-	}
-	if s.guest6.fixed.IsValid() {
-		return s.guest6.fixed
-	}
-	if s.guest6.own.IsValid() {
-		return s.guest6.own
+	case s.guest.fixed6.IsValid() && !s.plan.Outside:
+		return s.guest.fixed6
+	case s.guest.own6.IsValid():
+		return s.guest.own6
+	case s.plan.Outside && s.plan.Guest6.IsValid():
+		return s.plan.Guest6
+	case !s.plan.Prefix6.IsValid():
+		return addressing.SLAAC(addressing.LinkLocal(), unpack(s.neigh.self.Load()))
 	}
 	return addressing.SLAAC(s.plan.Prefix6, unpack(s.neigh.self.Load()))
+}
+
+// learnGuest4 notes the address that the sender of an ARP message says it has.
+func (s *Stack) learnGuest4(claimed netip.Addr, mac [6]byte) {
+	if s.plan.Outside && pack(mac) == s.neigh.self.Load() && claimed.IsGlobalUnicast() && !s.plan.Holds(claimed) {
+		s.guest.own4 = claimed
+	}
 }
 
 // learnGuest6 notes which address the sender of a valid message of neighbour
@@ -51,7 +71,7 @@ func (s *Stack) learnGuest6(p *Packet, h header.ICMPv6) {
 	case h.Type() == header.ICMPv6NeighborSolicit && p.Src.IsUnspecified() && len(h) >= header.ICMPv6NeighborSolicitMinimumSize:
 		claimed = addrFrom(header.NDPNeighborSolicit(h.MessageBody()).TargetAddress())
 	}
-	if s.plan.Prefix6.Contains(claimed) && !s.plan.IsOwn(claimed) {
-		s.guest6.own = claimed
+	if s.plan.Prefix6.Contains(claimed) && !s.plan.IsOwn(claimed) || s.plan.Outside && claimed.IsGlobalUnicast() && !s.plan.Holds(claimed) {
+		s.guest.own6 = claimed
 	}
 }

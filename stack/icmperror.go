@@ -133,7 +133,7 @@ func (s *Stack) sendError(router netip.Addr, typ, code byte, word uint32, q *Quo
 		return
 	}
 	if !router.IsValid() || router.Is4() != q.Src.Is4() {
-		router = s.gatewayFor(q.Src)
+		router = s.plan.GatewayFor(q.Src)
 	}
 	var b [header.ICMPv6ErrorHeaderSize + header.IPv6MinimumSize + len(q.Transport)]byte
 	b[0], b[1] = typ, code
@@ -148,17 +148,4 @@ func (s *Stack) sendError(router netip.Addr, typ, code byte, word uint32, q *Quo
 	}
 	n += copy(b[n:], q.Transport[:])
 	s.SendICMP(router, q.Src, DefaultTTL, b[:n])
-}
-
-// gatewayFor is the gateway's address from which errors to the guest address a
-// come.
-func (s *Stack) gatewayFor(a netip.Addr) netip.Addr {
-	switch {
-	case a.Is4():
-		return s.plan.Gateway
-	case a.IsLinkLocalUnicast():
-		return s.plan.GatewayLinkLocal
-	default:
-		return s.plan.Gateway6
-	}
 }

@@ -91,19 +91,45 @@ func (n *neighbors) learn(a netip.Addr, mac [6]byte) {
 	n.extra.Store(int32(len(n.table)))
 }
 
-// handleARP answers requests for our own IPv4 addresses (RFC 826) and no
-// others: a guest that finds a free address by probing must find it free.
+// known reports whether an address was learned to be behind another Ethernet address than
+// the TAP's own.
+func (n *neighbors) known(a netip.Addr) bool {
+	if n.extra.Load() == 0 {
+		return false
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	_, ok := n.table[a]
+	return ok
+}
+
+// answers reports whether a question for the owner of target is ours to answer; probe says
+// that the asker only wants to know whether it may take the address. A guest that finds a
+// free address by probing must find it free, and what the guest has, or passes on, is not
+// outside.
+func (s *Stack) answers(target netip.Addr, probe bool) bool {
+	if s.plan.Holds(target) {
+		return true
+	}
+	return !probe && s.plan.Answers(target) && target != s.guest.own4 && target != s.guest.own6 && !s.neigh.known(target)
+}
+
+// handleARP answers requests for the IPv4 addresses that are behind us (RFC 826).
 func (s *Stack) handleARP(frame []byte) {
 	a := header.ARP(frame)
-	if !a.IsValid() || a.Op() != header.ARPRequest {
+	if !a.IsValid() || a.Op() != header.ARPRequest || !s.plan.IPv4() {
 		return
 	}
 	target := netip.AddrFrom4([4]byte(a.ProtocolAddressTarget()))
 	sender := netip.AddrFrom4([4]byte(a.ProtocolAddressSender()))
-	if !s.plan.IsOwn(target) || s.plan.IsOwn(sender) {
+	if s.plan.Holds(sender) {
 		return
 	}
 	mac := [6]byte(a.HardwareAddressSender())
+	s.learnGuest4(sender, mac)
+	if sender == target || !s.answers(target, sender.IsUnspecified()) {
+		return
+	}
 	s.neigh.learn(sender, mac)
 	b := s.out.head[:header.EthernetMinimumSize+header.ARPSize]
 	putEthernet(b, s.out.mac, mac, header.ARPProtocolNumber)
@@ -118,7 +144,7 @@ func (s *Stack) handleARP(frame []byte) {
 	s.out.write(b, nil, nil)
 }
 
-// handleNDP answers solicitations for our own addresses. It reports whether p
+// handleNDP answers solicitations for the addresses that are behind us. It reports whether p
 // was a message of neighbour discovery, answered or not: none goes further.
 func (s *Stack) handleNDP(p *Packet) bool {
 	h := header.ICMPv6(p.Head)
@@ -129,6 +155,9 @@ func (s *Stack) handleNDP(p *Packet) bool {
 		return true
 	}
 	s.learnGuest6(p, h)
+	if s.disableNDP {
+		return true
+	}
 	switch h.Type() {
 	case header.ICMPv6RouterSolicit:
 		s.SendRouterAdvertisement()
@@ -141,7 +170,7 @@ func (s *Stack) handleNDP(p *Packet) bool {
 }
 
 func (s *Stack) answerSolicitation(p *Packet, target netip.Addr) {
-	if !s.plan.IsOwn(target) {
+	if target == p.Src || !s.answers(target, p.Src.IsUnspecified()) {
 		return
 	}
 	options := header.NDPOptionsSerializer{header.NDPTargetLinkLayerAddressOption(s.out.mac[:])}

@@ -127,7 +127,7 @@ func (s *Stack) receive(r *receiver, i, size int) {
 		s.handleARP(head)
 		return
 	}
-	if proto == header.IPv6ProtocolNumber && !s.plan.IPv6() {
+	if proto == header.IPv6ProtocolNumber && !s.plan.IPv6() || proto == header.IPv4ProtocolNumber && !s.plan.IPv4() {
 		return
 	}
 	if !p.Parse(proto, head, tail) || !p.validHeader() || s.martian(p) {

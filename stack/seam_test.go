@@ -45,6 +45,7 @@ type seamConfig struct {
 	mtu     int
 	adverts []byte
 	noIPv6  bool
+	plan    *addressing.Plan // the default one if nil
 	guest6  netip.Addr
 	clock   *shardtest.Clock // one that stands still if nil
 	buffers int              // Config.BufferBytes
@@ -57,6 +58,9 @@ func newSeam(t testing.TB, cfg seamConfig) *seam {
 	s := &seam{t: t, plan: addressingtest.New(t), poller: new(shardtest.Poller)}
 	if cfg.noIPv6 {
 		s.plan = addressingtest.IPv4Only(t)
+	}
+	if cfg.plan != nil {
+		s.plan = *cfg.plan
 	}
 	s.dev = testnet.NewDevice(t, cfg.device)
 	if cfg.clock == nil {

@@ -59,8 +59,12 @@ type Config struct {
 	// RouterAdvertisement is the ICMPv6 message sent to a guest that solicits
 	// it; none if empty.
 	RouterAdvertisement []byte
+	// DisableNDP leaves neighbour discovery without answers; who uses it has given the
+	// guest its neighbours.
+	DisableNDP bool
 	// GuestAddr6 is the guest's IPv6 address where somebody has set it. If it is
-	// not valid, the stack finds out; see Stack.GuestAddr6.
+	// not valid, the stack finds out; see Stack.GuestAddr6. Where the guest's subnets
+	// lie outside it always does.
 	GuestAddr6 netip.Addr
 	// Neighbors tells the Ethernet address of one of several guests, false for an
 	// address that none has; what is sent there goes to 00:00:00:00:00:00, which is
@@ -88,6 +92,7 @@ type Stack struct {
 	handler       Handler
 	claims        Claims
 	advertisement []byte
+	disableNDP    bool
 	gv            *gvisor.Stack
 	link          *link
 	listen        *listenContext
@@ -109,7 +114,7 @@ type Stack struct {
 	budget    budget
 	held      []*Conn // with an acknowledgement that waits; see ack.go
 	ackTimer  shard.Timer
-	guest6    guestAddr6
+	guest     guestAddrs
 
 	mostConns    int           // since memory was given back; see release.go
 	resident     atomic.Uint64 // bytes of the heap then
@@ -138,7 +143,8 @@ func New(cfg Config) (*Stack, error) {
 		handler:       cfg.Handler,
 		claims:        cfg.Claims,
 		advertisement: cfg.RouterAdvertisement,
-		guest6:        guestAddr6{fixed: cfg.GuestAddr6},
+		disableNDP:    cfg.DisableNDP,
+		guest:         guestAddrs{fixed6: cfg.GuestAddr6},
 		conns:         make(map[Tuple]*Conn),
 		accepting:     make(map[Tuple]*Handshake),
 		budget:        budget{free: cmp.Or(cfg.BufferBytes, DefaultBufferBytes)},

@@ -161,6 +161,7 @@ func TestAnswers(t *testing.T) {
 		{"255.255.255.255", false, false, false, false, false},
 		{"240.0.0.1", false, false, false, false, false},
 		{"::", false, false, false, false, false},
+		{"::ffff:192.0.2.77", false, false, false, false, false},
 		{"10.0.2.100", false, true, false, false, false},
 	} {
 		a := netip.MustParseAddr(tt.addr)

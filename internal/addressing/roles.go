@@ -76,8 +76,7 @@ func (p *Plan) Answers(a netip.Addr) bool {
 	if p.Holds(a) {
 		return true
 	}
-	single := a.IsGlobalUnicast() || a.Is4() && a.IsLinkLocalUnicast()
-	return p.Outside && single && !p.IsGuest(a) && (a.Is6() || a.As4()[0] != 0 && a.As4()[0] < 240)
+	return p.Outside && standable(a) && (a.Is4() || !a.IsLinkLocalUnicast()) && !p.IsGuest(a)
 }
 
 // GatewayFor is the router as a guest of the address a sees it.

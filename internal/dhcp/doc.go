@@ -29,11 +29,17 @@
 // a member can learn another's address, but use only its own: that is for the bridge
 // to see to.
 //
+// A guest whose subnets lie outside has its addresses as well, those of the plan, and
+// whoever asks in it is given the first of each family. Its router may be outside its
+// subnet; then it is told how to get there (RFC 3442).
+//
 // IPv6: addresses are the guest's own business (RFC 4862), unless somebody has set
 // its address, as on a network of several members; then the prefix is not for
 // autoconfiguration. The advertisement
-// names the router, the prefix, the resolver (RFC 8106) and the MTU; for clients
-// that know only DHCPv6 an INFORMATION-REQUEST is answered with the resolver.
+// names the router, the prefix, the resolver and the domains to search (RFC 8106) and the
+// MTU; for clients that know only DHCPv6 an INFORMATION-REQUEST is answered with the
+// resolver. Where the guest's subnets lie outside, DHCPv6 gives it its address, too, and
+// needs no state for that.
 //
-// What it does not do: names, search lists, boot files, relays, DHCPv6 addresses.
+// What it does not do: boot files, relays, prefix delegation.
 package dhcp

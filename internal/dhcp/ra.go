@@ -3,8 +3,6 @@ package dhcp
 import (
 	"encoding/binary"
 	"time"
-
-	"epiphyte/internal/addressing"
 )
 
 // When a router advertises without being asked. RFC 4861, section 6.2.1 gives
@@ -37,7 +35,9 @@ const (
 	optPrefix               = 3
 	optMTU                  = 5
 	optResolver             = 25
+	optSearch               = 31
 
+	managed          = 0x80 // addresses are to be had by DHCPv6, too
 	prefixOnLink     = 0x80
 	prefixAutonomous = 0x40
 )
@@ -54,44 +54,61 @@ func AdvertisementDelay(sent int, random float64) time.Duration {
 }
 
 // RouterAdvertisement builds the ICMPv6 message, type and code included, that
-// tells a guest of p its prefix, router and resolver; nil if the plan has no
+// tells a guest its prefix, router and resolver; nil if the plan has no
 // IPv6 side. The checksum is zero, for the sender to fill in. The source is to
-// be p.GatewayLinkLocal, the hop limit 255; mac is the link-layer address of the
-// router. An mtu below 1280, the least of IPv6, is not told. Without autonomous
-// the guest does not make an address of the prefix, because it has one.
-func RouterAdvertisement(p addressing.Plan, mac [6]byte, mtu int, autonomous bool) []byte {
+// be the plan's GatewayLinkLocal, the hop limit 255. An MTU below 1280, the least of
+// IPv6, is not told. Without autonomous the guest does not make an address of the prefix,
+// because it has one.
+func RouterAdvertisement(cfg Config, autonomous bool) []byte {
+	cfg = cfg.withDefaults()
+	p := &cfg.Plan
 	if !p.IPv6() {
 		return nil
 	}
 	be := binary.BigEndian
 	seconds := func(d time.Duration) uint32 { return uint32(d / time.Second) }
 
-	// Checksum, then hop limit, flags M=0 O=0, lifetime, and zero for the
+	// Checksum, then hop limit, flags, lifetime, and zero for the
 	// reachable and retransmission times, which leaves them to the guest.
 	m := []byte{typeRouterAdvertisement, 0, 0, 0, hopLimit, 0}
+	if cfg.leases6() {
+		m[5] = managed
+	}
 	m = be.AppendUint16(m, uint16(seconds(routerLifetime)))
 	m = append(m, make([]byte, 8)...)
 
 	m = append(m, optSourceLinkAddress, 1)
-	m = append(m, mac[:]...)
+	m = append(m, cfg.MAC[:]...)
 
-	flags := byte(prefixOnLink)
-	if autonomous {
-		flags |= prefixAutonomous
+	if p.Prefix6.IsValid() {
+		flags := byte(prefixOnLink)
+		if autonomous {
+			flags |= prefixAutonomous
+		}
+		m = append(m, optPrefix, 4, byte(p.Prefix6.Bits()), flags)
+		m = be.AppendUint32(m, seconds(validLifetime))
+		m = be.AppendUint32(m, seconds(preferredLifetime))
+		m = append(m, 0, 0, 0, 0)
+		m = append(m, p.Prefix6.Addr().AsSlice()...)
 	}
-	m = append(m, optPrefix, 4, byte(p.Prefix6.Bits()), flags)
-	m = be.AppendUint32(m, seconds(validLifetime))
-	m = be.AppendUint32(m, seconds(preferredLifetime))
-	m = append(m, 0, 0, 0, 0)
-	m = append(m, p.Prefix6.Addr().AsSlice()...)
-
-	m = append(m, optResolver, 3, 0, 0)
-	m = be.AppendUint32(m, seconds(resolverLifetime))
-	m = append(m, p.DNS6.AsSlice()...)
-
-	if mtu >= minMTU6 {
+	m = appendNames(m, optResolver, cfg.resolvers(true))
+	m = appendNames(m, optSearch, cfg.search())
+	if cfg.MTU >= minMTU6 {
 		m = append(m, optMTU, 1, 0, 0)
-		m = be.AppendUint32(m, uint32(mtu))
+		m = be.AppendUint32(m, uint32(cfg.MTU))
 	}
 	return m
+}
+
+// appendNames adds an option of RFC 8106, section 5, unless it has no value. What is
+// longer than an option may be is left out.
+func appendNames(m []byte, option byte, value []byte) []byte {
+	units := (len(value) + 8 + 7) / 8
+	if len(value) == 0 || units > 255 {
+		return m
+	}
+	m = append(m, option, byte(units), 0, 0)
+	m = binary.BigEndian.AppendUint32(m, uint32(resolverLifetime/time.Second))
+	m = append(m, value...)
+	return append(m, make([]byte, units*8-8-len(value))...)
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/rfc1035label"
 
 	"epiphyte/internal/addressing"
 )
@@ -36,12 +37,22 @@ const (
 
 // Config describes the network that clients are told about. Only Plan is
 // needed.
+//
+// Where the guest's subnets lie outside, everybody is given the guest's addresses.
 type Config struct {
 	Plan  addressing.Plan
 	Lease time.Duration // default 24 h; whole seconds
 	MTU   int           // of the guest's interface; 0: not told
 	MAC   [6]byte       // ours, for the DHCPv6 server id; default the Plan's
 	Now   func() time.Time
+
+	// What clients are told besides. Resolvers are of either family; nil: the plan's,
+	// unless the guest's subnets lie outside. Search are the domains of names without
+	// dots. Hostname is the client's own name, and FQDN the one that its address is known
+	// by.
+	Resolvers      []netip.Addr
+	Search         []string
+	Hostname, FQDN string
 
 	// AddressOf gives the address that a hardware address has, if it has one. With
 	// it, addresses are given and not leased from the pool, which the plan of a
@@ -62,8 +73,7 @@ type slot struct {
 	until  time.Time
 }
 
-// New makes a server whose whole pool, if it has one, is free.
-func New(cfg Config) *Server {
+func (cfg Config) withDefaults() Config {
 	if cfg.Lease <= 0 {
 		cfg.Lease = 24 * time.Hour
 	}
@@ -73,11 +83,39 @@ func New(cfg Config) *Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	if cfg.AddressOf == nil && !cfg.Plan.DHCPStart.IsValid() {
+	if cfg.Resolvers == nil && !cfg.Plan.Outside {
+		cfg.Resolvers = []netip.Addr{cfg.Plan.DNS, cfg.Plan.DNS6}
+	}
+	switch guest := cfg.Plan.Guest; {
+	case cfg.AddressOf != nil:
+	case cfg.Plan.Outside:
+		cfg.AddressOf = func([6]byte) (netip.Addr, bool) { return guest, guest.IsValid() }
+	case !cfg.Plan.DHCPStart.IsValid():
 		cfg.AddressOf = func([6]byte) (netip.Addr, bool) { return netip.Addr{}, false } // nor is there a pool
 	}
-	return &Server{cfg: cfg}
+	return cfg
 }
+
+// resolvers are those of one family, one after the other.
+func (cfg *Config) resolvers(v6 bool) (b []byte) {
+	for _, a := range cfg.Resolvers {
+		if a.IsValid() && a.Is6() == v6 {
+			b = append(b, a.AsSlice()...)
+		}
+	}
+	return b
+}
+
+// search are the domains as options have them (RFC 1035, section 3.1), empty if none.
+func (cfg *Config) search() []byte {
+	if len(cfg.Search) == 0 {
+		return nil
+	}
+	return (&rfc1035label.Labels{Labels: cfg.Search}).ToBytes()
+}
+
+// New makes a server whose whole pool, if it has one, is free.
+func New(cfg Config) *Server { return &Server{cfg: cfg.withDefaults()} }
 
 // Handle takes the UDP payload of a datagram to port 67 of the gateway or of the
 // broadcast address, and gives the payload of the answer, which is to be
@@ -125,6 +163,10 @@ func (s *Server) member(m *dhcpv4.DHCPv4, kind dhcpv4.MessageType) []byte {
 	}
 	switch kind {
 	case dhcpv4.MessageTypeDiscover:
+		// RFC 4039: the lease by the first message.
+		if s.cfg.Plan.Outside && m.Options.Has(dhcpv4.OptionRapidCommit) {
+			return s.reply(m, dhcpv4.MessageTypeAck, own, dhcpv4.WithGeneric(dhcpv4.OptionRapidCommit, nil))
+		}
 		return s.reply(m, dhcpv4.MessageTypeOffer, own)
 	case dhcpv4.MessageTypeRequest:
 		if wanted := wish(m); wanted.IsValid() && wanted != own {
@@ -270,7 +312,10 @@ func (s *Server) reply(m *dhcpv4.DHCPv4, kind dhcpv4.MessageType, addr netip.Add
 		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(p.Gateway.AsSlice())),
 		dhcpv4.WithNetmask(net.CIDRMask(p.Prefix.Bits(), 32)),
 		dhcpv4.WithOption(dhcpv4.OptRouter(p.Gateway.AsSlice())),
-		dhcpv4.WithOption(dhcpv4.OptDNS(p.DNS.AsSlice())),
+	}
+	options = append(options, s.names(m)...)
+	if !p.Prefix.Contains(p.Gateway) {
+		options = append(options, dhcpv4.WithGeneric(dhcpv4.OptionClasslessStaticRoute, routesBy(p.Gateway)))
 	}
 	if addr.IsValid() {
 		options = append(options,
@@ -283,6 +328,41 @@ func (s *Server) reply(m *dhcpv4.DHCPv4, kind dhcpv4.MessageType, addr netip.Add
 		options = append(options, dhcpv4.WithGeneric(dhcpv4.OptionInterfaceMTU, mtu))
 	}
 	return encode(m, append(options, more...))
+}
+
+// names are the options about names.
+func (s *Server) names(m *dhcpv4.DHCPv4) (options []dhcpv4.Modifier) {
+	add := func(code dhcpv4.OptionCode, value []byte) {
+		if len(value) > 0 {
+			options = append(options, dhcpv4.WithGeneric(code, value))
+		}
+	}
+	add(dhcpv4.OptionDomainNameServer, s.cfg.resolvers(false))
+	add(dhcpv4.OptionDNSDomainSearchList, s.cfg.search())
+	add(dhcpv4.OptionHostName, []byte(s.cfg.Hostname))
+	if asked := m.Options.Get(dhcpv4.OptionFQDN); len(asked) >= 3 && s.cfg.FQDN != "" {
+		add(dhcpv4.OptionFQDN, fqdn4(asked[0], s.cfg.FQDN))
+	}
+	return options
+}
+
+// fqdn4 is the option that answers one with the given flags (RFC 4702): the name is the
+// server's to say, in DNS's own encoding, and nobody tells DNS of it.
+func fqdn4(asked byte, name string) []byte {
+	const update, overridden, encoded, noUpdate = 1, 2, 4, 8
+	flags := byte(encoded | noUpdate)
+	if asked&update != 0 {
+		flags |= overridden
+	}
+	return append([]byte{flags, 255, 255}, (&rfc1035label.Labels{Labels: []string{name}}).ToBytes()...)
+}
+
+// routesBy are the routes of a client whose router is in no subnet of its own: to the
+// router, which is on the link, and by it to everywhere (RFC 3442).
+func routesBy(router netip.Addr) []byte {
+	b := append([]byte{32}, router.AsSlice()...)
+	b = append(b, 0, 0, 0, 0, 0)
+	return append(b, router.AsSlice()...)
 }
 
 // refuse builds a NAK, which carries no configuration (RFC 2131, table 3).

@@ -29,12 +29,12 @@ func TestRouterAdvertisement(t *testing.T) {
 		19 03 0000 00000708 fd000000000000000000000000000003`
 	withMTU := want + `05 01 0000 0000fff0`
 	for mtu, want := range map[int]string{0: want, 1279: want, 65520: withMTU} {
-		if diff := cmp.Diff(unhex(t, want), RouterAdvertisement(p, p.MAC, mtu, true)); diff != "" {
+		if diff := cmp.Diff(unhex(t, want), RouterAdvertisement(Config{Plan: p, MTU: mtu}, true)); diff != "" {
 			t.Errorf("MTU %d (-want +got):\n%s", mtu, diff)
 		}
 	}
 	configured := strings.Replace(want, "03 04 40 c0", "03 04 40 80", 1)
-	if diff := cmp.Diff(unhex(t, configured), RouterAdvertisement(p, p.MAC, 0, false)); diff != "" {
+	if diff := cmp.Diff(unhex(t, configured), RouterAdvertisement(Config{Plan: p}, false)); diff != "" {
 		t.Errorf("to a guest that has an address (-want +got):\n%s", diff)
 	}
 	network := addressingtest.Network(t)
@@ -42,14 +42,14 @@ func TestRouterAdvertisement(t *testing.T) {
 		01 01 5255 0a5a0001
 		03 04 40 80 00015180 00003840 00000000 fd900000000000000000000000000000
 		19 03 0000 00000708 fd900000000000000000000000000001`
-	if diff := cmp.Diff(unhex(t, members), RouterAdvertisement(network, network.MAC, 0, false)); diff != "" {
+	if diff := cmp.Diff(unhex(t, members), RouterAdvertisement(Config{Plan: network}, false)); diff != "" {
 		t.Errorf("to members of a network (-want +got):\n%s", diff)
 	}
 	p, err := addressing.New(addressing.DefaultIPv4(), addressing.Plan{}.Prefix6)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := RouterAdvertisement(p, p.MAC, 1500, true); got != nil {
+	if got := RouterAdvertisement(Config{Plan: p, MTU: 1500}, true); got != nil {
 		t.Errorf("got %x without IPv6", got)
 	}
 }

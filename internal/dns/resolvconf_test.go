@@ -2,6 +2,7 @@ package dns
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -152,5 +153,36 @@ func TestResolvConfIsReadOnceWhenQuiet(t *testing.T) {
 		if again := &c.servers[0] != first; again != tc.want {
 			t.Errorf("file of age %v: read again is %v", tc.age, again)
 		}
+	}
+}
+
+// Nameservers that are given are asked, whatever the file says; the first of either is
+// the one that DNS over TLS goes to.
+func TestNameservers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "resolv.conf")
+	writeConf(t, path, "127.0.0.1")
+	first := func(r *rig) (a netip.Addr) {
+		r.do(func() { a = r.First() })
+		return a
+	}
+	fixed, _ := upstream(t, Config{ResolvConf: path, Nameservers: []netip.Addr{netip.MustParseAddr("127.0.0.2")}}, says("192.0.2.1"), says("192.0.2.2"))
+	overBoth(t, func(t *testing.T, via transport) { wantA(t, fixed, via, "192.0.2.2") })
+	writeConf(t, path, "127.0.0.1", "127.0.0.3")
+	wantA(t, fixed, udp, "192.0.2.2")
+	if got := first(fixed); got.String() != "127.0.0.2" {
+		t.Errorf("the first nameserver is %v, want the one given", got)
+	}
+	follows, _ := upstream(t, Config{ResolvConf: path}, nil)
+	for _, want := range []string{"127.0.0.7", "127.0.0.1"} {
+		writeConf(t, path, want, "127.0.0.3")
+		follows.advance(time.Second) // another turn of the shard
+		if got := first(follows); got.String() != want {
+			t.Errorf("the first nameserver is %v, want the file's %s", got, want)
+		}
+	}
+	must(t, os.Remove(path))
+	follows.advance(time.Second)
+	if got := first(follows); got.IsValid() {
+		t.Errorf("without a file the first nameserver is %v", got)
 	}
 }

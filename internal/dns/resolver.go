@@ -23,10 +23,12 @@ var (
 // zero fields mean the defaults given with each.
 type Config struct {
 	Shard      *shard.Shard
-	ResolvConf string           // default /etc/resolv.conf
-	Port       uint16           // of the nameservers; default 53
-	Logger     *slog.Logger     // default: discard
-	Source     *outbound.Source // of the sockets; nil: the kernel chooses
+	ResolvConf string // default /etc/resolv.conf
+	// Nameservers, if there are any, are asked and ResolvConf is not read.
+	Nameservers []netip.Addr
+	Port        uint16           // of the nameservers; default 53
+	Logger      *slog.Logger     // default: discard
+	Source      *outbound.Source // of the sockets; nil: the kernel chooses
 
 	// Local answers queries from a table of its own, before any nameserver is
 	// asked; ok is false for those to be forwarded. It is called on the shard's
@@ -129,6 +131,7 @@ func New(cfg Config) *Resolver {
 		slots:     make(chan struct{}, maxTCPQueries),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.use(cfg.Nameservers[:min(len(cfg.Nameservers), maxServers)])
 	return r
 }
 

@@ -69,7 +69,7 @@ func (r *Resolver) demote(s *server, via transport, reason string) {
 // in a turn of the shard. Without a file the list is empty.
 func (r *Resolver) refresh() {
 	now := r.shard.Now()
-	if now == r.refreshed {
+	if now == r.refreshed || len(r.cfg.Nameservers) > 0 {
 		return
 	}
 	r.refreshed = now
@@ -81,9 +81,24 @@ func (r *Resolver) refresh() {
 	} else {
 		r.cfg.Logger.Debug("nameservers", "addresses", r.conf.servers)
 	}
+	r.use(r.conf.servers)
+}
+
+// First is the nameserver that is listed first, not valid if there is none. Shard's
+// thread.
+func (r *Resolver) First() netip.Addr {
+	r.refresh()
+	if len(r.servers) == 0 {
+		return netip.Addr{}
+	}
+	return r.servers[0].addr.Addr()
+}
+
+// use makes a list the nameservers. Those that stay keep what is known of them.
+func (r *Resolver) use(list []netip.Addr) {
 	old := r.servers
-	r.servers = make([]*server, 0, len(r.conf.servers))
-	for _, a := range r.conf.servers {
+	r.servers = make([]*server, 0, len(list))
+	for _, a := range list {
 		i := slices.IndexFunc(old, func(s *server) bool { return s.addr.Addr() == a })
 		if i >= 0 {
 			r.servers = append(r.servers, old[i])

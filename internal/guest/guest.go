@@ -65,8 +65,18 @@ type Config struct {
 	MTU int
 	// Source of the host's sockets; nil: the kernel chooses.
 	Source *outbound.Source
-	// ResolvConf names the host's resolvers; /etc/resolv.conf if empty.
-	ResolvConf string
+	// Host says what the host's main addresses are, which the plan's HostAddrs stand
+	// for; nil: it has none. It stays the caller's, who closes it after the Guest.
+	Host Host
+	// ResolvConf names the host's resolvers; /etc/resolv.conf if empty. Nameservers, if
+	// there are any, are asked instead.
+	ResolvConf  string
+	Nameservers []netip.Addr
+	// Names are what the guest is told of by DHCP and router advertisements.
+	Names Names
+	// DisableAdvertisements sends no router advertisements, and DisableNDP answers
+	// nothing of neighbour discovery at all.
+	DisableAdvertisements, DisableNDP bool
 	// Limits of all flows together.
 	Limits flow.Limits
 	// BufferBytes bounds the TCP buffers of all connections; 0 is the default
@@ -77,6 +87,24 @@ type Config struct {
 	Sockets     Sockets
 	PublishMode portfwd.Mode
 	Logger      *slog.Logger
+}
+
+// Host follows the host's network. It is attached to the shard of worker 0; Main is called
+// by any of them.
+type Host interface {
+	Attach(*shard.Shard) error
+	// Main is the host's main address of a family now, not valid if it has none.
+	Main(v6 bool) netip.Addr
+}
+
+// Names are told to a guest that asks for its configuration, each if it is there.
+type Names struct {
+	// Resolvers of either family; nil: the plan's, unless the guest's subnets lie
+	// outside.
+	Resolvers []netip.Addr
+	Search    []string // domains of names without dots
+	Hostname  string   // the guest's own
+	FQDN      string   // and as others know it
 }
 
 // Members are the guests that share one device. But for Neighbor, the methods are
@@ -120,6 +148,9 @@ type Guest struct {
 
 // New builds the network. The device must be open and stays the caller's.
 func New(cfg Config) (_ *Guest, err error) {
+	if cfg.Host != nil {
+		cfg.Rules.HostAddr = cfg.Host.Main
+	}
 	g := &Guest{ipv6: cfg.Rules.Plan.IPv6(), served: make(chan struct{})}
 	// The runtime opens its poller with the first timer. Opened here, the
 	// descriptors of an idle guest are all there before it is ready.
@@ -145,7 +176,7 @@ func New(cfg Config) (_ *Guest, err error) {
 			return nil, err
 		}
 	}
-	if g.ipv6 {
+	if g.ipv6 && !cfg.DisableAdvertisements && !cfg.DisableNDP {
 		// The first one at once: a guest whose link is already up has sent its
 		// solicitation before we could hear it.
 		g.advertise()

@@ -58,6 +58,11 @@ func (g *Guest) newWorker(i int, cfg *Config) (w *worker, err error) {
 	}
 	if i == 0 {
 		g.serve0(w, cfg, &fc, &sc)
+		if cfg.Host != nil {
+			if err := cfg.Host.Attach(w.shard); err != nil {
+				return w, err
+			}
+		}
 	}
 	if g.steering != nil {
 		w.steered = g.steering.Worker(i)
@@ -104,7 +109,7 @@ func (g *Guest) newWorker(i int, cfg *Config) (w *worker, err error) {
 // asked for to any.
 func (w *worker) socketsFor(cfg *Config) func(netip.Addr) portfwd.Sockets {
 	return func(a netip.Addr) portfwd.Sockets {
-		own := a == cfg.Rules.Plan.Guest || a.Is6() && a == w.stack.GuestAddr6()
+		own := cfg.Rules.Plan.IsGuest(a) || a == w.stack.GuestAddr4() || a == w.stack.GuestAddr6()
 		if own || cfg.PublishMode == portfwd.DirectOnly {
 			return cfg.Sockets
 		}
@@ -115,21 +120,25 @@ func (w *worker) socketsFor(cfg *Config) func(netip.Addr) portfwd.Sockets {
 // serve0 adds the services of worker 0: names, leases and advertisements.
 func (g *Guest) serve0(w *worker, cfg *Config, fc *forwarder.Config, sc *stack.Config) {
 	p := cfg.Rules.Plan
-	dc := dhcp.Config{Plan: p, MTU: cfg.MTU, MAC: p.MAC}
-	rc := dns.Config{Shard: w.shard, ResolvConf: cfg.ResolvConf, Source: cfg.Source, Logger: cfg.Logger}
+	dc := dhcp.Config{
+		Plan: p, MTU: cfg.MTU, Resolvers: cfg.Names.Resolvers, Search: cfg.Names.Search, Hostname: cfg.Names.Hostname, FQDN: cfg.Names.FQDN,
+	}
+	rc := dns.Config{Shard: w.shard, ResolvConf: cfg.ResolvConf, Nameservers: cfg.Nameservers, Source: cfg.Source, Logger: cfg.Logger}
 	if m := cfg.Members; m != nil {
 		dc.AddressOf, rc.Local, sc.Neighbors = m.AddressOf, m.Answer, m.Neighbor
 	}
 	fc.DHCP = dhcp.New(dc)
-	if p.IPv6() {
-		sc.RouterAdvertisement = dhcp.RouterAdvertisement(p, p.MAC, cfg.MTU, !cfg.StaticIPv6)
-		if cfg.StaticIPv6 {
-			sc.GuestAddr6 = p.Guest6
-		}
+	if p.IPv6() && !cfg.DisableAdvertisements {
+		sc.RouterAdvertisement = dhcp.RouterAdvertisement(dc, !cfg.StaticIPv6)
 	}
+	if cfg.StaticIPv6 {
+		sc.GuestAddr6 = p.Guest6
+	}
+	sc.DisableNDP = cfg.DisableNDP
 	if !cfg.Rules.DisableDNS {
 		g.resolver = dns.New(rc)
 		fc.DNS = g.resolver
+		cfg.Rules.NameServer = g.resolver.First
 	}
 }
 

@@ -11,13 +11,14 @@ import (
 	"epiphyte/internal/flow"
 )
 
-// everyRules are all configurations: of a single guest and of a network, with and
-// without a way out.
+// everyRules are all configurations: of a single guest, of a network and of a guest with
+// the host's addresses, with and without a way out.
 func everyRules(t testing.TB) (all []*Rules) {
 	for _, r := range testRules(t) {
-		network := *r
+		network, copied := *r, *copiedRules(t)
 		network.Plan = addressingtest.Network(t)
-		for _, r := range []Rules{*r, network} {
+		copied.DisableHostLoopback, copied.DisableDNS = r.DisableHostLoopback, r.DisableDNS
+		for _, r := range []Rules{*r, network, copied} {
 			internal := r
 			internal.Internal = true
 			all = append(all, &r, &internal)

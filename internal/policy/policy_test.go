@@ -502,16 +502,23 @@ func TestRepliesInvertRequests(t *testing.T) {
 }
 
 // mayConnect restates the boundary in the kernel's terms: the only loopback
-// destination is exactly 127.0.0.1 or ::1, and only the gateway gets there.
+// destination is exactly 127.0.0.1 or ::1, and only what stands for it gets there, but for
+// the host's nameserver, which one port of the DNS address leads to.
 func mayConnect(r *Rules, dst, to netip.AddrPort) bool {
 	a := to.Addr()
 	if r.Internal {
 		return false
 	}
+	if r.Plan.Outside && !r.DisableDNS && r.Plan.IsDNS(dst.Addr()) && dst.Port() == 853 {
+		return to == netip.AddrPortFrom(r.NameServer(), 853)
+	}
 	if to.Port() != dst.Port() || !a.IsValid() || a.Is4() != dst.Addr().Is4() {
 		return false
 	}
-	if r.Plan.IsGateway(dst.Addr()) {
+	if r.Plan.IsHostAddr(dst.Addr()) {
+		return a == r.HostAddr(a.Is6()) && !a.IsLoopback()
+	}
+	if r.Plan.IsHostLoopback(dst.Addr()) {
 		want := netip.IPv6Loopback()
 		if dst.Addr().Is4() {
 			want = netip.AddrFrom4([4]byte{127, 0, 0, 1})
@@ -533,8 +540,9 @@ func FuzzDecide(f *testing.F) {
 		"127.0.0.1", "0.0.0.0", "255.255.255.255", "224.0.0.1", "10.0.2.2", "10.0.2.3", "10.0.2.100", "8.8.8.8",
 		"::", "::1", "::2", "::ffff:127.0.0.1", "::127.0.0.1", "fe80::2", "fe80::3", "fd00::2", "fd00::3", "ff02::1", "ff02::1:2", "2001:db8::1",
 		"10.90.0.1", "10.90.0.2", "fd90::1", "fe80::1",
+		"192.0.2.1", "192.0.2.10", "169.254.1.1", "169.254.1.2", "fe80::2:1", "fc00::2", "fc00::53",
 	} {
-		for _, port := range []uint16{0, 53, 67, 80, 547} {
+		for _, port := range []uint16{0, 53, 67, 80, 547, 853} {
 			f.Add(netip.MustParseAddr(s).AsSlice(), port, uint8(unix.IPPROTO_UDP))
 		}
 	}
@@ -561,8 +569,8 @@ func TestB40_EveryFirstByte(t *testing.T) {
 	rules := everyRules(t)
 	protos := []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6, 132}
 	for first := range 256 {
-		for _, rest := range [][3]byte{{}, {0, 0, 1}, {0, 2, 2}, {0, 2, 3}, {0, 2, 255}, {90, 0, 1}, {90, 0, 2}, {255, 255, 255}} {
-			for _, port := range []uint16{0, 53, 67, 80} {
+		for _, rest := range [][3]byte{{}, {0, 0, 1}, {0, 2, 2}, {0, 2, 3}, {0, 2, 255}, {90, 0, 1}, {90, 0, 2}, {0, 2, 1}, {0, 2, 10}, {254, 1, 1}, {254, 1, 2}, {255, 255, 255}} {
+			for _, port := range []uint16{0, 53, 67, 80, 853} {
 				for _, proto := range protos {
 					dst := netip.AddrFrom4([4]byte{byte(first), rest[0], rest[1], rest[2]})
 					checkBoundary(t, rules, proto, netip.AddrPortFrom(dst, port))
@@ -570,7 +578,7 @@ func TestB40_EveryFirstByte(t *testing.T) {
 			}
 		}
 	}
-	for _, s := range []string{"::", "::1", "::ffff:127.0.0.1", "::127.0.0.1", "fe80::2", "fd00::2", "fd00::3", "fd90::1", "ff02::1:2"} {
+	for _, s := range []string{"::", "::1", "::ffff:127.0.0.1", "::127.0.0.1", "fe80::2", "fd00::2", "fd00::3", "fd90::1", "ff02::1:2", "fe80::2:1", "fc00::2", "fc00::53"} {
 		base := netip.MustParseAddr(s).As16()
 		for i := range 128 {
 			for j := range i + 1 { // two bits, or none
@@ -594,7 +602,16 @@ func TestDecideAllocatesNothing(t *testing.T) {
 		reply(netip.MustParseAddr("127.0.0.1")),
 		{Direction: In, Origin: flow.FromPublished, Proto: unix.IPPROTO_UDP, Src: netip.MustParseAddrPort("127.0.0.1:1"), Dst: netip.MustParseAddrPort("10.0.2.100:80")},
 	}
+	copied := copiedRules(t)
+	asked := reply(netip.MustParseAddr("192.0.2.10"))
+	asked.Asked = netip.MustParseAddr("169.254.1.2")
+	more := append(requests[:len(requests):len(requests)], asked)
 	ask := func() {
+		for _, q := range more {
+			if copied.Decide(q).Action != Allow {
+				t.Errorf("%+v is not allowed to a guest with the host's addresses", q)
+			}
+		}
 		for _, q := range requests {
 			if d.Decide(q).Action != Allow {
 				t.Errorf("%+v is not allowed", q)
