@@ -1,16 +1,14 @@
 package forwards
 
 import (
-	"slices"
-
 	"epiphyte/internal/pasta"
 	"epiphyte/portfwd"
 )
 
-// Rules are the effective ports of a table as package portfwd serves them. freebind lets
-// the host's listen on addresses that no interface has.
-func Rules(t pasta.Table, freebind bool) (publish []portfwd.Rule, expose []portfwd.Exposed) {
-	for _, f := range t.Effective() {
+// Rules are the ports of an effective table as package portfwd serves them. freebind lets the
+// host's listen on addresses that no interface has.
+func Rules(effective pasta.Table, freebind bool) (publish []portfwd.Rule, expose []portfwd.Exposed) {
+	for _, f := range effective {
 		if f.Option.Out() {
 			expose = append(expose, exposed(f))
 		} else {
@@ -42,22 +40,4 @@ func exposed(f pasta.Forward) portfwd.Exposed {
 		e.GuestPortEnd = f.Last
 	}
 	return e
-}
-
-// difference is what leads from one table to another.
-func difference(from, to pasta.Table, freebind bool) portfwd.Change {
-	c := portfwd.Change{Lenient: true} // a rule may have been removed by its number
-	oldPublish, oldExpose := Rules(from, freebind)
-	publish, expose := Rules(to, freebind)
-	c.Remove, c.Add = without(oldPublish, publish), without(publish, oldPublish)
-	c.Hide, c.Expose = without(oldExpose, expose), without(expose, oldExpose)
-	return c
-}
-
-func without[R comparable](list, others []R) []R {
-	there := make(map[R]bool, len(others))
-	for _, r := range others {
-		there[r] = true
-	}
-	return slices.DeleteFunc(slices.Clone(list), func(r R) bool { return there[r] })
 }

@@ -2,6 +2,7 @@ package forwards
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -143,14 +144,41 @@ func (s *Set) Change(ctx context.Context, c pasta.Change) error {
 
 // serve has the ports of another table served in place of those in force. s.mu is held.
 func (s *Set) serve(ctx context.Context, table pasta.Table) error {
-	c := difference(s.table, table, s.cfg.Freebind)
-	if len(c.Add)+len(c.Remove)+len(c.Expose)+len(c.Hide) > 0 {
-		if err := s.cfg.Ports.Change(ctx, c); err != nil {
+	from, to := s.table.Effective(), table.Effective()
+	gone, come := without(from, to), without(to, from)
+	if gone.Blocks(come) {
+		// The kernel has no room for both, so what goes, goes first.
+		if err := s.exchange(ctx, gone, nil); err != nil {
 			return err
 		}
+		if err := s.exchange(ctx, nil, come); err != nil {
+			return errors.Join(err, s.exchange(context.WithoutCancel(ctx), nil, gone))
+		}
+	} else if err := s.exchange(ctx, gone, come); err != nil {
+		return err
 	}
 	s.table = table
 	return nil
+}
+
+// exchange has the Manager serve some ports in place of others, if there are any.
+func (s *Set) exchange(ctx context.Context, gone, come pasta.Table) error {
+	if len(gone)+len(come) == 0 {
+		return nil
+	}
+	c := portfwd.Change{Lenient: true} // a rule may have been removed by its number
+	c.Remove, c.Hide = Rules(gone, s.cfg.Freebind)
+	c.Add, c.Expose = Rules(come, s.cfg.Freebind)
+	return s.cfg.Ports.Change(ctx, c)
+}
+
+// without is the Forwards of a table that are not among others.
+func without(t, others pasta.Table) pasta.Table {
+	there := make(map[pasta.Forward]bool, len(others))
+	for _, f := range others {
+		there[f] = true
+	}
+	return slices.DeleteFunc(slices.Clone(t), func(f pasta.Forward) bool { return there[f] })
 }
 
 // Dir is the directory in which ports are remembered, empty if they are not.

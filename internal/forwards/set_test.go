@@ -39,9 +39,13 @@ func (p *fakePorts) Change(_ context.Context, c portfwd.Change) error {
 		}
 	}
 	p.changes = append(p.changes, c)
-	p.served = append(without(p.served, c.Remove), c.Add...)
-	p.exposed = append(without(p.exposed, c.Hide), c.Expose...)
+	p.served = append(minus(p.served, c.Remove), c.Add...)
+	p.exposed = append(minus(p.exposed, c.Hide), c.Expose...)
 	return nil
+}
+
+func minus[R comparable](list, others []R) []R {
+	return slices.DeleteFunc(slices.Clone(list), func(r R) bool { return slices.Contains(others, r) })
 }
 
 func table(t testing.TB, lines ...string) (all pasta.Table) {
@@ -77,7 +81,7 @@ func (w *world) start(commandLine ...string) {
 	w.ports = new(fakePorts)
 	w.log.Reset()
 	base := table(w.t, commandLine...)
-	w.ports.served, w.ports.exposed = Rules(base, false)
+	w.ports.served, w.ports.exposed = Rules(base.Effective(), false)
 	w.set = New(Config{Ports: w.ports, Table: base, Dir: w.dir, Logger: slog.New(slog.NewTextHandler(&w.log, nil))})
 	w.set.Restore(w.t.Context())
 }
@@ -87,8 +91,8 @@ func (w *world) want(want ...string) {
 	if diff := cmp.Diff(want, lines(w.set.List())); diff != "" {
 		w.t.Error(diff)
 	}
-	publish, expose := Rules(w.set.List(), false)
-	if len(without(publish, w.ports.served)) > 0 || len(without(w.ports.served, publish)) > 0 {
+	publish, expose := Rules(w.set.List().Effective(), false)
+	if len(minus(publish, w.ports.served)) > 0 || len(minus(w.ports.served, publish)) > 0 {
 		w.t.Errorf("served are %v, want %v", w.ports.served, publish)
 	}
 	if !slices.Equal(expose, w.ports.exposed) {
@@ -222,6 +226,23 @@ func TestAllOrNothing(t *testing.T) {
 	}
 }
 
+// TestAnotherSocket: where the kernel takes a port's new socket only without the old one,
+// that goes first, and is back if the new one cannot be.
+func TestAnotherSocket(t *testing.T) {
+	w := &world{t: t}
+	w.start("-t 80", fmt.Sprintf("-t 127.0.0.2/%d", busy+1))
+	w.change(pasta.Change{Delete: table(t, "-t 80"), Add: table(t, "-t 127.0.0.1/80")})
+	w.want(fmt.Sprintf("-t 127.0.0.2/%d", busy+1), "-t 127.0.0.1/80")
+	if n := len(w.ports.changes); n != 2 {
+		t.Errorf("%d steps", n)
+	}
+	err := w.set.Change(t.Context(), pasta.Change{Delete: table(t, "-t 127.0.0.1/80"), Add: table(t, "-t 80", fmt.Sprintf("-t %d", busy))})
+	if !errors.Is(err, unix.EADDRINUSE) {
+		t.Error(err)
+	}
+	w.want(fmt.Sprintf("-t 127.0.0.2/%d", busy+1), "-t 127.0.0.1/80")
+}
+
 // TestNothingToDo: no port is touched for what is there, or is not.
 func TestNothingToDo(t *testing.T) {
 	w := &world{t: t, dir: filepath.Join(t.TempDir(), "s.d")}
@@ -258,7 +279,7 @@ func TestDirectoryOfOthers(t *testing.T) {
 func TestRules(t *testing.T) {
 	addr := netip.MustParseAddr
 	publish, expose := Rules(table(t, "-t 127.0.0.1%lo/8000-8009:10.89.0.2/80-89", "-u 53", "-t auto,~1-1023",
-		"-T [::1]/80:10.0.0.1/8080", "-U %eth0/~1-1023"), true)
+		"-T [::1]/80:10.0.0.1/8080", "-U %eth0/~1-1023").Effective(), true)
 	if diff := cmp.Diff([]portfwd.Rule{
 		{Proto: "tcp", Host: addr("127.0.0.1"), Freebind: true, Device: "lo", HostPort: 8000, HostPortEnd: 8009, Guest: addr("10.89.0.2"), GuestPort: 80},
 		{Proto: "udp", DualStack: true, HostPort: 53, GuestPort: 53},

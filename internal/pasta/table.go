@@ -89,6 +89,20 @@ func (t Table) Effective() Table {
 	return all
 }
 
+// Blocks reports whether a Forward of the table has to be gone before one of the others can
+// listen: both want a port, and not by the same socket.
+func (t Table) Blocks(others Table) bool {
+	for i := range t {
+		for j := range others {
+			f, o := &t[i], &others[j]
+			if _, ok := f.overlap(o); ok && (f.Addr != o.Addr || f.Interface != o.Interface) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // ranks is the number of kinds; see the package comment.
 const ranks = 3
 

@@ -120,6 +120,26 @@ func TestEffective(t *testing.T) {
 	}
 }
 
+// TestBlocks: the same socket may lead elsewhere; another one needs its place.
+func TestBlocks(t *testing.T) {
+	for _, test := range []struct {
+		from, to string
+		want     bool
+	}{
+		{"-t 80", "-t 80:8080", false},
+		{"-t 80-90", "-t 85", false},
+		{"-t 80", "-u 127.0.0.1/80", false},
+		{"-t 80", "-t 127.0.0.1/80", true},
+		{"-t 1 -t 0.0.0.0/80-90", "-t 2 -t 85", true},
+		{"-t %eth0/80", "-t %eth1/80", false},
+		{"-t %eth0/80", "-t 80", true},
+	} {
+		if got := table(t, test.from).Blocks(table(t, test.to)); got != test.want {
+			t.Errorf("%s blocks %s: %v", test.from, test.to, got)
+		}
+	}
+}
+
 func TestClear(t *testing.T) {
 	all := table(t, "-t 80 -T 81 -u 82 -U 83")
 	if got := all.Clear(false).String(); got != "-T 81 -U 83" {
