@@ -98,6 +98,7 @@ func (m *Manager) Serve(b *Bound) (Entry, error) {
 
 // serve is Serve of all at once.
 func (m *Manager) serve(list []*Bound) ([]Entry, error) {
+	m.warnAstray(list)
 	rules := make([]*published, len(list))
 	for i, b := range list {
 		rules[i] = m.publish(b)
@@ -136,11 +137,17 @@ func (m *Manager) publish(b *Bound) *published {
 	if b.leftOut != nil {
 		m.cfg.Logger.Info("some ports are left out", "rule", p, "error", b.leftOut)
 	}
-	if p.exposed == nil && b.rule.astray(&m.cfg.Plan) {
-		// Not refused: the contract has it, and a guest that is a router may pass it on.
-		m.cfg.Logger.Warn("a published port leads out of the guest's subnet; the guest must forward it", "rule", b.rule, "guest", b.rule.Guest)
-	}
 	return p
+}
+
+// warnAstray says once for all of a change that ports lead to where the guest may have to
+// forward. They are not refused: the contract has it, and the guest may be a router.
+func (m *Manager) warnAstray(list []*Bound) {
+	i := slices.IndexFunc(list, func(b *Bound) bool { return b.exposed == nil && b.rule.astray(&m.cfg.Plan) })
+	if i >= 0 {
+		r := list[i].rule
+		m.cfg.Logger.Warn("a published port leads out of the guest's subnet; the guest must forward it", "rule", r, "guest", r.Guest)
+	}
 }
 
 // newSocket is what serves one port of a rule.
