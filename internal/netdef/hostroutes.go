@@ -1,12 +1,15 @@
 package netdef
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
-	"syscall"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/rtnetlink"
 )
 
 // dumps is how often the kernel is asked while others change what it lists.
@@ -21,62 +24,58 @@ const broadRoute = 7
 // loopback and default routes, among them the parts of one by which VPNs take over
 // without replacing it (0.0.0.0/1 and 128.0.0.0/1).
 func HostRoutes() ([]netip.Prefix, error) {
-	addrs, err := dump(unix.RTM_GETADDR)
-	if err != nil {
-		return nil, fmt.Errorf("list addresses of the host: %w", err)
-	}
-	routes, err := dump(unix.RTM_GETROUTE)
+	c, err := rtnetlink.Open(0)
 	if err != nil {
 		return nil, fmt.Errorf("list routes of the host: %w", err)
 	}
+	defer c.Close()
 	var all []netip.Prefix
-	for _, m := range append(addrs, routes...) {
-		if p := prefix(&m); p.Bits() >= broadRoute && !p.Addr().IsLoopback() {
-			all = append(all, p)
+	for _, list := range [...]struct {
+		request int
+		header  nl.NetlinkRequestData
+		attr    uint16 // the prefix
+	}{
+		{unix.RTM_GETADDR, nl.NewIfAddrmsg(unix.AF_UNSPEC), unix.IFA_ADDRESS},
+		{unix.RTM_GETROUTE, &nl.RtMsg{}, unix.RTA_DST},
+	} {
+		messages, err := dump(c, list.request, list.header)
+		if err != nil {
+			return nil, fmt.Errorf("list addresses and routes of the host: %w", err)
+		}
+		for _, m := range messages {
+			if p := prefix(m, list.header.Len(), list.attr); p.Bits() >= broadRoute && !p.Addr().IsLoopback() {
+				all = append(all, p)
+			}
 		}
 	}
 	slices.SortFunc(all, netip.Prefix.Compare)
 	return slices.Compact(all), nil
 }
 
-// dump lists what the kernel has of both families, again if others have changed it
-// meanwhile. Every start waits for this, and package syscall asks with a twentieth of the
-// memory that the netlink library takes.
-func dump(request int) ([]syscall.NetlinkMessage, error) {
+// dump lists again what others have changed meanwhile.
+func dump(c *rtnetlink.Conn, request int, header nl.NetlinkRequestData) (all [][]byte, err error) {
 	for range dumps {
-		raw, err := syscall.NetlinkRIB(request, unix.AF_UNSPEC)
-		if err != nil {
-			return nil, err
-		}
-		all, err := syscall.ParseNetlinkMessage(raw)
-		changed := func(m syscall.NetlinkMessage) bool { return m.Header.Flags&unix.NLM_F_DUMP_INTR != 0 }
-		if err != nil || !slices.ContainsFunc(all, changed) {
-			return all, err
+		if all, err = c.Ask(request, unix.NLM_F_DUMP, header); !errors.Is(err, rtnetlink.ErrInterrupted) {
+			break
 		}
 	}
-	return nil, unix.EINTR
+	return all, err
 }
 
-// prefix is the network of an address or a route; not valid for a default route and for
-// other messages.
-func prefix(m *syscall.NetlinkMessage) netip.Prefix {
-	attr := uint16(unix.RTA_DST)
-	switch m.Header.Type {
-	case unix.RTM_NEWADDR:
-		attr = unix.IFA_ADDRESS
-	case unix.RTM_NEWROUTE:
-	default:
+// prefix is the network of an address or a route, whose header has the prefix's length in
+// its second byte; not valid for a default route.
+func prefix(m []byte, header int, attr uint16) netip.Prefix {
+	if len(m) < header {
 		return netip.Prefix{}
 	}
-	attrs, err := syscall.ParseNetlinkRouteAttr(m)
+	attrs, err := nl.ParseRouteAttr(m[header:])
 	if err != nil {
 		return netip.Prefix{}
 	}
 	for _, a := range attrs {
 		if a.Attr.Type == attr {
 			addr, _ := netip.AddrFromSlice(a.Value)
-			// The second byte is the prefix's length in both (struct ifaddrmsg, struct rtmsg).
-			return netip.PrefixFrom(addr, int(m.Data[1])).Masked()
+			return netip.PrefixFrom(addr, int(m[1])).Masked()
 		}
 	}
 	return netip.Prefix{}
