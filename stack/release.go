@@ -3,6 +3,7 @@ package stack
 import (
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"time"
 
 	"epiphyte/internal/shard"
@@ -48,11 +49,16 @@ func (s *Stack) release() {
 	})
 }
 
-// resident is the number of bytes of the heap that the system has not got back. Package
-// runtime/metrics knows it without a pause, but initialises itself at every start, which
-// takes longer than anything else that a start does for later.
-func resident() uint64 {
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return m.HeapSys - m.HeapReleased
+// resident is the number of bytes of the heap that the system has not got back.
+func resident() (n uint64) {
+	samples := []metrics.Sample{
+		{Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/unused:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"},
+	}
+	metrics.Read(samples)
+	for _, s := range samples {
+		n += s.Value.Uint64()
+	}
+	return n
 }
