@@ -170,7 +170,7 @@ func (r *Rule) resolve(p *addressing.Plan) error {
 		return badField("host_addr", "%v is an IPv4 address, and IPv4 is not enabled", r.Host)
 	case !p.Guest.IsValid() && p.Prefix.IsValid():
 		return badField("guest_addr", "missing: the network has several members")
-	case r.Host.Is4():
+	case r.Host.Is4() && !p.Outside: // where it is not the guest's own choice
 		r.Guest = p.Guest
 	}
 	return nil
@@ -190,7 +190,7 @@ func (r *Rule) oneStack(p *addressing.Plan) {
 // astray reports whether the rule leads to an address that the guest's interface
 // cannot have. Such a rule works only where the guest forwards packets.
 func (r *Rule) astray(p *addressing.Plan) bool {
-	return r.Guest.IsValid() && !p.Prefix.Contains(r.Guest) && !(p.IPv6() && p.Prefix6.Contains(r.Guest))
+	return !p.Outside && r.Guest.IsValid() && !p.Prefix.Contains(r.Guest) && !(p.IPv6() && p.Prefix6.Contains(r.Guest))
 }
 
 // firstAddress is the first address of an interface, IPv4 before IPv6.

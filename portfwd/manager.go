@@ -289,8 +289,8 @@ func (m *Manager) destination(to netip.AddrPort, client netip.Addr) netip.AddrPo
 	switch {
 	case to.Addr().IsValid():
 		return to
-	case client.Is4():
-		return netip.AddrPortFrom(m.cfg.Plan.Guest, to.Port())
+	case client.Is4() && m.cfg.Plan.IPv4() || !m.cfg.Plan.IPv6():
+		return netip.AddrPortFrom(m.cfg.Stack.GuestAddr4(), to.Port())
 	}
 	return netip.AddrPortFrom(m.cfg.Stack.GuestAddr6(), to.Port())
 }

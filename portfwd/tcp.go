@@ -95,9 +95,9 @@ func (c *client) decided(d policy.Decision) {
 	}
 }
 
-// anonymous reports whether the client is seen as the gateway. Then its port is
-// kept only if it is free.
-func (c *client) anonymous() bool { return c.m.cfg.Plan.IsGateway(c.from.Addr()) }
+// anonymous reports whether the client is seen as the gateway, or as what stands for the
+// host. Then its port is kept only if it is free.
+func (c *client) anonymous() bool { return c.m.cfg.Plan.Holds(c.from.Addr()) }
 
 // goStack takes the stack path.
 func (c *client) goStack() {
