@@ -39,6 +39,7 @@ type Watcher struct {
 	watch  *shard.Watch
 	timer  shard.Timer
 	looked time.Duration // when, by the shard's clock
+	stale  bool          // something has changed since
 }
 
 // Open opens the sockets in the calling thread's network namespace and reads what there
@@ -102,23 +103,28 @@ func (w *Watcher) Close() error {
 // readMax messages are read in a turn; the rest is reported again.
 const readMax = 64
 
-// Ready implements shard.Handler.
+// Ready implements shard.Handler. It looks again when no message is left: once some were
+// lost the kernel drops others without a word until all have been read (netlink_overrun
+// in net/netlink/af_netlink.c).
 func (w *Watcher) Ready(uint32) {
-	matters := false
 	for range readMax {
 		msgs, err := w.events.Receive()
-		if err == unix.ENOBUFS {
-			matters = true
-			continue
-		}
-		if err != nil {
-			break
+		switch {
+		case err == unix.EAGAIN:
+			w.look()
+			return
+		case err != nil:
+			w.stale = true
 		}
 		for i := range msgs {
-			matters = matters || concerns(&msgs[i])
+			w.stale = w.stale || concerns(&msgs[i])
 		}
 	}
-	if !matters || w.shard.Armed(&w.timer) {
+}
+
+// look looks again, now or when it may, if something has changed.
+func (w *Watcher) look() {
+	if !w.stale || w.shard.Armed(&w.timer) {
 		return
 	}
 	if wait := w.looked + lookEvery - w.shard.Now(); wait > 0 {
@@ -128,9 +134,9 @@ func (w *Watcher) Ready(uint32) {
 	w.Run()
 }
 
-// Run implements shard.Task: it looks again. What cannot be read stays as it was.
+// Run implements shard.Task: it looks. What cannot be read stays as it was.
 func (w *Watcher) Run() {
-	w.looked = w.shard.Now()
+	w.looked, w.stale = w.shard.Now(), false
 	if n, err := read(w.asked); err == nil {
 		w.take(n)
 	}
