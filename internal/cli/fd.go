@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/fdwait"
 )
 
 // FD is a descriptor named on the command line. The zero value is none.
@@ -74,36 +76,9 @@ func (f FD) WaitHangup(ctx context.Context) error {
 	if !f.open {
 		return nil
 	}
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		return fmt.Errorf("create eventfd: %w", err)
+	err := fdwait.Poll(ctx, f.num, unix.POLLHUP)
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("poll exit-fd %d: %w", f.num, err)
 	}
-	woken := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		unix.Write(wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
-		close(woken)
-	})
-	defer func() {
-		if !stop() {
-			<-woken
-		}
-		unix.Close(wake)
-	}()
-	for {
-		fds := []unix.PollFd{
-			{Fd: int32(f.num), Events: unix.POLLHUP},
-			{Fd: int32(wake), Events: unix.POLLIN},
-		}
-		_, err := unix.Poll(fds, -1)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err != nil:
-			return fmt.Errorf("poll exit-fd %d: %w", f.num, err)
-		case fds[0].Revents != 0:
-			return nil
-		case fds[1].Revents != 0:
-			return ctx.Err()
-		}
-	}
+	return err
 }

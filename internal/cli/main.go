@@ -31,6 +31,10 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && path.Base(args[0]) == pestoName {
 		return pestoMain(ctx, args[1:], stdout, stderr)
 	}
+	if len(args) > 0 && (isPasta(args[0]) || args[0] == backgroundName) {
+		signal.Ignore(syscall.SIGPIPE)
+		return pastaMain(ctx, args, stdout, stderr)
+	}
 	if len(args) > 0 && path.Base(args[0]) == compatible {
 		prog = compatible
 	}

@@ -67,7 +67,11 @@ func defaultOptions(mtu int) Options {
 
 // addOwn adds the flags that are not of the contract.
 func (o *Options) addOwn(fs *pflag.FlagSet) {
-	fs.VarP(publishValue(&o.Publish), "publish", "p", "carry clients of host port `[HOST:]PORT[-END][:GUESTPORT[-END]][/udp]` in to the guest; repeatable")
+	publish := "p"
+	if fs.ShorthandLookup(publish) != nil {
+		publish = "" // pasta's --pcap
+	}
+	fs.VarP(publishValue(&o.Publish), "publish", publish, "carry clients of host port `[HOST:]PORT[-END][:GUESTPORT[-END]][/udp]` in to the guest; repeatable")
 	fs.Var(modeValue(&o.PublishMode), "publish-mode", "how TCP clients are carried in, a `MODE`: auto, stack (through the TAP), direct (sockets of the guest's namespace)")
 	fs.Var(exposeValue(&o.Expose), "expose-host", "show TCP port `PORT[:GUESTPORT]` of the host's 127.0.0.1 on the guest's own; repeatable")
 	fs.Var(socketValue(httpSocket, &o.HTTPSocket), "http-socket", "accept HTTP requests about ports, flows and statistics on the socket `PATH`")

@@ -135,6 +135,8 @@ func TestImportsPointOneWay(t *testing.T) {
 		"internal/netavark":   own("internal/cli", "internal/namespace"),
 		"internal/pasta":      append(own("tap", "stack", "forwarder", "portfwd", "internal/shard", "internal/guest", "internal/api", "internal/cli"), gvisor, "os", "os/exec"),
 		"internal/forwards":   own("tap", "forwarder", "internal/guest", "internal/api", "internal/cli"),
+		"internal/fdwait":     append(own("tap", "stack", "forwarder", "portfwd", "internal/shard"), gvisor, "net", "os", "os/exec"),
+		"internal/nswatch":    append(own("tap", "stack", "forwarder", "portfwd", "internal/shard", "internal/namespace", "internal/cli"), gvisor, "net", "os/exec"),
 		"internal/retry":      append(own("tap", "stack", "forwarder", "portfwd", "internal/shard"), gvisor, "net", "os"),
 		"internal/guest":      own("tap", "internal/cli", "internal/api"),
 		"internal/api":        own("tap", "forwarder", "internal/guest", "internal/cli"), // the stack behind portfwd's rules is no business of its own

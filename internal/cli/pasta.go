@@ -1,0 +1,132 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path"
+
+	"github.com/spf13/pflag"
+
+	"epiphyte/internal/pasta"
+)
+
+// pastaName is the name under which we take pasta's command line, and backgroundName the one
+// of the process that does its work in the background: the same program, started by
+// itself.
+const (
+	pastaName      = "pasta"
+	backgroundName = "epiphyte-pasta"
+)
+
+// isPasta reports whether a name is one of pasta's: distributions build a variant of it for
+// newer processors, which callers may name.
+func isPasta(name string) bool {
+	name = path.Base(name)
+	return name == pastaName || name == pastaName+".avx2"
+}
+
+// Pasta is pasta's command line, with our own options.
+type Pasta struct {
+	Options
+	Line *pasta.CommandLine
+}
+
+// ParsePasta reads a command line; args does not contain the name. The second result is
+// not nil if the command line alone ends the program.
+func ParsePasta(args []string) (*Pasta, *Exit) {
+	p := &Pasta{Options: defaultOptions(pasta.DefaultMTU), Line: pasta.NewCommandLine()}
+	fs := newFlags(pastaName)
+	p.Line.AddTo(fs)
+	p.addOwn(fs)
+	switchFlag(fs, "help", "h", "show this help and exit", func() error { return &Exit{Stdout: pastaUsage(fs)} })
+	switchFlag(fs, "version", "", "show the version and exit", func() error { return &Exit{Stdout: pastaVersion()} })
+
+	options, operands, fault := dialect{prog: pastaName, operandEnds: true}.getopt(fs, args)
+	err := fs.Parse(options)
+	if err == nil && fault != nil {
+		// Callers look for getopt's words.
+		return nil, &Exit{Code: 1, Stderr: fault.Error() + "\n" + pastaForms + "'" + pastaName + " --help' lists the options."}
+	}
+	if err == nil {
+		err = p.Line.Complete(operands)
+	}
+	if err != nil {
+		return nil, pastaFault(err)
+	}
+	return p, p.settle(fs)
+}
+
+// settle computes what follows from the command line.
+func (p *Pasta) settle(fs *pflag.FlagSet) *Exit {
+	if !fs.Changed("log-level") {
+		switch {
+		case p.Line.Debug:
+			p.LogLevel = slog.LevelDebug
+		case p.Line.Quiet:
+			p.LogLevel = slog.LevelWarn
+		}
+	}
+	if p.Line.MTU != 0 {
+		p.MTU = p.Line.MTU
+	}
+	if exit := p.setNetwork(); exit != nil {
+		return exit.named(pastaName)
+	}
+	return p.check().named(pastaName)
+}
+
+// pastaFault is what stopped the parsing, in one line.
+func pastaFault(err error) *Exit {
+	var exit *Exit
+	if errors.As(err, &exit) {
+		return exit
+	}
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) {
+		err = invalid.Unwrap()
+	}
+	return (&Exit{Code: 1, Stderr: oneLine(err.Error())}).named(pastaName)
+}
+
+// named has the message say whose it is, as getopt's do.
+func (e *Exit) named(prog string) *Exit {
+	if e != nil && e.Stderr != "" {
+		e.Stderr = prog + ": " + e.Stderr
+	}
+	return e
+}
+
+const pastaForms = "Usage: pasta [OPTION]... [COMMAND [ARG]...]\n" +
+	"       pasta [OPTION]... PID\n" +
+	"       pasta [OPTION]... --netns PATH|NAME\n"
+
+func pastaUsage(fs *pflag.FlagSet) string {
+	return pastaForms +
+		"Give a network namespace a network, without privileges: the one at PATH, the one of the\n" +
+		"process PID, or one that is made for COMMAND (default: $SHELL). Works in the background\n" +
+		"unless there is a command, and ends with the namespace.\n" +
+		"PORTS are such as 8080:80, 127.0.0.1/8000-8009, %eth0/53 or [::]/8080:10.0.0.2/80.\n\n" +
+		fs.FlagUsages()
+}
+
+func pastaVersion() string {
+	commit, gvisor := buildFacts()
+	return fmt.Sprintf("%s (epiphyte %s)\ncommit: %s\ngvisor: %s\n", pastaName, Version, commit, gvisor)
+}
+
+// pastaMain is pasta, or its process in the background, and returns its exit code.
+func pastaMain(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	p, exit := ParsePasta(args[1:])
+	switch {
+	case exit != nil:
+		return exit.write(stdout, stderr)
+	case args[0] == backgroundName:
+		return p.serveCaller(ctx, stderr)
+	case p.Line.Foreground:
+		return p.serve(ctx, stderr, func() error { return nil })
+	}
+	return background(args[1:], stderr)
+}

@@ -1,0 +1,117 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+
+	"epiphyte/internal/addressing"
+	"epiphyte/internal/nswatch"
+	"epiphyte/internal/pasta"
+	"epiphyte/portfwd"
+	"epiphyte/tap"
+)
+
+// serve serves a namespace that exists until it is gone or a signal comes, and returns the
+// exit code. ready is called once everything works.
+func (p *Pasta) serve(ctx context.Context, stderr io.Writer, ready func() error) int {
+	r := newReporter(pastaName, &p.Options, stderr)
+	// The contract's ends, with status 0. The Go runtime would print all stacks on SIGQUIT.
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGQUIT)
+	defer stop()
+	watch, err := p.watch()
+	if err != nil {
+		return r.fail(err)
+	}
+	defer watch.Close()
+	n, err := p.startNetwork(ctx, p.device(r), r)
+	if err != nil {
+		return r.fail(err)
+	}
+	defer n.Close()
+	if err := p.settleIn(n, r); err != nil {
+		return r.fail(err)
+	}
+	if err := ready(); err != nil {
+		return r.fail(err)
+	}
+	gone := make(chan error, 1)
+	go func() { gone <- watch.Wait(ctx) }()
+	select {
+	case err := <-gone:
+		if err != nil && ctx.Err() == nil {
+			return r.fail(err)
+		}
+		return 0
+	case <-n.ended:
+		if ctx.Err() != nil {
+			return 0
+		}
+		return r.fail(fmt.Errorf("%s: %w; start again to make it anew", p.interfaceName(), n.Err()))
+	}
+}
+
+// settleIn does what is left before the network may be used: the rights are given up last.
+func (p *Pasta) settleIn(n *guestNetwork, r *reporter) error {
+	if p.Line.PIDFile != "" {
+		if err := os.WriteFile(p.Line.PIDFile, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
+			return fmt.Errorf("write the process's number: %w", err)
+		}
+	}
+	err := p.confine(n, nil, r)
+	if err != nil && p.Line.PIDFile != "" {
+		os.Remove(p.Line.PIDFile)
+	}
+	return err
+}
+
+// watch begins to watch the namespace, unless it shall be outlived.
+func (p *Pasta) watch() (*nswatch.Watch, error) {
+	switch t := &p.Line.Target; {
+	case t.NoNetNSQuit:
+		return nswatch.Never(), nil
+	case t.PID != 0:
+		return nswatch.Process(t.PID)
+	default:
+		return nswatch.Path(t.NetNS)
+	}
+}
+
+// device is the guest's interface as the command line asks for it.
+func (p *Pasta) device(r *reporter) tap.Config {
+	t := &p.Line.Target
+	target := tap.Target{PID: t.PID, NetNS: t.NetNS, UserNS: t.UserNS}
+	return p.tapConfig(target, p.interfaceName(), p.Line.Configure, p.Line.MAC, r)
+}
+
+func (p *Pasta) interfaceName() string {
+	if p.Line.Interface != "" {
+		return p.Line.Interface
+	}
+	return runTAP
+}
+
+// setNetwork computes the address plan, and what is forwarded.
+func (p *Pasta) setNetwork() *Exit {
+	l := p.Line
+	p.DisableHostLoopback = l.V4.NoMapLoopback
+	for _, f := range l.Forwards.Effective() {
+		switch {
+		case f.Auto, f.BestEffort:
+		case f.Option == pasta.GuestTCP:
+			for port := int(f.First); port <= int(f.Last); port++ {
+				p.Expose = append(p.Expose, portfwd.Exposed{HostPort: f.ToFirst + uint16(port) - f.First, GuestPort: uint16(port)})
+			}
+		case f.Option != pasta.GuestUDP:
+			p.Publish = append(p.Publish, portfwd.Rule{
+				Proto: f.Option.Proto(), Host: f.Addr, Interface: f.Interface,
+				HostPort: f.First, HostPortEnd: f.Last, Guest: f.To, GuestPort: f.ToFirst,
+			})
+		}
+	}
+	return p.setPlan(addressing.DefaultIPv4().String(), addressing.DefaultIPv6().String(), !l.V6.Off)
+}
