@@ -238,7 +238,7 @@ func (p *attachParser) flags() *pflag.FlagSet {
 	fs.Var(stringValue(&p.mac), "macaddress", "give the TAP the `MAC` address (with -c)")
 	fs.Var(p.targetType(), "target-type", "kind of target, `TYPE`: netns, or bess (a SOCK_SEQPACKET socket, one frame a message)")
 	own(fs.VarPF(stringValue(&p.cidr6), "cidr6", "", "use the IPv6 network `CIDR`, a /64, with -6"))
-	p.addOwn(fs)
+	p.addOwn(fs, "publish")
 	switchFlag(fs, "help", "h", "show this help and exit", func() error {
 		return &Exit{Stdout: attachUsage(p.prog, fs)}
 	})

@@ -65,17 +65,15 @@ func defaultOptions(mtu int) Options {
 	}
 }
 
-// addOwn adds the flags that are not of the contract.
-func (o *Options) addOwn(fs *pflag.FlagSet) {
-	publish := "p"
-	if fs.ShorthandLookup(publish) != nil {
-		publish = "" // pasta's --pcap
-	}
-	fs.VarP(publishValue(&o.Publish), "publish", publish, "carry clients of host port `[HOST:]PORT[-END][:GUESTPORT[-END]][/udp]` in to the guest; repeatable")
+// addOwn adds the flags that are not of the contract of slirp4netns. p is the one that has
+// this letter.
+func (o *Options) addOwn(fs *pflag.FlagSet, p string) {
+	letter := map[string]string{p: "p"}
+	fs.VarP(publishValue(&o.Publish), "publish", letter["publish"], "carry clients of host port `[HOST:]PORT[-END][:GUESTPORT[-END]][/udp]` in to the guest; repeatable")
 	fs.Var(modeValue(&o.PublishMode), "publish-mode", "how TCP clients are carried in, a `MODE`: auto, stack (through the TAP), direct (sockets of the guest's namespace)")
 	fs.Var(exposeValue(&o.Expose), "expose-host", "show TCP port `PORT[:GUESTPORT]` of the host's 127.0.0.1 on the guest's own; repeatable")
 	fs.Var(socketValue(httpSocket, &o.HTTPSocket), "http-socket", "accept HTTP requests about ports, flows and statistics on the socket `PATH`")
-	o.addPcap(fs)
+	o.addPcap(fs, letter["pcap"])
 	fs.Var(levelValue(&o.LogLevel), "log-level", "log to stderr from `LEVEL` on: debug, info, warn, error")
 	fs.Var(choiceValue("log-format", &o.LogFormat, logText, logJSON), "log-format", "write the log as `FORMAT`: text, json")
 	fs.Var(stringValue(&o.ResolvConf), "resolv-conf", "read the host's name servers from `PATH`")

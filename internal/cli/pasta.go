@@ -40,7 +40,8 @@ func ParsePasta(args []string) (*Pasta, *Exit) {
 	p := &Pasta{Options: defaultOptions(pasta.DefaultMTU), Line: pasta.NewCommandLine()}
 	fs := newFlags(pastaName)
 	p.Line.AddTo(fs)
-	p.addOwn(fs)
+	p.addOwn(fs, "pcap")
+	fs.Lookup("pcap").Annotations = nil // this one is of pasta's contract, too
 	switchFlag(fs, "help", "h", "show this help and exit", func() error { return &Exit{Stdout: pastaUsage(fs)} })
 	switchFlag(fs, "version", "", "show the version and exit", func() error { return &Exit{Stdout: pastaVersion()} })
 

@@ -36,13 +36,13 @@ func TestPastaGetopt(t *testing.T) {
 // TestPastaAbbreviations, also of our own options, which never make one of the contract's
 // ambiguous.
 func TestPastaAbbreviations(t *testing.T) {
-	p, exit := ParsePasta(strings.Fields("--config -qf --mt=1400 --no-map --queue 2 --publish=127.0.0.1:80 -p cap --netn /n"))
+	p, exit := ParsePasta(strings.Fields("--config -qf --mt=1400 --no-map --queue 2 --publish=127.0.0.1:80 --pc cap --no-netns-q --netns /n"))
 	if exit != nil {
 		t.Fatal(exit)
 	}
 	l := p.Line
 	if !l.Configure || !l.Quiet || !l.Foreground || p.MTU != 1400 || !l.V4.NoMapLoopback || p.Queues != 2 ||
-		len(p.Publish) != 1 || l.Capture != "cap" || l.NetNS != "/n" {
+		len(p.Publish) != 1 || p.Pcap != "cap" || l.NetNS != "/n" {
 		t.Errorf("%+v, %+v", p.Options, *l)
 	}
 }

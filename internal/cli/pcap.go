@@ -19,9 +19,9 @@ import (
 // not fill the host's disk unasked.
 const defaultPcapSize = 1 << 30
 
-// addPcap adds the flags of captures into a file.
-func (o *Options) addPcap(fs *pflag.FlagSet) {
-	fs.Var(stringValue(&o.Pcap), "pcap", "write the frames that cross the TAP to `FILE`, as pcapng")
+// addPcap adds the flags of captures into a file, the first of which may have a letter.
+func (o *Options) addPcap(fs *pflag.FlagSet, letter string) {
+	fs.VarP(stringValue(&o.Pcap), "pcap", letter, "write the frames that cross the TAP to `FILE`, as pcapng")
 	fs.Var(sizeValue("pcap-size", &o.PcapSize), "pcap-size", "end the capture at `SIZE` bytes, or so many k, M or G; 0: never")
 	fs.Var(numberValue("pcap-snaplen", &o.PcapSnaplen, maxSnaplen), "pcap-snaplen", "keep `N` bytes of each frame; 0: all")
 }

@@ -44,7 +44,7 @@ func ParseRun(prog string, args []string) (*Run, *Exit) {
 	fs.Var(outboundValue("", r.Source.SetIPv4, func(string) {}), "outbound-addr", "send IPv4 from the `ADDRESS`, or from that of an interface")
 	fs.Var(outboundValue("6", r.Source.SetIPv6, func(string) {}), "outbound-addr6", "send IPv6 from the `ADDRESS`, or from that of an interface")
 	fs.VarP(socketValue(apiSocket, &r.APISocket), "api-socket", "a", "accept slirp4netns's JSON requests on the socket `PATH`")
-	r.addOwn(fs)
+	r.addOwn(fs, "publish")
 	r.MemberOptions.addTo(fs)
 	usage := func() string { return runUsage(prog, fs) }
 	switchFlag(fs, "help", "h", "show this help and exit", func() error { return &Exit{Stdout: usage()} })

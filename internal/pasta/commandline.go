@@ -33,7 +33,6 @@ type Life struct {
 	LogFile    string
 	LogSize    int           // bytes
 	Stats      time.Duration // between two reports; 0: none
-	Capture    string        // a file for what crosses the TAP
 	Control    string        // the socket for pesto
 	PIDFile    string
 	RunAs      string // UID[:GID] or LOGIN[:GROUP] of real root's process
@@ -132,7 +131,6 @@ func (l *Life) addTo(f flags) {
 	f.number(&l.LogSize, "log-size", "", 4096, 1<<30, "let the log file grow to `BYTES`, then drop its oldest lines")
 	f.seconds(&l.Stats, "stats", "log counters each `SECONDS`")
 	f.text(&l.Control, "conf-path", "c", "accept pesto's requests on the socket `PATH`")
-	f.text(&l.Capture, "pcap", "p", "write the frames of the guest's interface to `FILE`")
 	f.text(&l.PIDFile, "pid", "P", "write the process's number to `FILE`")
 	f.text(&l.RunAs, "runas", "", "as root, become `UID[:GID]` or LOGIN[:GROUP] instead of nobody")
 	f.ignored("no-pidns", "", "accepted, and without effect: no PID namespace is made for the program itself")
