@@ -173,7 +173,7 @@ func (e *Exposed) places(p *addressing.Plan, clients portRange) (list []place) {
 		if e.lenient() && clients.contains(port) {
 			continue
 		}
-		for _, a := range e.addresses(p) {
+		for _, a := range e.addresses(p.IPv6()) {
 			list = append(list, e.place(a, port))
 		}
 	}
@@ -187,18 +187,18 @@ func (e *Exposed) place(a netip.Addr, port uint16) place {
 }
 
 // addresses are those to listen on in the guest.
-func (e *Exposed) addresses(p *addressing.Plan) []netip.Addr {
+func (e *Exposed) addresses(ipv6 bool) []netip.Addr {
+	all := []netip.Addr{loopback4(), netip.IPv6Loopback()}
 	switch {
 	case e.Guest.IsValid():
 		return []netip.Addr{e.Guest}
-	case e.Device != "" && p.IPv6():
-		return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
 	case e.Device != "":
-		return []netip.Addr{netip.IPv4Unspecified()}
-	case p.IPv6():
-		return []netip.Addr{loopback4(), netip.IPv6Loopback()}
+		all = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
 	}
-	return []netip.Addr{loopback4()}
+	if !ipv6 {
+		return all[:1]
+	}
+	return all
 }
 
 func loopback4() netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 0, 1}) }

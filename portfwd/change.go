@@ -65,6 +65,7 @@ func (m *Manager) change(ctx context.Context, c *Change) ([]Entry, error) {
 	if err := p.draw(c); err != nil {
 		return nil, err
 	}
+	m.giveWay(p.rules)
 	b := binder{clients: m.clients, spare: p.spare()}
 	defer b.close()
 	list, err := b.all(ctx, p.rules)

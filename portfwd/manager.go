@@ -8,12 +8,14 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"epiphyte/internal/addressing"
 	"epiphyte/internal/flow"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
+	"epiphyte/internal/sockdiag"
 	"epiphyte/internal/sockio"
 	"epiphyte/stack"
 )
@@ -40,6 +42,12 @@ type Config struct {
 	// GuestSockets makes the sockets of ports that are exposed while the shard serves,
 	// which it must do meanwhile; nil: Change exposes none.
 	GuestSockets GuestSockets
+	// HostPorts and GuestPorts tell the servers of either side, for rules with Auto, which
+	// are refused without. The Manager closes them.
+	HostPorts, GuestPorts *sockdiag.Socket
+	// LoopbackServers has Auto publish the ports of servers that listen on the guest's
+	// loopback alone; else no client would reach them.
+	LoopbackServers bool
 }
 
 // Manager holds the published ports of one guest, and the exposed ones. Add, Remove, Change
@@ -62,6 +70,8 @@ type Manager struct {
 	removing []*published       // taken back, not yet closed; guarded by mu
 	closed   bool
 	ended    chan struct{} // closed by Close
+
+	following func() // ends the goroutine that follows servers; nil: there is none; guarded by mu
 }
 
 // published is a rule in force with its sockets.
@@ -69,6 +79,10 @@ type published struct {
 	entry   Entry
 	exposed *Exposed // what it is instead, if it is not nil
 	sockets []socket
+
+	// Of Auto, guarded by the Manager's mu while the rule is in force:
+	followed map[place]socket
+	retryAt  map[place]time.Time // of places that could not be had
 }
 
 // socket is a bound port: a listener or a UDP socket.
@@ -98,6 +112,12 @@ func (m *Manager) Serve(b *Bound) (Entry, error) {
 
 // serve is Serve of all at once.
 func (m *Manager) serve(list []*Bound) ([]Entry, error) {
+	for _, b := range list {
+		if err := m.followable(b); err != nil {
+			closeAll(list)
+			return nil, err
+		}
+	}
 	m.warnAstray(list)
 	rules := make([]*published, len(list))
 	for i, b := range list {
@@ -117,6 +137,10 @@ func (m *Manager) serve(list []*Bound) ([]Entry, error) {
 		p.entry.ID = m.last
 		m.rules[m.last] = p
 		entries[i] = p.entry
+		if p.auto() {
+			p.followed, p.retryAt = make(map[place]socket), make(map[place]time.Time)
+			m.startFollowing()
+		}
 	}
 	// Clients wait in the listeners' queues until the shard gets to it.
 	m.cfg.Shard.Post(shard.TaskFunc(func() {
@@ -178,6 +202,9 @@ func (m *Manager) open(p *published, list []socket) {
 
 func (p *published) close() {
 	for _, s := range p.sockets {
+		s.close()
+	}
+	for _, s := range p.followed {
 		s.close()
 	}
 }
@@ -259,11 +286,18 @@ func (m *Manager) inForce() []*published {
 // table's to end.
 func (m *Manager) Close() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
+	closed, following := m.closed, m.following
+	m.closed = true
+	m.mu.Unlock()
+	if closed {
 		return
 	}
-	m.closed = true
+	close(m.ended)
+	if following != nil {
+		following()
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	for _, p := range m.rules {
 		p.close()
 	}
@@ -272,7 +306,11 @@ func (m *Manager) Close() {
 	}
 	clear(m.rules)
 	m.removing = nil
-	close(m.ended)
+	for _, s := range [...]*sockdiag.Socket{m.cfg.HostPorts, m.cfg.GuestPorts} {
+		if s != nil {
+			s.Close()
+		}
+	}
 }
 
 // decide asks about a client of a published port, and whether it is to be connected within

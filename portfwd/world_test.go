@@ -18,6 +18,7 @@ import (
 	"epiphyte/internal/flow"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/shard/shardtest"
+	"epiphyte/internal/sockdiag"
 	"epiphyte/internal/testnet"
 	"epiphyte/internal/testworld"
 	"epiphyte/stack"
@@ -37,6 +38,7 @@ type setting struct {
 	sockets    func(netip.Addr) Sockets
 
 	guestSockets GuestSockets
+	auto         bool // both namespaces are this one
 }
 
 // world is a manager with all that it needs, and a guest's netstack.
@@ -65,10 +67,20 @@ func newWorld(t *testing.T, s setting) *world {
 	if s.policy == nil {
 		s.policy = w.Policy
 	}
-	w.Manager = New(Config{
+	pc := Config{
 		Plan: w.Plan, Policy: s.policy, Shard: w.Shard, Table: w.Table, Relay: w.Relay, Batch: w.Batch, Stack: w.Stack, Logger: w.Logger,
 		Sockets: s.sockets, GuestSockets: s.guestSockets,
-	})
+	}
+	if s.auto {
+		pc.GuestSockets, pc.LoopbackServers = hostSockets, true
+		for _, to := range []**sockdiag.Socket{&pc.HostPorts, &pc.GuestPorts} {
+			var err error
+			if *to, err = sockdiag.Open(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	w.Manager = New(pc)
 	f.Attach(w.Stack, w.Manager)
 	t.Cleanup(w.Manager.Close)
 	if !s.idle {

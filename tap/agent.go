@@ -22,16 +22,14 @@ const agentName = "epiphyte-agent"
 type Agent struct {
 	process *AgentProcess // nil: another process's
 	log     *slog.Logger
-	size    int // of the stock of each family
-
-	sock   int     // our end of the socket pair; -1: the agent is gone
-	tag    [2]byte // of our orders; answers to a predecessor's bear another
-	err    error
-	cookie uint64 // of the guest's network namespace; 0: not known yet
-	shard  *shard.Shard
-	watch  *shard.Watch
-	timer  shard.Timer // fires when what the stocks are short of is to be ordered
-	stocks [2]stock
+	sock    int     // our end of the socket pair; -1: the agent is gone
+	tag     [2]byte // of our orders; answers to a predecessor's bear another
+	err     error
+	cookie  uint64 // of the guest's network namespace; 0: not known yet
+	shard   *shard.Shard
+	watch   *shard.Watch
+	timer   shard.Timer // fires when what the stocks are short of is to be ordered
+	stocks  [6]stock    // v4 and v6, and plain ones: see plain
 }
 
 // StartAgent starts an agent in the target's namespaces and returns at once; a
@@ -83,9 +81,17 @@ func newAgent(sock int, log *slog.Logger) *Agent {
 	if log == nil {
 		log = slog.Default()
 	}
-	a := &Agent{log: log, size: stockSize(), sock: sock}
+	a := &Agent{log: log, sock: sock}
 	binary.NativeEndian.PutUint16(a.tag[:], uint16(rand.Uint32()))
-	a.stocks[v4].family, a.stocks[v6].family = unix.AF_INET, unix.AF_INET6
+	size := stockSize()
+	a.stocks = [...]stock{
+		v4: {family: unix.AF_INET, size: size},
+		v6: {family: unix.AF_INET6, size: size},
+		{family: unix.AF_INET, flags: orderPlain},
+		{family: unix.AF_INET6, flags: orderPlain},
+		{family: unix.AF_INET, flags: orderPlain | orderDatagrams},
+		{family: unix.AF_INET6, flags: orderPlain | orderDatagrams},
+	}
 	return a
 }
 

@@ -290,7 +290,7 @@ func TestAgent_Killed(t *testing.T) {
 	}
 	// Clients that come before the shard has heard of it may get what is in
 	// stock; one that waits is told.
-	for range a.size + 1 {
+	for range a.stocks[v4].size + 1 {
 		if a.socket(unix.AF_INET) < 0 {
 			break
 		}
@@ -349,11 +349,11 @@ func (a *served) wantFull() {
 			have = [2]int{len(a.stocks[v4].ready), len(a.stocks[v6].ready)}
 			idle = !a.shard.Armed(&a.timer) && a.stocks[v4].ordered == 0
 		})
-		if idle && have == [2]int{a.size, a.size} {
+		if idle && have == [2]int{a.stocks[v4].size, a.stocks[v4].size} {
 			return
 		}
 	}
-	a.t.Fatalf("%d sockets in stock, want %d of each family and no timer", have, a.size)
+	a.t.Fatalf("%d sockets in stock, want %d of each family and no timer", have, a.stocks[v4].size)
 }
 
 // An agent that the guest has stopped does not hold up our end: a client waits
@@ -366,7 +366,7 @@ func TestAgent_Stopped(t *testing.T) {
 	if err := unix.Kill(agent, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	for range a.size {
+	for range a.stocks[v4].size {
 		if a.socket(unix.AF_INET) < 0 {
 			t.Fatal("the stock is less than it should be")
 		}
@@ -431,4 +431,77 @@ func TestAgent_LeavesNothing(t *testing.T) {
 		t.Errorf("children %v, before %v", kids, before)
 	}
 	goleak.VerifyNone(t, ignore)
+}
+
+// Plain sockets of either protocol are the guest's, however many, and are bound by us, to
+// privileged ports too; the stocks stay as they are.
+func TestAgent_Plain(t *testing.T) {
+	g := newGuest(t, nesting{})
+	a := agentFor(t, g, true)
+	g.do(command{Do: "up", Name: "lo"})
+	for i, k := range []SocketKind{
+		{Family: unix.AF_INET, Type: unix.SOCK_STREAM, Count: 1}, {Family: unix.AF_INET6, Type: unix.SOCK_STREAM, Count: 1},
+		{Family: unix.AF_INET, Type: unix.SOCK_DGRAM, Count: 2}, {Family: unix.AF_INET6, Type: unix.SOCK_DGRAM, Count: 2*maxSockets + 1},
+	} {
+		fds, err := a.Plain(t.Context(), k.Family, k.Type, k.Count)
+		if err != nil || len(fds) != k.Count {
+			t.Fatalf("%+v: %v, %v", k, fds, err)
+		}
+		defer closeAll(fds)
+		for _, fd := range fds {
+			if err := checkFresh(fd, k); err != nil {
+				t.Error(err)
+			}
+		}
+		sa := unix.Sockaddr(&unix.SockaddrInet4{Port: 80 + i, Addr: [4]byte{127, 0, 0, 1}})
+		if k.Family == unix.AF_INET6 {
+			sa = &unix.SockaddrInet6{Port: 80 + i, Addr: [16]byte{15: 1}}
+		}
+		if err := unix.Bind(fds[0], sa); err != nil {
+			t.Errorf("%+v: bind: %v", k, err)
+		}
+		mark, err := unix.GetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_MARK)
+		if err != nil || mark != 0 {
+			t.Errorf("%+v: mark %d, %v", k, mark, err)
+		}
+	}
+	fds, err := a.Plain(t.Context(), unix.AF_INET, unix.SOCK_STREAM, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeAll(fds)
+	if err := errors.Join(unix.Bind(fds[0], &unix.SockaddrInet4{Port: 8080, Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fds[0], 1)); err != nil {
+		t.Fatal(err)
+	}
+	g.in.Encode(command{Do: "connect", Name: "127.0.0.1:8080"})
+	if !ready(t, fds[0], unix.POLLIN, patience) {
+		t.Error("the guest has not come")
+	}
+	if fd, _, err := unix.Accept(fds[0]); err == nil {
+		unix.Close(fd)
+	}
+	a.wantFull()
+}
+
+// Who no longer waits leaves no socket, and an agent that is gone has none to give.
+func TestAgent_PlainEnds(t *testing.T) {
+	a := agentFor(t, newGuest(t, nesting{}), false)
+	a.wantFull()
+	before := openDescriptors(t)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if fds, err := a.Plain(gone, unix.AF_INET, unix.SOCK_STREAM, 3); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, %v", fds, err)
+	}
+	a.wantFull()
+	if _, err := a.Plain(t.Context(), unix.AF_INET, unix.SOCK_DGRAM, 3); err != nil {
+		t.Error(err)
+	}
+	if n := openDescriptors(t) - before; n > 6 { // a plain one may be left in stock
+		t.Errorf("%d descriptors left", n)
+	}
+	a.process.Close()
+	if fds, err := a.Plain(t.Context(), unix.AF_INET, unix.SOCK_STREAM, 1); err == nil {
+		t.Errorf("an agent that has ended gives %v", fds)
+	}
 }

@@ -17,8 +17,10 @@ func agentCalls() ([]unix.SockFilter, error) {
 		is(unix.SYS_SENDMSG, first(agentSocket)),
 		is(unix.SYS_SOCKET,
 			seccomp.Arg{Index: 0, Values: []uint32{unix.AF_INET, unix.AF_INET6}},
-			seccomp.Arg{Index: 1, Values: []uint32{unix.SOCK_STREAM | unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC}},
-			seccomp.Arg{Index: 2, Values: []uint32{unix.IPPROTO_TCP}}),
+			seccomp.Arg{Index: 1, Values: []uint32{
+				unix.SOCK_STREAM | unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC, unix.SOCK_DGRAM | unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC,
+			}},
+			seccomp.Arg{Index: 2, Values: []uint32{unix.IPPROTO_TCP, unix.IPPROTO_UDP}}),
 		is(unix.SYS_SETSOCKOPT),
 		is(unix.SYS_CLOSE),
 		is(unix.SYS_EXIT_GROUP),

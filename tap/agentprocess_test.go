@@ -84,7 +84,7 @@ func TestAdoptAgent_ClosedWhileServing(t *testing.T) {
 	a := adoptAgent(t, cfg)
 	s := a.shard
 	defer s.Close()
-	turns(t, a, func() bool { return len(a.stocks[v4].ready) == a.size })
+	turns(t, a, func() bool { return len(a.stocks[v4].ready) == a.stocks[v4].size })
 	a.Socket(unix.AF_INET, func(int) bool { return false })
 	a.Close()
 	a.Socket(unix.AF_INET, func(fd int) bool {
@@ -134,7 +134,7 @@ func TestAdoptAgent_AfterAPredecessor(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := serve(t, adopted)
-	for range 2 * a.size {
+	for range 2 * a.stocks[v4].size {
 		if a.socket(unix.AF_INET) < 0 || a.socket(unix.AF_INET6) < 0 {
 			t.Fatal("no socket")
 		}

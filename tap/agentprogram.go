@@ -13,9 +13,14 @@ const (
 	maxSockets = 64
 	// agentSocket is the agent's end of the socket pair, its only descriptor.
 	agentSocket = 0
-	// orderLen is the length of an order: address family, count, and the tag of who
-	// orders.
+	// orderLen is the length of an order: address family and flags, count, and the tag of
+	// who orders.
 	orderLen = 4
+	// orderPlain is set for sockets that are bound by whoever gets them, without the
+	// options of those that are connected; orderDatagrams for UDP.
+	orderPlain     = 0x80
+	orderDatagrams = 0x40
+	orderFamily    = 0x3f
 	// loIndex is the interface index of lo in every namespace.
 	loIndex = 1
 )
@@ -142,20 +147,24 @@ func (p *program) confine() {
 }
 
 // make makes the sockets of an order, or as many as the kernel gives. The answer
-// names the family, the tag, and the error that ended it.
+// names the family and flags, the tag, and the error that ended it.
 //
 //go:norace
 //go:nosplit
 func (a *agentProgram) make() int {
 	a.answer = [reportLen]byte{1: a.order[0], 2: a.order[2], 3: a.order[3]}
 	f, domain := v4, uintptr(unix.AF_INET)
-	if a.order[0] == unix.AF_INET6 {
+	if a.order[0]&orderFamily == unix.AF_INET6 {
 		f, domain = v6, unix.AF_INET6
+	}
+	typ, proto := uintptr(unix.SOCK_STREAM), uintptr(unix.IPPROTO_TCP)
+	if a.order[0]&orderDatagrams != 0 {
+		typ, proto = unix.SOCK_DGRAM, unix.IPPROTO_UDP
 	}
 	made := 0
 	for made < int(a.order[1]) && made < maxSockets {
-		fd, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
-		if errno == 0 {
+		fd, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, domain, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, proto)
+		if errno == 0 && a.order[0]&orderPlain == 0 {
 			if errno = setOptions(fd, a.options[f]); errno != 0 {
 				syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
 			}

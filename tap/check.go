@@ -10,13 +10,13 @@ import (
 	"epiphyte/internal/sockio"
 )
 
-// check refuses what is not a fresh TCP socket of the guest's namespace.
-func (a *Agent) check(fd, family int) error {
-	unbound := netip.IPv4Unspecified()
-	if family == unix.AF_INET6 {
-		unbound = netip.IPv6Unspecified()
+// check refuses what is not a fresh socket of the stock's kind, in the guest's namespace.
+func (a *Agent) check(fd int, s *stock) error {
+	kind := SocketKind{Family: s.family, Type: unix.SOCK_STREAM}
+	if s.flags&orderDatagrams != 0 {
+		kind.Type = unix.SOCK_DGRAM
 	}
-	if err := checkTCP(fd, unix.BPF_TCP_CLOSE, netip.AddrPortFrom(unbound, 0)); err != nil {
+	if err := checkFresh(fd, kind); err != nil {
 		return err
 	}
 	// Linux 5.14; before, the agent is taken at its word.

@@ -25,9 +25,11 @@ const (
 	maxWaiting = 4096
 )
 
-// stock is the sockets of one family.
+// stock is the sockets of one kind.
 type stock struct {
 	family      int
+	flags       byte // orderPlain, orderDatagrams
+	size        int  // how many are held; plain ones are ordered when they are wanted
 	transparent bool
 	ready       []int
 	waiting     []func(fd int) (kept bool) // only while there are none ready
@@ -53,7 +55,10 @@ func stockSize() int {
 // An agent that has been stopped may never answer, and after Close nothing does:
 // whoever waits must have a timer.
 func (a *Agent) Socket(family int, take func(fd int) (kept bool)) {
-	s := &a.stocks[familyIndex(family)]
+	a.take(&a.stocks[familyIndex(family)], take)
+}
+
+func (a *Agent) take(s *stock, take func(fd int) (kept bool)) {
 	switch {
 	case len(s.ready) > 0:
 		s.give(take)
@@ -73,7 +78,7 @@ func (a *Agent) silent(s *stock) bool {
 
 // tend orders what the stock is short of: now if half of it is gone, or else soon.
 func (a *Agent) tend(s *stock) {
-	if a.short(s) <= 0 || len(s.ready) <= a.size/2 && !s.resting && a.order(s) {
+	if a.short(s) <= 0 || len(s.ready) <= s.size/2 && !s.resting && a.order(s) {
 		return
 	}
 	if !a.shard.Armed(&a.timer) {
@@ -95,12 +100,12 @@ func (a *Agent) short(s *stock) int {
 	if a.sock < 0 || s.absent || s.ordered > 0 {
 		return 0
 	}
-	return a.size - len(s.ready)
+	return max(s.size, min(len(s.waiting), maxSockets)) - len(s.ready)
 }
 
 func (a *Agent) order(s *stock) bool {
 	n := a.short(s)
-	if n <= 0 || unix.Sendto(a.sock, []byte{byte(s.family), byte(n), a.tag[0], a.tag[1]}, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, nil) != nil {
+	if n <= 0 || unix.Sendto(a.sock, []byte{byte(s.family) | s.flags, byte(n), a.tag[0], a.tag[1]}, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, nil) != nil {
 		return false // that the agent is gone shows as an event
 	}
 	s.ordered, s.orderedAt = n, a.shard.Now()
@@ -157,12 +162,12 @@ func (a *Agent) accept(msg []byte, fds []int) (*stock, error) {
 	case [2]byte(msg[2:4]) != a.tag:
 		return nil, errStale
 	}
-	s := &a.stocks[familyIndex(int(msg[1]))]
-	if int(msg[1]) != s.family || len(fds) > s.ordered {
+	s := a.stockOf(msg[1])
+	if s == nil || len(fds) > s.ordered {
 		return nil, errors.New("receive sockets: more came than were ordered")
 	}
 	for _, fd := range fds {
-		if err := a.check(fd, s.family); err != nil {
+		if err := a.check(fd, s); err != nil {
 			return nil, fmt.Errorf("receive sockets: %w", err)
 		}
 	}
@@ -174,6 +179,16 @@ func (a *Agent) accept(msg []byte, fds []int) (*stock, error) {
 		a.log.Debug("no sockets of this family", "family", s.family, "error", errno)
 	}
 	return s, nil
+}
+
+// stockOf is the stock that an order, and its answer, is for; nil: there is no such.
+func (a *Agent) stockOf(code byte) *stock {
+	for i := range a.stocks {
+		if s := &a.stocks[i]; code == byte(s.family)|s.flags {
+			return s
+		}
+	}
+	return nil
 }
 
 // give takes a socket out of stock, for a client that may have gone.

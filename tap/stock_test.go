@@ -24,7 +24,7 @@ func TestAgent_ChecksSockets(t *testing.T) {
 		return fd
 	}
 	a := new(Agent)
-	if err := a.check(tcp(unix.AF_INET), unix.AF_INET); err != nil {
+	if err := a.check(tcp(unix.AF_INET), &stock{family: unix.AF_INET}); err != nil {
 		t.Errorf("a fresh socket: %v", err)
 	}
 	bound, listening := tcp(unix.AF_INET), tcp(unix.AF_INET)
@@ -55,7 +55,7 @@ func TestAgent_ChecksSockets(t *testing.T) {
 		"of the other family": tcp(unix.AF_INET6), "bound": bound, "listening": listening,
 		"UDP": udp, "local": pair[0], "a file": file, "blocking": blocking,
 	} {
-		if a.check(fd, unix.AF_INET) == nil {
+		if a.check(fd, &stock{family: unix.AF_INET}) == nil {
 			t.Errorf("a socket is accepted that is %s", name)
 		}
 	}
@@ -77,7 +77,7 @@ func fakeAgent(t *testing.T, size int, answer func(order [orderLen]byte, sock in
 		t.Fatal(err)
 	}
 	unix.Close(ours)
-	a.size = size
+	a.stocks[v4].size, a.stocks[v6].size = size, size
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
