@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"epiphyte/portfwd"
 	"epiphyte/tap"
@@ -32,19 +33,28 @@ func (o *Options) startAgent(ctx context.Context, cfg tap.Config, r *reporter) (
 	return nil, nil
 }
 
-// wantsAgent reports whether TCP ports may be published by the direct path.
-// Where servers would not see the clients' addresses, only those take it who
-// asked for it.
+// wantsAgent reports whether sockets of the guest's namespace are needed later: because
+// TCP ports may be published by the direct path, or ports be exposed. Where servers would
+// not see the clients' addresses, only those take the direct path who asked for it, or
+// whose clients are to be seen as the guest itself.
 func (o *Options) wantsAgent(cfg tap.Config) bool {
+	if cfg.Target.FD == 0 && (o.LivePorts || o.exposesLater()) {
+		return true
+	}
 	switch o.PublishMode {
 	case portfwd.StackOnly:
 		return false
 	case portfwd.Auto:
-		if cfg.Configure == nil || cfg.Target.FD > 0 {
+		if cfg.Configure == nil && !o.Splice || cfg.Target.FD > 0 {
 			return false
 		}
 	}
 	return o.APISocket != "" || o.HTTPSocket != "" || o.publishesTCP()
+}
+
+// exposesLater reports whether ports are exposed when their servers come.
+func (o *Options) exposesLater() bool {
+	return slices.ContainsFunc(o.Expose, func(e portfwd.Exposed) bool { return e.Auto })
 }
 
 func (o *Options) publishesTCP() bool {

@@ -89,6 +89,8 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 			Plan:                o.Plan,
 			DisableHostLoopback: o.DisableHostLoopback,
 			DisableDNS:          o.DisableDNS,
+			Splice:              o.Splice,
+			LoopbackToLoopback:  o.LoopbackToLoopback,
 		},
 		StaticIPv6:  n.device.HasIPv6(),
 		MTU:         o.MTU,
@@ -101,7 +103,10 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 		gc.Queues = append(gc.Queues, n.captured(q))
 	}
 	if n.agent != nil {
-		gc.Sockets = n.agent
+		gc.Sockets, gc.GuestSockets = n.agent, n.agent.Plain
+	}
+	if gc.HostPorts, gc.GuestPorts, err = o.openDiag(ctx, cfg.Target); err != nil {
+		return nil, err
 	}
 	if n.guest, err = guest.New(gc); err != nil {
 		return nil, err

@@ -24,6 +24,9 @@ type Options struct {
 	Publish             []portfwd.Rule    // host ports to carry in, in the order given
 	PublishMode         portfwd.Mode      // by which path TCP clients are carried in
 	Expose              []portfwd.Exposed // ports of host loopback, on the guest's own
+	LivePorts           bool              // any port may be published or exposed later
+	Splice              bool              // clients of the host's loopback are the guest itself to its servers
+	LoopbackToLoopback  bool              // with Splice: they go to the guest's loopback
 	Source              *outbound.Source  // of the host's sockets
 
 	// Forwards are the ports of pasta's options, which Publish and Expose contain; nil: the

@@ -2,7 +2,11 @@ package cli
 
 import (
 	"context"
+	"slices"
 
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/sockdiag"
 	"epiphyte/portfwd"
 	"epiphyte/tap"
 )
@@ -36,6 +40,28 @@ func socketsOf(target tap.Target) portfwd.GuestSockets {
 		}
 		return fds[0], nil
 	}
+}
+
+// followsServers reports whether ports may follow the servers of either side.
+func (o *Options) followsServers() bool {
+	return o.LivePorts || o.exposesLater() || slices.ContainsFunc(o.Publish, func(r portfwd.Rule) bool { return r.Auto })
+}
+
+// openDiag opens what tells the servers of either side, if that may be asked for.
+func (o *Options) openDiag(ctx context.Context, target tap.Target) (host, guest *sockdiag.Socket, err error) {
+	if !o.followsServers() || target.FD > 0 {
+		return nil, nil, nil
+	}
+	fds, err := tap.Sockets(ctx, target, tap.SocketKind{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_SOCK_DIAG, Count: 1})
+	if err != nil {
+		return nil, nil, err
+	}
+	guest = sockdiag.New(fds[0][0])
+	if host, err = sockdiag.Open(); err != nil {
+		guest.Close()
+		return nil, nil, err
+	}
+	return host, guest, nil
 }
 
 // serve hands the sockets over.

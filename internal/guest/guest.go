@@ -40,6 +40,7 @@ import (
 	"epiphyte/internal/outbound"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/shard"
+	"epiphyte/internal/sockdiag"
 	"epiphyte/internal/steer"
 	"epiphyte/portfwd"
 	"epiphyte/stack"
@@ -86,7 +87,13 @@ type Config struct {
 	// go through the device. Not with Members.
 	Sockets     Sockets
 	PublishMode portfwd.Mode
-	Logger      *slog.Logger
+	// GuestSockets makes further ones, for ports that are exposed later; nil: there are
+	// no such ports.
+	GuestSockets portfwd.GuestSockets
+	// HostPorts and GuestPorts tell the servers of either side, for ports that follow them;
+	// nil: there are no such ports. The Guest closes them, even if New fails.
+	HostPorts, GuestPorts *sockdiag.Socket
+	Logger                *slog.Logger
 }
 
 // Host follows the host's network. It is attached to the shard of worker 0; Main is called
@@ -158,6 +165,13 @@ func New(cfg Config) (_ *Guest, err error) {
 	defer func() {
 		if err != nil {
 			g.Close()
+		}
+		if g.ports == nil { // which closes them
+			for _, s := range [...]*sockdiag.Socket{cfg.HostPorts, cfg.GuestPorts} {
+				if s != nil {
+					s.Close()
+				}
+			}
 		}
 	}()
 	if count := 1 + len(cfg.Queues); count > 1 {

@@ -87,6 +87,8 @@ func (g *Guest) newWorker(i int, cfg *Config) (w *worker, err error) {
 	pc := portfwd.Config{
 		Guests: guests, Plan: cfg.Rules.Plan, Policy: &cfg.Rules, Shard: w.shard, Table: w.table, Relay: w.relay, Batch: batch,
 		Stack: w.stack, Mode: cfg.PublishMode, Logger: cfg.Logger,
+		GuestSockets: cfg.GuestSockets, HostPorts: cfg.HostPorts, GuestPorts: cfg.GuestPorts,
+		LoopbackServers: cfg.Rules.LoopbackToLoopback,
 	}
 	if cfg.Sockets != nil {
 		if err := cfg.Sockets.Attach(w.shard); err != nil {

@@ -141,6 +141,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"internal/guest":      own("tap", "internal/cli", "internal/api"),
 		"internal/api":        own("tap", "forwarder", "internal/guest", "internal/cli"), // the stack behind portfwd's rules is no business of its own
 		"internal/relay":      append(own("tap", "forwarder", "portfwd", "internal/guest"), "net", "os/exec"),
+		"internal/sockdiag":   append(own("tap", "stack", "forwarder", "portfwd", "internal/shard"), gvisor, "net", "os/exec"),
 		"internal/sockio":     append(own("tap", "stack", "forwarder", "portfwd", "internal/shard"), gvisor, "net", "os/exec"),
 		"internal/sandbox":    append(own("tap", "stack", "forwarder", "portfwd"), gvisor),
 		"internal/namespace":  append(own("stack", "forwarder", "portfwd", "internal/guest"), gvisor),
