@@ -369,7 +369,8 @@ func TestPestoAfterKill(t *testing.T) {
 	}
 
 	// The socket of a pasta that lives is not taken over.
-	other := f.command(t, "pasta", "--foreground", "--config-net", "-c", f.socket, "-t", "none", "-u", "none", "-T", "none", "-U", "none", "-I", "other0", fmt.Sprint(f.PID))
+	another := newGuest(t)
+	other := f.command(t, "pasta", "--foreground", "--config-net", "-c", f.socket, "-t", "none", "-u", "none", "-T", "none", "-U", "none", fmt.Sprint(another.PID))
 	if code, _, err := other.Exit(timeout(t, deadline)); code != 1 || !strings.Contains(other.Stderr.String(), "another process listens there") {
 		t.Errorf("exit status %d, %v, %s", code, err, other.Stderr)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"epiphyte/internal/netdef"
 	"epiphyte/internal/pasta"
+	"epiphyte/portfwd"
 )
 
 const (
@@ -125,6 +126,10 @@ type leftOut struct {
 }
 
 func (o *leftOut) add(l line, err error) {
+	var bind *portfwd.BindError
+	if errors.As(err, &bind) { // and not that time was up
+		err = bind
+	}
 	if o.n++; o.n <= maxWarnings {
 		o.log.Warn("a port that pesto has added is left out", "file", o.path, "line", l.number, "error", err)
 	}

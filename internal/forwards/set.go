@@ -14,9 +14,12 @@ import (
 	"epiphyte/portfwd"
 )
 
-// restorePatience is how long busy ports are waited for when rules are read from the file,
-// all together.
-const restorePatience = 2 * time.Second
+// How long busy ports are waited for when rules are read from the file: all together, and if
+// that was in vain, those of one line. The latter bounds what a start waits for each.
+const (
+	restorePatience = 2 * time.Second
+	linePatience    = 250 * time.Millisecond
+)
 
 // Ports serves ports; *portfwd.Manager does.
 type Ports interface {
@@ -74,8 +77,6 @@ func (s *Set) Restore(ctx context.Context) {
 		return
 	}
 	s.kept = content
-	ctx, cancel := context.WithTimeout(ctx, restorePatience)
-	defer cancel()
 	left := leftOut{path: s.file.path, log: s.cfg.Logger}
 	defer left.report()
 	var lines []line
@@ -92,13 +93,13 @@ func (s *Set) Restore(ctx context.Context) {
 		table = next
 		lines = append(lines, l)
 	}
-	if s.serve(ctx, table) == nil {
+	if s.serveWithin(ctx, restorePatience, table) == nil {
 		return
 	}
 	for _, l := range lines {
 		next, err := s.table.Add(l.forwards...)
 		if err == nil {
-			err = s.serve(ctx, next)
+			err = s.serveWithin(ctx, linePatience, next)
 		}
 		if err != nil {
 			left.add(l, err)
@@ -140,6 +141,12 @@ func (s *Set) Change(ctx context.Context, c pasta.Change) error {
 	}
 	s.kept = content
 	return nil
+}
+
+func (s *Set) serveWithin(ctx context.Context, patience time.Duration, table pasta.Table) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return s.serve(ctx, table)
 }
 
 // serve has the ports of another table served in place of those in force. s.mu is held.
