@@ -31,6 +31,9 @@ func releaseLater() func() {
 			maps := os.NewFile(uintptr(fd), "maps")
 			defer maps.Close()
 			text, _ := io.ReadAll(maps)
+			if hasLibraries(string(text)) {
+				return
+			}
 			for line := range strings.Lines(string(text)) {
 				if start, end, ok := programPages(line); ok {
 					unix.Syscall(unix.SYS_MADVISE, start, end-start, unix.MADV_DONTNEED)
@@ -38,6 +41,23 @@ func releaseLater() func() {
 			}
 		})
 	}
+}
+
+// hasLibraries reports whether /proc/PID/maps has several files. Such a program's pages that
+// are read-only are not its file's: the dynamic linker has written addresses to them.
+func hasLibraries(maps string) bool {
+	inode := ""
+	for line := range strings.Lines(maps) {
+		f := strings.Fields(line)
+		if len(f) < 6 || !strings.HasPrefix(f[5], "/") {
+			continue
+		}
+		if inode != "" && inode != f[4] {
+			return true
+		}
+		inode = f[4]
+	}
+	return false
 }
 
 // programPages reads a line of /proc/PID/maps. A program without libraries has one file

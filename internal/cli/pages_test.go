@@ -17,3 +17,16 @@ func TestProgramPages(t *testing.T) {
 		}
 	}
 }
+
+// TestHasLibraries: what is built with cgo, as tests and the race detector are, has
+// pointers in pages that are read-only.
+func TestHasLibraries(t *testing.T) {
+	const program = "00400000-0079d000 r-xp 00000000 fe:00 12  /bin/epiphyte\n0079d000-00c2e000 r--p 0039d000 fe:00 12  /bin/epiphyte\n" +
+		"7fff1000-7fff2000 r-xp 00000000 00:00 0    [vdso]\n"
+	if hasLibraries(program) {
+		t.Error("a program alone has libraries")
+	}
+	if !hasLibraries(program + "7f0000000000-7f0000001000 r--p 00000000 fe:00 13  /lib/libc.so.6\n") {
+		t.Error("a library is none")
+	}
+}
