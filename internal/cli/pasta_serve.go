@@ -10,9 +10,8 @@ import (
 	"syscall"
 
 	"epiphyte/internal/addressing"
+	"epiphyte/internal/forwards"
 	"epiphyte/internal/nswatch"
-	"epiphyte/internal/pasta"
-	"epiphyte/portfwd"
 	"epiphyte/tap"
 )
 
@@ -99,19 +98,9 @@ func (p *Pasta) interfaceName() string {
 func (p *Pasta) setNetwork() *Exit {
 	l := p.Line
 	p.DisableHostLoopback = l.V4.NoMapLoopback
-	for _, f := range l.Forwards.Effective() {
-		switch {
-		case f.Auto, f.BestEffort:
-		case f.Option == pasta.GuestTCP:
-			for port := int(f.First); port <= int(f.Last); port++ {
-				p.Expose = append(p.Expose, portfwd.Exposed{HostPort: f.ToFirst + uint16(port) - f.First, GuestPort: uint16(port)})
-			}
-		case f.Option != pasta.GuestUDP:
-			p.Publish = append(p.Publish, portfwd.Rule{
-				Proto: f.Option.Proto(), Host: f.Addr, Interface: f.Interface,
-				HostPort: f.First, HostPortEnd: f.Last, Guest: f.To, GuestPort: f.ToFirst,
-			})
-		}
-	}
+	p.Forwards, p.Freebind, p.ConfSocket = &l.Forwards, l.FreeBind, l.Control
+	p.LivePorts = l.Control != "" // pesto may ask for any
+	publish, expose := forwards.Rules(l.Forwards.Effective(), l.FreeBind)
+	p.Publish, p.Expose = append(p.Publish, publish...), append(p.Expose, expose...)
 	return p.setPlan(addressing.DefaultIPv4().String(), addressing.DefaultIPv6().String(), !l.V6.Off)
 }
