@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 
 	"epiphyte/portfwd"
@@ -24,6 +25,9 @@ func (o *Options) startAgent(ctx context.Context, cfg tap.Config, r *reporter) (
 	if cfg.Configure != nil {
 		ac.Subnet4, ac.Gateway4 = o.Plan.Prefix, o.Plan.Gateway
 		ac.Subnet6, ac.Gateway6 = o.Plan.Prefix6, o.Plan.Gateway6
+		if o.Plan.Outside { // nobody else of it is in the namespace
+			ac.Subnet4, ac.Subnet6 = single(o.Plan.Guest), single(o.Plan.Guest6)
+		}
 	}
 	a, err := tap.StartAgent(ctx, ac)
 	if err == nil || must {
@@ -32,6 +36,9 @@ func (o *Options) startAgent(ctx context.Context, cfg tap.Config, r *reporter) (
 	r.log.Warn("published ports go by the TAP only", "error", err)
 	return nil, nil
 }
+
+// single is the prefix of one address, not valid if that is not.
+func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 // wantsAgent reports whether sockets of the guest's namespace are needed later: because
 // TCP ports may be published by the direct path, or ports be exposed. Where servers would

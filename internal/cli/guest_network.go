@@ -40,6 +40,10 @@ const farewell = 100 * time.Millisecond
 func (o *Options) tapConfig(target tap.Target, name string, configure bool, mac net.HardwareAddr, r *reporter) tap.Config {
 	cfg := tap.Config{Target: target, Name: name, Queues: o.Queues, NoOffload: o.NoOffload, Logger: r.log}
 	if configure {
+		if o.Standing != nil {
+			cfg.Configure = o.Standing.network(&o.Plan, mac)
+			return cfg
+		}
 		cfg.Configure = &tap.Network{
 			Address: netip.PrefixFrom(o.Plan.Guest, o.Plan.Prefix.Bits()),
 			Gateway: o.Plan.Gateway,
@@ -98,6 +102,9 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 		ResolvConf:  o.ResolvConf,
 		PublishMode: o.PublishMode,
 		Logger:      r.log,
+	}
+	if o.Standing != nil {
+		o.Standing.configure(&gc)
 	}
 	for _, q := range n.device.Queues()[1:] {
 		gc.Queues = append(gc.Queues, n.captured(q))

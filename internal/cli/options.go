@@ -28,6 +28,7 @@ type Options struct {
 	Splice              bool              // clients of the host's loopback are the guest itself to its servers
 	LoopbackToLoopback  bool              // with Splice: they go to the guest's loopback
 	Source              *outbound.Source  // of the host's sockets
+	Standing            *standing         // of a guest that stands beside the host; nil: it has a subnet of its own
 
 	// Forwards are the ports of pasta's options, which Publish and Expose contain; nil: the
 	// program is not called pasta.

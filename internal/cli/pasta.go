@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,11 +71,10 @@ func (p *Pasta) settle(fs *pflag.FlagSet) *Exit {
 			p.LogLevel = slog.LevelWarn
 		}
 	}
-	if p.Line.MTU != 0 {
-		p.MTU = p.Line.MTU
-	}
-	if exit := p.setNetwork(); exit != nil {
-		return exit.named(pastaName)
+	p.MTU = cmp.Or(p.Line.MTU, kernelMTU)
+	p.setPorts()
+	if err := p.setOutbound(); err != nil {
+		return (&Exit{Code: 1, Stderr: err.Error()}).named(pastaName)
 	}
 	return p.check().named(pastaName)
 }

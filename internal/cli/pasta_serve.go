@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"syscall"
 
-	"epiphyte/internal/addressing"
-	"epiphyte/internal/forwards"
 	"epiphyte/internal/nswatch"
 	"epiphyte/tap"
 )
@@ -27,6 +25,11 @@ func (p *Pasta) serve(ctx context.Context, stderr io.Writer, ready func() error)
 		return r.fail(err)
 	}
 	defer watch.Close()
+	host, err := p.copyHost()
+	if err != nil {
+		return r.fail(err)
+	}
+	defer host.Close()
 	n, err := p.startNetwork(ctx, p.device(r), r)
 	if err != nil {
 		return r.fail(err)
@@ -50,7 +53,7 @@ func (p *Pasta) serve(ctx context.Context, stderr io.Writer, ready func() error)
 		if ctx.Err() != nil {
 			return 0
 		}
-		return r.fail(fmt.Errorf("%s: %w; start again to make it anew", p.interfaceName(), n.Err()))
+		return r.fail(fmt.Errorf("%s: %w; start again to make it anew", p.Standing.name, n.Err()))
 	}
 }
 
@@ -84,23 +87,5 @@ func (p *Pasta) watch() (*nswatch.Watch, error) {
 func (p *Pasta) device(r *reporter) tap.Config {
 	t := &p.Line.Target
 	target := tap.Target{PID: t.PID, NetNS: t.NetNS, UserNS: t.UserNS}
-	return p.tapConfig(target, p.interfaceName(), p.Line.Configure, p.Line.MAC, r)
-}
-
-func (p *Pasta) interfaceName() string {
-	if p.Line.Interface != "" {
-		return p.Line.Interface
-	}
-	return runTAP
-}
-
-// setNetwork computes the address plan, and what is forwarded.
-func (p *Pasta) setNetwork() *Exit {
-	l := p.Line
-	p.DisableHostLoopback = l.V4.NoMapLoopback
-	p.Forwards, p.Freebind, p.ConfSocket = &l.Forwards, l.FreeBind, l.Control
-	p.LivePorts = l.Control != "" // pesto may ask for any
-	publish, expose := forwards.Rules(l.Forwards.Effective(), l.FreeBind)
-	p.Publish, p.Expose = append(p.Publish, publish...), append(p.Expose, expose...)
-	return p.setPlan(addressing.DefaultIPv4().String(), addressing.DefaultIPv6().String(), !l.V6.Off)
+	return p.tapConfig(target, p.Standing.name, p.Line.Configure, p.Line.MAC, r)
 }

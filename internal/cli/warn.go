@@ -12,6 +12,9 @@ func (o *Options) warn(r *reporter) {
 	for _, line := range o.Source.Missing() {
 		r.log.Warn("the guest reaches nothing outside until there is the outbound address: " + line)
 	}
+	if o.Plan.Outside {
+		return
+	}
 	routes, _ := netdef.HostRoutes() // where they cannot be listed there is nothing to say
 	for _, subnet := range [...]netip.Prefix{o.Plan.Prefix, o.Plan.Prefix6} {
 		if route, ok := netdef.Overlap(subnet, routes); ok {

@@ -156,11 +156,14 @@ func (f flags) family(a *Addresses, field func(*Family) *netip.Addr, name, lette
 }
 
 // of is the family of an address.
-func (a *Addresses) of(addr netip.Addr) *Family {
-	if addr.Is4() {
-		return &a.V4
+func (a *Addresses) of(addr netip.Addr) *Family { return a.Family(addr.Is6()) }
+
+// Family is what is said of one IP version.
+func (a *Addresses) Family(v6 bool) *Family {
+	if v6 {
+		return &a.V6
 	}
-	return &a.V6
+	return &a.V4
 }
 
 // none is said instead of an address or a list.
