@@ -12,6 +12,10 @@ import (
 // It returns the exit code.
 func (a *Attach) run(ctx context.Context, prog string, stdout, stderr io.Writer) int {
 	r := newReporter(prog, &a.Options, stderr)
+	if err := r.toFile(&a.Options); err != nil {
+		return r.fail(err)
+	}
+	defer r.close()
 	if a.Bess != "" {
 		f, err := acceptBess(ctx, a.Bess, stderr)
 		if err != nil {

@@ -28,6 +28,7 @@ func (o *Options) sandbox(n *guestNetwork, command *os.Process, r *reporter) san
 	cfg := sandbox.Config{
 		RequireFiles: o.RequireFiles,
 		RequireCalls: o.RequireCalls,
+		Overwrite:    r.file != nil,
 		Logger:       r.log,
 	}
 	if !o.DisableDNS {

@@ -44,8 +44,10 @@ type Options struct {
 	Pcap        string     // file to write frames to; empty: none
 	PcapSize    int64      // of it, in bytes; 0: no bound
 	PcapSnaplen int        // bytes of each frame in it; 0: all
-	LogLevel    slog.Level // to stderr
+	LogLevel    slog.Level // to stderr, or the file
 	LogFormat   string     // logText or logJSON
+	LogFile     string     // in place of stderr; empty: none
+	LogSize     int64      // of it, in bytes
 
 	Unconfined bool // --sandbox=off
 	// RequireFiles and RequireCalls refuse a kernel that cannot restrict files or
@@ -66,6 +68,7 @@ func defaultOptions(mtu int) Options {
 		ResolvConf: "/etc/resolv.conf",
 		PcapSize:   defaultPcapSize,
 		LogFormat:  logText,
+		LogSize:    defaultLogSize,
 	}
 }
 
@@ -86,6 +89,15 @@ func (o *Options) addOwn(fs *pflag.FlagSet, p string) {
 	fs.Var(sandboxValue(&o.Unconfined), "sandbox", "`MODE`: auto gives up, once ready, whatever rights are not needed; off keeps them, for debugging")
 	for _, name := range [...]string{"publish", "publish-mode", "expose-host", "http-socket", "pcap", "pcap-size", "pcap-snaplen", "log-level", "log-format", "resolv-conf", "no-offload", "queues", "sandbox"} {
 		own(fs.Lookup(name))
+	}
+	o.addLogFile(fs)
+}
+
+// addMissing adds flags of ours that the program whose command line it is does not have
+// itself.
+func addMissing(fs *pflag.FlagSet, name string, v value, usage string) {
+	if fs.Lookup(name) == nil {
+		own(fs.VarPF(v, name, "", usage))
 	}
 }
 

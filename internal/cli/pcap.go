@@ -22,7 +22,7 @@ const defaultPcapSize = 1 << 30
 // addPcap adds the flags of captures into a file, the first of which may have a letter.
 func (o *Options) addPcap(fs *pflag.FlagSet, letter string) {
 	fs.VarP(stringValue(&o.Pcap), "pcap", letter, "write the frames that cross the TAP to `FILE`, as pcapng")
-	fs.Var(sizeValue("pcap-size", &o.PcapSize), "pcap-size", "end the capture at `SIZE` bytes, or so many k, M or G; 0: never")
+	fs.Var(sizeValue("pcap-size", &o.PcapSize, 0), "pcap-size", "end the capture at `SIZE` bytes, or so many k, M or G; 0: never")
 	fs.Var(numberValue("pcap-snaplen", &o.PcapSnaplen, maxSnaplen), "pcap-snaplen", "keep `N` bytes of each frame; 0: all")
 }
 

@@ -11,16 +11,16 @@ func TestSizes(t *testing.T) {
 		"0": 0, "1": 1, "1023": 1023, "1k": 1 << 10, "100K": 100 << 10, "1M": 1 << 20, "3m": 3 << 20, "2G": 2 << 30, "8589934591G": 8589934591 << 30,
 	} {
 		var got int64
-		if err := sizeValue("size", &got).Set(text); err != nil || got != want {
+		if err := sizeValue("size", &got, 0).Set(text); err != nil || got != want {
 			t.Errorf("%s: %d, %v", text, got, err)
 		}
 		var again int64
-		if err := sizeValue("size", &again).Set(sizeText(got)); err != nil || again != got {
+		if err := sizeValue("size", &again, 0).Set(sizeText(got)); err != nil || again != got {
 			t.Errorf("%s is written as %s", text, sizeText(got))
 		}
 	}
 	for _, text := range []string{"", "k", "-1", "1kB", "1T", "1.5M", "8589934592G", "99999999999999999999", " 1"} {
-		if err := sizeValue("size", new(int64)).Set(text); err == nil {
+		if err := sizeValue("size", new(int64), 0).Set(text); err == nil {
 			t.Errorf("%q is taken", text)
 		}
 	}

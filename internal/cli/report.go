@@ -5,6 +5,8 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+
+	"epiphyte/internal/logfile"
 )
 
 // reporter writes what the program says of itself: its log, and the one line
@@ -14,30 +16,43 @@ type reporter struct {
 	stderr io.Writer
 	json   bool
 	log    *slog.Logger
+	file   *logfile.File // of the log; nil: it goes to stderr
 }
 
 func newReporter(prog string, o *Options, stderr io.Writer) *reporter {
-	stderr = unhindered(stderr)
-	r := &reporter{prog: prog, stderr: stderr, json: o.LogFormat == logJSON}
+	r := &reporter{prog: prog, stderr: unhindered(stderr), json: o.LogFormat == logJSON}
+	r.log = r.logger(r.stderr, o)
+	return r
+}
+
+func (r *reporter) logger(w io.Writer, o *Options) *slog.Logger {
 	opts := &slog.HandlerOptions{Level: o.LogLevel}
 	if r.json {
-		r.log = slog.New(slog.NewJSONHandler(stderr, opts))
-	} else {
-		r.log = slog.New(slog.NewTextHandler(stderr, opts))
+		return slog.New(slog.NewJSONHandler(w, opts))
 	}
-	return r
+	return slog.New(slog.NewTextHandler(w, opts))
 }
 
 // fail writes err as one line whatever the log level, for it is what callers
 // show to their users. It returns the exit code.
 func (r *reporter) fail(err error) int {
 	line := oneLine(err.Error())
-	if r.json {
+	if r.file != nil {
 		r.log.Error(line)
+	}
+	if r.json {
+		slog.New(slog.NewJSONHandler(r.stderr, nil)).Error(line)
 	} else {
 		fmt.Fprintf(r.stderr, "%s: %s\n", r.prog, line)
 	}
 	return 1
+}
+
+// close closes the log file, if there is one.
+func (r *reporter) close() {
+	if r.file != nil {
+		r.file.Close()
+	}
 }
 
 // oneLine joins the lines of s (an errors.Join, a quoted output).

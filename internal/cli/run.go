@@ -20,6 +20,10 @@ func (c *Run) run(ctx context.Context, prog string, stderr io.Writer) int {
 		return c.runMember(ctx, prog, stderr)
 	}
 	r := newReporter(prog, &c.Options, stderr)
+	if err := r.toFile(&c.Options); err != nil {
+		return r.fail(err)
+	}
+	defer r.close()
 	io.WriteString(stderr, c.Notices)
 
 	signals := namespace.CatchSignals()

@@ -21,6 +21,10 @@ func interfaceOf(i int) string { return fmt.Sprintf("eth%d", i) }
 // it, and it may have to start the network again.
 func (c *Run) runMember(ctx context.Context, prog string, stderr io.Writer) int {
 	r := newReporter(prog, &c.Options, stderr)
+	if err := r.toFile(&c.Options); err != nil {
+		return r.fail(err)
+	}
+	defer r.close()
 	io.WriteString(stderr, c.Notices)
 
 	signals := namespace.CatchSignals()

@@ -18,6 +18,7 @@ func TestParseRun(t *testing.T) {
 				MTU:        65520,
 				ResolvConf: "/etc/resolv.conf",
 				PcapSize:   defaultPcapSize,
+				LogSize:    defaultLogSize,
 				LogFormat:  "text",
 			},
 			Command: []string{"/bin/myshell"},

@@ -117,8 +117,9 @@ func numberValue(name string, dst *int, most int) value {
 	}}
 }
 
-// sizeValue reads a number of bytes, or of k, M or G of them, powers of 1024.
-func sizeValue(name string, dst *int64) value {
+// sizeValue reads a number of bytes, or of k, M or G of them, powers of 1024, and no less
+// than least.
+func sizeValue(name string, dst *int64, least int64) value {
 	return value{initial: sizeText(*dst), set: func(s string) error {
 		number, shift := s, 0
 		if i := strings.IndexAny("kKmMgG", s[max(0, len(s)-1):]); s != "" && i >= 0 {
@@ -127,6 +128,9 @@ func sizeValue(name string, dst *int64) value {
 		n, err := strconv.ParseInt(number, 10, 64)
 		if err != nil || n < 0 || n > math.MaxInt64>>shift {
 			return fmt.Errorf("--%s must be a number of bytes, or one with k, M or G", name)
+		}
+		if n<<shift < least {
+			return fmt.Errorf("--%s must be %s or more", name, sizeText(least))
 		}
 		*dst = n << shift
 		return nil

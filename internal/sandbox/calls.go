@@ -30,6 +30,9 @@ func (cfg *Config) filter() (seccomp.Filter, error) {
 			is(unix.SYS_UNLINKAT, 2, anyBit, unix.AT_REMOVEDIR),
 			seccomp.Rule{Call: unix.SYS_RENAMEAT}, seccomp.Rule{Call: unix.SYS_FSYNC})
 	}
+	if cfg.Overwrite {
+		f.Allow = append(f.Allow, seccomp.Rule{Call: unix.SYS_PWRITE64}, seccomp.Rule{Call: unix.SYS_FTRUNCATE}) // the oldest lines go (logfile)
+	}
 	if cfg.Devices {
 		// What a TAP is, and the form of its frames (tap).
 		f.Allow = append(f.Allow, is(unix.SYS_IOCTL, 1, anyBit,

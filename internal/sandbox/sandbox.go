@@ -24,6 +24,8 @@ type Config struct {
 	// Own are directories of the program's own: files in them are read, made, replaced by
 	// others and removed, and in the end the directories themselves, if they are empty.
 	Own []string
+	// Overwrite keeps it possible to overwrite and shorten files that are open: the log's.
+	Overwrite bool
 	// Interfaces keeps it possible to ask the kernel for the addresses of the host's
 	// interfaces.
 	Interfaces bool

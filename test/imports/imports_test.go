@@ -131,6 +131,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"internal/egress":     append(own("tap", "stack", "forwarder", "portfwd", "internal/shard", "internal/flow", "internal/policy", "internal/dns", "internal/guest"), gvisor, "net", "net/http", "os", "os/exec"),
 		"internal/sniff":      append(own("tap", "stack", "forwarder", "portfwd", "internal/shard", "internal/flow", "internal/policy", "internal/egress", "internal/guest"), gvisor, "net", "net/http", "os", "os/exec", "crypto/tls"),
 		"internal/dhcp":       append(own("stack", "tap", "forwarder", "portfwd", "internal/shard"), gvisor, "os/exec"),
+		"internal/logfile":    append(own("tap", "stack", "forwarder", "portfwd", "internal/shard"), gvisor, "net", "os/exec"),
 		"internal/network":    own("internal/cli", "internal/netavark", "internal/namespace"),
 		"internal/netavark":   own("internal/cli", "internal/namespace"),
 		"internal/pasta":      append(own("tap", "stack", "forwarder", "portfwd", "internal/shard", "internal/guest", "internal/api", "internal/cli"), gvisor, "os", "os/exec"),

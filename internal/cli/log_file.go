@@ -1,0 +1,38 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/pflag"
+
+	"epiphyte/internal/logfile"
+)
+
+// defaultLogSize is the size of a log file in bytes, the contract's.
+const defaultLogSize = 1 << 20
+
+// addLogFile adds the flags of a log file.
+func (o *Options) addLogFile(fs *pflag.FlagSet) {
+	addMissing(fs, "log-file", stringValue(&o.LogFile), "log to `FILE` in place of stderr")
+	addMissing(fs, "log-size", sizeValue("log-size", &o.LogSize, logfile.MinSize), "let the log file grow to `SIZE` bytes, or so many k, M or G, then drop its older lines")
+}
+
+// toFile has the log go to the file of --log-file, if there is one. What explains an
+// unsuccessful end goes there as well as to stderr.
+func (r *reporter) toFile(o *Options) error {
+	if o.LogFile == "" {
+		return nil
+	}
+	program, err := os.Executable()
+	if err != nil {
+		program = r.prog
+	}
+	// The first line is the contract's.
+	file, err := logfile.Open(o.LogFile, o.LogSize, fmt.Sprintf("%s %s: %s (%d)", r.prog, Version, program, os.Getpid()))
+	if err != nil {
+		return err
+	}
+	r.file, r.log = file, r.logger(file, o)
+	return nil
+}
