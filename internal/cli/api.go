@@ -15,12 +15,11 @@ func (o *Options) listen(ctx context.Context, n *guestNetwork, r *reporter) erro
 	cfg := api.Config{
 		Ports:  n.guest.Ports(),
 		Flows:  func() []api.Flow { return flows(n.guest) },
-		Stats:  func() []api.Metric { return metrics(n.guest) },
+		Stats:  n.stats,
 		Logger: r.log,
 	}
 	if n.frames != nil {
 		cfg.Capture = n.frames.stream
-		cfg.Stats = func() []api.Metric { return append(metrics(n.guest), n.frames.metric()) }
 	}
 	if o.Forwards != nil {
 		n.forwards = o.newForwards(n, r)

@@ -130,6 +130,9 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 	serving, cancel := context.WithCancel(ctx)
 	n.cancel = cancel
 	go n.serve(serving)
+	if o.StatsEvery > 0 {
+		go logStats(serving, r.log, time.Tick(o.StatsEvery), n.stats)
+	}
 	if err := o.listen(serving, n, r); err != nil {
 		return nil, err
 	}

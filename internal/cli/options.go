@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -35,19 +36,20 @@ type Options struct {
 	Forwards *pasta.Table
 	Freebind bool // Forwards may be of addresses that no interface has
 
-	APISocket   string     // control socket, slirp4netns's JSON; empty: none
-	HTTPSocket  string     // the same and more over HTTP; empty: none
-	ConfSocket  string     // another such, whose changes of Forwards are remembered; empty: none
-	ResolvConf  string     // where the host's name servers are read
-	NoOffload   bool       // no virtio-net header on the TAP
-	Queues      int        // of the TAP, with a thread each; 0: one
-	Pcap        string     // file to write frames to; empty: none
-	PcapSize    int64      // of it, in bytes; 0: no bound
-	PcapSnaplen int        // bytes of each frame in it; 0: all
-	LogLevel    slog.Level // to stderr, or the file
-	LogFormat   string     // logText or logJSON
-	LogFile     string     // in place of stderr; empty: none
-	LogSize     int64      // of it, in bytes
+	APISocket   string        // control socket, slirp4netns's JSON; empty: none
+	HTTPSocket  string        // the same and more over HTTP; empty: none
+	ConfSocket  string        // another such, whose changes of Forwards are remembered; empty: none
+	ResolvConf  string        // where the host's name servers are read
+	NoOffload   bool          // no virtio-net header on the TAP
+	Queues      int           // of the TAP, with a thread each; 0: one
+	Pcap        string        // file to write frames to; empty: none
+	PcapSize    int64         // of it, in bytes; 0: no bound
+	PcapSnaplen int           // bytes of each frame in it; 0: all
+	LogLevel    slog.Level    // to stderr, or the file
+	LogFormat   string        // logText or logJSON
+	LogFile     string        // in place of stderr; empty: none
+	LogSize     int64         // of it, in bytes
+	StatsEvery  time.Duration // between two lines of counters in it; 0: none
 
 	Unconfined bool // --sandbox=off
 	// RequireFiles and RequireCalls refuse a kernel that cannot restrict files or
@@ -91,6 +93,7 @@ func (o *Options) addOwn(fs *pflag.FlagSet, p string) {
 		own(fs.Lookup(name))
 	}
 	o.addLogFile(fs)
+	o.addStats(fs)
 }
 
 // addMissing adds flags of ours that the program whose command line it is does not have
