@@ -71,6 +71,7 @@ func (p *Pasta) settle(fs *pflag.FlagSet) *Exit {
 			p.LogLevel = slog.LevelWarn
 		}
 	}
+	p.LogFile, p.LogSize, p.StatsEvery = p.Line.LogFile, int64(p.Line.LogSize), p.Line.Stats
 	p.MTU = cmp.Or(p.Line.MTU, kernelMTU)
 	p.setPorts()
 	if err := p.setOutbound(); err != nil {

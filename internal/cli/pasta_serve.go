@@ -17,6 +17,10 @@ import (
 // exit code. ready is called once everything works.
 func (p *Pasta) serve(ctx context.Context, stderr io.Writer, ready func() error) int {
 	r := newReporter(pastaName, &p.Options, stderr)
+	if err := r.toFile(&p.Options); err != nil {
+		return r.fail(err)
+	}
+	defer r.close()
 	// The contract's ends, with status 0. The Go runtime would print all stacks on SIGQUIT.
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGQUIT)
 	defer stop()
