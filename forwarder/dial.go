@@ -19,7 +19,9 @@ type dial struct {
 	syn       *stack.SYN
 	host      connect.Attempt
 	handshake *stack.Handshake
-	forget    func() // stops waiting for the decision; nil: there was nothing to wait for
+	others    []netip.AddrPort // where to connect if the host's answer is an error
+	watch     policy.Watch     // nil: nobody watches
+	forget    func()           // stops waiting for the decision; nil: there was nothing to wait for
 	ended     bool
 }
 
@@ -55,6 +57,10 @@ func (d *dial) decided(decision policy.Decision) {
 	switch {
 	case d.ended:
 	case decision.Action == policy.Allow:
+		d.others, d.watch = decision.Others, decision.Watch
+		if d.watch != nil {
+			d.watch.Flow(d.record)
+		}
 		d.connect(decision.To)
 	case decision.Action == policy.ServeDNS:
 		d.connectDNS()
@@ -98,6 +104,13 @@ func (d *dial) connectDNS() {
 
 // answered takes the host's answer and passes it on to the guest.
 func (d *dial) answered(errno unix.Errno) {
+	if errno != 0 && len(d.others) > 0 {
+		to := d.others[0]
+		d.others = d.others[1:]
+		d.host.Close()
+		d.connect(to)
+		return
+	}
 	if errno != 0 {
 		d.fail(errno)
 		return
@@ -119,7 +132,7 @@ func (d *dial) accepted(c *stack.Conn, _ unix.Errno) {
 		d.close()
 	default:
 		d.ended = true
-		d.f.cfg.Relay.Start(c, d.host.Release(), d.record)
+		d.f.cfg.Relay.StartWatched(c, d.host.Release(), d.record, d.watch)
 	}
 }
 

@@ -102,7 +102,7 @@ func (f *Forwarder) UDP(p *stack.Packet) {
 func (f *Forwarder) decidedUDP(p *stack.Packet, src, dst netip.AddrPort, d policy.Decision) {
 	switch d.Action {
 	case policy.Allow:
-		if src.Port() != 0 && !p.Src.IsUnspecified() && dst.Port() != 0 {
+		if src.Port() != 0 && !p.Src.IsUnspecified() && dst.Port() != 0 && f.seenUDP(p, src, dst, &d) {
 			f.sendDatagram(p, src, d.To)
 		}
 	case policy.Refuse:
@@ -127,6 +127,36 @@ func (f *Forwarder) decidedUDP(p *stack.Packet, src, dst netip.AddrPort, d polic
 	case policy.Wait:
 		f.hold(p, d.Pending, func(p *stack.Packet, d policy.Decision) { f.decidedUDP(p, src, dst, d) })
 	}
+}
+
+// seenUDP reports whether a datagram may leave that its decision's watch, if there is one,
+// has to see first. One that it cannot judge yet waits.
+func (f *Forwarder) seenUDP(p *stack.Packet, src, dst netip.AddrPort, d *policy.Decision) bool {
+	if d.Watch == nil {
+		return true
+	}
+	b := payload(p)
+	if len(p.Tail) > 0 {
+		b = append(append([]byte(nil), b...), p.Tail...)
+	}
+	segment := int(p.SegmentSize)
+	if segment == 0 {
+		segment = len(b)
+	}
+	for first := true; first || len(b) > 0; first = false {
+		n := min(segment, len(b))
+		switch d.Watch.Sees(b[:n], false) {
+		case policy.Undecided:
+			f.hold(p, d.Pending, func(p *stack.Packet, d policy.Decision) { f.decidedUDP(p, src, dst, d) })
+			return false
+		case policy.Forbidden:
+			q := p.Quote()
+			f.tellError(unix.EACCES, &q)
+			return false
+		}
+		b = b[n:]
+	}
+	return true
 }
 
 // payload is the whole payload of a datagram to one of our own services; what

@@ -12,6 +12,10 @@
 // A query goes out by the transport by which it came. Everything is decided on
 // the shard's thread, by the same code for both transports.
 //
+// Where an owner wants to say what leaves, Config.Rewrite gives the query that
+// nameservers are asked instead, and makes the guest's answer of theirs. Resolver.Ask is
+// for questions of the program's own.
+//
 // # Life of a query
 //
 //  1. Over UDP, Submit takes the datagram. Over TCP, Stream gives the data path

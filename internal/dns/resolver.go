@@ -38,6 +38,11 @@ type Config struct {
 	// Default nil: every query is forwarded.
 	Local func(query []byte, from netip.AddrPort, stream bool) (answer []byte, ok bool)
 
+	// Rewrite says what nameservers are asked in place of a query, and makes the answer
+	// of the response to that. It is called under the rules of Local. Without a finish
+	// the query goes as it is. Default nil.
+	Rewrite func(query []byte, stream bool) (upstream []byte, finish func(response []byte) (answer []byte))
+
 	// Retry is how long one nameserver may stay silent before the next is
 	// asked too; default 800 ms, so that the second one's answer is there
 	// within 2 s. With more than four nameservers it is shortened to ask all
@@ -171,8 +176,42 @@ func (r *Resolver) answerLocally(via transport, query []byte, from, to netip.Add
 	return ok
 }
 
+// Ask asks nameservers a query of our own, over TCP if stream says so, which neither
+// Local nor Rewrite see. reply is called once, at once or later, with a response that is
+// overwritten after the call; false: the resolver is overloaded or closed, and it never
+// is. Shard's thread.
+func (r *Resolver) Ask(query []byte, stream bool, reply func(response []byte)) bool {
+	if r.closed || r.inFlight >= r.cfg.MaxInFlight {
+		return false
+	}
+	via := udp
+	if stream {
+		select {
+		case r.slots <- struct{}{}:
+		default:
+			return false
+		}
+		via = tcp
+	}
+	r.refresh()
+	r.begin(via, query, netip.AddrPort{}, netip.AddrPort{}, func(_, _ netip.AddrPort, response []byte) {
+		if stream {
+			<-r.slots
+		}
+		reply(response)
+	}).start()
+	return true
+}
+
 // forward begins an exchange with nameservers.
 func (r *Resolver) forward(via transport, query []byte, from, to netip.AddrPort, reply Reply) {
+	if r.cfg.Rewrite != nil {
+		if upstream, finish := r.cfg.Rewrite(query, via == tcp); finish != nil {
+			query = upstream
+			passOn := reply
+			reply = func(from, to netip.AddrPort, response []byte) { passOn(from, to, finish(response)) }
+		}
+	}
 	r.refresh()
 	r.begin(via, query, from, to, reply).start()
 }

@@ -106,6 +106,9 @@ type Flow struct {
 	Origin Origin
 	State  State
 
+	// Ended is called when the flow leaves the table; nil: nobody wants to know.
+	Ended func(lasted time.Duration)
+
 	begun, used time.Duration // of the shard's clock
 	prev, next  *Flow         // of its kind, in the order of last use
 	listed      bool          // in the table

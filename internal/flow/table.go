@@ -153,6 +153,16 @@ func (t *Table) Remove(f *Flow) {
 		t.totals.In += f.In
 		t.totals.Out += f.Out
 	}
+	if f.Ended != nil {
+		f.Ended(t.shard.Now() - f.begun)
+	}
+}
+
+// End has a flow's owner end it, if it is in the table, as if others needed its place.
+func (t *Table) End(f *Flow) {
+	if f.listed {
+		t.end(f, Evicted)
+	}
 }
 
 // end has the owner end the flow.

@@ -13,6 +13,9 @@
 // table test is the security boundary written down. What an internal network may
 // not do is not one rule more but a filter behind all of them: nothing is allowed.
 //
+// Where a user has written rules about names, networks and ports, another Decider asks
+// Rules first, and then those: package gate.
+//
 // The answer may come later: a Decision with the action Wait carries a Pending,
 // which is resolved on the shard's thread. Rules never makes one wait.
 //

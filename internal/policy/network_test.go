@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/netip"
+	"reflect"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -114,7 +115,7 @@ func TestInternalAllowsNothing(t *testing.T) {
 			if want.Action == Allow {
 				want = refuse(unix.ENETUNREACH)
 			}
-			if got := internal.Decide(q); got != want {
+			if got := internal.Decide(q); !reflect.DeepEqual(got, want) {
 				t.Errorf("%+v is answered %+v, want %+v (%+v)", q, got, want, internal)
 			}
 		}

@@ -66,7 +66,34 @@ type Decision struct {
 	// which nothing can come by its device. To go by that one asks again.
 	Inside  bool
 	Pending *Pending
+	// Others are where it goes if To does not answer, in their order; of TCP.
+	Others []netip.AddrPort
+	// Watch accompanies the flow that Allow is about; nil: nobody does.
+	Watch Watch
 }
+
+// Watch is who wants to know what becomes of a flow that was allowed, and may end it
+// still. It is called on the shard's thread.
+type Watch interface {
+	// Flow tells of the record of a TCP connection or echo mapping, before anything is
+	// sent. The watch may set its Ended.
+	Flow(*flow.Flow)
+	// Sees looks at what the guest sends first on a connection, and reports whether it
+	// may go on. Until then nothing of it is sent. b is what came since the last call.
+	// At the guest's end of stream, or when nothing more has come for long, last is
+	// true, and the answer is not Undecided.
+	Sees(b []byte, last bool) Sight
+}
+
+// Sight is what a Watch has seen.
+type Sight uint8
+
+// The sights.
+const (
+	Undecided Sight = iota // it wants to see more
+	Passed                 // all may pass, now and later
+	Forbidden              // the connection is reset on both sides
+)
 
 // Decider answers requests. It is called on the shard's thread and does not
 // block.

@@ -7,6 +7,7 @@ import (
 
 	"epiphyte/internal/connect"
 	"epiphyte/internal/flow"
+	"epiphyte/internal/policy"
 	"epiphyte/stack"
 )
 
@@ -35,6 +36,7 @@ type conn struct {
 	queued                       bool // runnable again in the next turn
 	watchesOut                   bool // the watch tells when the host's end can take more
 	keepalive                    keepalive
+	held                         *held // what the guest sends first is looked at; nil: it is not, or no longer
 }
 
 // hostEvents are what the host's end of a connection is watched for,
@@ -47,9 +49,18 @@ const hostEvents = connect.Events &^ unix.EPOLLOUT
 // closed or one has failed. It takes over both, and the record, which is in the
 // table.
 func (r *Relay) Start(c *stack.Conn, s connect.Socket, record *flow.Flow) {
+	r.StartWatched(c, s, record, nil)
+}
+
+// StartWatched is Start for a connection of which a watch, if it is not nil, sees what
+// the guest sends first, and before the host does.
+func (r *Relay) StartWatched(c *stack.Conn, s connect.Socket, record *flow.Flow, watch policy.Watch) {
 	fl := &conn{
 		r: r, record: record, guest: c, host: s, watchesOut: s.Watch != nil,
 		hostWritable: true, guestReadable: true, guestWritable: true,
+	}
+	if watch != nil {
+		fl.hold(watch)
 	}
 	fl.note(s.Events)
 	record.Owner, record.FD = fl, s.FD
@@ -138,6 +149,9 @@ func (fl *conn) pump() {
 
 // pumpOut writes what the guest has sent straight from the stack's buffers.
 func (fl *conn) pumpOut() {
+	if fl.held != nil && !fl.held.pump() {
+		return
+	}
 	iov := fl.r.vectors[:]
 	for range pumpRounds {
 		elements, size, errno := fl.guest.Peek(iov)
@@ -272,6 +286,9 @@ func (fl *conn) End(why flow.Reason) {
 	if why == flow.Evicted {
 		connect.SetAbortiveClose(fl.host.FD)
 		fl.guest.Abort()
+	}
+	if fl.held != nil {
+		fl.release()
 	}
 	fl.host.Close()
 }
