@@ -32,6 +32,7 @@ type Config struct {
 	Ports    Ports
 	Forwards Forwards        // HTTP: nil where there are none
 	Flows    func() []Flow   // lists the current flows; nil: none
+	Policy   Policy          // HTTP: nil where there is none
 	Stats    func() []Metric // reads the counters and gauges; nil: none
 	// Capture writes what crosses the TAP, as pcapng, with at most snaplen bytes of each
 	// frame if that is not 0, until ctx ends. An error before anything is written is told
@@ -72,5 +73,5 @@ func (s *Server) stats() []Metric {
 	if s.cfg.Stats == nil {
 		return nil
 	}
-	return s.cfg.Stats()
+	return append(s.cfg.Stats(), s.policyMetrics()...)
 }

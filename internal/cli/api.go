@@ -25,6 +25,9 @@ func (o *Options) listen(ctx context.Context, n *guestNetwork, r *reporter) erro
 		n.forwards = o.newForwards(n, r)
 		cfg.Forwards = n.forwards
 	}
+	if o.Policy.active() {
+		cfg.Policy = guestPolicy{n.guest}
+	}
 	for _, s := range []struct {
 		path   string
 		listen func(context.Context, string, api.Config) (*api.Server, error)

@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"epiphyte/tap"
 )
@@ -32,6 +35,11 @@ func (a *Attach) run(ctx context.Context, prog string, stdout, stderr io.Writer)
 		// The caller configures a TAP that it opened itself.
 		a.Target.FD, a.Configure = fd, false
 	}
+	hangups := make(chan os.Signal, 1)
+	if a.Policy.File != "" {
+		signal.Notify(hangups, syscall.SIGHUP)
+		defer signal.Stop(hangups)
+	}
 	n, err := a.startNetwork(ctx, a.tapConfig(a.Target, a.Name, a.Configure, a.MAC, r), r)
 	if err != nil {
 		return r.fail(err)
@@ -51,18 +59,24 @@ func (a *Attach) run(ctx context.Context, prog string, stdout, stderr io.Writer)
 	if a.ExitFD.Given() {
 		go func() { hangup <- a.ExitFD.WaitHangup(ctx) }()
 	}
-	select {
-	case err := <-hangup:
-		if err != nil {
-			return r.fail(err)
-		}
-		r.log.Debug("exit fd hung up")
-		return 0
-	case <-n.ended:
-		if ctx.Err() != nil {
+	for {
+		select {
+		case <-hangups:
+			if err := a.Policy.reload(n.guest); err != nil {
+				r.fail(fmt.Errorf("the policy in force stays: %w", err))
+			}
+		case err := <-hangup:
+			if err != nil {
+				return r.fail(err)
+			}
+			r.log.Debug("exit fd hung up")
 			return 0
+		case <-n.ended:
+			if ctx.Err() != nil {
+				return 0
+			}
+			return r.fail(fmt.Errorf("%s: %w; start again to make it anew", a.label(), n.Err()))
 		}
-		return r.fail(fmt.Errorf("%s: %w; start again to make it anew", a.label(), n.Err()))
 	}
 }
 

@@ -97,6 +97,10 @@ func (p *attachParser) parse(args []string) *Exit {
 	if p.Queues > 1 && (p.bess || p.netnsType == netnsTapFD) {
 		return usageError("--queues needs to make the TAP: name a PID or a PATH, not a descriptor or a socket", usage())
 	}
+	p.Policy.takeEnvironment()
+	if err := p.Policy.check(p.Queues); err != nil {
+		return usageError(err.Error(), usage())
+	}
 	if fs.Changed("cidr6") && !p.ipv6 {
 		return invalid("--cidr6 has no effect without IPv6: add --enable-ipv6 (-6)")
 	}

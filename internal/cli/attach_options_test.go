@@ -325,6 +325,7 @@ func TestHelp_EveryOptionWorks(t *testing.T) {
 		"--netns-type": {"tapfd"}, "--userns-path": {dir}, "--macaddress": {"02:00:00:00:00:01", "-c"},
 		"--log-level": {"debug"}, "--log-format": {"json"}, "--resolv-conf": {"/r"}, "--publish": {"8080:80"}, "--publish-mode": {"stack"}, "--expose-host": {"5432:80"}, "--queues": {"2"}, "--sandbox": {"off"}, "--cidr6": {"fd01::/64", "-6"}, "--api-socket": {"/a"}, "--http-socket": {"/h"},
 		"--pcap": {"/p"}, "--pcap-size": {"1M"}, "--pcap-snaplen": {"96"}, "--log-file": {"/l"}, "--log-size": {"8k"}, "--stats": {"5"},
+		"--policy": {"/p"}, "--allow": {"a.example:443"}, "--policy-log": {"/l", "--allow=a.example:443"},
 		"--outbound-addr": {"127.0.0.1"}, "--outbound-addr6": {"::1"},
 	}
 	base, exit := ParseAttach("epiphyte", []string{"4242", "tap0"})

@@ -34,6 +34,9 @@ func (o *Options) sandbox(n *guestNetwork, command *os.Process, r *reporter) san
 	if !o.DisableDNS {
 		cfg.Read = append(cfg.Read, o.ResolvConf)
 	}
+	if o.Policy.File != "" {
+		cfg.Read = append(cfg.Read, o.Policy.File) // again, when asked to
+	}
 	for _, path := range [...]string{o.APISocket, o.HTTPSocket, o.ConfSocket} {
 		if path != "" {
 			cfg.Remove = append(cfg.Remove, path)

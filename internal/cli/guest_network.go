@@ -23,6 +23,7 @@ type guestNetwork struct {
 	device   *tap.Device
 	guest    *guest.Guest
 	agent    *tap.Agent // nil: none
+	records  *policyLog // nil: flows are not recorded
 	frames   *frames    // nil: nobody can ask for captures
 	servers  []*api.Server
 	forwards *forwards.Set // nil: none
@@ -62,6 +63,10 @@ func (o *Options) tapConfig(target tap.Target, name string, configure bool, mac 
 // is left when it fails.
 func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter) (_ *guestNetwork, err error) {
 	limitMemory()
+	rules, err := o.Policy.load()
+	if err != nil {
+		return nil, err
+	}
 	threads := startThreads(spareThreads + o.Queues)
 	o.warn(r)
 	ports, err := o.bindPorts(ctx, cfg.Target)
@@ -75,6 +80,9 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 			n.discard()
 		}
 	}()
+	if n.records, err = o.Policy.openLog(r.log); err != nil {
+		return nil, err
+	}
 	if n.device, err = tap.Open(ctx, cfg); err != nil {
 		return nil, err
 	}
@@ -96,6 +104,8 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 			Splice:              o.Splice,
 			LoopbackToLoopback:  o.LoopbackToLoopback,
 		},
+		Policy:      rules,
+		Record:      n.records.record(),
 		StaticIPv6:  n.device.HasIPv6(),
 		MTU:         o.MTU,
 		Source:      o.Source,
@@ -150,6 +160,7 @@ func (n *guestNetwork) discard() {
 	}
 	closeAgent(n.agent)
 	n.frames.close()
+	n.records.close()
 	if n.device != nil {
 		n.device.Close()
 	}
@@ -183,6 +194,7 @@ func (n *guestNetwork) Close() {
 		<-n.ended
 		n.guest.Close()
 		n.frames.close()
+		n.records.close()
 		closeAgent(n.agent)
 		n.device.Close()
 	}()

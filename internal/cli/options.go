@@ -36,6 +36,8 @@ type Options struct {
 	Forwards *pasta.Table
 	Freebind bool // Forwards may be of addresses that no interface has
 
+	Policy PolicyOptions // what of that the guest may reach
+
 	APISocket   string        // control socket, slirp4netns's JSON; empty: none
 	HTTPSocket  string        // the same and more over HTTP; empty: none
 	ConfSocket  string        // another such, whose changes of Forwards are remembered; empty: none
@@ -83,6 +85,7 @@ func (o *Options) addOwn(fs *pflag.FlagSet, p string) {
 	fs.Var(exposeValue(&o.Expose), "expose-host", "show TCP port `PORT[:GUESTPORT]` of the host's 127.0.0.1 on the guest's own; repeatable")
 	fs.Var(socketValue(httpSocket, &o.HTTPSocket), "http-socket", "accept HTTP requests about ports, flows and statistics on the socket `PATH`")
 	o.addPcap(fs, letter["pcap"])
+	o.Policy.addTo(fs)
 	fs.Var(levelValue(&o.LogLevel), "log-level", "log to stderr from `LEVEL` on: debug, info, warn, error")
 	fs.Var(choiceValue("log-format", &o.LogFormat, logText, logJSON), "log-format", "write the log as `FORMAT`: text, json")
 	fs.Var(stringValue(&o.ResolvConf), "resolv-conf", "read the host's name servers from `PATH`")

@@ -91,6 +91,12 @@ type Policy struct {
 	out, in index
 }
 
+// NamesHost reports whether a rule is about the host's own addresses.
+func (p *Policy) NamesHost() bool {
+	b := &p.out.groups[hostGroup]
+	return len(b.allow)+len(b.deny) > 0
+}
+
 // Rules are those of the policy in the order of its text. A rule's place is its ID.
 func (p *Policy) Rules() []*Rule { return p.rules }
 

@@ -36,7 +36,9 @@ import (
 
 	"epiphyte/internal/dhcp"
 	"epiphyte/internal/dns"
+	"epiphyte/internal/egress"
 	"epiphyte/internal/flow"
+	"epiphyte/internal/gate"
 	"epiphyte/internal/outbound"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/shard"
@@ -59,6 +61,12 @@ type Config struct {
 	Members Members
 	// Rules decide what the guest may reach, and where.
 	Rules policy.Rules
+	// Policy says what of that the guest may reach by name, network and port; nil: all.
+	// Not with Queues or Members.
+	Policy *egress.Policy
+	// Record takes the record of flows under a Policy, on the thread of the shard; nil:
+	// there is none.
+	Record func(egress.Record)
 	// StaticIPv6 says that the guest has been given Rules.Plan.Guest6. Then router
 	// advertisements do not have it make another address.
 	StaticIPv6 bool
@@ -146,6 +154,7 @@ type Guest struct {
 	steering *steer.Group // nil with one worker
 	ports    *portfwd.Manager
 	resolver *dns.Resolver
+	gate     *gate.Gate // nil: there is no policy
 	ipv6     bool
 	served   chan struct{} // closed when Serve has returned
 	announce shard.Timer
@@ -234,6 +243,7 @@ func (g *Guest) Close() error {
 	if g.ports != nil {
 		g.ports.Close()
 	}
+	defer g.closeGate()
 	for _, w := range g.workers {
 		w.close()
 	}

@@ -48,8 +48,9 @@ func (g *Guest) newWorker(i int, cfg *Config) (w *worker, err error) {
 	}
 	w.relay = relay.New(relay.Config{Shard: w.shard, Table: w.table})
 	batch := new(sockio.Batch)
+	decider := g.decider(w, cfg)
 	fc := forwarder.Config{
-		Guests: guests, Plan: cfg.Rules.Plan, Policy: &cfg.Rules, Shard: w.shard, Table: w.table, Relay: w.relay, Batch: batch,
+		Guests: guests, Plan: cfg.Rules.Plan, Policy: decider, Shard: w.shard, Table: w.table, Relay: w.relay, Batch: batch,
 		Source: cfg.Source.For, Logger: cfg.Logger,
 	}
 	sc := stack.Config{
@@ -85,7 +86,7 @@ func (g *Guest) newWorker(i int, cfg *Config) (w *worker, err error) {
 		return w, nil
 	}
 	pc := portfwd.Config{
-		Guests: guests, Plan: cfg.Rules.Plan, Policy: &cfg.Rules, Shard: w.shard, Table: w.table, Relay: w.relay, Batch: batch,
+		Guests: guests, Plan: cfg.Rules.Plan, Policy: decider, Shard: w.shard, Table: w.table, Relay: w.relay, Batch: batch,
 		Stack: w.stack, Mode: cfg.PublishMode, Logger: cfg.Logger,
 		GuestSockets: cfg.GuestSockets, HostPorts: cfg.HostPorts, GuestPorts: cfg.GuestPorts,
 		LoopbackServers: cfg.Rules.LoopbackToLoopback,
@@ -129,6 +130,9 @@ func (g *Guest) serve0(w *worker, cfg *Config, fc *forwarder.Config, sc *stack.C
 	if m := cfg.Members; m != nil {
 		dc.AddressOf, rc.Local, sc.Neighbors = m.AddressOf, m.Answer, m.Neighbor
 	}
+	if g.gate != nil {
+		rc.Local, rc.Rewrite = g.gate.Answer, g.gate.Rewrite
+	}
 	fc.DHCP = dhcp.New(dc)
 	if p.IPv6() && !cfg.DisableAdvertisements {
 		sc.RouterAdvertisement = dhcp.RouterAdvertisement(dc, !cfg.StaticIPv6)
@@ -141,6 +145,9 @@ func (g *Guest) serve0(w *worker, cfg *Config, fc *forwarder.Config, sc *stack.C
 		g.resolver = dns.New(rc)
 		fc.DNS = g.resolver
 		cfg.Rules.NameServer = g.resolver.First
+		if g.gate != nil {
+			g.gate.Attach(g.resolver)
+		}
 	}
 }
 

@@ -1,0 +1,182 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/pflag"
+
+	"epiphyte/internal/api"
+	"epiphyte/internal/egress"
+	"epiphyte/internal/guest"
+)
+
+// policyVariable names a policy file for callers that fix their arguments; --policy goes
+// before it.
+const policyVariable = "EPIPHYTE_POLICY"
+
+// PolicyOptions say what a guest may reach by name, network and port.
+type PolicyOptions struct {
+	File  string   // empty: none
+	Allow []string // rules of the command line, without the word allow
+	Log   string   // where flows are recorded; empty: nowhere
+}
+
+// policyFlags are the names of the flags.
+func policyFlags() []string { return []string{"policy", "allow", "policy-log"} }
+
+func (o *PolicyOptions) addTo(fs *pflag.FlagSet) {
+	fs.Var(stringValue(&o.File), "policy", "let the guest reach what the rules in `FILE` allow; see 'policy check --help'")
+	fs.Var(value{set: func(s string) error {
+		// Read here, for an error that names the option.
+		_, err := egress.Parse(egress.Source{File: "--allow", Text: "allow " + s})
+		var at *egress.Error
+		if errors.As(err, &at) {
+			return fmt.Errorf("--allow %s: %s", s, at.Msg)
+		}
+		o.Allow = append(o.Allow, s)
+		return err
+	}}, "allow", "let the guest reach `[tcp|udp|icmp] NAME|ADDRESS[:PORT]` and nothing else; repeatable")
+	fs.Var(stringValue(&o.Log), "policy-log", "append a line of JSON for flows that the policy decided to the file `PATH`")
+	for _, name := range policyFlags() {
+		own(fs.Lookup(name))
+	}
+}
+
+// active reports whether there is a policy.
+func (o *PolicyOptions) active() bool { return o.File != "" || len(o.Allow) > 0 }
+
+// takeEnvironment has the environment name the file if no option does.
+func (o *PolicyOptions) takeEnvironment() {
+	if o.File == "" {
+		o.File = os.Getenv(policyVariable)
+	}
+}
+
+// check refuses what does not go with a policy.
+func (o *PolicyOptions) check(queues int) error {
+	switch {
+	case o.Log != "" && !o.active():
+		return errors.New("--policy-log has no effect without --policy or --allow")
+	case o.active() && queues > 1:
+		return errors.New("--policy and --allow go with one queue only: leave --queues out")
+	}
+	return nil
+}
+
+// load reads the policy: nil if there is none.
+func (o *PolicyOptions) load() (*egress.Policy, error) {
+	if !o.active() {
+		return nil, nil
+	}
+	var sources []egress.Source
+	if o.File != "" {
+		text, err := readPolicy(o.File, nil)
+		if err != nil {
+			return nil, err
+		}
+		sources = append(sources, egress.Source{File: o.File, Text: text})
+	}
+	for _, rule := range o.Allow {
+		sources = append(sources, egress.Source{File: "--allow", Text: "allow " + rule})
+	}
+	return egress.Parse(sources...)
+}
+
+// policyLog writes records on a goroutine of its own, for a disk or a reader may be slow.
+type policyLog struct {
+	records chan egress.Record
+	done    chan struct{}
+}
+
+// openLog opens the record: nil if there is none.
+func (o *PolicyOptions) openLog(log *slog.Logger) (*policyLog, error) {
+	if o.Log == "" {
+		return nil, nil
+	}
+	f, err := os.OpenFile(o.Log, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open record of the policy: %w", err)
+	}
+	l := &policyLog{records: make(chan egress.Record, 4096), done: make(chan struct{})}
+	go l.write(f, log)
+	return l, nil
+}
+
+func (l *policyLog) write(w io.WriteCloser, log *slog.Logger) {
+	defer close(l.done)
+	defer w.Close()
+	said := false
+	for r := range l.records {
+		line, err := json.Marshal(r)
+		if err == nil {
+			_, err = w.Write(append(line, '\n'))
+		}
+		if err != nil && !said {
+			said = true
+			log.Warn("flows are not recorded", "error", err)
+		}
+	}
+}
+
+// add takes a record. One that nobody is ready for is lost.
+func (l *policyLog) add(r egress.Record) {
+	select {
+	case l.records <- r:
+	default:
+	}
+}
+
+// close waits until all is written. Nobody adds any more.
+func (l *policyLog) close() {
+	if l != nil {
+		close(l.records)
+		<-l.done
+	}
+}
+
+// record is what a guest calls with records.
+func (l *policyLog) record() func(egress.Record) {
+	if l == nil {
+		return nil
+	}
+	return l.add
+}
+
+// reload reads the policy again. One that cannot be read leaves the one in force.
+func (o *PolicyOptions) reload(g *guest.Guest) error {
+	p, err := o.load()
+	if err == nil {
+		g.SetPolicy(p)
+	}
+	return err
+}
+
+// guestPolicy is a guest's policy as the HTTP socket shows it.
+type guestPolicy struct{ guest *guest.Guest }
+
+// Show implements api.Policy.
+func (p guestPolicy) Show() api.PolicyDocument {
+	policy, counts := p.guest.Policy()
+	doc := api.PolicyDocument{Rules: []api.PolicyRule{}, Default: counts.Default, Denied: counts.Denied}
+	if policy == nil { // the guest is gone
+		return doc
+	}
+	for _, r := range policy.Rules() {
+		doc.Rules = append(doc.Rules, api.PolicyRule{Rule: r.Text, Where: r.Where(), Decided: counts.Rules[r.ID]})
+	}
+	return doc
+}
+
+// Replace implements api.Policy.
+func (p guestPolicy) Replace(text string) error {
+	policy, err := egress.Parse(egress.Source{File: "policy", Text: text})
+	if err == nil {
+		p.guest.SetPolicy(policy)
+	}
+	return err
+}

@@ -1,0 +1,39 @@
+package gate
+
+import (
+	"net/netip"
+	"time"
+
+	"epiphyte/internal/egress"
+)
+
+// Answer answers queries under the policy; see dns.Config.Local.
+func (g *Gate) Answer(query []byte, from netip.AddrPort, stream bool) (answer []byte, ok bool) {
+	q := g.questions.Ask(g.policy, query, stream, g.cfg.Shard.Now())
+	if q.Upstream != nil {
+		return nil, false
+	}
+	if q.Name != "" && (!q.Verdict.Allow || q.Verdict.Reason == egress.ByDefault && g.policy.Learn) {
+		g.recordName(q, from)
+	}
+	return q.Answer, true
+}
+
+// Rewrite makes upstream queries afresh; see dns.Config.Rewrite.
+func (g *Gate) Rewrite(query []byte, stream bool) (upstream []byte, finish func([]byte) []byte) {
+	q := g.questions.Ask(g.policy, query, stream, g.cfg.Shard.Now())
+	if q.Upstream == nil {
+		return nil, nil // Answer has answered it
+	}
+	return q.Upstream, func(response []byte) []byte { return q.Finish(response, g.cfg.Shard.Now()) }
+}
+
+// recordName writes down that a name was asked for.
+func (g *Gate) recordName(q egress.Question, from netip.AddrPort) {
+	if g.recorder.Write == nil || q.Verdict.Allow {
+		return
+	}
+	r := egress.NewRecord(egress.Flow{Name: q.Name}, q.Verdict, from)
+	r.Protocol, r.Time = "dns", time.Now()
+	g.write(r)
+}

@@ -1,0 +1,246 @@
+package gate
+
+import (
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/egress"
+	"epiphyte/internal/flow"
+	"epiphyte/internal/policy"
+	"epiphyte/internal/shard"
+)
+
+// Resolver asks nameservers; see dns.Resolver.Ask.
+type Resolver interface {
+	Ask(query []byte, stream bool, reply func(response []byte)) bool
+}
+
+// Config of a Gate. All but Log and IsHost are required.
+type Config struct {
+	Rules  policy.Decider        // what addresses mean
+	IsOwn  func(netip.Addr) bool // whether an address stands for the host, of its plan
+	Policy *egress.Policy
+	IPv6   bool // the guest has it
+	Shard  *shard.Shard
+	Table  *flow.Table
+	// Log takes records; nil: nobody reads them.
+	Log func(egress.Record)
+	// IsHost reports whether an address is the host's own. The default asks the kernel.
+	IsHost func(netip.Addr) bool
+}
+
+// Gate implements policy.Decider. All of it belongs to the shard's thread.
+type Gate struct {
+	cfg       Config
+	policy    *egress.Policy
+	resolver  Resolver // nil: no name leads anywhere
+	names     egress.Names
+	pins      egress.Pins
+	questions egress.Questions
+	hosts     hostAddrs
+	look      lookups
+	talks     talks
+	recorder  egress.Recorder
+	flush     shard.Timer
+	watches   map[*watch]struct{}
+	counts    Counts
+}
+
+// Counts are how often rules have decided, since they are in force.
+type Counts struct {
+	Rules   []uint64 // by egress.Rule.ID
+	Default uint64   // decided by none, and allowed
+	Denied  uint64   // in all
+}
+
+// New makes a gate.
+func New(cfg Config) *Gate {
+	g := &Gate{cfg: cfg, watches: make(map[*watch]struct{})}
+	g.questions = egress.Questions{Names: &g.names, Pins: &g.pins, IPv6: cfg.IPv6}
+	g.hosts.ask = cfg.IsHost
+	if g.hosts.ask == nil {
+		g.hosts.ask = isHost
+	}
+	g.look.g = g
+	g.talks.g = g
+	g.recorder.Write = cfg.Log
+	g.Set(cfg.Policy)
+	return g
+}
+
+// Set replaces the policy. Flows that were allowed go on, unless the new one denies them
+// and says flows kill.
+func (g *Gate) Set(p *egress.Policy) {
+	g.policy = p
+	g.counts = Counts{Rules: make([]uint64, len(p.Rules()))}
+	if !p.KillFlows {
+		return
+	}
+	for w := range g.watches {
+		f := w.flow
+		if v := p.Decide(f); !v.Allow && !p.Learn {
+			w.verdict = v
+			g.cfg.Table.End(w.record)
+		}
+	}
+	g.talks.forgetAll()
+}
+
+// Attach tells by whom real addresses are looked up.
+func (g *Gate) Attach(r Resolver) { g.resolver = r }
+
+// Policy is the one in force.
+func (g *Gate) Policy() *egress.Policy { return g.policy }
+
+// Counts are those of the policy in force.
+func (g *Gate) Counts() Counts {
+	c := g.counts
+	c.Rules = append([]uint64(nil), c.Rules...)
+	return c
+}
+
+// Close ends the timers.
+func (g *Gate) Close() {
+	g.cfg.Shard.Disarm(&g.flush)
+	g.cfg.Shard.Disarm(&g.talks.timer)
+	if g.recorder.Write != nil {
+		g.recorder.Flush()
+	}
+}
+
+// Decide implements policy.Decider.
+func (g *Gate) Decide(q policy.Request) policy.Decision {
+	switch {
+	case q.Origin == flow.FromExposed:
+		return g.cfg.Rules.Decide(q)
+	case q.Origin == flow.FromPublished:
+		return g.decideIn(q)
+	case q.Direction == policy.In:
+		return g.decideReply(q)
+	}
+	if egress.IsSynthetic(q.Dst.Addr()) {
+		return g.decideName(q)
+	}
+	d := g.cfg.Rules.Decide(q)
+	if d.Action != policy.Allow {
+		return d
+	}
+	if q.Proto != unix.IPPROTO_TCP {
+		return g.talks.decide(q, d, nil)
+	}
+	v, f := g.judgeAddr(q)
+	return g.act(q, d, f, v)
+}
+
+// judgeAddr decides about an address that came from no name, by the names that it is
+// pinned for if there are any.
+func (g *Gate) judgeAddr(q policy.Request) (egress.Verdict, egress.Flow) {
+	a := q.Dst.Addr()
+	f := egress.Flow{Proto: protoOf(q.Proto), Addr: a, Port: q.Dst.Port(), Host: g.cfg.IsOwn(a)}
+	if f.Proto == egress.ICMP {
+		f.Port = 0
+	}
+	v := g.policy.Decide(f)
+	// The kernel is asked only where its answer matters: not for each address of a scan.
+	if !f.Host && (v.Allow || g.policy.NamesHost()) && g.hosts.has(a, g.cfg.Shard.Now()) {
+		f.Host = true
+		v = g.policy.Decide(f)
+	}
+	if v.Allow || !g.policy.Pin {
+		return v, f
+	}
+	for _, name := range g.pins.Names(f.Addr, g.cfg.Shard.Now()) {
+		named := f
+		named.Name = name
+		if v := g.policy.Decide(named); v.Allow {
+			return v, named
+		}
+	}
+	return v, f
+}
+
+func protoOf(proto uint8) egress.Proto {
+	switch proto {
+	case unix.IPPROTO_TCP:
+		return egress.TCP
+	case unix.IPPROTO_UDP:
+		return egress.UDP
+	}
+	return egress.ICMP
+}
+
+// act makes a decision of a verdict, and records it where the flow ends with it.
+func (g *Gate) act(q policy.Request, d policy.Decision, f egress.Flow, v egress.Verdict) policy.Decision {
+	g.count(v)
+	if !v.Allow && !g.passes(v) {
+		g.record(f, v, q, egress.Record{})
+		return policy.Decision{Action: policy.Refuse, Errno: unix.EACCES}
+	}
+	if q.Proto == unix.IPPROTO_TCP {
+		d.Watch = &watch{g: g, flow: f, verdict: v, request: q}
+	}
+	return d
+}
+
+// passes reports whether what a verdict denies passes nevertheless, to be recorded.
+// Another resolver would see what is asked, and teach nothing about names.
+func (g *Gate) passes(v egress.Verdict) bool {
+	return g.policy.Learn && v.Reason != egress.OtherDNS && v.Reason != egress.Unresolved
+}
+
+func (g *Gate) count(v egress.Verdict) {
+	switch {
+	case v.Rule != nil && v.Rule.ID < len(g.counts.Rules):
+		g.counts.Rules[v.Rule.ID]++
+	case v.Allow:
+		g.counts.Default++
+	}
+	if !v.Allow {
+		g.counts.Denied++
+	}
+}
+
+// decideIn decides about a client of a published port.
+func (g *Gate) decideIn(q policy.Request) policy.Decision {
+	d := g.cfg.Rules.Decide(q)
+	if d.Action != policy.Allow {
+		return d
+	}
+	f := egress.Flow{Direction: egress.In, Proto: protoOf(q.Proto), Addr: q.Src.Addr().Unmap().WithZone(""), Port: q.Dst.Port()}
+	f.Host = f.Addr.IsLoopback() || g.hosts.has(f.Addr, g.cfg.Shard.Now())
+	v := g.policy.Decide(f)
+	g.count(v)
+	if !v.Allow && !g.passes(v) {
+		g.record(f, v, q, egress.Record{})
+		return policy.Decision{Action: policy.Refuse, Errno: unix.ECONNREFUSED}
+	}
+	if v.Rule != nil || !v.Allow {
+		g.record(f, v, q, egress.Record{})
+	}
+	return d
+}
+
+// record writes down a verdict, and what is known of the flow's end.
+func (g *Gate) record(f egress.Flow, v egress.Verdict, q policy.Request, end egress.Record) {
+	if g.recorder.Write == nil {
+		return
+	}
+	r := egress.NewRecord(f, v, q.Src)
+	r.Time = time.Now()
+	if q.Guest != nil {
+		r.Guest = q.Guest.Name
+	}
+	if !v.Allow && g.passes(v) {
+		r.Verdict = egress.Learned
+	}
+	r.Seen, r.In, r.Out, r.Duration = end.Seen, end.In, end.Out, end.Duration
+	g.write(r)
+}
+
+func (g *Gate) write(r egress.Record) {
+	if due := g.recorder.Add(r, g.cfg.Shard.Now()); due > 0 && !g.cfg.Shard.Armed(&g.flush) {
+		g.cfg.Shard.ArmAt(&g.flush, due, shard.TaskFunc(g.recorder.Flush))
+	}
+}

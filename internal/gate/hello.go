@@ -1,0 +1,99 @@
+package gate
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"epiphyte/internal/egress"
+	"epiphyte/internal/flow"
+	"epiphyte/internal/policy"
+	"epiphyte/internal/sniff"
+)
+
+// watch accompanies one TCP connection that was allowed. It implements policy.Watch.
+type watch struct {
+	g       *Gate
+	flow    egress.Flow
+	verdict egress.Verdict
+	request policy.Request
+	record  *flow.Flow
+	stream  sniff.Stream
+	seen    string
+}
+
+// Flow implements policy.Watch.
+func (w *watch) Flow(f *flow.Flow) {
+	w.record = f
+	f.Ended = w.ended
+	w.g.watches[w] = struct{}{}
+}
+
+func (w *watch) ended(lasted time.Duration) {
+	delete(w.g.watches, w)
+	w.g.record(w.flow, w.verdict, w.request, egress.Record{Seen: w.seen, In: w.record.In, Out: w.record.Out, Duration: lasted.Seconds()})
+}
+
+// Sees implements policy.Watch.
+func (w *watch) Sees(b []byte, last bool) policy.Sight {
+	r := w.stream.Feed(b)
+	if r.State == sniff.More {
+		if !last {
+			return policy.Undecided
+		}
+		r.State = sniff.Malformed
+		const portHTTP = 80
+		if w.stream.Protocol() != "tls" && w.flow.Port != portHTTP || len(b) == 0 && w.stream.Protocol() == "" {
+			r.State = sniff.Other // it only looked like a request
+		}
+	}
+	v, name := w.g.judgeSeen(w.flow, r)
+	w.seen = name
+	if v.Allow {
+		return policy.Passed
+	}
+	w.verdict = v
+	w.g.count(v)
+	if w.g.passes(v) {
+		return policy.Passed
+	}
+	return policy.Forbidden
+}
+
+// judgeSeen decides about what traffic on an allowed flow names. name is that, if it is
+// another than the flow's.
+func (g *Gate) judgeSeen(f egress.Flow, r sniff.Result) (v egress.Verdict, name string) {
+	switch r.State {
+	case sniff.Malformed:
+		return egress.Verdict{Reason: egress.Unreadable}, ""
+	case sniff.Nameless:
+		return egress.Verdict{Allow: !g.policy.RequireSNI, Reason: egress.NoName}, ""
+	case sniff.Other:
+		return egress.Verdict{Allow: true}, ""
+	}
+	name, err := egress.Canonical(r.Name)
+	if a, ok := literal(r.Name); ok {
+		// A server that is asked by its address has no name to be taken for.
+		if f.Name == "" && a == f.Addr {
+			return egress.Verdict{Allow: true}, ""
+		}
+		return egress.Verdict{Reason: egress.OtherName}, r.Name
+	}
+	if err != nil {
+		return egress.Verdict{Reason: egress.Unreadable}, ""
+	}
+	if g.policy.Pin && f.Name != "" && name != f.Name && slices.Contains(g.pins.Names(f.Addr, g.cfg.Shard.Now()), name) {
+		f.Name = name
+	}
+	if v = g.policy.DecideSeen(f, name); name == f.Name {
+		name = ""
+	}
+	return v, name
+}
+
+// literal is the address that a name in the traffic is.
+func literal(name string) (netip.Addr, bool) {
+	a, err := netip.ParseAddr(strings.Trim(name, "[]"))
+	return a.Unmap(), err == nil
+}

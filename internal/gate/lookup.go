@@ -1,0 +1,211 @@
+package gate
+
+import (
+	"net/netip"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/egress"
+	"epiphyte/internal/policy"
+)
+
+const (
+	// minKept and maxKept bound how long an answer is kept; a failure is kept for the
+	// least, so that a guest that tries again and again asks once a second.
+	minKept = time.Second
+	maxKept = 30 * time.Second
+	// keptMost are the names whose answers are kept or awaited.
+	keptMost = 4096
+	// waitMost are the flows that wait for one look-up.
+	waitMost = 256
+	// tries are the addresses of a name that a connection tries.
+	tries = 8
+)
+
+// lookups are the real addresses of names.
+type lookups struct {
+	g     *Gate
+	names map[string]*lookup
+}
+
+// lookup is what is known of a name's addresses, or awaited.
+type lookup struct {
+	addrs   [2][]netip.Addr // of IPv4 and of IPv6
+	until   time.Duration
+	left    int // answers that are awaited
+	ttl     time.Duration
+	waiting []func([]netip.Addr)
+}
+
+// find calls then with the addresses of a name, at once or later; with none where it
+// has none, or nobody said.
+func (x *lookups) find(name string, then func([]netip.Addr)) {
+	now := x.g.cfg.Shard.Now()
+	l := x.names[name]
+	switch {
+	case l != nil && l.left > 0 && len(l.waiting) == waitMost:
+		then(nil)
+		return
+	case l != nil && l.left > 0:
+		l.waiting = append(l.waiting, then)
+		return
+	case l != nil && now < l.until:
+		then(l.all())
+		return
+	}
+	if len(x.names) >= keptMost {
+		x.trim(now)
+	}
+	if len(x.names) >= keptMost || x.g.resolver == nil {
+		then(nil)
+		return
+	}
+	if x.names == nil {
+		x.names = make(map[string]*lookup)
+	}
+	l = &lookup{left: 2, ttl: maxKept, waiting: []func([]netip.Addr){then}}
+	x.names[name] = l
+	for i, t := range []dnsmessage.Type{dnsmessage.TypeA, dnsmessage.TypeAAAA} {
+		x.ask(l, name, i, t, false)
+	}
+}
+
+// trim forgets what is over.
+func (x *lookups) trim(now time.Duration) {
+	for name, l := range x.names {
+		if l.left == 0 && l.until <= now {
+			delete(x.names, name)
+		}
+	}
+}
+
+// ask asks for one kind of address, again by TCP if the answer did not fit.
+func (x *lookups) ask(l *lookup, name string, i int, t dnsmessage.Type, stream bool) {
+	asked := x.g.resolver.Ask(egress.Upstream(name, t), stream, func(response []byte) {
+		r, ok := egress.ReadReply(response, name, t)
+		if ok && r.Truncated && !stream {
+			x.ask(l, name, i, t, true)
+			return
+		}
+		if len(r.Addrs) == 0 {
+			r.TTL = minKept
+		}
+		l.addrs[i] = r.Addrs
+		l.ttl = min(l.ttl, max(r.TTL, minKept))
+		x.answered(l)
+	})
+	if !asked {
+		l.ttl = 0
+		x.answered(l)
+	}
+}
+
+func (x *lookups) answered(l *lookup) {
+	if l.left--; l.left > 0 {
+		return
+	}
+	l.until = x.g.cfg.Shard.Now() + l.ttl
+	waiting := l.waiting
+	l.waiting = nil
+	for _, then := range waiting {
+		then(l.all())
+	}
+}
+
+// all is the addresses of both families in turn, IPv6 first as RFC 8305 has it, if there
+// are any.
+func (l *lookup) all() (list []netip.Addr) {
+	for i := range max(len(l.addrs[0]), len(l.addrs[1])) {
+		for _, addrs := range [...][]netip.Addr{l.addrs[1], l.addrs[0]} {
+			if i < len(addrs) {
+				list = append(list, addrs[i])
+			}
+		}
+	}
+	return list
+}
+
+// decideName decides about a flow to a synthetic address.
+func (g *Gate) decideName(q policy.Request) policy.Decision {
+	b := g.names.Find(q.Dst.Addr())
+	f := egress.Flow{Proto: protoOf(q.Proto), Port: q.Dst.Port()}
+	if f.Proto == egress.ICMP {
+		f.Port = 0
+	}
+	if b == nil {
+		f.Addr = q.Dst.Addr()
+		return g.act(q, policy.Decision{}, f, g.policy.Decide(f))
+	}
+	f.Name = b.Name
+	if v := g.policy.Decide(f); !v.Allow && !g.passes(v) {
+		return g.act(q, policy.Decision{}, f, v)
+	}
+	d := policy.Decision{Action: policy.Allow}
+	if f.Proto != egress.TCP {
+		return g.talks.decide(q, d, b)
+	}
+	return g.resolve(b, func(addrs []netip.Addr) policy.Decision { return g.lead(q, f, addrs) })
+}
+
+// resolve has the addresses of a binding decided about, now or later.
+func (g *Gate) resolve(b *egress.Binding, decide func([]netip.Addr) policy.Decision) policy.Decision {
+	var now policy.Decision
+	var pending *policy.Pending
+	g.names.Hold(b)
+	g.look.find(b.Name, func(addrs []netip.Addr) {
+		g.names.Release(b)
+		if now = decide(addrs); pending != nil {
+			pending.Resolve(now)
+		}
+	})
+	if now.Action != policy.Drop {
+		return now
+	}
+	pending = new(policy.Pending)
+	return policy.Decision{Action: policy.Wait, Pending: pending}
+}
+
+// lead decides about where a name leads: its addresses that may be, in their order.
+func (g *Gate) lead(q policy.Request, f egress.Flow, addrs []netip.Addr) policy.Decision {
+	var d policy.Decision
+	var to egress.Flow
+	var allowed egress.Verdict
+	refused, refusal := f, egress.Verdict{Reason: egress.Unresolved}
+	for _, a := range addrs {
+		f.Addr = a
+		f.Host = g.hosts.has(a, g.cfg.Shard.Now())
+		v := g.policy.Decide(f)
+		// The socket of a port or of an identifier is of one family, the guest's.
+		other := f.Proto != egress.TCP && a.Is4() != q.Dst.Addr().Is4()
+		at := netip.AddrPortFrom(a, f.Port)
+		switch {
+		case other:
+		case !reachable(a), !v.Allow && !g.passes(v):
+			if refusal.Reason == egress.Unresolved {
+				refused, refusal = f, v
+				refusal.Allow = false
+			}
+		case d.Action != policy.Allow:
+			d, to, allowed = policy.Decision{Action: policy.Allow, To: at}, f, v
+		case len(d.Others) < tries-1:
+			d.Others = append(d.Others, at)
+		}
+	}
+	if d.Action == policy.Allow {
+		return g.act(q, d, to, allowed)
+	}
+	g.count(refusal)
+	g.record(refused, refusal, q, egress.Record{})
+	if refusal.Reason == egress.Unresolved {
+		return policy.Decision{Action: policy.Refuse, Errno: unix.EHOSTUNREACH}
+	}
+	return policy.Decision{Action: policy.Refuse, Errno: unix.EACCES}
+}
+
+// reachable reports whether a name's address can be one that a host socket connects to:
+// loopback and the like never are, whatever rules say.
+func reachable(a netip.Addr) bool {
+	return !a.IsLoopback() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLinkLocalUnicast() && !egress.IsSynthetic(a)
+}

@@ -1,0 +1,213 @@
+package gate
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/egress"
+	"epiphyte/internal/flow"
+	"epiphyte/internal/policy"
+	"epiphyte/internal/shard"
+	"epiphyte/internal/sniff"
+)
+
+const (
+	// talksMost are what is remembered at once. Beyond, any gives way, and its next
+	// datagram is decided anew.
+	talksMost = 16 << 10
+	// talkIdle is how long one is remembered without a datagram: as long as the
+	// mapping that its datagrams leave by, and its server, may be.
+	talkIdle = 5 * time.Minute
+	// quicMost are the talks whose hellos are kept, 128 kB each at most. Beyond, the
+	// oldest have to begin anew.
+	quicMost = 128
+)
+
+// talks are what ports of the guest say to addresses by datagrams.
+type talks struct {
+	g      *Gate
+	byDst  map[talkKey]*talk // by where the guest sends
+	byPeer map[talkKey]*talk // by where that is
+	quic   []*talk           // that have hellos, the oldest first
+	timer  shard.Timer
+}
+
+// talkKey is both ends of datagrams; the ports of ICMP are zero.
+type talkKey struct {
+	proto    uint8
+	src, dst netip.AddrPort
+}
+
+// talk is one of them. It implements policy.Watch.
+type talk struct {
+	g       *Gate
+	key     talkKey
+	to      netip.AddrPort
+	binding *egress.Binding // nil: the guest sends to the real address
+	flow    egress.Flow
+	request policy.Request
+	used    time.Duration
+	quic    *sniff.QUIC
+	named   policy.Pending // datagrams that wait until a hello is whole,
+	waits   int            // that of this connection; 0: none
+}
+
+// decide decides about a datagram to an address, which b stands for a name with. d is
+// what is allowed where b is nil.
+func (x *talks) decide(q policy.Request, d policy.Decision, b *egress.Binding) policy.Decision {
+	g := x.g
+	key := talkKey{q.Proto, q.Src, q.Dst}
+	if t := x.byDst[key]; t != nil {
+		t.used = g.cfg.Shard.Now()
+		return t.decision()
+	}
+	f := egress.Flow{Proto: protoOf(q.Proto), Port: q.Dst.Port()}
+	if b == nil {
+		v, f := g.judgeAddr(q)
+		d = g.act(q, d, f, v)
+		return x.begin(key, q, d, f, v, nil)
+	}
+	f.Name = b.Name
+	return g.resolve(b, func(addrs []netip.Addr) policy.Decision {
+		if t := x.byDst[key]; t != nil { // of an earlier datagram that waited
+			return t.decision()
+		}
+		d := g.lead(q, f, addrs)
+		f.Addr = d.To.Addr()
+		return x.begin(key, q, d, f, g.policy.Decide(f), b)
+	})
+}
+
+// begin remembers a talk that was allowed.
+func (x *talks) begin(key talkKey, q policy.Request, d policy.Decision, f egress.Flow, v egress.Verdict, b *egress.Binding) policy.Decision {
+	if d.Action != policy.Allow {
+		return d
+	}
+	g := x.g
+	if x.byDst == nil {
+		x.byDst, x.byPeer = make(map[talkKey]*talk), make(map[talkKey]*talk)
+	}
+	if len(x.byDst) >= talksMost {
+		for _, t := range x.byDst {
+			x.forget(t)
+			break
+		}
+	}
+	t := &talk{g: g, key: key, to: d.To, binding: b, flow: f, request: q, used: g.cfg.Shard.Now()}
+	x.byDst[key] = t
+	x.byPeer[t.peer()] = t
+	if b != nil {
+		g.names.Hold(b)
+	}
+	g.record(f, v, q, egress.Record{})
+	if !g.cfg.Shard.Armed(&x.timer) {
+		g.cfg.Shard.Arm(&x.timer, talkIdle, x)
+	}
+	return t.decision()
+}
+
+func (t *talk) peer() talkKey { return talkKey{t.key.proto, t.key.src, t.to} }
+
+// decision is where the talk's datagrams go.
+func (t *talk) decision() policy.Decision {
+	d := policy.Decision{Action: policy.Allow, To: t.to}
+	if t.key.proto == unix.IPPROTO_UDP {
+		d.Watch, d.Pending = t, &t.named
+	}
+	return d
+}
+
+func (x *talks) forget(t *talk) {
+	delete(x.byDst, t.key)
+	if x.byPeer[t.peer()] == t {
+		delete(x.byPeer, t.peer())
+	}
+	if t.binding != nil {
+		x.g.names.Release(t.binding)
+	}
+	if t.quic != nil {
+		x.quic = slices.DeleteFunc(x.quic, func(o *talk) bool { return o == t })
+	}
+	t.named.Resolve(policy.Decision{})
+}
+
+func (x *talks) forgetAll() {
+	for _, t := range x.byDst {
+		x.forget(t)
+	}
+}
+
+// Run implements shard.Task for the timer: it forgets talks that are over.
+func (x *talks) Run() {
+	now := x.g.cfg.Shard.Now()
+	for _, t := range x.byDst {
+		if now-t.used >= talkIdle {
+			x.forget(t)
+		}
+	}
+	if len(x.byDst) > 0 {
+		x.g.cfg.Shard.Arm(&x.timer, talkIdle/4, x)
+	}
+}
+
+// decideReply says as whom the guest sees the sender of a datagram: only one that it has
+// sent to is seen at all.
+func (g *Gate) decideReply(q policy.Request) policy.Decision {
+	src := netip.AddrPortFrom(q.Src.Addr().Unmap().WithZone(""), q.Src.Port())
+	t := g.talks.byPeer[talkKey{q.Proto, q.Dst, src}]
+	switch {
+	case t == nil:
+		return policy.Decision{}
+	case t.binding == nil && t.key.dst == t.to:
+		return g.cfg.Rules.Decide(q)
+	}
+	return policy.Decision{Action: policy.Allow, From: t.key.dst, To: q.Dst}
+}
+
+// Flow implements policy.Watch; a mapping has many talks.
+func (t *talk) Flow(*flow.Flow) {}
+
+// Sees implements policy.Watch for a datagram: what begins a QUIC connection waits until
+// it has named its server.
+func (t *talk) Sees(b []byte, _ bool) policy.Sight {
+	if len(b) == 0 || b[0]&0x80 == 0 {
+		return policy.Passed // no long header
+	}
+	const portHTTPS = 443
+	if t.quic == nil {
+		x := &t.g.talks
+		if len(x.quic) == quicMost {
+			x.quic[0].quic = nil
+			x.quic = append(x.quic[:0], x.quic[1:]...)
+		}
+		t.quic = &sniff.QUIC{Strict: t.flow.Port == portHTTPS}
+		x.quic = append(x.quic, t)
+	}
+	d := t.quic.Feed(b)
+	if d.State == sniff.More {
+		if t.waits != d.Connection {
+			t.named.Resolve(policy.Decision{}) // of one connection at a time
+			t.waits = d.Connection
+		}
+		return policy.Undecided
+	}
+	whole := t.waits != 0 && t.waits == d.Connection
+	v, name := t.g.judgeSeen(t.flow, d.Result)
+	if !v.Allow {
+		t.g.count(v)
+		t.g.record(t.flow, v, t.request, egress.Record{Seen: name})
+	}
+	if v.Allow || t.g.passes(v) {
+		if whole {
+			t.waits = 0
+			t.named.Resolve(policy.Decision{Action: policy.Allow, To: t.to})
+		}
+		return policy.Passed
+	}
+	t.waits = 0
+	t.named.Resolve(policy.Decision{})
+	return policy.Forbidden
+}
