@@ -117,11 +117,16 @@ func (c *client) takeSocket(fd int) (kept bool) {
 		c.directImpossible()
 		return false
 	}
-	d.Bound = !c.inside && d.sockets.Transparent(familyOf(c.to.Addr()))
-	if d.Bound {
-		var sa sockio.Addr
-		sa.Set(d.from)
-		if errno := sockio.Bind(fd, &sa); errno != 0 {
+	if d.Bound = d.sockets.Transparent(familyOf(d.to.Addr())); d.Bound {
+		var errno unix.Errno
+		if d.Bound = !c.inside; d.Bound {
+			var sa sockio.Addr
+			sa.Set(d.from)
+			errno = sockio.Bind(fd, &sa)
+		} else {
+			errno = makeOrdinary(fd)
+		}
+		if errno != 0 {
 			unix.Close(fd)
 			c.directDone(errno)
 			return true
@@ -139,6 +144,19 @@ func (c *client) takeSocket(fd int) (kept bool) {
 	}
 	d.Start(fd, d.to, c.directPatience())
 	return true
+}
+
+// makeOrdinary takes from a transparent socket what leads answers to foreign addresses
+// back to it. What is sent to an address of the guest's own arrives by the interface that
+// has it, not by lo; and the guest's own address translation is to see it as any other.
+// It takes CAP_NET_RAW in the guest's user namespace, as its owner has.
+func makeOrdinary(fd int) unix.Errno {
+	for _, option := range [...]int{unix.SO_BINDTOIFINDEX, unix.SO_MARK} {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, 0); err != nil {
+			return err.(unix.Errno)
+		}
+	}
+	return 0
 }
 
 // hasSent reports whether the client has sent something, and notes it for the

@@ -50,6 +50,10 @@
 // Change adds and removes rules together, all or none: what comes is bound before what
 // goes is closed, and takes over the socket of a rule that goes and has the same place.
 //
+// Rules with Auto (auto.go) hold the ports whose servers are there. A goroutine looks for
+// these each second, while there is such a rule, and opens and closes ports for what it
+// finds. Ports that we hold ourselves are no servers: they would lead back.
+//
 // Invariants: clients that wait in a listener's queue are never lost to a full
 // table, only delayed; every accepted socket belongs to one client, or to the
 // relay, and is closed with it; exposed ports, which the guest uses, have a limit of
@@ -58,7 +62,7 @@
 // Life of a rule: Add or Change, then serving, then Remove, Change or Close, which close
 // the listeners; connections that were carried in live on.
 //
-// Timers: for each client that waits, dialTimeout, or directPatience on the direct
+// Timers: autoInterval, while there is a rule with Auto; for each client that waits, dialTimeout, or directPatience on the direct
 // path; acceptPause when the process is out of descriptors. Sessions expire in the
 // table, after sessionIdle.
 //

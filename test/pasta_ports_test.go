@@ -1,0 +1,253 @@
+package test
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/test/harness"
+)
+
+// pastaWith starts our program by pasta's name, in the foreground, for a guest that it
+// configures, and waits until it says that all of it works.
+func pastaWith(t testing.TB, g *harness.Guest, flags ...string) *harness.Helper {
+	t.Helper()
+	ours(t, "pasta's place")
+	dir := t.TempDir()
+	link, pid := filepath.Join(dir, "pasta"), filepath.Join(dir, "pid")
+	if err := os.Symlink(must(filepath.Abs(env.Binary))(t), link); err != nil {
+		t.Fatal(err)
+	}
+	args := append([]string{"-f", "--config-net", "-I", tapName, "--pid", pid}, flags...)
+	h, err := env.Start(timeout(t, deadline), harness.HelperConfig{
+		Args: append(args, fmt.Sprint(g.PID)), Wrap: []string{"sh", "-c", `shift; exec "$0" "$@"`, link}, NoWait: true, Plain: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		h.Kill()
+		if t.Failed() {
+			t.Logf("pasta %q said:\n%s", flags, h.Stderr)
+		}
+	})
+	eventually(t, deadline, func() error {
+		_, err := os.Stat(pid)
+		return err
+	})
+	return h
+}
+
+// pastaWorld makes a guest as well.
+func pastaWorld(t testing.TB, flags ...string) *world {
+	t.Helper()
+	g := newGuest(t)
+	w := &world{Guest: g, helper: pastaWith(t, g, flags...)}
+	w.waitAddress(t, unix.AF_INET)
+	w.waitAddress(t, unix.AF_INET6)
+	return w
+}
+
+// tellBoth says who the client is, and whom it asked.
+func tellBoth(c *net.TCPConn) {
+	from, to := c.RemoteAddr().(*net.TCPAddr), c.LocalAddr().(*net.TCPAddr)
+	fmt.Fprintf(c, "%v %v", from.IP, to.IP)
+}
+
+// TestPastaPublished: one option takes clients of both families; to the guest's server
+// those of the host's loopback are the guest itself, at its address, and a server that
+// listens on the guest's loopback alone is not reached.
+func TestPastaPublished(t *testing.T) {
+	w := pastaWorld(t, "-t", "8080-8081:80-81", "-u", "8080:53", "-T", "none", "-U", "none")
+	eachFamily(t, func(t *testing.T, f family) {
+		own := w.waitAddress(t, f.af).String()
+		serveTCP(t, w.NetNS, "tcp"+f.v, net.JoinHostPort(f.anyHostAddr(), "80"), tellBoth)
+		serveTCP(t, w.NetNS, "tcp"+f.v, net.JoinHostPort(f.loop, "81"), tellBoth)
+		servePacket(t, w.NetNS, "udp"+f.v, net.JoinHostPort(f.anyHostAddr(), "53"), echoPacket)
+		c := client(t, env.Host, "tcp"+f.v, net.JoinHostPort(f.loop, "8080"))
+		if got, err := io.ReadAll(c); err != nil || string(got) != own+" "+own {
+			t.Errorf("from loopback the server sees %q (%v), want %s twice", got, err, own)
+		}
+		if err := refusal(t, env.Host, "tcp"+f.v, net.JoinHostPort(f.loop, "8081")); !isErrno(err, unix.ECONNRESET) {
+			t.Errorf("a server on the guest's loopback: %v", err)
+		}
+		c = origin{ns: env.Net.Net}.dial(t, f, "tcp"+f.v, net.JoinHostPort(f.host(), "8080"))
+		if got, err := io.ReadAll(c); err != nil || !strings.HasSuffix(string(got), " "+own) || strings.HasPrefix(string(got), own) {
+			t.Errorf("from another machine the server sees %q, %v", got, err)
+		}
+		if err := says(client(t, env.Host, "udp"+f.v, net.JoinHostPort(f.loop, "8080")), "hello"); err != nil {
+			t.Errorf("UDP: %v", err)
+		}
+	})
+}
+
+// anyHostAddr is the unspecified address.
+func (f family) anyHostAddr() string {
+	if f.af == unix.AF_INET6 {
+		return "::"
+	}
+	return "0.0.0.0"
+}
+
+// TestPastaLoopbackToLoopback: where it is asked for, clients of the host's loopback reach
+// servers on the guest's.
+func TestPastaLoopbackToLoopback(t *testing.T) {
+	w := pastaWorld(t, "--host-lo-to-ns-lo", "-t", "8080:80", "-u", "none", "-T", "none", "-U", "none")
+	eachFamily(t, func(t *testing.T, f family) {
+		serveTCP(t, w.NetNS, "tcp"+f.v, net.JoinHostPort(f.loop, "80"), tellBoth)
+		c := client(t, env.Host, "tcp"+f.v, net.JoinHostPort(f.loop, "8080"))
+		if got, err := io.ReadAll(c); err != nil || string(got) != f.loop+" "+f.loop {
+			t.Errorf("the server sees %q, %v", got, err)
+		}
+	})
+}
+
+// TestPastaExposed: the host's loopback is reached by ports of the guest's, TCP and UDP,
+// mapped too, and what is not named is not.
+func TestPastaExposed(t *testing.T) {
+	eachFamily(t, func(t *testing.T, f family) {
+		tcp := must(strconv.Atoi(hostService(t, f, tellWho)))(t)
+		udp := port(servePacket(t, env.Host, "udp"+f.v, net.JoinHostPort(f.loop, "0"), echoPacket).LocalAddr())
+		w := pastaWorld(t, "-t", "none", "-u", "none", "-T", fmt.Sprintf("80-81:%d-%d", tcp-1, tcp), "-U", "53:"+udp)
+		c := w.dial(t, "tcp"+f.v, net.JoinHostPort(f.loop, "81"))
+		if who, err := io.ReadAll(c); err != nil || string(who) != f.loop {
+			t.Errorf("the server sees %q, %v", who, err)
+		}
+		for i := range 3 {
+			if err := says(w.dial(t, "udp"+f.v, net.JoinHostPort(f.loop, "53")), fmt.Sprint("hello ", i)); err != nil {
+				t.Errorf("UDP: %v", err)
+			}
+		}
+		if err := refusal(t, w.NetNS, "tcp"+f.v, net.JoinHostPort(f.loop, "82")); !isErrno(err, unix.ECONNREFUSED) {
+			t.Errorf("a port that is not exposed: %v", err)
+		}
+	})
+}
+
+// TestPastaAuto: by default ports follow servers in both directions, soon after these come
+// and go; those of one direction do not lead back by the other.
+func TestPastaAuto(t *testing.T) {
+	w := pastaWorld(t)
+	eachFamily(t, func(t *testing.T, f family) {
+		begin := time.Now()
+		l := must(w.Listen("tcp"+f.v, net.JoinHostPort(f.anyHostAddr(), "8090")))(t)
+		defer l.Close()
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				tellBoth(c.(*net.TCPConn))
+				c.Close()
+			}
+		}()
+		servePacket(t, w.NetNS, "udp"+f.v, net.JoinHostPort(f.anyHostAddr(), "8090"), echoPacket)
+		hostServer := hostService(t, f, tellWho) // of a port that the kernel has chosen
+		named := must(env.Host.Listen("tcp"+f.v, net.JoinHostPort(f.loop, "8091")))(t)
+		defer named.Close()
+		go func() {
+			for {
+				c, err := named.Accept()
+				if err != nil {
+					return
+				}
+				tellWho(c.(*net.TCPConn))
+				c.Close()
+			}
+		}()
+		eventually(t, deadline, func() error {
+			c, err := env.Host.Dial(timeout(t, deadline), "tcp"+f.v, net.JoinHostPort(f.loop, "8090"))
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			got, err := io.ReadAll(c)
+			if err == nil && len(got) == 0 {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		})
+		eventually(t, deadline, func() error {
+			c, err := w.Dial(timeout(t, deadline), "tcp"+f.v, net.JoinHostPort(f.loop, "8091"))
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			_, err = io.ReadAll(c)
+			return err
+		})
+		t.Logf("followed within %v", time.Since(begin))
+		eventually(t, deadline, func() error {
+			return says(client(t, env.Host, "udp"+f.v, net.JoinHostPort(f.loop, "8090")), "hello")
+		})
+		if err := refusal(t, w.NetNS, "tcp"+f.v, net.JoinHostPort(f.loop, hostServer)); !isErrno(err, unix.ECONNREFUSED) {
+			t.Errorf("a port that the kernel gives to clients is exposed: %v", err)
+		}
+		l.Close()
+		named.Close()
+		for ns, at := range map[*harness.NetNS]string{env.Host: "8090", w.NetNS: "8091"} {
+			eventually(t, deadline, func() error {
+				if err := refusal(t, ns, "tcp"+f.v, net.JoinHostPort(f.loop, at)); !isErrno(err, unix.ECONNREFUSED) {
+					return fmt.Errorf("port %s after its server has gone: %v", at, err)
+				}
+				return nil
+			})
+		}
+	})
+}
+
+// TestPastaBusyPort: a port that is named and cannot be had ends the start, with what and
+// why; of all ports those are left out that cannot be had.
+func TestPastaBusyPort(t *testing.T) {
+	l := must(env.Host.Listen("tcp4", "0.0.0.0:8095"))(t)
+	defer l.Close()
+	g := newGuest(t)
+	ours(t, "pasta's place")
+	dir := t.TempDir()
+	link := filepath.Join(dir, "pasta")
+	if err := os.Symlink(must(filepath.Abs(env.Binary))(t), link); err != nil {
+		t.Fatal(err)
+	}
+	h, err := env.Start(timeout(t, deadline), harness.HelperConfig{
+		Args: []string{"--config-net", "-t", "8095", "-u", "none", "-T", "none", "-U", "none", fmt.Sprint(g.PID)},
+		Wrap: []string{"sh", "-c", `shift; exec "$0" "$@"`, link}, NoWait: true, Plain: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Kill()
+	if code, _, err := h.Exit(timeout(t, deadline)); err != nil || code != 1 {
+		t.Errorf("it has ended with %d, %v", code, err)
+	}
+	if said := strings.TrimSpace(h.Stderr.String()); strings.Contains(said, "\n") || !strings.Contains(said, "listen on tcp [::]:8095: address already in use") {
+		t.Errorf("it said %q", said)
+	}
+	pastaWorld(t, "-t", "8090-8099,~8095", "-u", "none", "-T", "none", "-U", "none")
+}
+
+// TestPastaRange: thousands of ports are there at the start.
+func TestPastaRange(t *testing.T) {
+	for _, n := range []int{1000, 15000} {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
+			g := newGuest(t)
+			begin := time.Now()
+			h := pastaWith(t, g, "-t", fmt.Sprintf("10000-%d", 10000+n-1), "-u", "none", "-T", "none", "-U", "none")
+			t.Logf("%d ports: %v, %v", n, time.Since(begin), must(h.Usage())(t))
+			if took := time.Since(begin); took > 5*time.Second {
+				t.Errorf("took %v", took)
+			}
+			if err := refusal(t, env.Host, "tcp4", fmt.Sprintf("127.0.0.1:%d", 10000+n-1)); !isErrno(err, unix.ECONNRESET) {
+				t.Errorf("the last port: %v", err)
+			}
+		})
+	}
+}
