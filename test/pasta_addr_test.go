@@ -1,0 +1,292 @@
+package test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A host's second address and network, which it moves to.
+const (
+	movedIPv4, movedIPv6     = "203.0.113.99", "2001:db8:5::99"
+	elsewhereIPv4, elseIPv6  = "198.51.100.7", "2001:db8:77::7"
+	firstServer, nextServer  = "192.0.2.31", "192.0.2.32" // what nameservers answer with
+	firstResolver, nextOther = farIPv4, farIPv6
+)
+
+// route adds a host's default routes by the far end.
+func (u *uplink) route() error {
+	if err := u.far.Do(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		for _, cidr := range []string{elsewhereIPv4 + "/32", elseIPv6 + "/128"} {
+			a, err := netlink.ParseAddr(cidr)
+			if err != nil {
+				return err
+			}
+			if err := netlink.AddrReplace(lo, a); err != nil {
+				return err
+			}
+		}
+		return netlink.LinkSetUp(lo)
+	}); err != nil {
+		return err
+	}
+	return u.link(func(l netlink.Link) error {
+		return errors.Join(
+			netlink.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.ParseIP(farIPv4)}),
+			netlink.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.ParseIP(farIPv6)}))
+	})
+}
+
+// move gives the host other addresses in place of its own.
+func (u *uplink) move() error {
+	return u.host.Do(func() error {
+		return errors.Join(
+			withAddresses(netlink.AddrDel, uplinkIPv4+"/24", uplinkIPv6+"/64"),
+			withAddresses(netlink.AddrReplace, movedIPv4+"/24", movedIPv6+"/64"))
+	})
+}
+
+// perFamily is one thing of both families.
+type perFamily struct{ v4, v6 string }
+
+func (p perFamily) of(f family) string {
+	if f.af == unix.AF_INET6 {
+		return p.v6
+	}
+	return p.v4
+}
+
+// peerOf is the address by which a server that tells it sees who connects from the guest.
+func (w *world) peerOf(t testing.TB, f family, addr string) (string, error) {
+	c, err := w.Dial(timeout(t, deadline), "tcp"+f.v, addr)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	b := make([]byte, 100)
+	n, err := c.Read(b)
+	return string(b[:n]), err
+}
+
+func tellPeer(c *net.TCPConn) { fmt.Fprint(c, netip.MustParseAddrPort(c.RemoteAddr().String()).Addr()) }
+
+// TestPastaAddrFollowsTheHost: the guest has the host's addresses, and neighbours in its
+// subnet are outside; what stands for the host's address leads to the one that it has at
+// the moment, and its way out and its nameservers are those of the moment, too.
+func TestPastaAddrFollowsTheHost(t *testing.T) {
+	ours(t, "copied addresses")
+	t.Parallel()
+	u := newUplink(t)
+	conf := filepath.Join(t.TempDir(), "resolv.conf")
+	writeConf(t, conf, firstResolver)
+	serveDNS(t, u.far, firstResolver, named(firstServer))
+	serveDNS(t, u.far, nextOther, named(nextServer))
+	w := copiedWorld(t, u.host, conf)
+	mapped := perFamily{mapped4, mapped6}
+	here, far, moved, elsewhere := perFamily{uplinkIPv4, uplinkIPv6}, perFamily{farIPv4, farIPv6}, perFamily{movedIPv4, movedIPv6}, perFamily{elsewhereIPv4, elseIPv6}
+	ports := map[string]string{} // by family, of what the host and the far end serve
+
+	servers := t // outlive the first look
+	eachFamily(t, func(t *testing.T, f family) {
+		if got := w.waitAddress(t, f.af); got.String() != here.of(f) {
+			t.Errorf("the guest has %v, want the host's %s", got, here.of(f))
+		}
+		everywhere := serveTCP(servers, u.host, "tcp"+f.v, f.anyHost()+":0", tellPeer)
+		ports["host"+f.v] = port(everywhere)
+		if err := u.host.Do(loopbackUp); err != nil {
+			t.Fatal(err)
+		}
+		hidden := serveTCP(t, u.host, "tcp"+f.v, net.JoinHostPort(f.loop, "0"), tellPeer)
+		if peer, err := w.peerOf(t, f, hostPort(mapped.of(f), everywhere)); err != nil || peer != here.of(f) {
+			t.Errorf("what stands for the host's address: peer %q, %v, want %s", peer, err, here.of(f))
+		}
+		if peer, err := w.peerOf(t, f, hostPort(mapped.of(f), hidden)); !isErrno(err, unix.ECONNREFUSED) {
+			t.Errorf("a service of the host's loopback: peer %q, %v, want a refusal", peer, err)
+		}
+		neighbour := serveTCP(servers, u.far, "tcp"+f.v, f.anyHost()+":0", tellPeer)
+		ports["far"+f.v] = port(neighbour)
+		if peer, err := w.peerOf(t, f, hostPort(far.of(f), neighbour)); err != nil || peer != here.of(f) {
+			t.Errorf("a neighbour in the subnet: peer %q, %v, want %s", peer, err, here.of(f))
+		}
+		if _, err := w.peerOf(t, f, hostPort(elsewhere.of(f), neighbour)); !isErrno(err, unix.ENETUNREACH) {
+			t.Errorf("beyond the subnet, without a way out: %v", err)
+		}
+		datagrams := servePacket(servers, u.host, "udp"+f.v, f.anyHost()+":0", echoPacket)
+		if err := says(w.dial(t, "udp"+f.v, net.JoinHostPort(mapped.of(f), port(datagrams.LocalAddr()))), "by datagram"); err != nil {
+			t.Errorf("a datagram to what stands for the host's address: %v", err)
+		}
+		ports["udp"+f.v] = port(datagrams.LocalAddr())
+	})
+	ask := func(when, want string) {
+		t.Helper()
+		for _, network := range []string{"udp", "tcp"} {
+			if _, got, err := w.lookup(t, network, forwarder4, "example.org.", deadline); err != nil || got != want {
+				t.Errorf("%s, over %s: %q, %v, want %s", when, network, got, err, want)
+			}
+		}
+	}
+	ask("the first nameserver", firstServer)
+	writeConf(t, conf, nextOther)
+	ask("resolv.conf replaced", nextServer)
+
+	if err := u.move(); err != nil {
+		t.Fatal(err)
+	}
+	eachFamily(t, func(t *testing.T, f family) {
+		eventually(t, deadline, func() error {
+			peer, err := w.peerOf(t, f, net.JoinHostPort(mapped.of(f), ports["host"+f.v]))
+			if err == nil && peer != moved.of(f) {
+				err = fmt.Errorf("peer %s", peer)
+			}
+			return err
+		})
+		if peer, err := w.peerOf(t, f, net.JoinHostPort(far.of(f), ports["far"+f.v])); err != nil || peer != moved.of(f) {
+			t.Errorf("a neighbour, after the host has moved: peer %q, %v, want %s", peer, err, moved.of(f))
+		}
+		for _, to := range []string{mapped.of(f), moved.of(f)} { // each answers by its own name
+			if err := says(w.dial(t, "udp"+f.v, net.JoinHostPort(to, ports["udp"+f.v])), "by datagram"); err != nil {
+				t.Errorf("a datagram to the host at %s: %v", to, err)
+			}
+		}
+	})
+	if err := u.route(); err != nil {
+		t.Fatal(err)
+	}
+	eachFamily(t, func(t *testing.T, f family) {
+		if peer, err := w.peerOf(t, f, net.JoinHostPort(elsewhere.of(f), ports["far"+f.v])); err != nil || peer != moved.of(f) {
+			t.Errorf("a default route that came later: peer %q, %v", peer, err)
+		}
+	})
+	// The first query may leave by a socket that is a moment old, from an address that is
+	// no more; a stub asks again.
+	eventually(t, deadline, func() error {
+		_, got, err := w.lookup(t, "udp", forwarder4, "example.org.", deadline)
+		if err == nil && got != nextServer {
+			err = fmt.Errorf("answer %q", got)
+		}
+		return err
+	})
+	ask("all moved", nextServer)
+}
+
+// loopbackUp brings up the loopback interface of the calling thread's namespace.
+func loopbackUp() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(lo)
+}
+
+// TestPastaAddrLater: on a host without any network the guest has addresses of its own,
+// and reaches what the host can reach once it has one.
+func TestPastaAddrLater(t *testing.T) {
+	ours(t, "copied addresses")
+	t.Parallel()
+	u := &uplink{host: must(env.NewNS())(t), far: must(env.NewNS())(t)}
+	t.Cleanup(func() { u.host.Close(); u.far.Close() })
+	conf := filepath.Join(t.TempDir(), "resolv.conf")
+	writeConf(t, conf, farIPv4)
+	w := copiedWorld(t, u.host, conf)
+	if got := w.waitAddress(t, unix.AF_INET); got != netip.MustParseAddr("169.254.2.1") {
+		t.Errorf("the guest has %v, want 169.254.2.1", got)
+	}
+	if err := u.make(); err != nil {
+		t.Fatal(err)
+	}
+	eachFamily(t, func(t *testing.T, f family) {
+		addr := serveTCP(t, u.far, "tcp"+f.v, f.anyHost()+":0", echoTCP)
+		to := hostPort(perFamily{farIPv4, farIPv6}.of(f), addr)
+		eventually(t, deadline, func() error { // the guest's link-local address is examined for a second
+			c, err := w.Dial(timeout(t, time.Second), "tcp"+f.v, to)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			return says(c, "later")
+		})
+	})
+}
+
+// TestPastaAddrDatagramsOfAnySize pass, in fragments where the guest's MTU is small.
+func TestPastaAddrDatagramsOfAnySize(t *testing.T) {
+	ours(t, "copied addresses")
+	t.Parallel()
+	u := newUplink(t)
+	conf := filepath.Join(t.TempDir(), "resolv.conf")
+	writeConf(t, conf, farIPv4)
+	w := copiedWorld(t, u.host, conf)
+	for _, mtu := range []int{65520, 1500} {
+		if err := w.Do(func() error {
+			l, err := netlink.LinkByName(tapName)
+			if err != nil {
+				return err
+			}
+			return netlink.LinkSetMTU(l, mtu)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		eachFamily(t, func(t *testing.T, f family) {
+			server := servePacket(t, u.far, "udp"+f.v, f.anyHost()+":0", echoPacket)
+			c := w.dial(t, "udp"+f.v, net.JoinHostPort(perFamily{farIPv4, farIPv6}.of(f), port(server.LocalAddr())))
+			for _, size := range []int{1, 1472, 1473, 9000, 60000} {
+				sent, got := random(1, size), make([]byte, 65536)
+				if _, err := c.Write(sent); err != nil {
+					t.Fatal(err)
+				}
+				if n, err := c.Read(got); err != nil || !bytes.Equal(got[:n], sent) {
+					t.Fatalf("MTU %d: of %d bytes %d came back: %v", mtu, size, n, err)
+				}
+			}
+		})
+	}
+}
+
+// TestPastaAddrClientsAreSeen by their own addresses, but for the host's own, which are
+// the guest's, too.
+func TestPastaAddrClientsAreSeen(t *testing.T) {
+	ours(t, "copied addresses")
+	t.Parallel()
+	u := newUplink(t)
+	if err := u.host.Do(loopbackUp); err != nil {
+		t.Fatal(err)
+	}
+	conf := filepath.Join(t.TempDir(), "resolv.conf")
+	writeConf(t, conf, farIPv4)
+	w := copiedWorld(t, u.host, conf)
+	serveTCP(t, w.NetNS, "tcp4", fmt.Sprintf("0.0.0.0:%d", publishedCopied), tellPeer)
+	for _, c := range []struct {
+		name string
+		from *uplink
+		far  bool
+		to   string
+		want string
+	}{
+		{"another machine", u, true, uplinkIPv4, farIPv4},
+		{"the host by its address", u, false, uplinkIPv4, mapped4},
+		{"the host by loopback", u, false, "127.0.0.1", "169.254.2.2"}, // the router, as nothing stands for loopback
+	} {
+		ns := u.host
+		if c.far {
+			ns = u.far
+		}
+		conn := client(t, ns, "tcp4", fmt.Sprintf("%s:%d", c.to, publishedCopied))
+		b := make([]byte, 100)
+		n, err := conn.Read(b)
+		if err != nil || string(b[:n]) != c.want {
+			t.Errorf("%s is seen as %q, %v, want %s", c.name, b[:n], err, c.want)
+		}
+	}
+}
