@@ -171,17 +171,17 @@ func TestDecideFollowsTheHost(t *testing.T) {
 		r.HostAddr = hostAddrs(tt.v4, tt.v6)
 		r.NameServer = func() netip.Addr { a, _ := netip.ParseAddr(tt.server); return a }
 		for dst, want := range map[string]Decision{"169.254.1.2:80": tt.want, "[fc00::2]:80": tt.want6, "169.254.1.1:853": tt.wantDoT} {
-			if got := r.Decide(out(unix.IPPROTO_TCP, netip.MustParseAddrPort(dst))); got != want {
-				t.Errorf("%+v: TCP to %s: %+v, want %+v", tt, dst, got, want)
+			if diff := cmp.Diff(want, r.Decide(out(unix.IPPROTO_TCP, netip.MustParseAddrPort(dst))), compareAddrs()); diff != "" {
+				t.Errorf("%+v: TCP to %s: (-want +got)\n%s", tt, dst, diff)
 			}
 		}
-		if got := r.Decide(out(unix.IPPROTO_UDP, netip.MustParseAddrPort("169.254.1.1:853"))); got != tt.wantDoQ {
-			t.Errorf("%+v: UDP to port 853: %+v, want %+v", tt, got, tt.wantDoQ)
+		if diff := cmp.Diff(tt.wantDoQ, r.Decide(out(unix.IPPROTO_UDP, netip.MustParseAddrPort("169.254.1.1:853"))), compareAddrs()); diff != "" {
+			t.Errorf("%+v: UDP to port 853: (-want +got)\n%s", tt, diff)
 		}
 	}
 	r.HostAddr, r.NameServer = nil, nil
 	for _, dst := range []string{"169.254.1.2:80", "[fc00::2]:80", "169.254.1.1:853"} {
-		if got := r.Decide(out(unix.IPPROTO_TCP, netip.MustParseAddrPort(dst))); got != refuse(unix.ENETUNREACH) {
+		if got := r.Decide(out(unix.IPPROTO_TCP, netip.MustParseAddrPort(dst))); got.Action != Refuse || got.Errno != unix.ENETUNREACH {
 			t.Errorf("nobody knows the host: %s: %+v", dst, got)
 		}
 	}
