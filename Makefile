@@ -9,7 +9,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # As typed, not expanded: CMD='echo $HOME' is the shell's to read.
 export RUN_CMD := $(value CMD)
 
-.PHONY: build test lint fuzz race bench soak interop run install install-rootlessport
+.PHONY: build test lint fuzz race bench soak interop run install install-pasta install-rootlessport
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/epiphyte ./cmd/epiphyte
@@ -71,6 +71,13 @@ install:
 	install -d $(DESTDIR)$(PREFIX)/libexec/netavark $(DESTDIR)$(PREFIX)/lib/systemd/user
 	ln -sfn ../../bin/epiphyte $(DESTDIR)$(PREFIX)/libexec/netavark/epiphyte
 	sed 's,@PREFIX@,$(PREFIX),' docs/epiphyte-network@.service >$(DESTDIR)$(PREFIX)/lib/systemd/user/epiphyte-network@.service
+
+# The links by which podman, buildah and RootlessKit take the program for pasta: podman looks
+# there before it looks at the distribution's own files, which stay as they are.
+install-pasta: install
+	install -d $(DESTDIR)$(PREFIX)/libexec/podman
+	ln -sfn ../../bin/epiphyte $(DESTDIR)$(PREFIX)/libexec/podman/pasta
+	ln -sfn ../../bin/epiphyte $(DESTDIR)$(PREFIX)/libexec/podman/pesto
 
 # Has rootless podman publish the ports of our networks' members by the network itself,
 # so that they see their clients' addresses. It takes precedence over podman's own
