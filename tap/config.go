@@ -64,8 +64,11 @@ type Network struct {
 	// are gone. What is sent from Address and Address6 goes by our
 	// gateways all the same, as the replies to clients that have come by this interface.
 	Shared bool
-	MTU    int              // bytes, 68 to 65521 (the kernel decides); 0: left as it is
-	MAC    net.HardwareAddr // 6 bytes, unicast; nil: the kernel's choice
+	// LinkDown leaves the device down, and sets nothing but its MTU and MAC: the guest is to
+	// ask for the rest by DHCP or router solicitations.
+	LinkDown bool
+	MTU      int              // bytes, 68 to 65521 (the kernel decides); 0: left as it is
+	MAC      net.HardwareAddr // 6 bytes, unicast; nil: the kernel's choice
 }
 
 // Config describes the device wanted.

@@ -93,6 +93,9 @@ func (c *rtnetlinkConn) configureLink(index int, name string, want Network) erro
 			return fail("cannot set MAC address", err, hint)
 		}
 	}
+	if want.LinkDown {
+		return nil
+	}
 	if want.Address.IsValid() {
 		if err := c.addAddresses(index, append([]netip.Prefix{want.Address}, want.More...), false); err != nil {
 			return err

@@ -22,7 +22,7 @@ func (o *Options) startAgent(ctx context.Context, cfg tap.Config, r *reporter) (
 		return nil, errors.New("--publish-mode=direct: a TAP file descriptor does not tell which namespace it is of")
 	}
 	ac := tap.AgentConfig{Target: cfg.Target, Unconfined: o.Unconfined, Logger: r.log}
-	if cfg.Configure != nil {
+	if configures(cfg) {
 		ac.Subnet4, ac.Gateway4 = o.Plan.Prefix, o.Plan.Gateway
 		ac.Subnet6, ac.Gateway6 = o.Plan.Prefix6, o.Plan.Gateway6
 		if o.Plan.Outside { // nobody else of it is in the namespace
@@ -36,6 +36,9 @@ func (o *Options) startAgent(ctx context.Context, cfg tap.Config, r *reporter) (
 	r.log.Warn("published ports go by the TAP only", "error", err)
 	return nil, nil
 }
+
+// configures reports whether the guest's addresses and routes are ours to set.
+func configures(cfg tap.Config) bool { return cfg.Configure != nil && !cfg.Configure.LinkDown }
 
 // single is the prefix of one address, not valid if that is not.
 func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
@@ -52,7 +55,7 @@ func (o *Options) wantsAgent(cfg tap.Config) bool {
 	case portfwd.StackOnly:
 		return false
 	case portfwd.Auto:
-		if cfg.Configure == nil && !o.Splice || cfg.Target.FD > 0 {
+		if !configures(cfg) && !o.Splice || cfg.Target.FD > 0 {
 			return false
 		}
 	}

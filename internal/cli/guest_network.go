@@ -40,11 +40,12 @@ const farewell = 100 * time.Millisecond
 // tapConfig is the device as the options ask for it.
 func (o *Options) tapConfig(target tap.Target, name string, configure bool, mac net.HardwareAddr, r *reporter) tap.Config {
 	cfg := tap.Config{Target: target, Name: name, Queues: o.Queues, NoOffload: o.NoOffload, Logger: r.log}
-	if configure {
-		if o.Standing != nil {
-			cfg.Configure = o.Standing.network(&o.Plan, mac)
-			return cfg
-		}
+	switch {
+	case o.Standing != nil && configure:
+		cfg.Configure = o.Standing.network(&o.Plan, mac)
+	case o.Standing != nil:
+		cfg.Configure = &tap.Network{MAC: mac, LinkDown: true}
+	case configure:
 		cfg.Configure = &tap.Network{
 			Address: netip.PrefixFrom(o.Plan.Guest, o.Plan.Prefix.Bits()),
 			Gateway: o.Plan.Gateway,

@@ -67,12 +67,13 @@ func (p *Pasta) settle(fs *pflag.FlagSet) *Exit {
 		switch {
 		case p.Line.Debug:
 			p.LogLevel = slog.LevelDebug
-		case p.Line.Quiet:
+		case p.Line.Quiet, p.Line.NewNamespaces():
 			p.LogLevel = slog.LevelWarn
 		}
 	}
 	p.LogFile, p.LogSize, p.StatsEvery = p.Line.LogFile, int64(p.Line.LogSize), p.Line.Stats
 	p.MTU = cmp.Or(p.Line.MTU, kernelMTU)
+	p.Line.V6.Off = p.Line.V6.Off || p.MTU < minMTU6
 	p.setPorts()
 	if err := p.setOutbound(); err != nil {
 		return (&Exit{Code: 1, Stderr: err.Error()}).named(pastaName)
@@ -127,6 +128,8 @@ func pastaMain(ctx context.Context, args []string, stdout, stderr io.Writer) int
 		return exit.write(stdout, stderr)
 	case args[0] == backgroundName:
 		return p.serveCaller(ctx, stderr)
+	case p.Line.NewNamespaces():
+		return p.serveCommand(ctx, stderr)
 	case p.Line.Foreground:
 		return p.serve(ctx, stderr, func() error { return nil })
 	}

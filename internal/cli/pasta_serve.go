@@ -39,7 +39,7 @@ func (p *Pasta) serve(ctx context.Context, stderr io.Writer, ready func() error)
 		return r.fail(err)
 	}
 	defer n.Close()
-	if err := p.settleIn(n, r); err != nil {
+	if err := p.settleIn(n, nil, r); err != nil {
 		return r.fail(err)
 	}
 	if err := ready(); err != nil {
@@ -62,13 +62,14 @@ func (p *Pasta) serve(ctx context.Context, stderr io.Writer, ready func() error)
 }
 
 // settleIn does what is left before the network may be used: the rights are given up last.
-func (p *Pasta) settleIn(n *guestNetwork, r *reporter) error {
+// command is the child to be signalled later, nil if there is none.
+func (p *Pasta) settleIn(n *guestNetwork, command *os.Process, r *reporter) error {
 	if p.Line.PIDFile != "" {
 		if err := os.WriteFile(p.Line.PIDFile, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
 			return fmt.Errorf("write the process's number: %w", err)
 		}
 	}
-	err := p.confine(n, nil, r)
+	err := p.confine(n, command, r)
 	if err != nil && p.Line.PIDFile != "" {
 		os.Remove(p.Line.PIDFile)
 	}

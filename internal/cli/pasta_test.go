@@ -58,7 +58,7 @@ func TestPastaOperands(t *testing.T) {
 
 func TestPastaLogLevels(t *testing.T) {
 	for args, want := range map[string]slog.Level{
-		"1": slog.LevelInfo, "-q 1": slog.LevelWarn, "-d 1": slog.LevelDebug, "--trace -q 1": slog.LevelDebug,
+		"1": slog.LevelInfo, "true": slog.LevelWarn, "-q 1": slog.LevelWarn, "-d 1": slog.LevelDebug, "--trace -q 1": slog.LevelDebug,
 		"--log-level=error -q 1": slog.LevelError, // podman always adds --quiet
 	} {
 		if p, exit := ParsePasta(strings.Fields(args)); exit != nil || p.LogLevel != want {

@@ -25,7 +25,6 @@ func IsChild() bool {
 // return then; otherwise it returns the exit status, 126 or 127 as a shell has
 // them when the command cannot be executed.
 func ChildMain() int {
-	parent := os.Getppid()
 	control, err := strconv.Atoi(os.Args[1])
 	if err != nil {
 		return 2
@@ -47,10 +46,17 @@ func ChildMain() int {
 	// The parent-death signal is the thread's, and the thread that executes the
 	// command lives on in it: not necessarily the one that Start set it on.
 	runtime.LockOSThread()
-	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil || os.Getppid() != parent {
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil || !connected(control) {
 		return 1
 	}
-	return execute(os.Args[2:])
+	return execute(os.Args[2:], cfg.Login)
+}
+
+// connected reports whether the parent lives. Its process id tells nothing in a PID
+// namespace of the child's own.
+func connected(control int) bool {
+	_, _, err := unix.Recvfrom(control, make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return err == unix.EAGAIN
 }
 
 // prepare does what must be done inside.
@@ -59,6 +65,11 @@ func (cfg Config) prepare() report {
 	if cfg.Hostname != "" {
 		if err := unix.Sethostname([]byte(cfg.Hostname)); err != nil {
 			return report{Fault: fmt.Sprintf("set host name %q: %v", cfg.Hostname, err)}
+		}
+	}
+	if cfg.Isolated {
+		if err := mountProc(); err != nil {
+			rep.Warnings = append(rep.Warnings, fmt.Sprintf("cannot mount /proc: %v; ps shows the processes of outside", err))
 		}
 	}
 	if len(cfg.Nameservers) > 0 {

@@ -18,6 +18,10 @@
 // not there, and signals made by the terminal reach the command by themselves.
 // Forward passes on all others.
 //
+// An isolated command is process 1 of a PID namespace, which ends with it. The kernel keeps
+// signals from such a process that it does not handle, although they would end any other;
+// so Forward sends SIGKILL in their place, and Status tells of the signal that was meant.
+//
 // The host's name is the command's as well, unless Config.Hostname gives it another,
 // in a UTS namespace of its own then.
 //
@@ -33,9 +37,8 @@
 // # Limits
 //
 // When the host replaces its resolv.conf by rename, the kernel takes the mount
-// over the old one away and the command sees the host's new file. There is no
-// new process id namespace: what the command leaves running keeps running,
-// without a network.
+// over the old one away and the command sees the host's new file. Unless the command is
+// isolated, what it leaves running keeps running, without a network.
 //
 // The package keeps no TAP open and knows no packet.
 package namespace

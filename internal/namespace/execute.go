@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 )
 
@@ -20,11 +21,14 @@ const (
 //
 // The Go runtime's signal handlers go away with execve, and it restores the
 // limit of open files that it raised for itself.
-func execute(argv []string) int {
+func execute(argv []string, login bool) int {
 	path, err := exec.LookPath(argv[0])
 	if errors.Is(err, exec.ErrDot) {
 		// PATH has the current directory in it because the user wants it so.
 		err = nil
+	}
+	if login {
+		argv = append([]string{"-" + filepath.Base(argv[0])}, argv[1:]...)
 	}
 	if err == nil {
 		err = syscall.Exec(path, argv, os.Environ())

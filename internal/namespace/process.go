@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -31,13 +32,21 @@ type Config struct {
 	// Hostname is the command's, in a UTS namespace of its own; at most 64 bytes.
 	// Empty: it has the host's, and the host's namespace.
 	Hostname string
+	// Isolated has the command in PID and IPC namespaces of its own, too, as process 1,
+	// with a /proc of its own.
+	Isolated bool
+	// Login makes a shell the user's login shell, as login(1) does: its name begins with a
+	// dash.
+	Login bool
 }
 
 // Process is the command, or the child that will become it.
 type Process struct {
 	process *os.Process
-	control *os.File // to the child; closed by execve on its side
-	tty     *os.File // the controlling terminal; nil: none
+	control *os.File     // to the child; closed by execve on its side
+	tty     *os.File     // the controlling terminal; nil: none
+	status  *os.File     // /proc/PID/status, if the command is isolated
+	ended   atomic.Int32 // the signal in whose place SIGKILL was sent, 0: none
 	started chan error
 	done    chan struct{} // closed once the child was waited for
 	state   *os.ProcessState
@@ -84,6 +93,9 @@ func Start(cfg Config) (*Process, error) {
 		p.tty.Close()
 		return nil, fmt.Errorf("create namespaces: %w%s", err, hint(err, readSetting))
 	}
+	if cfg.Isolated {
+		p.status, _ = os.Open(fmt.Sprintf("/proc/%d/status", p.PID())) // likewise
+	}
 	if err := p.prepare(cfg); err != nil {
 		p.Close()
 		return nil, fmt.Errorf("prepare namespaces: %w", err)
@@ -97,6 +109,9 @@ func (cfg Config) child(control int) *exec.Cmd {
 	flags := uintptr(syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS)
 	if cfg.Hostname != "" {
 		flags |= syscall.CLONE_NEWUTS
+	}
+	if cfg.Isolated {
+		flags |= syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC
 	}
 	return &exec.Cmd{
 		Path:   "/proc/self/exe",
@@ -199,6 +214,9 @@ func (p *Process) Status() (int, error) {
 		return 0, fmt.Errorf("wait for command: %w", p.waitErr)
 	}
 	ws := p.state.Sys().(syscall.WaitStatus)
+	if sig := p.ended.Load(); sig != 0 && ws.Signaled() {
+		return 128 + int(sig), nil
+	}
 	if ws.Signaled() {
 		return 128 + int(ws.Signal()), nil
 	}
@@ -215,6 +233,7 @@ func (p *Process) Close() error {
 	p.Signal(syscall.SIGKILL)
 	<-p.done
 	p.tty.Close()
+	p.status.Close()
 	return p.control.Close()
 }
 

@@ -438,3 +438,15 @@ func until(t *testing.T, cond func() bool) {
 		}
 	}
 }
+
+// TestHandles: signals that process 1 does not handle would not reach it.
+func TestHandles(t *testing.T) {
+	const status = "Name:\tsh\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000000004\nSigCgt:\t0000000000014002\n"
+	for sig, want := range map[syscall.Signal]bool{
+		syscall.SIGINT: true, syscall.SIGQUIT: true, syscall.SIGTERM: true, syscall.SIGHUP: false, syscall.SIGUSR1: false,
+	} {
+		if got := handles(status, sig); got != want {
+			t.Errorf("%v: %v", sig, got)
+		}
+	}
+}

@@ -84,10 +84,8 @@ func (cfg Config) mountResolvConf(path string) (warning string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("find %s: %w", path, errnoOf(err))
 	}
-	// What is mounted here must not show on the host; what the host mounts may
-	// show here.
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		return "", fmt.Errorf("make mounts private: %w", err)
+	if err := mountsApart(); err != nil {
+		return "", err
 	}
 	return "", mountFile(target, cfg.resolvConf(host))
 }

@@ -3,6 +3,8 @@ package namespace
 import (
 	"os"
 	"os/signal"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -43,10 +45,42 @@ func (s *Signals) C() <-chan os.Signal { return s.ch }
 // made it has sent it there too.
 func (p *Process) Forward(sig os.Signal) {
 	n, ok := sig.(syscall.Signal)
-	if !ok || fromTerminal(n) && p.inForeground() {
-		return
+	switch {
+	case !ok:
+	case p.immune(n):
+		p.ended.Store(int32(n))
+		p.Signal(syscall.SIGKILL)
+	case fromTerminal(n) && p.inForeground():
+	default:
+		p.Signal(n)
 	}
-	p.Signal(n)
+}
+
+// immune reports whether a signal that ends other processes would not end the command, since
+// it is process 1 and handles it in no way (pid_namespaces(7)). Nobody means that.
+func (p *Process) immune(sig syscall.Signal) bool {
+	if p.status == nil || sig == syscall.SIGWINCH || sig == syscall.SIGCONT {
+		return false
+	}
+	buf := make([]byte, 4096)
+	n, _ := p.status.ReadAt(buf, 0)
+	return n > 0 && !handles(string(buf[:n]), sig)
+}
+
+// handles reports whether a process whose /proc/PID/status this is catches a signal, or
+// ignores it.
+func handles(status string, sig syscall.Signal) bool {
+	for line := range strings.Lines(status) {
+		name, set, _ := strings.Cut(line, ":")
+		if name != "SigCgt" && name != "SigIgn" {
+			continue
+		}
+		mask, err := strconv.ParseUint(strings.TrimSpace(set), 16, 64)
+		if err != nil || mask>>(sig-1)&1 != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // fromTerminal reports whether a terminal makes such signals, and sends them to

@@ -21,6 +21,10 @@ type Target struct {
 	NoNetNSQuit bool // the program outlives the namespace's path
 }
 
+// NewNamespaces reports whether namespaces are made, for Command or, if that is empty, for
+// the user's shell.
+func (t *Target) NewNamespaces() bool { return t.PID == 0 && t.NetNS == "" }
+
 func (t *Target) addTo(f flags) {
 	f.fs.Func("netns", "serve the network namespace `PATH`, or NAME in "+netnsDir, func(s string) error {
 		switch {
@@ -46,8 +50,8 @@ func (o *CommandLine) Complete(operands []string) error {
 	switch {
 	case o.V4.Off && o.V6.Off:
 		return errors.New("--ipv4-only and --ipv6-only leave nothing: give one of them")
-	case o.NoTAP && o.NoSplice:
-		return errors.New("--splice-only and --no-splice leave nothing: give one of them")
+	case o.NoTAP:
+		return errors.New("--splice-only is not to be had: leave it out; ports of loopback are forwarded beside the interface as well")
 	}
 	for _, x := range [...]*Family{&o.V4, &o.V6} {
 		if x.MapGuest.IsValid() && x.MapGuest == x.MapLoopback {
