@@ -8,8 +8,9 @@
 // connected to, or a datagram leaves. Each datagram of a UDP mapping asks, in
 // either direction, since every one may name another peer.
 //
-// Rules is the Decider: a pure function of the request and of what the command
-// line says. Nothing else in the program translates or refuses an address. Its
+// Rules is the Decider: a function of the request and of what the command line says, and
+// of nothing else but the host's main address and first nameserver, which are asked for
+// at each flow and so are those of the moment. Nothing else in the program translates or refuses an address. Its
 // table test is the security boundary written down. What an internal network may
 // not do is not one rule more but a filter behind all of them: nothing is allowed.
 //
