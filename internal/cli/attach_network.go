@@ -49,6 +49,9 @@ func ParseAttachMember(prog string, args []string) (*AttachMember, *Exit) {
 		return nil, exit
 	}
 	err := a.setTarget(operands)
+	if err == nil {
+		err = noMemberPolicy()
+	}
 	if err == nil && len(a.Networks) == 0 {
 		err = fmt.Errorf("attach: --network is missing; for a network of the guest's own: %s PID TAPNAME", prog)
 	}

@@ -300,6 +300,9 @@ func memberNames(members []network.Member) string {
 }
 
 func (n *Networks) connect(ctx context.Context, e *env) error {
+	if err := noMemberPolicy(); err != nil {
+		return err
+	}
 	a := &n.attach
 	a.Networks = n.operands[:1]
 	if err := a.setTarget(n.operands[1:]); err != nil {

@@ -75,6 +75,10 @@ func (p *Pasta) settle(fs *pflag.FlagSet) *Exit {
 	p.MTU = cmp.Or(p.Line.MTU, kernelMTU)
 	p.Line.V6.Off = p.Line.V6.Off || p.MTU < minMTU6
 	p.setPorts()
+	p.Policy.takeEnvironment()
+	if err := p.Policy.check(p.Queues); err != nil {
+		return (&Exit{Code: 1, Stderr: err.Error()}).named(pastaName)
+	}
 	if err := p.setOutbound(); err != nil {
 		return (&Exit{Code: 1, Stderr: err.Error()}).named(pastaName)
 	}

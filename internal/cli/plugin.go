@@ -62,6 +62,9 @@ func newPlugin(stderr io.Writer) (*netavark.Plugin, error) {
 // joinDetached makes a namespace a member that stays when we end.
 func joinDetached(ctx context.Context, c *network.Client, device tap.Config, wish network.Member) (network.Member, *network.Info, error) {
 	info, err := c.Info(ctx)
+	if err == nil {
+		err = noMemberPolicy()
+	}
 	if err != nil {
 		return network.Member{}, nil, err
 	}

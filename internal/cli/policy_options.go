@@ -57,6 +57,15 @@ func (o *PolicyOptions) takeEnvironment() {
 	}
 }
 
+// noMemberPolicy refuses a policy of the environment where it would not be applied: to
+// the member of a network.
+func noMemberPolicy() error {
+	if os.Getenv(policyVariable) == "" {
+		return nil
+	}
+	return errors.New(policyVariable + " is set, but a policy is not applied to members of networks: unset it, or leave the network out")
+}
+
 // check refuses what does not go with a policy.
 func (o *PolicyOptions) check(queues int) error {
 	switch {

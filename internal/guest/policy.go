@@ -1,8 +1,6 @@
 package guest
 
 import (
-	"net/netip"
-
 	"epiphyte/internal/egress"
 	"epiphyte/internal/gate"
 	"epiphyte/internal/policy"
@@ -18,7 +16,7 @@ func (g *Guest) decider(w *worker, cfg *Config) policy.Decider {
 	p := &cfg.Rules.Plan
 	g.gate = gate.New(gate.Config{
 		Rules:  &cfg.Rules,
-		IsOwn:  func(a netip.Addr) bool { return p.IsHostLoopback(a) || p.IsHostAddr(a) || p.IsOwn(a) },
+		IsOwn:  p.IsOwn,
 		Policy: cfg.Policy,
 		IPv6:   p.IPv6(),
 		Shard:  w.shard,

@@ -1,7 +1,11 @@
 package sniff
 
 import (
+	"bytes"
 	"encoding/hex"
+	"flag"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -93,3 +97,27 @@ func seal(version uint32, id, header, payload []byte) []byte {
 	}
 	return packet
 }
+
+// The files of testdata are what other tests send: the Initial of RFC 9001, and the same
+// hello in two.
+func TestFilesAreTheVectors(t *testing.T) {
+	id := unhex(t, "8394c8f03e515708")
+	hello := unhex(t, helloFrame)[4:]
+	for name, want := range map[string][]byte{
+		"initial":        seal(version1, id, unhex(t, "c300000001088394c8f03e5157080000449e00000002"), append(unhex(t, helloFrame), make([]byte, 1162-245)...)),
+		"initial-first":  initial(version1, id, id, 0, crypto(hello, piece{0, 100})),
+		"initial-second": initial(version1, id, id, 1, crypto(hello, piece{100, len(hello)})),
+	} {
+		file := filepath.Join("testdata", name)
+		if *update {
+			if err := os.WriteFile(file, want, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes, %v: go test ./internal/sniff -update", name, len(got), err)
+		}
+	}
+}
+
+var update = flag.Bool("update", false, "write the files of testdata anew")
