@@ -98,3 +98,36 @@ func TestSocketsOfTheServersGuest(t *testing.T) {
 		}
 	})
 }
+
+// A client of the host's loopback that is to be the guest itself is connected within the
+// guest's kernel; where nobody answers there, it goes by the stack path, as the gateway,
+// and that is no reason for other clients to do the same.
+func TestSplice(t *testing.T) {
+	sockets := &here{t: t}
+	w := newWorld(t, setting{
+		policy:  &policy.Rules{Plan: addressingtest.New(t), Splice: true, LoopbackToLoopback: true},
+		sockets: func(netip.Addr) Sockets { return sockets },
+	})
+	seen := make(chan netip.Addr, 1)
+	tell := func(c net.Conn) {
+		seen <- netip.MustParseAddrPort(c.RemoteAddr().String()).Addr()
+		echo(c)
+	}
+	port := serveHost(t, loop4, tell) // stands for a server on the guest's loopback
+	says(t, dial(t, address(w.publish(TCP, loop4, port))), "inside")
+	if got := receive(t, seen); got != loop4 {
+		t.Errorf("the server sees %v, want its own loopback", got)
+	}
+	other := testnet.FreePort(t, TCP, loop4)
+	w.serve(loop4, other, tell)
+	e := w.publish(TCP, loop4, other)
+	says(t, dial(t, address(e)), "by the device")
+	if got := receive(t, seen); got != w.Plan.Gateway {
+		t.Errorf("the server sees %v, want the gateway", got)
+	}
+	w.Do(func() {
+		if p := w.rules[e.ID].sockets[0].(*tcpPort); p.avoid != 0 {
+			t.Error("other clients do not try the direct path")
+		}
+	})
+}

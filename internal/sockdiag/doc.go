@@ -10,7 +10,7 @@
 // Ports is one dump of each family: for TCP of the sockets that listen, for UDP of those
 // that are bound and not connected. What the kernel sends is read message by message into
 // one buffer and noted in a bitmap, so a dump takes the same memory however many servers
-// there are. It takes time, some 0.3 us for each server, so it is for a goroutine
+// there are. It takes about a microsecond for each server, so it is for a goroutine
 // of its own and not for a shard's thread.
 //
 // Invariants: nothing that the kernel sends is kept but the bitmap; a dump that failed
