@@ -10,9 +10,17 @@ import (
 
 // decide asks the policy about a packet from the guest.
 func (f *Forwarder) decide(proto uint8, src, dst netip.AddrPort) policy.Decision {
-	return f.cfg.Policy.Decide(policy.Request{
+	return f.counted(f.cfg.Policy.Decide(policy.Request{
 		Guest: f.cfg.Guests.Of(src.Addr()), Direction: policy.Out, Origin: flow.FromGuest, Proto: proto, Src: src, Dst: dst,
-	})
+	}))
+}
+
+// counted is a decision about what the guest sends, which is counted if it forbids that.
+func (f *Forwarder) counted(d policy.Decision) policy.Decision {
+	if d.Action == policy.Refuse || d.Action == policy.Drop {
+		f.cfg.Table.Forbidden(d.Action == policy.Refuse)
+	}
+	return d
 }
 
 // seen is the address and port under which the guest sees a peer of the mapping's
@@ -42,5 +50,5 @@ func (f *Forwarder) hold(p *stack.Packet, pending *policy.Pending, then func(*st
 	kept := *p
 	kept.Head, kept.Tail = append(append(make([]byte, 0, size), p.Head...), p.Tail...), nil
 	kept.Fresh = false // no Flush follows the decision: it is to be sent at once
-	f.backlog.Hold(pending, size, func(d policy.Decision) { then(&kept, d) })
+	f.backlog.Hold(pending, size, func(d policy.Decision) { then(&kept, f.counted(d)) })
 }

@@ -67,7 +67,7 @@ func (d *dial) decided(decision policy.Decision) {
 	case decision.Action == policy.Refuse:
 		d.fail(decision.Errno)
 	case decision.Action == policy.Wait:
-		d.forget = decision.Pending.Then(d.decided)
+		d.forget = decision.Pending.Then(func(late policy.Decision) { d.decided(d.f.counted(late)) })
 	default:
 		d.close()
 	}
@@ -78,6 +78,7 @@ func (d *dial) decided(decision policy.Decision) {
 func (d *dial) connect(to netip.AddrPort) {
 	fd, errno := d.f.socket(to.Addr(), unix.SOCK_STREAM, 0)
 	if errno != 0 {
+		d.f.cfg.Table.DialFailed(errno)
 		d.fail(errno)
 		return
 	}
@@ -112,6 +113,7 @@ func (d *dial) answered(errno unix.Errno) {
 		return
 	}
 	if errno != 0 {
+		d.f.cfg.Table.DialFailed(errno)
 		d.fail(errno)
 		return
 	}

@@ -1,6 +1,7 @@
 package portfwd
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 
@@ -58,6 +59,7 @@ type direct struct {
 	waiting bool           // for a socket
 	tried   netip.AddrPort // from there; a valid port: the guest may have seen a SYN
 	failed  bool           // the guest's kernel has refused, or was silent
+	errno   unix.Errno     // how it was impossible at last
 }
 
 // findSockets finds the sockets with which the client could take the direct path.
@@ -173,6 +175,7 @@ func (c *client) hasSent() bool {
 // directDone has the answer of the guest's kernel.
 func (c *client) directDone(errno unix.Errno) {
 	d := &c.direct
+	d.errno = errno
 	switch errno {
 	case 0:
 		if !d.Bound || d.from.Port() == 0 {
@@ -213,7 +216,7 @@ func (c *client) noSocket() {
 // directImpossible goes on where the direct path has not led to the server.
 func (c *client) directImpossible() {
 	if c.m.cfg.Mode == DirectOnly {
-		c.refuse()
+		c.fail(cmp.Or(c.direct.errno, unix.ETIMEDOUT))
 		return
 	}
 	c.goStack()

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"epiphyte/internal/addressing"
 	"epiphyte/internal/flow"
 	"epiphyte/internal/policy"
@@ -54,7 +56,8 @@ type Config struct {
 // and List may be called by any goroutine while the shard serves, or before it does.
 type Manager struct {
 	cfg     Config
-	clients portRange // of the host's kernel, asked once: the program may be confined later
+	hints   *rate.Limiter // of the log; the shard's thread only
+	clients portRange     // of the host's kernel, asked once: the program may be confined later
 
 	// The shard's thread only:
 	paused  []*listener // waiting for descriptors
@@ -97,7 +100,7 @@ func New(cfg Config) *Manager {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	return &Manager{cfg: cfg, clients: ephemeralPorts(), rules: make(map[int]*published), ended: make(chan struct{})}
+	return &Manager{cfg: cfg, hints: rate.NewLimiter(hintRate, hintBurst), clients: ephemeralPorts(), rules: make(map[int]*published), ended: make(chan struct{})}
 }
 
 // Serve begins to accept clients of ports that are bound. It takes the ports over,

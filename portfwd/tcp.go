@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
 
 	"epiphyte/internal/connect"
 	"epiphyte/internal/flow"
@@ -22,6 +23,8 @@ type tcpPort struct {
 	listener
 	guest netip.AddrPort
 	avoid time.Duration // until when the direct path is not tried
+
+	hinted time.Duration // until when no hint is due
 }
 
 func (m *Manager) newTCPPort(fd int, guest netip.AddrPort) *tcpPort {
@@ -121,7 +124,7 @@ func (c *client) goStack() {
 		c.handshake, errno = m.cfg.Stack.Dial(netip.AddrPortFrom(c.from.Addr(), 0), c.to, c.answered)
 	}
 	if errno != 0 {
-		c.refuse()
+		c.fail(errno)
 		return
 	}
 	m.cfg.Shard.Arm(&c.timer, dialTimeout, c)
@@ -137,9 +140,9 @@ func (c *client) Run() {
 }
 
 // answered is called with the guest's answer by the stack path.
-func (c *client) answered(conn *stack.Conn, _ unix.Errno) {
+func (c *client) answered(conn *stack.Conn, errno unix.Errno) {
 	if conn == nil {
-		c.refuse()
+		c.fail(errno)
 		return
 	}
 	if c.direct.failed {
@@ -149,6 +152,36 @@ func (c *client) answered(conn *stack.Conn, _ unix.Errno) {
 	c.m.cfg.Shard.Disarm(&c.timer)
 	c.ended = true
 	c.m.cfg.Relay.Start(conn, c.socket.Release(), c.record)
+}
+
+// fail resets a client whose server could not be reached.
+func (c *client) fail(errno unix.Errno) {
+	if errno == unix.ECONNABORTED { // by our own patience
+		errno = unix.ETIMEDOUT
+	}
+	c.m.cfg.Table.ClientFailed(errno)
+	if errno == unix.ECONNREFUSED {
+		c.p.hint()
+	}
+	c.refuse()
+}
+
+// Bounds of hints in the log: of one port, and of all.
+const (
+	hintPause = time.Minute
+	hintRate  = rate.Limit(0.2) // a second
+	hintBurst = 20
+)
+
+// hint tells the commonest reason why the guest refuses clients. A port that is not served
+// yet says it once.
+func (p *tcpPort) hint() {
+	now := p.m.cfg.Shard.Now()
+	if now < p.hinted || !p.m.hints.AllowN(time.Time{}.Add(now), 1) {
+		return
+	}
+	p.hinted = now + hintPause
+	p.m.cfg.Logger.Info("the server in the guest refused a client; if it listens on 127.0.0.1 only, have it listen on 0.0.0.0", "port", p.guest.Port())
 }
 
 // refuse resets the client, which is what it would see if it had asked the

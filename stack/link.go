@@ -29,6 +29,7 @@ type link struct {
 	mac     [6]byte
 	neigh   *neighbors
 	disp    gvisor.NetworkDispatcher
+	written written
 	scratch sync.Pool // *writeScratch: segments leave from timers and processors too
 
 	followed atomic.Pointer[Conn] // the one that the shard's thread works on; see ack.go
@@ -127,7 +128,8 @@ func (l *link) writePacket(pkt *gvisor.PacketBuffer) {
 	if len(rest) > 0 {
 		iov = append(iov, sockio.Vec(rest))
 	}
-	l.dev.Writev(iov)
+	_, errno := l.dev.Writev(iov)
+	l.written.count(pkt.Size(), errno != 0)
 	runtime.KeepAlive(pkt)
 	l.scratch.Put(w)
 }

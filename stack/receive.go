@@ -46,6 +46,7 @@ type receiver struct {
 	checked bool
 
 	inline []*Conn // locked in this batch
+	stats  Stats   // of frames from the guest
 }
 
 // Ready reads one batch. The device is watched level-triggered: what is left
@@ -110,7 +111,10 @@ func (r *receiver) read(dev Device, i int) (int, unix.Errno) {
 
 // receive sorts one frame.
 func (s *Stack) receive(r *receiver, i, size int) {
+	r.stats.FromFrames++
+	r.stats.FromBytes += uint64(max(0, size+header.EthernetMinimumSize))
 	if size <= 0 || size > headSize+tailSize {
+		r.stats.Malformed++
 		return
 	}
 	head := r.heads[i].AsSlice()
@@ -130,11 +134,17 @@ func (s *Stack) receive(r *receiver, i, size int) {
 	if proto == header.IPv6ProtocolNumber && !s.plan.IPv6() || proto == header.IPv4ProtocolNumber && !s.plan.IPv4() {
 		return
 	}
-	if !p.Parse(proto, head, tail) || !p.validHeader() || s.martian(p) {
+	if !p.Parse(proto, head, tail) || !p.validHeader() {
+		r.stats.Malformed++
+		return
+	}
+	if s.martian(p) {
+		r.stats.Martian++
 		return
 	}
 	var ok bool
 	if r.checked, ok = r.hdr.offloads(p); !ok {
+		r.stats.Malformed++
 		return
 	}
 	s.neigh.learn(p.Src, [6]byte(r.eth[6:12]))
@@ -143,11 +153,15 @@ func (s *Stack) receive(r *receiver, i, size int) {
 		s.finishBatch()
 		s.deliver(r, i, size, proto)
 	case p.Proto == ProtoTCP:
-		if p.validTransport(true) {
-			s.receiveTCP(r, p, i, size, proto)
+		if !p.validTransport(true) {
+			r.stats.Malformed++
+			return
 		}
+		s.receiveTCP(r, p, i, size, proto)
 	case p.validTransport(r.checked):
 		s.dispatch(p, func() { s.deliver(r, i, size, proto) })
+	default:
+		r.stats.Malformed++
 	}
 }
 

@@ -31,6 +31,7 @@ type outgoing struct {
 // one system call and no allocation.
 type sender struct {
 	dev   Device
+	count *written
 	vnet  bool
 	csum  bool // the guest's kernel completes checksums
 	uso   bool // and cuts super-datagrams
@@ -147,7 +148,8 @@ func (s *sender) write(head, first []byte, rest [][]byte) {
 			iov = append(iov, sockio.Vec(p))
 		}
 	}
-	s.dev.Writev(iov)
+	_, errno := s.dev.Writev(iov)
+	s.count.count(len(head)+len(first)+sizeOf(rest), errno != 0)
 	clear(iov)
 	s.iov = iov
 }

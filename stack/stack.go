@@ -170,6 +170,7 @@ func New(cfg Config) (*Stack, error) {
 		mtu:   mtu,
 		mac:   mac,
 		neigh: &s.neigh,
+		count: &s.link.written,
 		id:    uint16(cfg.Worker),
 		step:  1 << bits.Len(uint(max(1, cfg.Workers)-1)),
 	}

@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"epiphyte/internal/api"
+	"epiphyte/internal/flow"
 	"epiphyte/internal/forwards"
 	"epiphyte/internal/guest"
 )
@@ -94,7 +95,33 @@ func metrics(g *guest.Guest) []api.Metric {
 		{Name: "flows_refused", Help: "Flows that there was no room for since the start", Counter: true, Values: one(s.Total.Refused)},
 		{Name: "flows_evicted", Help: "Flows that gave way to others since the start", Counter: true, Values: one(s.Total.Evicted)},
 	}
+	list = append(list, causeMetrics(&s)...)
 	return append(list, workerMetrics(s.Workers)...)
+}
+
+// causeMetrics say what did not come to be, and why.
+func causeMetrics(s *guest.Stats) []api.Metric {
+	counter := func(name, help, label string, values ...api.Value) api.Metric {
+		return api.Metric{Name: name, Help: help, Counter: true, Label: label, Values: values}
+	}
+	errnos := func(f *flow.Failures) (values []api.Value) {
+		f.Each(func(errno string, n uint64) { values = append(values, api.Value{Label: errno, N: n}) })
+		return values
+	}
+	f, q := &s.Frames, &s.Queries
+	return []api.Metric{
+		counter("forbidden_flows", "Connections, datagrams and pings of the guest that it may not have, and whether it was told", "answer",
+			api.Value{Label: "refused", N: s.Total.Forbidden}, api.Value{Label: "none", N: s.Total.Ignored}),
+		counter("connect_failures", "Connections of the guest that the host could not make", "errno", errnos(&s.Total.Dials)...),
+		counter("client_failures", "Clients of published TCP ports that the guest did not accept", "errno", errnos(&s.Total.Clients)...),
+		counter("dns_queries", "DNS queries of the guest: failed is without an answer, or with none but failures", "outcome",
+			api.Value{Label: "answered", N: q.Answered}, api.Value{Label: "local", N: q.Local},
+			api.Value{Label: "failed", N: q.Failed}, api.Value{Label: "dropped", N: q.Dropped}),
+		counter("frames", "Frames that crossed the TAP", "direction", api.Value{Label: "in", N: f.ToFrames}, api.Value{Label: "out", N: f.FromFrames}),
+		counter("frame_bytes", "Bytes of frames that crossed the TAP", "direction", api.Value{Label: "in", N: f.ToBytes}, api.Value{Label: "out", N: f.FromBytes}),
+		counter("dropped_frames", "Frames dropped: malformed and martian ones from the guest, and those that the TAP refused", "reason",
+			api.Value{Label: "malformed", N: f.Malformed}, api.Value{Label: "martian", N: f.Martian}, api.Value{Label: "refused", N: f.Refused}),
+	}
 }
 
 // workerMetrics exist with several queues only.

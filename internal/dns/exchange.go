@@ -165,6 +165,7 @@ func (x *exchange) answered(a *attempt, m []byte) {
 	}
 	binary.BigEndian.PutUint16(m, x.id)
 	if !isFailure(m) {
+		x.r.stats.Answered++
 		x.finish(m)
 		return
 	}
@@ -208,6 +209,7 @@ func (x *exchange) Run() {
 
 // giveUp answers with what a nameserver said, or with SERVFAIL.
 func (x *exchange) giveUp() {
+	x.r.stats.Failed++
 	if x.kept != nil {
 		x.finish(x.kept)
 		return

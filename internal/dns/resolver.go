@@ -98,6 +98,17 @@ func (c Config) withDefaults() Config {
 // called on the shard's thread; response is overwritten after the call.
 type Reply = func(from, to netip.AddrPort, response []byte)
 
+// Stats count queries since the start.
+type Stats struct {
+	Answered uint64 // by a nameserver
+	Failed   uint64 // no nameserver answered, or none but with a failure
+	Local    uint64 // answered here, by Config.Local
+	Dropped  uint64 // there were too many
+}
+
+// Stats must be called on the shard's thread.
+func (r *Resolver) Stats() Stats { return r.stats }
+
 // Resolver forwards DNS messages to the host's nameservers. It belongs to the
 // shard's thread, except for the fields that its goroutines use.
 type Resolver struct {
@@ -108,6 +119,7 @@ type Resolver struct {
 	refreshed time.Duration // when conf was last checked
 	servers   []*server     // in the order of conf
 
+	stats    Stats
 	inFlight int         // exchanges
 	spare    []*exchange // for the next queries over UDP
 	sockets  map[*socket]struct{}
@@ -158,6 +170,7 @@ func (r *Resolver) Submit(query []byte, from, to netip.AddrPort, reply Reply) bo
 	case r.answerLocally(udp, query, from, to, reply):
 		return true
 	case r.inFlight >= r.cfg.MaxInFlight:
+		r.stats.Dropped++
 		return false
 	}
 	r.forward(udp, query, from, to, reply)
@@ -171,6 +184,7 @@ func (r *Resolver) answerLocally(via transport, query []byte, from, to netip.Add
 	}
 	answer, ok := r.cfg.Local(query, from, via == tcp)
 	if ok {
+		r.stats.Local++
 		reply(from, to, answer)
 	}
 	return ok

@@ -29,6 +29,11 @@ type Totals struct {
 	In, Out     uint64 // bytes of TCP connections, towards and from the guest
 	Refused     uint64 // flows that there was no room for
 	Evicted     uint64 // flows that gave way to others
+
+	Forbidden uint64   // of the guest's, that may not be and were told so; datagrams each
+	Ignored   uint64   // likewise, and not told
+	Dials     Failures // connections of the guest's that the host could not make
+	Clients   Failures // clients of published ports that the guest did not accept
 }
 
 // key is how traffic finds its flow: plain bytes, with which Find takes 33 ns; with

@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"slices"
 
+	"epiphyte/internal/dns"
 	"epiphyte/internal/flow"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/steer"
+	"epiphyte/stack"
 )
 
 // Flows lists the flows of the moment: connections, those in the making
@@ -36,6 +38,8 @@ type Stats struct {
 	Mappings    int // UDP and echo mappings
 	Sessions    int // clients of published UDP ports
 	Total       flow.Totals
+	Frames      stack.Stats
+	Queries     dns.Stats
 	Workers     []WorkerStats // with several queues
 }
 
@@ -54,13 +58,13 @@ func (g *Guest) Stats() (s Stats) {
 		s.Connections += w.table.Count(flow.Conn) + w.table.Count(flow.Exposed)
 		s.Mappings += w.table.Count(flow.Mapping)
 		s.Sessions += w.table.Count(flow.Session)
-		s.Total.Connections += t.Connections
-		s.Total.In += t.In
-		s.Total.Out += t.Out
-		s.Total.Refused += t.Refused
-		s.Total.Evicted += t.Evicted
+		s.Total.Add(&t)
+		s.Frames.Add(w.stack.Stats())
 		if w.steered != nil {
 			s.Workers = append(s.Workers, WorkerStats{Frames: w.steered.Stats(), Connections: t.Connections})
+		}
+		if w == g.workers[0] && g.resolver != nil {
+			s.Queries = g.resolver.Stats()
 		}
 	})
 	return s
