@@ -135,17 +135,13 @@ func (f *Forwarder) seenUDP(p *stack.Packet, src, dst netip.AddrPort, d *policy.
 	if d.Watch == nil {
 		return true
 	}
-	b := payload(p)
-	if len(p.Tail) > 0 {
-		b = append(append([]byte(nil), b...), p.Tail...)
-	}
+	size := len(payload(p)) + len(p.Tail)
 	segment := int(p.SegmentSize)
 	if segment == 0 {
-		segment = len(b)
+		segment = size
 	}
-	for first := true; first || len(b) > 0; first = false {
-		n := min(segment, len(b))
-		switch d.Watch.Sees(b[:n], false) {
+	for at := 0; at < size; at += segment {
+		switch d.Watch.Sees(part(p, at, min(at+segment, size)), false) {
 		case policy.Undecided:
 			f.hold(p, d.Pending, func(p *stack.Packet, d policy.Decision) { f.decidedUDP(p, src, dst, d) })
 			return false
@@ -154,9 +150,20 @@ func (f *Forwarder) seenUDP(p *stack.Packet, src, dst netip.AddrPort, d *policy.
 			f.tellError(unix.EACCES, &q)
 			return false
 		}
-		b = b[n:]
 	}
 	return true
+}
+
+// part is a part of the payload of a datagram, copied only where it is in two pieces.
+func part(p *stack.Packet, from, to int) []byte {
+	head := payload(p)
+	switch {
+	case to <= len(head):
+		return head[from:to]
+	case from >= len(head):
+		return p.Tail[from-len(head) : to-len(head)]
+	}
+	return append(append([]byte(nil), head[from:]...), p.Tail[:to-len(head)]...)
 }
 
 // payload is the whole payload of a datagram to one of our own services; what
