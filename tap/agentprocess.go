@@ -65,6 +65,7 @@ func (p *AgentProcess) hold(theirs int) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	p.child, p.failed = p.fork(theirs)
+	p.join.letGo()
 	close(p.forked)
 	unix.Close(theirs) // failed or ended: ours reads the end of file
 	if p.child != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,6 +27,7 @@ func (s setns) String() string {
 type join struct {
 	steps  []setns
 	userns int   // the user namespace joined, 0 if none; for explain
+	netns  int   // the network namespace, also where it is not joined
 	fds    []int // to close
 }
 
@@ -34,6 +36,15 @@ func (j *join) close() {
 		unix.Close(fd)
 	}
 	j.fds = nil
+}
+
+// letGo closes the network namespace, once whoever joins it has a copy: the mount that its
+// path is could not be unmounted otherwise.
+func (j *join) letGo() {
+	if i := slices.Index(j.fds, j.netns); i >= 0 {
+		unix.Close(j.netns)
+		j.fds = slices.Delete(j.fds, i, i+1)
+	}
 }
 
 func (j *join) keep(fd int) int {
@@ -68,14 +79,14 @@ func (j *join) namespace(path string, kind int, name string) (int, error) {
 }
 
 // resolve opens what the child needs and decides what it joins.
-func resolve(t Target) (*join, error) {
+func resolve(t Target) (_ *join, err error) {
 	if t.FD > 0 || t.PID <= 0 && t.NetNS == "" {
 		return nil, errors.New("no target namespace given")
 	}
 	j := new(join)
-	netns, err := j.network(t)
+	j.netns, err = j.network(t)
 	if err == nil {
-		err = j.decide(t, netns)
+		err = j.decide(t, j.netns)
 	}
 	if err != nil {
 		j.close()
