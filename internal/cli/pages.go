@@ -22,53 +22,45 @@ const startedFor = time.Second
 // It is called before the program is confined, as it opens a file. Without /proc nothing
 // is released.
 func releaseLater() func() {
-	fd, err := unix.Open("/proc/self/maps", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open("/proc/self/smaps", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	return func() {
 		if err != nil {
 			return
 		}
 		time.AfterFunc(startedFor, func() {
-			maps := os.NewFile(uintptr(fd), "maps")
+			maps := os.NewFile(uintptr(fd), "smaps")
 			defer maps.Close()
 			text, _ := io.ReadAll(maps)
-			if hasLibraries(string(text)) {
-				return
-			}
-			for line := range strings.Lines(string(text)) {
-				if start, end, ok := programPages(line); ok {
-					unix.Syscall(unix.SYS_MADVISE, start, end-start, unix.MADV_DONTNEED)
-				}
+			for _, m := range unchanged(string(text)) {
+				unix.Syscall(unix.SYS_MADVISE, m.start, m.end-m.start, unix.MADV_DONTNEED)
 			}
 		})
 	}
 }
 
-// hasLibraries reports whether /proc/PID/maps has several files. Such a program's pages that
-// are read-only are not its file's: the dynamic linker has written addresses to them.
-func hasLibraries(maps string) bool {
-	inode := ""
-	for line := range strings.Lines(maps) {
+// mapping is a range of addresses.
+type mapping struct{ start, end uintptr }
+
+// unchanged reads /proc/PID/smaps, and gives the mappings of files that nobody may write to
+// and nobody has written to: a dynamic linker, or a position-independent program itself,
+// has put addresses into some that are read-only since.
+func unchanged(smaps string) (list []mapping) {
+	var m mapping
+	candidate := false
+	for line := range strings.Lines(smaps) {
 		f := strings.Fields(line)
-		if len(f) < 6 || !strings.HasPrefix(f[5], "/") {
+		if len(f) < 2 {
 			continue
 		}
-		if inode != "" && inode != f[4] {
-			return true
+		if from, to, ok := strings.Cut(f[0], "-"); ok { // addresses, permissions, offset, device, inode, path
+			s, err1 := strconv.ParseUint(from, 16, 64)
+			e, err2 := strconv.ParseUint(to, 16, 64)
+			m = mapping{uintptr(s), uintptr(e)}
+			candidate = err1 == nil && err2 == nil && len(f) >= 6 && strings.HasPrefix(f[5], "/") && !strings.Contains(f[1], "w")
 		}
-		inode = f[4]
+		if candidate && f[0] == "Anonymous:" && f[1] == "0" {
+			list = append(list, m)
+		}
 	}
-	return false
-}
-
-// programPages reads a line of /proc/PID/maps. A program without libraries has one file
-// mapped, its own; what may be written to is not the file's any more.
-func programPages(line string) (start, end uintptr, ok bool) {
-	f := strings.Fields(line) // addresses, permissions, offset, device, inode, path
-	if len(f) < 6 || !strings.HasPrefix(f[5], "/") || strings.Contains(f[1], "w") {
-		return 0, 0, false
-	}
-	from, to, _ := strings.Cut(f[0], "-")
-	s, err1 := strconv.ParseUint(from, 16, 64)
-	e, err2 := strconv.ParseUint(to, 16, 64)
-	return uintptr(s), uintptr(e), err1 == nil && err2 == nil
+	return list
 }
