@@ -29,6 +29,7 @@ func (o *Options) sandbox(n *guestNetwork, command *os.Process, r *reporter) san
 		RequireFiles: o.RequireFiles,
 		RequireCalls: o.RequireCalls,
 		Overwrite:    r.file != nil,
+		User:         o.User,
 		Logger:       r.log,
 	}
 	if !o.DisableDNS {

@@ -11,6 +11,7 @@ import (
 	"epiphyte/internal/addressing"
 	"epiphyte/internal/outbound"
 	"epiphyte/internal/pasta"
+	"epiphyte/internal/sandbox"
 	"epiphyte/portfwd"
 	"epiphyte/tap"
 )
@@ -53,7 +54,8 @@ type Options struct {
 	LogSize     int64         // of it, in bytes
 	StatsEvery  time.Duration // between two lines of counters in it; 0: none
 
-	Unconfined bool // --sandbox=off
+	Unconfined bool          // --sandbox=off
+	User       *sandbox.User // to become once everything is open; nil: nobody else
 	// RequireFiles and RequireCalls refuse a kernel that cannot restrict files or
 	// system calls.
 	RequireFiles, RequireCalls bool

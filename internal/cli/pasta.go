@@ -79,6 +79,9 @@ func (p *Pasta) settle(fs *pflag.FlagSet) *Exit {
 	if err := p.Policy.check(p.Queues); err != nil {
 		return (&Exit{Code: 1, Stderr: err.Error()}).named(pastaName)
 	}
+	if err := p.setUser(); err != nil {
+		return (&Exit{Code: 1, Stderr: err.Error()}).named(pastaName)
+	}
 	if err := p.setOutbound(); err != nil {
 		return (&Exit{Code: 1, Stderr: err.Error()}).named(pastaName)
 	}

@@ -22,6 +22,9 @@ func (p *Pasta) serveCommand(ctx context.Context, stderr io.Writer) int {
 	if len(cfg.Command) == 0 {
 		cfg.Command, cfg.Login = []string{shell()}, true
 	}
+	if p.User != nil {
+		cfg.User, cfg.Group = p.User.UID, p.User.GID
+	}
 	signals := namespace.CatchSignals()
 	defer signals.Close()
 	host, err := p.copyHost()

@@ -1,6 +1,7 @@
 package namespace
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,6 +36,9 @@ type Config struct {
 	// Isolated has the command in PID and IPC namespaces of its own, too, as process 1,
 	// with a /proc of its own.
 	Isolated bool
+	// User and Group are outside what root is inside, for a caller who is root; 0: the
+	// caller's own.
+	User, Group int
 	// Login makes a shell the user's login shell, as login(1) does: its name begins with a
 	// dash.
 	Login bool
@@ -113,19 +117,22 @@ func (cfg Config) child(control int) *exec.Cmd {
 	if cfg.Isolated {
 		flags |= syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC
 	}
+	attr := &syscall.SysProcAttr{
+		Cloneflags:  flags,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: cmp.Or(cfg.User, os.Geteuid()), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: cmp.Or(cfg.Group, os.Getegid()), Size: 1}},
+		Pdeathsig:   syscall.SIGKILL,
+	}
+	if cfg.User != 0 {
+		attr.GidMappingsEnableSetgroups, attr.Credential = true, &syscall.Credential{}
+	}
 	return &exec.Cmd{
-		Path:   "/proc/self/exe",
-		Args:   append([]string{childName, strconv.Itoa(control)}, cfg.Command...),
-		Stdin:  os.Stdin,
-		Stdout: os.Stdout,
-		Stderr: os.Stderr,
-		SysProcAttr: &syscall.SysProcAttr{
-			Cloneflags:                 flags,
-			UidMappings:                []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
-			GidMappings:                []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
-			GidMappingsEnableSetgroups: false,
-			Pdeathsig:                  syscall.SIGKILL,
-		},
+		Path:        "/proc/self/exe",
+		Args:        append([]string{childName, strconv.Itoa(control)}, cfg.Command...),
+		Stdin:       os.Stdin,
+		Stdout:      os.Stdout,
+		Stderr:      os.Stderr,
+		SysProcAttr: attr,
 	}
 }
 

@@ -6,9 +6,10 @@
 //
 // A program with threads cannot change its root or its namespaces, and needs not: it
 // gives up the right to reach files and to make system calls instead, which takes no
-// privilege. [Confine] does it in four layers, for all threads and for good:
+// privilege. [Confine] does it in layers, for all threads and for good:
 //
 //	core dumps, tracing   not dumpable: other processes of the user cannot look in
+//	user                  Config.User, for a program that root has started
 //	rights                no_new_privs; capabilities dropped but for CAP_NET_BIND_SERVICE
 //	                      and CAP_NET_RAW, where they are held
 //	files                 Landlock: reading in the directories of the files in

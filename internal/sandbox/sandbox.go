@@ -31,6 +31,8 @@ type Config struct {
 	Interfaces bool
 	// Devices keeps it possible to take over TAPs that other processes have opened.
 	Devices bool
+	// User to become; nil: the program stays who it is.
+	User *User
 	// Children may be signalled.
 	Children []*os.Process
 	// RequireFiles and RequireCalls make it an error that the kernel cannot
@@ -53,6 +55,11 @@ func Confine(cfg Config) error {
 	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("confine: forbid core dumps: %w", err)
+	}
+	if cfg.User != nil {
+		if err := cfg.User.become(); err != nil {
+			return fmt.Errorf("confine: %w", err)
+		}
 	}
 	if err := dropCapabilities(); err != nil {
 		return fmt.Errorf("confine: %w", err)
