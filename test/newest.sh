@@ -5,9 +5,12 @@
 # looks beside its own executable for a build that suits the processor. Nothing is
 # installed.
 #
-#	newest.sh DIR 'PACKAGE...' 'PROGRAM...'     programs are patterns below root
+#	newest.sh DIR 'PACKAGE...' 'PROGRAM...' [next]     programs are patterns below root
+#
+# With next the packages themselves are taken from what the suite will have next, where
+# that has them.
 set -eu
-dir=$1 packages=$2 programs=$3
+dir=$1 packages=$2 programs=$3 next=${4-}
 umask 022
 mkdir -p "$dir"
 
@@ -21,6 +24,7 @@ suite() {
 
 command -v apt-get >/dev/null && command -v patchelf >/dev/null || { echo "apt-get and patchelf are needed" >&2; exit 1; }
 suite=$(suite)
+coming=experimental # of Debian, the one distribution that suite knows
 uri=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' 'Component: main' |
 	sed -n "s, $(. /etc/os-release && echo "$VERSION_CODENAME")\$,,p" | head -n 1)
 [ -n "$uri" ]
@@ -28,6 +32,7 @@ apt=$dir/apt
 rm -rf "$apt" "$dir/root.new"
 mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$apt/etc" "$dir/root.new"
 echo "deb $uri $suite main" >"$apt/etc/suite.list"
+[ -z "$next" ] || echo "deb $uri $coming main" >>"$apt/etc/suite.list"
 : >"$apt/status"
 private() {
 	apt-get -qq -o Dir::State="$apt" -o Dir::State::lists="$apt/lists" -o Dir::State::status="$apt/status" \
@@ -35,7 +40,7 @@ private() {
 		-o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o APT::Sandbox::User="$(id -un)" -o Debug::NoLocking=true "$@" </dev/null >/dev/null
 }
 private update
-private install -y --no-install-recommends --download-only $packages
+private install -y --no-install-recommends --download-only ${next:+-t "$coming"} $packages
 for deb in "$apt"/archives/*.deb; do
 	dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$dir/root.new" --no-same-owner
 done

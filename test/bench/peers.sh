@@ -6,6 +6,7 @@
 # from the machine instead, so nothing here is fatal.
 #
 #	peers.sh          fetch what is missing or older than a week
+#	peers.sh rootlesskit     the same for RootlessKit alone
 #	peers.sh where    name the directory that holds the programs
 set -eu
 
@@ -26,7 +27,8 @@ fresh() { [ -n "$(find "$dir/$1" -maxdepth 0 -mtime -7 2>/dev/null)" ]; }
 
 rootlesskit() {
 	# Version 3 is the first that keeps the client's address.
-	(cd / && GOBIN="$dir/bin" CGO_ENABLED=0 ${GO:-go} install github.com/rootless-containers/rootlesskit/v3/cmd/rootlesskit@latest)
+	kit=github.com/rootless-containers/rootlesskit/v3/cmd
+	(cd / && GOBIN="$dir/bin" CGO_ENABLED=0 ${GO:-go} install $kit/rootlesskit@latest $kit/rootlessctl@latest $kit/rootlesskit-docker-proxy@latest)
 }
 
 # packages makes links to the programs, which know their libraries.
@@ -42,7 +44,7 @@ packages() {
 # since set -e does not hold within a condition.
 want() {
 	fresh ".$1" && return
-	echo "fetching the newest $2 for the benchmarks"
+	echo "fetching the newest $2 "
 	if sh "$0" "fetch-$1" 2>"$dir/$1.log"; then
 		touch "$dir/.$1"
 	else
@@ -53,6 +55,7 @@ want() {
 case ${1-} in
 fetch-rootlesskit) rootlesskit ;;
 fetch-packages) packages ;;
+rootlesskit) want rootlesskit RootlessKit ;;
 *)
 	want rootlesskit RootlessKit
 	want packages "slirp4netns and pasta"

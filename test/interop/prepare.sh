@@ -32,17 +32,43 @@ if [ -n "$missing" ]; then
 	fi
 fi
 
-# Network plugins need a newer podman than some distributions have.
+# Network plugins and pasta need a newer podman than some distributions have, and
+# podman's next version asks more of pasta.
 newest=/var/cache/epiphyte-interop
-if [ "$(id -u)" = 0 ] && [ -z "$(find "$newest/.fetched" -maxdepth 0 -mtime -7 2>/dev/null)" ]; then
-	echo "fetching the newest podman"
-	mkdir -p "$newest"
-	if sh test/newest.sh "$newest" 'podman netavark aardvark-dns conmon crun passt' \
-		'usr/bin/podman usr/bin/conmon usr/bin/crun usr/bin/pasta* usr/bin/passt* usr/lib/podman/* usr/libexec/podman/*' 2>"$newest/log"; then
-		touch "$newest/.fetched"
+programs='usr/bin/podman usr/bin/buildah usr/bin/conmon usr/bin/crun usr/bin/pasta* usr/bin/pesto usr/lib/podman/* usr/libexec/podman/*'
+fetch() { # DIR WHAT PACKAGES [next]
+	[ "$(id -u)" = 0 ] && [ -z "$(find "$1/.fetched" -maxdepth 0 -mtime -7 2>/dev/null)" ] || return 0
+	echo "fetching $2"
+	mkdir -p "$1"
+	if sh test/newest.sh "$1" "$3" "$programs" "${4-}" 2>"$1/log"; then
+		touch "$1/.fetched"
 	else
-		echo "cannot fetch the newest podman ($(tail -n 1 "$newest/log")): checks of network plugins use the machine's own"
+		echo "cannot fetch $2 ($(tail -n 1 "$1/log")): checks use the machine's own, or are skipped"
 	fi
+}
+fetch "$newest" "the newest podman" 'podman buildah catatonit netavark aardvark-dns conmon crun passt'
+fetch "$newest/next" "podman's next version" 'podman netavark aardvark-dns conmon crun' next
+sh test/bench/peers.sh rootlesskit
+
+# podman's own tests of pasta, from a repository of podman's that PODMAN_SOURCE names.
+# Their image is made of the newest packages.
+tests=$newest/podman-tests
+if [ -n "${PODMAN_SOURCE-}" ]; then
+	apt-get -qq install -y --no-install-recommends bats socat jq </dev/null >/dev/null
+	tag=$("$newest/root/usr/bin/podman" --version | sed 's/.* \([0-9]*\.[0-9]*\)\..*/v\1/')
+	tag=$(git -C "$PODMAN_SOURCE" tag --list "$tag.*" --sort=-version:refname | grep -v - | head -n 1)
+	echo "taking podman's own tests from $tag"
+	rm -rf "$tests/test"
+	mkdir -p "$tests"
+	git -C "$PODMAN_SOURCE" archive "$tag" test/system | tar -x -C "$tests"
+	sed -i 's/ -quiet / /' "$tests/test/system/helpers.bash" # which older versions of openssl do not know
+	[ -e "$tests/image" ] || sh test/newest.sh "$tests/image" 'busybox-static socat iproute2 libc-bin' ''
+	image=$tests/image/root
+	mkdir -p "$image/home/podman" "$image/proc" "$image/sys" "$image/dev" "$image/tmp" "$image/etc" "$image/run"
+	for dir in bin sbin lib lib64; do ln -sfn usr/$dir "$image/$dir"; done
+	for applet in $(busybox --list); do [ -e "$image/usr/bin/$applet" ] || ln -s busybox "$image/usr/bin/$applet"; done
+	sed -n "/^cat >bytecheck/,/^EOF/p" "$tests/test/system/build-testimage" | sed '1d;$d' >"$image/home/podman/bytecheck"
+	chmod 755 "$image/home/podman/bytecheck"
 fi
 
 if [ "$(id -u)" = 0 ] && [ -e /dev/net/tun ] && [ "$(stat -c %a /dev/net/tun)" != 666 ]; then
