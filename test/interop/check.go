@@ -1,16 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 	"time"
 )
 
-// checkTime is what one check may take, its clean-up included. The slowest
-// needs about four seconds on two processors.
+// checkTime is what one check may take, its clean-up included, unless it says
+// otherwise. The slowest of these needs about four seconds on two processors.
 const checkTime = 40 * time.Second
 
 // outcome is how a check ended.
@@ -44,6 +46,7 @@ type check struct {
 	says  string // one clause
 	needs []need // the first that is not met skips the check
 	run   func(context.Context, *machine) error
+	limit time.Duration // what it may take; 0 is checkTime
 }
 
 // need gives the reason why a check cannot tell anything here; empty: it can.
@@ -61,7 +64,10 @@ type suite struct {
 }
 
 func suites() []suite {
-	return []suite{podmanSuite(), bridgeSuite(), pluginSuite("plugin", false), pluginSuite("plugin-root", true), rootlesskitSuite(), dockerSuite()}
+	return []suite{
+		podmanSuite(), bridgeSuite(), pluginSuite("plugin", false), pluginSuite("plugin-root", true), rootlesskitSuite(), dockerSuite(),
+		pastaSuite(), pastaBridgeSuite(), pastaNextSuite(), pastaKitSuite(), pastaDockerSuite(), pastaBatsSuite(),
+	}
 }
 
 // runAll runs the chosen checks in order, each reported as it ends.
@@ -95,7 +101,7 @@ func (m *machine) runAll(chosen []check, report func(result) error) error {
 }
 
 func (m *machine) runOne(c check, clean func(context.Context, *machine) error) (r result) {
-	ctx, cancel := context.WithTimeout(context.Background(), checkTime)
+	ctx, cancel := context.WithTimeout(context.Background(), cmp.Or(c.limit, checkTime))
 	defer cancel()
 	begin := time.Now()
 	r = result{Name: c.name, Outcome: passed}
@@ -128,12 +134,28 @@ func option(name string) need {
 	}
 }
 
-// beyond is the need for our own helper: slirp4netns does not do this.
+// beyond is the need for our own helper: the one in whose place it is does not do this.
 func beyond(_ context.Context, m *machine) string {
 	if m.ours {
 		return ""
 	}
-	return "not part of slirp4netns"
+	return "not part of " + filepath.Base(m.helper)
+}
+
+// slirp is the need for a helper that can be slirp4netns.
+func slirp(_ context.Context, m *machine) string {
+	if m.pasta {
+		return "the helper is pasta"
+	}
+	return ""
+}
+
+// pasta is the need for a helper that can be pasta.
+func pasta(_ context.Context, m *machine) string {
+	if m.ours || m.pasta {
+		return ""
+	}
+	return "the helper is not pasta"
 }
 
 // program is the need for an installed program.

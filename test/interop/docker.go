@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,20 +31,56 @@ type dockerd struct {
 	err     error    // why; it is not tried again
 }
 
+// dockerNet is how the start script is led to the helper.
+type dockerNet struct {
+	suite string
+	needs []need
+	env   func(*machine) ([]string, error)
+}
+
 // dockerSuite: the start script finds the helper in the PATH, under
 // slirp4netns's name, and runs the daemon by RootlessKit.
 func dockerSuite() suite {
+	n := dockerNet{suite: "docker", needs: []need{slirp, program("rootlesskit")}, env: (*machine).pathWithHelper}
+	return n.of(dockerChecks()...)
+}
+
+// pastaDockerSuite: the same with the newest RootlessKit and its driver for pasta, which
+// forwards the ports that Docker's proxies listen on.
+func pastaDockerSuite() suite {
+	n := dockerNet{suite: "pasta-docker", needs: []need{pasta, program(kit3Dir + "/rootlesskit")}, env: func(m *machine) ([]string, error) {
+		return []string{
+			"PATH=" + pastaDir + ":" + kit3Dir + ":" + searchPath,
+			"DOCKERD_ROOTLESS_ROOTLESSKIT_NET=pasta", "DOCKERD_ROOTLESS_ROOTLESSKIT_MTU=65520",
+			"DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER=implicit",
+		}, m.pastaLinks()
+	}}
+	same := map[string]bool{"tcp-out": true, "udp-out": true, "dns": true, "publish-tcp": true, "publish-udp": true}
+	return n.of(slices.DeleteFunc(dockerChecks(), func(c check) bool {
+		_, what, _ := strings.Cut(c.name, "/")
+		return !same[what]
+	})...)
+}
+
+func (n dockerNet) of(checks ...check) suite {
+	checks = append(checks, check{
+		name: "docker/stop-leaves-nothing", says: "the daemon ends by SIGTERM and no helper is left",
+		run: func(ctx context.Context, m *machine) error { return m.dockerStop(ctx) },
+	})
+	for i, c := range checks {
+		_, what, _ := strings.Cut(c.name, "/")
+		checks[i].name = n.suite + "/" + what
+		checks[i].run = n.run(c.run)
+	}
 	return suite{
-		needs: []need{
-			program("dockerd", "docker", "runc", "containerd", "rootlesskit", "newuidmap", "iptables"), staticBusybox,
+		needs: append(slices.Clone(n.needs), program("dockerd", "docker", "runc", "containerd", "newuidmap", "iptables"), staticBusybox,
 			func(_ context.Context, m *machine) string {
 				if _, err := m.dockerdScript(); err != nil {
 					return "dockerd-rootless.sh is not installed"
 				}
 				return ""
 			},
-			works("what dockerd needs, iptables and bridges in a user namespace,", dockerWorks),
-		},
+			works("what dockerd needs, iptables and bridges in a user namespace,", dockerWorks)),
 		clean: func(ctx context.Context, m *machine) error {
 			if m.docker == nil || m.docker.session == nil {
 				return m.noHelpers()
@@ -56,11 +93,12 @@ func dockerSuite() suite {
 		},
 		end: func(ctx context.Context, m *machine) error {
 			if m.docker == nil || m.docker.session == nil {
+				m.docker = nil // the next suite may try
 				return nil
 			}
 			return m.dockerStop(ctx)
 		},
-		checks: dockerChecks(),
+		checks: checks,
 	}
 }
 
@@ -78,12 +116,11 @@ func dockerWorks(ctx context.Context, m *machine) error {
 	return errors.Join(err, os.RemoveAll(kitState))
 }
 
-// dockerRun starts the daemon if that has not been tried and does something
-// with it.
-func dockerRun(run func(context.Context, *machine) error) func(context.Context, *machine) error {
+// run starts the daemon if that has not been tried and does something with it.
+func (n dockerNet) run(run func(context.Context, *machine) error) func(context.Context, *machine) error {
 	return func(ctx context.Context, m *machine) error {
 		if m.docker == nil {
-			if err := m.dockerStart(ctx); err != nil {
+			if err := n.start(ctx, m); err != nil {
 				m.docker = &dockerd{err: errors.New("dockerd did not start: see the first check of the suite")}
 				return err
 			}
@@ -95,12 +132,12 @@ func dockerRun(run func(context.Context, *machine) error) func(context.Context, 
 	}
 }
 
-func (m *machine) dockerStart(ctx context.Context) error {
+func (n dockerNet) start(ctx context.Context, m *machine) error {
 	script, err := m.dockerdScript()
 	if err != nil {
 		return err
 	}
-	env, err := m.pathWithHelper()
+	env, err := n.env(m)
 	if err != nil {
 		return err
 	}
@@ -152,7 +189,7 @@ func (m *machine) dockerServe(ctx context.Context, name string, flags ...string)
 }
 
 func dockerChecks() []check {
-	checks := []check{{
+	return []check{{
 		name: "docker/helper", says: "the start script takes the helper for slirp4netns, with an MTU of 65520",
 		run: func(_ context.Context, m *machine) error {
 			pids, err := m.helpers()
@@ -229,11 +266,4 @@ func dockerChecks() []check {
 			return first(err, peerIs(out, hostIPv4), reachBoth(ctx, m, "tcp", "8080", 1000))
 		},
 	}}
-	for i := range checks {
-		checks[i].run = dockerRun(checks[i].run)
-	}
-	return append(checks, check{
-		name: "docker/stop-leaves-nothing", says: "the daemon ends by SIGTERM and no helper is left",
-		run: dockerRun(func(ctx context.Context, m *machine) error { return m.dockerStop(ctx) }),
-	})
 }

@@ -21,9 +21,10 @@ const (
 
 // Places of the machine; all are on its own tmpfs.
 const (
-	binDir     = "/tmp/bin"  // the helper and the probe
-	pathDir    = "/tmp/path" // the helper under slirp4netns's name
-	homeDir    = "/tmp/home" // the user's
+	binDir     = "/tmp/bin"   // the helper and the probe
+	pathDir    = "/tmp/path"  // the helper under slirp4netns's name
+	pastaDir   = "/tmp/pasta" // under the names pasta and pesto
+	homeDir    = "/tmp/home"  // the user's
 	confDir    = "/tmp/conf"
 	runtimeDir = "/run/user/interop"
 	etcDir     = "/run/etc" // what is bound over files of /etc
@@ -33,9 +34,14 @@ const (
 type machine struct {
 	helper  string // path of the helper that the callers are given
 	ours    bool
+	pasta   bool   // the helper is pasta itself
 	help    string // what --help says, both streams
 	version string // the first line of --version
 	net     *network
+
+	env    []string // variables that its commands get besides
+	tree   string   // where its programs are looked for first; empty: nowhere else
+	kitNet []string // RootlessKit with its network driver; nil: with slirp4netns
 
 	tried  map[string]string // reasons by what [works] tried
 	docker *dockerd          // nil until it is needed
@@ -51,14 +57,19 @@ func mounts() error {
 	} else if err != nil {
 		return err
 	}
-	helper, err := os.ReadFile(os.Getenv(envHelper))
-	if err != nil {
-		return err
+	programs := map[string][]byte{}
+	helper := os.Getenv(envHelper)
+	for _, path := range []string{helper, filepath.Join(filepath.Dir(helper), pestoName), "/proc/self/exe"} {
+		b, err := os.ReadFile(path)
+		switch {
+		case err == nil:
+			programs[filepath.Base(path)] = b
+		case path == helper || !errors.Is(err, os.ErrNotExist):
+			return err
+		}
 	}
-	self, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		return err
-	}
+	programs[probeName] = programs["exe"]
+	delete(programs, "exe")
 	// Private, so that nothing gets out; then shared among ourselves, as
 	// container programs expect.
 	for _, flag := range []uintptr{unix.MS_PRIVATE, unix.MS_SHARED} {
@@ -87,10 +98,10 @@ func mounts() error {
 	if err := os.Mkdir(binDir, 0o755); err != nil {
 		return err
 	}
-	if err := errors.Join(
-		os.WriteFile(filepath.Join(binDir, filepath.Base(os.Getenv(envHelper))), helper, 0o755),
-		os.WriteFile(filepath.Join(binDir, probeName), self, 0o755)); err != nil {
-		return err
+	for name, b := range programs {
+		if err := os.WriteFile(filepath.Join(binDir, name), b, 0o755); err != nil {
+			return err
+		}
 	}
 	return files(resolv)
 }
@@ -146,6 +157,7 @@ func newMachine(helper string) (*machine, error) {
 	m := &machine{
 		helper: filepath.Join(binDir, filepath.Base(helper)),
 		ours:   filepath.Base(helper) == "epiphyte",
+		pasta:  filepath.Base(helper) == pastaName,
 		tried:  map[string]string{},
 	}
 	for _, dir := range []string{homeDir, runtimeDir, filepath.Join(homeDir, "tmp")} {

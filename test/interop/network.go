@@ -33,8 +33,10 @@ const (
 	serverPort   = "7001" // answers outside, TCP and UDP
 	loopbackPort = "7002" // answers on the host's 127.0.0.1 and ::1
 	closedPort   = "7003" // nobody listens
+	hostPort     = "7004" // answers on the host's own addresses alone
 
 	serverName = "server.interop.test" // what the resolver knows
+	rootName   = "l.root-servers.net"  // and what podman's own tests ask for
 )
 
 // network is the host's link to the outside and the servers there.
@@ -147,6 +149,8 @@ func (n *network) serve() error {
 		{n.outside.Do, net.JoinHostPort(outsideIPv6, serverPort)},
 		{here, net.JoinHostPort("127.0.0.1", loopbackPort)},
 		{here, net.JoinHostPort("::1", loopbackPort)},
+		{here, net.JoinHostPort(hostIPv4, hostPort)},
+		{here, net.JoinHostPort(hostIPv6, hostPort)},
 	} {
 		if err := s.in(func() error {
 			closers, err := listen(s.addr)
@@ -183,7 +187,7 @@ func (n *network) resolve() error {
 
 func answer(w dns.ResponseWriter, q *dns.Msg) {
 	r := new(dns.Msg).SetReply(q)
-	if len(q.Question) != 1 || q.Question[0].Name != dns.Fqdn(serverName) {
+	if len(q.Question) != 1 || q.Question[0].Name != dns.Fqdn(serverName) && q.Question[0].Name != dns.Fqdn(rootName) {
 		r.Rcode = dns.RcodeNameError
 	} else {
 		h := dns.RR_Header{Name: q.Question[0].Name, Rrtype: q.Question[0].Qtype, Class: dns.ClassINET}

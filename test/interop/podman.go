@@ -17,10 +17,10 @@ func podmanWorks(ctx context.Context, m *machine) error {
 	return err
 }
 
-// podmanNeeds are common to all suites of podman.
+// podmanNeeds are common to all suites of podman that give it slirp4netns.
 func podmanNeeds() []need {
 	return []need{
-		program("podman", "newuidmap", "crun"), staticBusybox,
+		slirp, program("podman", "newuidmap", "crun"), staticBusybox,
 		works("a podman container without network", podmanWorks),
 	}
 }

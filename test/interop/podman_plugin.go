@@ -30,7 +30,7 @@ type driver struct {
 
 // do runs a command as the driver's user.
 func (d *driver) do(ctx context.Context, argv ...string) (string, error) {
-	env := []string{"CONTAINERS_CONF=" + d.conf(), "PATH=" + newestRoot + "/usr/bin:" + binDir + ":" + searchPath}
+	env := []string{"CONTAINERS_CONF=" + d.conf(), "PATH=" + binDir + ":" + searchPath}
 	if d.root {
 		env = append(env, "HOME="+rootDir, "XDG_RUNTIME_DIR=", "CONTAINERS_STORAGE_CONF="+rootDir+"/storage.conf")
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +21,7 @@ const kitState = runtimeDir + "/kit"
 func rootlesskitSuite() suite {
 	s := suite{
 		needs: []need{
-			program("rootlesskit", "rootlessctl", "newuidmap", "ip", "nsenter", "ping"), staticBusybox,
+			slirp, program("rootlesskit", "rootlessctl", "newuidmap", "ip", "nsenter", "ping"), staticBusybox,
 			works("RootlessKit without network", func(ctx context.Context, m *machine) error {
 				_, err := m.do(ctx, "rootlesskit", "--state-dir="+kitState, "--copy-up=/etc", "true")
 				return err
@@ -37,9 +38,11 @@ func rootlesskitSuite() suite {
 
 // kit is the command line up to what is to be run.
 func (m *machine) kit(flags ...string) []string {
-	return append([]string{
-		"rootlesskit", "--state-dir=" + kitState, "--net=slirp4netns", "--slirp4netns-binary=" + m.helper, "--copy-up=/etc",
-	}, flags...)
+	line := m.kitNet
+	if line == nil {
+		line = []string{"rootlesskit", "--net=slirp4netns", "--slirp4netns-binary=" + m.helper}
+	}
+	return slices.Concat(line, []string{"--state-dir=" + kitState, "--copy-up=/etc"}, flags)
 }
 
 // probePath is the probe on the host's file system, which RootlessKit shares.
@@ -249,7 +252,9 @@ func kitCtl(ctx context.Context, m *machine, driver string) error {
 		if out, err := ctl("remove-ports", "1"); err != nil {
 			return fmt.Errorf("%w\n%s", err, out)
 		}
-		if err := closed(ctx, m.net.fromOutside, net.JoinHostPort(hostIPv4, "8080")); err != nil {
+		if err := harness.Eventually(waitTime, func() error {
+			return closed(ctx, m.net.fromOutside, net.JoinHostPort(hostIPv4, "8080"))
+		}); err != nil {
 			return fmt.Errorf("removed port: %w", err)
 		}
 		c, ok := live.(*net.TCPConn)

@@ -34,9 +34,18 @@ func (m *machine) pathWithHelper() ([]string, error) {
 	return []string{"PATH=" + pathDir + ":" + searchPath}, nil
 }
 
-// find gives the path of a program as the user finds it.
+// find gives the path of a program as the user finds it, or as it is given.
 func (m *machine) find(name string) (string, error) {
-	for _, dir := range filepath.SplitList(searchPath) {
+	if filepath.IsAbs(name) {
+		return name, unix.Access(name, unix.X_OK)
+	}
+	// What came along with the tree's programs may need libraries that the machine lacks,
+	// so the tree is no part of the PATH.
+	dirs := filepath.SplitList(searchPath)
+	if m.tree != "" {
+		dirs = append([]string{m.tree + "/usr/bin"}, dirs...)
+	}
+	for _, dir := range dirs {
 		path := filepath.Join(dir, name)
 		if unix.Access(path, unix.X_OK) == nil {
 			return path, nil
@@ -48,10 +57,8 @@ func (m *machine) find(name string) (string, error) {
 // command is a process of the plain user. Variables in env come last.
 func (m *machine) command(ctx context.Context, env []string, argv ...string) *exec.Cmd {
 	path := argv[0]
-	if !filepath.IsAbs(path) {
-		if found, err := m.find(path); err == nil {
-			path = found
-		}
+	if found, err := m.find(path); err == nil {
+		path = found
 	}
 	cmd := exec.CommandContext(ctx, path, argv[1:]...)
 	cmd.Dir = homeDir
@@ -63,7 +70,7 @@ func (m *machine) command(ctx context.Context, env []string, argv ...string) *ex
 		"XDG_RUNTIME_DIR=" + runtimeDir,
 		"CONTAINERS_CONF=" + confDir + "/containers.conf",
 		"CONTAINERS_STORAGE_CONF=" + confDir + "/storage.conf",
-	}, env...)
+	}, append(slices.Clone(m.env), env...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential: &syscall.Credential{Uid: userID, Gid: userID},
 		Setpgid:    true,
