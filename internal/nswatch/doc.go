@@ -7,7 +7,8 @@
 // ended. What ends is the way by which its owner reaches it, and for each kind there is one
 // descriptor that becomes ready by itself:
 //
-//	/proc/PID/ns/net, PID   a pidfd: the process has ended (pidfd_open(2))
+//	PID, /proc/PID/ns/net,  a pidfd: the process has ended (pidfd_open(2))
+//	/proc/PID/root/...
 //	any other path          /proc/self/mountinfo: something was mounted or unmounted
 //
 // A path that is a network namespace and not in /proc is a mount (ip-netns(8)). The file

@@ -71,18 +71,31 @@ func identify(path string) (file, error) {
 	return file{st.Dev, st.Ino}, nil
 }
 
-// processOf is the process in whose directory of /proc a path is.
+// processOf is the process in whose directory of /proc a path is, or through whose root
+// directory it leads: that ends with the process, too, and what is mounted there does not
+// show in our table of mounts.
 func processOf(path string) (pid int, ok bool) {
+	if self, err := os.Readlink("/proc/self"); err != nil || self != strconv.Itoa(os.Getpid()) {
+		return 0, false // no /proc, or one of another PID namespace
+	}
+	if pid, ok := below(path); ok {
+		return pid, true
+	}
 	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
 	if err != nil {
 		return 0, false
 	}
-	below, ok := strings.CutPrefix(dir, "/proc/")
-	if self, err := os.Readlink("/proc/self"); !ok || err != nil || self != strconv.Itoa(os.Getpid()) {
-		return 0, false // no /proc, or one of another PID namespace
+	return below(dir)
+}
+
+// below is the process whose directory of /proc a path begins with.
+func below(path string) (pid int, ok bool) {
+	rest, ok := strings.CutPrefix(filepath.Clean(path), "/proc/")
+	if !ok {
+		return 0, false
 	}
-	number, _, _ := strings.Cut(below, "/")
-	pid, err = strconv.Atoi(number)
+	number, _, _ := strings.Cut(rest, "/")
+	pid, err := strconv.Atoi(number)
 	return pid, err == nil
 }
 
