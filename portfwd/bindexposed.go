@@ -202,3 +202,11 @@ func (e *Exposed) addresses(ipv6 bool) []netip.Addr {
 }
 
 func loopback4() netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 0, 1}) }
+
+// loopbackLike is the loopback address of a's family.
+func loopbackLike(a netip.Addr) netip.Addr {
+	if a.Is6() {
+		return netip.IPv6Loopback()
+	}
+	return loopback4()
+}

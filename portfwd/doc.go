@@ -41,9 +41,10 @@
 // Splice), which the direct path alone can do; by the stack path it is the gateway again.
 //
 // An exposed port (expose.go) is a socket of the guest's network namespace, made there
-// by package tap and bound by us. A client is accepted and connected to 127.0.0.1, or to
-// ::1 where that is refused, or to the address that the rule names; it is reset when
-// that fails, and else the relay joins the two. A client of an exposed UDP port
+// by package tap and bound by us. A client is accepted and connected to 127.0.0.1 or ::1,
+// as it came by the one or the other, and to the other where that is refused, or to the
+// address that the rule names; it is reset when that fails, and else the relay joins the
+// two. A client of an exposed UDP port
 // (exposeudp.go) has a socket on the host, connected to the server. No address comes
 // from the guest: the rule alone says where a port leads.
 //

@@ -52,7 +52,7 @@ func (p *exposedPort) take(fd int, from netip.AddrPort) {
 	if host := p.to.Addr(); host.IsValid() {
 		c.ask(host)
 	} else {
-		c.ask(loopback4())
+		c.ask(loopbackLike(from.Addr()))
 	}
 }
 
@@ -100,9 +100,13 @@ func (c *exposedClient) answered(errno unix.Errno) {
 	case errno == 0:
 		c.ended = true
 		c.p.m.cfg.Relay.Join(c.server.Release(), c.socket.Release(), c.record)
-	case errno == unix.ECONNREFUSED && !c.p.to.Addr().IsValid() && c.to.Addr().Is4() && c.p.m.cfg.Plan.IPv6():
+	case errno == unix.ECONNREFUSED && !c.p.to.Addr().IsValid() && c.to.Addr() == loopbackLike(c.from.Addr()) && c.p.m.cfg.Plan.IPv6():
 		c.server.Close()
-		c.ask(netip.IPv6Loopback())
+		if c.to.Addr().Is4() {
+			c.ask(netip.IPv6Loopback())
+		} else {
+			c.ask(loopback4())
+		}
 	default:
 		c.refuse()
 	}

@@ -119,6 +119,22 @@ func TestExposed(t *testing.T) {
 	})
 }
 
+// Where servers listen on both loopback addresses, a client gets the one of its family.
+func TestExposedKeepsFamily(t *testing.T) {
+	w := newWorld(t, setting{noLoopback: true})
+	seen := make(chan net.Addr, 1)
+	tell := func(c net.Conn) { seen <- c.RemoteAddr() }
+	port := serveHost(t, netip.IPv6Loopback(), tell)
+	l, _ := testnet.ListenTCP(t, netip.AddrPortFrom(loop4, port).String())
+	acceptAll(t, l, tell)
+	eachFamily(t, func(t *testing.T, loop netip.Addr) {
+		dial(t, w.expose(loop, port))
+		if from := receive(t, seen).(*net.TCPAddr).AddrPort(); from.Addr() != loop {
+			t.Errorf("the server sees %v", from)
+		}
+	})
+}
+
 // A server that has only IPv6 is found, unless there is no IPv6; where nobody
 // listens the client is reset at once.
 func TestExposedFallsBackToIPv6(t *testing.T) {

@@ -22,8 +22,8 @@ type Exposed struct {
 	GuestPort uint16
 	// GuestPortEnd is the last port of a range, inclusive; 0: GuestPort.
 	GuestPortEnd uint16
-	// Host is the address of the server; the zero value means the host's loopback: of TCP,
-	// 127.0.0.1, or ::1 where that is refused; of UDP, the address of the client's family.
+	// Host is the address of the server; the zero value means the host's loopback of the
+	// client's family, or of the other one where a TCP client is refused.
 	Host netip.Addr
 	// HostPort is where GuestPort leads, the ports after it counting up; 0: GuestPort.
 	HostPort uint16

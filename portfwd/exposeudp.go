@@ -103,10 +103,7 @@ func (u *exposedUDP) newErrand(client sockio.Addr) *errand {
 	cfg := &u.m.cfg
 	from, to := client.AddrPort(), u.to
 	if !to.Addr().IsValid() {
-		to = netip.AddrPortFrom(loopback4(), to.Port())
-		if from.Addr().Is6() {
-			to = netip.AddrPortFrom(netip.IPv6Loopback(), to.Port())
-		}
+		to = netip.AddrPortFrom(loopbackLike(from.Addr()), to.Port())
 	}
 	guest := cfg.Guests.Of(from.Addr())
 	d := cfg.Policy.Decide(policy.Request{
