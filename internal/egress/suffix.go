@@ -9,7 +9,8 @@ import (
 // suffixes are the names under which anybody may have a name: the rules of
 // publicsuffix.org, one a line, sorted by their bytes. They are those of
 // golang.org/x/net/publicsuffix, which a test holds them against; the package itself
-// imports net/http, and every start would pay for that.
+// imports net/http, and every start would pay for that. The list is under the Mozilla
+// Public License, version 2.0.
 //
 //go:embed suffixes.txt
 var suffixes string
