@@ -122,6 +122,18 @@ func TestCopiedGuestAddr(t *testing.T) {
 	check("when it has come back", "192.0.2.10", "2001:db8:1::10")
 }
 
+// TestCopiedGuestAddrIsSet: an address that was set stays, although the guest's kernel speaks
+// in ARP of another interface's.
+func TestCopiedGuestAddrIsSet(t *testing.T) {
+	a := netip.MustParseAddr
+	p := addressingtest.Copied(t)
+	s := newSeam(t, seamConfig{plan: &p, guest4: p.Guest, guest6: p.Guest6})
+	s.feed(testnet.ARP(1, testnet.GuestMAC(), a("10.7.7.7"), [6]byte{}, a("192.0.2.1")), solicit(a("2001:db8:7::7"), a("fe80::2:1")))
+	if v4, v6 := s.stack.GuestAddr4(), s.stack.GuestAddr6(); v4 != p.Guest || v6 != p.Guest6 {
+		t.Errorf("the guest has %v and %v", v4, v6)
+	}
+}
+
 // A family that is off is not answered, and errors come from the router of the family.
 func TestOneFamily(t *testing.T) {
 	a, pre := netip.MustParseAddr, netip.MustParsePrefix

@@ -12,18 +12,20 @@ import (
 //
 // A packet's source says little: it may be forwarded from a container inside, or be
 // another interface's that is bridged onto the TAP. ARP and neighbour discovery are not
-// forwarded, and an interface speaks there of addresses that it has.
+// forwarded, and an interface speaks there of addresses that it has; or that another
+// interface of its namespace has (arp_announce in the kernel's ip-sysctl.rst), so nothing is
+// learned where the address is known.
 type guestAddrs struct {
-	fixed6     netip.Addr // set by the Config: nothing is learned
-	own4, own6 netip.Addr // last claimed from the TAP's own Ethernet address
+	fixed4, fixed6 netip.Addr // set by the Config: nothing is learned
+	own4, own6     netip.Addr // last claimed from the TAP's own Ethernet address
 }
 
 // GuestAddr4 is the guest's own IPv4 address, not valid without IPv4 or where there are
-// several guests. It is the one of the plan; or, where the guest's subnets lie outside and
-// so it may have chosen another, the one that the TAP's own interface has last claimed in
-// ARP. Shard's thread only.
+// several guests. It is the one of the Config or of the plan; or, where nobody has set it and
+// the guest's subnets lie outside, so that it may have chosen another, the one that the
+// TAP's own interface has last claimed in ARP. Shard's thread only.
 func (s *Stack) GuestAddr4() netip.Addr {
-	if s.guest.own4.IsValid() {
+	if s.guest.own4.IsValid() && !s.guest.fixed4.IsValid() {
 		return s.guest.own4
 	}
 	return s.plan.Guest
@@ -38,7 +40,7 @@ func (s *Stack) GuestAddr6() netip.Addr {
 	switch {
 	case !s.plan.IPv6():
 		return netip.Addr{}
-	case s.guest.fixed6.IsValid() && !s.plan.Outside:
+	case s.guest.fixed6.IsValid():
 		return s.guest.fixed6
 	case s.guest.own6.IsValid():
 		return s.guest.own6

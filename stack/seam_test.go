@@ -46,6 +46,7 @@ type seamConfig struct {
 	adverts []byte
 	noIPv6  bool
 	plan    *addressing.Plan // the default one if nil
+	guest4  netip.Addr
 	guest6  netip.Addr
 	clock   *shardtest.Clock // one that stands still if nil
 	buffers int              // Config.BufferBytes
@@ -72,7 +73,7 @@ func newSeam(t testing.TB, cfg seamConfig) *seam {
 	}
 	s.stack, err = stack.New(stack.Config{
 		Device: s.dev, Shard: s.shard, Plan: s.plan, Handler: s, MTU: cfg.mtu,
-		RouterAdvertisement: cfg.adverts, GuestAddr6: cfg.guest6, BufferBytes: cfg.buffers,
+		RouterAdvertisement: cfg.adverts, GuestAddr4: cfg.guest4, GuestAddr6: cfg.guest6, BufferBytes: cfg.buffers,
 		Neighbors: cfg.neighbors,
 		Logger:    slog.New(slog.DiscardHandler),
 	})

@@ -62,10 +62,9 @@ type Config struct {
 	// DisableNDP leaves neighbour discovery without answers; who uses it has given the
 	// guest its neighbours.
 	DisableNDP bool
-	// GuestAddr6 is the guest's IPv6 address where somebody has set it. If it is
-	// not valid, the stack finds out; see Stack.GuestAddr6. Where the guest's subnets
-	// lie outside it always does.
-	GuestAddr6 netip.Addr
+	// GuestAddr4 and GuestAddr6 are the guest's addresses where somebody has set them. If
+	// one is not valid, the stack finds out; see Stack.GuestAddr4 and Stack.GuestAddr6.
+	GuestAddr4, GuestAddr6 netip.Addr
 	// Neighbors tells the Ethernet address of one of several guests, false for an
 	// address that none has; what is sent there goes to 00:00:00:00:00:00, which is
 	// nobody's. Any goroutine calls it, for each frame. If it is nil, there is one
@@ -144,7 +143,7 @@ func New(cfg Config) (*Stack, error) {
 		claims:        cfg.Claims,
 		advertisement: cfg.RouterAdvertisement,
 		disableNDP:    cfg.DisableNDP,
-		guest:         guestAddrs{fixed6: cfg.GuestAddr6},
+		guest:         guestAddrs{fixed4: cfg.GuestAddr4, fixed6: cfg.GuestAddr6},
 		conns:         make(map[Tuple]*Conn),
 		accepting:     make(map[Tuple]*Handshake),
 		budget:        budget{free: cmp.Or(cfg.BufferBytes, DefaultBufferBytes)},

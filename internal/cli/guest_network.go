@@ -107,6 +107,7 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 		},
 		Policy:      rules,
 		Record:      n.records.record(),
+		StaticIPv4:  cfg.Configure != nil && cfg.Configure.Address.IsValid(),
 		StaticIPv6:  n.device.HasIPv6(),
 		MTU:         o.MTU,
 		Source:      o.Source,

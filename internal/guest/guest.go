@@ -67,9 +67,10 @@ type Config struct {
 	// Record takes the record of flows under a Policy, on the thread of the shard; nil:
 	// there is none.
 	Record func(egress.Record)
-	// StaticIPv6 says that the guest has been given Rules.Plan.Guest6. Then router
-	// advertisements do not have it make another address.
-	StaticIPv6 bool
+	// StaticIPv4 and StaticIPv6 say that the guest has been given Rules.Plan.Guest and
+	// Guest6. Then nothing else is taken for its address, and router advertisements do not
+	// have it make another one.
+	StaticIPv4, StaticIPv6 bool
 	// MTU of the guest's link in bytes, 1500 if zero.
 	MTU int
 	// Source of the host's sockets; nil: the kernel chooses.

@@ -137,6 +137,9 @@ func (g *Guest) serve0(w *worker, cfg *Config, fc *forwarder.Config, sc *stack.C
 	if p.IPv6() && !cfg.DisableAdvertisements {
 		sc.RouterAdvertisement = dhcp.RouterAdvertisement(dc, !cfg.StaticIPv6)
 	}
+	if cfg.StaticIPv4 {
+		sc.GuestAddr4 = p.Guest
+	}
 	if cfg.StaticIPv6 {
 		sc.GuestAddr6 = p.Guest6
 	}
