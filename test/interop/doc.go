@@ -1,11 +1,13 @@
-// Interop runs the programs that drive a helper in earnest (podman, RootlessKit,
-// rootless Docker) with a helper of choice in slirp4netns's place, and lists
+// Interop runs the programs that drive a helper in earnest (podman, buildah, RootlessKit,
+// rootless Docker) with a helper of choice in slirp4netns's place and in pasta's, and lists
 // each thing they and their containers should see as PASS, FAIL or SKIP.
 //
 //	make interop                                          # ours
 //	make interop HELPER=/usr/bin/slirp4netns              # the yardstick
 //	make interop HELPER='bin/epiphyte /usr/bin/slirp4netns'  # side by side
 //	make interop CHECKS='podman/publish-*'                # some of it
+//	make interop CHECKS='pasta*' HELPER=/var/cache/epiphyte-interop/root/usr/bin/pasta
+//	make interop CHECKS='pasta-bats/*' PODMAN_SOURCE=/src/podman  # podman's own tests
 //
 // # Theory of operation
 //
@@ -35,14 +37,21 @@
 // distribution's does not, the newest is used, which prepare.sh unpacks. Root's podman
 // has configuration and storage of its own in the machine.
 //
+// The suites whose name begins with pasta give the helper the names pasta and pesto. They
+// have podman 5 and the version that comes next, which prepare.sh unpacks, each with
+// storage of its own; the newest RootlessKit; and the distribution's Docker. With pasta as
+// the helper, pesto is taken from the same directory. Other suites skip it, as these skip
+// slirp4netns. podman's own tests take ten minutes, and a repository of podman's: they run
+// only when PODMAN_SOURCE names one.
+//
 // Images hold a static busybox and the probe, and are imported from a tar
 // archive; no registry is asked for anything.
 //
 // A check passes, fails or is skipped. Skipped means that it could not have
 // told anything: a program is missing, the caller does not run here even
 // without a network (each caller is first tried that way), the helper does not
-// list the option in --help, or the check is about what we do beyond
-// slirp4netns and the helper is another. After each check the callers'
+// list the option in --help, the suite is about another name, or the check is about what
+// we do beyond the one in whose place we are and the helper is that one. After each check the callers'
 // containers are removed, and a helper process that survives this fails it.
 //
 // The exit status is 1 if a check failed with the first helper; the others are

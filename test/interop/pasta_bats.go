@@ -14,7 +14,9 @@ import (
 )
 
 const (
-	// batsDir is where prepare.sh puts podman's own tests, if it is told where to find them.
+	// batsSource is the variable that names a repository of podman's.
+	batsSource = "PODMAN_SOURCE"
+	// batsDir is where prepare.sh puts the tests of it.
 	batsDir   = "/var/cache/epiphyte-interop/podman-tests"
 	batsTests = batsDir + "/test/system/505-networking-pasta.bats"
 	batsImage = "quay.io/libpod/testimage:20241011"
@@ -26,8 +28,11 @@ func pastaBatsSuite() suite {
 	return podman5.suite(check{
 		name: "pasta-bats/podman", says: "podman's own tests of pasta", limit: batsTime,
 		needs: []need{program("bats", "socat", "jq"), func(context.Context, *machine) string {
-			if unix.Access(batsTests, unix.R_OK) != nil {
-				return "podman's tests are not there: PODMAN_SOURCE names a repository of podman's"
+			if os.Getenv(batsSource) == "" {
+				return batsSource + " names no repository of podman's"
+			}
+			if err := unix.Access(batsTests, unix.R_OK); err != nil {
+				return fmt.Sprintf("%s: %v", batsTests, err)
 			}
 			return ""
 		}},
