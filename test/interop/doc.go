@@ -50,9 +50,10 @@
 // A check passes, fails or is skipped. Skipped means that it could not have
 // told anything: a program is missing, the caller does not run here even
 // without a network (each caller is first tried that way), the helper does not
-// list the option in --help, the suite is about another name, or the check is about what
-// we do beyond the one in whose place we are and the helper is that one. After each check the callers'
-// containers are removed, and a helper process that survives this fails it.
+// list the option in --help, the suite is about another name, or the check is
+// about what we do beyond the one in whose place we are and the helper is that
+// one. After each check the callers' containers are removed, and a helper
+// process that survives this fails it.
 //
 // The exit status is 1 if a check failed with the first helper; the others are
 // there to compare it with.

@@ -100,7 +100,7 @@ func pastaMany(ctx context.Context, m *machine) error {
 
 func pastaPod(ctx context.Context, m *machine) error {
 	if _, err := m.do(ctx, "podman", "pod", "create", "--name=pod", "--publish=8080:80",
-		"--infra-image=localhost/"+image, "--infra-command=sleep 600"); err != nil {
+		"--infra-image=localhost/"+image, "--infra-command=probe serve 81"); err != nil {
 		return err
 	}
 	if err := podmanServe(ctx, m, "one", "--pod=pod"); err != nil {

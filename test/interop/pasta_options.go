@@ -49,6 +49,13 @@ func pastaOptions() []check {
 				return first(failsWith(err, "no-such-thing"), failsWith(err, "exit code 1"))
 			},
 		}, {
+			name: "pasta/pcap", says: "-p captures what crosses the TAP",
+			run: pastaCapture,
+		}, {
+			name: "pasta/own-options", says: "options of ours reach the helper, too",
+			needs: []need{beyond},
+			run:   pastaOwnOptions,
+		}, {
 			name: "pasta/containers-conf", says: "pasta_options of containers.conf, and --network pasta: over it",
 			run: pastaConfigured,
 		}}
@@ -62,6 +69,30 @@ func pastaAuto(ctx context.Context, m *machine) error {
 		return err
 	}
 	return reachBoth(ctx, m, "tcp", "8080", 100000)
+}
+
+func pastaCapture(ctx context.Context, m *machine) error {
+	file := homeDir + "/tmp/out.pcap"
+	if _, err := pastaRun(ctx, m, "-p,"+file, "probe", "tcp", outside(), "100000"); err != nil {
+		return err
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	// What the server says of its client passes the TAP as it is.
+	return first(has(string(b), peer(hostIPv4)), os.Remove(file))
+}
+
+func pastaOwnOptions(ctx context.Context, m *machine) error {
+	socket := homeDir + "/tmp/api.sock"
+	if err := podmanServe(ctx, m, "one", "--network=pasta:--queues,2,--http-socket,"+socket, "--publish=8080:80"); err != nil {
+		return err
+	}
+	if _, err := os.Stat(socket); err != nil {
+		return err
+	}
+	return reachBoth(ctx, m, "tcp", "8080", 1<<20)
 }
 
 func pastaConfigured(ctx context.Context, m *machine) error {
