@@ -19,7 +19,9 @@ const (
 	// batsDir is where prepare.sh puts the tests of it.
 	batsDir   = "/var/cache/epiphyte-interop/podman-tests"
 	batsTests = batsDir + "/test/system/505-networking-pasta.bats"
-	batsImage = "quay.io/libpod/testimage:20241011"
+	// batsImage is what those tests call their image, where batsRegistry is where it is from.
+	batsImage    = batsRegistry + "/libpod/testimage:20241011"
+	batsRegistry = "localhost"
 )
 
 // pastaBatsSuite: what podman's developers hold pasta against.
@@ -46,7 +48,7 @@ func pastaBatsSuite() suite {
 			if _, err := output(cmd); err != nil {
 				return err
 			}
-			env := []string{"PODMAN=" + m.tree + "/usr/bin/podman", "BATS_TMPDIR=" + homeDir + "/tmp"}
+			env := []string{"PODMAN=" + m.tree + "/usr/bin/podman", "BATS_TMPDIR=" + homeDir + "/tmp", "PODMAN_TEST_IMAGE_REGISTRY=" + batsRegistry}
 			var out bytes.Buffer
 			cmd = m.command(ctx, env, "bats", "--tap", batsTests)
 			cmd.Stdout = io.MultiWriter(&out, os.Stdout) // it takes minutes
