@@ -5,14 +5,15 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
-	"epiphyte/internal/addressing"
-	"epiphyte/internal/names"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"strings"
 	"time"
+
+	"epiphyte/internal/addressing"
+	"epiphyte/internal/names"
 )
 
 // maxMembers bounds the members of a network; the default subnet has room for 253.
