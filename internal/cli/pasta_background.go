@@ -95,7 +95,7 @@ func (p *Pasta) serveCaller(ctx context.Context, stderr io.Writer) int {
 // unmounted, and makes paths ones that lead to the same files from there.
 func (p *Pasta) leaveDirectory() error {
 	l := p.Line
-	for _, path := range [...]*string{&l.NetNS, &l.UserNS, &l.PIDFile, &p.LogFile, &p.ConfSocket, &p.Pcap, &p.HTTPSocket, &p.ResolvConf} {
+	for _, path := range [...]*string{&l.NetNS, &l.UserNS, &l.PIDFile, &p.LogFile, &p.ConfSocket, &p.Pcap, &p.HTTPSocket, &p.ResolvConf, &p.Policy.File, &p.Policy.Log} {
 		if *path == "" || filepath.IsAbs(*path) {
 			continue
 		}
