@@ -18,6 +18,10 @@ const maxHostname = 64
 // its exit status.
 func (p *Pasta) serveCommand(ctx context.Context, stderr io.Writer) int {
 	r := newReporter(pastaName, &p.Options, stderr)
+	if err := r.toFile(&p.Options); err != nil {
+		return r.fail(err)
+	}
+	defer r.close()
 	cfg := namespace.Config{Command: p.Line.Command, Hostname: pastaHostname(), Isolated: true, Queues: p.Queues}
 	if len(cfg.Command) == 0 {
 		cfg.Command, cfg.Login = []string{shell()}, true
