@@ -63,9 +63,9 @@
 // Life of a rule: Add or Change, then serving, then Remove, Change or Close, which close
 // the listeners; connections that were carried in live on.
 //
-// Timers: autoInterval, while there is a rule with Auto; for each client that waits, dialTimeout, or directPatience on the direct
-// path; acceptPause when the process is out of descriptors. Sessions expire in the
-// table, after sessionIdle.
+// Timers: autoInterval, while there is a rule with Auto; for each client that waits,
+// dialTimeout, or directPatience on the direct path; acceptPause when the process is out of
+// descriptors. Clients of UDP ports expire in the table, after sessionIdle.
 //
 // What it does not do: it parses no JSON, and decides nothing about addresses.
 package portfwd

@@ -1,7 +1,6 @@
 package portfwd
 
 import (
-	"fmt"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -14,11 +13,9 @@ import (
 
 // exposedUDP is an exposed UDP port at one of the addresses in the guest.
 type exposedUDP struct {
-	m      *Manager
-	socket sockio.DatagramSocket // in the guest
-	at     netip.AddrPort        // in the guest
-	to     netip.AddrPort        // on the host; no valid address: the loopback of the client's family
-	watch  *shard.Watch
+	datagramPort
+	at netip.AddrPort // in the guest
+	to netip.AddrPort // on the host; no valid address: the loopback of the client's family
 }
 
 // errand is a client of an exposed UDP port, and the socket that stands for it on the host.
@@ -33,37 +30,10 @@ type errand struct {
 }
 
 func (m *Manager) newExposedUDP(fd int, to netip.AddrPort) *exposedUDP {
-	u := &exposedUDP{m: m, at: sockio.LocalAddr(fd), to: to}
-	u.socket = sockio.DatagramSocket{FD: fd, Owner: u, Control: true}
+	u := &exposedUDP{at: sockio.LocalAddr(fd), to: to}
+	u.datagramPort = m.listenDatagrams(fd, u)
 	return u
 }
-
-func (u *exposedUDP) open() (err error) {
-	if u.socket.FD < 0 {
-		return nil
-	}
-	if u.watch, err = u.m.cfg.Shard.Watch(u.socket.FD, unix.EPOLLIN, u); err != nil {
-		return fmt.Errorf("watch socket: %w", err)
-	}
-	return nil
-}
-
-// close closes the port. Its clients are the Manager's to end.
-func (u *exposedUDP) close() {
-	if u.socket.FD < 0 {
-		return
-	}
-	if u.watch != nil {
-		u.watch.Forget()
-	}
-	unix.Close(u.socket.FD)
-	u.socket.FD = -1
-}
-
-func (u *exposedUDP) descriptor() int { return u.socket.FD }
-
-// Ready implements shard.Handler. What is left waiting is reported again.
-func (u *exposedUDP) Ready(uint32) { u.m.cfg.Batch.Read(&u.socket) }
 
 // Received implements sockio.DatagramOwner. All datagrams of a client go where its first
 // one went, which is what was decided on.
@@ -78,10 +48,6 @@ func (u *exposedUDP) Received(from *sockio.Addr, control []byte, segment int, pa
 	e.record.Out += u.m.pass(&e.server, sockio.Datagram{To: e.to}, segment, parts)
 	u.m.cfg.Table.Used(e.record)
 }
-
-// SendFailed implements sockio.DatagramOwner: clients hear no more of it than on any
-// network.
-func (u *exposedUDP) SendFailed(*sockio.Datagram, unix.Errno) {}
 
 // pass sends what another socket has received, and returns how many bytes that is. The
 // Batch that has received it may not be used meanwhile.
@@ -115,7 +81,7 @@ func (u *exposedUDP) newErrand(client sockio.Addr) *errand {
 	cfg.Table.Admit(flow.Mapping)
 	e := &errand{port: u, client: client}
 	e.to.Set(d.To)
-	fd, err := u.m.connectUDP(&e.to)
+	fd, err := u.m.connectUDP(d.To)
 	if err != nil {
 		return nil
 	}
@@ -133,11 +99,8 @@ func (u *exposedUDP) newErrand(client sockio.Addr) *errand {
 }
 
 // connectUDP makes a socket that nobody but the server can send to.
-func (m *Manager) connectUDP(to *sockio.Addr) (int, error) {
-	family := unix.AF_INET
-	if to.Is6() {
-		family = unix.AF_INET6
-	}
+func (m *Manager) connectUDP(to netip.AddrPort) (int, error) {
+	family := familyOf(to.Addr())
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if (err == unix.EMFILE || err == unix.ENFILE) && m.cfg.Table.FreeDescriptor() {
 		fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
@@ -146,7 +109,9 @@ func (m *Manager) connectUDP(to *sockio.Addr) (int, error) {
 		return -1, err
 	}
 	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, sockio.ReceiveBuffer)
-	if errno := sockio.Connect(fd, to); errno != 0 {
+	var sa sockio.Addr
+	sa.Set(to)
+	if errno := sockio.Connect(fd, &sa); errno != 0 {
 		unix.Close(fd)
 		return -1, errno
 	}

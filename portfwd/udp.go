@@ -1,7 +1,6 @@
 package portfwd
 
 import (
-	"fmt"
 	"net/netip"
 	"time"
 	"unsafe"
@@ -10,7 +9,6 @@ import (
 
 	"epiphyte/internal/flow"
 	"epiphyte/internal/policy"
-	"epiphyte/internal/shard"
 	"epiphyte/internal/sockio"
 	"epiphyte/stack"
 )
@@ -21,15 +19,13 @@ const sessionIdle = 240 * time.Second
 
 // udpPort is a published UDP port.
 type udpPort struct {
-	m      *Manager
-	socket sockio.DatagramSocket
-	guest  netip.AddrPort
-	watch  *shard.Watch
+	datagramPort
+	guest netip.AddrPort
 }
 
 func (m *Manager) newUDPPort(fd int, guest netip.AddrPort) *udpPort {
-	u := &udpPort{m: m, guest: guest}
-	u.socket = sockio.DatagramSocket{FD: fd, Owner: u, Control: true}
+	u := &udpPort{guest: guest}
+	u.datagramPort = m.listenDatagrams(fd, u)
 	return u
 }
 
@@ -40,33 +36,6 @@ type session struct {
 	client sockio.Addr // as the host knows it
 	asked  []byte      // control message that makes replies leave from the address asked
 }
-
-func (u *udpPort) open() (err error) {
-	if u.socket.FD < 0 {
-		return nil
-	}
-	if u.watch, err = u.m.cfg.Shard.Watch(u.socket.FD, unix.EPOLLIN, u); err != nil {
-		return fmt.Errorf("watch socket: %w", err)
-	}
-	return nil
-}
-
-// close closes the port. Its sessions are the Manager's to end.
-func (u *udpPort) close() {
-	if u.socket.FD < 0 {
-		return
-	}
-	if u.watch != nil {
-		u.watch.Forget()
-	}
-	unix.Close(u.socket.FD)
-	u.socket.FD = -1
-}
-
-func (u *udpPort) descriptor() int { return u.socket.FD }
-
-// Ready implements shard.Handler. What is left waiting is reported again.
-func (u *udpPort) Ready(uint32) { u.m.cfg.Batch.Read(&u.socket) }
 
 // Received implements sockio.DatagramOwner.
 func (u *udpPort) Received(from *sockio.Addr, control []byte, segment int, parts [][]byte) {
@@ -104,10 +73,6 @@ func (u *udpPort) deliver(client sockio.Addr, control []byte, d policy.Decision,
 	}
 	u.m.cfg.Stack.SendUDPs(s.record.Remote, s.record.Src, segment, parts...)
 }
-
-// SendFailed implements sockio.DatagramOwner. Clients hear no more of a server's
-// replies than on any network.
-func (u *udpPort) SendFailed(*sockio.Datagram, unix.Errno) {}
 
 const (
 	// Clients that are seen as the gateway may have the same port. The next
