@@ -122,6 +122,23 @@ func TestCopiedGuestAddr(t *testing.T) {
 	check("when it has come back", "192.0.2.10", "2001:db8:1::10")
 }
 
+// A router that has a global address keeps it, whoever claims it, although it stands for
+// nothing of the host's.
+func TestCopiedGuestAddrIsNotTheRouters(t *testing.T) {
+	router := netip.MustParseAddr("2001:db8:1::1")
+	p, err := addressing.NewCopied(addressing.Copied{
+		Addresses: []netip.Prefix{netip.MustParsePrefix("2001:db8:1::10/64")}, Gateway6: router, NoMapGateway: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSeam(t, seamConfig{plan: &p})
+	s.feed(solicit(netip.IPv6Unspecified(), router))
+	if got := s.stack.GuestAddr6(); got != p.Guest6 {
+		t.Errorf("the guest has %v, want %v", got, p.Guest6)
+	}
+}
+
 // TestCopiedGuestAddrIsSet: an address that was set stays, although the guest's kernel speaks
 // in ARP of another interface's.
 func TestCopiedGuestAddrIsSet(t *testing.T) {

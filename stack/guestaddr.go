@@ -73,7 +73,7 @@ func (s *Stack) learnGuest6(p *Packet, h header.ICMPv6) {
 	case h.Type() == header.ICMPv6NeighborSolicit && p.Src.IsUnspecified() && len(h) >= header.ICMPv6NeighborSolicitMinimumSize:
 		claimed = addrFrom(header.NDPNeighborSolicit(h.MessageBody()).TargetAddress())
 	}
-	if s.plan.Prefix6.Contains(claimed) && !s.plan.IsOwn(claimed) || s.plan.Outside && claimed.IsGlobalUnicast() && !s.plan.Holds(claimed) {
+	if (s.plan.Prefix6.Contains(claimed) || s.plan.Outside && claimed.IsGlobalUnicast()) && !s.plan.Holds(claimed) {
 		s.guest.own6 = claimed
 	}
 }
