@@ -4,7 +4,6 @@ import (
 	"epiphyte/internal/egress"
 	"epiphyte/internal/gate"
 	"epiphyte/internal/policy"
-	"epiphyte/internal/shard"
 )
 
 // decider is what decides about the flows of a worker: the rules, and before them the
@@ -28,18 +27,7 @@ func (g *Guest) decider(w *worker, cfg *Config) policy.Decider {
 
 // SetPolicy replaces the policy, which the guest must have had from the start. It is in
 // force when SetPolicy returns.
-func (g *Guest) SetPolicy(p *egress.Policy) {
-	done := make(chan struct{})
-	if g.workers[0].shard.Post(shard.TaskFunc(func() {
-		g.gate.Set(p)
-		close(done)
-	})) {
-		select {
-		case <-done:
-		case <-g.served:
-		}
-	}
-}
+func (g *Guest) SetPolicy(p *egress.Policy) { g.ask(func(*worker) { g.gate.Set(p) }) }
 
 // Policy is the one in force, and how often its rules have decided; nil if there is none.
 func (g *Guest) Policy() (p *egress.Policy, counts gate.Counts) {
