@@ -110,10 +110,7 @@ func (r *Rules) linkLocal(a netip.Addr) bool {
 func (r *Rules) decideSplice(q *Request) Decision {
 	own := q.Dst.Addr()
 	if r.LoopbackToLoopback {
-		own = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-		if q.Dst.Addr().Is6() {
-			own = netip.IPv6Loopback()
-		}
+		own = loopbackLike(own)
 	}
 	return Decision{
 		Action: Allow, Inside: true,

@@ -99,11 +99,15 @@ func (r *Rules) decideLoopback(dst netip.AddrPort) Decision {
 	if r.DisableHostLoopback {
 		return Decision{Action: Refuse, Errno: unix.ENETUNREACH}
 	}
-	loopback := netip.IPv6Loopback()
-	if dst.Addr().Is4() {
-		loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	return Decision{Action: Allow, To: netip.AddrPortFrom(loopbackLike(dst.Addr()), dst.Port())}
+}
+
+// loopbackLike is the loopback address of a's family.
+func loopbackLike(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	}
-	return Decision{Action: Allow, To: netip.AddrPortFrom(loopback, dst.Port())}
+	return netip.IPv6Loopback()
 }
 
 // decideHostAddr decides about what stands for the host's main address.
