@@ -221,7 +221,7 @@ func (c *rtnetlinkConn) defaultRoute(index int, gateway netip.Addr, onLink bool,
 func (c *rtnetlinkConn) findDefault(family uint8, metric uint32) (gateway []byte, index int) {
 	msg := nl.NewRtMsg()
 	msg.Family = family
-	routes, err := c.Ask(unix.RTM_GETROUTE, unix.NLM_F_DUMP, msg)
+	routes, err := c.List(unix.RTM_GETROUTE, msg)
 	if err != nil {
 		return nil, 0
 	}

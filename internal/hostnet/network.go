@@ -53,39 +53,19 @@ type Route struct {
 // Default reports whether the route leads to everywhere.
 func (r *Route) Default() bool { return r.Dst.Bits() == 0 }
 
-// tries is how often a list is read that changes meanwhile.
-const tries = 5
-
-// read asks for all lists. One that changes all the time is taken as it comes.
-func read(c *rtnetlink.Conn) (n *Network, err error) {
-	for range tries {
-		if n, err = readOnce(c); !errors.Is(err, rtnetlink.ErrInterrupted) {
-			break
-		}
-	}
-	if errors.Is(err, rtnetlink.ErrInterrupted) {
-		err = nil
-	}
-	return n, err
-}
-
-func readOnce(c *rtnetlink.Conn) (*Network, error) {
+// read asks for all lists.
+func read(c *rtnetlink.Conn) (*Network, error) {
 	n := new(Network)
-	var interrupted error
 	for _, list := range [...]struct {
 		what string
 		read func(*Network, *rtnetlink.Conn) error
 	}{{"interfaces", readLinks}, {"addresses", readAddresses}, {"routes", readRoutes}} {
-		err := list.read(n, c)
-		if errors.Is(err, rtnetlink.ErrInterrupted) {
-			interrupted, err = err, nil
-		}
-		if err != nil {
+		if err := list.read(n, c); err != nil {
 			return nil, fmt.Errorf("read the host's %s: %w", list.what, err)
 		}
 	}
 	slices.SortStableFunc(n.Links, func(a, b Link) int { return a.Index - b.Index })
-	return n, interrupted
+	return n, nil
 }
 
 // link is the interface of an index.

@@ -17,8 +17,17 @@ func strict(c *rtnetlink.Conn) {
 	unix.SetsockoptInt(c.FD, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
 }
 
+// list asks for all that there is. What changes all the time is taken as it comes.
+func list(c *rtnetlink.Conn, typ int, header nl.NetlinkRequestData) ([][]byte, error) {
+	all, err := c.List(typ, header)
+	if err == rtnetlink.ErrInterrupted {
+		err = nil
+	}
+	return all, err
+}
+
 func readLinks(n *Network, c *rtnetlink.Conn) error {
-	messages, err := c.Ask(unix.RTM_GETLINK, unix.NLM_F_DUMP, nl.NewIfInfomsg(unix.AF_UNSPEC))
+	messages, err := list(c, unix.RTM_GETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC))
 	for _, m := range messages {
 		if len(m) < unix.SizeofIfInfomsg {
 			continue
@@ -36,7 +45,7 @@ func readLinks(n *Network, c *rtnetlink.Conn) error {
 }
 
 func readAddresses(n *Network, c *rtnetlink.Conn) error {
-	messages, err := c.Ask(unix.RTM_GETADDR, unix.NLM_F_DUMP, nl.NewIfAddrmsg(unix.AF_UNSPEC))
+	messages, err := list(c, unix.RTM_GETADDR, nl.NewIfAddrmsg(unix.AF_UNSPEC))
 	for _, m := range messages {
 		if a, ok := parseAddress(m); ok {
 			n.Addresses = append(n.Addresses, a)
@@ -74,14 +83,11 @@ func parseAddress(m []byte) (Address, bool) {
 }
 
 func readRoutes(n *Network, c *rtnetlink.Conn) error {
-	var interrupted error
 	for _, family := range [...]uint8{unix.AF_INET, unix.AF_INET6} {
 		msg := nl.NewRtMsg()
 		msg.RtMsg = unix.RtMsg{Family: family, Table: unix.RT_TABLE_MAIN}
-		messages, err := c.Ask(unix.RTM_GETROUTE, unix.NLM_F_DUMP, msg)
+		messages, err := list(c, unix.RTM_GETROUTE, msg)
 		switch {
-		case err == rtnetlink.ErrInterrupted:
-			interrupted = err
 		case err == unix.ENOENT: // there is no such table yet
 		case family == unix.AF_INET6 && (err == unix.EOPNOTSUPP || err == unix.EAFNOSUPPORT):
 		case err != nil:
@@ -91,7 +97,7 @@ func readRoutes(n *Network, c *rtnetlink.Conn) error {
 			n.Routes = append(n.Routes, parseRoute(m)...)
 		}
 	}
-	return interrupted
+	return nil
 }
 
 // parseRoute is a route of the main table by interfaces, none if it is another.

@@ -1,7 +1,6 @@
 package netdef
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -11,9 +10,6 @@ import (
 
 	"epiphyte/internal/rtnetlink"
 )
-
-// dumps is how often the kernel is asked while others change what it lists.
-const dumps = 5
 
 // broadRoute is the prefix length below which a route is one to everywhere, and no
 // network.
@@ -38,7 +34,7 @@ func HostRoutes() ([]netip.Prefix, error) {
 		{unix.RTM_GETADDR, nl.NewIfAddrmsg(unix.AF_UNSPEC), unix.IFA_ADDRESS},
 		{unix.RTM_GETROUTE, &nl.RtMsg{}, unix.RTA_DST},
 	} {
-		messages, err := dump(c, list.request, list.header)
+		messages, err := c.List(list.request, list.header)
 		if err != nil {
 			return nil, fmt.Errorf("list addresses and routes of the host: %w", err)
 		}
@@ -50,16 +46,6 @@ func HostRoutes() ([]netip.Prefix, error) {
 	}
 	slices.SortFunc(all, netip.Prefix.Compare)
 	return slices.Compact(all), nil
-}
-
-// dump lists again what others have changed meanwhile.
-func dump(c *rtnetlink.Conn, request int, header nl.NetlinkRequestData) (all [][]byte, err error) {
-	for range dumps {
-		if all, err = c.Ask(request, unix.NLM_F_DUMP, header); !errors.Is(err, rtnetlink.ErrInterrupted) {
-			break
-		}
-	}
-	return all, err
 }
 
 // prefix is the network of an address or a route, whose header has the prefix's length in

@@ -94,6 +94,20 @@ func (c *Conn) Ask(typ, flags int, parts ...nl.NetlinkRequestData) (answers [][]
 	}
 }
 
+// tries is how often a list is asked for that changes meanwhile.
+const tries = 5
+
+// List asks for all that there is, again while others change it. ErrInterrupted: they did
+// every time, and this is what was read last.
+func (c *Conn) List(typ int, header nl.NetlinkRequestData) (all [][]byte, err error) {
+	for range tries {
+		if all, err = c.Ask(typ, unix.NLM_F_DUMP, header); err != ErrInterrupted {
+			break
+		}
+	}
+	return all, err
+}
+
 // Receive returns messages of the kernel that have arrived, one or several. EAGAIN: none
 // has; ENOBUFS: some were lost. What they hold is overwritten by the next call.
 func (c *Conn) Receive() ([]syscall.NetlinkMessage, error) {
