@@ -47,7 +47,7 @@ func (p *Pasta) copyHost() (_ *hostnet.Watcher, err error) {
 // plan computes the addresses, and notes the name and the routes of the interface.
 func (s *standing) plan() (addressing.Plan, error) {
 	l := s.line
-	c := addressing.Copied{NoMapGateway: l.V4.NoMapLoopback}
+	c := addressing.Copied{NoMapGateway: l.NoMapGateway}
 	for _, v6 := range [...]bool{false, true} {
 		x := l.Family(v6)
 		if x.Off {

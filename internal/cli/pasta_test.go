@@ -42,7 +42,7 @@ func TestPastaAbbreviations(t *testing.T) {
 	}
 	l := p.Line
 	p.Publish = p.Publish[:1] // what is forwarded by default stands behind
-	if !l.Configure || !l.Quiet || !l.Foreground || p.MTU != 1400 || !l.V4.NoMapLoopback || p.Queues != 2 ||
+	if !l.Configure || !l.Quiet || !l.Foreground || p.MTU != 1400 || !l.NoMapGateway || p.Queues != 2 ||
 		p.Publish[0].HostPort != 80 || p.Pcap != "cap" || l.NetNS != "/n" {
 		t.Errorf("%+v, %+v", p.Options, *l)
 	}

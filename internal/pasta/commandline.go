@@ -57,23 +57,23 @@ type Link struct {
 
 // Family is what is said of one IP version. What is not valid has not been said.
 type Family struct {
-	Off           bool
-	Address       netip.Addr
-	Bits          int // of the address's subnet; 0: not said
-	Gateway       netip.Addr
-	Outbound      netip.Addr // source address
-	OutboundIf    string     // device that the host's sockets are bound to
-	DNSForward    netip.Addr
-	DNSHost       netip.Addr
-	MapGuest      netip.Addr
-	MapLoopback   netip.Addr
-	NoMapLoopback bool // not even the gateway
+	Off         bool
+	Address     netip.Addr
+	Bits        int // of the address's subnet; 0: not said
+	Gateway     netip.Addr
+	Outbound    netip.Addr // source address
+	OutboundIf  string     // device that the host's sockets are bound to
+	DNSForward  netip.Addr
+	DNSHost     netip.Addr
+	MapGuest    netip.Addr
+	MapLoopback netip.Addr
 }
 
 // Addresses are the guest's, and what stands for the host. The first of Family is IPv4.
 type Addresses struct {
 	V4, V6       Family
 	Template     string // the host's interface whose addresses and routes are copied
+	NoMapGateway bool   // it does not stand for the host's loopback
 	NoCopyRoutes bool
 	NoCopyAddrs  bool
 }
@@ -165,12 +165,11 @@ func (a *Addresses) addTo(f flags) {
 	f.interfaceName(&a.V6.OutboundIf, "outbound-if6", "", "send IPv6 by the host's interface `NAME` only")
 	f.family(a, func(x *Family) *netip.Addr { return &x.DNSForward }, "dns-forward", "", "answer DNS at `ADDR`; once for each family")
 	f.family(a, func(x *Family) *netip.Addr { return &x.DNSHost }, "dns-host", "", "ask the nameserver `ADDR` instead of resolv.conf's; once for each family")
-	f.fs.Func("map-host-loopback", "have `ADDR` stand for the host's loopback, or none; once for each family", a.setMapLoopback)
-	f.fs.BoolFunc("no-map-gw", "do not have the gateway stand for the host's loopback", func(string) error {
-		a.V4.NoMapLoopback, a.V6.NoMapLoopback = true, true
-		return nil
-	})
-	f.fs.Func("map-guest-addr", "have `ADDR` stand for the host's own address, or none; once for each family", a.setMapGuest)
+	mapLoopback := func(x *Family) *netip.Addr { return &x.MapLoopback }
+	f.familyOr(a, mapLoopback, func() { a.NoMapGateway = true }, "map-host-loopback", "have `ADDR` stand for the host's loopback instead of the gateway, or none; once for each family")
+	f.on(&a.NoMapGateway, "no-map-gw", "", "do not have the gateway stand for the host's loopback")
+	mapGuest := func(x *Family) *netip.Addr { return &x.MapGuest }
+	f.familyOr(a, mapGuest, func() {}, "map-guest-addr", "have `ADDR` stand for the host's own address, or none; once for each family")
 	f.on(&a.NoCopyRoutes, "no-copy-routes", "", "do not copy the host's routes (with --config-net)")
 	f.on(&a.NoCopyAddrs, "no-copy-addrs", "", "copy one address of each family only (with --config-net)")
 }

@@ -42,7 +42,7 @@ func TestCallers(t *testing.T) {
 			func(c *CommandLine) {
 				c.Configure, c.Quiet, c.NetNS = true, true, "/run/user/1001/netns/netns-1"
 				c.V4.DNSForward, c.V4.MapGuest = addr("169.254.1.1"), addr("169.254.1.2")
-				c.V4.NoMapLoopback, c.V6.NoMapLoopback = true, true
+				c.NoMapGateway = true
 			},
 		},
 		"podman's bridge": {
@@ -78,7 +78,7 @@ func TestCallers(t *testing.T) {
 			},
 		},
 		"a shell":      {"--address=2001:db8::2/56", func(c *CommandLine) { c.V6.Address, c.V6.Bits = addr("2001:db8::2"), 56 }},
-		"no map":       {"--map-host-loopback=none --map-guest-addr=none", func(c *CommandLine) { c.V4.NoMapLoopback, c.V6.NoMapLoopback = true, true }},
+		"no map":       {"--map-host-loopback=none --map-guest-addr=none", func(c *CommandLine) { c.NoMapGateway = true }},
 		"path of proc": {"--netns=/proc/7/ns/net --userns=/proc/7/ns/user", func(c *CommandLine) { c.NetNS, c.UserNS = "/proc/7/ns/net", "/proc/7/ns/user" }},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -155,6 +155,23 @@ func (f flags) family(a *Addresses, field func(*Family) *netip.Addr, name, lette
 	})
 }
 
+// familyOr declares one that may be none instead, which takes back the addresses of both.
+func (f flags) familyOr(a *Addresses, field func(*Family) *netip.Addr, isNone func(), name, usage string) {
+	f.fs.Func(name, usage, func(s string) error {
+		if s == none {
+			*field(&a.V4), *field(&a.V6) = netip.Addr{}, netip.Addr{}
+			isNone()
+			return nil
+		}
+		addr, err := hostAddr(s)
+		if err != nil {
+			return fmt.Errorf("--%s %s: %w, or %s", name, s, err, none)
+		}
+		*field(a.of(addr)) = addr
+		return nil
+	})
+}
+
 // of is the family of an address.
 func (a *Addresses) of(addr netip.Addr) *Family { return a.Family(addr.Is6()) }
 
@@ -227,32 +244,6 @@ func (a *Addresses) setMask(s string) error {
 		return fmt.Errorf("--netmask %s: must be a mask such as 255.255.255.0, or 1 to 32 bits", s)
 	}
 	a.V4.Bits = bits
-	return nil
-}
-
-func (a *Addresses) setMapLoopback(s string) error {
-	if s == none {
-		a.V4.NoMapLoopback, a.V6.NoMapLoopback = true, true
-		return nil
-	}
-	addr, err := hostAddr(s)
-	if err != nil {
-		return fmt.Errorf("--map-host-loopback %s: %w, or %s", s, err, none)
-	}
-	a.of(addr).MapLoopback = addr
-	return nil
-}
-
-func (a *Addresses) setMapGuest(s string) error {
-	if s == none {
-		a.V4.MapGuest, a.V6.MapGuest = netip.Addr{}, netip.Addr{}
-		return nil
-	}
-	addr, err := hostAddr(s)
-	if err != nil {
-		return fmt.Errorf("--map-guest-addr %s: %w, or %s", s, err, none)
-	}
-	a.of(addr).MapGuest = addr
 	return nil
 }
 
