@@ -10,6 +10,7 @@ import (
 	"epiphyte/internal/forwards"
 	"epiphyte/internal/guest"
 	"epiphyte/internal/hostnet"
+	"epiphyte/internal/namespace"
 	"epiphyte/internal/pasta"
 	"epiphyte/portfwd"
 	"epiphyte/tap"
@@ -160,7 +161,9 @@ func (s *standing) configure(cfg *guest.Config) {
 	}
 	cfg.Names = guest.Names{Hostname: l.Hostname, FQDN: l.FQDN}
 	if l.DHCPSearch && !l.NoSearch {
-		cfg.Names.Search = l.Search
+		if cfg.Names.Search = l.Search; len(l.Search) == 0 {
+			cfg.Names.Search = namespace.HostSearch(cfg.ResolvConf)
+		}
 	}
 	if l.DHCPDNS && !l.NoDNS {
 		if cfg.Names.Resolvers = l.DNS; len(l.DNS) == 0 {

@@ -2,8 +2,13 @@ package cli
 
 import (
 	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"epiphyte/internal/guest"
 )
 
 // TestPastaGetopt: what getopt_long of the contract reads, and what it says.
@@ -63,6 +68,31 @@ func TestPastaLogLevels(t *testing.T) {
 	} {
 		if p, exit := ParsePasta(strings.Fields(args)); exit != nil || p.LogLevel != want {
 			t.Errorf("%s: %v, %v, want %v", args, exit, p, want)
+		}
+	}
+}
+
+// TestPastaSearchList: it is handed out if asked for, and the host's if no other is named.
+func TestPastaSearchList(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(file, []byte("nameserver 192.0.2.1\nsearch a.example b.example .\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for args, want := range map[string][]string{
+		"":                              nil,
+		"--dhcp-search":                 {"a.example", "b.example"},
+		"--search c.example":            {"c.example"},
+		"--dhcp-search --search none":   nil,
+		"-S c.example --no-dhcp-search": nil,
+	} {
+		p, exit := ParsePasta(append(strings.Fields(args), "--netns=/n"))
+		if exit != nil {
+			t.Fatal(exit)
+		}
+		cfg := guest.Config{ResolvConf: file}
+		(&standing{line: p.Line}).configure(&cfg)
+		if !slices.Equal(cfg.Names.Search, want) {
+			t.Errorf("%q: %q, want %q", args, cfg.Names.Search, want)
 		}
 	}
 }

@@ -16,8 +16,29 @@ import (
 // list and options of the host's file, which name what they mean on the host's
 // network too.
 func (cfg Config) resolvConf(host []byte) []byte {
-	var search, options []string
-	for line := range strings.Lines(string(host)) {
+	search, options := parseResolvConf(host)
+	var b bytes.Buffer
+	for _, s := range cfg.Nameservers {
+		fmt.Fprintf(&b, "nameserver %v\n", s)
+	}
+	writeList(&b, "search", keepFirst(slices.Concat(cfg.Search, search)))
+	writeList(&b, "options", keepLast(append(options, cfg.Options...)))
+	return b.Bytes()
+}
+
+// HostSearch is the search list of the resolv.conf(5) at path, empty if there is none.
+func HostSearch(path string) []string {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	search, _ := parseResolvConf(text)
+	// The root says that there is no list (systemd-resolved).
+	return slices.DeleteFunc(keepFirst(search), func(domain string) bool { return domain == "." })
+}
+
+func parseResolvConf(text []byte) (search, options []string) {
+	for line := range strings.Lines(string(text)) {
 		fields := strings.Fields(line)
 		if len(fields) < 2 {
 			continue
@@ -31,13 +52,7 @@ func (cfg Config) resolvConf(host []byte) []byte {
 			options = append(options, fields[1:]...)
 		}
 	}
-	var b bytes.Buffer
-	for _, s := range cfg.Nameservers {
-		fmt.Fprintf(&b, "nameserver %v\n", s)
-	}
-	writeList(&b, "search", keepFirst(slices.Concat(cfg.Search, search)))
-	writeList(&b, "options", keepLast(append(options, cfg.Options...)))
-	return b.Bytes()
+	return search, options
 }
 
 func writeList(b *bytes.Buffer, keyword string, values []string) {

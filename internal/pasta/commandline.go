@@ -84,8 +84,8 @@ type Names struct {
 	NoDNS      bool
 	Search     []string // empty: the host's
 	NoSearch   bool
-	DHCPDNS    bool // hand the resolvers out
-	DHCPSearch bool
+	DHCPDNS    bool // hand the resolvers out, unless NoDNS
+	DHCPSearch bool // and the search list, unless NoSearch
 	Hostname   string
 	FQDN       string
 }
@@ -178,9 +178,9 @@ func (n *Names) addTo(f flags) {
 	f.fs.FuncP("dns", "D", "hand the resolver `ADDR` out, or none; repeatable", n.setDNS)
 	f.fs.FuncP("search", "S", "hand the search `LIST` out, or none", n.setSearch)
 	f.on(&n.DHCPDNS, "dhcp-dns", "", "hand resolvers out by DHCP, DHCPv6 and router advertisements")
-	f.ignored("no-dhcp-dns", "", "the default")
+	f.off(&n.DHCPDNS, "no-dhcp-dns", "the default, unless --dns gives some")
 	f.on(&n.DHCPSearch, "dhcp-search", "", "hand the search list out likewise")
-	f.ignored("no-dhcp-search", "", "the default")
+	f.off(&n.DHCPSearch, "no-dhcp-search", "the default, unless --search gives one")
 	f.hostname(&n.Hostname, "hostname", "H", "hand the host `NAME` out")
 	f.hostname(&n.FQDN, "fqdn", "", "hand the full `NAME` out")
 }

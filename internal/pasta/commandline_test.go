@@ -77,6 +77,9 @@ func TestCallers(t *testing.T) {
 				c.Command = []string{"ls", "-l"}
 			},
 		},
+		"no DHCP": {"--dns=1.1.1.1 --search=example.com --no-dhcp-dns --no-dhcp-search", func(c *CommandLine) {
+			c.DNS, c.Search = []netip.Addr{addr("1.1.1.1")}, []string{"example.com"}
+		}},
 		"a shell":      {"--address=2001:db8::2/56", func(c *CommandLine) { c.V6.Address, c.V6.Bits = addr("2001:db8::2"), 56 }},
 		"no map":       {"--map-host-loopback=none --map-guest-addr=none", func(c *CommandLine) { c.NoMapGateway = true }},
 		"path of proc": {"--netns=/proc/7/ns/net --userns=/proc/7/ns/user", func(c *CommandLine) { c.NetNS, c.UserNS = "/proc/7/ns/net", "/proc/7/ns/user" }},
@@ -140,6 +143,8 @@ func TestFaults(t *testing.T) {
 		"--userns=/u -- true":                 "--userns",
 		"0":                                   "not the number of a process",
 		"99999999999":                         "not the number of a process",
+		"--dns=1.1.1.1 --dns=none":            "contradict",
+		"--search=none --search=a.example":    "contradict",
 		"--ipv4-only --ipv6-only":             "leave nothing",
 		"--map-guest-addr=1.2.3.4 --map-host-loopback=1.2.3.4": "both 1.2.3.4",
 	} {

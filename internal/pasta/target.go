@@ -50,6 +50,10 @@ func (o *CommandLine) Complete(operands []string) error {
 	switch {
 	case o.V4.Off && o.V6.Off:
 		return errors.New("--ipv4-only and --ipv6-only leave nothing: give one of them")
+	case o.NoDNS && len(o.DNS) > 0:
+		return errors.New("--dns none and --dns with an address contradict each other")
+	case o.NoSearch && len(o.Search) > 0:
+		return errors.New("--search none and --search with domains contradict each other")
 	case o.NoTAP:
 		return errors.New("--splice-only is not to be had: leave it out; ports of loopback are forwarded beside the interface as well")
 	}

@@ -20,6 +20,11 @@ func (f flags) on(dst *bool, name, letter, usage string) {
 	f.fs.BoolFuncP(name, letter, usage, func(string) error { *dst = true; return nil })
 }
 
+// off declares an option that takes another one back.
+func (f flags) off(dst *bool, name, usage string) {
+	f.fs.BoolFunc(name, usage, func(string) error { *dst = false; return nil })
+}
+
 func (f flags) ignored(name, letter, usage string) {
 	f.fs.BoolFuncP(name, letter, usage, func(string) error { return nil })
 }
@@ -249,7 +254,7 @@ func (a *Addresses) setMask(s string) error {
 
 func (n *Names) setDNS(s string) error {
 	if s == none || s == "" {
-		n.NoDNS, n.DNS = true, nil
+		n.NoDNS = true
 		return nil
 	}
 	addr, err := hostAddr(s)
@@ -262,7 +267,7 @@ func (n *Names) setDNS(s string) error {
 
 func (n *Names) setSearch(s string) error {
 	if s == none || s == "" {
-		n.NoSearch, n.Search = true, nil
+		n.NoSearch = true
 		return nil
 	}
 	n.Search, n.DHCPSearch = append(n.Search, strings.Fields(s)...), true
