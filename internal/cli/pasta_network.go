@@ -71,10 +71,14 @@ func (s *standing) plan() (addressing.Plan, error) {
 		if !x.Gateway.IsValid() && !l.NoCopyRoutes {
 			s.routes = append(s.routes, t.Routes...)
 		}
+		resolver := x.DNSForward
+		if l.DHCPDNS && !l.NoDNS && len(l.DNS) == 0 {
+			resolver = cmp.Or(resolver, gateway) // there has to be one to hand out
+		}
 		for _, stand := range []struct {
 			addr netip.Addr
 			to   *[]netip.Addr
-		}{{x.MapLoopback, &c.HostLoopback}, {x.MapGuest, &c.HostAddrs}, {x.DNSForward, &c.DNS}} {
+		}{{x.MapLoopback, &c.HostLoopback}, {x.MapGuest, &c.HostAddrs}, {resolver, &c.DNS}} {
 			if stand.addr.IsValid() {
 				*stand.to = append(*stand.to, stand.addr)
 			}

@@ -96,3 +96,24 @@ func TestPastaSearchList(t *testing.T) {
 		}
 	}
 }
+
+// TestPastaResolver: where none is named that could be handed out, ours stands at the
+// gateway.
+func TestPastaResolver(t *testing.T) {
+	for args, want := range map[string]string{
+		"": "invalid IP", "--dhcp-dns": "192.0.2.1", "--dns-forward 192.0.2.3 --dhcp-dns": "192.0.2.3", "--dns 192.0.2.4": "invalid IP", "--dhcp-dns --dns none": "invalid IP",
+	} {
+		p, exit := ParsePasta(append(strings.Fields(args), "-4", "-a", "192.0.2.2", "-g", "192.0.2.1", "--netns=/n"))
+		if exit != nil {
+			t.Fatal(exit)
+		}
+		w, err := p.copyHost()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		if got := p.Plan.DNS.String(); got != want {
+			t.Errorf("%q: %s, want %s", args, got, want)
+		}
+	}
+}

@@ -80,7 +80,7 @@ type Addresses struct {
 
 // Names are what the guest is told of resolvers.
 type Names struct {
-	DNS        []netip.Addr // empty: the host's
+	DNS        []netip.Addr // empty: ours
 	NoDNS      bool
 	Search     []string // empty: the host's
 	NoSearch   bool
@@ -177,7 +177,7 @@ func (a *Addresses) addTo(f flags) {
 func (n *Names) addTo(f flags) {
 	f.fs.FuncP("dns", "D", "hand the resolver `ADDR` out, or none; repeatable", n.setDNS)
 	f.fs.FuncP("search", "S", "hand the search `LIST` out, or none", n.setSearch)
-	f.on(&n.DHCPDNS, "dhcp-dns", "", "hand resolvers out by DHCP, DHCPv6 and router advertisements")
+	f.on(&n.DHCPDNS, "dhcp-dns", "", "hand resolvers out by DHCP, DHCPv6 and router advertisements: those of --dns, else ours, at --dns-forward or the gateway")
 	f.off(&n.DHCPDNS, "no-dhcp-dns", "the default, unless --dns gives some")
 	f.on(&n.DHCPSearch, "dhcp-search", "", "hand the search list out likewise")
 	f.off(&n.DHCPSearch, "no-dhcp-search", "the default, unless --search gives one")
