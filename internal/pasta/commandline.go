@@ -41,7 +41,7 @@ type Life struct {
 // Link is the guest's interface.
 type Link struct {
 	Interface string           // its name; empty: that of the host's, else tap0
-	MTU       int              // bytes; 0: left as it is
+	MTU       int              // bytes; 0: the kernel's is left
 	OurMAC    net.HardwareAddr // nil: 9a:55:9a:55:9a:55
 	MAC       net.HardwareAddr // nil: random
 	Configure bool             // set addresses and routes, and bring it up
@@ -62,7 +62,7 @@ type Family struct {
 	Bits        int // of the address's subnet; 0: not said
 	Gateway     netip.Addr
 	Outbound    netip.Addr // source address
-	OutboundIf  string     // device that the host's sockets are bound to
+	OutboundIf  string     // the source address is the one that this has
 	DNSForward  netip.Addr
 	DNSHost     netip.Addr
 	MapGuest    netip.Addr
@@ -139,7 +139,7 @@ func (l *Life) addTo(f flags) {
 
 func (l *Link) addTo(f flags) {
 	f.interfaceName(&l.Interface, "ns-ifname", "I", "call the guest's interface `NAME`")
-	f.mtu(&l.MTU, "mtu", "m", "set and hand out the `MTU` in bytes; 0: neither")
+	f.mtu(&l.MTU, "mtu", "m", "set and hand out the `MTU` in bytes; 0: leave the kernel's, 1500")
 	f.mac(&l.OurMAC, "mac-addr", "M", "have the gateway answer from the Ethernet address `MAC`")
 	f.mac(&l.MAC, "ns-mac-addr", "", "give the guest's interface the Ethernet address `MAC`")
 	f.on(&l.Configure, "config-net", "", "set the interface's addresses and routes, and bring it up")
@@ -161,8 +161,8 @@ func (a *Addresses) addTo(f flags) {
 	f.fs.FuncP("netmask", "n", "use the IPv4 `MASK`, as an address or in bits", a.setMask)
 	f.family(a, func(x *Family) *netip.Addr { return &x.Gateway }, "gateway", "g", "route the guest by way of the gateway `ADDR`; once for each family")
 	f.family(a, func(x *Family) *netip.Addr { return &x.Outbound }, "outbound", "o", "send from the host's `ADDR`; once for each family")
-	f.interfaceName(&a.V4.OutboundIf, "outbound-if4", "", "send IPv4 by the host's interface `NAME` only")
-	f.interfaceName(&a.V6.OutboundIf, "outbound-if6", "", "send IPv6 by the host's interface `NAME` only")
+	f.interfaceName(&a.V4.OutboundIf, "outbound-if4", "", "send from the IPv4 address that the host's interface `NAME` has at the moment")
+	f.interfaceName(&a.V6.OutboundIf, "outbound-if6", "", "the same of IPv6: `NAME`")
 	f.family(a, func(x *Family) *netip.Addr { return &x.DNSForward }, "dns-forward", "", "answer DNS at `ADDR`; once for each family")
 	f.family(a, func(x *Family) *netip.Addr { return &x.DNSHost }, "dns-host", "", "ask the nameserver `ADDR` instead of resolv.conf's; once for each family")
 	mapLoopback := func(x *Family) *netip.Addr { return &x.MapLoopback }
