@@ -217,6 +217,7 @@ func TestPastaFaults(t *testing.T) {
 		"value":     {[]string{"--mtu", "1"}, self, "--mtu 1: must be"},
 		"process":   {nil, func(int) []string { return []string{"4194303"} }, "4194303"},
 		"path":      {nil, func(int) []string { return []string{"--netns", "/nonexistent/ns"} }, "/nonexistent/ns"},
+		"userns":    {[]string{"--userns", "/nonexistent/user"}, self, "/nonexistent/user"},
 		"no netns":  {nil, func(int) []string { return []string{"--netns", "/dev/null"} }, "no network namespace"},
 		"port":      {[]string{"-t", port(busy)}, self, port(busy)},
 		"pid file":  {[]string{"--pid", "/nonexistent/pid"}, self, "/nonexistent/pid"},

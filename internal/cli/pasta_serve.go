@@ -92,5 +92,8 @@ func (p *Pasta) watch() (*nswatch.Watch, error) {
 func (p *Pasta) device(r *reporter) tap.Config {
 	t := &p.Line.Target
 	target := tap.Target{PID: t.PID, NetNS: t.NetNS, UserNS: t.UserNS}
+	if t.PID != 0 && t.UserNS != "" { // that of the process otherwise
+		target.PID, target.NetNS = 0, fmt.Sprintf("/proc/%d/ns/net", t.PID)
+	}
 	return p.tapConfig(target, p.Standing.name, p.Line.Configure, p.Line.MAC, r)
 }

@@ -15,9 +15,9 @@ const netnsDir = "/run/netns/"
 type Target struct {
 	PID         int
 	NetNS       string // a path
-	UserNS      string // a path; with NetNS, to be joined first
+	UserNS      string // a path, to be joined first; empty: the owner of the network
 	Command     []string
-	NetNSOnly   bool // no user namespace is joined
+	NetNSOnly   bool // UserNS is not to be said; a foreign owner is joined all the same
 	NoNetNSQuit bool // the program outlives the namespace's path
 }
 
@@ -37,8 +37,8 @@ func (t *Target) addTo(f flags) {
 		}
 		return nil
 	})
-	f.text(&t.UserNS, "userns", "", "join the user namespace `PATH` as well")
-	f.on(&t.NetNSOnly, "netns-only", "", "join the network namespace only")
+	f.text(&t.UserNS, "userns", "", "join the user namespace `PATH`, not the one that owns the network")
+	f.on(&t.NetNSOnly, "netns-only", "", "the default: join the user namespace that owns the network, unless it is ours")
 	f.on(&t.NoNetNSQuit, "no-netns-quit", "", "go on when the path of the network namespace is gone")
 }
 
