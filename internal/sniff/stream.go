@@ -3,7 +3,9 @@ package sniff
 // Header and types of records, RFC 8446 section 5.1.
 const (
 	recordHeader    = 5
+	recordFirst     = 20 // change_cipher_spec
 	recordHandshake = 22
+	recordLast      = 24 // heartbeat, RFC 6520
 	recordMax       = 1 << 14
 )
 
@@ -53,7 +55,7 @@ func (s *Stream) Protocol() string { return [...]string{"", "tls", "http"}[s.kin
 // begin tells protocols apart by their first byte.
 func (s *Stream) begin(first byte) {
 	switch {
-	case first == recordHandshake:
+	case recordFirst <= first && first <= recordLast:
 		s.kind = tlsKind
 	case 'A' <= first && first <= 'Z', first == '\r', first == '\n':
 		s.kind = httpKind
@@ -87,17 +89,15 @@ func (s *Stream) feedTLS(b []byte) (rest []byte) {
 	return b[n:]
 }
 
-// beginRecord looks at a record's header as far as it has come.
+// beginRecord looks at a record's header as far as it has come. Servers pass over other
+// records before a hello, such as a warning: what begins with one is TLS as well.
 func (s *Stream) beginRecord() {
 	h := s.header
-	first := len(s.buf) == 0
-	wrong := Malformed
-	if first {
-		wrong = Other
-	}
 	switch {
-	case h[0] != recordHandshake, len(h) > 1 && h[1] != 3:
-		s.result.State = wrong
+	case len(h) > 1 && h[1] != 3 && len(s.buf) == 0:
+		s.result.State = Other
+	case len(h) > 1 && (h[0] != recordHandshake || h[1] != 3):
+		s.result.State = Malformed
 	case len(h) == recordHeader:
 		s.record = int(h[3])<<8 | int(h[4])
 		s.header = s.header[:0]

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"net"
 	"strings"
 	"testing"
@@ -110,7 +111,9 @@ func TestTLSMalformed(t *testing.T) {
 		stream []byte
 		want   State
 	}{
-		"alert":                  {[]byte{21, 3, 3, 0, 2, 1, 0}, Other},
+		"alert before the hello": {append([]byte{21, 3, 1, 0, 2, 1, 90}, good...), Malformed},
+		"key change before it":   {append([]byte{20, 3, 3, 0, 1, 1}, good...), Malformed},
+		"alert, not version":     {[]byte{21, 9, 9, 0, 2, 1, 0}, Other},
 		"handshake, not version": {[]byte{22, 9, 9, 0, 2, 1, 0}, Other},
 		"server hello":           {change(func(b []byte) []byte { b[5] = 2; return b }), Malformed},
 		"empty record":           {[]byte{22, 3, 1, 0, 0}, Malformed},
@@ -139,6 +142,26 @@ func TestTLSMalformed(t *testing.T) {
 		if r := s.Feed(tt.stream); r.State != tt.want {
 			t.Errorf("%s: %v, want %v", name, r.State, tt.want)
 		}
+	}
+}
+
+// TestServersPassOverAlerts is why a hello behind one is not something else.
+func TestServersPassOverAlerts(t *testing.T) {
+	client, server := net.Pipe()
+	defer client.Close()
+	defer server.Close()
+	warned := append([]byte{21, 3, 1, 0, 2, 1, 90}, clientHello(t, &tls.Config{ServerName: "hidden.example"})...)
+	go client.Write(warned)
+	seen := errors.New("the hello was read")
+	err := tls.Server(server, &tls.Config{GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		if h.ServerName != "hidden.example" {
+			t.Errorf("the server was asked for %q", h.ServerName)
+		}
+		client.Close()
+		return nil, seen
+	}}).HandshakeContext(t.Context())
+	if !errors.Is(err, seen) {
+		t.Errorf("handshake: %v", err)
 	}
 }
 
