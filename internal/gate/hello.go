@@ -78,7 +78,7 @@ func (g *Gate) judgeSeen(f egress.Flow, r sniff.Result) (v egress.Verdict, name 
 		if f.Name == "" && a == f.Addr {
 			return egress.Verdict{Allow: true}, ""
 		}
-		return egress.Verdict{Reason: egress.OtherName}, r.Name
+		return egress.Verdict{Reason: egress.OtherName}, a.String()
 	}
 	if err != nil {
 		return egress.Verdict{Reason: egress.Unreadable}, ""
@@ -92,8 +92,9 @@ func (g *Gate) judgeSeen(f egress.Flow, r sniff.Result) (v egress.Verdict, name 
 	return v, name
 }
 
-// literal is the address that a name in the traffic is.
+// literal is the address that a name in the traffic is, without its zone, which may be of
+// any length.
 func literal(name string) (netip.Addr, bool) {
 	a, err := netip.ParseAddr(strings.Trim(name, "[]"))
-	return a.Unmap(), err == nil
+	return a.Unmap().WithZone(""), err == nil
 }
