@@ -300,3 +300,58 @@ func TestNoAllocationPerDatagram(t *testing.T) {
 		t.Errorf("%d bytes out, %d in", m.Out, m.In)
 	}
 }
+
+// reader is a Decider whose watch passes datagrams that begin with '+', forbids those with
+// '-', and has others wait.
+type reader struct {
+	slow
+	to netip.AddrPort
+}
+
+func (w *reader) Decide(q policy.Request) policy.Decision {
+	if q.Direction == policy.In {
+		return w.rules.Decide(q)
+	}
+	return policy.Decision{Action: policy.Allow, To: w.to, Watch: w, Pending: &w.Pending}
+}
+
+func (w *reader) Flow(*flow.Flow) {}
+
+func (w *reader) Sees(b []byte, _ bool) policy.Sight {
+	switch b[0] {
+	case '+':
+		return policy.Passed
+	case '-':
+		return policy.Forbidden
+	}
+	return policy.Undecided
+}
+
+// Each datagram of a super-datagram is judged by itself: what waits takes none with it that
+// may not leave, and holds up none that may.
+func TestSuperDatagramIsSeenInParts(t *testing.T) {
+	host, addr := testnet.ListenUDP(t, "127.0.0.1:0")
+	w := &reader{slow: *newSlow(t), to: addr}
+	r := newRigOn(t, setup{Config: Config{Policy: w}}, true)
+	src, dst := at(guest4, 4000), at(netip.MustParseAddr("192.0.2.1"), 443)
+	if err := r.Port.WriteSegments(3, testnet.UDP(src, dst, 64, []byte("?1.+2.+3.-4.?5.+6"))); err != nil {
+		t.Fatal(err)
+	}
+	r.turn()
+	want := func(list ...string) {
+		t.Helper()
+		for _, datagram := range list {
+			if got, _ := readDatagram(t, host); string(got) != datagram {
+				t.Fatalf("arrived: %q, want %q", got, datagram)
+			}
+		}
+	}
+	want("+2.", "+3.", "+6")
+	if p := r.receive(stack.ProtoICMP); p.Payload[0] != 3 || p.Payload[1] != 13 {
+		t.Errorf("the guest was told %d, %d", p.Payload[0], p.Payload[1])
+	}
+	w.Resolve(allow(addr))
+	want("?1.", "?5.")
+	r.send(testnet.UDP(src, dst, 64, []byte("+end")))
+	want("+end")
+}

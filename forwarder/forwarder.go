@@ -130,7 +130,8 @@ func (f *Forwarder) decidedUDP(p *stack.Packet, src, dst netip.AddrPort, d polic
 }
 
 // seenUDP reports whether a datagram may leave that its decision's watch, if there is one,
-// has to see first. One that it cannot judge yet waits.
+// has to see first. One that it cannot judge yet waits. Of a super-datagram each datagram
+// is judged by itself, and those that may leave without the others.
 func (f *Forwarder) seenUDP(p *stack.Packet, src, dst netip.AddrPort, d *policy.Decision) bool {
 	if d.Watch == nil {
 		return true
@@ -140,18 +141,43 @@ func (f *Forwarder) seenUDP(p *stack.Packet, src, dst netip.AddrPort, d *policy.
 	if segment == 0 {
 		segment = size
 	}
+	left := 0 // how much of the payload has left, waits or may not leave
 	for at := 0; at < size; at += segment {
-		switch d.Watch.Sees(part(p, at, min(at+segment, size)), false) {
-		case policy.Undecided:
-			f.hold(p, d.Pending, func(p *stack.Packet, d policy.Decision) { f.decidedUDP(p, src, dst, d) })
-			return false
-		case policy.Forbidden:
-			q := p.Quote()
-			f.tellError(unix.EACCES, &q)
-			return false
+		end := min(at+segment, size)
+		sight := d.Watch.Sees(part(p, at, end), false)
+		if sight == policy.Passed {
+			continue
 		}
+		if left < at {
+			f.sendDatagram(cut(p, left, at), src, d.To)
+		}
+		left = end
+		one := cut(p, at, end)
+		if sight == policy.Undecided {
+			f.hold(one, d.Pending, func(p *stack.Packet, d policy.Decision) { f.decidedUDP(p, src, dst, d) })
+			continue
+		}
+		q := one.Quote()
+		f.tellError(unix.EACCES, &q)
 	}
-	return true
+	if left > 0 && left < size {
+		f.sendDatagram(cut(p, left, size), src, d.To)
+	}
+	return left == 0
+}
+
+// cut is a packet with a part of the payload.
+func cut(p *stack.Packet, from, to int) *stack.Packet {
+	if from == 0 && to == len(payload(p))+len(p.Tail) {
+		return p
+	}
+	c := *p
+	c.Head = append(append(make([]byte, 0, 8+to-from), p.Head[:8]...), part(p, from, to)...)
+	c.Tail, c.Fresh = nil, false
+	if to-from <= int(p.SegmentSize) {
+		c.SegmentSize = 0
+	}
+	return &c
 }
 
 // part is a part of the payload of a datagram, copied only where it is in two pieces.
