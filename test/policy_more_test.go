@@ -201,3 +201,35 @@ func TestPolicyReadsQUIC(t *testing.T) {
 		}
 	}
 }
+
+// TestPolicyForgetsHalfAHello: where more hellos begin than are kept, what waited for the
+// rest of one does not leave with another.
+func TestPolicyForgetsHalfAHello(t *testing.T) {
+	udp := servePacket(t, env.Net.Net, "udp4", harness.NetIPv4+":443", echoPacket)
+	p := underPolicy(t, "allow example.com:443\n")
+	p.zone.set("example.com.", "A", "example.com. 60 IN A "+harness.NetIPv4)
+	addr, _ := p.find(t, "example.com", dns.TypeA)
+	send := func(c net.Conn, name string) string {
+		t.Helper()
+		datagram := must(os.ReadFile(filepath.Join("..", "internal", "sniff", "testdata", name)))(t)
+		if _, err := c.Write(datagram); err != nil {
+			t.Fatal(err)
+		}
+		return string(datagram)
+	}
+	const kept = 128
+	var first net.Conn
+	for i := range 1 + kept {
+		c := p.dial(t, "udp4", net.JoinHostPort(addr, port(udp.LocalAddr())))
+		if i == 0 {
+			first = c
+		}
+		send(c, "initial-second")
+	}
+	whole := send(first, "initial")
+	first.SetDeadline(time.Now().Add(deadline))
+	b := make([]byte, 2000)
+	if n, err := first.Read(b); err != nil || string(b[:n]) != whole {
+		t.Errorf("%d bytes came back first, want the %d of the whole hello: %v", n, len(whole), err)
+	}
+}

@@ -21,7 +21,7 @@ const (
 	// talkIdle is how long one is remembered without a datagram: as long as the
 	// mapping that its datagrams leave by, and its server, may be.
 	talkIdle = 5 * time.Minute
-	// quicMost are the talks whose hellos are kept, 128 kB each at most. Beyond, the
+	// quicMost are the talks whose hellos are kept, 256 kB each at most. Beyond, the
 	// oldest have to begin anew.
 	quicMost = 128
 )
@@ -76,7 +76,10 @@ func (x *talks) decide(q policy.Request, d policy.Decision, b *egress.Binding) p
 			return t.decision()
 		}
 		d := g.lead(q, f, addrs)
-		f.Addr = d.To.Addr()
+		if d.Action == policy.Allow {
+			f.Addr = d.To.Addr()
+			f.Host = g.hosts.has(f.Addr, g.cfg.Shard.Now())
+		}
 		return x.begin(key, q, d, f, g.policy.Decide(f), b)
 	})
 }
@@ -131,7 +134,7 @@ func (x *talks) forget(t *talk) {
 	if t.quic != nil {
 		x.quic = slices.DeleteFunc(x.quic, func(o *talk) bool { return o == t })
 	}
-	t.named.Resolve(policy.Decision{})
+	t.unread()
 }
 
 func (x *talks) forgetAll() {
@@ -167,6 +170,13 @@ func (g *Gate) decideReply(q policy.Request) policy.Decision {
 	return policy.Decision{Action: policy.Allow, From: t.key.dst, To: q.Dst}
 }
 
+// unread forgets what has been read of QUIC, and the datagrams that wait for the rest:
+// what is read next has the same numbers again.
+func (t *talk) unread() {
+	t.quic, t.waits = nil, 0
+	t.named.Resolve(policy.Decision{})
+}
+
 // Flow implements policy.Watch; a mapping has many talks.
 func (t *talk) Flow(*flow.Flow) {}
 
@@ -180,7 +190,7 @@ func (t *talk) Sees(b []byte, _ bool) policy.Sight {
 	if t.quic == nil {
 		x := &t.g.talks
 		if len(x.quic) == quicMost {
-			x.quic[0].quic = nil
+			x.quic[0].unread()
 			x.quic = append(x.quic[:0], x.quic[1:]...)
 		}
 		t.quic = &sniff.QUIC{Strict: t.flow.Port == portHTTPS}
