@@ -48,7 +48,10 @@ func policyInward(t *testing.T, mode string) {
 func TestPolicyPins(t *testing.T) {
 	cfg := &tls.Config{Certificates: []tls.Certificate{certificate(t)}}
 	serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":443", func(c *net.TCPConn) { tls.Server(c, cfg).Handshake() })
-	p := underPolicy(t, "names pin\nallow good.example:443\nallow fine.example:443\n")
+	p := underPolicy(t, "names pin\nallow good.example:443\nallow fine.example:443\nallow own.example:443\n")
+	p.zone.set("own.example.", "A", "own.example. 60 IN A "+harness.HostIPv4)
+	p.find(t, "own.example", dns.TypeA)
+	p.wantDenied(t, "tcp4", harness.HostIPv4+":443")
 	for _, name := range []string{"good.example.", "fine.example."} {
 		p.zone.set(name, "A", name+" 60 IN CNAME cdn.example.", "cdn.example. 60 IN A "+harness.NetIPv4, "cdn.example. 60 IN A 10.0.0.1")
 	}

@@ -154,6 +154,7 @@ func (g *Gate) judgeAddr(q policy.Request) (egress.Verdict, egress.Flow) {
 	for _, name := range g.pins.Names(f.Addr, g.cfg.Shard.Now()) {
 		named := f
 		named.Name = name
+		named.Host = f.Host || g.hosts.has(a, g.cfg.Shard.Now())
 		if v := g.policy.Decide(named); v.Allow {
 			return v, named
 		}
