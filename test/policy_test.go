@@ -286,7 +286,7 @@ func TestPolicyWhereNamesLead(t *testing.T) {
 		p.wantDenied(t, "tcp4", net.JoinHostPort(synthetic, "80"))
 		p.wantRecord(t, name, "deny", "address not public")
 	}
-	for i, addr := range []string{"::1", "fd00:ec2::254", "fd12::1", harness.HostIPv6, "64:ff9b::a9fe:a9fe"} {
+	for i, addr := range []string{"::1", "fd00:ec2::254", "fd12::1", harness.HostIPv6, "64:ff9b::a9fe:a9fe", "::c000:201"} {
 		name := fmt.Sprintf("s%d.good.example", i)
 		p.zone.set(name+".", "AAAA", name+". 60 IN AAAA "+addr)
 		synthetic, _ := p.find(t, name, dns.TypeAAAA)

@@ -185,7 +185,9 @@ func (g *Gate) lead(q policy.Request, f egress.Flow, addrs []netip.Addr) policy.
 		case !reachable(a), !v.Allow && !g.passes(v):
 			if refusal.Reason == egress.Unresolved {
 				refused, refusal = f, v
-				refusal.Allow = false
+				if v.Allow { // by its rules: nothing can be there
+					refusal = egress.Verdict{Reason: egress.NotPublic, Rule: v.Rule}
+				}
 			}
 		case d.Action != policy.Allow:
 			d, to, allowed = policy.Decision{Action: policy.Allow, To: at}, f, v
@@ -207,5 +209,5 @@ func (g *Gate) lead(q policy.Request, f egress.Flow, addrs []netip.Addr) policy.
 // reachable reports whether a name's address can be one that a host socket connects to:
 // loopback and the like never are, whatever rules say.
 func reachable(a netip.Addr) bool {
-	return !a.IsLoopback() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLinkLocalUnicast() && !egress.IsSynthetic(a)
+	return policy.Routable(a) && !a.IsLinkLocalUnicast() && !egress.IsSynthetic(a)
 }

@@ -34,7 +34,7 @@ func (r *Rules) decideOut(q *Request) Decision {
 		return r.decideDNS(q)
 	case p.IsOwn(addr):
 		return Decision{Action: Refuse, Errno: unix.ENETUNREACH}
-	case !routable(addr), p.Inside(addr):
+	case !Routable(addr), p.Inside(addr):
 		return Decision{}
 	}
 	return Decision{Action: Allow, To: q.Dst}
@@ -113,7 +113,7 @@ func loopbackLike(a netip.Addr) netip.Addr {
 // decideHostAddr decides about what stands for the host's main address.
 func (r *Rules) decideHostAddr(dst netip.AddrPort) Decision {
 	a := r.hostAddr(dst.Addr().Is6())
-	if !routable(a) || a.Is6() != dst.Addr().Is6() {
+	if !Routable(a) || a.Is6() != dst.Addr().Is6() {
 		return Decision{Action: Refuse, Errno: unix.ENETUNREACH}
 	}
 	return Decision{Action: Allow, To: netip.AddrPortFrom(a, dst.Port())}
@@ -126,10 +126,10 @@ func (r *Rules) hostAddr(v6 bool) netip.Addr {
 	return r.HostAddr(v6)
 }
 
-// routable reports whether a host socket may be asked to reach addr. The kernel would
+// Routable reports whether a host socket may be asked to reach addr. The kernel would
 // treat all other addresses as local or multicast: connecting to 0.0.0.0 or :: reaches
 // loopback, and IPv4-mapped and IPv4-compatible addresses hide IPv4 ones.
-func routable(addr netip.Addr) bool {
+func Routable(addr netip.Addr) bool {
 	switch {
 	case !addr.IsValid(), addr.IsUnspecified(), addr.IsLoopback(), addr.IsMulticast(), addr.Is4In6():
 		return false

@@ -161,7 +161,7 @@ func (r *Rules) decide(q *Request) Decision {
 // often on its loopback, whatever DisableHostLoopback says. The rule alone says where a
 // port leads, so no address comes from the guest.
 func decideExposed(q *Request) Decision {
-	if a := q.Dst.Addr(); !a.IsLoopback() && !routable(a) {
+	if a := q.Dst.Addr(); !a.IsLoopback() && !Routable(a) {
 		return Decision{Action: Refuse, Errno: unix.ECONNREFUSED}
 	}
 	return Decision{Action: Allow, From: q.Src, To: q.Dst}
