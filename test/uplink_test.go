@@ -274,3 +274,33 @@ func TestB18_PeerThatVanishes(t *testing.T) {
 		}
 	})
 }
+
+// TestDNSFollowsTheHost: a query is answered although the host had another address a moment
+// ago, and the socket by which the query before it has left still has that.
+func TestDNSFollowsTheHost(t *testing.T) {
+	ours(t, "another address of the host")
+	for nameserver, move := range map[string]struct{ from, to string }{
+		farIPv4: {uplinkIPv4 + "/24", movedIPv4 + "/24"},
+		farIPv6: {uplinkIPv6 + "/64", movedIPv6 + "/64"},
+	} {
+		t.Run(nameserver, func(t *testing.T) {
+			t.Parallel()
+			u := newUplink(t)
+			serveDNS(t, u.far, nameserver, named("192.0.2.31"))
+			w := serveWith(t, harness.HelperConfig{Host: u.host, Etc: etc(t, nameserver)})
+			ask := func(when string) {
+				t.Helper()
+				if _, got, err := w.lookup(t, "udp", dns4, "example.org.", deadline); err != nil || got != "192.0.2.31" {
+					t.Fatalf("%s: %q, %v", when, got, err)
+				}
+			}
+			ask("at first")
+			if err := u.host.Do(func() error {
+				return errors.Join(withAddresses(netlink.AddrDel, move.from), withAddresses(netlink.AddrReplace, move.to))
+			}); err != nil {
+				t.Fatal(err)
+			}
+			ask("after the host has moved")
+		})
+	}
+}

@@ -37,7 +37,8 @@
 //     unreachable, or when a connection could not be opened or ended early.
 //  7. exchange.Run is the timer. After Config.Retry (0.8 s) of silence the next
 //     nameserver is asked, and answers of the earlier ones still count. Over UDP
-//     there is a second round, against packet loss. Config.Timeout (4.5 s) ends
+//     there is a second round, against packet loss, from other sockets: the host may
+//     have lost the address that the first were bound to. Config.Timeout (4.5 s) ends
 //     the exchange with SERVFAIL, shortly before the 5 s after which the stub
 //     resolvers of C libraries ask again.
 //  8. exchange.finish cancels what is still under way and replies. Over UDP the
@@ -86,7 +87,7 @@
 // (64 KiB) are bounded. So are the queries over TCP, for each stream and for all
 // together; each holds one goroutine and connection for each nameserver asked, or
 // one goroutine that writes the answer. UDP sockets are bounded by the queries in
-// flight. An idle resolver holds no goroutine, timer or descriptor.
+// flight, two for each nameserver asked. An idle resolver holds no goroutine, timer or descriptor.
 //
 // The resolver does not cache, validate, follow search lists or `options` lines,
 // or speak to anybody but the nameservers listed.

@@ -35,7 +35,8 @@ type attempt struct {
 	probe bool // sent to learn whether a demoted server is back
 	over  bool // has failed; not asked again
 
-	sock   *socket            // UDP: nil before the first send
+	sock   *socket            // UDP: of the last send; nil before the first
+	before *socket            // UDP: of the one before, if that was another
 	id     uint16             // UDP
 	cancel context.CancelFunc // TCP: nil before the send
 }
@@ -231,7 +232,7 @@ func (x *exchange) finish(m []byte) {
 		case a.probe:
 			spare = false
 		case a.sock != nil:
-			a.sock.forget(a)
+			a.forget()
 		case a.cancel != nil:
 			a.cancel()
 		}

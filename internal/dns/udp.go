@@ -31,6 +31,7 @@ type socket struct {
 	timer shard.Timer
 
 	uses    int
+	sent    bool // something, so there was a way
 	aged    bool
 	retired bool // takes no new queries
 	// pending are the attempts whose answer may come. They are few, so searching
@@ -42,7 +43,7 @@ type socket struct {
 // that does not fit the send buffer is lost, as it might be anywhere else on its
 // way.
 func (r *Resolver) sendUDP(a *attempt) bool {
-	if a.sock == nil || a.sock.fd < 0 {
+	if a.sock == nil || a.sock.retired {
 		s, err := r.socketTo(a.srv)
 		if err != nil {
 			r.demote(a.srv, udp, err.Error())
@@ -51,15 +52,20 @@ func (r *Resolver) sendUDP(a *attempt) bool {
 		s.register(a)
 	}
 	binary.BigEndian.PutUint16(a.x.query, a.id)
-	errno := sockio.Send(a.sock.fd, a.x.query)
+	s := a.sock
+	errno := sockio.Send(s.fd, a.x.query)
 	if errno == 0 || errno == unix.EAGAIN || errno == unix.ENOBUFS {
+		s.sent = true
 		return true
 	}
-	a.sock.forget(a)
-	switch errno {
-	case unix.EMSGSIZE: // the query's fault
-	case unix.ECONNREFUSED: // the answer to an earlier query, and news for all on the socket
-		a.sock.refused(errno)
+	s.forget(a)
+	switch {
+	case errno == unix.EMSGSIZE: // the query's fault
+	case errno == unix.ECONNREFUSED: // the answer to an earlier query, and news for all on the socket
+		s.refused(errno)
+	case errno == unix.ENETUNREACH && s.sent: // the host has lost the address that the socket is bound to
+		s.retire()
+		return r.sendUDP(a)
 	default:
 		r.demote(a.srv, udp, errno.Error())
 	}
@@ -208,15 +214,31 @@ func (s *socket) find(id uint16) *attempt {
 	return nil
 }
 
-// register gives the attempt an id that no other on the socket has.
+// register has the attempt wait for an answer on the socket, with an id that no other there
+// has. If it waits on an earlier one, it goes on, as long as the id may stay.
 func (s *socket) register(a *attempt) {
-	a.id = s.r.ids.next()
+	if a.sock == nil || s.find(a.id) != nil {
+		a.forget()
+		a.id = s.r.ids.next()
+	}
 	for s.find(a.id) != nil {
 		a.id = s.r.ids.next()
 	}
-	a.sock = s
+	if a.before != nil {
+		a.before.forget(a)
+	}
+	a.before, a.sock = a.sock, s
 	s.uses++
 	s.pending = append(s.pending, a)
+}
+
+// forget stops waiting for answers over UDP.
+func (a *attempt) forget() {
+	for _, s := range [...]*socket{a.before, a.sock} {
+		if s != nil {
+			s.forget(a)
+		}
+	}
 }
 
 // randomIDs are unpredictable numbers, fetched for several queries at a time
