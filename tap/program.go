@@ -34,10 +34,10 @@ const (
 )
 
 // program is a child's program, and everything that it touches, laid out before
-// the fork. The child is a copy of one thread of ours that never runs the scheduler
-// or the collector again, so it may not allocate, lock, grow its stack or store a
-// pointer: a store would tell a collector that was at work during clone, by a
-// buffer that nobody empties any more.
+// the fork. The child is one thread of ours, in our memory or a copy of that, which never
+// runs the scheduler or the collector again. So it may not allocate, lock, grow its stack
+// or store a pointer: a store would tell a collector that was at work during clone, by a
+// buffer that in a copy nobody empties any more.
 type program struct {
 	steps   [2]setns
 	nsteps  int
@@ -120,7 +120,7 @@ func (p *program) child() {
 	afterForkInChild()
 
 	// Before setns, so that there is no moment in which the guest could look
-	// into this copy of our memory.
+	// into our memory by this process.
 	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0)
 	for i := 0; i < p.nsteps; i++ {
 		_, _, errno := syscall.RawSyscall(unix.SYS_SETNS, uintptr(p.steps[i].fd), uintptr(p.steps[i].kind), 0)
