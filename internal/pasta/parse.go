@@ -95,11 +95,17 @@ func (f *Forward) parseListen(spec string) (ports string, err error) {
 	} else if !hasName {
 		return "", errors.New("an address is missing before the slash, as in 127.0.0.1/8080")
 	}
-	if hasName && (name == "" || len(name) > maxInterface || strings.ContainsAny(name, "%[]: \t\n")) {
+	if hasName && (!isInterface(name) || strings.ContainsAny(name, "[]")) {
 		return "", fmt.Errorf("%q is no name of an interface, as in %%eth0/8080", name)
 	}
 	f.Interface = name
 	return ports, nil
+}
+
+// isInterface reports whether a name is one that the kernel takes for an interface
+// (dev_valid_name of net/core/dev.c), and not one of its patterns.
+func isInterface(name string) bool {
+	return name != "" && len(name) <= maxInterface && name != "." && name != ".." && !strings.ContainsAny(name, "/:% \t\n\v\f\r")
 }
 
 // beginsWithPorts reports whether the text before the first slash of an argument is the

@@ -86,10 +86,9 @@ func (f flags) number(dst *int, name, letter string, least, most int, usage stri
 }
 
 func (f flags) seconds(dst *time.Duration, name, usage string) {
-	var n int
 	const day = 86400
-	f.fs.Func(name, usage, func(s string) (err error) {
-		n, err = strconv.Atoi(s)
+	f.fs.Func(name, usage, func(s string) error {
+		n, err := strconv.Atoi(s)
 		if err != nil || n < 1 || n > day {
 			return fmt.Errorf("--%s %s: must be seconds, 1 to %d", name, s, day)
 		}
@@ -117,10 +116,9 @@ func (f flags) mtu(dst *int, name, letter, usage string) {
 }
 
 func (f flags) interfaceName(dst *string, name, letter, usage string) {
-	const longest = 15 // IFNAMSIZ - 1
 	f.fs.FuncP(name, letter, usage, func(s string) error {
-		if s == "" || len(s) > longest || s == "." || s == ".." || strings.ContainsAny(s, "/:% \t\n\v\f\r") {
-			return fmt.Errorf("--%s %q: must be the name of an interface, 1 to %d bytes without space, slash or colon", name, s, longest)
+		if !isInterface(s) {
+			return fmt.Errorf("--%s %q: must be the name of an interface, 1 to %d bytes without space, slash or colon", name, s, maxInterface)
 		}
 		*dst = s
 		return nil
