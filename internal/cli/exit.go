@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/spf13/pflag"
 )
@@ -31,9 +32,32 @@ func parseFault(err error, usage func() string) *Exit {
 	if errors.As(err, &exit) {
 		return exit
 	}
+	return usageError(ofValue(err).Error(), usage())
+}
+
+// lineFault is parseFault without the usage: the message in one line that begins with the
+// program's name, as getopt's do already.
+func lineFault(prog string, err error) *Exit {
+	var exit *Exit
+	if errors.As(err, &exit) {
+		return exit
+	}
+	return (&Exit{Code: 1, Stderr: strings.TrimPrefix(oneLine(ofValue(err).Error()), prog+": ")}).named(prog)
+}
+
+// named has the message begin with the program's name.
+func (e *Exit) named(prog string) *Exit {
+	if e != nil && e.Stderr != "" {
+		e.Stderr = prog + ": " + e.Stderr
+	}
+	return e
+}
+
+// ofValue is a value's own error, which pflag wraps.
+func ofValue(err error) error {
 	var invalid *pflag.InvalidValueError
 	if errors.As(err, &invalid) {
-		err = invalid.Unwrap()
+		return invalid.Unwrap()
 	}
-	return usageError(err.Error(), usage())
+	return err
 }

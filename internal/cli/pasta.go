@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -56,7 +55,7 @@ func ParsePasta(args []string) (*Pasta, *Exit) {
 		err = p.Line.Complete(operands)
 	}
 	if err != nil {
-		return nil, pastaFault(err)
+		return nil, lineFault(pastaName, err)
 	}
 	return p, p.settle(fs)
 }
@@ -76,37 +75,17 @@ func (p *Pasta) settle(fs *pflag.FlagSet) *Exit {
 	p.Line.V6.Off = p.Line.V6.Off || p.MTU < minMTU6
 	p.setPorts()
 	p.Policy.takeEnvironment()
-	if err := p.Policy.check(p.Queues); err != nil {
-		return (&Exit{Code: 1, Stderr: err.Error()}).named(pastaName)
+	err := p.Policy.check(p.Queues)
+	if err == nil {
+		err = p.setUser()
 	}
-	if err := p.setUser(); err != nil {
-		return (&Exit{Code: 1, Stderr: err.Error()}).named(pastaName)
+	if err == nil {
+		err = p.setOutbound()
 	}
-	if err := p.setOutbound(); err != nil {
-		return (&Exit{Code: 1, Stderr: err.Error()}).named(pastaName)
+	if err != nil {
+		return lineFault(pastaName, err)
 	}
 	return p.check().named(pastaName)
-}
-
-// pastaFault is what stopped the parsing, in one line.
-func pastaFault(err error) *Exit {
-	var exit *Exit
-	if errors.As(err, &exit) {
-		return exit
-	}
-	var invalid *pflag.InvalidValueError
-	if errors.As(err, &invalid) {
-		err = invalid.Unwrap()
-	}
-	return (&Exit{Code: 1, Stderr: oneLine(err.Error())}).named(pastaName)
-}
-
-// named has the message say whose it is, as getopt's do.
-func (e *Exit) named(prog string) *Exit {
-	if e != nil && e.Stderr != "" {
-		e.Stderr = prog + ": " + e.Stderr
-	}
-	return e
 }
 
 const pastaForms = "Usage: pasta [OPTION]... [COMMAND [ARG]...]\n" +

@@ -25,22 +25,6 @@ type Pesto struct {
 	change bool // there is one
 }
 
-// portsOption is an option that forwards ports, with its long name.
-type portsOption struct {
-	option pasta.Option
-	name   string
-	about  string
-}
-
-func portsOptions() []portsOption {
-	return []portsOption{
-		{pasta.HostTCP, "tcp-ports", "TCP `PORTS` of the host that lead to the namespace"},
-		{pasta.HostUDP, "udp-ports", "UDP `PORTS` of the host that lead to the namespace"},
-		{pasta.GuestTCP, "tcp-ns", "TCP `PORTS` of the namespace that lead to the host"},
-		{pasta.GuestUDP, "udp-ns", "UDP `PORTS` of the namespace that lead to the host"},
-	}
-}
-
 // pestoPorts is one option that forwards ports, and the action given last before it.
 type pestoPorts struct {
 	action string
@@ -75,12 +59,16 @@ func ParsePesto(args []string) (*Pesto, *Exit) {
 		_, err := pasta.Table(nil).Apply(p.Change)
 		return err
 	}}, "clear", "C", "first delete all ports of a `SIDE`: HOST or SPLICE, the namespace's loopback")
-	for _, o := range portsOptions() {
+	for _, o := range pasta.Options() {
+		from, to := "host", "namespace"
+		if o.Out() {
+			from, to = to, from
+		}
 		fs.VarP(value{set: func(s string) error {
-			list, err := o.option.Parse(s)
+			list, err := o.Parse(s)
 			ports = append(ports, pestoPorts{action, list})
 			return err
-		}}, o.name, o.option.String()[1:], o.about)
+		}}, o.Name(), o.Letter(), fmt.Sprintf("%s `PORTS` of the %s that lead to the %s", strings.ToUpper(o.Proto()), from, to))
 	}
 	switchFlag(fs, "help", "h", "show this help and exit", func() error { return &Exit{Stdout: pestoUsage(fs)} })
 	switchFlag(fs, "version", "", "show the version and exit", func() error {
@@ -88,10 +76,6 @@ func ParsePesto(args []string) (*Pesto, *Exit) {
 	})
 	options, operands, fault := dialect{prog: pestoName}.getopt(fs, args)
 	err := fs.Parse(options)
-	var invalid *pflag.InvalidValueError
-	if errors.As(err, &invalid) {
-		err = invalid.Unwrap()
-	}
 	if err == nil {
 		err = fault
 	}
@@ -101,12 +85,8 @@ func ParsePesto(args []string) (*Pesto, *Exit) {
 	if err == nil {
 		err = p.gather(ports, actions)
 	}
-	var exit *Exit
-	switch {
-	case errors.As(err, &exit):
-		return nil, exit
-	case err != nil:
-		return nil, &Exit{Code: 1, Stderr: pestoLine(err)}
+	if err != nil {
+		return nil, lineFault(pestoName, err)
 	}
 	p.Socket = operands[0]
 	p.Show = p.Show || !p.change
@@ -149,8 +129,7 @@ func pestoMain(ctx context.Context, args []string, stdout, stderr io.Writer) int
 		return exit.write(stdout, stderr)
 	}
 	if err := p.run(ctx, stdout); err != nil {
-		fmt.Fprintln(stderr, pestoLine(err))
-		return 1
+		return lineFault(pestoName, err).write(stdout, stderr)
 	}
 	return 0
 }
@@ -179,11 +158,6 @@ func (p *Pesto) explain(err error) error {
 		return fmt.Errorf("%s: nobody listens there: start pasta with -c %s", p.Socket, p.Socket)
 	}
 	return err
-}
-
-// pestoLine is an error for the user. Some begin with the name already.
-func pestoLine(err error) string {
-	return pestoName + ": " + strings.TrimPrefix(oneLine(err.Error()), pestoName+": ")
 }
 
 func pestoUsage(fs *pflag.FlagSet) string {

@@ -186,10 +186,10 @@ func (n *Names) addTo(f flags) {
 }
 
 func (p *Ports) addTo(f flags) {
-	f.ports(p, HostTCP, "tcp-ports", "carry clients of the host's TCP ports in to the guest: none, auto, all or `PORTS`; repeatable")
-	f.ports(p, HostUDP, "udp-ports", "the same of UDP: `PORTS`")
-	f.ports(p, GuestTCP, "tcp-ns", "carry clients of the guest's loopback out to the host's: none, auto or `PORTS`; repeatable")
-	f.ports(p, GuestUDP, "udp-ns", "the same of UDP: `PORTS`")
+	f.ports(p, HostTCP, "carry clients of the host's TCP ports in to the guest: none, auto, all or `PORTS`; repeatable")
+	f.ports(p, HostUDP, "the same of UDP: `PORTS`")
+	f.ports(p, GuestTCP, "carry clients of the guest's loopback out to the host's: none, auto or `PORTS`; repeatable")
+	f.ports(p, GuestUDP, "the same of UDP: `PORTS`")
 	f.on(&p.HostLoToGuestLo, "host-lo-to-ns-lo", "", "lead clients of the host's loopback to the guest's, instead of its address")
 	f.on(&p.NoSplice, "no-splice", "", "carry loopback clients by the interface, too")
 	f.on(&p.FreeBind, "freebind", "", "listen on addresses that the host does not have, too")

@@ -31,7 +31,18 @@ func (o Option) Proto() string {
 // Out reports whether the ports are the namespace's, and lead to the host.
 func (o Option) Out() bool { return o == GuestTCP || o == GuestUDP }
 
-func (o Option) String() string { return "-" + string(rune(o)) }
+func (o Option) String() string { return "-" + o.Letter() }
+
+// Letter is the option's, without its dash.
+func (o Option) Letter() string { return string(rune(o)) }
+
+// Name is the option's long form, without its dashes.
+func (o Option) Name() string {
+	if o.Out() {
+		return o.Proto() + "-ns"
+	}
+	return o.Proto() + "-ports"
+}
 
 // Forward is one range of ports that lead to the other side. Forwards are compared by ==.
 type Forward struct {

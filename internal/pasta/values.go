@@ -41,8 +41,8 @@ func (f flags) text(dst *string, name, letter, usage string) {
 }
 
 // ports declares an option that forwards ports.
-func (f flags) ports(p *Ports, option Option, name, usage string) {
-	f.fs.FuncP(name, option.letter(), usage, func(s string) error {
+func (f flags) ports(p *Ports, option Option, usage string) {
+	f.fs.FuncP(option.Name(), option.Letter(), usage, func(s string) error {
 		list, err := option.Parse(s)
 		if err != nil {
 			return err
@@ -55,9 +55,6 @@ func (f flags) ports(p *Ports, option Option, name, usage string) {
 		return err
 	})
 }
-
-// letter is the option's, without its dash.
-func (o Option) letter() string { return string(rune(o)) }
 
 // auto is what options that were not given mean.
 func (p *Ports) auto() (err error) {
