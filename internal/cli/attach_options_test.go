@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/addressing"
+	"epiphyte/internal/pasta"
 	"epiphyte/tap"
 )
 
@@ -30,7 +31,7 @@ func attachDefaults(t *testing.T) Attach {
 			MTU:        1500,
 			ResolvConf: "/etc/resolv.conf",
 			PcapSize:   defaultPcapSize,
-			LogSize:    defaultLogSize,
+			LogSize:    pasta.DefaultLogSize,
 			LogFormat:  "text",
 		},
 		Target: tap.Target{PID: 4242},

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -24,9 +25,9 @@ type Client struct {
 	operands []string
 
 	json     bool
-	guest    string  // publish: the guest address, empty for the guest's own
-	interval float64 // flows: seconds between tables, 0 for a single table
-	snaplen  int     // pcap: bytes of each frame, 0 for all
+	guest    string        // publish: the guest address, empty for the guest's own
+	interval time.Duration // flows: between tables, 0 for a single table
+	snaplen  int           // pcap: bytes of each frame, 0 for all
 }
 
 // clientCommand is one of the commands.

@@ -22,7 +22,7 @@ func (c *Client) flows(ctx context.Context, stdout io.Writer) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	tick := time.NewTicker(time.Duration(c.interval * float64(time.Second)))
+	tick := time.NewTicker(c.interval)
 	defer tick.Stop()
 	return c.watchFlows(ctx, stdout, tick.C)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"time"
 
 	"epiphyte/internal/api"
 )
@@ -73,13 +74,13 @@ func printJSON(w io.Writer, v any) error {
 }
 
 // secondsValue reads a positive number of seconds.
-func secondsValue(name string, dst *float64) value {
+func secondsValue(name string, dst *time.Duration) value {
 	return value{set: func(s string) error {
 		f, err := strconv.ParseFloat(s, 64)
 		if err != nil || !(f >= 0.01 && f <= 86400) {
 			return fmt.Errorf("--%s must be a number of seconds, 0.01 to 86400", name)
 		}
-		*dst = f
+		*dst = time.Duration(f * float64(time.Second))
 		return nil
 	}}
 }

@@ -12,12 +12,20 @@ const unconfined = "WARNING: --sandbox=off leaves the program all rights of its 
 // confine gives up what serving does not need. command is the child to which signals
 // are passed on, nil if there is none.
 func (o *Options) confine(n *guestNetwork, command *os.Process, r *reporter) error {
-	<-n.threads
-	release := releaseLater()
-	if !o.Unconfined {
-		if err := sandbox.Confine(o.sandbox(n, command, r)); err != nil {
-			return err
+	return giveUp(n.threads, func() error {
+		if o.Unconfined {
+			return nil
 		}
+		return sandbox.Confine(o.sandbox(n, command, r))
+	})
+}
+
+// giveUp ends a start: rights are given up once all threads are there, and then memory.
+func giveUp(threads <-chan struct{}, confine func() error) error {
+	<-threads
+	release := releaseLater()
+	if err := confine(); err != nil {
+		return err
 	}
 	release()
 	return nil

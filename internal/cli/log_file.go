@@ -9,9 +9,6 @@ import (
 	"epiphyte/internal/logfile"
 )
 
-// defaultLogSize is the size of a log file in bytes, the contract's.
-const defaultLogSize = 1 << 20
-
 // addLogFile adds the flags of a log file.
 func (o *Options) addLogFile(fs *pflag.FlagSet) {
 	addMissing(fs, "log-file", stringValue(&o.LogFile), "log to `FILE` in place of stderr")

@@ -133,20 +133,16 @@ func NetworkMain(ctx context.Context, stderr io.Writer) int {
 		if err != nil {
 			return err
 		}
-		release := releaseLater()
-		<-threads
-		if err := sandbox.Confine(sandbox.Config{
-			Read:       []string{resolvConf},
-			ReadIn:     []string{paths.Runtime},
-			Remove:     []string{socket},
-			Interfaces: true,
-			Devices:    true,
-			Logger:     log,
-		}); err != nil {
-			return err
-		}
-		release()
-		return nil
+		return giveUp(threads, func() error {
+			return sandbox.Confine(sandbox.Config{
+				Read:       []string{resolvConf},
+				ReadIn:     []string{paths.Runtime},
+				Remove:     []string{socket},
+				Interfaces: true,
+				Devices:    true,
+				Logger:     log,
+			})
+		})
 	})
 	if server != nil {
 		server.Close()

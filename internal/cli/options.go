@@ -74,7 +74,7 @@ func defaultOptions(mtu int) Options {
 		ResolvConf: "/etc/resolv.conf",
 		PcapSize:   defaultPcapSize,
 		LogFormat:  logText,
-		LogSize:    defaultLogSize,
+		LogSize:    pasta.DefaultLogSize,
 	}
 }
 

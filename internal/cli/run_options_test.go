@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"epiphyte/internal/pasta"
 )
 
 func TestParseRun(t *testing.T) {
@@ -18,7 +20,7 @@ func TestParseRun(t *testing.T) {
 				MTU:        65520,
 				ResolvConf: "/etc/resolv.conf",
 				PcapSize:   defaultPcapSize,
-				LogSize:    defaultLogSize,
+				LogSize:    pasta.DefaultLogSize,
 				LogFormat:  "text",
 			},
 			Command: []string{"/bin/myshell"},

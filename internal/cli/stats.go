@@ -12,15 +12,7 @@ import (
 
 // addStats adds the flag of counters in the log.
 func (o *Options) addStats(fs *pflag.FlagSet) {
-	var seconds float64
-	v := secondsValue("stats", &seconds)
-	read := v.set
-	v.set = func(s string) error {
-		err := read(s)
-		o.StatsEvery = time.Duration(seconds * float64(time.Second))
-		return err
-	}
-	addMissing(fs, "stats", v, "log the counters every `SECONDS`")
+	addMissing(fs, "stats", secondsValue("stats", &o.StatsEvery), "log the counters every `SECONDS`")
 }
 
 // stats are the counters of the guest.
