@@ -2,7 +2,6 @@ package forwarder
 
 import (
 	"net/netip"
-	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -51,9 +50,7 @@ func TestB15_LocalPortsUsedUp(t *testing.T) {
 	} {
 		t.Run(tt.there, func(t *testing.T) {
 			ownNetwork(t, allGroups)
-			if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("40000 40015"), 0); err != nil {
-				t.Skipf("set ip_local_port_range: %v", err)
-			}
+			setSysctl(t, "ipv4/ip_local_port_range", "40000 40015")
 			there := netip.MustParseAddr(tt.there)
 			r := newRig(t, setup{Config: Config{Source: func(netip.Addr) (netip.Addr, bool, error) { return there, true, nil }}})
 			port := uint16(1000)

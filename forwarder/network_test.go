@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"testing"
 	"time"
 
@@ -31,34 +30,18 @@ const (
 )
 
 // ownNetwork moves the test into a network namespace of its own, in which the
-// addresses above are what they are called. The thread ends with the test, and
-// the namespace with it.
+// addresses above are what they are called. Package test covers this end to end.
 func ownNetwork(t *testing.T, pingGroups string) {
 	t.Helper()
-	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		runtime.UnlockOSThread()
-		t.Skipf("no network namespace without privileges (%v); package test covers this end to end", err)
-	}
-	if err := os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte(pingGroups), 0); err != nil {
-		t.Skipf("set ping_group_range: %v", err)
-	}
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := netlink.LinkSetUp(lo); err != nil {
-		t.Fatal(err)
-	}
+	lo := testnet.OwnNetwork(t)
+	setSysctl(t, "ipv4/ping_group_range", pingGroups)
 	for _, a := range []string{there4 + "/32", there6 + "/128"} {
 		addr, err := netlink.ParseAddr(a)
 		if err != nil {
 			t.Fatal(err)
 		}
 		addr.Flags = unix.IFA_F_NODAD
-		if err := netlink.AddrAdd(lo, addr); err != nil {
-			t.Skipf("add address %s: %v", a, err)
-		}
+		testnet.Need(t, "the address "+a, netlink.AddrAdd(lo, addr), unix.EOPNOTSUPP, unix.EACCES) // no IPv6
 	}
 	// The kernel makes the address local by a work queue, later.
 	local := func() bool {
@@ -80,6 +63,12 @@ func ownNetwork(t *testing.T, pingGroups string) {
 			t.Fatalf("add route %s: %v", dst, err)
 		}
 	}
+}
+
+// setSysctl sets one below net. Only where /proc is read-only is the test skipped.
+func setSysctl(t *testing.T, name, value string) {
+	t.Helper()
+	testnet.Need(t, "sysctl net/"+name, os.WriteFile("/proc/sys/net/"+name, []byte(value), 0), unix.EROFS)
 }
 
 // Values of ping_group_range.

@@ -32,15 +32,13 @@ func ownRouter(t *testing.T, pingGroups string) {
 	t.Helper()
 	ownNetwork(t, pingGroups)
 	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "host"}, PeerName: "router"}
-	if err := netlink.LinkAdd(veth); err != nil {
-		t.Skipf("add veth pair: %v", err)
-	}
+	testnet.Need(t, "a veth pair", netlink.LinkAdd(veth), unix.EOPNOTSUPP)
 	ns, move := make(chan int), make(chan bool)
 	result := make(chan error, 1)
 	go func() { result <- runRouter(ns, move) }()
 	fd, ok := <-ns
 	if !ok {
-		t.Skipf("make router: %v", <-result)
+		t.Fatalf("make router: %v", <-result)
 	}
 	peer, err := netlink.LinkByName("router")
 	if err == nil {
@@ -53,7 +51,7 @@ func ownRouter(t *testing.T, pingGroups string) {
 	}
 	move <- true
 	if err := <-result; err != nil {
-		t.Skipf("configure router: %v", err)
+		t.Fatalf("configure router: %v", err)
 	}
 	if err := configureLink("host", hostLink4+"/24", hostLink6+"/64"); err != nil {
 		t.Fatal(err)
@@ -205,7 +203,7 @@ func TestSuperDatagramBeyondMTU(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := netlink.LinkSetMTU(lo, routerMTU); err != nil {
-		t.Skipf("set MTU: %v", err)
+		t.Fatalf("set MTU: %v", err)
 	}
 	for _, tt := range []struct {
 		guest netip.Addr

@@ -158,7 +158,7 @@ func TestB33_BroadcastIsAnswered(t *testing.T) {
 	c := udpClient(t, netip.AddrPortFrom(loop4, 0), netip.AddrPort{})
 	to := netip.AddrPortFrom(netip.MustParseAddr("127.255.255.255"), e.Rule.HostPort)
 	if _, err := c.WriteToUDPAddrPort([]byte("anybody?"), to); err != nil {
-		t.Skipf("no broadcast on loopback here: %v", err) // net sets SO_BROADCAST
+		t.Fatal(err)
 	}
 	c.SetDeadline(time.Now().Add(time.Second))
 	if _, from, err := c.ReadFromUDPAddrPort(make([]byte, 10)); err != nil || from != netip.AddrPortFrom(loop4, e.Rule.HostPort) {

@@ -125,11 +125,7 @@ func eachFamily(t *testing.T, test func(t *testing.T, loop netip.Addr)) {
 	t.Helper()
 	t.Run("IPv4", func(t *testing.T) { test(t, loop4) })
 	t.Run("IPv6", func(t *testing.T) {
-		if l, err := net.Listen("tcp6", "[::1]:0"); err != nil {
-			t.Skipf("no IPv6 here: %v", err)
-		} else {
-			l.Close()
-		}
+		testnet.FreePort(t, "tcp", netip.IPv6Loopback()) // or there is no IPv6 here
 		test(t, netip.IPv6Loopback())
 	})
 }

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/hostnet"
+	"epiphyte/internal/testnet"
 )
 
 const (
@@ -195,18 +196,9 @@ func newGuest(t *testing.T, n nesting) *guest {
 
 func newProcess(t *testing.T, n nesting) *guest {
 	t.Helper()
-	if f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0); err != nil {
-		t.Skipf("no use of TAP devices here: %v", err)
-	} else {
-		f.Close()
-	}
+	testnet.NeedTUN(t)
 	cmd, in, out, err := startGuest(n)
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) {
-		t.Skipf("no unprivileged user namespaces here: %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	testnet.NeedNamespaces(t, err)
 	g := &guest{t: t, pid: cmd.Process.Pid, in: in, out: out}
 	t.Cleanup(func() {
 		cmd.Process.Kill()

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"epiphyte/internal/testnet"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -81,8 +83,9 @@ func TestOpen_PermissionErrors(t *testing.T) {
 	})
 	t.Run("another user's process", func(t *testing.T) {
 		var st unix.Stat_t
-		if err := unix.Stat("/proc/1", &st); err != nil || int(st.Uid) == os.Geteuid() {
-			t.Skip("process 1 is ours or hidden")
+		testnet.Need(t, "process 1", unix.Stat("/proc/1", &st), unix.ENOENT) // hidepid of proc(5)
+		if int(st.Uid) == os.Geteuid() {
+			t.Skip("process 1 is ours")
 		}
 		_, err := Open(t.Context(), Config{Target: Target{PID: 1}, Name: "tap0"})
 		wantError(t, err, unix.EACCES, fmt.Sprintf("belongs to user %d", st.Uid), "run as its user")

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/testnet"
 	"epiphyte/tap"
 )
 
@@ -58,12 +59,7 @@ const patience = 10 * time.Second
 func start(t *testing.T, cfg Config) *Process {
 	t.Helper()
 	p, err := Start(cfg)
-	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) {
-		t.Skipf("namespaces may not be made here: %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	testnet.NeedNamespaces(t, err)
 	t.Cleanup(func() { p.Close() })
 	return p
 }
@@ -163,9 +159,7 @@ func TestCommandWaitsForRelease(t *testing.T) {
 
 func TestResolvConfInsideOnly(t *testing.T) {
 	before, err := os.ReadFile("/etc/resolv.conf")
-	if err != nil {
-		t.Skipf("the host has no file to compare with: %v", err)
-	}
+	testnet.Need(t, "a resolv.conf to compare with", err, unix.ENOENT)
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
@@ -185,9 +179,8 @@ func TestResolvConfInsideOnly(t *testing.T) {
 }
 
 func TestResolvConfOfANetwork(t *testing.T) {
-	if _, err := os.Stat("/etc/resolv.conf"); err != nil {
-		t.Skipf("the host has no file to mount over: %v", err)
-	}
+	_, err := os.Stat("/etc/resolv.conf")
+	testnet.Need(t, "a resolv.conf to mount over", err, unix.ENOENT)
 	cmd := sh(t, "cat /etc/resolv.conf")
 	status(t, start(t, Config{Command: cmd.argv, Nameservers: []netip.Addr{netip.MustParseAddr("10.90.0.1")},
 		Search: []string{"web"}, Options: []string{"ndots:0"}}))
@@ -199,11 +192,7 @@ func TestResolvConfOfANetwork(t *testing.T) {
 
 // Each network has its device, which waits for whoever attaches to it.
 func TestInterfaces(t *testing.T) {
-	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
-	if err != nil {
-		t.Skipf("no use of TAP devices here: %v", err)
-	}
-	f.Close()
+	testnet.NeedTUN(t)
 	cmd := sh(t, "cat /proc/net/dev")
 	p := start(t, Config{Command: cmd.argv, Interfaces: []string{"eth0", "eth1"}})
 	for _, name := range []string{"eth0", "eth1"} {
@@ -405,21 +394,16 @@ func TestTerminalSignalsComeOnce(t *testing.T) {
 func terminal(t *testing.T) (ptmx, tty *os.File) {
 	t.Helper()
 	ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
-	if err != nil {
-		t.Skipf("no pseudo terminals here: %v", err)
-	}
+	testnet.Need(t, "a pseudo terminal", err, unix.ENOENT)
 	t.Cleanup(func() { ptmx.Close() })
 	if err := unix.IoctlSetPointerInt(int(ptmx.Fd()), unix.TIOCSPTLCK, 0); err != nil {
 		t.Fatal(err)
 	}
-	n, err := unix.IoctlGetInt(int(ptmx.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
+	fd, _, errno := unix.Syscall(unix.SYS_IOCTL, ptmx.Fd(), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if errno != 0 {
+		t.Fatalf("open the other end: %v", errno)
 	}
-	tty, err = os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|syscall.O_NOCTTY, 0)
-	if err != nil {
-		t.Skipf("no pseudo terminals here: %v", err)
-	}
+	tty = os.NewFile(fd, "tty")
 	t.Cleanup(func() { tty.Close() })
 	return ptmx, tty
 }

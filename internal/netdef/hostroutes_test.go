@@ -3,32 +3,14 @@ package netdef
 import (
 	"net"
 	"net/netip"
-	"runtime"
 	"slices"
 	"testing"
+
+	"epiphyte/internal/testnet"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
-
-// ownNetwork moves the test into a network namespace of its own, where lo is up. The
-// thread ends with the test, and the namespace with it.
-func ownNetwork(t *testing.T) netlink.Link {
-	t.Helper()
-	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		runtime.UnlockOSThread()
-		t.Skipf("no network namespace without privileges: %v", err)
-	}
-	lo, err := netlink.LinkByName("lo")
-	if err == nil {
-		err = netlink.LinkSetUp(lo)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return lo
-}
 
 func TestHostRoutes(t *testing.T) {
 	must := func(err error) {
@@ -37,7 +19,7 @@ func TestHostRoutes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	lo := ownNetwork(t)
+	lo := testnet.OwnNetwork(t)
 	ipnet := func(s string) *net.IPNet {
 		ip, n, err := net.ParseCIDR(s)
 		must(err)

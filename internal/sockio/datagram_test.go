@@ -231,8 +231,11 @@ func TestKernelThatDoesNotCut(t *testing.T) {
 	peer, to := open(t, hosts[0])
 	receiveTTL(t, peer)
 	b := new(Batch)
-	if errno := errnoOfSegments(s.FD, to); !cannotSegment(errno) {
-		t.Skipf("the kernel cuts all the same: %v", errno)
+	switch errno := errnoOfSegments(s.FD, to); {
+	case errno == 0:
+		t.Skip("this kernel cuts all the same")
+	case !cannotSegment(errno):
+		t.Fatalf("send a super-datagram: %v", errno)
 	}
 	b.Queue(s, &Datagram{To: to, Payload: [2][]byte{[]byte("aaaabb"), []byte("bbc")}, Segment: 4, TTL: 9})
 	for range 3 {

@@ -1,7 +1,6 @@
 package testnet
 
 import (
-	"errors"
 	"net"
 	"net/netip"
 	"testing"
@@ -17,12 +16,7 @@ const patience = 10 * time.Second
 // not there to listen on. Any other error is the test's.
 func NeedAddress(t testing.TB, err error) {
 	t.Helper()
-	if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT) {
-		t.Skip("the host lacks an address: ", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	Need(t, "the host's address", err, unix.EADDRNOTAVAIL, unix.EAFNOSUPPORT)
 }
 
 // ListenTCP opens a listener on an address of the host, until the test ends.
