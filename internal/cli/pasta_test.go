@@ -75,13 +75,13 @@ func TestPastaLogLevels(t *testing.T) {
 // TestPastaSearchList: it is handed out if asked for, and the host's if no other is named.
 func TestPastaSearchList(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "resolv.conf")
-	if err := os.WriteFile(file, []byte("nameserver 192.0.2.1\nsearch a.example b.example .\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("nameserver 192.0.2.1\nsearch a.example b.example. a..b .\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for args, want := range map[string][]string{
 		"":                              nil,
 		"--dhcp-search":                 {"a.example", "b.example"},
-		"--search c.example":            {"c.example"},
+		"--search c.example.":           {"c.example"},
 		"--dhcp-search --search none":   nil,
 		"-S c.example --no-dhcp-search": nil,
 	} {

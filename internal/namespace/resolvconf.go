@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,15 +27,22 @@ func (cfg Config) resolvConf(host []byte) []byte {
 	return b.Bytes()
 }
 
-// HostSearch is the search list of the resolv.conf(5) at path, empty if there is none.
+// HostSearch is the search list of the resolv.conf(5) at path, empty if there is none. Domains
+// have no final dot; what is none is left out.
 func HostSearch(path string) []string {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil
 	}
 	search, _ := parseResolvConf(text)
-	// The root says that there is no list (systemd-resolved).
-	return slices.DeleteFunc(keepFirst(search), func(domain string) bool { return domain == "." })
+	var list []string
+	for _, domain := range keepFirst(search) {
+		// The root says that there is no list (systemd-resolved).
+		if _, ok := dns.IsDomainName(domain); ok && domain != "." {
+			list = append(list, strings.TrimSuffix(domain, "."))
+		}
+	}
+	return list
 }
 
 func parseResolvConf(text []byte) (search, options []string) {

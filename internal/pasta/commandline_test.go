@@ -117,6 +117,7 @@ func TestPortsNotNamedAreAuto(t *testing.T) {
 
 // TestFaults: each in one line that quotes what is wrong.
 func TestFaults(t *testing.T) {
+	long := strings.Repeat("x", 64) + ".example"
 	for args, says := range map[string]string{
 		"--mtu=67":                                 "--mtu 67:",
 		"--mtu=65522":                              "--mtu 65522:",
@@ -148,6 +149,8 @@ func TestFaults(t *testing.T) {
 		"--ipv4-only --ipv6-only":                  "leave nothing",
 		"--outbound=192.0.2.1 --outbound-if4=eth0": "leave the other out",
 		"--map-guest-addr=1.2.3.4 --map-host-loopback=1.2.3.4": "both 1.2.3.4",
+		"--search=" + long: "63 between",
+		"--fqdn=" + long:   "63 between",
 	} {
 		_, err := read(strings.Fields(args)...)
 		if err == nil || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "\n") {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/miekg/dns"
 	"github.com/spf13/pflag"
 )
 
@@ -135,12 +136,21 @@ func (f flags) mac(dst *net.HardwareAddr, name, letter, usage string) {
 
 func (f flags) hostname(dst *string, name, letter, usage string) {
 	f.fs.FuncP(name, letter, usage, func(s string) error {
-		if s == "" || len(s) > 253 {
-			return fmt.Errorf("--%s %q: must be a name of at most 253 bytes", name, s)
+		host, ok := domain(s)
+		if !ok {
+			return fmt.Errorf("--%s %q: must be a name of at most 253 bytes, and 63 between two dots", name, s)
 		}
-		*dst = s
+		*dst = host
 		return nil
 	})
+}
+
+// domain is a name without its final dot, if it can be told in the form of DNS (RFC 1035,
+// section 2.3.4).
+func domain(s string) (name string, ok bool) {
+	_, ok = dns.IsDomainName(s)
+	name = strings.TrimSuffix(s, ".")
+	return name, ok && name != "" && len(name) <= 253
 }
 
 // family declares an option that has an address of each family.
@@ -265,6 +275,12 @@ func (n *Names) setSearch(s string) error {
 		n.NoSearch = true
 		return nil
 	}
-	n.Search, n.DHCPSearch = append(n.Search, strings.Fields(s)...), true
+	for _, field := range strings.Fields(s) {
+		name, ok := domain(field)
+		if !ok {
+			return fmt.Errorf("--search %q: must be domains of at most 253 bytes, and 63 between two dots, or %s", s, none)
+		}
+		n.Search, n.DHCPSearch = append(n.Search, name), true
+	}
 	return nil
 }
