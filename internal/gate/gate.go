@@ -120,12 +120,12 @@ func (g *Gate) Decide(q policy.Request) policy.Decision {
 	case q.Direction == policy.In:
 		return g.decideReply(q)
 	}
-	if egress.IsSynthetic(q.Dst.Addr()) {
-		return g.decideName(q)
-	}
 	d := g.cfg.Rules.Decide(q)
 	if d.Action != policy.Allow {
 		return d
+	}
+	if egress.IsSynthetic(q.Dst.Addr()) {
+		return g.decideName(q)
 	}
 	if q.Proto != unix.IPPROTO_TCP {
 		return g.talks.decide(q, d, nil)
