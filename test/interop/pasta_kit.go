@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -47,7 +46,6 @@ func pastaKitSuite() suite {
 }
 
 func pastaKitChecks() []check {
-	loopback := net.JoinHostPort("10.0.2.2", loopbackPort)
 	noLoopback := []string{"--disable-host-loopback"}
 	checks := []check{{
 		name: "pasta-kit/out", says: "addresses as asked for, TCP, UDP and ping to the outside",
@@ -87,10 +85,7 @@ func pastaKitChecks() []check {
 		},
 	}, {
 		name: "pasta-kit/host-loopback-on", says: "without it 10.0.2.2 leads there",
-		run: func(ctx context.Context, m *machine) error {
-			out, err := m.kitRun(ctx, nil, probePath, "tcp", loopback)
-			return first(err, peerIs(out, "127.0.0.1"))
-		},
+		run: kitLoopback,
 	}, {
 		name: "pasta-kit/detach-netns", says: "--detach-netns, where the helper is given the namespaces by path",
 		run: func(ctx context.Context, m *machine) error {
@@ -99,14 +94,7 @@ func pastaKitChecks() []check {
 		},
 	}, {
 		name: "pasta-kit/killed", says: "the helper ends when RootlessKit is killed",
-		run: func(ctx context.Context, m *machine) error {
-			s, err := m.start(nil, append(m.kit(), probePath, "serve", "80")...)
-			if err != nil {
-				return err
-			}
-			err = m.helperCount(1)
-			return errors.Join(err, s.end(ctx, unix.SIGKILL), m.helperCount(0))
-		},
+		run: kitKilled,
 	}, {
 		name: "pasta-kit/port-implicit", says: "a port that is listened on is reached from outside and from the host, TCP and UDP",
 		run: func(ctx context.Context, m *machine) error {

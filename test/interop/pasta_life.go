@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-
-	"golang.org/x/sys/unix"
 )
 
 // pastaLife: starts and stops.
@@ -58,16 +56,7 @@ func pastaLife() []check {
 	}, {
 		name: "pasta/stop-leaves-nothing", says: "after podman stop no helper, network namespace or port is left",
 		run: func(ctx context.Context, m *machine) error {
-			if err := podmanServe(ctx, m, "one", "--publish=8080:80", "--publish=8080:80/udp"); err != nil {
-				return err
-			}
-			if err := m.helperCount(1); err != nil {
-				return err
-			}
-			if _, err := m.do(ctx, "podman", "stop", "--time=1", "one"); err != nil {
-				return err
-			}
-			return nothingLeft(m)
+			return podmanStop(ctx, m, "--publish=8080:80", "--publish=8080:80/udp")
 		},
 	}, {
 		name: "pasta/crash", says: "podman rm frees the port of a container whose conmon and process were killed",
@@ -79,15 +68,7 @@ func pastaLife() []check {
 				if err := errors.Join(reachBoth(ctx, m, "tcp", "8080", 1000), m.helperCount(1)); err != nil {
 					return err
 				}
-				out, err := m.do(ctx, "podman", "inspect", "--format", "{{.State.ConmonPid}} {{.State.Pid}}", "one")
-				if err != nil {
-					return err
-				}
-				var conmon, pid int
-				if _, err := fmt.Sscan(out, &conmon, &pid); err != nil {
-					return err
-				}
-				if err := errors.Join(unix.Kill(conmon, unix.SIGKILL), unix.Kill(pid, unix.SIGKILL)); err != nil {
+				if err := podmanCrash(ctx, m); err != nil {
 					return err
 				}
 				if _, err := m.do(ctx, "podman", "rm", "--force", "--time=0", "one"); err != nil {

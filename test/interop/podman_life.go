@@ -55,16 +55,7 @@ func podmanLife() []check {
 	}, {
 		name: "podman/stop-leaves-nothing", says: "after podman stop no helper, network namespace or port is left",
 		run: func(ctx context.Context, m *machine) error {
-			if err := podmanServe(ctx, m, "one", "--network=slirp4netns", "--publish=8080:80"); err != nil {
-				return err
-			}
-			if err := m.helperCount(1); err != nil {
-				return err
-			}
-			if _, err := m.do(ctx, "podman", "stop", "--time=1", "one"); err != nil {
-				return err
-			}
-			return nothingLeft(m)
+			return podmanStop(ctx, m, "--network=slirp4netns", "--publish=8080:80")
 		},
 	}, {
 		name: "podman/crash-leaves-nothing", says: "nor when conmon and the container are killed",
@@ -72,17 +63,36 @@ func podmanLife() []check {
 			if err := podmanServe(ctx, m, "one", "--network=slirp4netns"); err != nil {
 				return err
 			}
-			out, err := m.do(ctx, "podman", "inspect", "--format", "{{.State.ConmonPid}} {{.State.Pid}}", "one")
-			if err != nil {
-				return err
-			}
-			var conmon, pid int
-			if _, err := fmt.Sscan(out, &conmon, &pid); err != nil {
-				return err
-			}
-			return errors.Join(unix.Kill(conmon, unix.SIGKILL), unix.Kill(pid, unix.SIGKILL), m.helperCount(0))
+			return errors.Join(podmanCrash(ctx, m), m.helperCount(0))
 		},
 	}}
+}
+
+// podmanStop stops the container one, with these flags.
+func podmanStop(ctx context.Context, m *machine, flags ...string) error {
+	if err := podmanServe(ctx, m, "one", flags...); err != nil {
+		return err
+	}
+	if err := m.helperCount(1); err != nil {
+		return err
+	}
+	if _, err := m.do(ctx, "podman", "stop", "--time=1", "one"); err != nil {
+		return err
+	}
+	return nothingLeft(m)
+}
+
+// podmanCrash kills conmon and the process of the container one.
+func podmanCrash(ctx context.Context, m *machine) error {
+	out, err := m.do(ctx, "podman", "inspect", "--format", "{{.State.ConmonPid}} {{.State.Pid}}", "one")
+	if err != nil {
+		return err
+	}
+	var conmon, pid int
+	if _, err := fmt.Sscan(out, &conmon, &pid); err != nil {
+		return err
+	}
+	return errors.Join(unix.Kill(conmon, unix.SIGKILL), unix.Kill(pid, unix.SIGKILL))
 }
 
 // nothingLeft looks for what a stopped container's network might leave.

@@ -132,10 +132,7 @@ func kitNetwork() []check {
 		},
 	}, {
 		name: "rootlesskit/host-loopback-on", says: "without it 10.0.2.2 leads there",
-		run: func(ctx context.Context, m *machine) error {
-			out, err := m.kitRun(ctx, nil, probePath, "tcp", loopback)
-			return first(err, peerIs(out, "127.0.0.1"))
-		},
+		run: kitLoopback,
 	}, {
 		name: "rootlesskit/sandbox-auto", says: "sandbox and seccomp on auto, as Docker asks for them",
 		run: func(ctx context.Context, m *machine) error {
@@ -151,14 +148,7 @@ func kitNetwork() []check {
 		},
 	}, {
 		name: "rootlesskit/killed", says: "the helper ends when RootlessKit is killed",
-		run: func(ctx context.Context, m *machine) error {
-			s, err := m.start(nil, append(m.kit(), probePath, "serve", "80")...)
-			if err != nil {
-				return err
-			}
-			err = m.helperCount(1)
-			return errors.Join(err, s.end(ctx, unix.SIGKILL), m.helperCount(0))
-		},
+		run: kitKilled,
 	}}
 }
 
@@ -189,6 +179,20 @@ func kitPorts() []check {
 		}
 	}
 	return checks
+}
+
+func kitLoopback(ctx context.Context, m *machine) error {
+	out, err := m.kitRun(ctx, nil, probePath, "tcp", net.JoinHostPort("10.0.2.2", loopbackPort))
+	return first(err, peerIs(out, "127.0.0.1"))
+}
+
+func kitKilled(ctx context.Context, m *machine) error {
+	s, err := m.start(nil, append(m.kit(), probePath, "serve", "80")...)
+	if err != nil {
+		return err
+	}
+	err = m.helperCount(1)
+	return errors.Join(err, s.end(ctx, unix.SIGKILL), m.helperCount(0))
 }
 
 func kitTCP(ctx context.Context, m *machine, driver string) error {
