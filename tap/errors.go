@@ -26,10 +26,14 @@ func (e *OpError) Error() string {
 // Unwrap returns Err.
 func (e *OpError) Unwrap() error { return e.Err }
 
-// fail makes an OpError. Of an error that wraps an errno it keeps that alone.
+// fail makes an OpError. Of an error that wraps an errno it keeps that alone. A limit of
+// open files has one remedy, whatever failed.
 func fail(op string, err error, hint string) *OpError {
 	if errno, ok := errors.AsType[unix.Errno](err); ok {
 		err = errno
+	}
+	if err == unix.EMFILE {
+		hint = "raise the limit of open files, ulimit -n"
 	}
 	return &OpError{op, err, hint}
 }

@@ -294,13 +294,22 @@ func TestN7_StoppedMember(t *testing.T) {
 }
 
 // TestN7_FewDescriptors: when the network's processes may open no more, the next member
-// is refused in one line; those that are there go on, and one that leaves makes room.
+// is refused in one line; those that are there go on, and one that leaves makes room. A
+// member costs four descriptors: of as many limits, each has another step of joining fail.
 func TestN7_FewDescriptors(t *testing.T) {
-	t.Parallel()
+	for limit := 40; limit < 44; limit++ {
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+			t.Parallel()
+			fewDescriptors(t, limit)
+		})
+	}
+}
+
+func fewDescriptors(t *testing.T, limit int) {
 	n := newNetworks(t)
 	cfg := n.cfg
 	cfg.Args, cfg.NoWait = []string{"network", "serve", "--stay", "web"}, true
-	cfg.Wrap = []string{"sh", "-c", `ulimit -n 40; exec "$0" "$@"`}
+	cfg.Wrap = []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, limit)}
 	service := must(env.Start(timeout(t, deadline), cfg))(t)
 	t.Cleanup(service.Kill)
 	eventually(t, deadline, func() error { _, err := n.tryInspect(t, "web"); return err })

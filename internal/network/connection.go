@@ -86,6 +86,9 @@ func (w *Worker) serve(ctx context.Context, c *net.UnixConn, own *membership) {
 		var req request
 		fds, err := receive(c, &req)
 		if err != nil {
+			if errors.Is(err, unix.EMFILE) {
+				send(c, refusal(err))
+			}
 			break
 		}
 		var answer reply
@@ -202,7 +205,7 @@ func (w *Worker) restore(ctx context.Context, r restored) {
 func (w *Worker) watchProcess(m *membership, process int) error {
 	pidfd, err := unix.FcntlInt(uintptr(process), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("watch its process: %w", err)
+		return fmt.Errorf("watch its process: %w", advised(err))
 	}
 	if m.process, err = w.shard.Watch(pidfd, unix.EPOLLIN|unix.EPOLLONESHOT, &processEnd{w, m}); err != nil {
 		unix.Close(pidfd)

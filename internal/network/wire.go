@@ -212,6 +212,9 @@ func receive(c *net.UnixConn, message any) (fds []int, err error) {
 	}
 	if fds, err = rights(oob[:oobn]); err == nil && flags&unix.MSG_CTRUNC != 0 {
 		err = errors.New("more descriptors came than a message may have")
+		if len(fds) < maxFDs {
+			err = fmt.Errorf("receive descriptors: %w", advised(unix.EMFILE))
+		}
 	}
 	if err == nil {
 		err = json.Unmarshal(b[:n], message)
@@ -221,6 +224,14 @@ func receive(c *net.UnixConn, message any) (fds []int, err error) {
 		return nil, err
 	}
 	return fds, nil
+}
+
+// advised is the error with what helps against it, if that is known.
+func advised(err error) error {
+	if errors.Is(err, unix.EMFILE) {
+		return fmt.Errorf("%w (raise the limit of open files, ulimit -n)", err)
+	}
+	return err
 }
 
 // nextSize waits for a message and is its size, so that a connection at rest holds no
