@@ -37,10 +37,6 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	if conf := os.Getenv(envCopied); conf != "" {
-		fmt.Fprintln(os.Stderr, serveCopied(conf))
-		os.Exit(1)
-	}
 	os.Exit(harness.Run(func(e *harness.Env) int {
 		env = e
 		stop := printProgress()

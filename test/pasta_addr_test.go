@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"epiphyte/test/harness"
 )
 
 // A host's second address and network, which it moves to.
@@ -21,6 +24,25 @@ const (
 	firstServer, nextServer  = "192.0.2.31", "192.0.2.32" // what nameservers answer with
 	firstResolver, nextOther = farIPv4, farIPv6
 )
+
+// Addresses that stand for the host and its resolver, as podman asks for them.
+const (
+	mapped4, mapped6 = "169.254.1.2", "fc00::2"
+	forwarder4       = "169.254.1.1"
+)
+
+// publishedOnHost is the port of the host that leads to the same one of a hostWorld.
+const publishedOnHost = "8080"
+
+// hostWorld is a guest with the addresses of a host of the test's own, which has an /etc
+// of its own, too.
+func hostWorld(t testing.TB, host *harness.NetNS, etc string) *world {
+	t.Helper()
+	g := newGuest(t)
+	return &world{Guest: g, helper: pastaOn(t, g, harness.HelperConfig{Host: host, Etc: etc},
+		"--no-map-gw", "--map-guest-addr", mapped4, "--map-guest-addr", mapped6, "--dns-forward", forwarder4,
+		"-t", publishedOnHost, "-u", "none", "-T", "none", "-U", "none")}
+}
 
 // route adds a host's default routes by the far end.
 func (u *uplink) route() error {
@@ -86,14 +108,12 @@ func tellPeer(c *net.TCPConn) { fmt.Fprint(c, netip.MustParseAddrPort(c.RemoteAd
 // subnet are outside; what stands for the host's address leads to the one that it has at
 // the moment, and its way out and its nameservers are those of the moment, too.
 func TestPastaAddrFollowsTheHost(t *testing.T) {
-	ours(t, "copied addresses")
 	t.Parallel()
 	u := newUplink(t)
-	conf := filepath.Join(t.TempDir(), "resolv.conf")
-	writeConf(t, conf, firstResolver)
+	dir := etc(t, firstResolver)
 	serveDNS(t, u.far, firstResolver, named(firstServer))
 	serveDNS(t, u.far, nextOther, named(nextServer))
-	w := copiedWorld(t, u.host, conf)
+	w := hostWorld(t, u.host, dir)
 	mapped := perFamily{mapped4, mapped6}
 	here, far, moved, elsewhere := perFamily{uplinkIPv4, uplinkIPv6}, perFamily{farIPv4, farIPv6}, perFamily{movedIPv4, movedIPv6}, perFamily{elsewhereIPv4, elseIPv6}
 	ports := map[string]string{} // by family, of what the host and the far end serve
@@ -138,7 +158,7 @@ func TestPastaAddrFollowsTheHost(t *testing.T) {
 		}
 	}
 	ask("the first nameserver", firstServer)
-	writeConf(t, conf, nextOther)
+	writeConf(t, filepath.Join(dir, "resolv.conf"), nextOther)
 	ask("resolv.conf replaced", nextServer)
 
 	if err := u.move(); err != nil {
@@ -154,6 +174,11 @@ func TestPastaAddrFollowsTheHost(t *testing.T) {
 		})
 		if peer, err := w.peerOf(t, f, net.JoinHostPort(far.of(f), ports["far"+f.v])); err != nil || peer != moved.of(f) {
 			t.Errorf("a neighbour, after the host has moved: peer %q, %v, want %s", peer, err, moved.of(f))
+		}
+		serveTCP(t, w.NetNS, "tcp"+f.v, net.JoinHostPort(f.anyHostAddr(), publishedOnHost), tellPeer)
+		in := client(t, u.far, "tcp"+f.v, net.JoinHostPort(moved.of(f), publishedOnHost))
+		if peer, err := io.ReadAll(in); err != nil || string(peer) != far.of(f) {
+			t.Errorf("the published port, after the host has moved: peer %q, %v, want %s", peer, err, far.of(f))
 		}
 		for _, to := range []string{mapped.of(f), moved.of(f)} { // each answers by its own name
 			if err := says(w.dial(t, "udp"+f.v, net.JoinHostPort(to, ports["udp"+f.v])), "by datagram"); err != nil {
@@ -184,13 +209,10 @@ func loopbackUp() error {
 // TestPastaAddrLater: on a host without any network the guest has addresses of its own,
 // and reaches what the host can reach once it has one.
 func TestPastaAddrLater(t *testing.T) {
-	ours(t, "copied addresses")
 	t.Parallel()
 	u := &uplink{host: must(env.NewNS())(t), far: must(env.NewNS())(t)}
 	t.Cleanup(func() { u.host.Close(); u.far.Close() })
-	conf := filepath.Join(t.TempDir(), "resolv.conf")
-	writeConf(t, conf, farIPv4)
-	w := copiedWorld(t, u.host, conf)
+	w := hostWorld(t, u.host, etc(t, farIPv4))
 	if got := w.waitAddress(t, unix.AF_INET); got != netip.MustParseAddr("169.254.2.1") {
 		t.Errorf("the guest has %v, want 169.254.2.1", got)
 	}
@@ -213,12 +235,9 @@ func TestPastaAddrLater(t *testing.T) {
 
 // TestPastaAddrDatagramsOfAnySize pass, in fragments where the guest's MTU is small.
 func TestPastaAddrDatagramsOfAnySize(t *testing.T) {
-	ours(t, "copied addresses")
 	t.Parallel()
 	u := newUplink(t)
-	conf := filepath.Join(t.TempDir(), "resolv.conf")
-	writeConf(t, conf, farIPv4)
-	w := copiedWorld(t, u.host, conf)
+	w := hostWorld(t, u.host, etc(t, farIPv4))
 	for _, mtu := range []int{65520, 1500} {
 		if err := w.Do(func() error {
 			l, err := netlink.LinkByName(tapName)
@@ -248,16 +267,13 @@ func TestPastaAddrDatagramsOfAnySize(t *testing.T) {
 // TestPastaAddrClientsAreSeen by their own addresses, but for the host's own, which are
 // the guest's, too.
 func TestPastaAddrClientsAreSeen(t *testing.T) {
-	ours(t, "copied addresses")
 	t.Parallel()
 	u := newUplink(t)
 	if err := u.host.Do(loopbackUp); err != nil {
 		t.Fatal(err)
 	}
-	conf := filepath.Join(t.TempDir(), "resolv.conf")
-	writeConf(t, conf, farIPv4)
-	w := copiedWorld(t, u.host, conf)
-	serveTCP(t, w.NetNS, "tcp4", fmt.Sprintf("0.0.0.0:%d", publishedCopied), tellPeer)
+	w := hostWorld(t, u.host, etc(t, farIPv4))
+	serveTCP(t, w.NetNS, "tcp4", "0.0.0.0:"+publishedOnHost, tellPeer)
 	for _, c := range []struct {
 		name string
 		from *uplink
@@ -267,17 +283,15 @@ func TestPastaAddrClientsAreSeen(t *testing.T) {
 	}{
 		{"another machine", u, true, uplinkIPv4, farIPv4},
 		{"the host by its address", u, false, uplinkIPv4, mapped4},
-		{"the host by loopback", u, false, "127.0.0.1", "169.254.2.2"}, // the router, as nothing stands for loopback
+		{"the host by loopback", u, false, "127.0.0.1", uplinkIPv4}, // the guest itself
 	} {
 		ns := u.host
 		if c.far {
 			ns = u.far
 		}
-		conn := client(t, ns, "tcp4", fmt.Sprintf("%s:%d", c.to, publishedCopied))
-		b := make([]byte, 100)
-		n, err := conn.Read(b)
-		if err != nil || string(b[:n]) != c.want {
-			t.Errorf("%s is seen as %q, %v, want %s", c.name, b[:n], err, c.want)
+		conn := client(t, ns, "tcp4", c.to+":"+publishedOnHost)
+		if peer, err := io.ReadAll(conn); err != nil || string(peer) != c.want {
+			t.Errorf("%s is seen as %q, %v, want %s", c.name, peer, err, c.want)
 		}
 	}
 }

@@ -20,16 +20,16 @@ import (
 // configures, and waits until it says that all of it works.
 func pastaWith(t testing.TB, g *harness.Guest, flags ...string) *harness.Helper {
 	t.Helper()
-	ours(t, "pasta's place")
-	dir := t.TempDir()
-	link, pid := filepath.Join(dir, "pasta"), filepath.Join(dir, "pid")
-	if err := os.Symlink(must(filepath.Abs(env.Binary))(t), link); err != nil {
-		t.Fatal(err)
-	}
-	args := append([]string{"-f", "--config-net", "-I", tapName, "--pid", pid}, flags...)
-	h, err := env.Start(timeout(t, deadline), harness.HelperConfig{
-		Args: append(args, fmt.Sprint(g.PID)), Wrap: []string{"sh", "-c", `shift; exec "$0" "$@"`, link}, NoWait: true, Plain: true,
-	})
+	return pastaOn(t, g, harness.HelperConfig{}, flags...)
+}
+
+// pastaOn does so on a host of the test's own.
+func pastaOn(t testing.TB, g *harness.Guest, on harness.HelperConfig, flags ...string) *harness.Helper {
+	t.Helper()
+	link, pid := pastaLink(t), filepath.Join(t.TempDir(), "pid")
+	on.Args = append(append([]string{"-f", "--config-net", "-I", tapName, "--pid", pid}, flags...), fmt.Sprint(g.PID))
+	on.Wrap, on.NoWait, on.Plain = []string{"sh", "-c", `shift; exec "$0" "$@"`, link}, true, true
+	h, err := env.Start(timeout(t, deadline), on)
 	if err != nil {
 		t.Fatal(err)
 	}
