@@ -2,10 +2,16 @@ package test
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestPastaRelativePaths: files that options name are those of the directory that the caller
@@ -37,5 +43,72 @@ func TestPastaCommandLogsToFile(t *testing.T) {
 	}
 	if log := string(must(os.ReadFile(file))(t)); !strings.HasPrefix(log, "pasta ") || !strings.Contains(log, "level=DEBUG") {
 		t.Errorf("the log: %q", log)
+	}
+}
+
+// TestPastaCaptures what crosses the interface, both ways, in a file that other programs read,
+// from the background too.
+func TestPastaCaptures(t *testing.T) {
+	t.Parallel()
+	g, file := newGuest(t), filepath.Join(t.TempDir(), "capture")
+	d := pastaDaemon(t, g, append([]string{"-p", file}, closedPorts...)...)
+	w := &world{Guest: g}
+	sent := &traffic{streams: map[netip.AddrPort][]byte{}, datagrams: map[string]int{}}
+	eachFamily(t, func(t *testing.T, f family) {
+		w.waitAddress(t, f.af)
+		data := random(uint64(f.af), bulk)
+		c := w.dial(t, "tcp"+f.v, serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), echoTCP).String())
+		comesBack(t, c, data)
+		sent.streams[addrPort(c.LocalAddr())] = data
+		hello := "hello over " + f.name
+		u := w.dial(t, "udp"+f.v, servePacket(t, env.Net.Net, "udp"+f.v, net.JoinHostPort(f.server, "0"), echoPacket).LocalAddr().String())
+		if err := says(u, hello); err != nil {
+			t.Error(err)
+		}
+		sent.datagrams[hello] = 2
+	})
+	if err := unix.PidfdSendSignal(d.fd, unix.SIGTERM, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	if !d.ends(deadline) {
+		t.Fatal("it goes on")
+	}
+	capture := readCapture(t, file)
+	if capture.Interface != tapName || capture.Lost != 0 {
+		t.Errorf("of %q, %d frames lost", capture.Interface, capture.Lost)
+	}
+	found := dissect(t, capture)
+	sent.wantIn(t, found)
+	complaints(t, file, found.repeated)
+}
+
+// TestPastaLogs counters each second in the background, in a file that never has more bytes
+// than it may, and whose first line says whose it is.
+func TestPastaLogs(t *testing.T) {
+	t.Parallel()
+	const limit = 4096
+	file := filepath.Join(t.TempDir(), "log")
+	d := pastaDaemon(t, newGuest(t), append([]string{"-l", file, "--log-size", fmt.Sprint(limit), "--stats", "1"}, closedPorts...)...)
+	first := regexp.MustCompile(`^pasta \S+: /\S+ \(` + fmt.Sprint(d.pid) + `\)$`)
+	var begin string // the first line of counters
+	eventually(t, 3*deadline, func() error {
+		b := must(os.ReadFile(file))(t)
+		lines := strings.Split(string(b), "\n")
+		if len(b) > limit || !first.MatchString(lines[0]) {
+			t.Fatalf("%d bytes, and the first line is %q", len(b), lines[0])
+		}
+		if len(lines) < 2 || !strings.Contains(lines[1], "msg=counters") {
+			return fmt.Errorf("the log: %q", lines)
+		}
+		if begin == "" {
+			begin = lines[1]
+		}
+		if lines[1] == begin {
+			return fmt.Errorf("the oldest of %d bytes is still there", len(b))
+		}
+		return nil
+	})
+	if d.ends(time.Millisecond) {
+		t.Error("it has ended")
 	}
 }

@@ -205,31 +205,47 @@ func TestPastaAuto(t *testing.T) {
 	})
 }
 
+// TestPastaUDPFollowsTCP: unless -u says something else, a UDP port follows each TCP port with
+// a server, as programs want that ask for both by one number. It is there before the server
+// of datagrams is.
+func TestPastaUDPFollowsTCP(t *testing.T) {
+	t.Parallel()
+	w := pastaWorld(t, "-t", "18092")
+	other := pastaWorld(t, "-t", "18093", "-u", "none", "-T", "none", "-U", "none")
+	for at, w := range map[string]*world{"18092": w, "18093": other} {
+		serveTCP(t, w.NetNS, "tcp4", "0.0.0.0:"+at, tellBoth)
+	}
+	taken := func(at string) bool {
+		c, err := env.Host.ListenPacket("udp4", "127.0.0.1:"+at)
+		if err == nil {
+			c.Close()
+		}
+		return isErrno(err, unix.EADDRINUSE)
+	}
+	eventually(t, deadline, func() error {
+		if !taken("18092") {
+			return fmt.Errorf("no UDP port follows the TCP port")
+		}
+		return nil
+	})
+	servePacket(t, w.NetNS, "udp4", "0.0.0.0:18092", echoPacket)
+	if err := says(client(t, env.Host, "udp4", "127.0.0.1:18092"), "hello"); err != nil {
+		t.Error(err)
+	}
+	if taken("18093") {
+		t.Error("a UDP port follows although -u says none")
+	}
+}
+
 // TestPastaBusyPort: a port that is named and cannot be had ends the start, with what and
 // why; of all ports those are left out that cannot be had.
 func TestPastaBusyPort(t *testing.T) {
 	l := must(env.Host.Listen("tcp4", "0.0.0.0:8095"))(t)
 	defer l.Close()
 	g := newGuest(t)
-	ours(t, "pasta's place")
-	dir := t.TempDir()
-	link := filepath.Join(dir, "pasta")
-	if err := os.Symlink(must(filepath.Abs(env.Binary))(t), link); err != nil {
-		t.Fatal(err)
-	}
-	h, err := env.Start(timeout(t, deadline), harness.HelperConfig{
-		Args: []string{"--config-net", "-t", "8095", "-u", "none", "-T", "none", "-U", "none", fmt.Sprint(g.PID)},
-		Wrap: []string{"sh", "-c", `shift; exec "$0" "$@"`, link}, NoWait: true, Plain: true,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Kill()
-	if code, _, err := h.Exit(timeout(t, deadline)); err != nil || code != 1 {
-		t.Errorf("it has ended with %d, %v", code, err)
-	}
-	if said := strings.TrimSpace(h.Stderr.String()); strings.Contains(said, "\n") || !strings.Contains(said, "listen on tcp [::]:8095: address already in use") {
-		t.Errorf("it said %q", said)
+	got := call(t, pastaLink(t), "--config-net", "-t", "8095", "-u", "none", "-T", "none", "-U", "none", fmt.Sprint(g.PID))
+	if got.code != 1 || strings.Count(got.said, "\n") != 1 || !strings.Contains(got.said, "listen on tcp [::]:8095: address already in use") {
+		t.Errorf("%+v", got)
 	}
 	pastaWorld(t, "-t", "8090-8099,~8095", "-u", "none", "-T", "none", "-U", "none")
 }
