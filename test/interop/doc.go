@@ -6,6 +6,7 @@
 //	make interop HELPER=/usr/bin/slirp4netns              # the yardstick
 //	make interop HELPER='bin/epiphyte /usr/bin/slirp4netns'  # side by side
 //	make interop CHECKS='podman/publish-*'                # some of it
+//	make interop CHECKS='policy/*'                        # clients under an egress policy
 //	make interop CHECKS='pasta*' HELPER=/var/cache/epiphyte-interop/root/usr/bin/pasta
 //	make interop CHECKS='pasta-bats/*' PODMAN_SOURCE=/src/podman  # podman's own tests
 //
@@ -43,6 +44,9 @@
 // the helper, pesto is taken from the same directory. Other suites skip it, as these skip
 // slirp4netns. podman's own tests take ten minutes, and a repository of podman's: they run
 // only when PODMAN_SOURCE names one.
+//
+// The suite policy has no caller: clients of everyday (curl, git, apt-get, npm, go, ssh, psql)
+// run in a guest of ours, with the rules that learning made of what they do.
 //
 // Images hold a static busybox and the probe, and are imported from a tar
 // archive; no registry is asked for anything.

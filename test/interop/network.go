@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"strings"
 
 	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
@@ -163,7 +164,7 @@ func (n *network) serve() error {
 	return n.resolve()
 }
 
-// resolve answers for the one name that there is.
+// resolve answers for the names that there are.
 func (n *network) resolve() error {
 	addr := net.JoinHostPort(resolverIPv4, "53")
 	pc, err := n.outside.ListenPacket("udp", addr)
@@ -185,9 +186,13 @@ func (n *network) resolve() error {
 	return nil
 }
 
+func exists(name string) bool {
+	return name == dns.Fqdn(serverName) || name == dns.Fqdn(rootName) || strings.HasSuffix(name, policyZone)
+}
+
 func answer(w dns.ResponseWriter, q *dns.Msg) {
 	r := new(dns.Msg).SetReply(q)
-	if len(q.Question) != 1 || q.Question[0].Name != dns.Fqdn(serverName) && q.Question[0].Name != dns.Fqdn(rootName) {
+	if len(q.Question) != 1 || !exists(q.Question[0].Name) {
 		r.Rcode = dns.RcodeNameError
 	} else {
 		h := dns.RR_Header{Name: q.Question[0].Name, Rrtype: q.Question[0].Qtype, Class: dns.ClassINET}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -76,7 +77,7 @@ func (d *driver) startManager(ctx context.Context) (_ *manager, err error) {
 	defer group.Close()
 	cmd := d.command(context.Background(), nil, managerProgram, "--user", "--log-target=console")
 	cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(group.Fd())
-	if m.session, err = startSession(cmd); err != nil {
+	if m.session, err = startSession(cmd, (*exec.Cmd).Start); err != nil {
 		return nil, err
 	}
 	return m, harness.Eventually(2*waitTime, func() error {

@@ -17,6 +17,13 @@ need slirp4netns slirp4netns
 need ip iproute2
 need ping iputils-ping
 need patchelf patchelf
+need curl curl
+need git git
+need npm 'npm nodejs'
+need ssh openssh-client
+need sshd openssh-server
+need psql postgresql-client
+[ -x "$(echo /usr/lib/postgresql/*/bin/initdb)" ] || missing="$missing postgresql"
 [ -x /usr/lib/podman/netavark ] || missing="$missing netavark aardvark-dns"
 grep -qs '^Package: busybox-static$' /var/lib/dpkg/status || missing="$missing busybox-static"
 

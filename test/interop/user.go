@@ -121,13 +121,14 @@ type session struct {
 
 // start starts a command of the user that runs until [session.end].
 func (m *machine) start(env []string, argv ...string) (*session, error) {
-	return startSession(m.command(context.Background(), env, argv...))
+	cmd := m.command(context.Background(), env, argv...)
+	return startSession(cmd, (*exec.Cmd).Start)
 }
 
-func startSession(cmd *exec.Cmd) (*session, error) {
+func startSession(cmd *exec.Cmd, start func(*exec.Cmd) error) (*session, error) {
 	s := &session{cmd: cmd, done: make(chan struct{})}
 	s.cmd.Stdout, s.cmd.Stderr = &s.out, &s.out
-	if err := s.cmd.Start(); err != nil {
+	if err := start(cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", brief(cmd.Args), err)
 	}
 	go func() {
