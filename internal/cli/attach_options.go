@@ -273,6 +273,7 @@ func attachUsage(prog string, fs *pflag.FlagSet) string {
 			attachCommand + " --network NAME [OPTION]... PID|PATH [INTERFACE]",
 			networkCommand + " COMMAND [OPTION]... [NAME]...",
 			policyCommand + " check|suggest [OPTION]... FILE [FLOW]",
+			doctorCommand + " [--json]",
 			"ports|publish|unpublish|flows|stats|pcap [OPTION]... [ARG]...",
 		} {
 			fmt.Fprintf(&b, "       %s %s\n", prog, line)

@@ -60,6 +60,8 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return n.run(ctx, prog, stdout, stderr)
 		case policyCommand:
 			return policiesMain(prog, args[1:], os.Stdin, stdout, stderr)
+		case doctorCommand:
+			return doctorMain(prog, args[1:], stdout, stderr)
 		case attachCommand:
 			a, exit := ParseAttachMember(prog, args[1:])
 			if exit != nil {
