@@ -88,7 +88,6 @@ func (z *zone) queries() []string {
 func underPolicy(t testing.TB, text string, flags ...string) *policed {
 	t.Helper()
 	ours(t, "policy")
-	oneQueue(t)
 	p := &policed{zone: &zone{records: map[string][]string{}}}
 	serveDNS(t, env.Net.Net, "198.51.100.6", p.zone.answer)
 	dir := t.TempDir()

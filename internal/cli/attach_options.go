@@ -98,7 +98,7 @@ func (p *attachParser) parse(args []string) *Exit {
 		return usageError("--queues needs to make the TAP: name a PID or a PATH, not a descriptor or a socket", usage())
 	}
 	p.Policy.takeEnvironment()
-	if err := p.Policy.check(p.Queues); err != nil {
+	if err := p.Policy.check(); err != nil {
 		return usageError(err.Error(), usage())
 	}
 	if fs.Changed("cidr6") && !p.ipv6 {

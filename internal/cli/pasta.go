@@ -75,7 +75,7 @@ func (p *Pasta) settle(fs *pflag.FlagSet) *Exit {
 	p.Line.V6.Off = p.Line.V6.Off || p.MTU < minMTU6
 	p.setPorts()
 	p.Policy.takeEnvironment()
-	err := p.Policy.check(p.Queues)
+	err := p.Policy.check()
 	if err == nil {
 		err = p.setUser()
 	}

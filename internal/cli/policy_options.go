@@ -66,13 +66,10 @@ func noMemberPolicy() error {
 	return errors.New(policyVariable + " is set, but a policy is not applied to members of networks: unset it, or leave the network out")
 }
 
-// check refuses what does not go with a policy.
-func (o *PolicyOptions) check(queues int) error {
-	switch {
-	case o.Log != "" && !o.active():
+// check refuses what has no effect without a policy.
+func (o *PolicyOptions) check() error {
+	if o.Log != "" && !o.active() {
 		return errors.New("--policy-log has no effect without --policy or --allow")
-	case o.active() && queues > 1:
-		return errors.New("--policy and --allow go with one queue only: leave --queues out")
 	}
 	return nil
 }

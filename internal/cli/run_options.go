@@ -66,7 +66,7 @@ func ParseRun(prog string, args []string) (*Run, *Exit) {
 	if len(r.Networks) == 0 {
 		r.Policy.takeEnvironment()
 	}
-	if err := r.Policy.check(r.Queues); err != nil {
+	if err := r.Policy.check(); err != nil {
 		return nil, usageError(err.Error(), usage())
 	}
 	if fs.Changed("cidr6") && !ipv6 {

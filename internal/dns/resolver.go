@@ -41,7 +41,7 @@ type Config struct {
 	// Rewrite says what nameservers are asked in place of a query, and makes the answer
 	// of the response to that. It is called under the rules of Local. Without a finish
 	// the query goes as it is. Default nil.
-	Rewrite func(query []byte, stream bool) (upstream []byte, finish func(response []byte) (answer []byte))
+	Rewrite func(query []byte, from netip.AddrPort, stream bool) (upstream []byte, finish func(response []byte) (answer []byte))
 
 	// Retry is how long one nameserver may stay silent before the next is
 	// asked too; default 800 ms, so that the second one's answer is there
@@ -220,7 +220,7 @@ func (r *Resolver) Ask(query []byte, stream bool, reply func(response []byte)) b
 // forward begins an exchange with nameservers.
 func (r *Resolver) forward(via transport, query []byte, from, to netip.AddrPort, reply Reply) {
 	if r.cfg.Rewrite != nil {
-		if upstream, finish := r.cfg.Rewrite(query, via == tcp); finish != nil {
+		if upstream, finish := r.cfg.Rewrite(query, from, via == tcp); finish != nil {
 			query = upstream
 			passOn := reply
 			reply = func(from, to netip.AddrPort, response []byte) { passOn(from, to, finish(response)) }

@@ -38,12 +38,13 @@ const synthetic = 1<<17 - 1
 // Names lives. Its zero value is ready to use, and its methods may be called from any
 // goroutine.
 type Names struct {
+	Max int // at once; MaxNames if zero. Set before use.
+
 	mu     sync.Mutex
 	byName map[string]*Binding
 	byID   map[uint32]*Binding
 	used   list.List // of *Binding, the most recently used last
 	last   uint32    // id given last
-	max    int       // MaxNames if zero
 	stars  map[string]*star
 }
 
@@ -108,6 +109,9 @@ func (n *Names) Bind(name string, v Verdict, now time.Duration) *Binding {
 	return b
 }
 
+// Skip passes over so many addresses, before the first one is given.
+func (n *Names) Skip(count uint32) { n.last = count % synthetic }
+
 // admit counts a new name below the star of a rule.
 func (n *Names) admit(r *Rule, now time.Duration) bool {
 	if r == nil || !r.target.below {
@@ -134,7 +138,7 @@ func (n *Names) admit(r *Rule, now time.Duration) bool {
 
 // makeRoom ends the binding that was used least recently and has no flow.
 func (n *Names) makeRoom() bool {
-	most := n.max
+	most := n.Max
 	if most == 0 {
 		most = MaxNames
 	}

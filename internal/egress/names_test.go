@@ -39,7 +39,7 @@ func TestNames(t *testing.T) {
 // At the bound, a name without flows gives way, the least recently used, and its address
 // is not another's before all others were used.
 func TestNamesGiveWay(t *testing.T) {
-	n := Names{max: 3}
+	n := Names{Max: 3}
 	a := bind(t, &n, "a.example")
 	n.Hold(a)
 	old := bind(t, &n, "b.example")

@@ -1,15 +1,16 @@
 package egress
 
 import (
+	"cmp"
 	"net/netip"
 	"sync"
 	"time"
 )
 
 const (
-	// maxPins are the addresses that are pinned at once. Beyond, an address that any
+	// MaxPins are the addresses that are pinned at once. Beyond, an address that any
 	// map iteration meets first gives way: its guest asks again.
-	maxPins = 16 << 10
+	MaxPins = 16 << 10
 	// pinNames are the names of one address; beyond, the one that ends first gives way.
 	pinNames = 16
 )
@@ -18,6 +19,8 @@ const (
 // answer to. Its zero value is ready to use, and its methods may be called from any
 // goroutine.
 type Pins struct {
+	Max int // at once; MaxPins if zero. Set before use.
+
 	mu    sync.Mutex
 	addrs map[netip.Addr][]pin
 }
@@ -47,7 +50,7 @@ func (x *Pins) Add(p *Policy, name string, a netip.Addr, until time.Duration) bo
 	if x.addrs == nil {
 		x.addrs = make(map[netip.Addr][]pin)
 	}
-	if list == nil && len(x.addrs) >= maxPins {
+	if list == nil && len(x.addrs) >= cmp.Or(x.Max, MaxPins) {
 		for other := range x.addrs {
 			delete(x.addrs, other)
 			break

@@ -20,7 +20,7 @@ func (g *Gate) Answer(query []byte, from netip.AddrPort, stream bool) (answer []
 }
 
 // Rewrite makes upstream queries afresh; see dns.Config.Rewrite.
-func (g *Gate) Rewrite(query []byte, stream bool) (upstream []byte, finish func([]byte) []byte) {
+func (g *Gate) Rewrite(query []byte, _ netip.AddrPort, stream bool) (upstream []byte, finish func([]byte) []byte) {
 	q := g.questions.Ask(g.policy, query, stream, g.cfg.Shard.Now())
 	if q.Upstream == nil {
 		return nil, nil // Answer has answered it

@@ -1,4 +1,4 @@
-// Package gate applies an egress policy to the flows of one guest.
+// Package gate applies an egress policy to the flows of a guest.
 //
 // # Theory of operation
 //
@@ -28,8 +28,16 @@
 //
 // What was allowed goes on under another policy, or is ended at once with flows kill.
 //
+// # Several gates
+//
+// A guest whose device has several queues has a gate for each, with one Memory: a name
+// that one has answered leads to the same place by all. Members of a network have a gate
+// and a memory each, so that one knows nothing of another's names. Limits are divided
+// (Config.Share).
+//
 // Invariants: a Gate belongs to its shard's thread. Its tables are bounded, and what it
-// writes as well (egress.Recorder). Names keep their addresses for as long as it lives.
+// writes as well (egress.Recorder). Names keep their addresses for as long as its Memory
+// lives.
 //
 // Timers: one that flushes the record; one that forgets talks.
 //

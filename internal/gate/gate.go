@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"time"
 
@@ -17,27 +18,55 @@ type Resolver interface {
 	Ask(query []byte, stream bool, reply func(response []byte)) bool
 }
 
-// Config of a Gate. All but Log and IsHost are required.
+// Config of a Gate. What may be nil says so.
 type Config struct {
-	Rules  policy.Decider        // what addresses mean
-	IsOwn  func(netip.Addr) bool // whether an address stands for the host, of its plan
-	Policy *egress.Policy
-	IPv6   bool // the guest has it
-	Shard  *shard.Shard
-	Table  *flow.Table
+	Rules policy.Decider        // what addresses mean
+	IsOwn func(netip.Addr) bool // whether an address stands for the host, of its plan
+	// IsMember reports whether an address can be another member's of the guest's network;
+	// nil: it has no neighbours.
+	IsMember func(netip.Addr) bool
+	Policy   *egress.Policy
+	IPv6     bool // the guest has it
+	Shard    *shard.Shard
+	Table    *flow.Table
 	// Log takes records; nil: nobody reads them.
 	Log func(egress.Record)
-	// IsHost reports whether an address is the host's own. The default asks the kernel.
+	// IsHost reports whether an address is the host's own; nil: the kernel is asked.
 	IsHost func(netip.Addr) bool
+	// Memory is shared by the gates of one guest, one for each of its workers; nil: the
+	// gate has its own.
+	Memory *Memory
+	// Share is how many gates the limits are for; zero: this one.
+	Share int
 }
+
+// Memory is what the gates of a guest remember together: a name that one of them has
+// answered leads to the same place at all.
+type Memory struct {
+	names egress.Names
+	pins  egress.Pins
+}
+
+// NewMemory has room for one part of so many of what a process may remember.
+func NewMemory(share int) *Memory {
+	m := new(Memory)
+	m.names.Max, m.pins.Max = part(egress.MaxNames, share), part(egress.MaxPins, share)
+	// Whoever still has an address of another memory, that of a process that was
+	// killed, hardly meets another name there.
+	m.names.Skip(rand.Uint32())
+	return m
+}
+
+// part is what one of so many has of a limit.
+func part(limit, share int) int { return max(1, limit/max(1, share)) }
 
 // Gate implements policy.Decider. All of it belongs to the shard's thread.
 type Gate struct {
 	cfg       Config
 	policy    *egress.Policy
 	resolver  Resolver // nil: no name leads anywhere
-	names     egress.Names
-	pins      egress.Pins
+	names     *egress.Names
+	pins      *egress.Pins
 	questions egress.Questions
 	hosts     hostAddrs
 	look      lookups
@@ -46,6 +75,7 @@ type Gate struct {
 	flush     shard.Timer
 	watches   map[*watch]struct{}
 	counts    Counts
+	closed    bool
 }
 
 // Counts are how often rules have decided, since they are in force.
@@ -55,10 +85,26 @@ type Counts struct {
 	Denied  uint64   // in all
 }
 
+// Add adds those of another gate under the same policy.
+func (c *Counts) Add(o Counts) {
+	if c.Rules == nil {
+		c.Rules = make([]uint64, len(o.Rules))
+	}
+	for i := range min(len(c.Rules), len(o.Rules)) {
+		c.Rules[i] += o.Rules[i]
+	}
+	c.Default += o.Default
+	c.Denied += o.Denied
+}
+
 // New makes a gate.
 func New(cfg Config) *Gate {
 	g := &Gate{cfg: cfg, watches: make(map[*watch]struct{})}
-	g.questions = egress.Questions{Names: &g.names, Pins: &g.pins, IPv6: cfg.IPv6}
+	if cfg.Memory == nil {
+		cfg.Memory = NewMemory(cfg.Share)
+	}
+	g.names, g.pins = &cfg.Memory.names, &cfg.Memory.pins
+	g.questions = egress.Questions{Names: g.names, Pins: g.pins, IPv6: cfg.IPv6}
 	g.hosts.ask = cfg.IsHost
 	if g.hosts.ask == nil {
 		g.hosts.ask = isHost
@@ -101,8 +147,10 @@ func (g *Gate) Counts() Counts {
 	return c
 }
 
-// Close ends the timers.
+// Close ends the timers, and nothing that still waits is allowed.
 func (g *Gate) Close() {
+	g.closed = true
+	g.talks.forgetAll()
 	g.cfg.Shard.Disarm(&g.flush)
 	g.cfg.Shard.Disarm(&g.talks.timer)
 	if g.recorder.Write != nil {
@@ -138,7 +186,7 @@ func (g *Gate) Decide(q policy.Request) policy.Decision {
 // pinned for if there are any.
 func (g *Gate) judgeAddr(q policy.Request) (egress.Verdict, egress.Flow) {
 	a := q.Dst.Addr()
-	f := egress.Flow{Proto: protoOf(q.Proto), Addr: a, Port: q.Dst.Port(), Host: g.cfg.IsOwn(a)}
+	f := egress.Flow{Proto: protoOf(q.Proto), Addr: a, Port: q.Dst.Port(), Host: g.cfg.IsOwn(a), Member: g.isMember(a)}
 	if f.Proto == egress.ICMP {
 		f.Port = 0
 	}
@@ -161,6 +209,8 @@ func (g *Gate) judgeAddr(q policy.Request) (egress.Verdict, egress.Flow) {
 	}
 	return v, f
 }
+
+func (g *Gate) isMember(a netip.Addr) bool { return g.cfg.IsMember != nil && g.cfg.IsMember(a) }
 
 func protoOf(proto uint8) egress.Proto {
 	switch proto {

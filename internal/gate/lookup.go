@@ -55,10 +55,10 @@ func (x *lookups) find(name string, then func([]netip.Addr)) {
 		then(l.all())
 		return
 	}
-	if len(x.names) >= keptMost {
+	if len(x.names) >= part(keptMost, x.g.cfg.Share) {
 		x.trim(now)
 	}
-	if len(x.names) >= keptMost || x.g.resolver == nil {
+	if len(x.names) >= part(keptMost, x.g.cfg.Share) || x.g.resolver == nil {
 		then(nil)
 		return
 	}
@@ -156,7 +156,12 @@ func (g *Gate) resolve(b *egress.Binding, decide func([]netip.Addr) policy.Decis
 	g.names.Hold(b)
 	g.look.find(b.Name, func(addrs []netip.Addr) {
 		g.names.Release(b)
-		if now = decide(addrs); pending != nil {
+		if g.closed {
+			now = policy.Decision{Action: policy.Refuse, Errno: unix.EACCES}
+		} else {
+			now = decide(addrs)
+		}
+		if pending != nil {
 			pending.Resolve(now)
 		}
 	})
@@ -175,7 +180,7 @@ func (g *Gate) lead(q policy.Request, f egress.Flow, addrs []netip.Addr) policy.
 	refused, refusal := f, egress.Verdict{Reason: egress.Unresolved}
 	for _, a := range addrs {
 		f.Addr = a
-		f.Host = g.hosts.has(a, g.cfg.Shard.Now())
+		f.Host, f.Member = g.hosts.has(a, g.cfg.Shard.Now()), g.isMember(a)
 		v := g.policy.Decide(f)
 		// The socket of a port or of an identifier is of one family, the guest's.
 		other := f.Proto != egress.TCP && a.Is4() != q.Dst.Addr().Is4()

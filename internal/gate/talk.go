@@ -78,7 +78,7 @@ func (x *talks) decide(q policy.Request, d policy.Decision, b *egress.Binding) p
 		d := g.lead(q, f, addrs)
 		if d.Action == policy.Allow {
 			f.Addr = d.To.Addr()
-			f.Host = g.hosts.has(f.Addr, g.cfg.Shard.Now())
+			f.Host, f.Member = g.hosts.has(f.Addr, g.cfg.Shard.Now()), g.isMember(f.Addr)
 		}
 		return x.begin(key, q, d, f, g.policy.Decide(f), b)
 	})
@@ -93,7 +93,7 @@ func (x *talks) begin(key talkKey, q policy.Request, d policy.Decision, f egress
 	if x.byDst == nil {
 		x.byDst, x.byPeer = make(map[talkKey]*talk), make(map[talkKey]*talk)
 	}
-	if len(x.byDst) >= talksMost {
+	if len(x.byDst) >= part(talksMost, g.cfg.Share) {
 		for _, t := range x.byDst {
 			x.forget(t)
 			break
@@ -189,7 +189,7 @@ func (t *talk) Sees(b []byte, _ bool) policy.Sight {
 	const portHTTPS = 443
 	if t.quic == nil {
 		x := &t.g.talks
-		if len(x.quic) == quicMost {
+		if len(x.quic) == part(quicMost, t.g.cfg.Share) {
 			x.quic[0].unread()
 			x.quic = append(x.quic[:0], x.quic[1:]...)
 		}

@@ -62,7 +62,7 @@ type Config struct {
 	// Rules decide what the guest may reach, and where.
 	Rules policy.Rules
 	// Policy says what of that the guest may reach by name, network and port; nil: all.
-	// Not with Queues or Members.
+	// Not with Members, which each have their own: SetMemberPolicy.
 	Policy *egress.Policy
 	// Record takes the record of flows under a Policy, on the thread of the shard; nil:
 	// there is none.
@@ -155,7 +155,8 @@ type Guest struct {
 	steering *steer.Group // nil with one worker
 	ports    *portfwd.Manager
 	resolver *dns.Resolver
-	gate     *gate.Gate // nil: there is no policy
+	memory   *gate.Memory // of the workers' gates together
+	members  *memberGates // nil: there is one guest
 	ipv6     bool
 	served   chan struct{} // closed when Serve has returned
 	announce shard.Timer
@@ -169,6 +170,9 @@ func New(cfg Config) (_ *Guest, err error) {
 		cfg.Rules.HostAddr = cfg.Host.Main
 	}
 	g := &Guest{ipv6: cfg.Rules.Plan.IPv6(), served: make(chan struct{})}
+	if cfg.Policy != nil {
+		g.memory = gate.NewMemory(1)
+	}
 	// The runtime opens its poller with the first timer. Opened here, the
 	// descriptors of an idle guest are all there before it is ready.
 	time.AfterFunc(time.Hour, func() {}).Stop()
@@ -199,6 +203,7 @@ func New(cfg Config) (_ *Guest, err error) {
 		if err != nil {
 			return nil, err
 		}
+		g.resolve(w)
 	}
 	if g.ipv6 && !cfg.DisableAdvertisements && !cfg.DisableNDP {
 		// The first one at once: a guest whose link is already up has sent its
@@ -244,7 +249,7 @@ func (g *Guest) Close() error {
 	if g.ports != nil {
 		g.ports.Close()
 	}
-	defer g.closeGate()
+	defer g.closeGates()
 	for _, w := range g.workers {
 		w.close()
 	}

@@ -1,45 +1,160 @@
 package guest
 
 import (
+	"net/netip"
+
 	"epiphyte/internal/egress"
+	"epiphyte/internal/flow"
 	"epiphyte/internal/gate"
 	"epiphyte/internal/policy"
+	"epiphyte/internal/shard"
 )
 
 // decider is what decides about the flows of a worker: the rules, and before them the
-// policy if there is one.
+// policy of the guest, or of each member, if there is one.
 func (g *Guest) decider(w *worker, cfg *Config) policy.Decider {
-	if cfg.Policy == nil {
-		return &cfg.Rules
+	switch {
+	case cfg.Members != nil:
+		g.members = &memberGates{g: g, cfg: cfg, gates: make(map[*flow.Guest]*gate.Gate)}
+		return g.members
+	case cfg.Policy != nil:
+		w.gate = gate.New(gate.Config{
+			Rules: &cfg.Rules, IsOwn: cfg.Rules.Plan.IsOwn, Policy: cfg.Policy, IPv6: g.ipv6,
+			Shard: w.shard, Table: w.table, Log: cfg.Record, Memory: g.memory, Share: 1 + len(cfg.Queues),
+		})
+		return w.gate
 	}
-	p := &cfg.Rules.Plan
-	g.gate = gate.New(gate.Config{
-		Rules:  &cfg.Rules,
-		IsOwn:  p.IsOwn,
-		Policy: cfg.Policy,
-		IPv6:   p.IPv6(),
-		Shard:  w.shard,
-		Table:  w.table,
-		Log:    cfg.Record,
-	})
-	return g.gate
+	return &cfg.Rules
+}
+
+// resolve has the worker's gate look names up, by the resolver of worker 0.
+func (g *Guest) resolve(w *worker) {
+	switch first := g.workers[0]; {
+	case w.gate == nil || g.resolver == nil:
+	case w == first:
+		w.gate.Attach(g.resolver)
+	default:
+		w.gate.Attach(&farResolver{gate.Resolver(g.resolver), first.shard, w.shard})
+	}
+}
+
+// farResolver is the resolver of another worker, by messages.
+type farResolver struct {
+	gate.Resolver
+	theirs, ours *shard.Shard
+}
+
+// Ask implements gate.Resolver. A response that cannot be read is that of a resolver that
+// did not take the question.
+func (r *farResolver) Ask(query []byte, stream bool, reply func(response []byte)) bool {
+	answered := func(response []byte) {
+		response = append([]byte(nil), response...) // it is overwritten
+		r.ours.Post(shard.TaskFunc(func() { reply(response) }))
+	}
+	return r.theirs.Post(shard.TaskFunc(func() {
+		if !r.Resolver.Ask(query, stream, answered) {
+			answered(nil)
+		}
+	}))
 }
 
 // SetPolicy replaces the policy, which the guest must have had from the start. It is in
 // force when SetPolicy returns.
-func (g *Guest) SetPolicy(p *egress.Policy) { g.ask(func(*worker) { g.gate.Set(p) }) }
+func (g *Guest) SetPolicy(p *egress.Policy) { g.ask(func(w *worker) { w.gate.Set(p) }) }
 
 // Policy is the one in force, and how often its rules have decided; nil if there is none.
 func (g *Guest) Policy() (p *egress.Policy, counts gate.Counts) {
-	if g.gate == nil {
+	if g.workers[0].gate == nil {
 		return nil, counts
 	}
-	g.ask(func(*worker) { p, counts = g.gate.Policy(), g.gate.Counts() })
+	g.ask(func(w *worker) {
+		p = w.gate.Policy()
+		counts.Add(w.gate.Counts())
+	})
 	return p, counts
 }
 
-func (g *Guest) closeGate() {
-	if g.gate != nil {
-		g.gate.Close()
+// memberShare is which part of what a gate may remember a member's has: 3 MB at most.
+const memberShare = 16
+
+// memberGates apply the policies of members, each its own. It belongs to the shard's thread.
+type memberGates struct {
+	g     *Guest
+	cfg   *Config
+	gates map[*flow.Guest]*gate.Gate
+}
+
+// Decide implements policy.Decider. Members that have no policy are decided about by the
+// rules. While others have one, nobody reaches anything from an address that is not known
+// to be a member's, as every member has link-local ones.
+func (m *memberGates) Decide(q policy.Request) policy.Decision {
+	if x := m.gates[q.Guest]; x != nil {
+		return x.Decide(q)
+	}
+	d := m.cfg.Rules.Decide(q)
+	if q.Guest == nil && len(m.gates) > 0 && (d.Action == policy.Allow || d.Action == policy.ServeDNS) {
+		return policy.Decision{}
+	}
+	return d
+}
+
+// of is the gate of the member with an address, nil if there is none.
+func (m *memberGates) of(a netip.Addr) *gate.Gate { return m.gates[m.cfg.Members.Guest(a)] }
+
+// Answer answers by the names of members, then by the policy of the one that asks.
+func (m *memberGates) Answer(query []byte, from netip.AddrPort, stream bool) (answer []byte, ok bool) {
+	if answer, ok = m.cfg.Members.Answer(query, from, stream); ok {
+		return answer, ok
+	}
+	if x := m.of(from.Addr()); x != nil {
+		return x.Answer(query, from, stream)
+	}
+	return nil, false
+}
+
+// Rewrite has nameservers asked as the policy of the one that asks has it.
+func (m *memberGates) Rewrite(query []byte, from netip.AddrPort, stream bool) (upstream []byte, finish func([]byte) []byte) {
+	if x := m.of(from.Addr()); x != nil {
+		return x.Rewrite(query, from, stream)
+	}
+	return nil, nil
+}
+
+// SetMemberPolicy gives one of the Members a policy, or another in its place; nil takes
+// it away. record takes its records; nil: nobody reads them. It must be called on the
+// thread of the shard.
+func (g *Guest) SetMemberPolicy(of *flow.Guest, p *egress.Policy, record func(egress.Record)) {
+	x, w := g.members.gates[of], g.workers[0]
+	switch {
+	case p == nil && x == nil:
+	case p == nil:
+		x.Close()
+		delete(g.members.gates, of)
+	case x != nil:
+		x.Set(p)
+	default:
+		rules := &g.members.cfg.Rules
+		x = gate.New(gate.Config{
+			Rules: rules, IsOwn: rules.Plan.IsOwn, IsMember: rules.Plan.Inside, Policy: p, IPv6: g.ipv6,
+			Shard: w.shard, Table: w.table, Log: record, Share: memberShare,
+		})
+		if g.resolver != nil {
+			x.Attach(g.resolver)
+		}
+		g.members.gates[of] = x
+	}
+}
+
+// closeGates is called when all flows have ended.
+func (g *Guest) closeGates() {
+	for _, w := range g.workers {
+		if w.gate != nil {
+			w.gate.Close()
+		}
+	}
+	if g.members != nil {
+		for _, x := range g.members.gates {
+			x.Close()
+		}
 	}
 }

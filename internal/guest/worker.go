@@ -11,6 +11,7 @@ import (
 	"epiphyte/internal/dhcp"
 	"epiphyte/internal/dns"
 	"epiphyte/internal/flow"
+	"epiphyte/internal/gate"
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/sockio"
@@ -27,6 +28,7 @@ type worker struct {
 	relay   *relay.Relay
 	stack   *stack.Stack
 	steered *steer.Worker // nil: there is only one worker
+	gate    *gate.Gate    // nil: there is no policy, or one for each of several members
 }
 
 // newWorker builds worker i as far as it goes; after an error the caller closes it.
@@ -128,10 +130,11 @@ func (g *Guest) serve0(w *worker, cfg *Config, fc *forwarder.Config, sc *stack.C
 	}
 	rc := dns.Config{Shard: w.shard, ResolvConf: cfg.ResolvConf, Nameservers: cfg.Nameservers, Source: cfg.Source, Logger: cfg.Logger}
 	if m := cfg.Members; m != nil {
-		dc.AddressOf, rc.Local, sc.Neighbors = m.AddressOf, m.Answer, m.Neighbor
+		dc.AddressOf, sc.Neighbors = m.AddressOf, m.Neighbor
+		rc.Local, rc.Rewrite = g.members.Answer, g.members.Rewrite
 	}
-	if g.gate != nil {
-		rc.Local, rc.Rewrite = g.gate.Answer, g.gate.Rewrite
+	if w.gate != nil {
+		rc.Local, rc.Rewrite = w.gate.Answer, w.gate.Rewrite
 	}
 	fc.DHCP = dhcp.New(dc)
 	if p.IPv6() && !cfg.DisableAdvertisements {
@@ -148,9 +151,6 @@ func (g *Guest) serve0(w *worker, cfg *Config, fc *forwarder.Config, sc *stack.C
 		g.resolver = dns.New(rc)
 		fc.DNS = g.resolver
 		cfg.Rules.NameServer = g.resolver.First
-		if g.gate != nil {
-			g.gate.Attach(g.resolver)
-		}
 	}
 }
 
