@@ -28,7 +28,8 @@ func closeResults(all []result) {
 // child is a process of ours in the target's namespaces, which lives on.
 type child struct {
 	process *os.Process
-	stop    func() bool // the killing at the end of the context
+	stop    func() bool   // the killing at the end of the context
+	killed  chan struct{} // closed after it
 }
 
 // start starts a child that runs p and is killed when ctx ends. The caller must
@@ -40,13 +41,21 @@ func (p *program) start(ctx context.Context) (*child, error) {
 		return nil, fail("fork", errno, hintFork(errno))
 	}
 	process, _ := os.FindProcess(pid) // it always succeeds on Unix
-	return &child{process, context.AfterFunc(ctx, func() { process.Kill() })}, nil
+	c := &child{process: process, killed: make(chan struct{})}
+	c.stop = context.AfterFunc(ctx, func() {
+		defer close(c.killed)
+		process.Kill()
+	})
+	return c, nil
 }
 
-// reap waits for the child's end.
+// reap waits for the child's end, and for who has killed it: the process's descriptor is
+// open until then.
 func (c *child) reap() {
 	c.process.Wait()
-	c.stop()
+	if !c.stop() {
+		<-c.killed
+	}
 }
 
 // ask has a child carry out the requests, none of which may block: one result for each,
