@@ -40,11 +40,11 @@ func ParseAttachMember(prog string, args []string) (*AttachMember, *Exit) {
 	fs.VarP(fdValue("exit-fd", &a.ExitFD), "exit-fd", "e", "end when the other side of `FD` is closed")
 	usage := func() string {
 		return fmt.Sprintf("Usage: %s attach --network NAME [OPTION]... PID|PATH [INTERFACE]\n", prog) +
-			"Make the network namespace of the process PID, or at PATH, a member of networks. It is\n" +
-			"one until the program or the process ends. INTERFACE is its device; the default is\n" +
-			"the first of eth0, eth1, ... that is free.\n\n" + fs.FlagUsages()
+			aboutHelp("Make the network namespace of the process PID, or at PATH, a member of networks.\n"+
+				"It is one until the program or the process ends. INTERFACE is its device; the default "+
+				"is the first of eth0, eth1, ... that is free.") + optionsHelp(fs, optionGroups()...)
 	}
-	operands, exit := parseFlags(prog, fs, args, usage)
+	operands, exit := parseFlags(fs, args, usage)
 	if exit != nil {
 		return nil, exit
 	}
@@ -53,10 +53,10 @@ func ParseAttachMember(prog string, args []string) (*AttachMember, *Exit) {
 		err = noMemberPolicy()
 	}
 	if err == nil && len(a.Networks) == 0 {
-		err = fmt.Errorf("attach: --network is missing; for a network of the guest's own: %s PID TAPNAME", prog)
+		err = fmt.Errorf("--network is missing; for a network of the guest's own: %s PID TAPNAME", prog)
 	}
 	if err != nil {
-		return nil, usageError(err.Error(), usage())
+		return nil, lineFault(fs.Name(), err)
 	}
 	if exit := a.ReadyFD.checkWritable("ready-fd"); exit != nil {
 		return nil, exit
@@ -66,7 +66,7 @@ func ParseAttachMember(prog string, args []string) (*AttachMember, *Exit) {
 
 // addCommon adds what attach and connect have in common beside a member's wishes.
 func (a *AttachMember) addCommon(fs *pflag.FlagSet) {
-	fs.VarP(publishValue(&a.Options.Publish), "publish", "p", "carry clients of host port `[HOST:]PORT[-END][:GUESTPORT[-END]][/udp]` in to the guest; repeatable")
+	fs.VarP(publishValue(&a.Options.Publish), "publish", "p", publishUsage)
 	fs.Var(levelValue(&a.Options.LogLevel), "log-level", "log to stderr from `LEVEL` on: debug, info, warn, error")
 	fs.Var(choiceValue("log-format", &a.Options.LogFormat, logText, logJSON), "log-format", "write the log as `FORMAT`: text, json")
 }

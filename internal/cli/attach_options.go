@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strings"
 	"unicode"
 
 	"github.com/spf13/pflag"
@@ -67,6 +66,9 @@ func ParseAttach(prog string, args []string) (*Attach, *Exit) {
 	exit := p.parse(args)
 	if exit != nil {
 		exit.Stdout = p.Notices + exit.Stdout
+		if prog != compatible {
+			exit = exit.named(prog)
+		}
 		return nil, exit
 	}
 	return &p.Attach, nil
@@ -78,28 +80,28 @@ func (p *attachParser) parse(args []string) *Exit {
 
 	// The options before a fault are acted upon first: one of them may end
 	// the program on its own account.
-	options, operands, fault := dialect{prog: p.prog}.getopt(fs, args)
+	options, operands, fault := dialect{prog: p.prog, suggests: p.prog != compatible}.getopt(fs, args)
 	if err := fs.Parse(options); err != nil {
-		return parseFault(err, usage)
+		return p.fault(err, usage)
 	}
 	if fault != nil {
-		return usageError(fault.Error(), usage())
+		return p.fault(fault, usage)
 	}
 	if p.mac != "" && !p.Configure {
-		return usageError("--macaddr cannot be specified when --configure or -c is not specified", usage())
+		return p.fault(errors.New("--macaddr cannot be specified when --configure or -c is not specified"), usage)
 	}
 	if err := p.target(operands); err != nil {
-		return usageError(err.Error(), usage())
+		return p.fault(err, usage)
 	}
 	if len(p.Expose) > 0 && (p.bess || p.netnsType == netnsTapFD) {
-		return usageError("--expose-host needs to know the guest's network namespace: name a PID or a PATH, not a descriptor or a socket", usage())
+		return p.fault(errors.New("--expose-host needs to know the guest's network namespace: name a PID or a PATH, not a descriptor or a socket"), usage)
 	}
 	if p.Queues > 1 && (p.bess || p.netnsType == netnsTapFD) {
-		return usageError("--queues needs to make the TAP: name a PID or a PATH, not a descriptor or a socket", usage())
+		return p.fault(errors.New("--queues needs to make the TAP: name a PID or a PATH, not a descriptor or a socket"), usage)
 	}
 	p.Policy.takeEnvironment()
 	if err := p.Policy.check(); err != nil {
-		return usageError(err.Error(), usage())
+		return p.fault(err, usage)
 	}
 	if fs.Changed("cidr6") && !p.ipv6 {
 		return invalid("--cidr6 has no effect without IPv6: add --enable-ipv6 (-6)")
@@ -109,7 +111,7 @@ func (p *attachParser) parse(args []string) *Exit {
 		p.notice(fmt.Sprintf("WARNING: no IPv6: an MTU of %d is below its least, %d", p.MTU, minMTU6))
 	}
 	if p.Unconfined && (p.RequireFiles || p.RequireCalls) {
-		return usageError("--sandbox=off contradicts --enable-sandbox and --enable-seccomp", usage())
+		return p.fault(errors.New("--sandbox=off contradicts --enable-sandbox and --enable-seccomp"), usage)
 	}
 	if p.Unconfined {
 		p.notice(unconfined)
@@ -127,6 +129,18 @@ func (p *attachParser) parse(args []string) *Exit {
 	return p.check()
 }
 
+// fault is the end because of a command line that cannot be read.
+func (p *attachParser) fault(err error, usage func() string) *Exit {
+	var exit *Exit
+	switch {
+	case errors.As(err, &exit):
+		return exit
+	case p.prog == compatible:
+		return usageError(ofValue(err).Error(), usage())
+	}
+	return lineFault(p.prog, err)
+}
+
 // bessTarget reads the operand of --target-type=bess.
 func (p *attachParser) bessTarget(operands []string) error {
 	for _, c := range []struct {
@@ -139,7 +153,7 @@ func (p *attachParser) bessTarget(operands []string) error {
 	}
 	switch {
 	case len(operands) == 0:
-		return errors.New("")
+		return p.missing(operands)
 	case len(operands) > 1:
 		return errors.New("too many arguments")
 	}
@@ -147,7 +161,7 @@ func (p *attachParser) bessTarget(operands []string) error {
 	return nil
 }
 
-// target reads the operands. An error without text asks for the usage alone.
+// target reads the operands.
 func (p *attachParser) target(operands []string) error {
 	if p.bess {
 		return p.bessTarget(operands)
@@ -157,10 +171,10 @@ func (p *attachParser) target(operands []string) error {
 		want = 1
 	}
 	if len(operands) > 0 && p.isMistyped(operands[0]) {
-		return fmt.Errorf("%s: %q is neither a command nor a PID", p.prog, operands[0])
+		return noCommand(p.prog, operands[0], commandNames())
 	}
 	if len(operands) < want {
-		return errors.New("")
+		return p.missing(operands)
 	}
 	if len(operands) > want {
 		// Not an error: callers pass a stray argument.
@@ -195,6 +209,22 @@ func (p *attachParser) target(operands []string) error {
 		p.Name = p.Name[:ifNameLen]
 	}
 	return nil
+}
+
+// missing is the error of too few operands; without text, as the contract has it, it asks
+// for the usage alone.
+func (p *attachParser) missing(operands []string) error {
+	switch {
+	case p.prog == compatible:
+		return errors.New("")
+	case p.bess:
+		return errors.New("SOCKET is missing: the path of the socket to wait at")
+	case p.netnsType == netnsTapFD:
+		return errors.New("FD is missing: the number of an open TAP descriptor")
+	case len(operands) == 0:
+		return fmt.Errorf("a command, or a process and the name of its interface, is missing; '%s --help' shows both", p.prog)
+	}
+	return fmt.Errorf("TAPNAME is missing, the name of the interface: '%s ... %s tap0'", p.prog, operands[0])
 }
 
 // isMistyped reports whether a word in the PID's place was meant to be one of our own
@@ -240,7 +270,7 @@ func (p *attachParser) flags() *pflag.FlagSet {
 	switchFlag(fs, "enable-seccomp", "", "end unless the kernel can restrict our system calls (seccomp)", set(&p.RequireCalls, ""))
 	switchFlag(fs, "disable-dns", "", "do not forward the guest's DNS address to the host's name servers", set(&p.DisableDNS, ""))
 	fs.Var(stringValue(&p.mac), "macaddress", "give the TAP the `MAC` address (with -c)")
-	fs.Var(p.targetType(), "target-type", "kind of target, `TYPE`: netns, or bess (a SOCK_SEQPACKET socket, one frame a message)")
+	fs.Var(p.targetType(), "target-type", "serve a `TYPE`: netns, or bess (a SOCK_SEQPACKET socket, one frame a message)")
 	own(fs.VarPF(stringValue(&p.cidr6), "cidr6", "", "use the IPv6 network `CIDR`, a /64, with -6"))
 	p.addOwn(fs, "publish")
 	switchFlag(fs, "help", "h", "show this help and exit", func() error {
@@ -265,25 +295,14 @@ func (p *attachParser) targetType() value {
 
 // attachUsage is the text of --help. Callers search it for option names.
 func attachUsage(prog string, fs *pflag.FlagSet) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "Usage: %s [OPTION]... PID|PATH|FD [TAPNAME]\n", prog)
-	if prog != compatible {
-		for _, line := range []string{
-			runCommand + " [OPTION]... [--] [COMMAND [ARG]...]",
-			attachCommand + " --network NAME [OPTION]... PID|PATH [INTERFACE]",
-			networkCommand + " COMMAND [OPTION]... [NAME]...",
-			policyCommand + " check|suggest [OPTION]... FILE [FLOW]",
-			doctorCommand + " [--json]",
-			"ports|publish|unpublish|flows|stats|pcap [OPTION]... [ARG]...",
-		} {
-			fmt.Fprintf(&b, "       %s %s\n", prog, line)
-		}
+	line := fmt.Sprintf("Usage: %s [OPTION]... PID|PATH|FD [TAPNAME]\n", prog)
+	about := "Give a network to an unprivileged network namespace that exists.\n"
+	if prog == compatible {
+		return line + about + optionsHelp(fs, optionGroups()...)
 	}
-	b.WriteString("User-mode networking for unprivileged network namespaces.\n\n")
-	b.WriteString(fs.FlagUsages())
-	if prog != compatible {
-		fmt.Fprintf(&b, "\n'%s run' starts a command in namespaces of its own. 'attach' and 'network' are about\n"+
-			"networks of several guests. 'ports' and its like ask a running program. Each has a --help.\n", prog)
-	}
-	return b.String()
+	return fmt.Sprintf("Usage: %s COMMAND [OPTION]... [ARG]...\n", prog) +
+		"A network for rootless containers and other unprivileged namespaces.\n" +
+		commandsHelp() +
+		fmt.Sprintf("\n'%s COMMAND --help' shows a command's options. Without a command:\n\n", prog) +
+		line + about + optionsHelp(fs, optionGroups()...)
 }

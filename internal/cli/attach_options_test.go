@@ -338,7 +338,7 @@ func TestHelp_EveryOptionWorks(t *testing.T) {
 		if !strings.HasPrefix(line, "  ") {
 			continue
 		}
-		for _, w := range strings.Fields(line)[:2] {
+		for _, w := range strings.Fields(line[:min(len(line), helpColumn)]) {
 			w = strings.TrimSuffix(w, ",")
 			if !strings.HasPrefix(w, "--") || w == "--target-type" { // its only choice is the default
 				continue

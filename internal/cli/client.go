@@ -34,6 +34,7 @@ type Client struct {
 type clientCommand struct {
 	name     string
 	operands string // as the usage shows them, empty for none
+	short    string // for the list of all commands
 	about    string
 	run      func(*Client, context.Context, io.Writer) error
 }
@@ -41,16 +42,16 @@ type clientCommand struct {
 // clientCommands lists them in the order of the manual.
 func clientCommands() []clientCommand {
 	return []clientCommand{
-		{name: "ports", about: "List the published ports of a running program.", run: (*Client).ports},
-		{name: "publish", operands: "RULE...", run: (*Client).publish,
+		{name: "ports", short: "list the published ports", about: "List the published ports of a running program.", run: (*Client).ports},
+		{name: "publish", operands: "RULE...", short: "publish ports", run: (*Client).publish,
 			about: "Publish ports of a running program.\n" +
 				"RULE is [HOST:]PORT[-END][:GUESTPORT[-END]][/tcp|/udp]; HOST is an address, IPv6 in\n" +
 				"brackets, or an interface. The default is 0.0.0.0: any IPv4 client may connect."},
-		{name: "unpublish", operands: "ID...", run: (*Client).unpublish,
+		{name: "unpublish", operands: "ID...", short: "remove published ports", run: (*Client).unpublish,
 			about: "Remove published ports. Existing connections through them stay."},
-		{name: "flows", about: "List the connections and mappings of a running program.", run: (*Client).flows},
-		{name: "stats", about: "Show the counters of a running program.", run: (*Client).stats},
-		{name: "pcap", run: (*Client).pcap,
+		{name: "flows", short: "list connections and mappings", about: "List the connections and mappings of a running program.", run: (*Client).flows},
+		{name: "stats", short: "show the counters", about: "Show the counters of a running program.", run: (*Client).stats},
+		{name: "pcap", short: "capture frames, as pcapng", run: (*Client).pcap,
 			about: "Write the frames that cross a running program's TAP to stdout, as pcapng, until\n" +
 				"interrupted: for a file, or for tshark -i -. Of a network, each frame of any member's once."},
 	}
@@ -93,15 +94,15 @@ func ParseClient(prog, name string, args []string) (*Client, *Exit) {
 	usage := func() string { return clientUsage(prog, command, fs) }
 	switchFlag(fs, "help", "h", "show this help and exit", func() error { return &Exit{Stdout: usage()} })
 
-	options, operands, fault := dialect{prog: prog, boolArgument: true}.getopt(fs, args)
+	options, operands, fault := dialect{prog: fs.Name(), boolArgument: true, suggests: true}.getopt(fs, args)
 	if err := fs.Parse(options); err != nil {
-		return nil, parseFault(err, usage)
+		return nil, lineFault(fs.Name(), err)
 	}
 	if fault == nil {
 		fault = c.check(operands)
 	}
 	if fault != nil {
-		return nil, usageError(fault.Error(), usage())
+		return nil, lineFault(fs.Name(), fault)
 	}
 	c.operands = operands
 	return c, nil
@@ -110,9 +111,9 @@ func ParseClient(prog, name string, args []string) (*Client, *Exit) {
 func (c *Client) check(operands []string) error {
 	switch {
 	case c.command.operands == "" && len(operands) > 0:
-		return fmt.Errorf("%s takes no argument %q", c.command.name, operands[0])
+		return fmt.Errorf("%q is one argument too many", operands[0])
 	case c.command.operands != "" && len(operands) == 0:
-		return fmt.Errorf("%s needs %s", c.command.name, c.command.operands)
+		return fmt.Errorf("%s is missing", c.command.operands)
 	}
 	given := 0
 	for _, s := range [...]string{c.api.Control, c.api.HTTP, c.network} {
@@ -153,12 +154,19 @@ func (c *Client) findNetwork() error {
 	return nil
 }
 
+// clientMainOf makes a client command one of the program's.
+func clientMainOf(c clientCommand) commandMain {
+	return func(ctx context.Context, prog string, args []string, stdout, stderr io.Writer) int {
+		return clientMain(ctx, prog, c.name, args, stdout, stderr)
+	}
+}
+
 // clientMain runs a client command and returns the exit code. args does not
 // contain the command's name.
 func clientMain(ctx context.Context, prog, name string, args []string, stdout, stderr io.Writer) int {
 	c, exit := ParseClient(prog, name, args)
 	if exit != nil {
-		return exit.write(stdout, stderr)
+		return exit.write(prog, stdout, stderr)
 	}
 	err := c.findNetwork()
 	if err == nil {
@@ -174,6 +182,6 @@ func clientMain(ctx context.Context, prog, name string, args []string, stdout, s
 func clientUsage(prog string, c clientCommand, fs *pflag.FlagSet) string {
 	var b strings.Builder
 	b.WriteString(strings.TrimRight(fmt.Sprintf("Usage: %s %s [OPTION]... %s", prog, c.name, c.operands), " "))
-	fmt.Fprintf(&b, "\n%s\n\n%s", c.about, fs.FlagUsages())
+	fmt.Fprintf(&b, "\n%s%s", aboutHelp(c.about), optionsHelp(fs))
 	return b.String()
 }

@@ -104,16 +104,16 @@ func TestClientCommandLine(t *testing.T) {
 		{[]string{"ports", "-a", "x", "--http-socket", "y"}, "of --api-socket, --http-socket and --network only one can be used"},
 		{[]string{"ports", "--http-socket", "y", "--network", "web"}, "of --api-socket, --http-socket and --network only one can be used"},
 		{[]string{"ports", "--network", "we/b"}, `the network's name "we/b" cannot be: use letters, digits, and inside also - _ .`},
-		{[]string{"ports", "-a", "x", "y"}, `ports takes no argument "y"`},
-		{[]string{"publish", "-a", "x"}, "publish needs RULE..."},
-		{[]string{"unpublish", "-a", "x"}, "unpublish needs ID..."},
+		{[]string{"ports", "-a", "x", "y"}, `"y" is one argument too many`},
+		{[]string{"publish", "-a", "x"}, "RULE... is missing"},
+		{[]string{"unpublish", "-a", "x"}, "ID... is missing"},
 		{[]string{"flows", "--watch"}, "--api-socket, --http-socket or --network is required"},
-		{[]string{"unpublish", "-a", "x", "--json", "1"}, "epiphyte: unrecognized option '--json'"},
+		{[]string{"unpublish", "-a", "x", "--json", "1"}, "unrecognized option '--json'"},
 		{[]string{"flows", "--http-socket=x", "--watch=0"}, "--watch must be a number of seconds, 0.01 to 86400"},
 		{[]string{"flows", "--http-socket=x", "--watch=NaN"}, "--watch must be a number of seconds, 0.01 to 86400"},
 	} {
 		code, stdout, stderr := asked(tt.args...)
-		if code != 1 || stderr != tt.stderr+"\n" || !strings.HasPrefix(stdout, "Usage: epiphyte "+tt.args[0]) {
+		if code != 1 || stderr != "epiphyte "+tt.args[0]+": "+tt.stderr+"\n" || stdout != "" {
 			t.Errorf("%v: %d %q %q", tt.args, code, stderr, stdout)
 		}
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -21,22 +22,22 @@ func doctorFlags(prog string, json *bool) *pflag.FlagSet {
 }
 
 func doctorUsage(prog string, fs *pflag.FlagSet) string {
-	return fmt.Sprintf("Usage: %s %s [OPTION]...\n"+
-		"Say what guests of this user need and lack on this host, and which command mends it.\n"+
-		"Exits with 0 if a guest can run, else with 1.\n\n%s", prog, doctorCommand, fs.FlagUsages())
+	return fmt.Sprintf("Usage: %s %s [OPTION]...\n", prog, doctorCommand) +
+		aboutHelp("Say what guests of this user need and lack on this host, and how to mend it.\n"+
+			"Exits with 0 if a guest can run, else with 1.") + optionsHelp(fs)
 }
 
 // doctorMain reads the command line, without the word, and returns the exit code.
-func doctorMain(prog string, args []string, stdout, stderr io.Writer) int {
+func doctorMain(_ context.Context, prog string, args []string, stdout, stderr io.Writer) int {
 	var json bool
 	fs := doctorFlags(prog, &json)
 	usage := func() string { return doctorUsage(prog, fs) }
-	operands, exit := parseFlags(prog, fs, args, usage)
+	operands, exit := parseFlags(fs, args, usage)
 	if exit == nil && len(operands) > 0 {
-		exit = usageError(fmt.Sprintf("%s takes no argument %q", doctorCommand, operands[0]), usage())
+		exit = lineFault(fs.Name(), fmt.Errorf("%q is one argument too many", operands[0]))
 	}
 	if exit != nil {
-		return exit.write(stdout, stderr)
+		return exit.write(prog, stdout, stderr)
 	}
 	r := doctor.Examine()
 	var err error

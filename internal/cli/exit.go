@@ -20,23 +20,15 @@ type Exit struct {
 func (e *Exit) Error() string { return e.Stderr }
 
 // usageError is the contract's answer to every fault of the command line:
-// code 1, the message on stderr and the whole usage on stdout.
+// code 1, the message on stderr and the whole usage on stdout. Under our own name a message
+// is not scrolled away.
 func usageError(message, usage string) *Exit {
 	return &Exit{Code: 1, Stdout: usage, Stderr: message}
 }
 
-// parseFault turns what stopped pflag into an Exit: the Exit that a value
-// returned itself, or the value's own message with the usage.
-func parseFault(err error, usage func() string) *Exit {
-	var exit *Exit
-	if errors.As(err, &exit) {
-		return exit
-	}
-	return usageError(ofValue(err).Error(), usage())
-}
-
-// lineFault is parseFault without the usage: the message in one line that begins with the
-// program's name, as getopt's do already.
+// lineFault turns what is wrong with a command line into an Exit: the Exit that a value
+// returned itself, or the message in one line that begins with the program's name, as
+// getopt's do already.
 func lineFault(prog string, err error) *Exit {
 	var exit *Exit
 	if errors.As(err, &exit) {
@@ -47,7 +39,7 @@ func lineFault(prog string, err error) *Exit {
 
 // named has the message begin with the program's name.
 func (e *Exit) named(prog string) *Exit {
-	if e != nil && e.Stderr != "" {
+	if e != nil && e.Stderr != "" && !strings.HasPrefix(e.Stderr, prog+": ") {
 		e.Stderr = prog + ": " + e.Stderr
 	}
 	return e

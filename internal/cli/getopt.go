@@ -22,6 +22,9 @@ type dialect struct {
 	// boolArgument allows --flag=false. getopt_long refuses an argument to an
 	// option that takes none.
 	boolArgument bool
+	// suggests adds to what is said of an option that there is not one that may have been
+	// meant.
+	suggests bool
 }
 
 // getopt reads args as getopt_long(3) of the GNU C library does and returns the
@@ -107,6 +110,16 @@ func (d dialect) short(fs *pflag.FlagSet, cluster string, rest []string) (option
 	return options, rest, nil
 }
 
+// orMeant suggests an option for one that there is not.
+func (d dialect) orMeant(fs *pflag.FlagSet, name string) string {
+	if !d.suggests {
+		return ""
+	}
+	var names []string
+	fs.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	return orMeant(name, names, func(word string) string { return "'--" + word + "'" })
+}
+
 // complete finds the flag that name is, or is the only abbreviation of.
 func (d dialect) complete(fs *pflag.FlagSet, name string) (*pflag.Flag, error) {
 	if flag := fs.Lookup(name); flag != nil {
@@ -129,7 +142,7 @@ func (d dialect) complete(fs *pflag.FlagSet, name string) (*pflag.Flag, error) {
 	}
 	switch len(matches) {
 	case 0:
-		return nil, fmt.Errorf("%s: unrecognized option '--%s'", d.prog, name)
+		return nil, fmt.Errorf("%s: unrecognized option '--%s'%s", d.prog, name, d.orMeant(fs, name))
 	case 1:
 		return matches[0], nil
 	}

@@ -2,21 +2,15 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/signal"
 	"path"
 	"syscall"
 
 	"epiphyte/internal/netavark"
 )
-
-// runCommand is the first argument that selects the run command.
-const runCommand = "run"
-
-// helpCommand is taken for --help, of the program and of its network command.
-const helpCommand = "help"
 
 // Main is the program: args is the whole argument vector, the name that it was
 // called by first. It returns the exit code.
@@ -46,52 +40,30 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	signal.Ignore(syscall.SIGPIPE)
 
 	if prog != compatible && len(args) > 0 {
-		if netavark.IsCommand(args[0]) {
-			return pluginMain(ctx, prog, args, stdout, stderr)
-		}
-		switch args[0] {
-		case helpCommand:
-			args = []string{"--help"}
-		case networkCommand:
-			n, exit := ParseNetworks(prog, args[1:])
-			if exit != nil {
-				return exit.write(stdout, stderr)
-			}
-			return n.run(ctx, prog, stdout, stderr)
-		case policyCommand:
-			return policiesMain(prog, args[1:], os.Stdin, stdout, stderr)
-		case doctorCommand:
-			return doctorMain(prog, args[1:], stdout, stderr)
-		case attachCommand:
-			a, exit := ParseAttachMember(prog, args[1:])
-			if exit != nil {
-				return exit.write(stdout, stderr)
-			}
-			return a.run(ctx, prog, stderr)
-		case runCommand:
-			r, exit := ParseRun(prog, args[1:])
-			if exit != nil {
-				return exit.write(stdout, stderr)
-			}
-			return r.run(ctx, prog, stderr)
-		}
-		if _, ok := clientNamed(args[0]); ok {
-			return clientMain(ctx, prog, args[0], args[1:], stdout, stderr)
+		if run, ok := ownCommand(args); ok {
+			return run(ctx, prog, args[1:], stdout, stderr)
 		}
 	}
 	a, exit := ParseAttach(prog, args)
 	if exit != nil {
-		return exit.write(stdout, stderr)
+		return exit.write(prog, stdout, stderr)
 	}
 	io.WriteString(stdout, a.Notices)
 	return a.run(ctx, prog, stdout, stderr)
 }
 
-// write says what there is to say and returns the code.
-func (e *Exit) write(stdout, stderr io.Writer) int {
+// write says what there is to say and returns the code: 1 as well if stdout cannot be
+// written to, which is told unless it is a pipe that nobody reads any more.
+func (e *Exit) write(prog string, stdout, stderr io.Writer) int {
+	_, err := io.WriteString(stdout, e.Stdout)
 	if e.Stderr != "" {
 		fmt.Fprintln(stderr, e.Stderr)
 	}
-	io.WriteString(stdout, e.Stdout)
-	return e.Code
+	if err == nil {
+		return e.Code
+	}
+	if !errors.Is(err, syscall.EPIPE) {
+		fmt.Fprintf(stderr, "%s: %v\n", prog, err)
+	}
+	return 1
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"strings"
+	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -26,15 +27,78 @@ func TestMain_Names(t *testing.T) {
 		{[]string{"epiphyte", "help"}, 0, "Usage: epiphyte ", ""},
 		{[]string{"epiphyte", "network", "help"}, 0, "Usage: epiphyte network ", ""},
 		{[]string{"slirp4netns", "help", "tap0"}, 1, "Usage: slirp4netns ", "PID must be a positive integer\n"},
-		{[]string{"epiphyte", "netwrok"}, 1, "Usage: epiphyte ", "epiphyte: \"netwrok\" is neither a command nor a PID\n"},
-		{[]string{"epiphyte", "netwrok", "ls"}, 1, "Usage: epiphyte ", "epiphyte: \"netwrok\" is neither a command nor a PID\n"},
-		{[]string{"epiphyte"}, 1, "Usage: epiphyte ", ""},
-		{nil, 1, "Usage: epiphyte ", ""},
+		{[]string{"epiphyte", "netwrok"}, 1, "", "epiphyte: there is no command \"netwrok\"; did you mean \"network\"?\n"},
+		{[]string{"epiphyte", "netwrok", "ls"}, 1, "", "epiphyte: there is no command \"netwrok\"; did you mean \"network\"?\n"},
+		{[]string{"epiphyte"}, 1, "", "epiphyte: a command, or a process and the name of its interface, is missing; 'epiphyte --help' shows both\n"},
+		{[]string{"slirp4netns"}, 1, "Usage: slirp4netns ", ""},
+		{nil, 1, "", "epiphyte: a command, "},
+		{[]string{"epiphyte", "-c", "12345"}, 1, "", "epiphyte: TAPNAME is missing, the name of the interface: 'epiphyte ... 12345 tap0'\n"},
+		{[]string{"epiphyte", "version"}, 0, "epiphyte version ", ""},
+		{[]string{"epiphyte", "help", "run"}, 0, "Usage: epiphyte run ", ""},
+		{[]string{"epiphyte", "help", "network", "create"}, 0, "Usage: epiphyte network create ", ""},
+		{[]string{"epiphyte", "help", "rnu"}, 1, "", "epiphyte: there is no command \"rnu\"; did you mean \"run\"?\n"},
+		{[]string{"epiphyte", "flow"}, 1, "", "epiphyte: there is no command \"flow\"; did you mean \"flows\"?\n"},
+		{[]string{"epiphyte", "zzzzz"}, 1, "", "epiphyte: there is no command \"zzzzz\"; 'epiphyte --help' lists them\n"},
+		{[]string{"epiphyte", "flows", "--jsno"}, 1, "", "epiphyte flows: unrecognized option '--jsno'; did you mean '--json'?\n"},
 	} {
 		var stdout, stderr bytes.Buffer
 		code := Main(t.Context(), tc.args, &stdout, &stderr)
 		if code != tc.code || !strings.HasPrefix(stdout.String(), tc.stdout) || !strings.HasPrefix(stderr.String(), tc.first) || (tc.first == "" && stderr.Len() > 0) {
 			t.Errorf("%q: code %d, stdout %.60q, stderr %q", tc.args, code, stdout.String(), stderr.String())
+		}
+	}
+}
+
+// A help text fits a terminal of 80 columns, names all commands, and puts each option of
+// attach and run below a heading.
+func TestHelp_Layout(t *testing.T) {
+	help := func(args ...string) string {
+		var stdout, stderr bytes.Buffer
+		if code := Main(t.Context(), append([]string{"epiphyte"}, args...), &stdout, &stderr); code != 0 || stderr.Len() > 0 {
+			t.Fatalf("%q: code %d, %s", args, code, stderr.String())
+		}
+		for line := range strings.Lines(stdout.String()) {
+			if len(line) > helpWidth { // its end counted
+				t.Errorf("%q: too long a line: %s", args, line)
+			}
+		}
+		return stdout.String()
+	}
+	all := help("--help")
+	for _, c := range commands() {
+		if !strings.Contains(all, "\n  "+c.name+" ") {
+			t.Errorf("--help does not name %s", c.name)
+		}
+		if c.name != versionCommand {
+			help(c.name, "--help")
+		}
+	}
+	for _, c := range networksCommands() {
+		help(networkCommand, c.name, "--help")
+	}
+	for _, c := range policiesCommands() {
+		help(policyCommand, c.name, "--help")
+	}
+	for _, text := range []string{all, help("run", "--help")} {
+		_, others, _ := strings.Cut(text[strings.LastIndex(text, "\nOthers:\n"):], ":\n")
+		for line := range strings.Lines(others) {
+			if !strings.Contains(line, "--help") && !strings.Contains(line, "--version") {
+				t.Errorf("below no heading: %s", line)
+			}
+		}
+	}
+}
+
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+// A help text or a version that could not be written is no success.
+func TestExit_UnwrittenOutput(t *testing.T) {
+	for _, args := range [][]string{{"epiphyte", "--help"}, {"slirp4netns", "--version"}, {"epiphyte", "help", "run"}, {"pasta", "--help"}} {
+		var stderr bytes.Buffer
+		if code := Main(t.Context(), args, fullDisk{}, &stderr); code != 1 || stderr.String() != args[0]+": no space left on device\n" {
+			t.Errorf("%q: code %d, %q", args, code, stderr.String())
 		}
 	}
 }

@@ -126,14 +126,14 @@ func newFlags(name string) *pflag.FlagSet {
 }
 
 // parseFlags sets the flags that args give, --help besides, and returns what is left.
-func parseFlags(prog string, fs *pflag.FlagSet, args []string, usage func() string) ([]string, *Exit) {
+func parseFlags(fs *pflag.FlagSet, args []string, usage func() string) ([]string, *Exit) {
 	switchFlag(fs, "help", "h", "show this help and exit", func() error { return &Exit{Stdout: usage()} })
-	options, operands, fault := dialect{prog: prog, boolArgument: true}.getopt(fs, args)
+	options, operands, fault := dialect{prog: fs.Name(), boolArgument: true, suggests: true}.getopt(fs, args)
 	if err := fs.Parse(options); err != nil {
-		return nil, parseFault(err, usage)
+		return nil, lineFault(fs.Name(), err)
 	}
 	if fault != nil {
-		return nil, usageError(fault.Error(), usage())
+		return nil, lineFault(fs.Name(), fault)
 	}
 	return operands, nil
 }
@@ -151,7 +151,12 @@ func ParseNetworks(prog string, args []string) (*Networks, *Exit) {
 	}
 	c := &n.command
 	if c.name == "" {
-		return nil, usageError(fmt.Sprintf("%s %s: no command %q", prog, networkCommand, args[0]), networksUsage(prog))
+		var names []string
+		for _, c := range networksCommands() {
+			names = append(names, c.name)
+		}
+		own := prog + " " + networkCommand
+		return nil, lineFault(own, noCommand(own, args[0], names))
 	}
 	fs := newFlags(prog + " " + networkCommand + " " + c.name)
 	if c.flags != nil {
@@ -159,17 +164,17 @@ func ParseNetworks(prog string, args []string) (*Networks, *Exit) {
 	}
 	usage := func() string {
 		line := strings.TrimRight(fmt.Sprintf("Usage: %s %s %s [OPTION]... %s", prog, networkCommand, c.name, c.operands), " ")
-		return fmt.Sprintf("%s\n%s\n\n%s", line, c.about, fs.FlagUsages())
+		return fmt.Sprintf("%s\n%s%s", line, aboutHelp(c.about), optionsHelp(fs))
 	}
-	operands, exit := parseFlags(prog, fs, args[1:], usage)
+	operands, exit := parseFlags(fs, args[1:], usage)
 	if exit != nil {
 		return nil, exit
 	}
 	if len(operands) < c.least {
-		return nil, usageError(fmt.Sprintf("%s needs %s", c.name, c.operands), usage())
+		return nil, lineFault(fs.Name(), fmt.Errorf("%s is missing", c.operands))
 	}
 	if len(operands) > c.most {
-		return nil, usageError(fmt.Sprintf("%s takes no argument %q", c.name, operands[c.most]), usage())
+		return nil, lineFault(fs.Name(), fmt.Errorf("%q is one argument too many", operands[c.most]))
 	}
 	names := operands
 	if c.most != unlimited { // the first is a network, the others are members or processes
@@ -177,7 +182,7 @@ func ParseNetworks(prog string, args []string) (*Networks, *Exit) {
 	}
 	for _, name := range names {
 		if err := netdef.ValidName(name); err != nil {
-			return nil, usageError(err.Error(), usage())
+			return nil, lineFault(fs.Name(), err)
 		}
 	}
 	n.operands = operands
@@ -187,11 +192,11 @@ func ParseNetworks(prog string, args []string) (*Networks, *Exit) {
 func networksUsage(prog string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Usage: %s %s COMMAND [OPTION]... [NAME]...\n", prog, networkCommand)
-	b.WriteString("Networks of several guests, which find each other by name. A guest joins one by\n" +
-		"'run --network NAME' or 'attach --network NAME PID'; it is started when need be.\n\n")
+	b.WriteString(aboutHelp("Networks of several guests, which find each other by name.\nA guest joins one by "+
+		"'run --network NAME' or 'attach --network NAME PID'; it is started when need be.") + "\n")
 	for _, c := range networksCommands() {
 		about, _, _ := strings.Cut(c.about, "\n")
-		fmt.Fprintf(&b, "  %-12s%s\n", c.name, about)
+		writeEntry(&b, fmt.Sprintf("  %-11s", c.name), about)
 	}
 	fmt.Fprintf(&b, "\n'%s %s COMMAND --help' shows a command's options.\n", prog, networkCommand)
 	return b.String()

@@ -61,6 +61,9 @@ type Options struct {
 	RequireFiles, RequireCalls bool
 }
 
+// publishUsage is the help of --publish.
+const publishUsage = "carry clients of host ports in to the guest; `RULE` is [HOST:]PORT[-END][:GUESTPORT[-END]][/udp]; repeatable"
+
 // Values of --log-format.
 const (
 	logText = "text"
@@ -82,9 +85,9 @@ func defaultOptions(mtu int) Options {
 // this letter.
 func (o *Options) addOwn(fs *pflag.FlagSet, p string) {
 	letter := map[string]string{p: "p"}
-	fs.VarP(publishValue(&o.Publish), "publish", letter["publish"], "carry clients of host port `[HOST:]PORT[-END][:GUESTPORT[-END]][/udp]` in to the guest; repeatable")
+	fs.VarP(publishValue(&o.Publish), "publish", letter["publish"], publishUsage)
 	fs.Var(modeValue(&o.PublishMode), "publish-mode", "how TCP clients are carried in, a `MODE`: auto, stack (through the TAP), direct (sockets of the guest's namespace)")
-	fs.Var(exposeValue(&o.Expose), "expose-host", "show TCP port `PORT[:GUESTPORT]` of the host's 127.0.0.1 on the guest's own; repeatable")
+	fs.Var(exposeValue(&o.Expose), "expose-host", "show a TCP port of the host's 127.0.0.1 on the guest's own; `RULE` is PORT[:GUESTPORT]; repeatable")
 	fs.Var(socketValue(httpSocket, &o.HTTPSocket), "http-socket", "accept HTTP requests about ports, flows and statistics on the socket `PATH`")
 	o.addPcap(fs, letter["pcap"])
 	o.Policy.addTo(fs)

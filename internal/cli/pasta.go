@@ -111,7 +111,7 @@ func pastaMain(ctx context.Context, args []string, stdout, stderr io.Writer) int
 	p, exit := ParsePasta(args[1:])
 	switch {
 	case exit != nil:
-		return exit.write(stdout, stderr)
+		return exit.write(pastaName, stdout, stderr)
 	case args[0] == backgroundName:
 		return p.serveCaller(ctx, stderr)
 	case p.Line.NewNamespaces():

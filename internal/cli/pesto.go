@@ -126,10 +126,10 @@ func (p *Pesto) gather(ports []pestoPorts, actions map[string]bool) error {
 func pestoMain(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	p, exit := ParsePesto(args)
 	if exit != nil {
-		return exit.write(stdout, stderr)
+		return exit.write(pestoName, stdout, stderr)
 	}
 	if err := p.run(ctx, stdout); err != nil {
-		return lineFault(pestoName, err).write(stdout, stderr)
+		return lineFault(pestoName, err).write(pestoName, stdout, stderr)
 	}
 	return 0
 }

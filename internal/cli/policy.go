@@ -68,21 +68,26 @@ func ParsePolicies(prog string, args []string) (*Policies, *Exit) {
 	}
 	c := &p.command
 	if c.name == "" {
-		return nil, usageError(fmt.Sprintf("%s %s: no command %q", prog, policyCommand, args[0]), policiesUsage(prog))
+		var names []string
+		for _, c := range policiesCommands() {
+			names = append(names, c.name)
+		}
+		own := prog + " " + policyCommand
+		return nil, lineFault(own, noCommand(own, args[0], names))
 	}
 	fs := newFlags(prog + " " + policyCommand + " " + c.name)
 	if c.flags != nil {
 		c.flags(p, fs)
 	}
 	usage := func() string {
-		return fmt.Sprintf("Usage: %s %s %s [OPTION]... %s\n%s\n\n%s", prog, policyCommand, c.name, c.operands, c.about, fs.FlagUsages())
+		return fmt.Sprintf("Usage: %s %s %s [OPTION]... %s\n%s%s", prog, policyCommand, c.name, c.operands, aboutHelp(c.about), optionsHelp(fs))
 	}
-	operands, exit := parseFlags(prog, fs, args[1:], usage)
+	operands, exit := parseFlags(fs, args[1:], usage)
 	if exit != nil {
 		return nil, exit
 	}
 	if len(operands) < c.least {
-		return nil, usageError(fmt.Sprintf("%s needs %s", c.name, c.operands), usage())
+		return nil, lineFault(fs.Name(), fmt.Errorf("%s is missing", c.operands))
 	}
 	p.operands = operands
 	return p, nil
@@ -94,7 +99,7 @@ func policiesUsage(prog string) string {
 	b.WriteString("What a guest may reach: names, networks and ports, one rule a line.\n\n")
 	for _, c := range policiesCommands() {
 		about, _, _ := strings.Cut(c.about, "\n")
-		fmt.Fprintf(&b, "  %-12s%s\n", c.name, about)
+		writeEntry(&b, fmt.Sprintf("  %-11s", c.name), about)
 	}
 	fmt.Fprintf(&b, "\n'%s %s COMMAND --help' shows a command's options.\n", prog, policyCommand)
 	return b.String()
@@ -104,7 +109,7 @@ func policiesUsage(prog string) string {
 func policiesMain(prog string, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	p, exit := ParsePolicies(prog, args)
 	if exit != nil {
-		return exit.write(stdout, stderr)
+		return exit.write(prog, stdout, stderr)
 	}
 	code, err := p.command.run(p, stdin, stdout)
 	if err != nil {

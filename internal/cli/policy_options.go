@@ -40,7 +40,7 @@ func (o *PolicyOptions) addTo(fs *pflag.FlagSet) {
 		}
 		o.Allow = append(o.Allow, s)
 		return err
-	}}, "allow", "let the guest reach `[tcp|udp|icmp] NAME|ADDRESS[:PORT]` and nothing else; repeatable")
+	}}, "allow", "let the guest reach what `RULE` names, [tcp|udp|icmp] NAME|ADDRESS[:PORT], and nothing else; repeatable")
 	fs.Var(stringValue(&o.Log), "policy-log", "append a line of JSON for flows that the policy decided to the file `PATH`")
 	for _, name := range policyFlags() {
 		own(fs.Lookup(name))

@@ -35,8 +35,8 @@ func TestPolicyCheck(t *testing.T) {
 		{"check /nowhere", 2, "", "no such file"},
 		{"suggest -", 2, "", "line 1 is no record"},
 		{"suggest --help", 0, "Usage", ""},
-		{"check", 1, "Usage", "check needs FILE"},
-		{"frob", 1, "Usage", "no command"},
+		{"check", 1, "", "FILE [FLOW] is missing"},
+		{"frob", 1, "", "no command"},
 		{"", 0, "Usage", ""},
 	} {
 		args := strings.NewReplacer("FILE", file, "BROKEN", broken).Replace(tt.args)

@@ -32,7 +32,7 @@ func TestQueues_Refused(t *testing.T) {
 		"--target-type=bess --queues=2 -6 /tmp/epiphyte-no-socket2": target,
 	} {
 		_, exit := ParseAttach("epiphyte", strings.Fields(args))
-		if exit == nil || exit.Code != 1 || exit.Stderr != says || !strings.Contains(exit.Stdout, "Usage:") {
+		if exit == nil || exit.Code != 1 || exit.Stderr != "epiphyte: "+says || strings.Contains(exit.Stdout, "Usage:") {
 			t.Errorf("%s: %+v, want %q", args, exit, says)
 		}
 	}

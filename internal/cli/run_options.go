@@ -49,28 +49,28 @@ func ParseRun(prog string, args []string) (*Run, *Exit) {
 	usage := func() string { return runUsage(prog, fs) }
 	switchFlag(fs, "help", "h", "show this help and exit", func() error { return &Exit{Stdout: usage()} })
 
-	options, operands, fault := dialect{prog: prog, operandEnds: true, boolArgument: true}.getopt(fs, args)
+	options, operands, fault := dialect{prog: prog, operandEnds: true, boolArgument: true, suggests: true}.getopt(fs, args)
 	if err := fs.Parse(options); err != nil {
-		return nil, parseFault(err, usage)
+		return nil, lineFault(prog, err)
 	}
 	if fault != nil {
-		return nil, usageError(fault.Error(), usage())
+		return nil, lineFault(prog, fault)
 	}
 	r.Command = operands
 	if len(r.Command) == 0 {
 		r.Command = []string{shell()}
 	}
 	if err := r.checkNetworks(fs); err != nil {
-		return nil, usageError(err.Error(), usage())
+		return nil, lineFault(prog, err)
 	}
 	if len(r.Networks) == 0 {
 		r.Policy.takeEnvironment()
 	}
 	if err := r.Policy.check(); err != nil {
-		return nil, usageError(err.Error(), usage())
+		return nil, lineFault(prog, err)
 	}
 	if fs.Changed("cidr6") && !ipv6 {
-		return nil, invalid("--cidr6 has no effect without IPv6: leave --ipv6=false out")
+		return nil, invalid("--cidr6 has no effect without IPv6: leave --ipv6=false out").named(prog)
 	}
 	if r.MTU < minMTU6 && ipv6 {
 		ipv6 = false
@@ -80,10 +80,10 @@ func ParseRun(prog string, args []string) (*Run, *Exit) {
 		r.Notices += unconfined + "\n"
 	}
 	if exit := r.setPlan(cidr, cidr6, ipv6); exit != nil {
-		return nil, exit
+		return nil, exit.named(prog)
 	}
 	if exit := r.check(); exit != nil {
-		return nil, exit
+		return nil, exit.named(prog)
 	}
 	return r, nil
 }
@@ -118,10 +118,10 @@ func shell() string {
 func runUsage(prog string, fs *pflag.FlagSet) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Usage: %s run [OPTION]... [--] [COMMAND [ARG]...]\n", prog)
-	b.WriteString("Run COMMAND (default: $SHELL) as root of its own user, network and mount namespaces,\n" +
-		"with a network and a resolv.conf, as a plain user. Exits with its status.\n" +
-		"The host's 127.0.0.1 and ::1 are reachable as the gateway address (10.0.2.2, fd00::2),\n" +
-		"unless --disable-host-loopback is given.\n\n")
-	b.WriteString(fs.FlagUsages())
+	b.WriteString(aboutHelp("Run COMMAND (default: $SHELL) with a network of its own.\n" +
+		"It is root of its own user, network and mount namespaces, with a resolv.conf. The program " +
+		"exits with its status. The host's 127.0.0.1 and ::1 are reachable as the gateway address " +
+		"(10.0.2.2, fd00::2), unless --disable-host-loopback is given."))
+	b.WriteString(optionsHelp(fs, optionGroups()...))
 	return b.String()
 }

@@ -67,10 +67,10 @@ func TestParseRun(t *testing.T) {
 func TestParseRun_Refused(t *testing.T) {
 	for _, tc := range []struct{ args, stderr string }{
 		{"--foo", "epiphyte: unrecognized option '--foo'"},
-		{"-m 0", "MTU must be a positive integer (< 65522)"},
-		{"--ipv6=maybe", "--ipv6 must be true or false"},
-		{"--cidr=x", "invalid CIDR: x"},
-		{"-m 60", "cannot set MTU: Invalid argument (an IPv4 link carries at least 68 bytes)"},
+		{"-m 0", "epiphyte: MTU must be a positive integer (< 65522)"},
+		{"--ipv6=maybe", "epiphyte: --ipv6 must be true or false"},
+		{"--cidr=x", "epiphyte: invalid CIDR: x"},
+		{"-m 60", "epiphyte: cannot set MTU: Invalid argument (an IPv4 link carries at least 68 bytes)"},
 	} {
 		_, exit := ParseRun("epiphyte", split(tc.args))
 		if exit == nil || exit.Code != 1 || exit.Stderr != tc.stderr {
