@@ -48,6 +48,10 @@ func (f *Forwarder) sendEcho(p *stack.Packet, to netip.Addr) {
 		s = &m.raw.socket
 		setIdentifier(p, m.rawID)
 	}
+	if d.Source, errno = f.cfg.Source.Way(s.FD, to); errno != 0 {
+		m.SendFailed(&d, errno)
+		return
+	}
 	f.cfg.Batch.Send(&s.DatagramSocket, &d) // at once: ping measures the time until the reply
 }
 

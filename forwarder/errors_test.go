@@ -1,12 +1,14 @@
 package forwarder
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/flow"
+	"epiphyte/internal/outbound"
 	"epiphyte/internal/testnet"
 	"epiphyte/stack"
 )
@@ -51,8 +53,11 @@ func TestB15_LocalPortsUsedUp(t *testing.T) {
 		t.Run(tt.there, func(t *testing.T) {
 			ownNetwork(t, allGroups)
 			setSysctl(t, "ipv4/ip_local_port_range", "40000 40015")
-			there := netip.MustParseAddr(tt.there)
-			r := newRig(t, setup{Config: Config{Source: func(netip.Addr) (netip.Addr, bool, error) { return there, true, nil }}})
+			there, source := netip.MustParseAddr(tt.there), new(outbound.Source)
+			if err := errors.Join(source.SetIPv4(there4), source.SetIPv6(there6)); err != nil {
+				t.Fatal(err)
+			}
+			r := newRig(t, setup{Config: Config{Source: source}})
 			port := uint16(1000)
 			for _, listens := range []uint16{2001, 2002} { // none of the range
 				l, err := listenTCPPort(tt.there, listens)

@@ -41,6 +41,21 @@ type DHCP interface {
 	HandleV6(request []byte) []byte
 }
 
+// Source chooses from where the host's sockets send, as far as the kernel is not to choose:
+// outbound.Source explains its methods.
+type Source interface {
+	Bind(fd int, dst netip.Addr) unix.Errno
+	BindAddress(fd int, dst netip.Addr) unix.Errno
+	Way(fd int, dst netip.Addr) (control []byte, errno unix.Errno)
+}
+
+// kernelsChoice is the Source of those who have no other.
+type kernelsChoice struct{}
+
+func (kernelsChoice) Bind(int, netip.Addr) unix.Errno          { return 0 }
+func (kernelsChoice) BindAddress(int, netip.Addr) unix.Errno   { return 0 }
+func (kernelsChoice) Way(int, netip.Addr) ([]byte, unix.Errno) { return nil, 0 }
+
 // Config of a Forwarder. Plan, Policy, Shard, Table, Relay and Batch are required.
 type Config struct {
 	Guests flow.Guests // whose flows these are; may be nil where there is one guest
@@ -50,11 +65,9 @@ type Config struct {
 	Table  *flow.Table
 	Relay  *relay.Relay
 	Batch  *sockio.Batch
-	DNS    DNS  // nil: queries are refused
-	DHCP   DHCP // nil: requests are dropped
-	// Source gives the address that a socket towards dst is to be bound to,
-	// and whether to one at all. nil: the kernel chooses.
-	Source func(dst netip.Addr) (from netip.Addr, bound bool, err error)
+	DNS    DNS    // nil: queries are refused
+	DHCP   DHCP   // nil: requests are dropped
+	Source Source // of the host's sockets; nil: the kernel chooses
 	// Logger of rare events. The default is slog's.
 	Logger *slog.Logger
 }
@@ -78,7 +91,7 @@ func New(cfg Config) *Forwarder {
 		cfg.Logger = slog.Default()
 	}
 	if cfg.Source == nil {
-		cfg.Source = func(netip.Addr) (netip.Addr, bool, error) { return netip.Addr{}, false, nil }
+		cfg.Source = kernelsChoice{}
 	}
 	f := &Forwarder{cfg: cfg, seed: maphash.MakeSeed()}
 	f.answer = f.answerDNS

@@ -89,6 +89,10 @@ func (f *Forwarder) sendDatagram(p *stack.Packet, src, to netip.AddrPort) {
 	}
 	d := sockio.Datagram{Payload: [2][]byte{p.Head[8:], p.Tail}, TTL: ttlBeyond(p), Segment: p.SegmentSize}
 	d.To.Set(to)
+	if d.Source, errno = f.cfg.Source.Way(m.socket.FD, to.Addr()); errno != 0 {
+		m.SendFailed(&d, errno)
+		return
+	}
 	m.record.Out += uint64(d.Size())
 	m.sendsTo(p.Dst, to.Addr())
 	if !m.dns.other {

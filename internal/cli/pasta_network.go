@@ -42,6 +42,7 @@ func (p *Pasta) copyHost() (_ *hostnet.Watcher, err error) {
 	}
 	s.name = cmp.Or(s.name, runTAP)
 	p.Standing = s
+	p.Source.SetOwn(w.Has)
 	return w, nil
 }
 
@@ -179,18 +180,20 @@ func (s *standing) configure(cfg *guest.Config) {
 // setOutbound says where the host's sockets begin.
 func (p *Pasta) setOutbound() error {
 	for _, f := range [...]struct {
-		family *pasta.Family
-		set    func(string) error
-	}{{&p.Line.V4, p.Source.SetIPv4}, {&p.Line.V6, p.Source.SetIPv6}} {
-		from := f.family.OutboundIf
-		if f.family.Outbound.IsValid() {
-			from = f.family.Outbound.String()
+		option  string
+		family  *pasta.Family
+		address func(string) error
+		device  func(string) error
+	}{{"--outbound-if4", &p.Line.V4, p.Source.SetIPv4, p.Source.SetDevice4}, {"--outbound-if6", &p.Line.V6, p.Source.SetIPv6, p.Source.SetDevice6}} {
+		if from := f.family.Outbound; from.IsValid() {
+			if err := f.address(from.String()); err != nil {
+				return fmt.Errorf("--outbound: %w", err)
+			}
 		}
-		if from == "" {
-			continue
-		}
-		if err := f.set(from); err != nil {
-			return fmt.Errorf("outbound: %w", err)
+		if by := f.family.OutboundIf; by != "" {
+			if err := f.device(by); err != nil {
+				return fmt.Errorf("%s: %w", f.option, err)
+			}
 		}
 	}
 	return nil

@@ -15,8 +15,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"epiphyte/internal/sockio"
 )
 
 var errOtherQuestion = errors.New("answer to another question")
@@ -57,20 +55,18 @@ func (o *outcome) Run() {
 // exchangeTCP connects to a nameserver from the configured source, sends the
 // query and reads the answer. It runs on a goroutine of its own.
 func (r *Resolver) exchangeTCP(ctx context.Context, addr netip.AddrPort, query []byte) ([]byte, error) {
-	from, bound, err := r.cfg.Source.For(addr.Addr())
+	addr, err := numbered(addr)
 	if err != nil {
 		return nil, err
 	}
-	var d net.Dialer
-	if bound {
-		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
-		d.Control = func(_, _ string, c syscall.RawConn) error {
-			return c.Control(func(fd uintptr) { sockio.DeferPort(int(fd)) })
+	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		var errno unix.Errno
+		err := c.Control(func(fd uintptr) { errno = r.cfg.Source.Bind(int(fd), addr.Addr()) })
+		if errno != 0 {
+			return fmt.Errorf("bind: %w", errno)
 		}
-	}
-	if addr, err = numbered(addr); err != nil {
-		return nil, err
-	}
+		return err
+	}}
 	conn, err := d.DialContext(ctx, "tcp", addr.String())
 	if err != nil {
 		return nil, err

@@ -99,10 +99,6 @@ func (r *Resolver) socketTo(srv *server) (*socket, error) {
 // connect opens a socket to addr from the configured source, at a port of the
 // kernel's random choice.
 func (r *Resolver) connect(addr netip.AddrPort) (fd int, err error) {
-	from, bound, err := r.cfg.Source.For(addr.Addr())
-	if err != nil {
-		return -1, err
-	}
 	family := unix.AF_INET
 	if addr.Addr().Is6() {
 		family = unix.AF_INET6
@@ -116,13 +112,10 @@ func (r *Resolver) connect(addr netip.AddrPort) (fd int, err error) {
 			unix.Close(fd)
 		}
 	}()
-	var sa sockio.Addr
-	if bound {
-		sa.Set(netip.AddrPortFrom(from, 0))
-		if errno := sockio.Bind(fd, &sa); errno != 0 {
-			return -1, fmt.Errorf("bind to %v: %w", from, errno)
-		}
+	if errno := r.cfg.Source.Bind(fd, addr.Addr()); errno != 0 {
+		return -1, fmt.Errorf("bind: %w", errno)
 	}
+	var sa sockio.Addr
 	sa.Set(addr)
 	if zone := addr.Addr().Zone(); zone != "" {
 		index, err := interfaceIndex(fd, zone)

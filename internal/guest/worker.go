@@ -53,7 +53,7 @@ func (g *Guest) newWorker(i int, cfg *Config) (w *worker, err error) {
 	decider := g.decider(w, cfg)
 	fc := forwarder.Config{
 		Guests: guests, Plan: cfg.Rules.Plan, Policy: decider, Shard: w.shard, Table: w.table, Relay: w.relay, Batch: batch,
-		Source: cfg.Source.For, Logger: cfg.Logger,
+		Source: cfg.Source, Logger: cfg.Logger,
 	}
 	sc := stack.Config{
 		Device: cfg.Device, Shard: w.shard, Plan: cfg.Rules.Plan, MTU: cfg.MTU,

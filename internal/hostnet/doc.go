@@ -17,7 +17,7 @@
 // the time.
 //
 // Invariants: what is asked of the kernel is answered at once, on the shard's thread;
-// Main is a read of memory, by any goroutine.
+// Main and Has are reads of memory, by any goroutine.
 //
 // Timers: one, while changes follow each other.
 //

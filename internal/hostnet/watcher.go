@@ -34,6 +34,7 @@ type Watcher struct {
 	events, asked *rtnetlink.Conn
 	first         *Network
 	main          [2]atomic.Pointer[netip.Addr] // of IPv4, IPv6
+	own           atomic.Pointer[map[netip.Addr]bool]
 
 	shard  *shard.Shard
 	watch  *shard.Watch
@@ -69,6 +70,10 @@ func (w *Watcher) Network() *Network { return w.first }
 // Network.Main. Before Attach it is that of Network. Any goroutine may call it.
 func (w *Watcher) Main(v6 bool) netip.Addr { return *w.main[index(v6)].Load() }
 
+// Has reports whether an address is one of the host's now, as far as it is listed in Network.
+// Any goroutine may call it.
+func (w *Watcher) Has(a netip.Addr) bool { return (*w.own.Load())[a] }
+
 func index(v6 bool) int {
 	if v6 {
 		return 1
@@ -81,6 +86,11 @@ func (w *Watcher) take(n *Network) {
 		a := n.Main(v6, w.cfg.Interface)
 		w.main[index(v6)].Store(&a)
 	}
+	own := make(map[netip.Addr]bool, len(n.Addresses))
+	for _, a := range n.Addresses {
+		own[a.Prefix.Addr()] = true
+	}
+	w.own.Store(&own)
 }
 
 // Attach has a shard follow what changes.

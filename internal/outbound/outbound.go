@@ -1,4 +1,5 @@
-// Package outbound chooses the source address of the host's sockets.
+// Package outbound chooses the source address of the host's sockets, and the interface by
+// which they send.
 //
 // # Theory of operation
 //
@@ -13,8 +14,11 @@
 // bind, which the guest hears of as an unreachable network, rather than leaving
 // from an address that the user did not choose.
 //
-// This binds to an address, as the contract has it, not to a device: the
-// routing table still decides where packets leave.
+// This binds to an address, as that contract has it, not to a device: the
+// routing table still decides where packets leave. Pasta's --outbound-if4 and
+// --outbound-if6 are about the device (device.go): sockets are bound to it before they
+// connect, and where one socket has many destinations each datagram names it, so that the
+// host's own addresses are still reached.
 package outbound
 
 import (
@@ -35,7 +39,9 @@ const lookEvery = time.Second
 // Source chooses source addresses. The zero value, and nil, leave the choice to
 // the kernel. It may be used by several goroutines.
 type Source struct {
-	v4, v6 choice
+	v4, v6   choice
+	by4, by6 device
+	own      func(netip.Addr) bool // nil: nobody can tell
 }
 
 // choice is one family's.

@@ -62,7 +62,7 @@ type Family struct {
 	Bits        int // of the address's subnet; 0: not said
 	Gateway     netip.Addr
 	Outbound    netip.Addr // source address
-	OutboundIf  string     // the source address is the one that this has
+	OutboundIf  string     // the interface to send by
 	DNSForward  netip.Addr
 	DNSHost     netip.Addr
 	MapGuest    netip.Addr
@@ -161,7 +161,7 @@ func (a *Addresses) addTo(f flags) {
 	f.fs.FuncP("netmask", "n", "use the IPv4 `MASK`, as an address or in bits", a.setMask)
 	f.family(a, func(x *Family) *netip.Addr { return &x.Gateway }, "gateway", "g", "route the guest by way of the gateway `ADDR`; once for each family")
 	f.family(a, func(x *Family) *netip.Addr { return &x.Outbound }, "outbound", "o", "send from the host's `ADDR`; once for each family")
-	f.interfaceName(&a.V4.OutboundIf, "outbound-if4", "", "send from the IPv4 address that the host's interface `NAME` has at the moment")
+	f.interfaceName(&a.V4.OutboundIf, "outbound-if4", "", "send IPv4 by the host's interface `NAME`, whatever its routes say")
 	f.interfaceName(&a.V6.OutboundIf, "outbound-if6", "", "the same of IPv6: `NAME`")
 	f.family(a, func(x *Family) *netip.Addr { return &x.DNSForward }, "dns-forward", "", "answer DNS at `ADDR`; once for each family")
 	f.family(a, func(x *Family) *netip.Addr { return &x.DNSHost }, "dns-host", "", "ask the nameserver `ADDR` instead of resolv.conf's; once for each family")

@@ -58,9 +58,6 @@ func (o *CommandLine) Complete(operands []string) error {
 		return errors.New("--splice-only is not to be had: leave it out; ports of loopback are forwarded beside the interface as well")
 	}
 	for _, x := range [...]*Family{&o.V4, &o.V6} {
-		if x.Outbound.IsValid() && x.OutboundIf != "" {
-			return fmt.Errorf("--outbound %v and the interface %s: one of them says where packets are sent from; leave the other out", x.Outbound, x.OutboundIf)
-		}
 		if x.MapGuest.IsValid() && x.MapGuest == x.MapLoopback {
 			return fmt.Errorf("--map-guest-addr and --map-host-loopback are both %v: each needs an address of its own", x.MapGuest)
 		}
