@@ -100,8 +100,8 @@ func underPolicy(t testing.TB, text string, flags ...string) *policed {
 	return p
 }
 
-// find asks for a name's address of a family as the guest.
-func (p *policed) find(t testing.TB, name string, kind uint16) (addr string, rcode int) {
+// ask asks the resolver as the guest.
+func (p *policed) ask(t testing.TB, name string, kind uint16) (a dns.Msg) {
 	t.Helper()
 	q := new(dns.Msg).SetQuestion(dns.Fqdn(name), kind)
 	q.SetEdns0(1232, false)
@@ -113,10 +113,16 @@ func (p *policed) find(t testing.TB, name string, kind uint16) (addr string, rco
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
-	var a dns.Msg
 	if err := a.Unpack(b); err != nil {
 		t.Fatal(err)
 	}
+	return a
+}
+
+// find asks for a name's address of a family as the guest.
+func (p *policed) find(t testing.TB, name string, kind uint16) (addr string, rcode int) {
+	t.Helper()
+	a := p.ask(t, name, kind)
 	for _, rr := range a.Answer {
 		switch rr := rr.(type) {
 		case *dns.A:
