@@ -315,7 +315,7 @@ func (w *reader) Decide(q policy.Request) policy.Decision {
 	return policy.Decision{Action: policy.Allow, To: w.to, Watch: w, Pending: &w.Pending}
 }
 
-func (w *reader) Flow(*flow.Flow) {}
+func (w *reader) Flow(*flow.Flow, netip.AddrPort) {}
 
 func (w *reader) Sees(b []byte, _ bool) policy.Sight {
 	switch b[0] {

@@ -58,9 +58,6 @@ func (d *dial) decided(decision policy.Decision) {
 	case d.ended:
 	case decision.Action == policy.Allow:
 		d.others, d.watch = decision.Others, decision.Watch
-		if d.watch != nil {
-			d.watch.Flow(d.record)
-		}
 		d.connect(decision.To)
 	case decision.Action == policy.ServeDNS:
 		d.connectDNS()
@@ -76,6 +73,9 @@ func (d *dial) decided(decision policy.Decision) {
 // connect starts a connect. An error that the kernel reports at once reaches the
 // guest at once.
 func (d *dial) connect(to netip.AddrPort) {
+	if d.watch != nil {
+		d.watch.Flow(d.record, to)
+	}
 	fd, errno := d.f.socket(to.Addr(), unix.SOCK_STREAM, 0)
 	if errno != 0 {
 		d.f.cfg.Table.DialFailed(errno)

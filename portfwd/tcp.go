@@ -90,6 +90,9 @@ func (c *client) decided(d policy.Decision) {
 			}
 		}
 		c.record.Remote, c.record.State = d.From, flow.Connecting
+		if d.Watch != nil && c.record.Ended == nil { // not where a second path is asked for
+			d.Watch.Flow(c.record, d.To)
+		}
 		if c.mayGoDirect() {
 			c.goDirect()
 		} else {

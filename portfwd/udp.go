@@ -89,7 +89,7 @@ func (u *udpPort) session(client sockio.Addr, d policy.Decision) *session {
 		seen := netip.AddrPortFrom(d.From.Addr(), d.From.Port()+uint16(i*portStep))
 		r := t.Find(flow.Session, unix.IPPROTO_UDP, d.To, seen)
 		if r == nil && seen.Port() != 0 {
-			return u.newSession(client, d.To, seen)
+			return u.newSession(client, d, seen)
 		}
 		if r != nil {
 			if s := r.Owner.(*session); s.port == u && s.client == client {
@@ -102,10 +102,11 @@ func (u *udpPort) session(client sockio.Addr, d policy.Decision) *session {
 	if r := t.Find(flow.Session, unix.IPPROTO_UDP, d.To, d.From); r != nil {
 		r.Owner.(*session).end()
 	}
-	return u.newSession(client, d.To, d.From)
+	return u.newSession(client, d, d.From)
 }
 
-func (u *udpPort) newSession(client sockio.Addr, guest, seen netip.AddrPort) *session {
+func (u *udpPort) newSession(client sockio.Addr, d policy.Decision, seen netip.AddrPort) *session {
+	guest := d.To
 	cfg := &u.m.cfg
 	cfg.Table.Admit(flow.Session)
 	s := &session{port: u, client: client}
@@ -114,6 +115,9 @@ func (u *udpPort) newSession(client sockio.Addr, guest, seen netip.AddrPort) *se
 		Src: guest, Remote: seen, FD: u.socket.FD, Idle: sessionIdle, State: flow.Published,
 	}
 	cfg.Table.Add(s.record)
+	if d.Watch != nil {
+		d.Watch.Flow(s.record, guest)
+	}
 	if cfg.Claims != nil {
 		cfg.Claims.Claim(unix.IPPROTO_UDP, guest, seen)
 	}

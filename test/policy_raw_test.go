@@ -155,6 +155,12 @@ func (a *arrivals) note(s string) {
 	a.seen = append(a.seen, s)
 }
 
+func (a *arrivals) clear() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.seen = nil
+}
+
 // about are those that hold a text.
 func (a *arrivals) about(text string) (list []string) {
 	a.mu.Lock()
@@ -280,9 +286,7 @@ func TestPolicyRawFrames(t *testing.T) {
 				}
 				return nil
 			})
-			got.mu.Lock()
-			got.seen = nil
-			got.mu.Unlock()
+			got.clear()
 		}
 		denied := []netip.Addr{netip.MustParseAddr(f.server), netip.MustParseAddr(map[string]string{"4": "198.18.7.7", "6": "fd3b:91c7:5e2a:1::707"}[f.v])}
 		if f.v == "6" {

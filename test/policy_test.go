@@ -87,9 +87,16 @@ func (z *zone) queries() []string {
 // underPolicy serves a guest under a policy.
 func underPolicy(t testing.TB, text string, flags ...string) *policed {
 	t.Helper()
+	z := &zone{records: map[string][]string{}}
+	serveDNS(t, env.Net.Net, "198.51.100.6", z.answer)
+	return policedBy(t, z, text, flags...)
+}
+
+// policedBy is underPolicy with a nameserver that there is.
+func policedBy(t testing.TB, z *zone, text string, flags ...string) *policed {
+	t.Helper()
 	ours(t, "policy")
-	p := &policed{zone: &zone{records: map[string][]string{}}}
-	serveDNS(t, env.Net.Net, "198.51.100.6", p.zone.answer)
+	p := &policed{zone: z}
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o777); err != nil { // a plain user writes here
 		t.Fatal(err)

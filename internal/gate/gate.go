@@ -74,6 +74,7 @@ type Gate struct {
 	recorder  egress.Recorder
 	flush     shard.Timer
 	watches   map[*watch]struct{}
+	sessions  map[talkKey]*watch // of clients of published UDP ports, each from its source to the guest
 	counts    Counts
 	closed    bool
 }
@@ -99,7 +100,7 @@ func (c *Counts) Add(o Counts) {
 
 // New makes a gate.
 func New(cfg Config) *Gate {
-	g := &Gate{cfg: cfg, watches: make(map[*watch]struct{})}
+	g := &Gate{cfg: cfg, watches: make(map[*watch]struct{}), sessions: make(map[talkKey]*watch)}
 	if cfg.Memory == nil {
 		cfg.Memory = NewMemory(cfg.Share)
 	}
@@ -259,17 +260,19 @@ func (g *Gate) decideIn(q policy.Request) policy.Decision {
 	if d.Action != policy.Allow {
 		return d
 	}
+	if w := g.sessions[talkKey{q.Proto, q.Src, q.Dst}]; w != nil {
+		d.Watch = w // what was allowed goes on
+		return d
+	}
 	f := egress.Flow{Direction: egress.In, Proto: protoOf(q.Proto), Addr: q.Src.Addr().Unmap().WithZone(""), Port: q.Dst.Port()}
 	f.Host = f.Addr.IsLoopback() || g.hosts.has(f.Addr, g.cfg.Shard.Now())
 	v := g.policy.Decide(f)
-	g.count(v)
 	if !v.Allow && !g.passes(v) {
+		g.count(v)
 		g.record(f, v, q, egress.Record{})
 		return policy.Decision{Action: policy.Refuse, Errno: unix.ECONNREFUSED}
 	}
-	if v.Rule != nil || !v.Allow {
-		g.record(f, v, q, egress.Record{})
-	}
+	d.Watch = &watch{g: g, flow: f, verdict: v, request: q} // counted if it is a flow of its own
 	return d
 }
 

@@ -12,7 +12,8 @@ import (
 	"epiphyte/internal/sniff"
 )
 
-// watch accompanies one TCP connection that was allowed. It implements policy.Watch.
+// watch accompanies one flow that was allowed: a TCP connection, or a client of a
+// published port. It implements policy.Watch.
 type watch struct {
 	g       *Gate
 	flow    egress.Flow
@@ -24,14 +25,42 @@ type watch struct {
 }
 
 // Flow implements policy.Watch.
-func (w *watch) Flow(f *flow.Flow) {
+func (w *watch) Flow(f *flow.Flow, to netip.AddrPort) {
+	g := w.g
+	if w.record != nil && w.record != f { // by another port of the same server
+		other := *w
+		other.record = nil
+		other.Flow(f, to)
+		return
+	}
+	if egress.IsSynthetic(w.request.Dst.Addr()) {
+		w.flow.Addr = to.Addr()
+		w.flow.Host, w.flow.Member = g.hosts.has(to.Addr(), g.cfg.Shard.Now()), g.isMember(to.Addr())
+	}
+	if w.record != nil {
+		return
+	}
 	w.record = f
 	f.Ended = w.ended
-	w.g.watches[w] = struct{}{}
+	g.watches[w] = struct{}{}
+	if w.flow.Direction == egress.In {
+		g.count(w.verdict)
+		if w.flow.Proto == egress.UDP {
+			g.sessions[w.key()] = w
+		}
+	}
 }
+
+func (w *watch) key() talkKey { return talkKey{w.request.Proto, w.request.Src, w.request.Dst} }
 
 func (w *watch) ended(lasted time.Duration) {
 	delete(w.g.watches, w)
+	if w.g.sessions[w.key()] == w {
+		delete(w.g.sessions, w.key())
+	}
+	if w.flow.Direction == egress.In && w.verdict.Allow && w.verdict.Rule == nil {
+		return // or strangers that knock would crowd out what the guest does
+	}
 	w.g.record(w.flow, w.verdict, w.request, egress.Record{Seen: w.seen, In: w.record.In, Out: w.record.Out, Duration: lasted.Seconds()})
 }
 

@@ -139,6 +139,9 @@ func (g *Gate) decideName(q policy.Request) policy.Decision {
 		return g.act(q, policy.Decision{}, f, g.policy.Decide(f))
 	}
 	f.Name = b.Name
+	if t := g.talks.find(q); t != nil {
+		return t.decision() // what was allowed goes on
+	}
 	if v := g.policy.Decide(f); !v.Allow && !g.passes(v) {
 		return g.act(q, policy.Decision{}, f, v)
 	}

@@ -55,13 +55,21 @@ type talk struct {
 	waits   int            // that of this connection; 0: none
 }
 
+// find is the talk that a datagram of the guest belongs to, nil if it begins one.
+func (x *talks) find(q policy.Request) *talk {
+	t := x.byDst[talkKey{q.Proto, q.Src, q.Dst}]
+	if t != nil {
+		t.used = x.g.cfg.Shard.Now()
+	}
+	return t
+}
+
 // decide decides about a datagram to an address, which b stands for a name with. d is
 // what is allowed where b is nil.
 func (x *talks) decide(q policy.Request, d policy.Decision, b *egress.Binding) policy.Decision {
 	g := x.g
 	key := talkKey{q.Proto, q.Src, q.Dst}
-	if t := x.byDst[key]; t != nil {
-		t.used = g.cfg.Shard.Now()
+	if t := x.find(q); t != nil {
 		return t.decision()
 	}
 	f := egress.Flow{Proto: protoOf(q.Proto), Port: q.Dst.Port()}
@@ -178,7 +186,7 @@ func (t *talk) unread() {
 }
 
 // Flow implements policy.Watch; a mapping has many talks.
-func (t *talk) Flow(*flow.Flow) {}
+func (t *talk) Flow(*flow.Flow, netip.AddrPort) {}
 
 // Sees implements policy.Watch for a datagram: what begins a QUIC connection waits until
 // it has named its server.

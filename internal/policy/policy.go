@@ -75,10 +75,11 @@ type Decision struct {
 // Watch is who wants to know what becomes of a flow that was allowed, and may end it
 // still. It is called on the shard's thread.
 type Watch interface {
-	// Flow tells of the record of a TCP connection or echo mapping, before anything is
-	// sent. The watch may set its Ended.
-	Flow(*flow.Flow)
-	// Sees looks at what the guest sends first on a connection, and reports whether it
+	// Flow tells of the record of a TCP connection, an echo mapping or a session of a
+	// published port, before anything is sent, and where it leads; again where it leads
+	// elsewhere because nobody answers there. The watch may set its Ended.
+	Flow(f *flow.Flow, to netip.AddrPort)
+	// Sees looks at what the guest sends first on a connection of its own, and reports whether it
 	// may go on. Until then nothing of it is sent. b is what came since the last call.
 	// At the guest's end of stream, or when nothing more has come for long, last is
 	// true, and the answer is not Undecided.
