@@ -116,7 +116,7 @@ func TestRunPassesSignalsOn(t *testing.T) {
 	for _, sig := range []syscall.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGUSR1} {
 		t.Run(sig.String(), func(t *testing.T) {
 			h := run(t, harness.HelperConfig{}, "--", "bash", "-c",
-				fmt.Sprintf(`trap 'echo got it; exit 9' %d; echo ready; while :; do read -r -t 0.05 <> <(:) || :; done`, sig))
+				fmt.Sprintf(`trap 'echo got it; exit 9' %d; echo ready; while :; do sleep 0.05; done`, sig))
 			eventually(t, deadline, func() error {
 				if !strings.Contains(h.Stdout.String(), "ready") {
 					return fmt.Errorf("not ready: %s", h.Stderr)
