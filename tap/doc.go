@@ -74,7 +74,8 @@
 // shares our user id; it must not be able to look into one that carries our code
 // and memory. A process that is not dumpable may be traced only from the user
 // namespace in which its program was executed (ptrace(2), mm->user_ns). So every
-// child executes nothing and is not dumpable from before setns on. The agent keeps
+// child executes nothing and is not dumpable from before setns on, but for one that is to
+// become a program in the guest (Enter). The agent keeps
 // one descriptor and at most CAP_NET_ADMIN, and a filter permits it the system calls of
 // its loop alone (agentfilter.go). The guest can stop or kill it; clients
 // are then told that there are no sockets, or give up waiting by their own timers.
@@ -109,6 +110,6 @@
 //
 // # What it does not do
 //
-// It knows nothing of what the frames mean, runs no program, touches no resolver
+// It knows nothing of what the frames mean, runs no program but this one anew (Enter), touches no resolver
 // file, and does not switch queues: one fd is one queue.
 package tap

@@ -27,6 +27,7 @@ const (
 	stageSetns = 1 + iota
 	stageDup
 	stageConfine
+	stageExecute
 	// reportLen is the length of a report: stage, index of the setns step, 2 bytes of
 	// nothing, errno, 2 bytes of nothing. An agent's answer is as long: 0, family, tag,
 	// errno.
@@ -39,7 +40,7 @@ const (
 // or store a pointer: a store would tell a collector that was at work during clone, by a
 // buffer that in a copy nobody empties any more.
 type program struct {
-	steps   [2]setns
+	steps   [maxSteps]setns
 	nsteps  int
 	socket  int
 	parent  uintptr
@@ -50,6 +51,7 @@ type program struct {
 	// What the child is for, one of:
 	opener *openProgram
 	agent  *agentProgram
+	enter  *enterProgram
 }
 
 func newProgram(j *join, socket int) *program {
@@ -132,6 +134,9 @@ func (p *program) child() {
 		p.handOut()
 	}
 	p.dieWithParent()
+	if p.enter != nil {
+		p.execute()
+	}
 	p.open()
 }
 

@@ -12,18 +12,29 @@ import (
 // setns is one call of setns(2).
 type setns struct {
 	fd   int
-	kind int // CLONE_NEWUSER or CLONE_NEWNET
+	kind int // CLONE_NEWUSER, CLONE_NEWNET or, for a program, one of entered
 }
 
 func (s setns) String() string {
-	if s.kind == unix.CLONE_NEWUSER {
-		return "setns(CLONE_NEWUSER)"
+	name := "CLONE_NEWNET"
+	switch s.kind {
+	case unix.CLONE_NEWUSER:
+		name = "CLONE_NEWUSER"
+	case unix.CLONE_NEWNS:
+		name = "CLONE_NEWNS"
+	case unix.CLONE_NEWUTS:
+		name = "CLONE_NEWUTS"
+	case unix.CLONE_NEWIPC:
+		name = "CLONE_NEWIPC"
 	}
-	return "setns(CLONE_NEWNET)"
+	return "setns(" + name + ")"
 }
 
-// join is how the child gets to the target: at most two calls of setns, in
-// order, on descriptors that stay open until the child has been reaped.
+// maxSteps is how many calls of setns a child makes at most.
+const maxSteps = 5
+
+// join is how the child gets to the target: at most two calls of setns, or with those of
+// entered maxSteps, in order, on descriptors that stay open until the child has been reaped.
 type join struct {
 	steps  []setns
 	userns int   // the user namespace joined, 0 if none; for explain

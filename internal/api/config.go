@@ -33,6 +33,7 @@ type Config struct {
 	Forwards Forwards        // HTTP: nil where there are none
 	Flows    func() []Flow   // lists the current flows; nil: none
 	Policy   Policy          // HTTP: nil where there is none
+	Guest    *Guest          // HTTP: the one that is served; nil where there are several
 	Stats    func() []Metric // reads the counters and gauges; nil: none
 	// Capture writes what crosses the TAP, as pcapng, with at most snaplen bytes of each
 	// frame if that is not 0, until ctx ends. An error before anything is written is told

@@ -29,6 +29,10 @@ func (o *Options) listen(ctx context.Context, n *guestNetwork, r *reporter) erro
 	if o.Policy.active() {
 		cfg.Policy = guestPolicy{n.guest}
 	}
+	cfg.Guest = o.describe(n)
+	if o.FindSocket {
+		o.listenFound(ctx, n, cfg, r)
+	}
 	for _, s := range []struct {
 		path   string
 		listen func(context.Context, string, api.Config) (*api.Server, error)

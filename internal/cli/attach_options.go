@@ -126,7 +126,15 @@ func (p *attachParser) parse(args []string) *Exit {
 		}
 		p.MAC = mac
 	}
+	p.FindSocket = p.byHand()
 	return p.check()
+}
+
+// byHand reports whether a person has most likely typed the command line: whoever else
+// starts the program waits for it, and says when it is to end. Only a person looks for a
+// running guest by 'ps', and a caller of the contract expects no file that it did not name.
+func (p *attachParser) byHand() bool {
+	return p.prog != compatible && !p.ReadyFD.given && !p.ExitFD.given && !p.bess
 }
 
 // fault is the end because of a command line that cannot be read.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,6 +23,7 @@ type Client struct {
 	command  clientCommand
 	api      api.Client
 	network  string // whose HTTP socket to use
+	id       int    // of the guest to ask, 0 for the only one
 	operands []string
 
 	json     bool
@@ -79,7 +81,8 @@ func ParseClient(prog, name string, args []string) (*Client, *Exit) {
 	fs := newFlags(prog + " " + name)
 	fs.VarP(stringValue(&c.api.Control), "api-socket", "a", "use the control socket at `PATH`")
 	fs.Var(stringValue(&c.api.HTTP), "http-socket", "use the HTTP socket at `PATH`")
-	fs.Var(networkValue(&c.network), "network", "use the HTTP socket of the network `NAME`")
+	fs.Var(networkValue(&c.network), "network", "ask about the network `NAME`")
+	fs.VarP(idValue(&c.id), "id", "i", "ask about the guest with the number `ID`, as 'ps' shows it")
 	if name != "unpublish" && name != "pcap" {
 		boolFlag(fs, "json", "", "print JSON, as the HTTP socket does", &c.json)
 	}
@@ -121,13 +124,13 @@ func (c *Client) check(operands []string) error {
 			given++
 		}
 	}
-	switch given {
-	case 0:
-		return errors.New("--api-socket, --http-socket or --network is required")
-	case 1:
-		return nil
+	if c.id > 0 {
+		given++
 	}
-	return errors.New("of --api-socket, --http-socket and --network only one can be used")
+	if given > 1 {
+		return errors.New("of --api-socket, --http-socket, --network and --id only one can be used")
+	}
+	return nil
 }
 
 // networkValue takes the name of a network.
@@ -138,10 +141,25 @@ func networkValue(dst *string) value {
 	}}
 }
 
-// findNetwork has the network that is named answer.
-func (c *Client) findNetwork() error {
-	if c.network == "" {
+// idValue takes the number of a process.
+func idValue(dst *int) value {
+	return value{set: func(s string) (err error) {
+		if *dst, err = strconv.Atoi(s); err != nil || *dst <= 0 {
+			return fmt.Errorf("--id: %q is not the number of a guest, as 'ps' shows it", s)
+		}
 		return nil
+	}}
+}
+
+// find has the one answer who is named, or else the only guest that runs.
+func (c *Client) find(ctx context.Context) error {
+	if c.api.Control != "" || c.api.HTTP != "" {
+		return nil
+	}
+	if c.network == "" {
+		g, err := findGuest(ctx, c.id)
+		c.api.HTTP = g.socket
+		return err
 	}
 	paths, err := netdef.DefaultPaths()
 	if err != nil {
@@ -168,7 +186,7 @@ func clientMain(ctx context.Context, prog, name string, args []string, stdout, s
 	if exit != nil {
 		return exit.write(prog, stdout, stderr)
 	}
-	err := c.findNetwork()
+	err := c.find(ctx)
 	if err == nil {
 		err = c.command.run(c, ctx, stdout)
 	}

@@ -100,14 +100,14 @@ func TestClientCommandLine(t *testing.T) {
 		args   []string
 		stderr string
 	}{
-		{[]string{"ports"}, "--api-socket, --http-socket or --network is required"},
-		{[]string{"ports", "-a", "x", "--http-socket", "y"}, "of --api-socket, --http-socket and --network only one can be used"},
-		{[]string{"ports", "--http-socket", "y", "--network", "web"}, "of --api-socket, --http-socket and --network only one can be used"},
+		{[]string{"ports", "-a", "x", "--http-socket", "y"}, "of --api-socket, --http-socket, --network and --id only one can be used"},
+		{[]string{"ports", "--http-socket", "y", "--network", "web"}, "of --api-socket, --http-socket, --network and --id only one can be used"},
 		{[]string{"ports", "--network", "we/b"}, `the network's name "we/b" cannot be: use letters, digits, and inside also - _ .`},
 		{[]string{"ports", "-a", "x", "y"}, `"y" is one argument too many`},
 		{[]string{"publish", "-a", "x"}, "RULE... is missing"},
 		{[]string{"unpublish", "-a", "x"}, "ID... is missing"},
-		{[]string{"flows", "--watch"}, "--api-socket, --http-socket or --network is required"},
+		{[]string{"flows", "--id", "x"}, `--id: "x" is not the number of a guest, as 'ps' shows it`},
+		{[]string{"flows", "-i1", "-a", "x"}, "of --api-socket, --http-socket, --network and --id only one can be used"},
 		{[]string{"unpublish", "-a", "x", "--json", "1"}, "unrecognized option '--json'"},
 		{[]string{"flows", "--http-socket=x", "--watch=0"}, "--watch must be a number of seconds, 0.01 to 86400"},
 		{[]string{"flows", "--http-socket=x", "--watch=NaN"}, "--watch must be a number of seconds, 0.01 to 86400"},

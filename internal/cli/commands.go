@@ -33,6 +33,9 @@ func commands() []command {
 		{runCommand, guests, "run a command with a network of its own", runMain},
 		{attachCommand, guests, "make namespaces that exist members of a network", attachMemberMain},
 	}
+	list = append(list,
+		command{psCommand, running, "list the running guests", psMain},
+		command{execCommand, running, "run a command in a guest", execMain})
 	for _, c := range clientCommands() {
 		list = append(list, command{c.name, running, c.short, clientMainOf(c)})
 	}

@@ -52,6 +52,10 @@ func (o *Options) sandbox(n *guestNetwork, command *os.Process, r *reporter) san
 			cfg.Interfaces = true // a port may be published on one at any time
 		}
 	}
+	if n.found != "" {
+		cfg.Remove = append(cfg.Remove, n.found)
+		cfg.Interfaces = true
+	}
 	if n.forwards != nil && n.forwards.Dir() != "" {
 		cfg.Own = append(cfg.Own, n.forwards.Dir())
 	}

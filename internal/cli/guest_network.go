@@ -26,6 +26,8 @@ type guestNetwork struct {
 	records  *policyLog // nil: flows are not recorded
 	frames   *frames    // nil: nobody can ask for captures
 	servers  []*api.Server
+	found    string        // the socket by which it is found; empty: none
+	config   tap.Config    // of the device
 	forwards *forwards.Set // nil: none
 	cancel   context.CancelFunc
 	threads  <-chan struct{} // closed when all that serving will need are there
@@ -74,7 +76,7 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 	if err != nil {
 		return nil, err
 	}
-	n := &guestNetwork{threads: threads, ended: make(chan struct{})}
+	n := &guestNetwork{config: cfg, threads: threads, ended: make(chan struct{})}
 	defer func() {
 		ports.close()
 		if err != nil {

@@ -19,6 +19,7 @@ import (
 // Options are what both commands have in common: the guest's network and how
 // the program does its work.
 type Options struct {
+	Command             []string // runs in the guest, started by us; empty: none does
 	Plan                addressing.Plan
 	MTU                 int // bytes of an IP packet, 68 to 65521
 	DisableHostLoopback bool
@@ -41,6 +42,7 @@ type Options struct {
 
 	APISocket   string        // control socket, slirp4netns's JSON; empty: none
 	HTTPSocket  string        // the same and more over HTTP; empty: none
+	FindSocket  bool          // the same where 'ps' and its like find it
 	ConfSocket  string        // another such, whose changes of Forwards are remembered; empty: none
 	ResolvConf  string        // where the host's name servers are read
 	NoOffload   bool          // no virtio-net header on the TAP

@@ -42,7 +42,7 @@ type frames struct {
 
 // capture begins the capture by --pcap, and prepares for those that clients ask for.
 func (o *Options) capture(n *guestNetwork, name string, r *reporter) error {
-	if o.Pcap == "" && o.HTTPSocket == "" && o.ConfSocket == "" {
+	if o.Pcap == "" && o.HTTPSocket == "" && o.ConfSocket == "" && !o.FindSocket {
 		return nil
 	}
 	f := &frames{Tee: new(pcap.Tee), name: name}

@@ -15,8 +15,7 @@ import (
 type Run struct {
 	Options
 	MemberOptions
-	Command []string // never empty
-	Notices string   // for stderr before anything else, a line each
+	Notices string // for stderr before anything else, a line each
 }
 
 // runMTU is the MTU of a network that only we and the kernel see: the largest
@@ -31,6 +30,7 @@ const minMTU6 = 1280
 // second result is not nil when the command line by itself ends the program.
 func ParseRun(prog string, args []string) (*Run, *Exit) {
 	r := &Run{Options: defaultOptions(runMTU)}
+	r.FindSocket = true
 	cidr, cidr6, ipv6 := addressing.DefaultIPv4().String(), addressing.DefaultIPv6().String(), true
 
 	fs := newFlags(prog + " " + runCommand)

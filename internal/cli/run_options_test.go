@@ -16,6 +16,8 @@ func TestParseRun(t *testing.T) {
 	base := func() Run {
 		return Run{
 			Options: Options{
+				Command:    []string{"/bin/myshell"},
+				FindSocket: true,
 				Plan:       planOf(t, "10.0.2.0/24", true),
 				MTU:        65520,
 				ResolvConf: "/etc/resolv.conf",
@@ -23,7 +25,6 @@ func TestParseRun(t *testing.T) {
 				LogSize:    pasta.DefaultLogSize,
 				LogFormat:  "text",
 			},
-			Command: []string{"/bin/myshell"},
 		}
 	}
 	for _, tc := range []struct {

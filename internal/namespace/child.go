@@ -18,13 +18,16 @@ const childName = "epiphyte-command"
 // IsChild reports whether this process was started as the child of Start. main
 // must ask before it looks at flags or builds anything.
 func IsChild() bool {
-	return len(os.Args) > 2 && os.Args[0] == childName
+	return len(os.Args) > 2 && os.Args[0] == childName || isEntered()
 }
 
 // ChildMain is the child's main function. It becomes the command and does not
 // return then; otherwise it returns the exit status, 126 or 127 as a shell has
 // them when the command cannot be executed.
 func ChildMain() int {
+	if isEntered() {
+		return execute(os.Args[1:], false)
+	}
 	control, err := strconv.Atoi(os.Args[1])
 	if err != nil {
 		return 2

@@ -25,7 +25,7 @@ func DefaultPaths() (Paths, error) {
 	if err != nil {
 		return Paths{}, fmt.Errorf("find the definitions of networks: %w", err)
 	}
-	private, err := privateDir(os.Getenv("XDG_RUNTIME_DIR"), "/run", os.TempDir())
+	private, err := runtimeDir()
 	if err != nil {
 		return Paths{}, fmt.Errorf("find the directory of running networks: %w", err)
 	}
@@ -34,6 +34,25 @@ func DefaultPaths() (Paths, error) {
 		return Paths{}, fmt.Errorf("make the directory of running networks: %w", err)
 	}
 	return p, nil
+}
+
+// GuestsDir is the directory of the sockets of running guests that have no network in
+// common: made if need be, with mode 0700.
+func GuestsDir() (string, error) {
+	private, err := runtimeDir()
+	if err != nil {
+		return "", fmt.Errorf("find the directory of running guests: %w", err)
+	}
+	dir := filepath.Join(private, "guests")
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", fmt.Errorf("make the directory of running guests: %w", err)
+	}
+	return dir, nil
+}
+
+// runtimeDir is the program's own directory for what lives as long as a process.
+func runtimeDir() (string, error) {
+	return privateDir(os.Getenv("XDG_RUNTIME_DIR"), "/run", os.TempDir())
 }
 
 // configDir is the user's directory for configuration. Services of the system need not
