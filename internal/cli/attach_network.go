@@ -22,7 +22,7 @@ const attachCommand = "attach"
 // exist become members of networks.
 type AttachMember struct {
 	MemberOptions
-	Options   Options // publish, log-level and log-format alone
+	Options   Options // publish, the policy, log-level and log-format alone
 	Target    tap.Target
 	Interface string // the first one's name; empty: the first of eth0, eth1, ... that is free
 	ReadyFD   FD
@@ -49,9 +49,6 @@ func ParseAttachMember(prog string, args []string) (*AttachMember, *Exit) {
 		return nil, exit
 	}
 	err := a.setTarget(operands)
-	if err == nil {
-		err = noMemberPolicy()
-	}
 	if err == nil && len(a.Networks) == 0 {
 		err = fmt.Errorf("--network is missing; for a network of the guest's own: %s PID TAPNAME", prog)
 	}
@@ -67,6 +64,7 @@ func ParseAttachMember(prog string, args []string) (*AttachMember, *Exit) {
 // addCommon adds what attach and connect have in common beside a member's wishes.
 func (a *AttachMember) addCommon(fs *pflag.FlagSet) {
 	fs.VarP(publishValue(&a.Options.Publish), "publish", "p", publishUsage)
+	a.Options.Policy.addTo(fs)
 	fs.Var(levelValue(&a.Options.LogLevel), "log-level", "log to stderr from `LEVEL` on: debug, info, warn, error")
 	fs.Var(choiceValue("log-format", &a.Options.LogFormat, logText, logJSON), "log-format", "write the log as `FORMAT`: text, json")
 }
@@ -97,6 +95,9 @@ func (a *AttachMember) setTarget(operands []string) error {
 // exit fd ends, or ctx does. It returns the exit code.
 func (a *AttachMember) run(ctx context.Context, prog string, stderr io.Writer) int {
 	r := newReporter(prog, &a.Options, stderr)
+	if err := a.Options.Policy.checkMember(); err != nil {
+		return r.fail(err)
+	}
 	process, err := a.openProcess()
 	if err != nil {
 		return r.fail(err)
@@ -107,6 +108,9 @@ func (a *AttachMember) run(ctx context.Context, prog string, stderr io.Writer) i
 		return r.fail(err)
 	}
 	defer func() { closeMembers(members) }()
+	if err := takePolicies(members, &a.Options.Policy); err != nil {
+		return r.fail(err)
+	}
 	for i, m := range members {
 		if err := a.join(ctx, i, m, process, r.log); err != nil {
 			return r.fail(err)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/api"
+	"epiphyte/internal/flowlog"
 	"epiphyte/internal/forwards"
 	"epiphyte/internal/guest"
 	"epiphyte/internal/policy"
@@ -22,9 +23,9 @@ import (
 type guestNetwork struct {
 	device   *tap.Device
 	guest    *guest.Guest
-	agent    *tap.Agent // nil: none
-	records  *policyLog // nil: flows are not recorded
-	frames   *frames    // nil: nobody can ask for captures
+	agent    *tap.Agent   // nil: none
+	records  *flowlog.Log // nil: flows are not recorded
+	frames   *frames      // nil: nobody can ask for captures
 	servers  []*api.Server
 	found    string        // the socket by which it is found; empty: none
 	config   tap.Config    // of the device
@@ -108,7 +109,7 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 			LoopbackToLoopback:  o.LoopbackToLoopback,
 		},
 		Policy:      rules,
-		Record:      n.records.record(),
+		Record:      n.records.Func(),
 		StaticIPv4:  cfg.Configure != nil && cfg.Configure.Address.IsValid(),
 		StaticIPv6:  n.device.HasIPv6(),
 		MTU:         o.MTU,
@@ -164,7 +165,7 @@ func (n *guestNetwork) discard() {
 	}
 	closeAgent(n.agent)
 	n.frames.close()
-	n.records.close()
+	n.records.Close()
 	if n.device != nil {
 		n.device.Close()
 	}
@@ -198,7 +199,7 @@ func (n *guestNetwork) Close() {
 		<-n.ended
 		n.guest.Close()
 		n.frames.close()
-		n.records.close()
+		n.records.Close()
 		closeAgent(n.agent)
 		n.device.Close()
 	}()

@@ -21,6 +21,7 @@ type member struct {
 	info      *network.Info
 	device    *tap.Device
 	agent     *tap.AgentProcess // nil: no ports to publish by it
+	policy    *memberPolicy     // nil: none
 	granted   network.Member
 	holder    *network.Holder
 	wantsIPv6 bool
@@ -61,6 +62,9 @@ func (m *member) join(ctx context.Context, cfg tap.Config, wish network.Member, 
 	}
 	m.awaitAgent(ctx, cfg.Logger)
 	wish.Interface = m.device.Name()
+	if m.policy != nil {
+		wish.Policy = m.policy.name
+	}
 	if wish.ID == "" {
 		if wish.ID, err = namespaceID(cfg.Target); err != nil {
 			return err
@@ -80,7 +84,11 @@ func (m *member) join(ctx context.Context, cfg tap.Config, wish network.Member, 
 
 // handover is what the network serves the member by.
 func (m *member) handover(process *os.File) network.Handover {
-	return network.Handover{TAP: m.device.FD(), Agent: m.agent, Process: process}
+	h := network.Handover{TAP: m.device.FD(), Agent: m.agent, Process: process}
+	if m.policy != nil {
+		h.Policy, h.Record = m.policy.sealed, m.policy.record
+	}
+	return h
 }
 
 // namespaceID tells a guest's network namespace from others, so that networks know which
@@ -143,6 +151,7 @@ func (m *member) close() {
 	if m.device != nil {
 		m.device.Close()
 	}
+	m.policy.close()
 }
 
 func closeMembers(all []*member) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"net/netip"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -84,6 +85,7 @@ func createFlags(n *Networks, fs *pflag.FlagSet) {
 	fs.Var(prefixValue("subnet6", "IPv6", "fd90:0:0:7::/64", netip.Addr.Is6, &d.Subnet6), "subnet6", "use the IPv6 subnet `CIDR`, a /64; the default is a free one of fd90::/56")
 	boolFlag(fs, "ipv4-only", "", "have no IPv6", &d.IPv4Only)
 	fs.Var(mtuValue(&d.MTU), "mtu", "set the members' `MTU` in bytes; the default is 65520")
+	fs.Var(stringValue(&d.Policy), "policy", "let each member reach what the rules in `FILE` allow, unless it brings others; read whenever one joins")
 	boolFlag(fs, "internal", "", "let members reach each other and nothing else", &d.Internal)
 	boolFlag(fs, "isolate", "", "let members reach outside but not each other", &d.Isolate)
 	boolFlag(fs, "allow-host-loopback", "", "let members reach the host's 127.0.0.1 and ::1 by the gateway's address", &d.AllowHostLoopback)
@@ -227,6 +229,15 @@ func (e exitCode) Error() string { return fmt.Sprintf("exit status %d", int(e)) 
 func (n *Networks) create(ctx context.Context, e *env) error {
 	d := n.definition
 	d.Name = n.operands[0]
+	if d.Policy != "" {
+		var err error
+		if d.Policy, err = filepath.Abs(d.Policy); err != nil {
+			return err
+		}
+		if _, err := (PolicyOptions{File: d.Policy}).ofMember(); err != nil {
+			return err
+		}
+	}
 	if err := d.Validate(); err != nil {
 		return err
 	}
@@ -305,9 +316,6 @@ func memberNames(members []network.Member) string {
 }
 
 func (n *Networks) connect(ctx context.Context, e *env) error {
-	if err := noMemberPolicy(); err != nil {
-		return err
-	}
 	a := &n.attach
 	a.Networks = n.operands[:1]
 	if err := a.setTarget(n.operands[1:]); err != nil {

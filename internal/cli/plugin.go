@@ -51,25 +51,26 @@ func rootlessPortMain(ctx context.Context, stdout, stderr io.Writer) int {
 func newPlugin(stderr io.Writer) (*netavark.Plugin, error) {
 	paths, err := netdef.DefaultPaths()
 	return &netavark.Plugin{
-		Paths:    paths,
-		Version:  Version,
-		Rootless: netavark.RunsRootless(),
-		Join:     joinDetached,
-		Logger:   slog.New(slog.NewTextHandler(stderr, nil)),
+		Paths:       paths,
+		Version:     Version,
+		Rootless:    netavark.RunsRootless(),
+		Join:        joinDetached,
+		CheckPolicy: func(path string) error { _, err := PolicyOptions{File: path}.ofMember(); return err },
+		Logger:      slog.New(slog.NewTextHandler(stderr, nil)),
 	}, err
 }
 
 // joinDetached makes a namespace a member that stays when we end.
 func joinDetached(ctx context.Context, c *network.Client, device tap.Config, wish network.Member) (network.Member, *network.Info, error) {
 	info, err := c.Info(ctx)
-	if err == nil {
-		err = noMemberPolicy()
-	}
 	if err != nil {
 		return network.Member{}, nil, err
 	}
 	m := &member{network: info.Name, client: c, info: info}
 	defer m.close()
+	if err := m.takePolicy(PolicyOptions{}); err != nil {
+		return network.Member{}, nil, err
+	}
 	err = m.join(ctx, device, wish, nil)
 	return m.granted, m.info, err
 }

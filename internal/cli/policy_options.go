@@ -1,10 +1,8 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 
@@ -12,6 +10,7 @@ import (
 
 	"epiphyte/internal/api"
 	"epiphyte/internal/egress"
+	"epiphyte/internal/flowlog"
 	"epiphyte/internal/guest"
 )
 
@@ -57,15 +56,6 @@ func (o *PolicyOptions) takeEnvironment() {
 	}
 }
 
-// noMemberPolicy refuses a policy of the environment where it would not be applied: to
-// the member of a network.
-func noMemberPolicy() error {
-	if os.Getenv(policyVariable) == "" {
-		return nil
-	}
-	return errors.New(policyVariable + " is set, but a policy is not applied to members of networks: unset it, or leave the network out")
-}
-
 // check refuses what has no effect without a policy.
 func (o *PolicyOptions) check() error {
 	if o.Log != "" && !o.active() {
@@ -76,31 +66,39 @@ func (o *PolicyOptions) check() error {
 
 // load reads the policy: nil if there is none.
 func (o *PolicyOptions) load() (*egress.Policy, error) {
-	if !o.active() {
-		return nil, nil
+	sources, err := o.sources()
+	if err != nil || sources == nil {
+		return nil, err
 	}
-	var sources []egress.Source
+	return egress.Parse(sources...)
+}
+
+// sources are the texts of the policy, none if there is none.
+func (o *PolicyOptions) sources() (list []egress.Source, err error) {
 	if o.File != "" {
 		text, err := readPolicy(o.File, nil)
 		if err != nil {
 			return nil, err
 		}
-		sources = append(sources, egress.Source{File: o.File, Text: text})
+		list = append(list, egress.Source{File: o.File, Text: text})
 	}
 	for _, rule := range o.Allow {
-		sources = append(sources, egress.Source{File: "--allow", Text: "allow " + rule})
+		list = append(list, egress.Source{File: "--allow", Text: "allow " + rule})
 	}
-	return egress.Parse(sources...)
-}
-
-// policyLog writes records on a goroutine of its own, for a disk or a reader may be slow.
-type policyLog struct {
-	records chan egress.Record
-	done    chan struct{}
+	return list, nil
 }
 
 // openLog opens the record: nil if there is none.
-func (o *PolicyOptions) openLog(log *slog.Logger) (*policyLog, error) {
+func (o *PolicyOptions) openLog(log *slog.Logger) (*flowlog.Log, error) {
+	f, err := o.openRecord()
+	if f == nil {
+		return nil, err
+	}
+	return flowlog.New(f, log), nil
+}
+
+// openRecord opens its file: nil if there is none.
+func (o *PolicyOptions) openRecord() (*os.File, error) {
 	if o.Log == "" {
 		return nil, nil
 	}
@@ -108,49 +106,7 @@ func (o *PolicyOptions) openLog(log *slog.Logger) (*policyLog, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open record of the policy: %w", err)
 	}
-	l := &policyLog{records: make(chan egress.Record, 4096), done: make(chan struct{})}
-	go l.write(f, log)
-	return l, nil
-}
-
-func (l *policyLog) write(w io.WriteCloser, log *slog.Logger) {
-	defer close(l.done)
-	defer w.Close()
-	said := false
-	for r := range l.records {
-		line, err := json.Marshal(r)
-		if err == nil {
-			_, err = w.Write(append(line, '\n'))
-		}
-		if err != nil && !said {
-			said = true
-			log.Warn("flows are not recorded", "error", err)
-		}
-	}
-}
-
-// add takes a record. One that nobody is ready for is lost.
-func (l *policyLog) add(r egress.Record) {
-	select {
-	case l.records <- r:
-	default:
-	}
-}
-
-// close waits until all is written. Nobody adds any more.
-func (l *policyLog) close() {
-	if l != nil {
-		close(l.records)
-		<-l.done
-	}
-}
-
-// record is what a guest calls with records.
-func (l *policyLog) record() func(egress.Record) {
-	if l == nil {
-		return nil
-	}
-	return l.add
+	return f, nil
 }
 
 // reload reads the policy again. One that cannot be read leaves the one in force.

@@ -26,6 +26,9 @@ func (c *Run) runMember(ctx context.Context, prog string, stderr io.Writer) int 
 	}
 	defer r.close()
 	io.WriteString(stderr, c.Notices)
+	if err := c.Policy.checkMember(); err != nil {
+		return r.fail(err)
+	}
 
 	signals := namespace.CatchSignals()
 	defer signals.Close()
@@ -34,6 +37,9 @@ func (c *Run) runMember(ctx context.Context, prog string, stderr io.Writer) int 
 		return r.fail(err)
 	}
 	defer func() { closeMembers(members) }()
+	if err := takePolicies(members, &c.Policy); err != nil {
+		return r.fail(err)
+	}
 	cfg := namespace.Config{Command: c.Command, Hostname: c.Name}
 	for i, m := range members {
 		cfg.Interfaces = append(cfg.Interfaces, interfaceOf(i))

@@ -65,9 +65,9 @@ func ParseRun(prog string, args []string) (*Run, *Exit) {
 	}
 	if len(r.Networks) == 0 {
 		r.Policy.takeEnvironment()
-	}
-	if err := r.Policy.check(); err != nil {
-		return nil, lineFault(prog, err)
+		if err := r.Policy.check(); err != nil {
+			return nil, lineFault(prog, err)
+		}
 	}
 	if fs.Changed("cidr6") && !ipv6 {
 		return nil, invalid("--cidr6 has no effect without IPv6: leave --ipv6=false out").named(prog)
@@ -98,7 +98,7 @@ func (r *Run) checkNetworks(fs *pflag.FlagSet) error {
 			return fmt.Errorf("--%s is the network's to decide: see epiphyte network create --help", name)
 		}
 	}
-	for _, name := range [...]string{"disable-dns", "outbound-addr", "outbound-addr6", "api-socket", "http-socket", "resolv-conf", "no-offload", "queues", "publish-mode", "expose-host", "pcap", "pcap-size", "pcap-snaplen", "stats", "policy", "allow", "policy-log"} {
+	for _, name := range [...]string{"disable-dns", "outbound-addr", "outbound-addr6", "api-socket", "http-socket", "resolv-conf", "no-offload", "queues", "publish-mode", "expose-host", "pcap", "pcap-size", "pcap-snaplen", "stats"} {
 		if fs.Changed(name) {
 			return fmt.Errorf("--%s does not go with --network: several guests share the network's process", name)
 		}

@@ -97,6 +97,16 @@ func (p *Policy) NamesHost() bool {
 	return len(b.allow)+len(b.deny) > 0
 }
 
+// DeniesMembers is the first rule that denies a network's members, nil if there is none.
+func (p *Policy) DeniesMembers() *Rule {
+	for _, r := range p.rules {
+		if !r.allow && r.target.group == membersGroup {
+			return r
+		}
+	}
+	return nil
+}
+
 // Rules are those of the policy in the order of its text. A rule's place is its ID.
 func (p *Policy) Rules() []*Rule { return p.rules }
 

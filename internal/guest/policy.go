@@ -74,7 +74,7 @@ func (g *Guest) Policy() (p *egress.Policy, counts gate.Counts) {
 	return p, counts
 }
 
-// memberShare is which part of what a gate may remember a member's has: 3 MB at most.
+// memberShare is which part of what a gate may remember a member's has: 10 MB at most, a half of it for names pin.
 const memberShare = 16
 
 // memberGates apply the policies of members, each its own. It belongs to the shard's thread.

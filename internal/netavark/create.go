@@ -21,6 +21,11 @@ func (p *Plugin) create(ctx context.Context, description []byte) ([]byte, error)
 	if err != nil {
 		return nil, err
 	}
+	if d.Policy != "" {
+		if err := p.CheckPolicy(d.Policy); err != nil {
+			return nil, err
+		}
+	}
 	d.Stay = p.Rootless
 	old, defined, err := p.Paths.Load(d.Name)
 	if err != nil {

@@ -2,6 +2,7 @@ package netavark
 
 import (
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
@@ -15,9 +16,10 @@ func newPlugin(t *testing.T) *Plugin {
 	t.Helper()
 	dir := t.TempDir()
 	p := &Plugin{
-		Paths:   netdef.Paths{Runtime: dir, Config: filepath.Join(dir, "config")},
-		Version: "1.2.3",
-		Logger:  slog.New(slog.DiscardHandler),
+		Paths:       netdef.Paths{Runtime: dir, Config: filepath.Join(dir, "config")},
+		Version:     "1.2.3",
+		CheckPolicy: func(string) error { return errors.New("no such policy") },
+		Logger:      slog.New(slog.DiscardHandler),
 	}
 	return p
 }
@@ -123,6 +125,8 @@ func TestCreateRefuses(t *testing.T) {
 		{`[]`, "read podman's description"},
 		{`{"name":"../web"}`, "cannot be"},
 		{`{"name":"web","options":{"nonsense":"1"}}`, `"nonsense"`},
+		{`{"name":"web","options":{"policy":"relative"}}`, "whole path"},
+		{`{"name":"web","options":{"policy":"/nowhere"}}`, "no such policy"},
 		{`{"name":"web","options":{"mtu":"many"}}`, `mtu cannot be "many"`},
 		{`{"name":"web","options":{"mtu":"9"}}`, "choose 68 to 65520"},
 		{`{"name":"web","options":{"isolate":"strict"}}`, `isolate cannot be "strict"`},

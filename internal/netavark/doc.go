@@ -56,7 +56,8 @@
 // Of podman network create: --subnet, --gateway (the subnet's first address and no other),
 // --ip-range, --ipv6, --internal, --disable-dns, and of -o: mtu=BYTES, isolate=true (the
 // members do not reach each other, as with "epiphyte network create --isolate"; networks
-// are always apart), allow_host_loopback=true. Everything else is refused by name, since
+// are always apart), allow_host_loopback=true, policy=FILE, what each container may reach
+// unless the environment of its podman names another (Join). Everything else is refused by name, since
 // a wish that is silently dropped is a promise broken.
 //
 // # Invariants

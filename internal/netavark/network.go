@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 
@@ -86,8 +87,12 @@ func (n *podmanNetwork) setOptions(d *netdef.Definition) error {
 			d.Isolate, err = strconv.ParseBool(text)
 		case "allow_host_loopback":
 			d.AllowHostLoopback, err = strconv.ParseBool(text)
+		case "policy":
+			if d.Policy = text; !filepath.IsAbs(text) {
+				return fmt.Errorf("the option policy cannot be %q: podman calls from other directories, so give the file's whole path", text)
+			}
 		default:
-			return fmt.Errorf("the driver epiphyte has no option %q: it has mtu, isolate and allow_host_loopback", name)
+			return fmt.Errorf("the driver epiphyte has no option %q: it has mtu, isolate, allow_host_loopback and policy", name)
 		}
 		if err != nil {
 			return fmt.Errorf("the option %s cannot be %q: give a number for mtu, true or false for the others", name, text)

@@ -44,6 +44,8 @@ type Plugin struct {
 	// Join opens a device for a container, makes it a member by the client, and
 	// configures it. What it returns is what was granted.
 	Join func(ctx context.Context, c *network.Client, device tap.Config, wish network.Member) (network.Member, *network.Info, error)
+	// CheckPolicy is the error of a file that is no policy for members.
+	CheckPolicy func(path string) error
 	// Logger of what is worth a warning; podman shows it when asked to (--log-level).
 	Logger *slog.Logger
 }

@@ -43,6 +43,8 @@ type Definition struct {
 	// NoDNS leaves members without names and resolver, as podman's
 	// dns_enabled=false does.
 	NoDNS bool `json:"no_dns,omitempty"`
+	// Policy is the absolute path of the policy of members that bring none; empty: none.
+	Policy string `json:"policy,omitempty"`
 	// Stay keeps the network when its last member has left, for members that cannot
 	// start it.
 	Stay bool `json:"stay,omitempty"`

@@ -171,6 +171,9 @@ type Handover struct {
 	// Agent makes sockets there, for published TCP ports, and has started; nil: they go
 	// by the TAP.
 	Agent *tap.AgentProcess
+	// Policy is what the member may reach, of SealPolicy; nil: there is none. Record is
+	// a file that takes the record of its flows; nil: there is none, either.
+	Policy, Record *os.File
 	// Process is a pidfd, whose end is that of a detached member; nil: none.
 	Process *os.File
 }
@@ -187,11 +190,23 @@ func (c *Client) Join(ctx context.Context, m Member, h Handover) (*Member, *Info
 	if h.Process != nil {
 		with[roleProcess] = int(h.Process.Fd())
 	}
+	if h.Policy != nil {
+		with[rolePolicy] = int(h.Policy.Fd())
+	}
+	if h.Record != nil {
+		with[roleRecord] = int(h.Record.Fd())
+	}
 	roles, fds := with.list()
 	r, err := c.ask(ctx, request{Op: opJoin, Member: &m, Roles: roles}, fds...)
 	for tries := 1; c.reopen && err == errRetry && tries < openTries; tries++ {
 		if err = c.renew(ctx); err == nil {
 			r, err = c.ask(ctx, request{Op: opJoin, Member: &m, Roles: roles}, fds...)
+		}
+	}
+	if err == nil && r.Member.Policy != m.Policy {
+		err = fmt.Errorf("its process is older than this program and knows no policies: epiphyte network upgrade %s", r.Info.Name)
+		if m.Detached {
+			err = errors.Join(err, c.Leave(ctx, r.Member.ID))
 		}
 	}
 	if err != nil {

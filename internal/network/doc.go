@@ -54,6 +54,13 @@
 // whose agent has ended, are reached by the bridge: detached ones, since nobody would be
 // there to have their agent, and those whose ports are published later.
 //
+// # Policies
+//
+// A member's policy (package egress) comes as a sealed file in memory, and the file that
+// takes its record as a descriptor. It is in force before the member's ports are bound and
+// its frames are read, and the keeper has a copy of the descriptors, so that no worker
+// ever serves the member without. Package guest applies it.
+//
 // # Invariants
 //
 // A name's address is kept for it while the worker lives and addresses suffice. What a

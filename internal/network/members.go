@@ -23,10 +23,7 @@ func (m members) AddressOf(mac [6]byte) (netip.Addr, bool) {
 }
 
 func (m members) Guest(a netip.Addr) *flow.Guest {
-	if member := m.w.byAddress[a]; member != nil {
-		return member.guest
-	}
-	return nil
+	return m.w.guests[a]
 }
 
 func (m members) Sockets(a netip.Addr) portfwd.Sockets {

@@ -12,7 +12,9 @@ import (
 
 	"epiphyte/internal/api"
 	"epiphyte/internal/bridge"
+	"epiphyte/internal/egress"
 	"epiphyte/internal/flow"
+	"epiphyte/internal/flowlog"
 	"epiphyte/internal/names"
 	"epiphyte/internal/pcap"
 	"epiphyte/internal/shard"
@@ -31,9 +33,11 @@ type membership struct {
 	conn    *net.UnixConn // that it came by; nil: it is detached
 	process *shard.Watch  // of a detached member's process, whose end is the member's; nil: none
 	pidfd   int
-	kept    bool          // by the keeper, too
-	settled chan struct{} // closed when it has become a member, or failed to
-	left    chan struct{} // closed when nothing of it is left
+	policy  *egress.Policy // nil: none
+	record  *flowlog.Log   // nil: its flows are not recorded
+	kept    bool           // by the keeper, too
+	settled chan struct{}  // closed when it has become a member, or failed to
+	left    chan struct{}  // closed when nothing of it is left
 
 	// Guarded by Worker.mu, as Member is:
 	joined  bool // it is a member
@@ -85,6 +89,12 @@ func (w *Worker) admit(ctx context.Context, m *membership, with descriptors) (er
 	}
 	if m.agent, err = w.adoptAgent(m, with); err != nil {
 		return err
+	}
+	if err := m.readPolicy(w, with); err != nil {
+		return err
+	}
+	if !w.on(func() { w.introduce(m) }) {
+		return errEnding
 	}
 	if err := w.publish(ctx, m); err != nil {
 		return err
@@ -163,6 +173,17 @@ func (m *membership) addressFor(host netip.Addr) netip.Addr {
 // has reports whether an address is the member's.
 func (m *membership) has(a netip.Addr) bool { return a.IsValid() && (a == m.IPv4 || a == m.IPv6) }
 
+// introduce makes a member's addresses its own, and has its policy decide about what they
+// are in: clients of its ports may come before it is on the bridge. Shard's thread.
+func (w *Worker) introduce(m *membership) {
+	for _, a := range m.addresses() {
+		w.guests[a] = m.guest
+	}
+	if m.policy != nil {
+		w.guest.SetMemberPolicy(m.guest, m.policy, m.record.Func())
+	}
+}
+
 // connect puts the member onto the bridge, and watches its process if that is known. Shard's
 // thread.
 func (w *Worker) connect(m *membership, with descriptors) (err error) {
@@ -223,7 +244,9 @@ func (w *Worker) leave(m *membership) (first bool) {
 			w.guest.Ports().Remove(e.ID)
 		}
 	}
-	w.on(func() { w.disconnect(m) })
+	if w.on(func() { w.disconnect(m) }) {
+		m.record.Close() // else the guest has it still
+	}
 	if m.device != nil {
 		m.device.Close()
 	}
@@ -256,10 +279,16 @@ func (w *Worker) disconnect(m *membership) {
 	if m.agent != nil {
 		m.agent.Close()
 	}
+	w.guest.EndFlows(m.guest) // which resets them, as long as frames reach the member
+	w.guest.SetMemberPolicy(m.guest, nil, nil)
+	for _, a := range m.addresses() {
+		if w.guests[a] == m.guest {
+			delete(w.guests, a)
+		}
+	}
 	if m.port == nil {
 		return
 	}
-	w.guest.EndFlows(m.guest) // which resets them, as long as frames reach the member
 	w.bridge.Remove(m.port)
 	w.names.Remove(m.ID)
 	delete(w.leases, m.mac)

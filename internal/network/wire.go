@@ -45,6 +45,9 @@ type Member struct {
 	Transparent4 bool `json:"transparent_ipv4,omitempty"`
 	Transparent6 bool `json:"transparent_ipv6,omitempty"`
 
+	// Policy is what its policy is called, for people; empty: it has none.
+	Policy string `json:"policy,omitempty"`
+
 	Since time.Time `json:"since,omitzero"`
 	// Stats are the frames that its port of the bridge has carried.
 	Stats *bridge.Stats `json:"stats,omitempty"`
@@ -127,9 +130,9 @@ const (
 	maxMessage = 160 << 10
 	// maxMember bounds what is known of one member: several fit into a message.
 	maxMember = 32 << 10
-	// maxFDs come with a message at most: a TAP, an agent, and the connection or the
-	// process of their member.
-	maxFDs = 3
+	// maxFDs come with a message at most: a TAP, an agent, a policy and a record, and the
+	// connection or the process of their member.
+	maxFDs = 5
 )
 
 // role says what a descriptor is for. Each message names those that come with it, in
@@ -141,6 +144,8 @@ const (
 	roleAgent      role = "agent"      // the socket of an agent in the member's namespaces
 	roleProcess    role = "process"    // a pidfd: its end is the end of a detached member
 	roleConnection role = "connection" // by which the member came
+	rolePolicy     role = "policy"     // of SealPolicy
+	roleRecord     role = "record"     // where flows that the policy decided are written down
 )
 
 // descriptors are a member's.

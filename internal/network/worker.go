@@ -14,6 +14,7 @@ import (
 	"epiphyte/internal/addressing"
 	"epiphyte/internal/api"
 	"epiphyte/internal/bridge"
+	"epiphyte/internal/flow"
 	"epiphyte/internal/guest"
 	"epiphyte/internal/names"
 	"epiphyte/internal/netdef"
@@ -70,7 +71,8 @@ type Worker struct {
 	served chan struct{} // closed when guest.Serve has returned
 
 	// The shard's thread only:
-	byAddress map[netip.Addr]*membership
+	byAddress map[netip.Addr]*membership // that are on the bridge
+	guests    map[netip.Addr]*flow.Guest // whose addresses are whose
 	leases    map[[6]byte]netip.Addr
 	others    *others
 
@@ -107,6 +109,7 @@ func OpenWorker(cfg WorkerConfig) (_ *Worker, err error) {
 		control:    control,
 		served:     make(chan struct{}),
 		byAddress:  make(map[netip.Addr]*membership),
+		guests:     make(map[netip.Addr]*flow.Guest),
 		leases:     make(map[[6]byte]netip.Addr),
 		members:    make(map[string]*membership),
 		remembered: make(map[string]netip.Addr),
@@ -346,6 +349,9 @@ func (w *Worker) Close() error {
 		err = w.guest.Close() // and the shard
 	case w.shard != nil:
 		err = w.shard.Close()
+	}
+	for _, m := range w.members {
+		m.record.Close()
 	}
 	if w.bridge != nil {
 		err = errors.Join(err, w.bridge.Close())

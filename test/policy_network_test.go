@@ -1,0 +1,268 @@
+package test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"epiphyte/test/harness"
+)
+
+// policedNetwork is networks whose host has one nameserver, and a server outside.
+type policedNetwork struct {
+	*networks
+	zone   *zone
+	dir    string // for policies and logs; the user's
+	server string // port of an echo server at harness.NetIPv4 and harness.NetIPv6
+}
+
+func newPolicedNetwork(t testing.TB) *policedNetwork {
+	t.Helper()
+	ours(t, "policy")
+	resolver := newPlace(t)
+	p := &policedNetwork{zone: &zone{records: map[string][]string{}}, dir: t.TempDir()}
+	serveDNS(t, env.Net.Net, resolver.v4, p.zone.answer)
+	if err := os.Chmod(p.dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	p.networks = newNetworks(t, resolver.v4)
+	for _, name := range []string{"one.example.", "two.example."} {
+		p.zone.set(name, "A", name+" 60 IN A "+harness.NetIPv4)
+		p.zone.set(name, "AAAA", name+" 60 IN AAAA "+harness.NetIPv6)
+	}
+	p.server = port(serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", echoTCP))
+	serveTCP(t, env.Net.Net, "tcp6", net.JoinHostPort(harness.NetIPv6, p.server), echoTCP)
+	return p
+}
+
+// policy writes a policy of which $PORT is the server's.
+func (p *policedNetwork) policy(t testing.TB, name, text string) string {
+	t.Helper()
+	file := filepath.Join(p.dir, name)
+	writeFile(t, file, strings.ReplaceAll(text, "$PORT", p.server))
+	return file
+}
+
+// reaches is nil where a member reaches the server by a name, over both families.
+func (p *policedNetwork) reaches(t testing.TB, m *member, name string) error {
+	t.Helper()
+	for _, f := range families() {
+		r, err := m.tryAsk(t, "udp4", name, f.qtype(), patience)
+		if err != nil {
+			return err
+		}
+		found := records(r)
+		if len(found) == 0 {
+			return fmt.Errorf("%s has no address over %s: %s", name, f.name, dns.RcodeToString[r.Rcode])
+		}
+		if err := p.dials(t, m, f, found[0]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dials is nil where a member reaches the server by an address.
+func (p *policedNetwork) dials(t testing.TB, m *member, f family, addr string) error {
+	t.Helper()
+	c, err := m.Dial(timeout(t, patience), "tcp"+f.v, net.JoinHostPort(addr, p.server))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return answers(t, c, "hello")
+}
+
+// qtype is the type of records of a family's addresses.
+func (f family) qtype() uint16 {
+	if f.v == "6" {
+		return dns.TypeAAAA
+	}
+	return dns.TypeA
+}
+
+// wantReach wants a member to reach names and no others.
+func (p *policedNetwork) wantReach(t testing.TB, m *member, names ...string) {
+	t.Helper()
+	for _, name := range []string{"one.example", "two.example"} {
+		err := p.reaches(t, m, name)
+		if want := strings.Contains(strings.Join(names, " "), name); (err == nil) != want {
+			t.Errorf("%s to %s: %v", m.Name, name, err)
+		}
+	}
+}
+
+// TestPolicyOfMembers: each member of a network reaches what its own policy allows,
+// however it has joined, also after the network's processes were killed; neighbours
+// reach each other as ever.
+func TestPolicyOfMembers(t *testing.T) {
+	t.Parallel()
+	p := newPolicedNetwork(t)
+	one, two := p.policy(t, "one", "allow one.example:$PORT\n"), p.policy(t, "two", "allow two.example:$PORT\n")
+	log := filepath.Join(p.dir, "log")
+	a := p.run(t, "web", "a", "--policy", one, "--policy-log", log)
+	b := p.attach(t, "web", "b", newGuest(t).PID, "--policy", two)
+	c := p.connect(t, "web", "c", newGuest(t).PID, "--allow", "one.example:"+p.server)
+	d := p.run(t, "web", "d")
+	b.serveEcho(t)
+	check := func(t testing.TB, members ...*member) {
+		t.Helper()
+		want := map[*member][]string{a: {"one.example"}, b: {"two.example"}, c: {"one.example"}, d: {"one.example", "two.example"}}
+		for _, m := range members {
+			p.wantReach(t, m, want[m]...)
+			for _, f := range families() {
+				if err := p.dials(t, m, f, f.server); (err == nil) != (m == d) || errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("%s to an address over %s: %v", m.Name, f.name, err)
+				}
+			}
+		}
+	}
+	check(t, a, b, c, d)
+	a.finds(t, b)
+	// What a name of a's leads to leads b nowhere.
+	theirs := records(a.asks(t, "udp4", "one.example", dns.TypeA))[0]
+	if err := p.dials(t, b, families()[0], theirs); err == nil {
+		t.Errorf("b reaches a name of a's by its address %s", theirs)
+	}
+	eventually(t, deadline, func() error {
+		b, err := os.ReadFile(log)
+		if !strings.Contains(string(b), `"guest":"a"`) || !strings.Contains(string(b), `"name":"two.example"`) || strings.Contains(string(b), `"guest":"b"`) {
+			return fmt.Errorf("recorded of a: %s, %w", b, err)
+		}
+		return nil
+	})
+	before := p.inspect(t, "web")
+	kill(t, before.Worker)
+	p.recovers(t, before, a, "one.example")
+	check(t, a, b, c, d)
+	before = p.inspect(t, "web")
+	kill(t, before.Worker)
+	kill(t, before.Keeper)
+	p.recovers(t, before, a, "one.example")
+	p.recovers(t, before, b, "two.example")
+	check(t, a, b)
+}
+
+// recovers waits until a member reaches a name again. Meanwhile it reaches nothing else.
+func (p *policedNetwork) recovers(t testing.TB, before shown, m *member, name string) {
+	t.Helper()
+	eventually(t, deadline, func() error {
+		if err := p.dials(t, m, families()[0], harness.NetIPv4); err == nil {
+			t.Fatalf("%s reaches anything while the network is started again", m.Name)
+		}
+		if now, err := p.tryInspect(t, "web"); err != nil || now.Worker == before.Worker {
+			return fmt.Errorf("the worker is still %d: %w", before.Worker, err)
+		}
+		return p.reaches(t, m, name)
+	})
+}
+
+// TestPolicyOfMembersLinkLocal: a member's own addresses are not all that it can send from.
+func TestPolicyOfMembersLinkLocal(t *testing.T) {
+	t.Parallel()
+	p := newPolicedNetwork(t)
+	m := p.run(t, "web", "a", "--allow", "one.example:"+p.server)
+	var own net.IP
+	eventually(t, deadline, func() error {
+		err := m.Do(func() error {
+			link, err := netlink.LinkByName("eth0")
+			if err != nil {
+				return err
+			}
+			addrs, err := netlink.AddrList(link, unix.AF_INET6)
+			for _, a := range addrs {
+				if a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0 {
+					own = a.IP
+				}
+			}
+			return err
+		})
+		if own == nil {
+			return fmt.Errorf("no link-local address: %w", err)
+		}
+		return nil
+	})
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: own, Zone: "eth0"}}
+	if c, err := m.NetNS.DialWith(timeout(t, patience), d, "tcp6", net.JoinHostPort(harness.NetIPv6, p.server)); err == nil {
+		t.Error("a server is reached from a link-local address")
+		c.Close()
+	}
+	d.LocalAddr = &net.UDPAddr{IP: own, Zone: "eth0"}
+	c := must(m.NetNS.DialWith(timeout(t, patience), d, "udp6", net.JoinHostPort(m.gateway[unix.AF_INET6], "53")))(t)
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	c.Write(must(new(dns.Msg).SetQuestion("secret.two.example.", dns.TypeA).Pack())(t))
+	if n, err := c.Read(make([]byte, 600)); err == nil {
+		t.Errorf("a query from a link-local address is answered by %d bytes", n)
+	}
+	for _, q := range p.zone.queries() {
+		if strings.Contains(q, "two.example") {
+			t.Errorf("the nameserver was asked for %s", q)
+		}
+	}
+}
+
+// TestPolicyOfMembersInward: clients of a member's published ports are judged by its
+// policy, on the direct path and over the bridge.
+func TestPolicyOfMembersInward(t *testing.T) {
+	t.Parallel()
+	p := newPolicedNetwork(t)
+	file := p.policy(t, "in", "allow in from "+harness.NetIPv4+"\n")
+	a := p.run(t, "web", "a", "--policy", file, "-p", harness.HostIPv4+":18083:8080")
+	b := p.connect(t, "web", "b", newGuest(t).PID, "--policy", file, "-p", harness.HostIPv4+":18084:8080")
+	for m, at := range map[*member]string{a: "18083", b: "18084"} {
+		serveTCP(t, m.NetNS, "tcp4", "0.0.0.0:8080", echoTCP)
+		for from, want := range map[string]bool{harness.NetIPv4: true, harness.OtherIPv4: false} {
+			d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+			c, err := env.Net.Net.DialWith(timeout(t, deadline), d, "tcp4", harness.HostIPv4+":"+at)
+			if err == nil {
+				err = answers(t, c, "let me in")
+				c.Close()
+			}
+			if (err == nil) != want || os.IsTimeout(err) {
+				t.Errorf("from %s to %s: %v", from, m.Name, err)
+			}
+		}
+	}
+}
+
+// TestPolicyOfNetwork: a network may have a policy for members that bring none, and one
+// that cannot be had ends a start in one line.
+func TestPolicyOfNetwork(t *testing.T) {
+	t.Parallel()
+	p := newPolicedNetwork(t)
+	one, two := p.policy(t, "one", "allow one.example:$PORT\n"), p.policy(t, "two", "allow two.example:$PORT\n")
+	p.do(t, "network", "create", "--policy", one, "web")
+	t.Cleanup(func() { p.do(t, "network", "rm", "--force", "web") })
+	p.wantReach(t, p.run(t, "web", "a"), "one.example")
+	p.wantReach(t, p.run(t, "web", "b", "--policy", two), "two.example")
+	before := p.cfg.Env
+	p.cfg.Env = append(p.cfg.Env, "EPIPHYTE_POLICY="+two)
+	p.wantReach(t, p.run(t, "web", "c"), "two.example")
+	p.cfg.Env = before
+
+	broken, members := p.policy(t, "broken", "allow a.example\nallow *.com\n"), p.policy(t, "members", "deny members\n")
+	for _, tt := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"network", "create", "--policy", broken, "other"}, broken + ":2:9: "},
+		{[]string{"network", "create", "--policy", members, "other"}, members + ":1: "},
+		{[]string{"run", "--network", "web", "--policy", broken, "true"}, broken + ":2:9: "},
+		{[]string{"run", "--network", "web", "--policy", members, "true"}, members + ":1: "},
+		{[]string{"network", "connect", "--policy", p.dir + "/nowhere", "web", fmt.Sprint(newGuest(t).PID)}, "no such file"},
+	} {
+		if _, stderr, code := p.try(t, tt.args...); code == 0 || !strings.Contains(stderr, tt.says) || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%q: exit status %d: %s", tt.args, code, stderr)
+		}
+	}
+}
