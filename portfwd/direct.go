@@ -25,7 +25,7 @@ const (
 	DirectOnly
 )
 
-// Sockets hands out TCP sockets that were made in a guest's network namespace.
+// Sockets hands out sockets that were made in a guest's network namespace.
 // Its methods are called on the shard's thread.
 type Sockets interface {
 	// Socket calls take with a non-blocking socket of the family, AF_INET or
@@ -33,6 +33,8 @@ type Sockets interface {
 	// set: at once if one is in stock, else when there is one; fd -1: there is
 	// none to be had. take reports whether it has kept the socket.
 	Socket(family int, take func(fd int) (kept bool))
+	// Datagrams does so with a UDP socket, on which nothing is set.
+	Datagrams(family int, take func(fd int) (kept bool))
 	// Transparent reports whether sockets of the family may be bound to any
 	// address.
 	Transparent(family int) bool

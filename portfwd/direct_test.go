@@ -22,9 +22,13 @@ type here struct {
 
 func (h *here) Transparent(int) bool { return true }
 
-func (h *here) Socket(family int, take func(fd int) bool) {
+func (h *here) Socket(family int, take func(fd int) bool) { h.make(family, unix.SOCK_STREAM, take) }
+
+func (h *here) Datagrams(family int, take func(fd int) bool) { h.make(family, unix.SOCK_DGRAM, take) }
+
+func (h *here) make(family, typ int, take func(fd int) bool) {
 	h.made++
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(family, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		h.t.Error(err)
 	}

@@ -64,6 +64,7 @@ type Manager struct {
 	retry   shard.Timer
 	backlog policy.Backlog
 	passing sockio.Batch // sends what the Config's has received
+	waiting int          // bytes that wait for sockets: see wait
 
 	changing sync.Mutex // held while rules come and go, so that one change sees no half of another
 

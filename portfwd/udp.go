@@ -21,6 +21,7 @@ const sessionIdle = 240 * time.Second
 type udpPort struct {
 	datagramPort
 	guest netip.AddrPort
+	avoid time.Duration // until when no client is the guest itself
 }
 
 func (m *Manager) newUDPPort(fd int, guest netip.AddrPort) *udpPort {
@@ -40,12 +41,19 @@ type session struct {
 // Received implements sockio.DatagramOwner.
 func (u *udpPort) Received(from *sockio.Addr, control []byte, segment int, parts [][]byte) {
 	client := from.AddrPort()
-	d := u.m.decide(unix.IPPROTO_UDP, client, u.m.destination(u.guest, client.Addr()), false)
-	switch d.Action {
-	case policy.Allow:
-		u.deliver(*from, control, d, segment, parts)
-	case policy.Wait:
-		u.hold(*from, control, d.Pending, segment, parts)
+	d := u.m.decide(unix.IPPROTO_UDP, client, u.m.destination(u.guest, client.Addr()), u.sockets(from) != nil)
+	u.decided(d, *from, control, segment, parts)
+}
+
+// decided does with datagrams what was decided.
+func (u *udpPort) decided(d policy.Decision, from sockio.Addr, control []byte, segment int, parts [][]byte) {
+	switch {
+	case d.Action == policy.Allow && d.Inside:
+		u.deliverInside(from, control, d, segment, parts)
+	case d.Action == policy.Allow:
+		u.deliver(from, control, d, segment, parts)
+	case d.Action == policy.Wait:
+		u.hold(from, control, d.Pending, segment, parts)
 	}
 }
 
@@ -57,8 +65,8 @@ func (u *udpPort) hold(from sockio.Addr, control []byte, p *policy.Pending, segm
 	}
 	control = append([]byte(nil), control...)
 	u.m.backlog.Hold(p, len(whole), func(d policy.Decision) {
-		if d.Action == policy.Allow && u.socket.FD >= 0 {
-			u.deliver(from, control, d, segment, [][]byte{whole})
+		if u.socket.FD >= 0 {
+			u.decided(d, from, control, segment, [][]byte{whole})
 		}
 	})
 }

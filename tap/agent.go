@@ -42,6 +42,9 @@ func StartAgent(ctx context.Context, cfg AgentConfig) (*Agent, error) {
 	}
 	a := newAgent(p.sock, cfg.Logger)
 	a.process, p.sock = p, -1
+	if cfg.Datagrams {
+		a.stocks[datagrams4].size, a.stocks[datagrams6].size = datagramStock, datagramStock
+	}
 	return a, nil
 }
 
@@ -89,8 +92,8 @@ func newAgent(sock int, log *slog.Logger) *Agent {
 		v6: {family: unix.AF_INET6, size: size},
 		{family: unix.AF_INET, flags: orderPlain},
 		{family: unix.AF_INET6, flags: orderPlain},
-		{family: unix.AF_INET, flags: orderPlain | orderDatagrams},
-		{family: unix.AF_INET6, flags: orderPlain | orderDatagrams},
+		datagrams4: {family: unix.AF_INET, flags: orderPlain | orderDatagrams},
+		datagrams6: {family: unix.AF_INET6, flags: orderPlain | orderDatagrams},
 	}
 	return a
 }

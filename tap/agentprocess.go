@@ -19,6 +19,8 @@ type AgentConfig struct {
 	// set up so that transparent sockets work. Not valid: plain sockets.
 	Subnet4, Subnet6   netip.Prefix
 	Gateway4, Gateway6 netip.Addr
+	// Datagrams has the Agent hold UDP sockets, too: see Agent.Datagrams.
+	Datagrams bool
 	// Unconfined leaves the agent all system calls, for debugging.
 	Unconfined bool
 	Logger     *slog.Logger // of StartAgent; nil: the default one

@@ -14,6 +14,9 @@ const (
 	// scarce: one in stockShare of them.
 	stockMax   = 32
 	stockShare = 32
+	// datagramStock UDP sockets of each family are held where they are wanted at all: new
+	// clients come one by one.
+	datagramStock = 2
 	// What is missing from a stock that is more than half full is ordered after
 	// topUp, so that an idle program always holds the same. An agent that had none
 	// to give, because descriptors had run out, is asked again after as long.
@@ -25,11 +28,17 @@ const (
 	maxWaiting = 4096
 )
 
+// Indexes of UDP sockets among the stocks; v4 and v6 are those of TCP.
+const (
+	datagrams4 = 4 + iota
+	datagrams6
+)
+
 // stock is the sockets of one kind.
 type stock struct {
 	family      int
 	flags       byte // orderPlain, orderDatagrams
-	size        int  // how many are held; plain ones are ordered when they are wanted
+	size        int  // how many are held; others are ordered when they are wanted
 	transparent bool
 	ready       []int
 	waiting     []func(fd int) (kept bool) // only while there are none ready
@@ -56,6 +65,11 @@ func stockSize() int {
 // whoever waits must have a timer.
 func (a *Agent) Socket(family int, take func(fd int) (kept bool)) {
 	a.take(&a.stocks[familyIndex(family)], take)
+}
+
+// Datagrams is Socket for a UDP socket on which nothing is set: see Plain.
+func (a *Agent) Datagrams(family int, take func(fd int) (kept bool)) {
+	a.take(a.stockOf(byte(family)|orderPlain|orderDatagrams), take)
 }
 
 func (a *Agent) take(s *stock, take func(fd int) (kept bool)) {

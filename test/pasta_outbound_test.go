@@ -3,7 +3,6 @@ package test
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"testing"
@@ -89,13 +88,7 @@ func TestPastaOutboundInterface(t *testing.T) {
 		}
 		datagrams := servePacket(t, u.far, "udp"+f.v, net.JoinHostPort(elsewhere.of(f), "0"), peerOfDatagram)
 		c := w.dial(t, "udp"+f.v, datagrams.LocalAddr().String())
-		if _, err := io.WriteString(c, "who?"); err != nil {
-			t.Fatal(err)
-		}
-		b := make([]byte, 100)
-		if n, err := c.Read(b); err != nil || string(b[:n]) != side.of(f) {
-			t.Errorf("a datagram comes from %q, %v, want %s", b[:n], err, side.of(f))
-		}
+		wantPeer(t, c, side.of(f))
 		pinged := (&world{Guest: &harness.Guest{NetNS: u.far}}).pinger(t, f)
 		w.pinger(t, f).echo(t, elsewhere.of(f), 7, 1, nil)
 		if _, from := pinged.wait(t, deadline, map[string]byte{"4": icmpEcho, "6": icmp6Echo}[f.v]); from != side.of(f) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -71,7 +72,7 @@ func TestPastaPublished(t *testing.T) {
 		own := w.waitAddress(t, f.af).String()
 		serveTCP(t, w.NetNS, "tcp"+f.v, net.JoinHostPort(f.anyHostAddr(), "80"), tellBoth)
 		serveTCP(t, w.NetNS, "tcp"+f.v, net.JoinHostPort(f.loop, "81"), tellBoth)
-		servePacket(t, w.NetNS, "udp"+f.v, net.JoinHostPort(f.anyHostAddr(), "53"), echoPacket)
+		servePacket(t, w.NetNS, "udp"+f.v, net.JoinHostPort(f.anyHostAddr(), "53"), peerOfDatagram)
 		c := client(t, env.Host, "tcp"+f.v, net.JoinHostPort(f.loop, "8080"))
 		if got, err := io.ReadAll(c); err != nil || string(got) != own+" "+own {
 			t.Errorf("from loopback the server sees %q (%v), want %s twice", got, err, own)
@@ -83,8 +84,50 @@ func TestPastaPublished(t *testing.T) {
 		if got, err := io.ReadAll(c); err != nil || !strings.HasSuffix(string(got), " "+own) || strings.HasPrefix(string(got), own) {
 			t.Errorf("from another machine the server sees %q, %v", got, err)
 		}
-		if err := says(client(t, env.Host, "udp"+f.v, net.JoinHostPort(f.loop, "8080")), "hello"); err != nil {
-			t.Errorf("UDP: %v", err)
+		wantPeer(t, client(t, env.Host, "udp"+f.v, net.JoinHostPort(f.loop, "8080")), own)
+		u := origin{ns: env.Net.Net}.dial(t, f, "udp"+f.v, net.JoinHostPort(f.host(), "8080"))
+		wantPeer(t, u, must(netip.ParseAddrPort(u.LocalAddr().String()))(t).Addr().String())
+	})
+}
+
+// wantPeer asks a server of datagrams that tells its clients who they are.
+func wantPeer(t testing.TB, c net.Conn, want string) {
+	t.Helper()
+	if _, err := io.WriteString(c, "who?"); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 100)
+	if n, err := c.Read(b); err != nil || string(b[:n]) != want {
+		t.Errorf("a server of datagrams sees %q, %v, want %s", b[:n], err, want)
+	}
+}
+
+// TestPastaManyDatagramClients of the host's loopback at once: each has its answers, of any
+// size and in bursts.
+func TestPastaManyDatagramClients(t *testing.T) {
+	t.Parallel()
+	w := pastaWorld(t, "-t", "none", "-u", "18094:53", "-T", "none", "-U", "none")
+	eachFamily(t, func(t *testing.T, f family) {
+		servePacket(t, w.NetNS, "udp"+f.v, net.JoinHostPort(f.anyHostAddr(), "53"), echoPacket)
+		var clients []net.Conn
+		for range 50 {
+			clients = append(clients, client(t, env.Host, "udp"+f.v, net.JoinHostPort(f.loop, "18094")))
+		}
+		for i, c := range clients {
+			for j := range 20 {
+				fmt.Fprint(c, i, " ", j)
+			}
+		}
+		b := make([]byte, 1<<16)
+		for i, c := range clients {
+			for j := range 20 {
+				if n, err := c.Read(b); err != nil || string(b[:n]) != fmt.Sprint(i, " ", j) {
+					t.Fatalf("client %d, datagram %d: %q, %v", i, j, b[:n], err)
+				}
+			}
+			if err := says(c, strings.Repeat("x", 1000*(i+1))); err != nil {
+				t.Errorf("%d bytes: %v", 1000*(i+1), err)
+			}
 		}
 	})
 }
@@ -100,13 +143,15 @@ func (f family) anyHostAddr() string {
 // TestPastaLoopbackToLoopback: where it is asked for, clients of the host's loopback reach
 // servers on the guest's.
 func TestPastaLoopbackToLoopback(t *testing.T) {
-	w := pastaWorld(t, "--host-lo-to-ns-lo", "-t", "8080:80", "-u", "none", "-T", "none", "-U", "none")
+	w := pastaWorld(t, "--host-lo-to-ns-lo", "-t", "8080:80", "-u", "8080:53", "-T", "none", "-U", "none")
 	eachFamily(t, func(t *testing.T, f family) {
 		serveTCP(t, w.NetNS, "tcp"+f.v, net.JoinHostPort(f.loop, "80"), tellBoth)
 		c := client(t, env.Host, "tcp"+f.v, net.JoinHostPort(f.loop, "8080"))
 		if got, err := io.ReadAll(c); err != nil || string(got) != f.loop+" "+f.loop {
 			t.Errorf("the server sees %q, %v", got, err)
 		}
+		servePacket(t, w.NetNS, "udp"+f.v, net.JoinHostPort(f.loop, "53"), peerOfDatagram)
+		wantPeer(t, client(t, env.Host, "udp"+f.v, net.JoinHostPort(f.loop, "8080")), f.loop)
 	})
 }
 

@@ -21,7 +21,7 @@ func (o *Options) startAgent(ctx context.Context, cfg tap.Config, r *reporter) (
 	if must && cfg.Target.FD > 0 {
 		return nil, errors.New("--publish-mode=direct: a TAP file descriptor does not tell which namespace it is of")
 	}
-	ac := tap.AgentConfig{Target: cfg.Target, Unconfined: o.Unconfined, Logger: r.log}
+	ac := tap.AgentConfig{Target: cfg.Target, Datagrams: o.Splice, Unconfined: o.Unconfined, Logger: r.log}
 	if configures(cfg) {
 		ac.Subnet4, ac.Gateway4 = o.Plan.Prefix, o.Plan.Gateway
 		ac.Subnet6, ac.Gateway6 = o.Plan.Prefix6, o.Plan.Gateway6
@@ -59,7 +59,7 @@ func (o *Options) wantsAgent(cfg tap.Config) bool {
 			return false
 		}
 	}
-	return o.APISocket != "" || o.HTTPSocket != "" || o.publishesTCP()
+	return o.APISocket != "" || o.HTTPSocket != "" || o.publishesTCP() || o.Splice && len(o.Publish) > 0
 }
 
 // exposesLater reports whether ports are exposed when their servers come.

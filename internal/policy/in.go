@@ -108,6 +108,9 @@ func (r *Rules) linkLocal(a netip.Addr) bool {
 // decideSplice says how a client of the host's loopback is connected within the guest's
 // kernel: from the guest's own address to itself, with a port that the kernel chooses.
 func (r *Rules) decideSplice(q *Request) Decision {
+	if r.off(q.Proto) {
+		return Decision{Action: Refuse, Errno: unix.ECONNREFUSED}
+	}
 	own := q.Dst.Addr()
 	if r.LoopbackToLoopback {
 		own = loopbackLike(own)

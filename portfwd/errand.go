@@ -1,0 +1,93 @@
+package portfwd
+
+import (
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/flow"
+	"epiphyte/internal/shard"
+	"epiphyte/internal/sockio"
+)
+
+// errand is a client of a UDP port that a socket of its own stands for on the other side: of
+// an exposed port on the host, and of a published one, if it is the guest itself to its
+// server, in the guest.
+type errand struct {
+	port   *datagramPort
+	record *flow.Flow
+	client sockio.Addr
+	asked  []byte // control message that makes replies leave from the address asked
+	server sockio.DatagramSocket
+	to     sockio.Addr
+	watch  *shard.Watch
+	wait   *wait // nil: the socket is there
+	// Counters of the record: towards the server, and back.
+	sent, answered *uint64
+}
+
+// start has a socket that the errand takes over lead to its server and to nobody else.
+func (e *errand) start(fd int) error {
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, sockio.ReceiveBuffer)
+	if errno := sockio.Connect(fd, &e.to); errno != 0 {
+		unix.Close(fd)
+		return errno
+	}
+	var err error
+	if e.watch, err = e.port.m.cfg.Shard.Watch(fd, unix.EPOLLIN, e); err != nil {
+		unix.Close(fd)
+		return err
+	}
+	e.server = sockio.DatagramSocket{FD: fd, Owner: e}
+	e.record.FD = fd
+	return nil
+}
+
+// send passes datagrams of the client on.
+func (e *errand) send(segment int, parts [][]byte) {
+	m := e.port.m
+	*e.sent += m.pass(&e.server, sockio.Datagram{To: e.to}, segment, parts)
+	m.cfg.Table.Used(e.record)
+}
+
+// pass sends what another socket has received, and returns how many bytes that is. The
+// Batch that has received it may not be used meanwhile.
+func (m *Manager) pass(s *sockio.DatagramSocket, d sockio.Datagram, segment int, parts [][]byte) (bytes uint64) {
+	for _, p := range parts {
+		if d.Segment = 0; len(p) > segment {
+			d.Segment = uint16(segment)
+		}
+		d.Payload[0] = p
+		m.passing.Queue(s, &d)
+		bytes += uint64(len(p))
+	}
+	m.passing.Flush()
+	return bytes
+}
+
+// Ready implements shard.Handler: the server has answered, or nobody listens.
+func (e *errand) Ready(uint32) { e.port.m.cfg.Batch.Read(&e.server) }
+
+// Received implements sockio.DatagramOwner.
+func (e *errand) Received(_ *sockio.Addr, _ []byte, segment int, parts [][]byte) {
+	*e.answered += e.port.m.pass(&e.port.socket, sockio.Datagram{To: e.client, Source: e.asked}, segment, parts)
+	e.port.m.cfg.Table.Used(e.record)
+}
+
+// SendFailed implements sockio.DatagramOwner.
+func (e *errand) SendFailed(*sockio.Datagram, unix.Errno) {}
+
+func (e *errand) end() {
+	e.port.m.cfg.Table.Remove(e.record)
+	e.End(flow.Evicted)
+}
+
+// End implements flow.Owner.
+func (e *errand) End(flow.Reason) {
+	if e.wait != nil {
+		e.wait.end()
+	}
+	if e.server.FD >= 0 {
+		e.watch.Forget()
+		unix.Close(e.server.FD)
+		e.server.FD = -1
+	}
+}
