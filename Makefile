@@ -9,7 +9,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # As typed, not expanded: CMD='echo $HOME' is the shell's to read.
 export RUN_CMD := $(value CMD)
 
-.PHONY: build test lint fuzz race bench soak interop run install install-pasta install-rootlessport
+.PHONY: build test lint fuzz race bench soak interop run pages dist reproduce vulnerabilities install install-pasta install-rootlessport
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/epiphyte ./cmd/epiphyte
@@ -63,25 +63,58 @@ interop: build
 run: build
 	@if [ -n "$$RUN_CMD" ]; then exec bin/epiphyte run -- sh -c "$$RUN_CMD"; else exec bin/epiphyte run; fi
 
+# Manual pages, completions and the licences of what is linked in, into bin.
+pages: build
+	sh packaging/pages.sh
+
+# Packages and tarballs into OUT (dist), for ARCHES (amd64 arm64).
+dist:
+	@sh packaging/dist.sh
+
+# Whether two builds in different folders are equal.
+reproduce:
+	@sh packaging/reproduce.sh
+
+# What is known of the libraries, where the program calls it. It asks the internet.
+vulnerabilities:
+	@. packaging/tools.sh && tool govulncheck ./...
+
 # Installs what was built, since root often has no Go: the program, its place among
-# podman's network plugins, and the user unit of networks.
+# podman's network plugins, the user unit of networks, and what make pages has made.
+# LINKS are names to be found by, as paths below PREFIX: LINKS='bin/pasta bin/slirp4netns'.
+PROGRAM ?= bin/epiphyte
+LINKS   ?=
+ROOT     = $(DESTDIR)$(PREFIX)
+
 install:
-	@test -x bin/epiphyte || { echo "bin/epiphyte is not there yet: run make build first, as the user who has Go"; exit 1; }
-	install -D -m 755 bin/epiphyte $(DESTDIR)$(PREFIX)/bin/epiphyte
-	install -d $(DESTDIR)$(PREFIX)/libexec/netavark $(DESTDIR)$(PREFIX)/lib/systemd/user
-	ln -sfn ../../bin/epiphyte $(DESTDIR)$(PREFIX)/libexec/netavark/epiphyte
-	sed 's,@PREFIX@,$(PREFIX),' docs/epiphyte-network@.service >$(DESTDIR)$(PREFIX)/lib/systemd/user/epiphyte-network@.service
+	@test -x $(PROGRAM) || { echo "$(PROGRAM) is not there yet: run make build first, as the user who has Go"; exit 1; }
+	install -D -m 755 $(PROGRAM) $(ROOT)/bin/epiphyte
+	install -d $(ROOT)/lib/systemd/user $(ROOT)/share/doc/epiphyte/examples
+	sed 's,@PREFIX@,$(PREFIX),' docs/epiphyte-network@.service >$(ROOT)/lib/systemd/user/epiphyte-network@.service
+	install -D -m 644 packaging/apparmor $(ROOT)/share/epiphyte/apparmor
+	install -m 644 docs/examples/* $(ROOT)/share/doc/epiphyte/examples
+	@for link in libexec/netavark/epiphyte $(LINKS); do \
+		echo "link $(ROOT)/$$link"; \
+		mkdir -p "$$(dirname "$(ROOT)/$$link")" && ln -sfrn $(ROOT)/bin/epiphyte "$(ROOT)/$$link" || exit 1; \
+	done
+	@for page in bin/man/*.gz; do \
+		test -e "$$page" || continue; \
+		section=$${page%.gz}; install -D -m 644 "$$page" "$(ROOT)/share/man/man$${section##*.}/$${page##*/}" || exit 1; \
+	done
+	@if [ -d bin/completions ]; then \
+		install -D -m 644 bin/completions/epiphyte $(ROOT)/share/bash-completion/completions/epiphyte && \
+		install -D -m 644 bin/completions/_epiphyte $(ROOT)/share/zsh/site-functions/_epiphyte && \
+		install -D -m 644 bin/completions/epiphyte.fish $(ROOT)/share/fish/vendor_completions.d/epiphyte.fish && \
+		install -m 644 bin/NOTICES $(ROOT)/share/doc/epiphyte/NOTICES; \
+	fi
 
 # The links by which podman, buildah and RootlessKit take the program for pasta: podman looks
 # there before it looks at the distribution's own files, which stay as they are.
-install-pasta: install
-	install -d $(DESTDIR)$(PREFIX)/libexec/podman
-	ln -sfn ../../bin/epiphyte $(DESTDIR)$(PREFIX)/libexec/podman/pasta
-	ln -sfn ../../bin/epiphyte $(DESTDIR)$(PREFIX)/libexec/podman/pesto
+install-pasta:
+	@$(MAKE) --no-print-directory install LINKS='libexec/podman/pasta libexec/podman/pesto'
 
 # Has rootless podman publish the ports of our networks' members by the network itself,
 # so that they see their clients' addresses. It takes precedence over podman's own
 # program of this name, and hands it all other containers.
-install-rootlessport: install
-	install -d $(DESTDIR)$(PREFIX)/libexec/podman
-	ln -sfn ../../bin/epiphyte $(DESTDIR)$(PREFIX)/libexec/podman/rootlessport
+install-rootlessport:
+	@$(MAKE) --no-print-directory install LINKS=libexec/podman/rootlessport

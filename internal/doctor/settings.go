@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -60,9 +61,26 @@ func appArmor() Finding {
 	}
 	text := "keeps programs without a profile from using user namespaces (" + restriction + ")"
 	if _, err := os.Stat(profile); err == nil {
-		return fault(thing, text+"; "+profile+" is there, and not loaded, or for a program elsewhere", "apparmor_parser -r "+profile)
+		return fault(thing, text+"; "+profile+" is there, and not loaded, or for a program elsewhere", "apparmor_parser --replace "+profile)
 	}
-	return fault(thing, text+"; the package has a profile, "+profile, "sysctl -w "+restriction+"=0")
+	if shipped := installed("share/epiphyte/apparmor"); shipped != "" {
+		return fault(thing, text, "cp "+shipped+" "+profile+" && apparmor_parser --replace "+profile)
+	}
+	return fault(thing, text, "sysctl -w "+restriction+"=0")
+}
+
+// installed is a file that was installed with this program, by its path below the prefix;
+// empty if it is not there.
+func installed(file string) string {
+	self, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	path := filepath.Join(filepath.Dir(filepath.Dir(self)), file)
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
 }
 
 // ownLabel is this process's under AppArmor, empty without it.

@@ -138,6 +138,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"internal/netavark":   own("internal/cli", "internal/namespace"),
 		"internal/pasta":      append(own("tap", "stack", "forwarder", "portfwd", "internal/shard", "internal/guest", "internal/api", "internal/cli"), gvisor, "os", "os/exec"),
 		"internal/forwards":   own("tap", "forwarder", "internal/guest", "internal/api", "internal/cli"),
+		"internal/completion": append(own("internal/cli"), gvisor, "os", "os/exec"),
 		"internal/doctor":     append(own("stack", "forwarder", "portfwd", "internal/guest", "internal/network", "internal/cli"), gvisor),
 		"internal/fdwait":     append(own("tap", "stack", "forwarder", "portfwd", "internal/shard"), gvisor, "net", "os", "os/exec"),
 		"internal/nswatch":    append(own("tap", "stack", "forwarder", "portfwd", "internal/shard", "internal/namespace", "internal/cli"), gvisor, "net", "os/exec"),

@@ -1,0 +1,15 @@
+#!/bin/sh
+# Builds the packages in two folders, and compares them byte for byte.
+set -eu
+cd "$(dirname "$0")/.."
+. packaging/tools.sh
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+for folder in one another/folder; do
+	mkdir -p "$work/$folder"
+	tar -c --exclude=./.git --exclude=./bin --exclude=./dist . | tar -x -C "$work/$folder"
+	make --no-print-directory -s -C "$work/$folder" dist ARCHES="${ARCHES:-amd64}" OUT="$work/$folder/dist" >/dev/null
+done
+diff -r "$work/one/dist" "$work/another/folder/dist"
+echo "equal byte for byte:"
+cat "$work/one/dist/SHA256SUMS"
