@@ -50,8 +50,7 @@ func loadOver(t testing.TB, c net.Conn) *load {
 			}
 			if err != nil {
 				c.Close()
-				<-sent
-				x.ended <- err
+				x.ended <- errors.Join(err, <-sent) // either of them is told of a reset
 				return
 			}
 			<-sent
