@@ -13,7 +13,8 @@ func (g *Gate) Answer(query []byte, from netip.AddrPort, stream bool) (answer []
 	if q.Upstream != nil {
 		return nil, false
 	}
-	if q.Name != "" && (!q.Verdict.Allow || q.Verdict.Reason == egress.ByDefault && g.policy.Learn) {
+	if q.Name != "" && !q.Verdict.Allow {
+		g.count(q.Verdict)
 		g.recordName(q, from)
 	}
 	return q.Answer, true
@@ -28,9 +29,9 @@ func (g *Gate) Rewrite(query []byte, _ netip.AddrPort, stream bool) (upstream []
 	return q.Upstream, func(response []byte) []byte { return q.Finish(response, g.cfg.Shard.Now()) }
 }
 
-// recordName writes down that a name was asked for.
+// recordName writes down that a name was denied.
 func (g *Gate) recordName(q egress.Question, from netip.AddrPort) {
-	if g.recorder.Write == nil || q.Verdict.Allow {
+	if g.recorder.Write == nil {
 		return
 	}
 	r := egress.NewRecord(egress.Flow{Name: q.Name}, q.Verdict, from)
