@@ -61,7 +61,7 @@ func (f *Flow) groupsOf() (allowing, denying set) {
 // can have: loopback, multicast, reserved.
 func classOf(a netip.Addr) group {
 	if a.Is6() {
-		a = inside(a.Unmap().WithZone(""))
+		a = Inside(a.Unmap().WithZone(""))
 	}
 	switch {
 	case !a.IsValid():
@@ -76,15 +76,16 @@ func classOf(a netip.Addr) group {
 	return publicGroup
 }
 
-// inside is the IPv4 address that an IPv6 one leads to by a translator or tunnel: NAT64
-// (RFC 6052) and 6to4 (RFC 3056). Others are as they are.
-func inside(a netip.Addr) netip.Addr {
+// Inside is the IPv4 address that an IPv6 one leads to by a translator or tunnel: NAT64
+// (RFC 6052), stateless translation (RFC 7915 section 1.3) and 6to4 (RFC 3056). Others are
+// as they are. Translators have prefixes of their own as well, which nobody can know.
+func Inside(a netip.Addr) netip.Addr {
 	if !a.Is6() {
 		return a
 	}
 	b := a.As16()
 	switch {
-	case [12]byte(b[:12]) == [12]byte{0, 0x64, 0xff, 0x9b}:
+	case [12]byte(b[:12]) == [12]byte{0, 0x64, 0xff, 0x9b}, [12]byte(b[:12]) == [12]byte{8: 0xff, 9: 0xff}:
 		return netip.AddrFrom4([4]byte(b[12:]))
 	case b[0] == 0x20 && b[1] == 0x02:
 		return netip.AddrFrom4([4]byte(b[2:6]))

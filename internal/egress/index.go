@@ -124,18 +124,27 @@ func (x *index) eachOfAddr(f *Flow, visit func(b *bucket, allowing bool)) {
 	if a.Is6() {
 		a = a.Unmap().WithZone("")
 	}
-	if a.IsValid() {
-		for _, bits := range x.lengths[family(a)] {
-			p, _ := a.Prefix(bits)
-			if b := x.prefixes[p]; b != nil {
-				visit(b, true)
-			}
-		}
+	x.eachPrefix(a, func(b *bucket) { visit(b, true) })
+	if within := Inside(a); within != a {
+		x.eachPrefix(within, func(b *bucket) { visit(b, false) }) // no way around what is denied
 	}
 	allowing, denying := f.groupsOf()
 	for g := publicGroup; g < groups; g++ {
 		if denying.has(g) {
 			visit(&x.groups[g], allowing.has(g))
+		}
+	}
+}
+
+// eachPrefix visits the rules for prefixes that an address is in.
+func (x *index) eachPrefix(a netip.Addr, visit func(*bucket)) {
+	if !a.IsValid() {
+		return
+	}
+	for _, bits := range x.lengths[family(a)] {
+		p, _ := a.Prefix(bits)
+		if b := x.prefixes[p]; b != nil {
+			visit(b)
 		}
 	}
 }

@@ -20,6 +20,7 @@ type watch struct {
 	verdict egress.Verdict
 	request policy.Request
 	record  *flow.Flow
+	binding *egress.Binding // nil: the guest connects to the real address
 	stream  sniff.Stream
 	seen    string
 }
@@ -29,7 +30,7 @@ func (w *watch) Flow(f *flow.Flow, to netip.AddrPort) {
 	g := w.g
 	if w.record != nil && w.record != f { // by another port of the same server
 		other := *w
-		other.record = nil
+		other.record, other.binding = nil, nil
 		other.Flow(f, to)
 		return
 	}
@@ -42,6 +43,9 @@ func (w *watch) Flow(f *flow.Flow, to netip.AddrPort) {
 	}
 	w.record = f
 	f.Ended = w.ended
+	if w.binding = g.names.Find(w.request.Dst.Addr()); w.binding != nil {
+		g.names.Hold(w.binding)
+	}
 	g.watches[w] = struct{}{}
 	if w.flow.Direction == egress.In {
 		g.count(w.verdict)
@@ -55,6 +59,9 @@ func (w *watch) key() talkKey { return talkKey{w.request.Proto, w.request.Src, w
 
 func (w *watch) ended(lasted time.Duration) {
 	delete(w.g.watches, w)
+	if w.binding != nil {
+		w.g.names.Release(w.binding)
+	}
 	if w.g.sessions[w.key()] == w {
 		delete(w.g.sessions, w.key())
 	}

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/egress"
 	"epiphyte/internal/sockio"
 )
 
@@ -36,6 +37,9 @@ func (h *hostAddrs) has(a netip.Addr, now time.Duration) bool {
 		h.known = make(map[netip.Addr]hostAddr)
 	}
 	k = hostAddr{h.ask(a), now + hostFor}
+	if within := egress.Inside(a); within != a {
+		k.is = k.is || h.ask(within) // a translator sends it back to us
+	}
 	h.known[a] = k
 	return k.is
 }

@@ -18,16 +18,19 @@ const (
 	maxKept = 30 * time.Second
 	// keptMost are the names whose answers are kept or awaited.
 	keptMost = 4096
-	// waitMost are the flows that wait for one look-up.
+	// waitMost are the flows that wait for one look-up, and waitAll those that wait for
+	// any: who has given up meanwhile still counts.
 	waitMost = 256
+	waitAll  = 4096
 	// tries are the addresses of a name that a connection tries.
 	tries = 8
 )
 
 // lookups are the real addresses of names.
 type lookups struct {
-	g     *Gate
-	names map[string]*lookup
+	g       *Gate
+	names   map[string]*lookup
+	waiting int // flows
 }
 
 // lookup is what is known of a name's addresses, or awaited.
@@ -45,14 +48,15 @@ func (x *lookups) find(name string, then func([]netip.Addr)) {
 	now := x.g.cfg.Shard.Now()
 	l := x.names[name]
 	switch {
-	case l != nil && l.left > 0 && len(l.waiting) == waitMost:
+	case l != nil && l.left == 0 && now < l.until:
+		then(l.all())
+		return
+	case x.waiting >= part(waitAll, x.g.cfg.Share), l != nil && len(l.waiting) == waitMost:
 		then(nil)
 		return
 	case l != nil && l.left > 0:
 		l.waiting = append(l.waiting, then)
-		return
-	case l != nil && now < l.until:
-		then(l.all())
+		x.waiting++
 		return
 	}
 	if len(x.names) >= part(keptMost, x.g.cfg.Share) {
@@ -67,6 +71,7 @@ func (x *lookups) find(name string, then func([]netip.Addr)) {
 	}
 	l = &lookup{left: 2, ttl: maxKept, waiting: []func([]netip.Addr){then}}
 	x.names[name] = l
+	x.waiting++
 	for i, t := range []dnsmessage.Type{dnsmessage.TypeA, dnsmessage.TypeAAAA} {
 		x.ask(l, name, i, t, false)
 	}
@@ -89,11 +94,10 @@ func (x *lookups) ask(l *lookup, name string, i int, t dnsmessage.Type, stream b
 			x.ask(l, name, i, t, true)
 			return
 		}
-		if len(r.Addrs) == 0 {
-			r.TTL = minKept
+		if len(r.Addrs) > 0 { // that there are none of one family says nothing of the other's
+			l.addrs[i] = r.Addrs
+			l.ttl = min(l.ttl, max(r.TTL, minKept))
 		}
-		l.addrs[i] = r.Addrs
-		l.ttl = min(l.ttl, max(r.TTL, minKept))
 		x.answered(l)
 	})
 	if !asked {
@@ -106,9 +110,13 @@ func (x *lookups) answered(l *lookup) {
 	if l.left--; l.left > 0 {
 		return
 	}
+	if len(l.addrs[0])+len(l.addrs[1]) == 0 {
+		l.ttl = min(l.ttl, minKept)
+	}
 	l.until = x.g.cfg.Shard.Now() + l.ttl
 	waiting := l.waiting
 	l.waiting = nil
+	x.waiting -= len(waiting)
 	for _, then := range waiting {
 		then(l.all())
 	}
