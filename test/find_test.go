@@ -136,3 +136,42 @@ func TestFind_Exec(t *testing.T) {
 		t.Errorf("another number: status %d, %q", code, err)
 	}
 }
+
+// The end of a program that is watched is no failure, and is said.
+func TestFind_WatchTheEnd(t *testing.T) {
+	t.Parallel()
+	n := newNetworks(t)
+	guest := n.start(t, "run", "sleep", "100")
+	n.awaitGuests(t, 1)
+	watch := n.start(t, "flows", "--watch", "0.1")
+	eventually(t, deadline, func() error {
+		if strings.Count(watch.Stdout.String(), "PROTO") < 2 {
+			return fmt.Errorf("watched: %q", watch.Stdout)
+		}
+		return nil
+	})
+	guest.Signal(syscall.SIGTERM)
+	code, _, err := watch.Exit(timeout(t, deadline))
+	if err != nil || code != 0 || watch.Stderr.String() != "epiphyte flows: the program that was asked has ended\n" {
+		t.Errorf("status %d, %v, %q", code, err, watch.Stderr)
+	}
+}
+
+// Each line that the program writes where its command does says so; --quiet has none.
+func TestFind_WhoSpeaks(t *testing.T) {
+	t.Parallel()
+	n := newNetworks(t)
+	args := []string{"run", "--mtu=1000", "--outbound-addr=192.0.2.99", "--sandbox=off", "true"}
+	_, stderr, code := n.try(t, args...)
+	if code != 0 || strings.Count(stderr, "\n") < 3 {
+		t.Errorf("status %d, %q", code, stderr)
+	}
+	for line := range strings.Lines(stderr) {
+		if !strings.HasPrefix(line, "epiphyte: ") {
+			t.Errorf("who says %q?", line)
+		}
+	}
+	if _, stderr, code := n.try(t, append([]string{"run", "--quiet"}, args[1:]...)...); code != 0 || stderr != "" {
+		t.Errorf("quiet: status %d, %q", code, stderr)
+	}
+}

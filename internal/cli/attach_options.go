@@ -126,6 +126,9 @@ func (p *attachParser) parse(args []string) *Exit {
 		}
 		p.MAC = mac
 	}
+	if p.Quiet {
+		p.Notices = ""
+	}
 	p.FindSocket = p.byHand()
 	return p.check()
 }

@@ -114,7 +114,7 @@ func TestParseAttach_Accepted(t *testing.T) {
 			a.DisableHostLoopback = true
 			a.Notices = "WARNING: --no-host-loopback is deprecated, use --disable-host-loopback\n"
 		}},
-		{"own option by abbreviation", []string{"--no-o", "--q", "2", "4242", "tap0"}, func(a *Attach) {
+		{"own option by abbreviation", []string{"--no-o", "--que", "2", "4242", "tap0"}, func(a *Attach) {
 			a.NoOffload = true
 			a.Queues = 2
 		}},

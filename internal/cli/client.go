@@ -1,17 +1,20 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/api"
 	"epiphyte/internal/netdef"
@@ -92,7 +95,7 @@ func ParseClient(prog, name string, args []string) (*Client, *Exit) {
 	case "pcap":
 		fs.Var(numberValue("snaplen", &c.snaplen, maxSnaplen), "snaplen", "keep `N` bytes of each frame; 0: all")
 	case "flows":
-		fs.VarPF(secondsValue("watch", &c.interval), "watch", "w", "refresh every `SECONDS` until interrupted").NoOptDefVal = "1"
+		fs.VarPF(secondsValue("watch", &c.interval), "watch", "w", "refresh every `SECONDS` until interrupted, or 'q' is typed").NoOptDefVal = "1"
 	}
 	usage := func() string { return clientUsage(prog, command, fs) }
 	switchFlag(fs, "help", "h", "show this help and exit", func() error { return &Exit{Stdout: usage()} })
@@ -190,11 +193,32 @@ func clientMain(ctx context.Context, prog, name string, args []string, stdout, s
 	if err == nil {
 		err = c.command.run(c, ctx, stdout)
 	}
-	if err != nil {
-		fmt.Fprintf(stderr, "%s %s: %s\n", prog, name, oneLine(err.Error()))
-		return 1
+	if err == nil {
+		return 0
 	}
-	return 0
+	fmt.Fprintf(stderr, "%s %s: %s\n", prog, name, oneLine(c.explain(err).Error()))
+	if err == errEnded {
+		return 0
+	}
+	return 1
+}
+
+// explain says of a socket that does not answer what that means.
+func (c *Client) explain(err error) error {
+	path := cmp.Or(c.api.HTTP, c.api.Control)
+	var dial *net.OpError
+	if !errors.As(err, &dial) || dial.Op != "dial" {
+		return err
+	}
+	switch {
+	case errors.Is(err, unix.ECONNREFUSED):
+		return fmt.Errorf("no program listens on %s any more", path)
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("there is no socket %s: give the path that the program was started with, or see 'epiphyte ps'", path)
+	case errors.Is(err, unix.EACCES):
+		return fmt.Errorf("the socket %s belongs to another user: run as that one, or as root", path)
+	}
+	return err
 }
 
 func clientUsage(prog string, c clientCommand, fs *pflag.FlagSet) string {

@@ -4,13 +4,14 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
-	"os/signal"
 	"slices"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/api"
 )
@@ -20,7 +21,7 @@ func (c *Client) flows(ctx context.Context, stdout io.Writer) error {
 	if c.interval == 0 {
 		return c.flowsOnce(ctx, stdout)
 	}
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := untilQuit(ctx)
 	defer stop()
 	tick := time.NewTicker(c.interval)
 	defer tick.Stop()
@@ -44,15 +45,15 @@ func (c *Client) watchFlows(ctx context.Context, stdout io.Writer, tick <-chan t
 	screen := newScreen(stdout)
 	var before map[flowKey]api.Flow
 	var at time.Time
-	for {
+	for shown := false; ; shown = true {
 		if c.json {
 			if err := c.document(ctx, stdout, api.FlowsDocument); err != nil {
-				return unlessEnded(ctx, err)
+				return whyEnded(ctx, err, shown)
 			}
 		} else {
 			flows, err := c.api.Flows(ctx)
 			if err != nil {
-				return unlessEnded(ctx, err)
+				return whyEnded(ctx, err, shown)
 			}
 			now := time.Now()
 			rows := withRates(flows, before, now.Sub(at))
@@ -72,12 +73,29 @@ func (c *Client) watchFlows(ctx context.Context, stdout io.Writer, tick <-chan t
 	}
 }
 
-// unlessEnded is err, or nil if the user has interrupted us.
-func unlessEnded(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+// errEnded is the end of a command that goes on until the program that it asks ends.
+var errEnded = errors.New("the program that was asked has ended")
+
+// whyEnded is err, nil if the user has interrupted us, or errEnded if the program had
+// answered before and does so no more.
+func whyEnded(ctx context.Context, err error, answered bool) error {
+	switch {
+	case ctx.Err() != nil:
 		return nil
+	case answered && isAbsent(err):
+		return errEnded
 	}
 	return err
+}
+
+// isAbsent reports whether err says that no program answers on a socket.
+func isAbsent(err error) bool {
+	for _, e := range [...]error{unix.ECONNREFUSED, unix.ENOENT, unix.ECONNRESET, unix.EPIPE, io.EOF, io.ErrUnexpectedEOF} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // flowKey identifies a flow in two listings.

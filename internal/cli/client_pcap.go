@@ -17,8 +17,11 @@ func (c *Client) pcap(ctx context.Context, stdout io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	err := c.api.Capture(ctx, stdout, c.snaplen)
-	if errors.Is(err, syscall.EPIPE) {
+	switch {
+	case errors.Is(err, syscall.EPIPE) || ctx.Err() != nil:
 		return nil
+	case err == nil:
+		return errEnded
 	}
 	return err
 }

@@ -75,7 +75,7 @@ func printJSON(w io.Writer, v any) error {
 
 // secondsValue reads a positive number of seconds.
 func secondsValue(name string, dst *time.Duration) value {
-	return value{set: func(s string) error {
+	return value{kind: kindNumber, set: func(s string) error {
 		f, err := strconv.ParseFloat(s, 64)
 		if err != nil || !(f >= 0.01 && f <= 86400) {
 			return fmt.Errorf("--%s must be a number of seconds, 0.01 to 86400", name)

@@ -80,7 +80,7 @@ func TestClientPorts(t *testing.T) {
 		{[]string{"publish", "-a", control, "--guest=fd00::1", "79"}, 1, "", "epiphyte publish: publish 79: guest_addr: fd00::1 is not of the family of 0.0.0.0\n"},
 		{[]string{"publish", "-a", control, "80:x"}, 1, "", `epiphyte publish: parse published port "80:x": guest_port: "x" is not a port, 1 to 65535` + "\n"},
 		{[]string{"unpublish", "-a", control, "8080:80"}, 1, "", `epiphyte unpublish: "8080:80" is not an id; the ports command lists the ids` + "\n"},
-		{[]string{"ports", "-a", control + "x"}, 1, "", "epiphyte ports: dial unix " + control + "x: connect: no such file or directory\n"},
+		{[]string{"ports", "-a", control + "x"}, 1, "", "epiphyte ports: there is no socket " + control + "x: give the path that the program was started with, or see 'epiphyte ps'\n"},
 	} {
 		code, stdout, stderr := asked(tt.args...)
 		if tt.args[0] == "publish" { // alignment depends on all rows
@@ -121,6 +121,19 @@ func TestClientCommandLine(t *testing.T) {
 		code, stdout, stderr := asked(c.name, "--help")
 		if code != 0 || stderr != "" || !strings.Contains(stdout, "--http-socket PATH") {
 			t.Errorf("%s --help: %d %q %s", c.name, code, stderr, stdout)
+		}
+	}
+}
+
+// The seconds of --watch may be an argument of their own.
+func TestClientWatchSeconds(t *testing.T) {
+	for args, want := range map[string]time.Duration{
+		"": 0, "-w": time.Second, "--watch": time.Second, "--watch=5": 5 * time.Second, "--watch 5": 5 * time.Second,
+		"-w0.5": 500 * time.Millisecond, "-w 0.5": 500 * time.Millisecond, "-w --json": time.Second, "--watch -i 7": time.Second,
+	} {
+		c, exit := ParseClient("epiphyte", "flows", strings.Fields(args))
+		if exit != nil || c.interval != want {
+			t.Errorf("flows %s: %+v, %+v, want %v", args, c, exit, want)
 		}
 	}
 }

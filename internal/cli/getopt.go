@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -71,6 +72,8 @@ func (d dialect) long(fs *pflag.FlagSet, arg string, rest []string) (option stri
 	}
 	if flag.NoOptDefVal != "" {
 		switch {
+		case !attached && takesNext(flag, rest):
+			return "--" + flag.Name + "=" + rest[0], rest[1:], nil
 		case !attached:
 			return "--" + flag.Name, rest, nil
 		case !d.boolArgument:
@@ -94,11 +97,15 @@ func (d dialect) short(fs *pflag.FlagSet, cluster string, rest []string) (option
 		if flag == nil {
 			return options, rest, fmt.Errorf("%s: invalid option -- '%s'", d.prog, letter)
 		}
-		if flag.NoOptDefVal != "" {
+		value := cluster[i+1:]
+		switch {
+		case flag.NoOptDefVal == "":
+		case value == "" && takesNext(flag, rest):
+		case value != "" && takesNext(flag, []string{value}):
+		default:
 			options = append(options, "--"+flag.Name)
 			continue
 		}
-		value := cluster[i+1:]
 		if value == "" {
 			if len(rest) == 0 {
 				return options, rest, fmt.Errorf("%s: option requires an argument -- '%s'", d.prog, letter)
@@ -108,6 +115,16 @@ func (d dialect) short(fs *pflag.FlagSet, cluster string, rest []string) (option
 		return append(options, "--"+flag.Name+"="+value), rest, nil
 	}
 	return options, rest, nil
+}
+
+// takesNext reports whether the next argument is the value of an option that may have a
+// number.
+func takesNext(flag *pflag.Flag, rest []string) bool {
+	if flag.Value.Type() != kindNumber || len(rest) == 0 {
+		return false
+	}
+	_, err := strconv.ParseFloat(rest[0], 64)
+	return err == nil
 }
 
 // orMeant suggests an option for one that there is not.

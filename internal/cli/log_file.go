@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 
 	"github.com/spf13/pflag"
@@ -9,8 +10,14 @@ import (
 	"epiphyte/internal/logfile"
 )
 
-// addLogFile adds the flags of a log file.
+// addLogFile adds the flags of a log file, and the one of no log.
 func (o *Options) addLogFile(fs *pflag.FlagSet) {
+	if fs.Lookup("quiet") == nil {
+		own(switchFlag(fs, "quiet", "", "log errors only, as --log-level=error does, and warn of nothing", func() error {
+			o.LogLevel, o.Quiet = slog.LevelError, true
+			return nil
+		}))
+	}
 	addMissing(fs, "log-file", stringValue(&o.LogFile), "log to `FILE` in place of stderr")
 	addMissing(fs, "log-size", sizeValue("log-size", &o.LogSize, logfile.MinSize), "let the log file grow to `SIZE` bytes, or so many k, M or G, then drop its older lines")
 }

@@ -52,6 +52,7 @@ type Options struct {
 	PcapSnaplen int           // bytes of each frame in it; 0: all
 	LogLevel    slog.Level    // to stderr, or the file
 	LogFormat   string        // logText or logJSON
+	Quiet       bool          // no warnings about the command line
 	LogFile     string        // in place of stderr; empty: none
 	LogSize     int64         // of it, in bytes
 	StatsEvery  time.Duration // between two lines of counters in it; 0: none

@@ -21,8 +21,26 @@ type reporter struct {
 
 func newReporter(prog string, o *Options, stderr io.Writer) *reporter {
 	r := &reporter{prog: prog, stderr: unhindered(stderr), json: o.LogFormat == logJSON}
-	r.log = r.logger(r.stderr, o)
+	w := r.stderr
+	if !r.json {
+		w = prefixed{prog + ": ", w}
+	}
+	r.log = r.logger(w, o)
 	return r
+}
+
+// prefixed has every line say who speaks: a command of the guest may have the same stderr.
+type prefixed struct {
+	prefix string
+	w      io.Writer
+}
+
+// Write implements io.Writer; a handler writes a line at a time.
+func (p prefixed) Write(line []byte) (int, error) {
+	if _, err := p.w.Write(append([]byte(p.prefix), line...)); err != nil {
+		return 0, err
+	}
+	return len(line), nil
 }
 
 func (r *reporter) logger(w io.Writer, o *Options) *slog.Logger {

@@ -77,7 +77,10 @@ func ParseRun(prog string, args []string) (*Run, *Exit) {
 		r.Notices = fmt.Sprintf("%s: no IPv6: an MTU of %d is below its least, %d\n", prog, r.MTU, minMTU6)
 	}
 	if r.Unconfined {
-		r.Notices += unconfined + "\n"
+		r.Notices += fmt.Sprintf("%s: %s\n", prog, unconfined)
+	}
+	if r.Quiet {
+		r.Notices = ""
 	}
 	if exit := r.setPlan(cidr, cidr6, ipv6); exit != nil {
 		return nil, exit.named(prog)

@@ -21,8 +21,12 @@ import (
 type value struct {
 	set     func(string) error
 	initial string
-	kind    string // "bool": shown without an argument
+	kind    string // "bool": shown without an argument; kindNumber
 }
+
+// kindNumber is the kind of a value that is one number. An option that need not have one
+// takes the next argument if that is a number.
+const kindNumber = "number"
 
 func (v value) Set(s string) error { return v.set(s) }
 func (v value) String() string     { return v.initial }
