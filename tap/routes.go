@@ -1,6 +1,7 @@
 package tap
 
 import (
+	"encoding/binary"
 	"net/netip"
 
 	"github.com/vishvananda/netlink/nl"
@@ -23,7 +24,12 @@ func (c *rtnetlinkConn) copyRoutes(index int, routes []hostnet.Route, v6 bool) (
 		progress = false
 		var refused []hostnet.Route
 		for _, r := range left {
-			switch err := c.addRoute(index, &r); err {
+			err := c.addRoute(index, &r)
+			if r.Metrics != nil && (err == unix.EINVAL || err == unix.ENOENT) {
+				r.Metrics = nil // a congestion control, say, that the guest may not have
+				err = c.addRoute(index, &r)
+			}
+			switch err {
 			case nil, unix.EEXIST: // the kernel makes those to its addresses' nets
 				progress, out = true, out || r.Default()
 			case unix.EPERM, unix.EACCES, unix.EOPNOTSUPP, unix.EAFNOSUPPORT:
@@ -43,19 +49,47 @@ func (c *rtnetlinkConn) addRoute(index int, r *hostnet.Route) error {
 	if r.Dst.Addr().Is6() {
 		msg.Family = unix.AF_INET6
 	}
-	if r.OnLink {
-		msg.Flags |= unix.RTNH_F_ONLINK
-	}
-	parts := []nl.NetlinkRequestData{
-		msg, nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))), nl.NewRtAttr(unix.RTA_PRIORITY, nl.Uint32Attr(r.Metric)),
-	}
+	parts := []nl.NetlinkRequestData{msg, nl.NewRtAttr(unix.RTA_PRIORITY, nl.Uint32Attr(r.Metric))}
 	if !r.Default() {
 		parts = append(parts, nl.NewRtAttr(unix.RTA_DST, r.Dst.Addr().AsSlice()))
 	}
-	if r.Gateway.IsValid() {
-		parts = append(parts, gatewayAttr(r.Gateway, r.Dst.Addr()))
+	if r.Metrics != nil {
+		parts = append(parts, nl.NewRtAttr(unix.RTA_METRICS|unix.NLA_F_NESTED, r.Metrics))
+	}
+	if len(r.More) > 0 {
+		hops := appendHop(nil, index, &r.Hop, r.Dst.Addr())
+		for i := range r.More {
+			hops = appendHop(hops, index, &r.More[i], r.Dst.Addr())
+		}
+		parts = append(parts, nl.NewRtAttr(unix.RTA_MULTIPATH, hops))
+	} else {
+		msg.Flags |= hopFlags(&r.Hop)
+		parts = append(parts, nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
+		if r.Gateway.IsValid() {
+			parts = append(parts, gatewayAttr(r.Gateway, r.Dst.Addr()))
+		}
 	}
 	return c.Change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, parts...)
+}
+
+func hopFlags(h *hostnet.Hop) uint32 {
+	if h.OnLink {
+		return unix.RTNH_F_ONLINK
+	}
+	return 0
+}
+
+// appendHop appends one of several hops of a route to dst (struct rtnexthop of
+// linux/rtnetlink.h).
+func appendHop(b []byte, index int, h *hostnet.Hop, dst netip.Addr) []byte {
+	var gateway []byte
+	if h.Gateway.IsValid() {
+		gateway = gatewayAttr(h.Gateway, dst).Serialize()
+	}
+	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtNexthop+len(gateway)))
+	b = append(b, byte(hopFlags(h)), h.Weight)
+	b = binary.NativeEndian.AppendUint32(b, uint32(index))
+	return append(b, gateway...)
 }
 
 // gatewayAttr names the gateway of a route to dst: of another family it is a struct rtvia

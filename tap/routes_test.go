@@ -15,6 +15,7 @@ import (
 func TestConfigure_Copied(t *testing.T) {
 	a, pre := netip.MustParseAddr, netip.MustParsePrefix
 	const link = unix.RT_SCOPE_LINK
+	via := func(s string) hostnet.Hop { return hostnet.Hop{Gateway: a(s)} }
 	for name, tt := range map[string]struct {
 		network Network
 		want    string
@@ -24,15 +25,15 @@ func TestConfigure_Copied(t *testing.T) {
 				Address: pre("192.0.2.10/32"), Gateway: a("192.0.2.1"), Address6: pre("2001:db8:1::10/64"), Gateway6: a("fe80::2:1"),
 				More: []netip.Prefix{pre("198.51.100.10/28"), pre("2001:db8:2::10/128")},
 				Routes: []hostnet.Route{
-					{Dst: pre("203.0.113.0/24"), Gateway: a("10.7.7.7"), Metric: 5},
+					{Dst: pre("203.0.113.0/24"), Hop: via("10.7.7.7"), Metric: 5},
 					{Dst: pre("10.7.7.0/24"), Scope: link, Metric: 5},
-					{Dst: pre("0.0.0.0/0"), Gateway: a("192.0.2.1"), Metric: 100, Source: a("192.0.2.99")},
+					{Dst: pre("0.0.0.0/0"), Hop: via("192.0.2.1"), Metric: 100, Source: a("192.0.2.99")},
 					{Dst: pre("192.0.2.1/32"), Scope: link, Metric: 100},
 					{Dst: pre("198.51.100.0/28"), Scope: link, Kernel: true},
-					{Dst: pre("10.9.0.0/16"), Gateway: a("10.99.99.99")},
-					{Dst: pre("10.8.0.0/16"), Gateway: a("fe80::7")},
-					{Dst: pre("2001:db8:9::/48"), Gateway: a("2001:db8:1::9"), Metric: 7},
-					{Dst: pre("::/0"), Gateway: a("fe80::2:1"), Metric: 1024},
+					{Dst: pre("10.9.0.0/16"), Hop: via("10.99.99.99")},
+					{Dst: pre("10.8.0.0/16"), Hop: via("fe80::7")},
+					{Dst: pre("2001:db8:9::/48"), Hop: via("2001:db8:1::9"), Metric: 7},
+					{Dst: pre("::/0"), Hop: via("fe80::2:1"), Metric: 1024},
 				},
 			},
 			`192.0.2.10/32

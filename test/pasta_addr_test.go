@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -294,4 +295,58 @@ func TestPastaAddrClientsAreSeen(t *testing.T) {
 			t.Errorf("%s is seen as %q, %v, want %s", c.name, peer, err, c.want)
 		}
 	}
+}
+
+// TestPastaAddrRoutes: the guest's copies of the host's routes have their metrics, what is
+// known of the way, and all hops with their weights.
+func TestPastaAddrRoutes(t *testing.T) {
+	t.Parallel()
+	u := newUplink(t)
+	routes := map[string]*netlink.Route{}
+	for _, f := range []struct{ dst, one, other string }{
+		{"0.0.0.0/0", farIPv4, "203.0.113.67"}, {"::/0", farIPv6, "2001:db8:5::3"},
+	} {
+		hop := func(gateway string, weight int) *netlink.NexthopInfo {
+			return &netlink.NexthopInfo{Gw: net.ParseIP(gateway), Hops: weight - 1}
+		}
+		routes[f.dst] = &netlink.Route{Priority: 77, MTU: 1400, AdvMSS: 1300, MultiPath: []*netlink.NexthopInfo{hop(f.one, 1), hop(f.other, 5)}}
+	}
+	routes["198.18.0.0/15"] = &netlink.Route{Priority: 5, Gw: net.ParseIP(farIPv4), Window: 4096}
+	for dst, r := range routes {
+		r.Dst = must(netlink.ParseIPNet(dst))(t)
+		if err := u.link(func(l netlink.Link) error {
+			for _, h := range r.MultiPath {
+				h.LinkIndex = l.Attrs().Index
+			}
+			if len(r.MultiPath) == 0 {
+				r.LinkIndex = l.Attrs().Index
+			}
+			return netlink.RouteAdd(r)
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := hostWorld(t, u.host, etc(t, farIPv4))
+	for dst, r := range routes {
+		want := routeText(r)
+		if err := w.Do(func() error {
+			list, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, r, netlink.RT_FILTER_DST)
+			list = slices.DeleteFunc(list, func(r netlink.Route) bool { return r.Protocol == unix.RTPROT_RA }) // as the host's kernel does
+			if err == nil && (len(list) != 1 || routeText(&list[0]) != want) {
+				t.Errorf("%s: %v, want %s", dst, list, want)
+			}
+			return err
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// routeText is what two interfaces' routes have in common.
+func routeText(r *netlink.Route) string {
+	text := fmt.Sprint(r.Gw, " metric ", r.Priority, " mtu ", r.MTU, " advmss ", r.AdvMSS, " window ", r.Window)
+	for _, h := range r.MultiPath {
+		text += fmt.Sprint(", ", h.Gw, " ", h.Hops)
+	}
+	return text
 }

@@ -39,15 +39,23 @@ type Address struct {
 
 // Route is a route by one interface; one by several is as many.
 type Route struct {
-	Link    int
-	Dst     netip.Prefix
-	Gateway netip.Addr // not valid: whoever has the address is on the link. May be of IPv6 for an IPv4 route (RFC 5549)
+	Link int
+	Dst  netip.Prefix
+	Hop
+	More    []Hop      // of the same interface, which share the flows with the first
 	Source  netip.Addr // of packets whose sender does not choose; not valid: any
 	Metric  uint32
-	Scope   uint8 // RT_SCOPE_*
+	Metrics []byte // attributes of what is known of the way, MTU and the like (RTA_METRICS); nil: nothing
+	Scope   uint8  // RT_SCOPE_*
 	TOS     uint8
-	OnLink  bool // the gateway is on the link, although no route says so
 	Kernel  bool // made by the kernel with an address
+}
+
+// Hop is where a route leads on its interface.
+type Hop struct {
+	Gateway netip.Addr // not valid: whoever has the address is on the link. May be of IPv6 for an IPv4 route (RFC 5549)
+	OnLink  bool       // the gateway is on the link, although no route says so
+	Weight  uint8      // of a route with several hops: its share, less one (rtnh_hops of linux/rtnetlink.h)
 }
 
 // Default reports whether the route leads to everywhere.

@@ -25,8 +25,8 @@ func host() *Network {
 			{3, pre("198.51.100.7/24"), false}, {3, pre("2001:db8:3::7/64"), false}, {4, pre("172.17.0.1/16"), false},
 		},
 		Routes: []Route{
-			{Link: 3, Dst: pre("0.0.0.0/0"), Gateway: addr("198.51.100.1"), Metric: 600},
-			{Link: 2, Dst: pre("0.0.0.0/0"), Gateway: addr("192.0.2.1"), Metric: 100, Source: addr("192.0.2.11")},
+			{Link: 3, Dst: pre("0.0.0.0/0"), Hop: Hop{Gateway: addr("198.51.100.1")}, Metric: 600},
+			{Link: 2, Dst: pre("0.0.0.0/0"), Hop: Hop{Gateway: addr("192.0.2.1")}, Metric: 100, Source: addr("192.0.2.11")},
 			{Link: 2, Dst: pre("192.0.2.0/24"), Source: addr("192.0.2.10"), Kernel: true},
 			{Link: 3, Dst: pre("198.51.100.0/24"), Kernel: true},
 			{Link: 3, Dst: pre("2001:db8:3::/64"), Kernel: true},

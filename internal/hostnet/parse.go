@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"iter"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -109,7 +110,8 @@ func parseRoute(m []byte) []Route {
 	if msg.Type != unix.RTN_UNICAST || msg.Flags&unix.RTM_F_CLONED != 0 || msg.Table != unix.RT_TABLE_MAIN || msg.Src_len != 0 {
 		return nil
 	}
-	r := Route{Scope: msg.Scope, TOS: msg.Tos, OnLink: msg.Flags&unix.RTNH_F_ONLINK != 0, Kernel: msg.Protocol == unix.RTPROT_KERNEL}
+	r := Route{Scope: msg.Scope, TOS: msg.Tos, Kernel: msg.Protocol == unix.RTPROT_KERNEL}
+	r.OnLink = msg.Flags&unix.RTNH_F_ONLINK != 0
 	dst := netip.IPv4Unspecified()
 	if msg.Family == unix.AF_INET6 {
 		dst = netip.IPv6Unspecified()
@@ -123,6 +125,8 @@ func parseRoute(m []byte) []Route {
 			r.Source, _ = netip.AddrFromSlice(value)
 		case unix.RTA_PRIORITY:
 			r.Metric = word(value)
+		case unix.RTA_METRICS:
+			r.Metrics = value
 		case unix.RTA_MULTIPATH:
 			hops = value
 		default:
@@ -156,7 +160,8 @@ func (r *Route) hop(typ uint16, value []byte) {
 	}
 }
 
-// each is the route by each of several hops (struct rtnexthop of linux/rtnetlink.h).
+// each is the route by each of the interfaces of several hops (struct rtnexthop of
+// linux/rtnetlink.h).
 func (r Route) each(hops []byte) (all []Route) {
 	for len(hops) >= unix.SizeofRtNexthop {
 		size := int(binary.NativeEndian.Uint16(hops))
@@ -165,11 +170,15 @@ func (r Route) each(hops []byte) (all []Route) {
 		}
 		one := r
 		one.OnLink = one.OnLink || hops[2]&unix.RTNH_F_ONLINK != 0
-		one.Link = int(word(hops[4:8]))
+		one.Link, one.Weight = int(word(hops[4:8])), hops[3]
 		for typ, value := range attributes(hops[unix.SizeofRtNexthop:size]) {
 			one.hop(typ, value)
 		}
-		all = append(all, one)
+		if i := slices.IndexFunc(all, func(r Route) bool { return r.Link == one.Link }); i >= 0 {
+			all[i].More = append(all[i].More, one.Hop)
+		} else {
+			all = append(all, one)
+		}
 		hops = hops[min(len(hops), aligned(size)):]
 	}
 	return all
