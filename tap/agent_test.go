@@ -435,6 +435,51 @@ func TestAgent_LeavesNothing(t *testing.T) {
 
 // Plain sockets of either protocol are the guest's, however many, and are bound by us, to
 // privileged ports too; the stocks stay as they are.
+// TestAgent_DescriptorsOnTheirWay: how many of a user's may be is bounded, and the guest's
+// root, who is the same user, may have them all. It passes.
+func TestAgent_DescriptorsOnTheirWay(t *testing.T) {
+	g := newGuest(t, nesting{})
+	const onTheirWay, limit = 250, 100
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	arrive := sync.OnceFunc(func() { closeAll(pair[:]) })
+	t.Cleanup(arrive)
+	if err := unix.Sendmsg(pair[0], []byte{0}, unix.UnixRights(slices.Repeat(pair[:1], onTheirWay)...), nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	setLimit(t, limit)
+
+	_, err = Sockets(t.Context(), Target{PID: g.pid}, SocketKind{Family: unix.AF_INET, Type: unix.SOCK_STREAM, Count: 1})
+	if !errors.Is(err, unix.ETOOMANYREFS) {
+		t.Errorf("Sockets: %v", err)
+	}
+	a := agentFor(t, g, false)
+	if fd := a.socket(unix.AF_INET); fd >= 0 {
+		t.Error("a socket came")
+	}
+	arrive()
+	a.wantFull()
+}
+
+// setLimit lowers the limit of open files, which children inherit, for the test.
+func setLimit(t *testing.T, n uint64) {
+	t.Helper()
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: before.Max}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestAgent_Plain(t *testing.T) {
 	g := newGuest(t, nesting{})
 	a := agentFor(t, g, true)

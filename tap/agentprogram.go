@@ -98,7 +98,10 @@ func (p *program) handOut() {
 			p.exit()
 		}
 		made := a.make()
-		a.message.send(agentSocket, made)
+		if errno := a.message.send(agentSocket, made); errno != 0 {
+			a.stoppedBy(errno)
+			a.message.send(agentSocket, 0)
+		}
 		for i := 0; i < made; i++ {
 			syscall.RawSyscall(unix.SYS_CLOSE, uintptr(a.message.fds[i]), 0, 0)
 		}
@@ -170,12 +173,18 @@ func (a *agentProgram) make() int {
 			}
 		}
 		if errno != 0 {
-			a.answer[4] = byte(errno)
-			a.answer[5] = byte(errno >> 8)
+			a.stoppedBy(errno)
 			break
 		}
 		a.message.fds[made] = int32(fd)
 		made++
 	}
 	return made
+}
+
+//go:norace
+//go:nosplit
+func (a *agentProgram) stoppedBy(errno unix.Errno) {
+	a.answer[4] = byte(errno)
+	a.answer[5] = byte(errno >> 8)
 }

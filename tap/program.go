@@ -28,6 +28,7 @@ const (
 	stageDup
 	stageConfine
 	stageExecute
+	stageSend
 	// reportLen is the length of a report: stage, index of the setns step, 2 bytes of
 	// nothing, errno, 2 bytes of nothing. An agent's answer is as long: 0, family, tag,
 	// errno.
@@ -186,15 +187,17 @@ func (m *message) layOut(bytes []byte) {
 	m.hdr.Level, m.hdr.Type = unix.SOL_SOCKET, unix.SCM_RIGHTS
 }
 
-// send sends it with the first n descriptors.
+// send sends it with the first n descriptors. ETOOMANYREFS: more of this user's are on
+// their way between any processes than one may have open (unix(7)).
 //
 //go:norace
 //go:nosplit
-func (m *message) send(socket, n int) {
+func (m *message) send(socket, n int) unix.Errno {
 	m.hdr.Len = unix.SizeofCmsghdr + 4*uint64(n)
 	m.msg.Controllen = m.hdr.Len
 	if n == 0 {
 		m.msg.Controllen = 0
 	}
-	syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(socket), uintptr(unsafe.Pointer(&m.msg)), unix.MSG_NOSIGNAL)
+	_, _, errno := syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(socket), uintptr(unsafe.Pointer(&m.msg)), unix.MSG_NOSIGNAL)
+	return errno
 }

@@ -70,7 +70,9 @@ func (p *program) open() {
 		o.message.fds[made] = int32(fd)
 		made++
 	}
-	o.message.send(p.socket, made)
+	if errno := o.message.send(p.socket, made); errno != 0 {
+		p.fail(stageSend, 0, errno)
+	}
 	p.exit()
 }
 

@@ -186,7 +186,7 @@ func (a *Agent) accept(msg []byte, fds []int) (*stock, error) {
 		}
 	}
 	switch errno := unix.Errno(binary.LittleEndian.Uint16(msg[4:])); errno {
-	case 0, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOBUFS: // it passes
+	case 0, unix.EMFILE, unix.ENFILE, unix.ETOOMANYREFS, unix.ENOMEM, unix.ENOBUFS: // it passes
 	default:
 		// A kernel without IPv6, say: the other family goes on.
 		s.absent = errno == unix.EAFNOSUPPORT

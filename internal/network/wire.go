@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 	"epiphyte/internal/bridge"
 	"epiphyte/internal/netdef"
+	"epiphyte/internal/retry"
 )
 
 // Member is what a member of a network asks for, and once it is one, what it has got.
@@ -180,6 +182,14 @@ func (d descriptors) close() {
 	}
 }
 
+// While too many of the user's descriptors are on their way, between any processes, others
+// are refused (unix(7), ETOOMANYREFS). Whoever they are meant for takes them within
+// milliseconds, or seconds on a busy machine.
+const (
+	inFlightPatience = 2 * time.Second
+	inFlightPause    = 5 * time.Millisecond
+)
+
 // send sends one message with descriptors, which stay the caller's.
 func send(c *net.UnixConn, message any, fds ...int) error {
 	b, err := json.Marshal(message)
@@ -193,7 +203,10 @@ func send(c *net.UnixConn, message any, fds ...int) error {
 	if len(fds) > 0 {
 		rights = unix.UnixRights(fds...)
 	}
-	_, _, err = c.WriteMsgUnix(b, rights, nil)
+	retry.While(context.Background(), inFlightPatience, inFlightPause, func() bool {
+		_, _, err = c.WriteMsgUnix(b, rights, nil)
+		return errors.Is(err, unix.ETOOMANYREFS)
+	})
 	return err
 }
 
