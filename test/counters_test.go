@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -113,10 +112,8 @@ func TestAServerOnTheGuestsLoopbackIsExplained(t *testing.T) {
 			if n := counters(t, socket)("client_failures", "ECONNREFUSED") - before("client_failures", "ECONNREFUSED"); n != 3 {
 				t.Errorf("%d of 3 clients are counted", n)
 			}
-			said := w.helper.Stderr.String()
-			if strings.Count(said, "127.0.0.1 only") != 1 || !strings.Contains(said, "port="+guestPort) {
-				t.Errorf("the log: %s", said)
-			}
+			saysOnce(t, w.helper, "127.0.0.1 only")
+			saysOnce(t, w.helper, "port="+guestPort)
 		})
 	}
 }

@@ -2,7 +2,6 @@ package test
 
 import (
 	"net"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -33,7 +32,5 @@ func TestB19_FewDescriptors(t *testing.T) {
 	if n < want || n == limit {
 		t.Errorf("%d connections with %d descriptors, want %d", n, limit, want)
 	}
-	if said := strings.Count(w.helper.Stderr.String(), "ulimit -n"); said != 1 {
-		t.Errorf("the log tells %d times of the limit", said)
-	}
+	saysOnce(t, w.helper, "ulimit -n")
 }

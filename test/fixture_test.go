@@ -318,6 +318,18 @@ func (w *world) backTo(t testing.TB, before harness.Usage, grown int64) {
 	}
 }
 
+// saysOnce waits until a helper has written a text to stderr, which comes by a pipe, and
+// fails if that is there more than once.
+func saysOnce(t testing.TB, h *harness.Helper, text string) {
+	t.Helper()
+	eventually(t, deadline, func() error {
+		if n := strings.Count(h.Stderr.String(), text); n != 1 {
+			return fmt.Errorf("%q is said %d times:\n%s", text, n, h.Stderr)
+		}
+		return nil
+	})
+}
+
 func (w *world) usage(t testing.TB) harness.Usage {
 	t.Helper()
 	return must(w.helper.Usage())(t)

@@ -271,12 +271,7 @@ func TestB26_RefusedPingSocketIsExplainedOnce(t *testing.T) {
 			t.Error("the gateway does not answer without ping sockets")
 		}
 	})
-	eventually(t, 2*time.Second, func() error {
-		if n := strings.Count(w.helper.Stderr.String(), "ping_group_range"); n != 1 {
-			return fmt.Errorf("ping_group_range named %d times, want once:\n%s", n, w.helper.Stderr)
-		}
-		return nil
-	})
+	saysOnce(t, w.helper, "ping_group_range")
 }
 
 // TestB26_RawSocketWhereThereIsNoPingSocket: a helper that may open raw sockets, as

@@ -436,9 +436,7 @@ func TestCaptureEndsAtItsSize(t *testing.T) {
 		t.Errorf("%d bytes", size)
 	}
 	readCapture(t, file)
-	if said := w.helper.Stderr.String(); strings.Count(said, "--pcap-size") != 1 {
-		t.Errorf("the log: %s", said)
-	}
+	saysOnce(t, w.helper, "--pcap-size")
 }
 
 // TestCaptureThatNobodyTakes costs the guest nothing: what does not fit is missing in the

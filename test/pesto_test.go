@@ -361,11 +361,8 @@ func TestPestoAfterKill(t *testing.T) {
 	f.start(t, "-t", "17311:8081")
 	f.wantShown(t, "TCP *:17311  =>  8081", "TCP [0.0.0.0]:17310  =>  8080", "TCP *:17314  =>  8080", "TCP *:17312  =>  17312")
 	reaches(t, "tcp4", "127.0.0.1:17314")
-	said := f.helper.Stderr.String()
 	for _, want := range []string{"line=3", "line=5", "line=6"} {
-		if strings.Count(said, want) != 1 {
-			t.Errorf("%s is not warned of once:\n%s", want, said)
-		}
+		saysOnce(t, f.helper, want)
 	}
 
 	// The socket of a pasta that lives is not taken over.
