@@ -5,33 +5,37 @@ import (
 	"strings"
 )
 
-// maxEmpty is how many bytes of empty lines may come before a request; servers skip
-// some: RFC 9112 section 2.2.
-const maxEmpty = 8
-
 // feedHTTP takes what has come of a request's head.
 func (s *Stream) feedHTTP(b []byte) {
 	scanned := len(s.buf)
 	s.buf = append(s.buf, b[:min(len(b), MaxHello+1-len(s.buf))]...)
-	head := bytes.TrimLeft(s.buf[:min(len(s.buf), maxEmpty)], "\r\n")
-	skipped := min(len(s.buf), maxEmpty) - len(head)
-	head = s.buf[skipped:]
+	// Servers skip empty lines before a request (RFC 9112 section 2.2), some any number.
+	for s.blank < len(s.buf) && isBlank(s.buf[s.blank]) {
+		s.blank++
+	}
 	if !s.requested {
 		var may bool
-		if s.requested, may = looksLikeRequest(head); !may {
+		if s.requested, may = looksLikeRequest(s.buf[s.blank:]); !may {
 			s.result.State = Other
 			s.kind = unknownKind
 			return
 		}
 	}
 	// The end is looked for in what is new, and in what may have begun it.
-	if end := headEnd(s.buf, max(0, scanned-3, skipped)); end >= 0 {
-		s.result = parseRequest(string(s.buf[skipped:end]))
+	if end := headEnd(s.buf, max(0, scanned-3, s.blank)); s.requested && end >= 0 {
+		s.result = parseRequest(string(s.buf[s.blank:end]))
 		return
 	}
 	if len(s.buf) > MaxHello {
 		s.result.State = Malformed
 	}
+}
+
+func isBlank(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }
+
+// isToken reports whether a method may have a character, RFC 9110 section 5.6.2.
+func isToken(c byte) bool {
+	return 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
 }
 
 // headEnd is the offset after the empty line that ends the head, -1 if it has not come.
@@ -50,32 +54,35 @@ func headEnd(b []byte, from int) int {
 	return -1
 }
 
-// looksLikeRequest reports whether b begins with the line of a request of HTTP/1, or may
-// go on to do so: a method in capitals, a target, and the version at the end.
+// looksLikeRequest reports whether b begins with what some server takes for the line of a
+// request of HTTP/1, or may go on to do so: a method of any kind, a target, and a version
+// at the end.
 func looksLikeRequest(b []byte) (is, may bool) {
-	const maxMethod = 32
 	n := 0
-	for n < min(len(b), maxMethod) && ('A' <= b[n] && b[n] <= 'Z' || b[n] == '-' || b[n] == '_') {
+	for n < len(b) && isToken(b[n]) {
 		n++
 	}
 	if n == len(b) {
 		return false, true
 	}
-	if n == 0 || b[n] != ' ' {
+	if n == 0 || b[n] != ' ' && b[n] != '\t' {
 		return false, false
 	}
 	line, _, whole := bytes.Cut(b, []byte("\n"))
-	is = whole && version(string(bytes.TrimRight(line, "\r"))) != ""
+	if bytes.IndexByte(line, 0) >= 0 {
+		return false, false // as in git's own protocol
+	}
+	is = whole && hasVersion(string(line))
 	return is, is || !whole
 }
 
-// version is what a request's line ends with, if it is of HTTP/1.
-func version(line string) string {
-	i := strings.LastIndexByte(line, ' ')
-	if v := line[i+1:]; v == "HTTP/1.1" || v == "HTTP/1.0" {
-		return v
-	}
-	return ""
+// hasVersion reports whether a line ends with a version that is not HTTP/2's, whose
+// preface has the form of a request.
+func hasVersion(line string) bool {
+	const protocol = "HTTP/"
+	line = strings.TrimRight(line, " \t\r")
+	last := line[strings.LastIndexAny(line, " \t")+1:]
+	return len(last) > len(protocol) && strings.EqualFold(last[:len(protocol)], protocol) && last[len(protocol)] != '2'
 }
 
 // parseRequest reads a request's head. The authority in its target goes before the Host
@@ -85,14 +92,15 @@ func parseRequest(head string) Result {
 	line = strings.TrimSuffix(line, "\r")
 	method, target, _ := strings.Cut(line, " ")
 	target, _, _ = strings.Cut(target, " ")
-	if strings.Count(line, " ") != 2 {
+	// Servers take other white space, and other versions, in several ways.
+	if strings.Count(line, " ") != 2 || strings.ContainsAny(line, "\t\r\x00") || !strings.HasSuffix(line, " HTTP/1.1") && !strings.HasSuffix(line, " HTTP/1.0") {
 		return Result{State: Malformed}
 	}
 	authority := ""
 	if _, after, ok := strings.Cut(target, "://"); ok && !strings.HasPrefix(target, "/") {
 		authority, _, _ = strings.Cut(after, "/")
 		authority, _, _ = strings.Cut(authority, "?")
-	} else if method == "CONNECT" {
+	} else if strings.EqualFold(method, "CONNECT") {
 		authority = target
 	}
 	host, hosts := "", 0

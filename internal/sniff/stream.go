@@ -4,6 +4,7 @@ package sniff
 const (
 	recordHeader    = 5
 	recordFirst     = 20 // change_cipher_spec
+	recordAlert     = 21
 	recordHandshake = 22
 	recordLast      = 24 // heartbeat, RFC 6520
 	recordMax       = 1 << 14
@@ -16,6 +17,7 @@ type Stream struct {
 	buf  []byte // of TLS: the handshake so far; of HTTP: what has come
 
 	requested bool // HTTP: the first line is there
+	blank     int  // HTTP: bytes before it
 
 	record int    // TLS: bytes that the present record still has
 	header []byte // TLS: of a record, incomplete
@@ -57,7 +59,7 @@ func (s *Stream) begin(first byte) {
 	switch {
 	case recordFirst <= first && first <= recordLast:
 		s.kind = tlsKind
-	case 'A' <= first && first <= 'Z', first == '\r', first == '\n':
+	case isToken(first), isBlank(first):
 		s.kind = httpKind
 	default:
 		s.result.State = Other
@@ -90,11 +92,12 @@ func (s *Stream) feedTLS(b []byte) (rest []byte) {
 }
 
 // beginRecord looks at a record's header as far as it has come. Servers pass over other
-// records before a hello, such as a warning: what begins with one is TLS as well.
+// records before a hello, such as a warning: what begins with one is TLS as well. Some take
+// a first one of any version below 16.
 func (s *Stream) beginRecord() {
 	h := s.header
 	switch {
-	case len(h) > 1 && h[1] != 3 && len(s.buf) == 0:
+	case len(h) > 1 && h[1] != 3 && len(s.buf) == 0 && (h[1] >= 16 || h[0] != recordAlert && h[0] != recordHandshake):
 		s.result.State = Other
 	case len(h) > 1 && (h[0] != recordHandshake || h[1] != 3):
 		s.result.State = Malformed

@@ -113,8 +113,11 @@ func TestTLSMalformed(t *testing.T) {
 	}{
 		"alert before the hello": {append([]byte{21, 3, 1, 0, 2, 1, 90}, good...), Malformed},
 		"key change before it":   {append([]byte{20, 3, 3, 0, 1, 1}, good...), Malformed},
-		"alert, not version":     {[]byte{21, 9, 9, 0, 2, 1, 0}, Other},
-		"handshake, not version": {[]byte{22, 9, 9, 0, 2, 1, 0}, Other},
+		"alert, other version":   {[]byte{21, 9, 9, 0, 2, 1, 0}, Malformed},
+		"hello, other version":   {change(func(b []byte) []byte { b[1], b[2] = 4, 4; return b }), Malformed},
+		"alert, not version":     {[]byte{21, 16, 9, 0, 2, 1, 0}, Other},
+		"handshake, not version": {[]byte{22, 16, 9, 0, 2, 1, 0}, Other},
+		"heartbeat, not version": {[]byte{24, 9, 9, 0, 2, 1, 0}, Other},
 		"server hello":           {change(func(b []byte) []byte { b[5] = 2; return b }), Malformed},
 		"empty record":           {[]byte{22, 3, 1, 0, 0}, Malformed},
 		"record too long":        {[]byte{22, 3, 1, 0x40, 1}, Malformed},
@@ -145,23 +148,30 @@ func TestTLSMalformed(t *testing.T) {
 	}
 }
 
-// TestServersPassOverAlerts is why a hello behind one is not something else.
-func TestServersPassOverAlerts(t *testing.T) {
-	client, server := net.Pipe()
-	defer client.Close()
-	defer server.Close()
-	warned := append([]byte{21, 3, 1, 0, 2, 1, 90}, clientHello(t, &tls.Config{ServerName: "hidden.example"})...)
-	go client.Write(warned)
-	seen := errors.New("the hello was read")
-	err := tls.Server(server, &tls.Config{GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
-		if h.ServerName != "hidden.example" {
-			t.Errorf("the server was asked for %q", h.ServerName)
+// TestServersAreLenient is why a hello behind an alert, or in a record of no version that
+// there is, is not something else.
+func TestServersAreLenient(t *testing.T) {
+	hello := clientHello(t, &tls.Config{ServerName: "hidden.example"})
+	versionless := bytes.Clone(hello)
+	versionless[1], versionless[2] = 9, 9
+	for name, stream := range map[string][]byte{
+		"an alert": append([]byte{21, 3, 1, 0, 2, 1, 90}, hello...), "another version": versionless,
+	} {
+		client, server := net.Pipe()
+		defer client.Close()
+		defer server.Close()
+		go client.Write(stream)
+		seen := errors.New("the hello was read")
+		err := tls.Server(server, &tls.Config{GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			if h.ServerName != "hidden.example" {
+				t.Errorf("the server was asked for %q", h.ServerName)
+			}
+			client.Close()
+			return nil, seen
+		}}).HandshakeContext(t.Context())
+		if !errors.Is(err, seen) {
+			t.Errorf("%s: handshake: %v", name, err)
 		}
-		client.Close()
-		return nil, seen
-	}}).HandshakeContext(t.Context())
-	if !errors.Is(err, seen) {
-		t.Errorf("handshake: %v", err)
 	}
 }
 
@@ -218,7 +228,21 @@ func TestHTTP(t *testing.T) {
 		"GET / HTTP/1.1\r\nHost: a.com, b.com\r\n\r\n":                           malformed,
 		"GET / HTTP/1.1\r\nX: y\rHost: b.com\r\nHost: a.com\r\n\r\n":             malformed,
 		"GET  / HTTP/1.1\r\nHost: a.com\r\n\r\n":                                 malformed,
+		"get / HTTP/1.1\r\nHost: a.com\r\n\r\n":                                  named("a.com"),
+		strings.Repeat("X", 100) + " / HTTP/1.1\r\nHost: a.com\r\n\r\n":          named("a.com"),
+		strings.Repeat("\r\n", 50) + "GET / HTTP/1.1\r\nHost: a.com\r\n\r\n":     named("a.com"),
+		" \n\tGET / HTTP/1.1\r\nHost: a.com\r\n\r\n":                             named("a.com"),
+		"GET / HTTP/1.1 \r\nHost: a.com\r\n\r\n":                                 malformed,
+		"GET\t/\tHTTP/1.1\r\nHost: a.com\r\n\r\n":                                malformed,
+		"GET / HTTP/1.9\r\nHost: a.com\r\n\r\n":                                  malformed,
+		"GET / http/1.1\r\nHost: a.com\r\n\r\n":                                  malformed,
+		"connect evil.com:443 HTTP/1.1\r\nHost: a.com:443\r\n\r\n":               malformed,
 		"GET / HTTP/1.0\r\n\r\n":                                                 nameless,
+		strings.Repeat("x", MaxHello+1):                                          malformed,
+		"*1\r\n$4\r\nPING\r\n":                                                   other, // Redis
+		"get key\r\n":                                                            other, // memcached
+		"INVITE sip:a@example.com SIP/2.0\r\n":                                   other,
+		"DESCRIBE rtsp://example.com/ RTSP/1.0\r\n":                              other,
 		"GET / HTTP/1.1\r\nHost:\r\n\r\n":                                        nameless,
 		"GET /" + strings.Repeat("x", MaxHello) + " HTTP/1.1\r\n":                malformed,
 		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n":                                       other,
