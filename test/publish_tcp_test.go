@@ -328,7 +328,7 @@ func publishedAtTheDescriptorLimit(t *testing.T, f family) {
 	var in, waiting []net.Conn
 	for range clients {
 		c := client(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.host(), "18019"))
-		if err := c.SetDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
 			t.Fatal(err)
 		}
 		// Once one has to wait, so do all after it.
