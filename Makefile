@@ -56,7 +56,7 @@ soak: build
 
 # Real callers: HELPER names other helpers to give them, CHECKS a pattern.
 interop: build
-	@sh test/interop/prepare.sh
+	@CHECKS='$(CHECKS)' sh test/interop/prepare.sh
 	CGO_ENABLED=0 $(GO) run ./test/interop -checks '$(or $(CHECKS),*)' $(or $(HELPER),bin/epiphyte)
 
 # A shell with a network of its own; make run CMD='...' runs one command in it.

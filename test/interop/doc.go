@@ -7,6 +7,7 @@
 //	make interop HELPER='bin/epiphyte /usr/bin/slirp4netns'  # side by side
 //	make interop CHECKS='podman/publish-*'                # some of it
 //	make interop CHECKS='policy/*'                        # clients under an egress policy
+//	make interop CHECKS='package/*'                       # our package on a fresh Debian
 //	make interop CHECKS='pasta*' HELPER=/var/cache/epiphyte-interop/root/usr/bin/pasta
 //	make interop CHECKS='pasta-bats/*' PODMAN_SOURCE=/src/podman  # podman's own tests
 //
@@ -47,6 +48,10 @@
 //
 // The suite policy has no caller: clients of everyday (curl, git, apt-get, npm, go, ssh, psql)
 // run in a guest of ours, with the rules that learning made of what they do.
+//
+// The suite package has no caller either: our Debian package is installed in a Debian that
+// debootstrap has made, and a user who was made there takes the first steps. The tree and
+// the package are fetched and built only when CHECKS names the suite.
 //
 // Images hold a static busybox and the probe, and are imported from a tar
 // archive; no registry is asked for anything.

@@ -57,6 +57,26 @@ fetch "$newest" "the newest podman" 'podman buildah catatonit netavark aardvark-
 fetch "$newest/next" "podman's next version" 'podman netavark aardvark-dns conmon crun' next
 sh test/bench/peers.sh rootlesskit
 
+# A Debian with nothing of ours, and our package for it.
+case "${CHECKS-}" in
+package*)
+	debian=$newest/debian
+	if [ ! -e "$debian/usr/bin/dpkg" ] && [ "$(id -u)" = 0 ]; then
+		command -v debootstrap >/dev/null || apt-get -qq install -y --no-install-recommends debootstrap </dev/null >/dev/null || true
+		echo "making a Debian by debootstrap"
+		rm -rf "$debian.new"
+		if debootstrap --variant=minbase --include=uidmap,iproute2,iputils-ping stable "$debian.new" >"$newest/debootstrap.log" 2>&1; then
+			rm -rf "$debian" "$debian.new/var/cache/apt/archives"
+			mv "$debian.new" "$debian"
+		else
+			echo "debootstrap fails, see $newest/debootstrap.log: the suite package is skipped"
+		fi
+	fi
+	rm -rf "$newest/packages"
+	OUT="$newest/packages" ARCHES=amd64 sh packaging/dist.sh >/dev/null
+	;;
+esac
+
 # podman's own tests of pasta, from a repository of podman's that PODMAN_SOURCE names.
 # Their image is made of the newest packages.
 tests=$newest/podman-tests
