@@ -259,6 +259,14 @@ func TestN7_StoppedMember(t *testing.T) {
 	stop := meanwhile(t, func() { _, _ = blast.Write(make([]byte, 8000)) })
 	resume := make(chan struct{})
 	close(resume)
+	// The blast may leave a query no room in the queue of app's own interface.
+	known := func() error {
+		r, err := app.tryAsk(t, "udp4", "stopped", dns.TypeA, patience)
+		if err == nil && len(r.Answer) != 1 {
+			err = fmt.Errorf("stopped is not known: %v", r)
+		}
+		return err
+	}
 	check := func(what string) {
 		t.Helper()
 		_, done := transfer(t, app, db, 64<<20, resume)
@@ -267,7 +275,7 @@ func TestN7_StoppedMember(t *testing.T) {
 				t.Errorf("%s: %v", what, err)
 			}
 		}
-		wantRecords(t, app, "udp4", "stopped", dns.TypeA, stopped.IPv4.String())
+		eventually(t, deadline, known)
 		if err := <-done; err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -282,14 +290,7 @@ func TestN7_StoppedMember(t *testing.T) {
 	// It cannot help when the worker is replaced, and need not.
 	kill(t, n.inspect(t, "web").Worker)
 	eventually(t, 2*time.Second, func() error {
-		if err := app.tryTCP(t, f, db.address(f)); err != nil {
-			return err
-		}
-		r, err := app.tryAsk(t, "udp4", "stopped", dns.TypeA, patience)
-		if err == nil && len(r.Answer) != 1 {
-			err = fmt.Errorf("stopped is not known: %v", r)
-		}
-		return err
+		return errors.Join(app.tryTCP(t, f, db.address(f)), known())
 	})
 }
 
