@@ -94,6 +94,7 @@ func (x *load) isReset(t testing.TB) {
 // TestPolicyChangesDuringTransfers: what was allowed goes on under a policy that denies it,
 // and ends at once under one that says so, whoever has begun it and whatever it is.
 func TestPolicyChangesDuringTransfers(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"direct", "stack"} {
 		t.Run(mode, func(t *testing.T) {
 			eachFamily(t, func(t *testing.T, f family) { changesDuringTransfers(t, f, mode) })
@@ -168,6 +169,7 @@ func changesDuringTransfers(t *testing.T, f family, mode string) {
 
 // TestPolicyIsEachGuests: what one guest may reach is nothing to another beside it.
 func TestPolicyIsEachGuests(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, f family) {
 		server := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), echoTCP)
 		one := underPolicy(t, "allow "+f.server+"\nallow one.example\n")
@@ -199,6 +201,7 @@ func TestPolicyIsEachGuests(t *testing.T) {
 // content networks are, is reached at each, also where the first ones do not answer; and
 // the record says where.
 func TestPolicyAddressesRotate(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, f family) {
 		var got arrivals
 		echo := func(c *net.TCPConn) {

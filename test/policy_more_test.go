@@ -19,20 +19,26 @@ import (
 // TestPolicyInward: clients of published ports are let in by where they come from.
 func TestPolicyInward(t *testing.T) {
 	for _, mode := range []string{"stack", "direct"} {
-		t.Run(mode, func(t *testing.T) { policyInward(t, mode) })
+		t.Run(mode, func(t *testing.T) {
+			eachFamily(t, func(t *testing.T, f family) { policyInward(t, f, mode) })
+		})
 	}
 }
 
-func policyInward(t *testing.T, mode string) {
-	p := underPolicy(t, "allow in from "+harness.NetIPv4+" to 8080\n", "--publish-mode", mode, "-p", harness.HostIPv4+":18081:8080", "-p", harness.HostIPv4+":18082:8081")
-	serveTCP(t, p.NetNS, "tcp4", "0.0.0.0:8080", echoTCP)
-	serveTCP(t, p.NetNS, "tcp4", "0.0.0.0:8081", echoTCP)
+func policyInward(t *testing.T, f family, mode string) {
+	host, any, source, other := harness.HostIPv4, "0.0.0.0", harness.NetIPv4, harness.OtherIPv4
+	if f.v == "6" {
+		host, any, source, other = "["+harness.HostIPv6+"]", "[::]", harness.NetIPv6, harness.OtherIPv6
+	}
+	p := underPolicy(t, "allow in from "+source+" to 8080\n", "--publish-mode", mode, "-p", host+":18081:8080", "-p", host+":18082:8081")
+	serveTCP(t, p.NetNS, "tcp"+f.v, any+":8080", echoTCP)
+	serveTCP(t, p.NetNS, "tcp"+f.v, any+":8081", echoTCP)
 	for _, tt := range []struct {
 		from, port string
 		want       bool
-	}{{harness.NetIPv4, "18081", true}, {harness.OtherIPv4, "18081", false}, {harness.NetIPv4, "18082", false}} {
+	}{{source, "18081", true}, {other, "18081", false}, {source, "18082", false}} {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(tt.from)}}
-		c, err := env.Net.Net.DialWith(timeout(t, deadline), d, "tcp4", harness.HostIPv4+":"+tt.port)
+		c, err := env.Net.Net.DialWith(timeout(t, deadline), d, "tcp"+f.v, host+":"+tt.port)
 		if err == nil {
 			err = answers(t, c, "let me in")
 			c.Close()

@@ -256,6 +256,7 @@ func fragments6(packet []byte) [][]byte {
 // headers of its own, nothing reaches a server that is not allowed. The same packets reach
 // one that is, where anything does.
 func TestPolicyRawFrames(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, f family) {
 		var got arrivals
 		listen := func(addr string) (udp, tcp uint16) {
@@ -327,6 +328,7 @@ func TestPolicyRawFrames(t *testing.T) {
 // TestPolicyHelloInAnyOrder: a hello whose segments come out of order, twice and overlapping
 // is read as the server would have it.
 func TestPolicyHelloInAnyOrder(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, f family) {
 		server := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), echoTCP)
 		p := underPolicy(t, "allow good.example\n")
@@ -372,6 +374,7 @@ func (f family) record() string { return dns.TypeToString[f.kind()] }
 // TestPolicyHalfAHello: what begins like TLS and does not go on is held for three seconds,
 // and then both sides are reset: nothing of it leaves.
 func TestPolicyHalfAHello(t *testing.T) {
+	t.Parallel()
 	var got arrivals
 	server := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", func(c *net.TCPConn) {
 		b, err := io.ReadAll(c)

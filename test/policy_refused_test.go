@@ -42,6 +42,7 @@ func denied(t testing.TB, socket string) uint64 {
 // TestPolicyRefusal: what is denied is refused at once, in words that the guest's programs
 // understand, told in one line however often it is tried, and counted each time.
 func TestPolicyRefusal(t *testing.T) {
+	t.Parallel()
 	ping := needs(t, "ping")
 	eachFamily(t, func(t *testing.T, f family) {
 		p, socket := policedOverHTTP(t, "deny "+f.server+"\nallow "+f.other+"\n")

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -35,8 +36,12 @@ type policed struct {
 	zone *zone
 }
 
+// nameservers are those of all tests so far.
+var nameservers atomic.Uint32
+
 // zone is what the nameserver knows, and what it was asked.
 type zone struct {
+	at      string // the nameserver's address
 	mu      sync.Mutex
 	records map[string][]string // by name and type: "a.example. A"
 	asked   []string
@@ -87,8 +92,10 @@ func (z *zone) queries() []string {
 // underPolicy serves a guest under a policy.
 func underPolicy(t testing.TB, text string, flags ...string) *policed {
 	t.Helper()
-	z := &zone{records: map[string][]string{}}
-	serveDNS(t, env.Net.Net, "198.51.100.6", z.answer)
+	// An address of its own for each, so that tests may run beside each other.
+	n := nameservers.Add(1)
+	z := &zone{records: map[string][]string{}, at: fmt.Sprintf("127.53.%d.%d", n>>8, n&0xff)}
+	serveDNS(t, env.Host, z.at, z.answer)
 	return policedBy(t, z, text, flags...)
 }
 
@@ -103,7 +110,7 @@ func policedBy(t testing.TB, z *zone, text string, flags ...string) *policed {
 	}
 	p.file, p.log = filepath.Join(dir, "policy"), filepath.Join(dir, "log")
 	writeFile(t, p.file, text)
-	p.world = serveWith(t, harness.HelperConfig{Etc: etcWith(t, "198.51.100.6")}, append([]string{"--policy", p.file, "--policy-log", p.log}, flags...)...)
+	p.world = serveWith(t, harness.HelperConfig{Etc: etcWith(t, z.at)}, append([]string{"--policy", p.file, "--policy-log", p.log}, flags...)...)
 	return p
 }
 
@@ -357,7 +364,7 @@ func TestPolicyReadsTLS(t *testing.T) {
 			io.Copy(s, s)
 		}
 	})
-	p := underPolicy(t, "allow good.example:443\nallow "+harness.OtherIPv4+":443\ndeny evil.example\n")
+	p := underPolicy(t, "allow good.example:443\ndeny evil.example\n")
 	p.zone.set("good.example.", "A", "good.example. 60 IN A "+harness.NetIPv4)
 	for _, tt := range []struct {
 		sni, record string
@@ -391,20 +398,30 @@ func TestPolicyReadsTLS(t *testing.T) {
 	}
 }
 
-// TestPolicyReadsHTTP: likewise the Host of a request in the clear.
+// TestPolicyReadsHTTP: likewise the Host of a request in the clear, however it is written.
 func TestPolicyReadsHTTP(t *testing.T) {
-	server := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":80", echoTCP)
-	p := underPolicy(t, "allow good.example:80\n")
-	p.zone.set("good.example.", "A", "good.example. 60 IN A "+harness.NetIPv4)
-	for host, want := range map[string]bool{"good.example": true, "Good.Example:80": true, "evil.example": false, "good.example\r\nHost: evil.example": false} {
-		c, err := p.connect(t, "good.example", dns.TypeA, port(server))
-		if err == nil {
-			err = answers(t, c, "GET / HTTP/1.1\r\nHost: "+host+"\r\n\r\n")
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, f family) {
+		server := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), echoTCP)
+		p := underPolicy(t, "allow good.example\n")
+		p.zone.set("good.example.", f.record(), "good.example. 60 IN "+f.record()+" "+f.server)
+		const from = "GET / HTTP/1.1\r\nHost: "
+		for request, want := range map[string]bool{
+			from + "good.example": true, from + "Good.Example:80": true, from + "good.example.": true,
+			from + "evil.example": false, from + "good.example\r\nHost: evil.example": false, from + "good.example..": false,
+			from + "[fe80::1%25lo]": false, from + f.server: false, from + "good.example\x00evil": false, from + "gоod.example": false,
+			"\r\n\r\n\r\n\r\n\r\n" + from + "evil.example": false, "get / HTTP/1.1\r\nHost: evil.example": false,
+			"GET / HTTP/1.3\r\nHost: evil.example": false, "GET http://evil.example/ HTTP/1.1\r\nHost: good.example": false,
+		} {
+			c, err := p.connect(t, "good.example", f.kind(), port(server))
+			if err == nil {
+				err = answers(t, c, request+"\r\n\r\n")
+			}
+			if (err == nil) != want || os.IsTimeout(err) {
+				t.Errorf("%q: %v", request, err)
+			}
 		}
-		if (err == nil) != want || os.IsTimeout(err) {
-			t.Errorf("Host %q: %v", host, err)
-		}
-	}
+	})
 }
 
 // TestPolicyDatagrams: a name is reached by UDP, and answers by the address that was

@@ -98,6 +98,7 @@ func (p *policed) handshake(t testing.TB, f family, name, at string, cfg *tls.Co
 // TestPolicyReadsLongHellos: a hello of several kilobytes, in records and segments of any
 // size, whose name comes last.
 func TestPolicyReadsLongHellos(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, f family) {
 		var got arrivals
 		server := serveTLS(t, f, &tls.Config{NextProtos: []string{"end"}}, &got)
@@ -142,6 +143,7 @@ func echConfig(t testing.TB, front string) (list []byte, key tls.EncryptedClient
 // TestPolicyECH: whoever hides the name in an encrypted hello shows the front's, which must
 // be the name that was allowed; and the keys for it are not had by DNS.
 func TestPolicyECH(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, f family) {
 		var got arrivals
 		front, frontKey := echConfig(t, "front.example")
@@ -179,6 +181,7 @@ func TestPolicyECH(t *testing.T) {
 // TestPolicyOldTLS: TLS 1.2 is read alike; and without a name it is refused if one is
 // required.
 func TestPolicyOldTLS(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, f family) {
 		var got arrivals
 		server := serveTLS(t, f, &tls.Config{MaxVersion: tls.VersionTLS12}, &got)
