@@ -19,6 +19,7 @@ need bwrap bubblewrap
 need prometheus prometheus
 need zsh zsh
 need fish fish
+need tmux tmux
 if [ "${1-}" = bench ]; then
 	need slirp4netns slirp4netns
 	need pasta passt

@@ -76,6 +76,11 @@ func (o *Options) publishesTCP() bool {
 	return false
 }
 
+// isAgent reports whether a child of ours is the guest's agent.
+func (n *guestNetwork) isAgent(pid int) bool {
+	return n != nil && n.agent != nil && n.agent.Process() != nil && n.agent.Process().Pid == pid
+}
+
 func closeAgent(a *tap.Agent) {
 	if a != nil {
 		a.Close()

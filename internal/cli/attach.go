@@ -40,6 +40,15 @@ func (a *Attach) run(ctx context.Context, prog string, stdout, stderr io.Writer)
 		signal.Notify(hangups, syscall.SIGHUP)
 		defer signal.Stop(hangups)
 	}
+	var target *os.File
+	if a.ExitWithTarget {
+		f, err := openProcess(a.Target.PID)
+		if err != nil {
+			return r.fail(err)
+		}
+		defer f.Close()
+		target = f
+	}
 	n, err := a.startNetwork(ctx, a.tapConfig(a.Target, a.Name, a.Configure, a.MAC, r), r)
 	if err != nil {
 		return r.fail(err)
@@ -59,8 +68,12 @@ func (a *Attach) run(ctx context.Context, prog string, stdout, stderr io.Writer)
 	if a.ExitFD.Given() {
 		go func() { hangup <- a.ExitFD.WaitHangup(ctx) }()
 	}
+	targetEnd := processEnd(ctx, target)
 	for {
 		select {
+		case <-targetEnd:
+			r.log.Debug("the target has ended")
+			return 0
 		case <-hangups:
 			if err := a.Policy.reload(n.guest); err != nil {
 				r.fail(fmt.Errorf("the policy in force stays: %w", err))

@@ -98,7 +98,7 @@ func (a *AttachMember) run(ctx context.Context, prog string, stderr io.Writer) i
 	if err := a.Options.Policy.checkMember(); err != nil {
 		return r.fail(err)
 	}
-	process, err := a.openProcess()
+	process, err := openProcess(a.Target.PID)
 	if err != nil {
 		return r.fail(err)
 	}
@@ -178,14 +178,14 @@ func (a *AttachMember) join(ctx context.Context, i int, m *member, process *os.F
 // in which a predecessor may let go of it.
 const maxTaken = 16
 
-// openProcess is a descriptor of the target's process, nil for a path.
-func (a *AttachMember) openProcess() (*os.File, error) {
-	if a.Target.PID == 0 {
+// openProcess is a descriptor of a process, nil for none.
+func openProcess(pid int) (*os.File, error) {
+	if pid == 0 {
 		return nil, nil
 	}
-	fd, err := unix.PidfdOpen(a.Target.PID, unix.PIDFD_NONBLOCK)
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
-		return nil, fmt.Errorf("process %d: %w", a.Target.PID, err)
+		return nil, fmt.Errorf("process %d: %w", pid, err)
 	}
 	return os.NewFile(uintptr(fd), "process"), nil
 }

@@ -24,6 +24,8 @@ type Attach struct {
 	MAC       net.HardwareAddr
 	ReadyFD   FD
 	ExitFD    FD
+	// ExitWithTarget ends the program with the process of the target.
+	ExitWithTarget bool
 	Notices   string // for stdout before anything else, a line each
 }
 
@@ -98,6 +100,9 @@ func (p *attachParser) parse(args []string) *Exit {
 	}
 	if p.Queues > 1 && (p.bess || p.netnsType == netnsTapFD) {
 		return p.fault(errors.New("--queues needs to make the TAP: name a PID or a PATH, not a descriptor or a socket"), usage)
+	}
+	if p.ExitWithTarget && p.Target.PID == 0 {
+		return p.fault(errors.New("--exit-with-target needs a process: name a PID"), usage)
 	}
 	p.Policy.takeEnvironment()
 	if err := p.Policy.check(); err != nil {
@@ -282,6 +287,7 @@ func (p *attachParser) flags() *pflag.FlagSet {
 	switchFlag(fs, "disable-dns", "", "do not forward the guest's DNS address to the host's name servers", set(&p.DisableDNS, ""))
 	fs.Var(stringValue(&p.mac), "macaddress", "give the TAP the `MAC` address (with -c)")
 	fs.Var(p.targetType(), "target-type", "serve a `TYPE`: netns, or bess (a SOCK_SEQPACKET socket, one frame a message)")
+	own(switchFlag(fs, "exit-with-target", "", "end when the process PID does", set(&p.ExitWithTarget, "")))
 	own(fs.VarPF(stringValue(&p.cidr6), "cidr6", "", "use the IPv6 network `CIDR`, a /64, with -6"))
 	p.addOwn(fs, "publish")
 	switchFlag(fs, "help", "h", "show this help and exit", func() error {

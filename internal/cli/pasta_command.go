@@ -58,7 +58,7 @@ func (p *Pasta) serveCommand(ctx context.Context, stderr io.Writer) int {
 	if err := command.Release(); err != nil {
 		return r.fail(err)
 	}
-	return await(ctx, r, command, signals, n.ended, func(struct{}) error {
+	return await(ctx, r, command, signals, nil, n.ended, func(struct{}) error {
 		return fmt.Errorf("%s: %w; the command goes on without a network", p.Standing.name, n.Err())
 	})
 }

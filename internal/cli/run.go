@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"syscall"
 
 	"epiphyte/internal/namespace"
 	"epiphyte/tap"
@@ -28,7 +29,12 @@ func (c *Run) run(ctx context.Context, prog string, stderr io.Writer) int {
 
 	signals := namespace.CatchSignals()
 	defer signals.Close()
+	var p *namespace.Process
+	var n *guestNetwork
+	orphans := namespace.AdoptOrphans(func(pid int) bool { return pid == p.PID() || n.isAgent(pid) })
+	defer orphans.Close()
 	p, err := namespace.Start(namespace.Config{
+		Isolated:    c.KillChildren,
 		Command:     c.Command,
 		Nameservers: c.nameservers(),
 		Interfaces:  []string{runTAP},
@@ -43,7 +49,7 @@ func (c *Run) run(ctx context.Context, prog string, stderr io.Writer) int {
 	}
 	cfg := c.tapConfig(tap.Target{PID: p.PID()}, runTAP, true, nil, r)
 	cfg.Transient = true
-	n, err := c.startNetwork(ctx, cfg, r)
+	n, err = c.startNetwork(ctx, cfg, r)
 	if err != nil {
 		return r.fail(err)
 	}
@@ -55,19 +61,26 @@ func (c *Run) run(ctx context.Context, prog string, stderr io.Writer) int {
 		return r.fail(err)
 	}
 
-	return await(ctx, r, p, signals, n.ended, func(struct{}) error {
+	status := await(ctx, r, p, signals, orphans, n.ended, func(struct{}) error {
 		// The command may still have work to do without a network.
 		return fmt.Errorf("%s: %w; the command goes on without a network", runTAP, n.Err())
 	})
+	if left := orphans.Living(); len(left) > 0 {
+		r.log.Warn("processes that the command has left go on without a network; --kill-children ends them", "processes", left)
+	}
+	return status
 }
 
 // await passes signals on until the command has ended, and returns its status. What lost
-// delivers, or its being closed, is said and changes nothing else.
-func await[T any](ctx context.Context, r *reporter, p *namespace.Process, signals *namespace.Signals, lost <-chan T, say func(T) error) int {
+// delivers, or its being closed, is said and changes nothing else. orphans may be nil.
+func await[T any](ctx context.Context, r *reporter, p *namespace.Process, signals *namespace.Signals, orphans *namespace.Orphans, lost <-chan T, say func(T) error) int {
 	for {
 		select {
 		case sig := <-signals.C():
 			p.Forward(sig)
+			if sig == syscall.SIGCHLD && orphans != nil {
+				orphans.Living() // reaps those that are not
+			}
 		case <-ctx.Done():
 			return r.fail(ctx.Err())
 		case what, more := <-lost:

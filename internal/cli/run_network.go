@@ -40,7 +40,7 @@ func (c *Run) runMember(ctx context.Context, prog string, stderr io.Writer) int 
 	if err := takePolicies(members, &c.Policy); err != nil {
 		return r.fail(err)
 	}
-	cfg := namespace.Config{Command: c.Command, Hostname: c.Name}
+	cfg := namespace.Config{Command: c.Command, Hostname: c.Name, Isolated: c.KillChildren}
 	for i, m := range members {
 		cfg.Interfaces = append(cfg.Interfaces, interfaceOf(i))
 		cfg.Search = append(cfg.Search, m.network)
@@ -72,7 +72,7 @@ func (c *Run) runMember(ctx context.Context, prog string, stderr io.Writer) int 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	left := removed(ctx, members)
-	return await(ctx, r, p, signals, left, func(m *member) error {
+	return await(ctx, r, p, signals, nil, left, func(m *member) error {
 		m.close()
 		return fmt.Errorf("network %s has removed this guest; the command goes on without it", m.network)
 	})

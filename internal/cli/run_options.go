@@ -15,6 +15,7 @@ import (
 type Run struct {
 	Options
 	MemberOptions
+	KillChildren bool // end what the command leaves running
 	Notices string // for stderr before anything else, a line each
 }
 
@@ -46,6 +47,7 @@ func ParseRun(prog string, args []string) (*Run, *Exit) {
 	fs.VarP(socketValue(apiSocket, &r.APISocket), "api-socket", "a", "accept slirp4netns's JSON requests on the socket `PATH`")
 	r.addOwn(fs, "publish")
 	r.MemberOptions.addTo(fs)
+	boolFlag(fs, "kill-children", "", "end what the command leaves running, by a PID namespace", &r.KillChildren)
 	usage := func() string { return runUsage(prog, fs) }
 	switchFlag(fs, "help", "h", "show this help and exit", func() error { return &Exit{Stdout: usage()} })
 

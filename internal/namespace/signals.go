@@ -3,6 +3,7 @@ package namespace
 import (
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,6 +18,7 @@ var forwarded = [...]os.Signal{
 	syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT,
 	syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH, syscall.SIGALRM,
 	syscall.SIGCONT,
+	syscall.SIGCHLD, // not passed on: see Process.followStop
 }
 
 // Signals is a subscription to the signals to be forwarded. It must begin
@@ -47,6 +49,8 @@ func (p *Process) Forward(sig os.Signal) {
 	n, ok := sig.(syscall.Signal)
 	switch {
 	case !ok:
+	case n == syscall.SIGCHLD:
+		p.followStop()
 	case p.immune(n):
 		p.ended.Store(int32(n))
 		p.Signal(syscall.SIGKILL)
@@ -95,10 +99,36 @@ func fromTerminal(sig syscall.Signal) bool {
 
 // inForeground reports whether our process group, which the command shares, has
 // the controlling terminal.
-func (p *Process) inForeground() bool {
+func (p *Process) inForeground() bool { return p.foreground() == unix.Getpgrp() }
+
+// foreground is the process group that has the controlling terminal, 0 if there is none.
+func (p *Process) foreground() int {
 	if p.tty == nil {
-		return false
+		return 0
 	}
 	group, err := unix.IoctlGetInt(int(p.tty.Fd()), unix.TIOCGPGRP)
-	return err == nil && group == unix.Getpgrp()
+	if err != nil {
+		return 0
+	}
+	return group
+}
+
+// followStop stops us as well if the command has been stopped, by itself as a shell does on
+// 'suspend': whoever waits for us learns of it, and has the terminal back. When we are
+// continued, so is the command, with the terminal if it had it.
+func (p *Process) followStop() {
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_PID, p.process.Pid, &info, unix.WSTOPPED|unix.WNOHANG, nil)
+	if err != nil || info.Signo == 0 {
+		return
+	}
+	group := p.foreground()
+	// To this thread, which goes no further then: another would take one to the process.
+	runtime.LockOSThread()
+	unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGSTOP)
+	runtime.UnlockOSThread()
+	if group > 0 && group != unix.Getpgrp() && p.inForeground() {
+		unix.IoctlSetPointerInt(int(p.tty.Fd()), unix.TIOCSPGRP, group)
+	}
+	p.Signal(syscall.SIGCONT)
 }

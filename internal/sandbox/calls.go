@@ -71,9 +71,9 @@ const (
 var checked = []seccomp.Rule{
 	// What a connection has to read (relay, portfwd); the index of a nameserver's
 	// zone (dns); a TAP of the caller's gets its offloads back (tap); whether the
-	// terminal has sent a signal to the command, too (namespace). Not TIOCSTI and the
-	// like.
-	is(unix.SYS_IOCTL, 1, anyBit, unix.SIOCINQ, unix.SIOCGIFINDEX, unix.TUNSETOFFLOAD, unix.TIOCGPGRP),
+	// terminal has sent a signal to the command, too, and giving it the terminal back when
+	// both had been stopped (namespace). Not TIOCSTI and the like.
+	is(unix.SYS_IOCTL, 1, anyBit, unix.SIOCINQ, unix.SIOCGIFINDEX, unix.TUNSETOFFLOAD, unix.TIOCGPGRP, unix.TIOCSPGRP),
 	// Sizes of pipes (relay), descriptors handed to package net (dns), flags. Not
 	// F_SETOWN, which sends signals.
 	is(unix.SYS_FCNTL, 1, anyBit, unix.F_GETFL, unix.F_SETFL, unix.F_GETFD, unix.F_SETFD,
