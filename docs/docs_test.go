@@ -94,7 +94,10 @@ func TestEveryBehaviourHasItsEntry(t *testing.T) {
 	for n := 1; n <= 10; n++ {
 		want = append(want, "N"+strconv.Itoa(n))
 	}
-	entry := regexp.MustCompile(`(?m)^\*\*([BN]\d+)\*\* `)
+	for n := 1; n <= 14; n++ {
+		want = append(want, "P"+strconv.Itoa(n))
+	}
+	entry := regexp.MustCompile(`(?m)^\*\*([BNP]\d+)\*\* `)
 	text := read(t, "behaviours.md")
 	at := entry.FindAllStringSubmatchIndex(text, -1)
 	for i, m := range at {

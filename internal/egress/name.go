@@ -3,6 +3,7 @@ package egress
 import (
 	"errors"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
@@ -36,7 +37,7 @@ func Canonical(name string) (string, error) {
 		// As browsers do it (UTS 46, non-transitional); what characters ASCII names
 		// are of is checked below.
 		mapped, err := idna.New(idna.MapForLookup(), idna.BidiRule(), idna.Transitional(false), idna.StrictDomainName(false)).ToASCII(name)
-		if err != nil {
+		if err != nil || strings.ContainsRune(name, utf8.RuneError) {
 			return "", errIDNA
 		}
 		name = strings.TrimSuffix(mapped, ".")
