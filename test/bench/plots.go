@@ -47,7 +47,11 @@ func (b *bench) pictures() map[string]string {
 		for _, p := range g.points {
 			c.Labels = append(c.Labels, p.label)
 		}
+		c.Better = better(b.lower(g.key))
 		if c.Series, c.Values = b.grown(g); len(c.Series) > 0 {
+			for _, label := range c.Series {
+				c.Colours = append(c.Colours, b.colour(label))
+			}
 			drawn[g.name] = chart.SVG(c)
 		}
 	}
@@ -59,6 +63,7 @@ func (b *bench) chart(p plot) (c chart.Chart, ok bool) {
 	c.Values = make([][]chart.Summary, len(b.peers))
 	for _, q := range b.peers {
 		c.Series = append(c.Series, q.Label)
+		c.Colours = append(c.Colours, b.colour(q.Label))
 	}
 	for _, r := range b.rows {
 		i := slices.IndexFunc(r.metrics, func(m metric) bool { return m.key == p.key })
@@ -68,8 +73,8 @@ func (b *bench) chart(p plot) (c chart.Chart, ok bool) {
 		}) {
 			continue
 		}
-		c.Labels = append(c.Labels, r.name)
-		c.Unit, c.Digits = r.metrics[i].unit, r.metrics[i].digits
+		c.Labels = append(c.Labels, r.metrics[i].title)
+		c.Unit, c.Digits, c.Better = r.metrics[i].unit, r.metrics[i].digits, better(r.metrics[i].lower)
 		for j, q := range b.peers {
 			s := chart.Summary{}
 			if !q.ceiling() || !r.metrics[i].helpers {
@@ -80,6 +85,29 @@ func (b *bench) chart(p plot) (c chart.Chart, ok bool) {
 		}
 	}
 	return c, ok
+}
+
+// colour is a peer's, the same in every picture and every run: that of its kind, or one
+// behind those of all kinds, for a second peer of a kind.
+func (b *bench) colour(label string) int {
+	if i := slices.Index(kinds(), label); i >= 0 {
+		return i
+	}
+	return len(kinds()) + slices.IndexFunc(b.peers, func(p peer) bool { return p.Label == label })
+}
+
+func better(lower bool) string {
+	if lower {
+		return chart.Less
+	}
+	return chart.More
+}
+
+// lower reports whether less is better of a metric.
+func (b *bench) lower(key string) bool {
+	return slices.ContainsFunc(b.rows, func(r row) bool {
+		return slices.ContainsFunc(r.metrics, func(m metric) bool { return m.key == key && m.lower })
+	})
 }
 
 // pictureLinks are for a document whose pictures are in a directory of its name.

@@ -11,12 +11,20 @@ import (
 // each series.
 type Chart struct {
 	Title, Unit string
+	Better      string   // behind the unit: Less, More, or nothing
 	Labels      []string // of the groups
 	Series      []string
+	Colours     []int       // of the series, so that one has the same in every chart; nil: in order
 	Values      [][]Summary // by series, then by group; N is 0 where there is none
 	Lines       bool        // join the figures of a series; else a bar for each
 	Digits      int         // of the figures written beside bars
 }
+
+// Values of Chart.Better.
+const (
+	Less = "less is better"
+	More = "more is better"
+)
 
 // Sizes in pixels.
 const (
@@ -28,10 +36,19 @@ const (
 	plotHeight = 260
 )
 
-// colours are distinct for the colour-blind too (Okabe and Ito).
+// colour is distinct from others for the colour-blind too (Okabe and Ito, then Tol).
 func colour(i int) string {
-	c := [...]string{"#0072b2", "#e69f00", "#009e73", "#cc79a7", "#999999", "#000000", "#d55e00", "#56b4e9"}
+	c := [...]string{"#0072b2", "#e69f00", "#009e73", "#cc79a7", "#999999", "#000000", "#d55e00", "#56b4e9",
+		"#882255", "#44aa99", "#999933", "#332288"}
 	return c[i%len(c)]
+}
+
+// colour is that of a series.
+func (c Chart) colour(i int) string {
+	if i < len(c.Colours) {
+		i = c.Colours[i]
+	}
+	return colour(i)
 }
 
 // canvas collects elements.
@@ -88,10 +105,14 @@ func (c Chart) height() float64 {
 }
 
 func (c Chart) draw(w *canvas) {
-	w.text(10, 20, "start", "15", c.Title+", "+c.Unit)
+	title := c.Title + ", " + c.Unit
+	if c.Better != "" {
+		title += ": " + c.Better
+	}
+	w.text(10, 20, "start", "15", title)
 	x := 10.0
 	for i, name := range c.Series {
-		w.box(x, 32, 10, 10, colour(i))
+		w.box(x, 32, 10, 10, c.colour(i))
 		w.text(x+14, 41, "start", "12", name)
 		x += 34 + 7*float64(len(name))
 	}
@@ -102,18 +123,25 @@ func (c Chart) draw(w *canvas) {
 	}
 }
 
-// most is the largest figure, so that it and what is written beside it fit.
+// outlying is how far a single figure may stand out above all medians before it is cut off
+// instead of making everything else small.
+const outlying = 1.5
+
+// most is what the scale ends at: the largest figure, unless that stands out.
 func (c Chart) most() float64 {
-	most := 0.0
+	highest, median := 0.0, 0.0
 	for _, line := range c.Values {
 		for _, s := range line {
-			most = max(most, s.Max)
+			highest, median = max(highest, s.Max), max(median, s.Median)
 		}
 	}
-	if most == 0 {
+	switch {
+	case highest == 0:
 		return 1
+	case median > 0:
+		return min(highest, outlying*median)
 	}
-	return most
+	return highest
 }
 
 func (c Chart) inGroup(g int) (n int) {
@@ -127,7 +155,7 @@ func (c Chart) inGroup(g int) (n int) {
 
 // drawBars draws medians, and a thin line from the lowest to the highest.
 func (c Chart) drawBars(w *canvas) {
-	const room = chartWidth - marginLeft - 70
+	const room = chartWidth - marginLeft - 100
 	scale := room / c.most()
 	y := float64(headHeight)
 	for g, label := range c.Labels {
@@ -138,10 +166,14 @@ func (c Chart) drawBars(w *canvas) {
 			if s.N == 0 {
 				continue
 			}
-			w.box(marginLeft, y+1, max(1, s.Median*scale), barHeight-2, colour(i))
+			w.box(marginLeft, y+1, max(1, s.Median*scale), barHeight-2, c.colour(i))
 			middle := y + barHeight/2
-			w.line(marginLeft+s.Min*scale, middle, marginLeft+s.Max*scale, middle, "black")
-			w.text(marginLeft+s.Max*scale+5, y+barHeight-3, "start", "10", Number(s.Median, c.Digits))
+			end, figure := marginLeft+min(s.Max*scale, room), Number(s.Median, c.Digits)
+			if s.Max*scale > room+0.5 {
+				figure += " (… " + Number(s.Max, c.Digits) + ")" // it goes on beyond the picture
+			}
+			w.line(marginLeft+s.Min*scale, middle, end, middle, "black")
+			w.text(end+5, y+barHeight-3, "start", "10", figure)
 			y += barHeight
 		}
 		y += groupGap
@@ -170,11 +202,11 @@ func (c Chart) drawLines(w *canvas) {
 		for g, s := range line {
 			if s.N > 0 {
 				points = append(points, fmt.Sprintf("%.1f,%.1f", at(g), height(s.Median)))
-				w.line(at(g), height(s.Min), at(g), height(s.Max), colour(i))
-				fmt.Fprintf(w, `<circle cx="%.1f" cy="%.1f" r="3" fill="%s"/>`+"\n", at(g), height(s.Median), colour(i))
+				w.line(at(g), height(s.Min), at(g), max(headHeight-4, height(s.Max)), c.colour(i))
+				fmt.Fprintf(w, `<circle cx="%.1f" cy="%.1f" r="3" fill="%s"/>`+"\n", at(g), height(s.Median), c.colour(i))
 			}
 		}
-		fmt.Fprintf(w, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2"/>`+"\n", strings.Join(points, " "), colour(i))
+		fmt.Fprintf(w, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2"/>`+"\n", strings.Join(points, " "), c.colour(i))
 	}
 }
 

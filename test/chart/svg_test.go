@@ -57,3 +57,27 @@ func TestRoundUp(t *testing.T) {
 		}
 	}
 }
+
+// TestOutlierLeavesTheOthersTheirRoom: one figure far above all medians is cut off, and said.
+func TestOutlierLeavesTheOthersTheirRoom(t *testing.T) {
+	far := one(10)
+	far.Max = 1000
+	c := Chart{Title: "start", Unit: "ms", Better: Less, Labels: []string{"a"}, Series: []string{"p", "q"}, Values: [][]Summary{{one(9)}, {far}}}
+	svg := SVG(c)
+	if most := c.most(); most > 20 {
+		t.Errorf("the scale ends at %v", most)
+	}
+	for _, want := range []string{Less, "(… 1000)"} {
+		if !strings.Contains(svg, want) {
+			t.Errorf("no %q in %s", want, svg)
+		}
+	}
+}
+
+// TestColourIsTheSeries own, whatever else is in the chart.
+func TestColourIsTheSeries(t *testing.T) {
+	c := Chart{Labels: []string{"a"}, Series: []string{"q"}, Colours: []int{4}, Values: [][]Summary{{one(1)}}}
+	if svg := SVG(c); !strings.Contains(svg, colour(4)) || strings.Contains(svg, colour(0)) {
+		t.Error(svg)
+	}
+}
