@@ -15,3 +15,6 @@ tool() {
 	govulncheck) $go run golang.org/x/vuln/cmd/govulncheck@v1.9.0 "$@" ;;
 	esac
 }
+
+# tools_run says whether the tools that make packages can be fetched and built.
+tools_run() { tool go-md2man --help && tool nfpm --version && tool cyclonedx-gomod version; }
