@@ -112,3 +112,32 @@ func TestPastaLogs(t *testing.T) {
 		t.Error("it has ended")
 	}
 }
+
+// TestPastaReloadsPolicy: SIGHUP has the process in the background read its policy again.
+func TestPastaReloadsPolicy(t *testing.T) {
+	t.Parallel()
+	server := serveTCP(t, env.Net.Net, "tcp4", net.JoinHostPort(families()[0].server, "0"), echoTCP).String()
+	g, file := newGuest(t), filepath.Join(t.TempDir(), "policy")
+	writeFile(t, file, "allow "+server+"\n")
+	d := pastaDaemon(t, g, append([]string{"--policy", file}, closedPorts...)...)
+	w := &world{Guest: g}
+	w.waitAddress(t, unix.AF_INET)
+	if err := says(w.dial(t, "tcp4", server), "allowed"); err != nil {
+		t.Error(err)
+	}
+	writeFile(t, file, "allow nothing.example:443\n")
+	if err := unix.PidfdSendSignal(d.fd, unix.SIGHUP, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, deadline, func() error {
+		c, err := w.Dial(timeout(t, deadline), "tcp4", server)
+		if err == nil {
+			c.Close()
+			return fmt.Errorf("a new connection is allowed")
+		}
+		return nil
+	})
+	if d.ends(0) {
+		t.Error("it has ended")
+	}
+}

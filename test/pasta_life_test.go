@@ -279,6 +279,12 @@ func TestPastaCommand(t *testing.T) {
 			}
 		})
 	}
+	t.Run("not found", func(t *testing.T) {
+		got := call(t, link, append(slices.Clone(closedPorts), "--config-net", "--", "/nonexistent")...)
+		if got.code != 127 || got.said != "pasta: /nonexistent: command not found\n" {
+			t.Errorf("%+v", got)
+		}
+	})
 	t.Run("shell", func(t *testing.T) {
 		got := call(t, "env", append([]string{"SHELL=/usr/bin/env", link}, closedPorts...)...)
 		if got.code != 0 || !strings.Contains(got.said, "SHELL=/usr/bin/env\n") {

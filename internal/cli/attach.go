@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"epiphyte/tap"
 )
@@ -35,11 +33,8 @@ func (a *Attach) run(ctx context.Context, prog string, stdout, stderr io.Writer)
 		// The caller configures a TAP that it opened itself.
 		a.Target.FD, a.Configure = fd, false
 	}
-	hangups := make(chan os.Signal, 1)
-	if a.Policy.File != "" {
-		signal.Notify(hangups, syscall.SIGHUP)
-		defer signal.Stop(hangups)
-	}
+	hangups, stop := a.Policy.hangups()
+	defer stop()
 	var target *os.File
 	if a.ExitWithTarget {
 		f, err := openProcess(a.Target.PID)

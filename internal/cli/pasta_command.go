@@ -22,7 +22,7 @@ func (p *Pasta) serveCommand(ctx context.Context, stderr io.Writer) int {
 		return r.fail(err)
 	}
 	defer r.close()
-	cfg := namespace.Config{Command: p.Line.Command, Hostname: pastaHostname(), Isolated: true, Queues: p.Queues}
+	cfg := namespace.Config{Command: p.Line.Command, Hostname: pastaHostname(), Isolated: true, Queues: p.Queues, Speaker: pastaName}
 	if len(cfg.Command) == 0 {
 		cfg.Command, cfg.Login = []string{shell()}, true
 	}

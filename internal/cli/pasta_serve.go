@@ -24,6 +24,8 @@ func (p *Pasta) serve(ctx context.Context, stderr io.Writer, ready func() error)
 	// The contract's ends, with status 0. The Go runtime would print all stacks on SIGQUIT.
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGQUIT)
 	defer stop()
+	hangups, forget := p.Policy.hangups()
+	defer forget()
 	watch, err := p.watch()
 	if err != nil {
 		return r.fail(err)
@@ -47,17 +49,23 @@ func (p *Pasta) serve(ctx context.Context, stderr io.Writer, ready func() error)
 	}
 	gone := make(chan error, 1)
 	go func() { gone <- watch.Wait(ctx) }()
-	select {
-	case err := <-gone:
-		if err != nil && ctx.Err() == nil {
-			return r.fail(err)
-		}
-		return 0
-	case <-n.ended:
-		if ctx.Err() != nil {
+	for {
+		select {
+		case <-hangups:
+			if err := p.Policy.reload(n.guest); err != nil {
+				r.fail(fmt.Errorf("the policy in force stays: %w", err))
+			}
+		case err := <-gone:
+			if err != nil && ctx.Err() == nil {
+				return r.fail(err)
+			}
 			return 0
+		case <-n.ended:
+			if ctx.Err() != nil {
+				return 0
+			}
+			return r.fail(fmt.Errorf("%s: %w; start again to make it anew", p.Standing.name, n.Err()))
 		}
-		return r.fail(fmt.Errorf("%s: %w; start again to make it anew", p.Standing.name, n.Err()))
 	}
 }
 

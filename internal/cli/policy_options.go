@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/pflag"
 
@@ -107,6 +109,16 @@ func (o *PolicyOptions) openRecord() (*os.File, error) {
 		return nil, fmt.Errorf("open record of the policy: %w", err)
 	}
 	return f, nil
+}
+
+// hangups are the signals that ask for the policy to be read again, none where there is no
+// file to read.
+func (o *PolicyOptions) hangups() (asked <-chan os.Signal, stop func()) {
+	c := make(chan os.Signal, 1)
+	if o.File != "" {
+		signal.Notify(c, syscall.SIGHUP)
+	}
+	return c, func() { signal.Stop(c) }
 }
 
 // reload reads the policy again. One that cannot be read leaves the one in force.

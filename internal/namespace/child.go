@@ -1,6 +1,7 @@
 package namespace
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -15,6 +16,9 @@ import (
 // childName is argv[0] of the re-executed role.
 const childName = "epiphyte-command"
 
+// ownName is who speaks where nobody else is named.
+const ownName = "epiphyte"
+
 // IsChild reports whether this process was started as the child of Start. main
 // must ask before it looks at flags or builds anything.
 func IsChild() bool {
@@ -26,7 +30,7 @@ func IsChild() bool {
 // them when the command cannot be executed.
 func ChildMain() int {
 	if isEntered() {
-		return execute(os.Args[1:], false)
+		return execute(os.Args[1:], false, ownName)
 	}
 	control, err := strconv.Atoi(os.Args[1])
 	if err != nil {
@@ -52,7 +56,7 @@ func ChildMain() int {
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil || !connected(control) {
 		return 1
 	}
-	return execute(os.Args[2:], cfg.Login)
+	return execute(os.Args[2:], cfg.Login, cmp.Or(cfg.Speaker, ownName))
 }
 
 // connected reports whether the parent lives. Its process id tells nothing in a PID

@@ -17,11 +17,11 @@ const (
 )
 
 // execute becomes the command. It returns only when that fails, with the exit
-// status, after one line on stderr.
+// status, after one line on stderr, which speaker says.
 //
 // The Go runtime's signal handlers go away with execve, and it restores the
 // limit of open files that it raised for itself.
-func execute(argv []string, login bool) int {
+func execute(argv []string, login bool, speaker string) int {
 	path, err := exec.LookPath(argv[0])
 	if errors.Is(err, exec.ErrDot) {
 		// PATH has the current directory in it because the user wants it so.
@@ -38,9 +38,9 @@ func execute(argv []string, login bool) int {
 		}
 	}
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
-		fmt.Fprintf(os.Stderr, "epiphyte: %s: command not found\n", argv[0])
+		fmt.Fprintf(os.Stderr, "%s: %s: command not found\n", speaker, argv[0])
 		return statusNotFound
 	}
-	fmt.Fprintf(os.Stderr, "epiphyte: cannot execute %s: %v\n", argv[0], errnoOf(err))
+	fmt.Fprintf(os.Stderr, "%s: cannot execute %s: %v\n", speaker, argv[0], errnoOf(err))
 	return statusNotExecutable
 }

@@ -42,6 +42,8 @@ type Config struct {
 	// Login makes a shell the user's login shell, as login(1) does: its name begins with a
 	// dash.
 	Login bool
+	// Speaker is who says that the command cannot be executed. Empty: epiphyte.
+	Speaker string
 }
 
 // Process is the command, or the child that will become it.
