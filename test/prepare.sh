@@ -1,11 +1,19 @@
 #!/bin/sh
 # Makes a machine ready for the end-to-end tests: the programs that users judge a
 # network by, and the TAP device node; with the word bench, for the benchmarks
-# too: the peers, the newest that can be had. What is missing is skipped, so nothing here is fatal.
+# too: the peers, the newest that can be had, and the programs that they are measured with.
+# What is missing is skipped, so nothing here is fatal.
 set -eu
 
 missing=
-need() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing="$missing $2"; }
+# Some programs are no commands: they are where their distribution keeps them.
+need() {
+	command -v "$1" >/dev/null 2>&1 && return
+	for path in "/usr/sbin/$1" /usr/lib/postgresql/*/bin/"$1" "/usr/lib/git-core/$1" "/usr/libexec/git-core/$1"; do
+		[ -x "$path" ] && return
+	done
+	case "$missing " in *" $2 "*) ;; *) missing="$missing $2" ;; esac
+}
 need iperf3 iperf3
 need dig bind9-dnsutils
 need ping iputils-ping
@@ -27,13 +35,40 @@ if [ "${1-}" = bench ]; then
 	need nft nftables # RootlessKit keeps the client's address by it
 	need patchelf patchelf
 fi
+if [ "${1-}" = bench ] && [ -z "${QUICK-}" ]; then # the quick form has no rows with these
+	need redis-server redis-server
+	need redis-benchmark redis-tools
+	need nginx nginx
+	need wrk wrk
+	need h2load nghttp2-client
+	need postgres postgresql
+	need pgbench postgresql
+	need git git
+	need git-daemon git
+	need dnsmasq dnsmasq-base
+	need dnsperf dnsperf
+fi
+
+# install has no daemon that comes along started: invoke-rc.d(8) and systemd's equivalent
+# ask this program first.
+policy=/usr/sbin/policy-rc.d
+install() {
+	if [ ! -e $policy ]; then
+		trap 'rm -f $policy' EXIT
+		trap 'exit 1' HUP INT TERM
+		printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy
+	fi
+	apt-get -qq install -y --no-install-recommends "$@" </dev/null >/dev/null
+}
 
 if [ -n "$missing" ]; then
 	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-		# Daemons that come along are not to be started: run level 1 has none.
-		export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
-		if ! { apt-get -qq update && apt-get -qq install -y --no-install-recommends $missing; } </dev/null >/dev/null; then
-			echo "cannot install$missing: tests that run them are skipped"
+		export DEBIAN_FRONTEND=noninteractive
+		if ! { apt-get -qq update </dev/null >/dev/null && install $missing; }; then
+			# One that this distribution does not have would keep all others away.
+			for package in $missing; do
+				install "$package" || echo "cannot install $package: tests that run it are skipped"
+			done
 		fi
 	else
 		echo "not installed:$missing: tests that run them are skipped"

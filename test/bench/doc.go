@@ -29,6 +29,12 @@
 // at both ends of a window, so rates and costs are of the same moment and
 // neither start nor end of a transfer is in them.
 //
+// Rows of real programs (programs.go, row_program.go) start a server and then clients, and
+// read what these say of themselves. Each program is the first process of a PID namespace,
+// so nothing of it outlives its sample. What the servers serve is made once a run
+// (programs_data.go). Rows called ...-go have generators written as most programs in Go
+// are (gen_go.go).
+//
 // CPU time is that of the helper's whole process from its CPU clock
 // (clock_getcpuclockid(3), nanoseconds, ended threads included) plus its living
 // descendants. The kernel charges it with the work it does on the helper's

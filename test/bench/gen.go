@@ -30,6 +30,10 @@ const (
 	loadDNS      = "dns"       // queries, all threads by one socket
 	loadDNSFresh = "dns-fresh" // queries, a new socket for each
 	loadFirst    = "first"     // TCP, tries until a byte has gone to and fro
+
+	loadEchoGo    = "echo-go"    // as echo, by Go's net
+	loadConnectGo = "connect-go" // as connect, by Go's net
+	loadHTTPGo    = "http-go"    // requests by net/http on connections that stay open
 )
 
 // load is what a pair of generators does.
@@ -51,9 +55,13 @@ type load struct {
 }
 
 // environment of a generator: a processor of the scheduler for each thread, for
-// no thread ever gives its own up; no collector, no preemption signals.
+// no thread ever gives its own up; no collector, no preemption signals. One that is plain
+// has what Go gives every program.
 func (l load) environment() ([]string, error) {
 	spec, err := json.Marshal(l)
+	if l.plain() {
+		return []string{envGenerator + "=" + string(spec)}, err
+	}
 	return []string{
 		envGenerator + "=" + string(spec),
 		fmt.Sprintf("GOMAXPROCS=%d", l.threads()+2),
@@ -64,7 +72,7 @@ func (l load) environment() ([]string, error) {
 // threads that the generator runs.
 func (l load) threads() int {
 	switch {
-	case l.Kind == loadHold, l.Server && l.dns():
+	case l.Kind == loadHold, l.Server && (l.dns() || l.plain()):
 		return 1
 	case l.Kind == loadConnect && l.Server:
 		// Each waits for its client to close, so as many again can accept.
@@ -99,7 +107,9 @@ func generate(spec string) error {
 	failed := make(chan error)
 	for i := range l.threads() {
 		go func() {
-			runtime.LockOSThread()
+			if !l.plain() {
+				runtime.LockOSThread()
+			}
 			failed <- f(l, p, i)
 		}()
 	}
@@ -122,6 +132,10 @@ func servers() map[string]generator {
 		loadDNS:      serveDNS,
 		loadDNSFresh: serveDNS,
 		loadFirst:    serveConnect,
+
+		loadEchoGo:    serveGo,
+		loadConnectGo: serveGo,
+		loadHTTPGo:    serveHTTPGo,
 	}
 }
 
@@ -138,5 +152,9 @@ func clients() map[string]generator {
 		loadDNS:      newDNSClient(),
 		loadDNSFresh: runDNSFresh,
 		loadFirst:    runFirst,
+
+		loadEchoGo:    runEchoGo,
+		loadConnectGo: runConnectGo,
+		loadHTTPGo:    newHTTPClient(),
 	}
 }

@@ -77,5 +77,14 @@ func goals() []goal {
 	lower("idle RSS", "rss_mb", pasta, 0.9, 0.6, "idle")
 	lower("5000 connections, time to open", "open_s", pasta, 2, 1, "hold-5000")
 	lower("5000 connections, growth of RSS in MB", "growth_mb", nil, 60, 25, "hold-5000")
+	for _, r := range programRows() {
+		switch m := r.metrics[0]; {
+		case r.extra: // a variant
+		case m.lower:
+			lower("real programs", m.key, all, 1, 0.8, r.name)
+		default:
+			higher("real programs", m.key, all, 1, 1.2, r.name)
+		}
+	}
 	return g
 }

@@ -16,10 +16,6 @@ import (
 	"epiphyte/test/harness"
 )
 
-// kitUser is who RootlessKit takes itself to run as where the machine has no
-// name for the runner's uid.
-const kitUser = "bench"
-
 // startKit starts RootlessKit with its builtin port driver. The guest is one
 // that it makes itself, with nothing but lo where its version allows: its port
 // driver reaches servers by the guest's loopback, whatever the network. From
@@ -61,7 +57,7 @@ func newKit(s *scene, dir string) (*helper, error) {
 	for name, script := range map[string]string{
 		"newuidmap": `echo "0 $3 1" >/proc/$1/uid_map`,
 		"newgidmap": `echo deny >/proc/$1/setgroups && echo "0 $3 1" >/proc/$1/gid_map`,
-		"getsubids": "echo '0: " + kitUser + " 100000 65536'",
+		"getsubids": "echo '0: " + userName + " 100000 65536'",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
 			return nil, err
@@ -77,7 +73,7 @@ func newKit(s *scene, dir string) (*helper, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.cmd.Env = append(os.Environ(), "USER="+kitUser, "PATH="+strings.Join([]string{dir, os.Getenv("PATH"), "/usr/sbin", "/sbin"}, ":"))
+	h.cmd.Env = append(os.Environ(), "USER="+userName, "PATH="+strings.Join([]string{dir, os.Getenv("PATH"), "/usr/sbin", "/sbin"}, ":"))
 	return h, nil
 }
 

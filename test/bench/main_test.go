@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"epiphyte/test/harness"
 )
 
@@ -36,7 +38,7 @@ func TestMain(m *testing.M) {
 // TestEveryLoadRuns by the kernel alone, where nothing may fail or be lost: a
 // generator that does not work would be taken for a helper that does not.
 func TestEveryLoadRuns(t *testing.T) {
-	for _, name := range []string{"tcp-out-1-65520", "tcp-in-4-1500", "rtt-tcp", "rtt-udp", "rtt-tcp-pinned", "connect-16", "udp-flood-1400", "udp-gso-1200", "udp-in-1400", "udp-in-gso-1200", "published-udp-up-1400", "published-udp-down-1400", "dns-one", "dns-fresh", "published-tcp-up-1-65520", "neighbour-tcp-4-65520", "neighbour-rtt-udp", "neighbour-connect-16", "neighbour-udp-1400"} {
+	for _, name := range []string{"tcp-out-1-65520", "tcp-in-4-1500", "rtt-tcp", "rtt-udp", "rtt-tcp-pinned", "connect-16", "udp-flood-1400", "udp-gso-1200", "udp-in-1400", "udp-in-gso-1200", "published-udp-up-1400", "published-udp-down-1400", "dns-one", "dns-fresh", "published-tcp-up-1-65520", "neighbour-tcp-4-65520", "neighbour-rtt-udp", "neighbour-connect-16", "neighbour-udp-1400", "rtt-go", "http-go", "published-connect-go-16", "pinned-rtt-go", "beside-connect-go-1"} {
 		for _, kind := range []string{kindVeth, kindLoopback, kindBridge} {
 			t.Run(name+"/"+kind, func(t *testing.T) {
 				rows, err := selectRows(options{rows: name})
@@ -70,6 +72,31 @@ func TestEveryLoadRuns(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestProgramEndsWithItsChildren, and is charged with those that have ended before.
+func TestProgramEndsWithItsChildren(t *testing.T) {
+	h, err := startProgram(env.Host, "sh", "-c", `sh -c 'i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done'; sleep 1000 & wait`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.kill()
+	const enough = 50 * time.Millisecond
+	if err := harness.Eventually(defaultPatience, func() error {
+		own, ownErr := h.cpu()
+		ever, err := h.cpuWithEnded()
+		if ownErr != nil || err != nil || own >= enough || ever < enough {
+			return fmt.Errorf("living ones have used %v, %v, all %v, %v", own, ownErr, ever, err)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	tree := h.tree()
+	h.kill()
+	if len(tree) != 2 || unix.Kill(tree[1], 0) != unix.ESRCH {
+		t.Errorf("its child of %v lives", tree)
 	}
 }
 

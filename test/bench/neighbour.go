@@ -40,8 +40,8 @@ func neighbourRows() []row {
 			add(fmt.Sprintf("tcp-%d-%d", streams, mtu), stream("between members", loadSend, streams, mtu))
 		}
 	}
-	add("rtt-tcp", roundTrip("", loadEcho, "TCP between members:", false))
-	add("rtt-udp", roundTrip("", loadEchoUDP, "UDP between members:", false))
+	add("rtt-tcp", roundTrip("", loadEcho, "TCP between members:"))
+	add("rtt-udp", roundTrip("", loadEchoUDP, "UDP between members:"))
 	for _, parallel := range []int{1, 16} {
 		r := connects(parallel)
 		for i := range r.metrics {
@@ -175,17 +175,9 @@ func oursIn(dir string) []string {
 
 // runOurs runs a command of ours to its end.
 func (s *scene) runOurs(ctx context.Context, dir string, args ...string) error {
-	cmd := exec.CommandContext(ctx, s.peer.Path, args...)
+	cmd := exec.Command(s.peer.Path, args...)
 	cmd.Env = oursIn(dir)
-	var out strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := s.host.Start(cmd); err != nil {
-		return err
-	}
-	if err := cmd.Wait(); err != nil {
-		return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, oneLine(out.String()))
-	}
-	return nil
+	return s.finish(ctx, cmd)
 }
 
 // vdeMTU is the largest that vde_switch carries. Larger packets of its members are cut

@@ -29,6 +29,9 @@ func plots() []plot {
 		{"connections", "Short connections", "per_s", "connect-* published*-connect-*"},
 		{"udp", "UDP", "kpps", "udp-*"},
 		{"dns", "DNS", "per_s", "dns-*"},
+		{"programs", "Real programs", "per_s", "redis-get wrk wrk-close h2load http-go pgbench dnsperf"},
+		{"programs-published", "Real programs, by a published port", "per_s", "published-redis-get published-wrk published-wrk-close published-h2load published-http-go published-pgbench published-dnsperf"},
+		{"programs-cpu", "Real programs, cost", "cpu_us_per_op", "redis-get wrk wrk-close h2load http-go pgbench dnsperf"},
 		{"start", "Start", "ms", "start*"},
 		{"memory", "Memory", "rss_mb", "idle rss-*"},
 	}

@@ -43,7 +43,7 @@ func publishedRows() []row {
 		{"published-stack", "Published port by the host's address, our stack path", published{mode: "stack", external: true}},
 	} {
 		how := &p.published
-		for _, r := range []row{stream("up", loadSend, 1, bigMTU), stream("down", loadReceive, 1, bigMTU), connects(1), connects(16), roundTrip("tcp", loadEcho, "TCP", false)} {
+		for _, r := range []row{stream("up", loadSend, 1, bigMTU), stream("down", loadReceive, 1, bigMTU), connects(1), connects(16), roundTrip("tcp", loadEcho, "TCP")} {
 			r.published = how
 			r.name = p.name + "-" + r.name
 			if strings.HasSuffix(r.name, "-tcp-up-1-65520") && p.external {
@@ -163,20 +163,16 @@ func (s *scene) publishes() error {
 	if s.published == nil {
 		return nil
 	}
-	found, err := listens(s.host, s.published.proto(), publishedPort)
-	if err == nil && !found {
-		err = fmt.Errorf("nobody listens on port %d", publishedPort)
-	}
-	return err
+	return listens(s.host, s.published.proto(), publishedPort)
 }
 
-// listens tells whether there is a socket that takes clients, without being one.
-func listens(ns *harness.NetNS, proto string, port uint16) (found bool, err error) {
-	state := "0A" // TCP_LISTEN
+// listens gives an error unless there is a socket that takes clients, without being one.
+func listens(ns *harness.NetNS, proto string, port uint16) error {
+	found, state := false, "0A" // TCP_LISTEN
 	if proto == "udp" {
 		state = "07" // TCP_CLOSE: not connected
 	}
-	err = ns.Do(func() error {
+	err := ns.Do(func() error {
 		for _, table := range []string{proto, proto + "6"} {
 			text, err := os.ReadFile("/proc/thread-self/net/" + table)
 			if err != nil {
@@ -191,7 +187,10 @@ func listens(ns *harness.NetNS, proto string, port uint16) (found bool, err erro
 		}
 		return nil
 	})
-	return found, err
+	if err == nil && !found {
+		err = fmt.Errorf("nobody listens on port %d", port)
+	}
+	return err
 }
 
 // pastaForward is the value of pasta's option for ports of a protocol.

@@ -40,13 +40,16 @@ func TestSelectRows(t *testing.T) {
 		}
 		return names
 	}
-	if d := cmp.Diff([]string{"rtt-tcp", "connect-1", "connect-16", "connect-64"}, names("connect-64,rtt-tcp connect-*")); d != "" {
+	if d := cmp.Diff([]string{"rtt-tcp", "connect-1", "connect-16", "connect-64", "connect-go-1", "connect-go-16"}, names("connect-64,rtt-tcp connect-*")); d != "" {
 		t.Error(d)
 	}
 	for _, name := range names("") {
 		if name == "connect-64" || strings.HasPrefix(name, "iperf3") {
 			t.Errorf("%s is measured unasked", name)
 		}
+	}
+	if got := names("programs-beside"); !slices.Contains(got, "beside-published-wrk") || slices.Contains(got, "wrk") {
+		t.Errorf("programs-beside is %v", got)
 	}
 	if got := names("growth"); !slices.Contains(got, "hold-9000") || slices.Contains(got, "idle") {
 		t.Errorf("growth is %v", got)
@@ -60,7 +63,7 @@ func TestSelectRows(t *testing.T) {
 func TestPortDriverIsMeasuredByPublishedRowsAlone(t *testing.T) {
 	kit := peer{Label: kindKit, Kind: kindKit}
 	for _, r := range allRows() {
-		if kit.takes(r) != strings.HasPrefix(r.name, "published") {
+		if name := withoutVariant(r.name); kit.takes(r) != strings.HasPrefix(name, "published") {
 			t.Errorf("%s: taken is %v", r.name, kit.takes(r))
 		}
 	}
@@ -69,6 +72,14 @@ func TestPortDriverIsMeasuredByPublishedRowsAlone(t *testing.T) {
 	if b.table(&w); strings.Contains(w.String(), kindKit) {
 		t.Error(w.String())
 	}
+}
+
+// withoutVariant is the name of the row that another one is a variant of.
+func withoutVariant(name string) string {
+	for _, v := range variants() {
+		name = strings.TrimPrefix(name, v.name+"-")
+	}
+	return name
 }
 
 // TestNetworksAreMeasuredByNeighbourRowsAlone and by those who have networks.

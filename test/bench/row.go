@@ -26,6 +26,10 @@ type row struct {
 	published *published // the server is in the guest; nil: on the host
 	dns       bool       // the server is the host's resolver
 	cpus      int        // processors that the helper is kept to; 0: all
+	together  bool       // client, helper and server are kept to one processor
+	beside    bool       // beside a program that never rests
+	groups    []string   // names that ask for it together with others
+	needs     []string   // programs that it is measured with, found by [lookup]
 }
 
 // values of one sample, by [metric.key].
@@ -60,8 +64,8 @@ func allRows() []row {
 		}
 	}
 	rows = append(rows, stream("out", loadSend, 1, jumboMT), stream("in", loadReceive, 1, jumboMT))
-	rows = append(rows, roundTrip("tcp", loadEcho, "TCP", false), roundTrip("udp", loadEchoUDP, "UDP", false))
-	rows = append(rows, roundTrip("tcp-pinned", loadEcho, "TCP on one processor:", true), roundTrip("udp-pinned", loadEchoUDP, "UDP on one processor:", true))
+	rows = append(rows, roundTrip("tcp", loadEcho, "TCP"), roundTrip("udp", loadEchoUDP, "UDP"))
+	rows = append(rows, pinned(roundTrip("tcp-pinned", loadEcho, "TCP on one processor:")), pinned(roundTrip("udp-pinned", loadEchoUDP, "UDP on one processor:")))
 	for _, parallel := range []int{1, 16, 64} {
 		rows = append(rows, connects(parallel))
 	}
@@ -77,6 +81,7 @@ func allRows() []row {
 	}
 	rows = append(rows, faceRows(rows)...)
 	rows = append(rows, coreRows()...)
+	rows = append(rows, programRows()...)
 	for _, streams := range []int{1, 4} {
 		rows = append(rows, iperf("out", streams), iperf("in", streams, "-R"))
 	}
@@ -95,6 +100,11 @@ func groups() map[string][]string {
 	for _, x := range growths() {
 		for _, p := range x.points {
 			g["growth"] = append(g["growth"], p.row)
+		}
+	}
+	for _, r := range programRows() {
+		for _, group := range r.groups {
+			g[group] = append(g[group], r.name)
 		}
 	}
 	return g
@@ -181,9 +191,15 @@ func stream(way, kind string, streams, mtu int) row {
 	}
 }
 
-// roundTrip is one byte to and fro, again and again. With all three processes
-// together, what is measured is work and the change from one to the next alone.
-func roundTrip(name, kind, title string, together bool) row {
+// pinned keeps client, helper and server to one processor: what is measured is work and
+// the change from one to the next alone.
+func pinned(r row) row {
+	r.together = true
+	return r
+}
+
+// roundTrip is one byte to and fro, again and again.
+func roundTrip(name, kind, title string) row {
 	return row{
 		name: "rtt-" + name,
 		mtu:  bigMTU,
@@ -202,11 +218,6 @@ func roundTrip(name, kind, title string, together bool) row {
 				return nil, err
 			}
 			defer t.close()
-			if together {
-				if err := t.together(); err != nil {
-					return nil, err
-				}
-			}
 			w, err := t.window(ctx, settle/3, window/3)
 			if err != nil {
 				return nil, err

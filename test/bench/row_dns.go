@@ -61,7 +61,7 @@ func (t *traffic) operations(ctx context.Context, window time.Duration) (values,
 	}
 	v := values{"per_s": w.done / w.seconds, "errors": float64(t.errors.Load())}
 	if w.done > 0 {
-		v["cpu_us_per_op"] = w.cpu * 1e6 / w.done
+		v["cpu_us_per_op"], v["all_cpu_us_per_op"] = w.cpu*1e6/w.done, w.all*1e6/w.done
 	}
 	return v, nil
 }

@@ -43,7 +43,7 @@ func run(ctx context.Context, e *harness.Env, o options, out outputs) error {
 	for i := range peers {
 		peers[i].find(e.Binary)
 	}
-	if err := errors.Join(subordinateIDs(), nameResolver()); err != nil {
+	if err := errors.Join(subordinateIDs(), nameResolver(), nameUser()); err != nil {
 		return err
 	}
 	b := &bench{env: e, options: o, peers: peers, rows: rows, begin: time.Now()}
@@ -154,6 +154,9 @@ func (b *bench) measure(ctx context.Context, r row, round, turn int, log *os.Fil
 func (b *bench) one(ctx context.Context, r row, p peer) (values, error) {
 	ctx, cancel := context.WithTimeout(ctx, sampleLimit)
 	defer cancel()
+	if err := r.missing(); err != nil {
+		return nil, err
+	}
 	s, err := newScene(b.env, p.facing(r), r.mtu)
 	if err != nil {
 		return nil, err

@@ -40,6 +40,9 @@ type scene struct {
 
 	targetPort uint16 // 0: the server's own
 
+	together bool    // client, helper and server are kept to one processor
+	busy     *helper // runs without a rest; nil: nothing does
+
 	servers   *harness.NetNS // where servers run
 	published *published     // a port of the host leads to the server, in the guest; nil: none
 }
@@ -104,7 +107,13 @@ func forTraffic(ns *harness.NetNS) error {
 }
 
 // arrange puts client and server where a row wants them.
-func (s *scene) arrange(r row) error {
+func (s *scene) arrange(r row) (err error) {
+	s.together = r.together
+	if r.beside {
+		if s.busy, err = startProgram(s.host, "sh", "-c", "while :; do :; done"); err != nil {
+			return err
+		}
+	}
 	if r.neighbour {
 		return s.meet()
 	}
@@ -130,8 +139,10 @@ func (s *scene) start(ctx context.Context) (err error) {
 }
 
 func (s *scene) close() {
-	if s.helper != nil {
-		s.helper.kill()
+	for _, h := range []*helper{s.helper, s.busy} {
+		if h != nil {
+			h.kill()
+		}
 	}
 	for _, g := range []*harness.Guest{s.guest, s.neighbour} {
 		if g != nil {

@@ -69,7 +69,13 @@ func (s *scene) newTraffic(ctx context.Context, l load) (_ *traffic, err error) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(l.patience, defaultPatience))
 	defer cancel()
-	return t, t.wait(ctx, func() bool { return t.ready.Load() >= uint64(l.ready) })
+	if err := t.wait(ctx, func() bool { return t.ready.Load() >= uint64(l.ready) }); err != nil {
+		return nil, err
+	}
+	if s.together {
+		return t, t.together()
+	}
+	return t, nil
 }
 
 // listen makes the server's socket, which is ready for clients from then on.
@@ -178,14 +184,23 @@ type reading struct {
 	sent  uint64
 	timed uint64
 	cpu   time.Duration // of the helper; 0 for a ceiling
+	all   time.Duration // the same with client and server
 }
 
 func (t *traffic) read() (r reading, err error) {
-	if t.scene.helper != nil {
-		r.cpu, err = t.scene.helper.cpu()
+	if r.cpu, err = t.scene.helperCPU(); err != nil {
+		return r, err
+	}
+	r.all = r.cpu
+	for _, g := range []*process{t.client, t.server} {
+		used, err := processCPU(g.cmd.Process.Pid)
+		if err != nil {
+			return r, fmt.Errorf("read CPU clock of generator: %w", err)
+		}
+		r.all += used
 	}
 	r.at, r.done, r.sent, r.timed = time.Now(), t.total(), t.sent.Load(), t.timed.Load()
-	return r, err
+	return r, nil
 }
 
 // span is what happened between two readings.
@@ -193,7 +208,8 @@ type span struct {
 	seconds float64
 	done    float64
 	sent    float64
-	cpu     float64  // seconds
+	cpu     float64  // seconds, of the helper
+	all     float64  // the same with client and server
 	delays  []uint32 // sorted, nanoseconds
 }
 
@@ -222,6 +238,7 @@ func (t *traffic) between(a, b reading) span {
 		done:    float64(b.done - a.done),
 		sent:    float64(b.sent - a.sent),
 		cpu:     (b.cpu - a.cpu).Seconds(),
+		all:     (b.all - a.all).Seconds(),
 		delays:  slices.Clone(t.delays[a.timed:b.timed]),
 	}
 	slices.Sort(s.delays)
