@@ -21,6 +21,7 @@ type dial struct {
 	handshake *stack.Handshake
 	others    []netip.AddrPort // where to connect if the host's answer is an error
 	watch     policy.Watch     // nil: nobody watches
+	errand    *errand          // to a proxy that connects in our place; nil: none
 	forget    func()           // stops waiting for the decision; nil: there was nothing to wait for
 	ended     bool
 }
@@ -58,6 +59,9 @@ func (d *dial) decided(decision policy.Decision) {
 	case d.ended:
 	case decision.Action == policy.Allow:
 		d.others, d.watch = decision.Others, decision.Watch
+		if decision.Proxy != nil {
+			d.errand = &errand{dial: d, talk: decision.Proxy, path: decision.Path}
+		}
 		d.connect(decision.To)
 	case decision.Action == policy.ServeDNS:
 		d.connectDNS()
@@ -76,10 +80,22 @@ func (d *dial) connect(to netip.AddrPort) {
 	if d.watch != nil {
 		d.watch.Flow(d.record, to)
 	}
-	fd, errno := d.f.socket(to.Addr(), unix.SOCK_STREAM, 0)
+	var fd int
+	var errno unix.Errno
+	if d.errand != nil {
+		fd, errno = d.errand.socket(to)
+	} else {
+		fd, errno = d.f.socket(to.Addr(), unix.SOCK_STREAM, 0)
+	}
 	if errno != 0 {
 		d.f.cfg.Table.DialFailed(errno)
 		d.fail(errno)
+		return
+	}
+	if d.errand != nil && d.errand.path != "" {
+		d.record.FD, d.record.State = fd, flow.Connecting
+		d.host.Socket = connect.Socket{FD: fd}
+		d.answered(0)
 		return
 	}
 	connect.Prepare(fd)
@@ -117,6 +133,10 @@ func (d *dial) answered(errno unix.Errno) {
 		d.fail(errno)
 		return
 	}
+	if d.errand != nil && !d.errand.done {
+		d.errand.start()
+		return
+	}
 	d.record.State = flow.Handshake
 	h := d.f.stack.Accept(d.syn, d.accepted)
 	if !d.ended {
@@ -146,6 +166,7 @@ func (d *dial) fail(errno unix.Errno) {
 
 func (d *dial) close() {
 	d.ended = true
+	d.errand.stop()
 	d.f.cfg.Table.Remove(d.record)
 	d.host.Close()
 }
@@ -154,6 +175,7 @@ func (d *dial) close() {
 // connection, it sends its SYN again.
 func (d *dial) End(flow.Reason) {
 	d.ended = true
+	d.errand.stop()
 	if d.forget != nil {
 		d.forget()
 	}

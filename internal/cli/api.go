@@ -27,7 +27,7 @@ func (o *Options) listen(ctx context.Context, n *guestNetwork, r *reporter) erro
 		cfg.Forwards = n.forwards
 	}
 	if o.Policy.active() {
-		cfg.Policy = guestPolicy{n.guest}
+		cfg.Policy = guestPolicy{n}
 	}
 	cfg.Guest = o.describe(n)
 	if o.FindSocket {

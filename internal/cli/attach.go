@@ -70,7 +70,7 @@ func (a *Attach) run(ctx context.Context, prog string, stdout, stderr io.Writer)
 			r.log.Debug("the target has ended")
 			return 0
 		case <-hangups:
-			if err := a.Policy.reload(n.guest); err != nil {
+			if err := a.Policy.reload(n); err != nil {
 				r.fail(fmt.Errorf("the policy in force stays: %w", err))
 			}
 		case err := <-hangup:

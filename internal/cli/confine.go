@@ -43,6 +43,7 @@ func (o *Options) sandbox(n *guestNetwork, command *os.Process, r *reporter) san
 	if !o.DisableDNS {
 		cfg.Read = append(cfg.Read, o.ResolvConf)
 	}
+	cfg.Connect = n.sockets
 	if o.Policy.File != "" {
 		cfg.Read = append(cfg.Read, o.Policy.File) // again, when asked to
 	}

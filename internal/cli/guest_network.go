@@ -25,6 +25,7 @@ type guestNetwork struct {
 	guest    *guest.Guest
 	agent    *tap.Agent   // nil: none
 	records  *flowlog.Log // nil: flows are not recorded
+	sockets  []string     // of proxies, which a policy may name
 	frames   *frames      // nil: nobody can ask for captures
 	servers  []*api.Server
 	found    string        // the socket by which it is found; empty: none
@@ -78,6 +79,9 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 		return nil, err
 	}
 	n := &guestNetwork{config: cfg, threads: threads, ended: make(chan struct{})}
+	if rules != nil {
+		n.sockets = rules.Sockets()
+	}
 	defer func() {
 		ports.close()
 		if err != nil {

@@ -52,7 +52,7 @@ func (p *Pasta) serve(ctx context.Context, stderr io.Writer, ready func() error)
 	for {
 		select {
 		case <-hangups:
-			if err := p.Policy.reload(n.guest); err != nil {
+			if err := p.Policy.reload(n); err != nil {
 				r.fail(fmt.Errorf("the policy in force stays: %w", err))
 			}
 		case err := <-gone:

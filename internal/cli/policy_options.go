@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/pflag"
@@ -13,7 +14,6 @@ import (
 	"epiphyte/internal/api"
 	"epiphyte/internal/egress"
 	"epiphyte/internal/flowlog"
-	"epiphyte/internal/guest"
 )
 
 // policyVariable names a policy file for callers that fix their arguments; --policy goes
@@ -122,20 +122,31 @@ func (o *PolicyOptions) hangups() (asked <-chan os.Signal, stop func()) {
 }
 
 // reload reads the policy again. One that cannot be read leaves the one in force.
-func (o *PolicyOptions) reload(g *guest.Guest) error {
+func (o *PolicyOptions) reload(n *guestNetwork) error {
 	p, err := o.load()
 	if err == nil {
-		g.SetPolicy(p)
+		err = n.setPolicy(p)
 	}
 	return err
 }
 
+// setPolicy replaces the policy by one that the program, which is confined, can apply.
+func (n *guestNetwork) setPolicy(p *egress.Policy) error {
+	for _, path := range p.Sockets() {
+		if !slices.Contains(n.sockets, path) {
+			return fmt.Errorf("via unix:%s: the program can reach only the sockets that it was started with: start it again", path)
+		}
+	}
+	n.guest.SetPolicy(p)
+	return nil
+}
+
 // guestPolicy is a guest's policy as the HTTP socket shows it.
-type guestPolicy struct{ guest *guest.Guest }
+type guestPolicy struct{ network *guestNetwork }
 
 // Show implements api.Policy.
 func (p guestPolicy) Show() api.PolicyDocument {
-	policy, counts := p.guest.Policy()
+	policy, counts := p.network.guest.Policy()
 	doc := api.PolicyDocument{Rules: []api.PolicyRule{}, Default: counts.Default, Denied: counts.Denied}
 	if policy == nil { // the guest is gone
 		return doc
@@ -150,7 +161,7 @@ func (p guestPolicy) Show() api.PolicyDocument {
 func (p guestPolicy) Replace(text string) error {
 	policy, err := egress.Parse(egress.Source{File: "policy", Text: text})
 	if err == nil {
-		p.guest.SetPolicy(policy)
+		err = p.network.setPolicy(policy)
 	}
 	return err
 }

@@ -60,7 +60,7 @@ func (p *Policy) DecideName(name string) Verdict {
 			}
 		}
 		for _, r := range b.allow {
-			if m.allow == nil || r.ID < m.allow.ID {
+			if r.goesBefore(m.allow) {
 				m.allow = r
 			}
 		}

@@ -11,7 +11,7 @@
 //
 // One statement a line; what follows a '#' at the start of a word is a comment.
 //
-//	allow|deny [tcp|udp|icmp] TARGET[:PORT[-END],...]
+//	allow|deny [tcp|udp|icmp] TARGET[:PORT[-END],...] [via PROXY]
 //	allow|deny in [tcp|udp] from SOURCE [to PORT[-END],...]
 //	default allow|deny
 //	default in allow|deny
@@ -24,6 +24,10 @@
 // TARGET is a name, *.name, an address, a prefix or a group; an IPv6 address or prefix
 // before a port stands in brackets. SOURCE is an address, a prefix or a group. Without a
 // protocol a rule is for all three, and with ports for TCP and UDP.
+//
+// PROXY is socks5://HOST:PORT, http-connect://HOST:PORT, or unix:PATH, a SOCKS5 proxy's
+// socket. The rule is for TCP then. Where several rules allow a flow it goes by one with a
+// proxy.
 //
 // The order of lines means nothing. Deny beats allow beats default, and default is deny
 // once anything is allowed in that direction, unless it is said otherwise: who writes a

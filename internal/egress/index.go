@@ -64,14 +64,19 @@ func entry[K comparable](m *map[K]*bucket, key K) *bucket {
 	return b
 }
 
-// match is what an index says of a flow: the first rule in the text of each kind.
+// match is what an index says of a flow: the first rule in the text that denies it, and the
+// one that it goes by if none does.
 type match struct{ deny, allow *Rule }
 
 // consider takes the rules of a bucket into account; those that allow only if allowing.
 func (m *match) consider(b *bucket, allowing bool, f *Flow) {
 	m.deny = first(m.deny, b.deny, f)
 	if allowing {
-		m.allow = first(m.allow, b.allow, f)
+		for _, r := range b.allow {
+			if r.covers(f.Proto, f.Port) && r.goesBefore(m.allow) {
+				m.allow = r
+			}
+		}
 	}
 }
 

@@ -3,6 +3,8 @@ package egress
 import (
 	"net/netip"
 	"strconv"
+
+	"epiphyte/internal/proxy"
 )
 
 // Direction is the way of the first packet of a flow.
@@ -68,6 +70,7 @@ const (
 	NoName       Reason = "no name in the hello" // sni require
 	Unreadable   Reason = "hello not readable"   // it is too long, malformed, or did not come
 	TooManyNames Reason = "too many new names below a star"
+	NoProxy      Reason = "proxy not found" // its name has no address
 )
 
 // Verdict is what becomes of a flow, and by what.
@@ -116,6 +119,8 @@ type Rule struct {
 	File string // as given to Parse
 	Line int    // from 1
 	Text string // without comment and needless space
+	// Via is the proxy that the rule's flows go by; nil: none.
+	Via *proxy.Server
 
 	allow     bool
 	direction Direction

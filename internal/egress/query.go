@@ -84,7 +84,8 @@ func (q *Questions) Ask(p *Policy, query []byte, stream bool, now time.Duration)
 			return Question{Answer: r.negative(dnsmessage.RCodeNameError, string(v.Reason)), Name: name, Verdict: v}
 		}
 		return Question{Answer: q.synthetic(r, b), Name: name, Verdict: v}
-	case asked.Type == dnsmessage.TypeAAAA && !q.IPv6, !address && !service && !p.AnyDNS:
+	case asked.Type == dnsmessage.TypeAAAA && !q.IPv6, !address && !service && !p.AnyDNS,
+		!p.Pin && v.Rule != nil && v.Rule.Via != nil: // the proxy alone hears of the name
 		return Question{Answer: r.negative(dnsmessage.RCodeSuccess, ""), Name: name, Verdict: v}
 	case q.Names.Bind(name, v, now) == nil: // counts names that a star lets out
 		v = Verdict{Reason: TooManyNames, Rule: v.Rule}

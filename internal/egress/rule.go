@@ -45,7 +45,7 @@ func (p *reader) protocol(r *Rule) (given bool) {
 	return false
 }
 
-// outward reads [tcp|udp|icmp] TARGET[:PORTS].
+// outward reads [tcp|udp|icmp] TARGET[:PORTS] [via PROXY].
 func (p *reader) outward(r *Rule) error {
 	given := p.protocol(r)
 	w, ok := p.next()
@@ -60,7 +60,7 @@ func (p *reader) outward(r *Rule) error {
 		return err
 	}
 	if ports.text == "" {
-		return nil
+		return p.via(r, given)
 	}
 	switch {
 	case given && r.protos == ICMP:
@@ -79,7 +79,7 @@ func (p *reader) outward(r *Rule) error {
 	if !given {
 		r.protos = TCP | UDP
 	}
-	return nil
+	return p.via(r, given)
 }
 
 // inward reads [tcp|udp] from SOURCE [to PORTS].

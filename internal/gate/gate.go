@@ -180,6 +180,9 @@ func (g *Gate) Decide(q policy.Request) policy.Decision {
 		return g.talks.decide(q, d, nil)
 	}
 	v, f := g.judgeAddr(q)
+	if goesByProxy(v) {
+		return g.decideProxy(q, f, v)
+	}
 	return g.act(q, d, f, v)
 }
 

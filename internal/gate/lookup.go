@@ -150,23 +150,34 @@ func (g *Gate) decideName(q policy.Request) policy.Decision {
 	if t := g.talks.find(q); t != nil {
 		return t.decision() // what was allowed goes on
 	}
-	if v := g.policy.Decide(f); !v.Allow && !g.passes(v) {
+	v := g.policy.Decide(f)
+	switch {
+	case !v.Allow && !g.passes(v):
 		return g.act(q, policy.Decision{}, f, v)
+	case goesByProxy(v):
+		return g.decideProxy(q, f, v)
 	}
 	d := policy.Decision{Action: policy.Allow}
 	if f.Proto != egress.TCP {
 		return g.talks.decide(q, d, b)
 	}
-	return g.resolve(b, func(addrs []netip.Addr) policy.Decision { return g.lead(q, f, addrs) })
+	return g.resolveBound(b, func(addrs []netip.Addr) policy.Decision { return g.lead(q, f, addrs) })
 }
 
-// resolve has the addresses of a binding decided about, now or later.
-func (g *Gate) resolve(b *egress.Binding, decide func([]netip.Addr) policy.Decision) policy.Decision {
+// resolveBound has the addresses of a binding decided about, which is held meanwhile.
+func (g *Gate) resolveBound(b *egress.Binding, decide func([]netip.Addr) policy.Decision) policy.Decision {
+	g.names.Hold(b)
+	return g.resolve(b.Name, func(addrs []netip.Addr) policy.Decision {
+		g.names.Release(b)
+		return decide(addrs)
+	})
+}
+
+// resolve has the addresses of a name decided about, now or later.
+func (g *Gate) resolve(name string, decide func([]netip.Addr) policy.Decision) policy.Decision {
 	var now policy.Decision
 	var pending *policy.Pending
-	g.names.Hold(b)
-	g.look.find(b.Name, func(addrs []netip.Addr) {
-		g.names.Release(b)
+	g.look.find(name, func(addrs []netip.Addr) {
 		if g.closed {
 			now = policy.Decision{Action: policy.Refuse, Errno: unix.EACCES}
 		} else {

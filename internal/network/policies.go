@@ -68,6 +68,9 @@ func CheckPolicy(p *egress.Policy) error {
 	if r := p.DeniesMembers(); r != nil {
 		return fmt.Errorf("%s: neighbours are not kept apart by a policy, but by epiphyte network create --isolate", r.Where())
 	}
+	if len(p.Sockets()) > 0 {
+		return fmt.Errorf("via unix:%s: a network's process reaches no sockets of files; socks5://127.0.0.1:PORT does", p.Sockets()[0])
+	}
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"epiphyte/internal/addressing"
 	"epiphyte/internal/flow"
+	"epiphyte/internal/proxy"
 )
 
 // Direction is the way in which the first packet of a flow, or the datagram that
@@ -68,6 +69,10 @@ type Decision struct {
 	Pending *Pending
 	// Others are where it goes if To does not answer, in their order; of TCP.
 	Others []netip.AddrPort
+	// Proxy, of TCP, is asked to connect to the destination: To and Others are its
+	// addresses, or Path its Unix socket. nil: nobody is asked.
+	Proxy *proxy.Talk
+	Path  string
 	// Watch accompanies the flow that Allow is about; nil: nobody does.
 	Watch Watch
 }

@@ -115,6 +115,12 @@ func (cfg *Config) sockets() []seccomp.Rule {
 			{Index: 1, Mask: socketType, Values: []uint32{unix.SOCK_STREAM}},
 		}},
 	}
+	if len(cfg.Connect) > 0 { // a proxy's (forwarder); files restrict which
+		rules = append(rules, seccomp.Rule{Call: unix.SYS_SOCKET, Args: []seccomp.Arg{
+			{Index: 0, Values: []uint32{unix.AF_UNIX}},
+			{Index: 1, Mask: socketType, Values: []uint32{unix.SOCK_STREAM}},
+		}})
+	}
 	if cfg.Interfaces {
 		rules = append(rules, seccomp.Rule{Call: unix.SYS_SOCKET, Args: []seccomp.Arg{
 			{Index: 0, Values: []uint32{unix.AF_NETLINK}},

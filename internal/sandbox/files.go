@@ -38,6 +38,9 @@ func (cfg *Config) restrictFiles() error {
 			rules = append(rules, landlock.PathAccess(llsys.AccessFSRemoveDir, parent))
 		}
 	}
+	if len(cfg.Connect) > 0 {
+		rules = append(rules, landlock.PathAccess(llsys.AccessFSResolveUnix, cfg.Connect...).IgnoreIfMissing())
+	}
 	for _, path := range cfg.Remove {
 		if dir := filepath.Dir(path); dir != "/" {
 			rules = append(rules, landlock.PathAccess(llsys.AccessFSRemoveFile, dir))

@@ -24,6 +24,8 @@ type Config struct {
 	// Own are directories of the program's own: files in them are read, made, replaced by
 	// others and removed, and in the end the directories themselves, if they are empty.
 	Own []string
+	// Connect are Unix sockets to be connected to.
+	Connect []string
 	// Overwrite keeps it possible to overwrite and shorten files that are open: the log's.
 	Overwrite bool
 	// Interfaces keeps it possible to ask the kernel for the addresses of the host's

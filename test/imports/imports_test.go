@@ -130,6 +130,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"internal/names":      append(own("tap", "stack", "forwarder", "portfwd", "internal/shard", "internal/dns", "internal/guest"), gvisor, "net", "os", "os/exec", "time"),
 		"internal/egress":     append(own("tap", "stack", "forwarder", "portfwd", "internal/shard", "internal/flow", "internal/policy", "internal/dns", "internal/guest"), gvisor, "net", "net/http", "os", "os/exec"),
 		"internal/gate":       append(own("tap", "stack", "forwarder", "portfwd", "internal/dns", "internal/relay", "internal/guest", "internal/api", "internal/cli"), gvisor, "net", "os", "os/exec"),
+		"internal/proxy":      append(own("tap", "stack", "forwarder", "portfwd", "internal/shard", "internal/flow", "internal/policy", "internal/egress"), gvisor, "net", "net/http", "os", "os/exec"),
 		"internal/flowlog":    append(own("tap", "stack", "forwarder", "portfwd", "internal/shard", "internal/gate", "internal/guest"), gvisor, "net", "os", "os/exec"),
 		"internal/sniff":      append(own("tap", "stack", "forwarder", "portfwd", "internal/shard", "internal/flow", "internal/policy", "internal/egress", "internal/guest"), gvisor, "net", "net/http", "os", "os/exec", "crypto/tls"),
 		"internal/dhcp":       append(own("stack", "tap", "forwarder", "portfwd", "internal/shard"), gvisor, "os/exec"),

@@ -1,0 +1,49 @@
+package gate
+
+import (
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/egress"
+	"epiphyte/internal/policy"
+	"epiphyte/internal/proxy"
+)
+
+// goesByProxy reports whether a verdict has a flow go by a proxy.
+func goesByProxy(v egress.Verdict) bool { return v.Allow && v.Rule != nil && v.Rule.Via != nil }
+
+// decideProxy decides about a connection that a proxy is to make. It gets the name, which
+// no nameserver is asked about; its own is the user's choice, and leads anywhere.
+func (g *Gate) decideProxy(q policy.Request, f egress.Flow, v egress.Verdict) policy.Decision {
+	s := v.Rule.Via
+	host := f.Name
+	if host == "" {
+		host = f.Addr.String()
+	}
+	d := policy.Decision{Action: policy.Allow, Path: s.Path, Proxy: proxy.NewTalk(s.Kind, host, f.Port)}
+	if s.Path != "" {
+		return g.act(q, d, f, v)
+	}
+	if a, err := netip.ParseAddr(s.Host); err == nil {
+		d.To = netip.AddrPortFrom(a, s.Port)
+		return g.act(q, d, f, v)
+	}
+	toAny := func(addrs []netip.Addr) policy.Decision {
+		if len(addrs) == 0 {
+			g.record(f, egress.Verdict{Reason: egress.NoProxy, Rule: v.Rule}, q, egress.Record{})
+			return policy.Decision{Action: policy.Refuse, Errno: unix.EHOSTUNREACH}
+		}
+		for _, a := range addrs[:min(len(addrs), tries)] {
+			d.Others = append(d.Others, netip.AddrPortFrom(a, s.Port))
+		}
+		d.To, d.Others = d.Others[0], d.Others[1:]
+		return g.act(q, d, f, v)
+	}
+	if s.Host == "localhost" { // which nameservers do not know
+		return toAny([]netip.Addr{loopback4(), netip.IPv6Loopback()})
+	}
+	return g.resolve(s.Host, toAny)
+}
+
+func loopback4() netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 0, 1}) }
