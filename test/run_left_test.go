@@ -34,7 +34,7 @@ func TestRun_LeavesProcesses(t *testing.T) {
 	if code != 3 || strings.Count(stderr, "go on without a network; --kill-children ends them") != 1 {
 		t.Errorf("left: status %d, %q", code, stderr)
 	}
-	for _, args := range [][]string{{"--kill-children", "sh", "-c", command}, {"sh", "-c", "sleep 0.1 & (sleep 0.1 &) ; wait; sleep 0.2; exit 3"}} {
+	for _, args := range [][]string{{"--kill-children", "sh", "-c", command}, {"sh", "-c", "x=$( (sleep 0.1 &) ); sleep 0.5; exit 3"}} {
 		if _, stderr, code := n.try(t, append([]string{"run"}, args...)...); code != 3 || stderr != "" {
 			t.Errorf("%q: status %d, %q", args, code, stderr)
 		}

@@ -30,11 +30,13 @@ type Forwards interface {
 // Config of a server. Ports is required.
 type Config struct {
 	Ports    Ports
-	Forwards Forwards        // HTTP: nil where there are none
-	Flows    func() []Flow   // lists the current flows; nil: none
-	Policy   Policy          // HTTP: nil where there is none
-	Guest    *Guest          // HTTP: the one that is served; nil where there are several
-	Stats    func() []Metric // reads the counters and gauges; nil: none
+	Forwards Forwards // HTTP: nil where there are none
+	// Why says what would become of a flow, which it reads (HTTP); nil: it cannot be asked.
+	Why    func(flow string) (*Why, error)
+	Flows  func() []Flow   // lists the current flows; nil: none
+	Policy Policy          // HTTP: nil where there is none
+	Guest  *Guest          // HTTP: the one that is served; nil where there are several
+	Stats  func() []Metric // reads the counters and gauges; nil: none
 	// Capture writes what crosses the TAP, as pcapng, with at most snaplen bytes of each
 	// frame if that is not 0, until ctx ends. An error before anything is written is told
 	// to the client. nil: there are no frames to capture.

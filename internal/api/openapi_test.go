@@ -58,12 +58,12 @@ func TestOpenAPIOperations(t *testing.T) {
 	d := readDocument(t)
 	want := []string{
 		"GET /v1/ports", "POST /v1/ports", "DELETE /v1/ports", "GET /v1/ports/{id}", "DELETE /v1/ports/{id}",
-		"GET /v1/forwards", "PATCH /v1/forwards", "GET /v1/guest", "GET /v1/flows", "GET /v1/stats", "GET /v1/policy", "PUT /v1/policy", "GET /v1/pcap", "GET /metrics",
+		"GET /v1/forwards", "PATCH /v1/forwards", "GET /v1/guest", "GET /v1/why", "GET /v1/flows", "GET /v1/stats", "GET /v1/policy", "PUT /v1/policy", "GET /v1/pcap", "GET /metrics",
 	}
 	if diff := cmp.Diff(want, d.operations); diff != "" {
 		t.Error(diff)
 	}
-	for _, path := range []string{"/v1/ports", "/v1/ports/{id}", "/v1/forwards", guestPath, "/v1/flows", "/v1/stats", policyPath, "/v1/pcap", "/metrics"} {
+	for _, path := range []string{"/v1/ports", "/v1/ports/{id}", "/v1/forwards", guestPath, whyPath, "/v1/flows", "/v1/stats", policyPath, "/v1/pcap", "/metrics"} {
 		body := `{"rule":"80"}`
 		if path == forwardsPath {
 			body = `{"add":["-t 80"]}`
@@ -74,6 +74,7 @@ func TestOpenAPIOperations(t *testing.T) {
 		for _, method := range []string{"GET", "POST", "PUT", "DELETE", "PATCH"} {
 			s := discreet()
 			s.cfg.Policy, s.cfg.Guest = new(fakePolicy), new(Guest)
+			s.cfg.Why = func(string) (*Why, error) { return new(Why), nil }
 			if _, err := s.cfg.Ports.Add(t.Context(), portfwd.Rule{HostPort: 8080}); err != nil {
 				t.Fatal(err)
 			}
@@ -94,7 +95,7 @@ func TestOpenAPIOperations(t *testing.T) {
 func TestOpenAPISchemas(t *testing.T) {
 	d := readDocument(t)
 	types := map[string]any{
-		"Ports": portsDocument{}, "Port": Port{}, "Forwards": forwardsDocument{}, "ForwardsChange": ForwardsChange{}, "Flows": flowsDocument{}, "Flow": Flow{}, "Guest": Guest{},
+		"Ports": portsDocument{}, "Port": Port{}, "Forwards": forwardsDocument{}, "ForwardsChange": ForwardsChange{}, "Flows": flowsDocument{}, "Flow": Flow{}, "Guest": Guest{}, "Why": Why{},
 		"Policy": PolicyDocument{}, "PolicyRule": PolicyRule{}, "Error": errorDocument{}, "error": Error{},
 	}
 	for name, v := range types {

@@ -45,6 +45,10 @@ func (s *Server) handlers(path string) map[string]handler {
 			return nil
 		}
 		return map[string]handler{"GET": s.showPolicy, "PUT": s.replacePolicy}
+	case whyPath:
+		if s.cfg.Why != nil {
+			return map[string]handler{"GET": s.showWhy}
+		}
 	case guestPath:
 		if s.cfg.Guest != nil {
 			return map[string]handler{"GET": s.showGuest}
@@ -70,7 +74,7 @@ func (s *Server) handlers(path string) map[string]handler {
 func (s *Server) route(ctx context.Context, req *request) *response {
 	methods := s.handlers(req.url.Path)
 	if methods == nil {
-		return problem(statusNotFound, fmt.Errorf("%s does not exist; /v1/ports, /v1/guest, /v1/flows, /v1/stats, /v1/pcap, with a policy /v1/policy, and /metrics do", req.url.Path))
+		return problem(statusNotFound, fmt.Errorf("%s does not exist; /v1/ports, /v1/guest, /v1/why, /v1/flows, /v1/stats, /v1/pcap, with a policy /v1/policy, and /metrics do", req.url.Path))
 	}
 	method := req.method
 	if method == "HEAD" { // encode leaves the body out

@@ -30,6 +30,7 @@ func (o *Options) listen(ctx context.Context, n *guestNetwork, r *reporter) erro
 		cfg.Policy = guestPolicy{n}
 	}
 	cfg.Guest = o.describe(n)
+	cfg.Why = func(flow string) (*api.Why, error) { return o.why(n.guest, flow) }
 	if o.FindSocket {
 		o.listenFound(ctx, n, cfg, r)
 	}

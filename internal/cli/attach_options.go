@@ -26,7 +26,7 @@ type Attach struct {
 	ExitFD    FD
 	// ExitWithTarget ends the program with the process of the target.
 	ExitWithTarget bool
-	Notices   string // for stdout before anything else, a line each
+	Notices        string // for stdout before anything else, a line each
 }
 
 // The kinds of target, as --netns-type names them. Every other word means

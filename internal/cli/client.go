@@ -56,6 +56,10 @@ func clientCommands() []clientCommand {
 			about: "Remove published ports. Existing connections through them stay."},
 		{name: "flows", short: "list connections and mappings", about: "List the connections and mappings of a running program.", run: (*Client).flows},
 		{name: "stats", short: "show the counters", about: "Show the counters of a running program.", run: (*Client).stats},
+		{name: "why", operands: "[tcp|udp|icmp] ADDRESS|NAME[:PORT]", short: "what would become of a flow, and by which rule", run: (*Client).why,
+			about: "Say what would become of a connection or datagram of the guest's, and why.\n" +
+				"Nothing is sent. The answer is what the program would decide now: allowed, refused, dropped " +
+				"or served by itself; where it would lead, by which rule of a policy, and which nameserver is asked."},
 		{name: "pcap", short: "capture frames, as pcapng", run: (*Client).pcap,
 			about: "Write the frames that cross a running program's TAP to stdout, as pcapng, until\n" +
 				"interrupted: for a file, or for tshark -i -. Of a network, each frame of any member's once."},

@@ -15,8 +15,8 @@ import (
 type Run struct {
 	Options
 	MemberOptions
-	KillChildren bool // end what the command leaves running
-	Notices string // for stderr before anything else, a line each
+	KillChildren bool   // end what the command leaves running
+	Notices      string // for stderr before anything else, a line each
 }
 
 // runMTU is the MTU of a network that only we and the kernel see: the largest

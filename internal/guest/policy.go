@@ -13,6 +13,7 @@ import (
 // decider is what decides about the flows of a worker: the rules, and before them the
 // policy of the guest, or of each member, if there is one.
 func (g *Guest) decider(w *worker, cfg *Config) policy.Decider {
+	w.rules = &cfg.Rules
 	switch {
 	case cfg.Members != nil:
 		g.members = &memberGates{g: g, cfg: cfg, gates: make(map[*flow.Guest]*gate.Gate)}

@@ -12,6 +12,7 @@ import (
 	"epiphyte/internal/dns"
 	"epiphyte/internal/flow"
 	"epiphyte/internal/gate"
+	"epiphyte/internal/policy"
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/sockio"
@@ -23,6 +24,7 @@ import (
 // worker is what one thread moves: a queue of the device, and a stack, a table of
 // flows, a forwarder and a relay of its own.
 type worker struct {
+	rules   *policy.Rules
 	shard   *shard.Shard
 	table   *flow.Table
 	relay   *relay.Relay
