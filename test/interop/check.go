@@ -65,7 +65,7 @@ type suite struct {
 
 func suites() []suite {
 	return []suite{
-		podmanSuite(), bridgeSuite(), pluginSuite("plugin", false), pluginSuite("plugin-root", true), rootlesskitSuite(), dockerSuite(),
+		podmanSuite(), bridgeSuite(), pluginSuite("plugin", false), pluginSuite("plugin-root", true), rootlesskitSuite(), dockerSuite(), dockerPolicySuite(),
 		pastaSuite(), pastaBridgeSuite(), pastaNextSuite(), pastaKitSuite(), pastaDockerSuite(), pastaBatsSuite(),
 		policySuite(), packageSuite(),
 	}

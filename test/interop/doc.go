@@ -49,6 +49,9 @@
 // The suite policy has no caller: clients of everyday (curl, git, apt-get, npm, go, ssh, psql)
 // run in a guest of ours, with the rules that learning made of what they do.
 //
+// Checks named policy have the callers give a policy to their guests, by the environment or
+// by options that they hand on; docker-policy has a daemon of its own under one.
+//
 // The suite package has no caller either: our Debian package is installed in a Debian that
 // debootstrap has made, and a user who was made there takes the first steps. The tree and
 // the package are fetched and built only when CHECKS names the suite.

@@ -130,6 +130,7 @@ func pastaSuite() suite {
 	var checks []check
 	checks = append(checks, pastaNetwork()...)
 	checks = append(checks, pastaOptions()...)
+	checks = append(checks, pastaPolicy()...)
 	checks = append(checks, pastaPorts()...)
 	checks = append(checks, pastaLife()...)
 	return podman5.suite(checks...)

@@ -30,7 +30,7 @@ func pastaKitSuite() suite {
 		clean: func(_ context.Context, m *machine) error {
 			return errors.Join(m.noHelpers(), os.RemoveAll(kitState))
 		},
-		checks: pastaKitChecks(),
+		checks: append(pastaKitChecks(), kitPolicy("pasta-kit")),
 	}
 	for i, c := range s.checks {
 		s.checks[i].run = func(ctx context.Context, m *machine) error {

@@ -30,6 +30,7 @@ func podmanSuite() suite {
 	s := suite{needs: podmanNeeds(), clean: podmanClean}
 	s.checks = append(s.checks, podmanNetwork()...)
 	s.checks = append(s.checks, podmanOptions()...)
+	s.checks = append(s.checks, podmanPolicy())
 	s.checks = append(s.checks, podmanLife()...)
 	s.checks = append(s.checks, podmanPorts()...)
 	return s

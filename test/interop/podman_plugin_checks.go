@@ -24,6 +24,7 @@ func pluginChecks(root bool) []pluginCheck {
 		{name: "compose", says: "what a composed application does: two networks, aliases, up, replace one, down", run: pluginCompose},
 		{name: "worker-killed", says: "names, both ways and ports are back after kill -9 of the network's process", run: pluginKilled},
 		{name: "nothing-left", says: "after the last container only what waits for the next one is left", run: pluginNothingLeft},
+		{name: "policy", says: "a policy of the network's, and by the environment: one name is reached, another and an address fail at once", run: pluginPolicy},
 		{name: "internal", says: "an internal network has names and no way out", run: pluginInternal},
 		{name: "again", says: "a network removed by podman can be created again, with another subnet", run: pluginAgain},
 		{name: "refused", says: "what a network cannot have is refused by name, and leaves no definition", run: pluginRefused},

@@ -33,6 +33,7 @@ func rootlesskitSuite() suite {
 	}
 	s.checks = append(s.checks, kitNetwork()...)
 	s.checks = append(s.checks, kitPorts()...)
+	s.checks = append(s.checks, kitPolicy("rootlesskit"))
 	return s
 }
 
