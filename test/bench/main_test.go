@@ -57,7 +57,7 @@ func TestEveryLoadRuns(t *testing.T) {
 				if err := s.arrange(rows[0]); err != nil {
 					t.Fatal(err)
 				}
-				v, err := rows[0].run(t.Context(), s, 50*time.Millisecond)
+				v, err := rows[0].run(t.Context(), s, 100*time.Millisecond)
 				if err != nil {
 					t.Fatal(err)
 				}

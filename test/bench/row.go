@@ -226,10 +226,11 @@ func roundTrip(name, kind, title string) row {
 				return nil, fmt.Errorf("no round trip in %v", window)
 			}
 			return values{
-				"p50_us":        percentile(w.delays, 50) / 1e3,
-				"p99_us":        percentile(w.delays, 99) / 1e3,
-				"cpu_us_per_op": w.cpu * 1e6 / w.done,
-				"errors":        float64(t.errors.Load()),
+				"p50_us":            percentile(w.delays, 50) / 1e3,
+				"p99_us":            percentile(w.delays, 99) / 1e3,
+				"cpu_us_per_op":     w.cpu * 1e6 / w.done,
+				"all_cpu_us_per_op": w.all * 1e6 / w.done,
+				"errors":            float64(t.errors.Load()),
 			}, nil
 		},
 	}

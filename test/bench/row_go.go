@@ -7,8 +7,10 @@ import (
 
 // goRows are clients and servers written in Go as most programs are.
 func goRows() []row {
+	rtt := roundTrip("go", loadEchoGo, "TCP by Go's net:")
+	rtt.metrics = append(rtt.metrics, allCPU("TCP by Go's net: round trip of 1 byte"))
 	return []row{
-		roundTrip("go", loadEchoGo, "TCP by Go's net:"),
+		rtt,
 		operations("connect-go-1", "Go's net: connect + 1 byte + close, 1 parallel", load{Kind: loadConnectGo, Threads: 1, ready: 1}),
 		operations("connect-go-16", "Go's net: connect + 1 byte + close, 16 parallel", load{Kind: loadConnectGo, Threads: 16, ready: 1}),
 		operations("http-go", "Go's net/http, 16 connections kept open", load{Kind: loadHTTPGo, Threads: 16, ready: 16}),

@@ -129,8 +129,13 @@ func operationMetrics(title string) []metric {
 	return []metric{
 		{key: "per_s", title: title, unit: "per s"},
 		{key: "cpu_us_per_op", title: title, unit: "helper CPU µs", lower: true, digits: 1, helpers: true},
-		{key: "all_cpu_us_per_op", title: title, unit: "CPU µs with client and server", lower: true, digits: 1},
+		allCPU(title),
 	}
+}
+
+// allCPU is what an operation costs all that take part.
+func allCPU(title string) metric {
+	return metric{key: "all_cpu_us_per_op", title: title, unit: "CPU µs with client and server", lower: true, digits: 1}
 }
 
 // run has the client ask, again and again until the window is over. CPU time is from the
