@@ -15,7 +15,7 @@ type terminal struct{ socket string }
 func (n *networks) terminal(t testing.TB, columns, rows int, shell string) *terminal {
 	t.Helper()
 	needs(t, "tmux")
-	s := &terminal{filepath.Join(n.dir, "tmux")}
+	s := &terminal{filepath.Join(n.dir, fmt.Sprintf("tmux-%d", columns))}
 	cfg := n.cfg
 	cfg.NoWait = true
 	cfg.Env = append(cfg.Env[:len(cfg.Env):len(cfg.Env)], "SHELL=/bin/bash", "PS1=> ")

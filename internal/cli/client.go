@@ -55,6 +55,11 @@ func clientCommands() []clientCommand {
 		{name: "unpublish", operands: "ID...", short: "remove published ports", run: (*Client).unpublish,
 			about: "Remove published ports. Existing connections through them stay."},
 		{name: "flows", short: "list connections and mappings", about: "List the connections and mappings of a running program.", run: (*Client).flows},
+		{name: "top", short: "a live screen: flows by rate, names, refusals, drops", run: (*Client).top,
+			about: "Show what a running program's guest does, on a terminal until 'q' is typed.\n" +
+				"The head counts flows, DNS queries by what became of them, what was refused, what failed by its error, " +
+				"and frames dropped by reason; below are the flows, the busiest first. Elsewhere than on a terminal it is " +
+				"shown once, or with --watch again and again."},
 		{name: "stats", short: "show the counters", about: "Show the counters of a running program.", run: (*Client).stats},
 		{name: "why", operands: "[tcp|udp|icmp] ADDRESS|NAME[:PORT]", short: "what would become of a flow, and by which rule", run: (*Client).why,
 			about: "Say what would become of a connection or datagram of the guest's, and why.\n" +
@@ -90,7 +95,7 @@ func ParseClient(prog, name string, args []string) (*Client, *Exit) {
 	fs.Var(stringValue(&c.api.HTTP), "http-socket", "use the HTTP socket at `PATH`")
 	fs.Var(networkValue(&c.network), "network", "ask about the network `NAME`")
 	fs.VarP(idValue(&c.id), "id", "i", "ask about the guest with the number `ID`, as 'ps' shows it")
-	if name != "unpublish" && name != "pcap" {
+	if name != "unpublish" && name != "pcap" && name != "top" {
 		boolFlag(fs, "json", "", "print JSON, as the HTTP socket does", &c.json)
 	}
 	switch name {
@@ -98,7 +103,7 @@ func ParseClient(prog, name string, args []string) (*Client, *Exit) {
 		fs.Var(stringValue(&c.guest), "guest", "publish ports of the guest address `ADDR`")
 	case "pcap":
 		fs.Var(numberValue("snaplen", &c.snaplen, maxSnaplen), "snaplen", "keep `N` bytes of each frame; 0: all")
-	case "flows":
+	case "flows", "top":
 		fs.VarPF(secondsValue("watch", &c.interval), "watch", "w", "refresh every `SECONDS` until interrupted, or 'q' is typed").NoOptDefVal = "1"
 	}
 	usage := func() string { return clientUsage(prog, command, fs) }
