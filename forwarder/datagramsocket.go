@@ -35,6 +35,9 @@ func (s *datagramSocket) open(f *Forwarder, owner datagramOwner, addr netip.Addr
 	}
 	echo := proto != 0
 	setDatagramOptions(fd, echo, addr.Is6())
+	if f.cfg.Plan.Outside && addr.Is4() && !echo {
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1) // the guest is among the host's neighbours
+	}
 	w, err := f.cfg.Shard.Watch(fd, unix.EPOLLIN|unix.EPOLLET, s)
 	if err != nil {
 		unix.Close(fd)

@@ -350,3 +350,56 @@ func routeText(r *netlink.Route) string {
 	}
 	return text
 }
+
+// TestPastaAddrGroups: what the guest sends to a broadcast address or a group reaches the
+// host's neighbours, and their answers come back, whoever they are from.
+func TestPastaAddrGroups(t *testing.T) {
+	t.Parallel()
+	u := newUplink(t)
+	if err := u.route(); err != nil {
+		t.Fatal(err)
+	}
+	w := hostWorld(t, u.host, etc(t, farIPv4))
+	const group4, group6 = "224.0.0.251", "ff02::fb"
+	eachFamily(t, func(t *testing.T, f family) {
+		w.waitAddress(t, f.af)
+		l := servePacket(t, u.far, "udp"+f.v, f.anyHost()+":0", echoPacket).(*net.UDPConn)
+		group := perFamily{group4, group6}.of(f)
+		if err := u.far.Do(func() error {
+			link, err := netlink.LinkByName(uplinkName)
+			if err != nil {
+				return err
+			}
+			setOption(t, l, func(fd int) error {
+				if f.af == unix.AF_INET6 {
+					m := &unix.IPv6Mreq{Interface: uint32(link.Attrs().Index), Multiaddr: netip.MustParseAddr(group).As16()}
+					return unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, m)
+				}
+				m := &unix.IPMreqn{Ifindex: int32(link.Attrs().Index), Multiaddr: netip.MustParseAddr(group).As4()}
+				return unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_ADD_MEMBERSHIP, m)
+			})
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		to := []string{group}
+		if f.af == unix.AF_INET {
+			to = append(to, "255.255.255.255", "203.0.113.255")
+		}
+		for _, to := range to {
+			c := w.listenPacket(t, f).(*net.UDPConn)
+			setOption(t, c, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1) })
+			addr := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(to), l.LocalAddr().(*net.UDPAddr).AddrPort().Port()))
+			if f.af == unix.AF_INET6 {
+				addr.Zone = fmt.Sprint(w.link(t).Attrs().Index)
+			}
+			if _, err := c.WriteTo([]byte(to), addr); err != nil {
+				t.Fatalf("to %s: %v", to, err)
+			}
+			b, from, err := receive(c, deadline)
+			if err != nil || string(b) != to {
+				t.Errorf("to %s: %q from %v, %v", to, b, from, err)
+			}
+		}
+	})
+}

@@ -102,14 +102,23 @@ func TestDecideCopied(t *testing.T) {
 		{"[ff02::1:2]:547", udp, dhcp6, dhcp6},
 		{"192.0.2.255:67", udp, allow("192.0.2.255:67"), allow("192.0.2.255:67")},
 
-		// What a kernel would take for this machine, or for many, as everywhere.
+		// Datagrams for many machines are for the host's neighbours.
+		{"255.255.255.255:80", tcp | echo, drop, drop},
+		{"255.255.255.255:80", udp, allow("255.255.255.255:80"), allow("255.255.255.255:80")},
+		{"224.0.0.251:5353", tcp | echo, drop, drop},
+		{"224.0.0.251:5353", udp, allow("224.0.0.251:5353"), allow("224.0.0.251:5353")},
+		{"224.0.0.251:67", udp, drop, drop},
+		{"[ff02::fb]:5353", tcp | echo, drop, drop},
+		{"[ff02::fb]:5353", udp, allow("[ff02::fb]:5353"), allow("[ff02::fb]:5353")},
+		{"[ff02::fb]:547", udp, drop, drop},
+		{"[ff01::1]:80", all, drop, drop},
+
+		// What a kernel would take for this machine, as everywhere.
 		{"127.0.0.1:80", all, drop, drop},
 		{"127.0.0.53:53", all, drop, drop},
 		{"127.0.0.53:853", all, drop, drop},
 		{"0.0.0.0:80", all, drop, drop},
 		{"0.0.0.1:80", all, drop, drop},
-		{"255.255.255.255:80", all, drop, drop},
-		{"224.0.0.251:5353", all, drop, drop},
 		{"[::]:80", all, drop, drop},
 		{"[::1]:80", all, drop, drop},
 		{"[::127.0.0.1]:80", all, drop, drop},
@@ -119,7 +128,6 @@ func TestDecideCopied(t *testing.T) {
 		{"[::ffff:169.254.1.1]:53", all, drop, drop},
 		{"[fe80::1]:80", all, drop, drop},
 		{"[fe80::2]:80", all, drop, drop},
-		{"[ff02::fb]:5353", all, drop, drop},
 	} {
 		for bit, protos := range map[int][2]uint8{
 			tcp: {unix.IPPROTO_TCP, unix.IPPROTO_TCP}, udp: {unix.IPPROTO_UDP, unix.IPPROTO_UDP}, echo: {unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6},

@@ -34,10 +34,21 @@ func (r *Rules) decideOut(q *Request) Decision {
 		return r.decideDNS(q)
 	case p.IsOwn(addr):
 		return Decision{Action: Refuse, Errno: unix.ENETUNREACH}
+	case p.Outside && reachesGroup(q):
+		// The host's neighbours are the guest's, as pasta's contract has it.
+		return Decision{Action: Allow, To: q.Dst}
 	case !Routable(addr), p.Inside(addr):
 		return Decision{}
 	}
 	return Decision{Action: Allow, To: q.Dst}
+}
+
+// reachesGroup reports whether a datagram is for several machines. Requests for a lease are
+// none of theirs: the guest is no host of their network.
+func reachesGroup(q *Request) bool {
+	addr, port := q.Dst.Addr(), q.Dst.Port()
+	return q.Proto == unix.IPPROTO_UDP && (addr.IsMulticast() && !addr.IsInterfaceLocalMulticast() || addr == limitedBroadcast()) &&
+		port != portDHCPServer && port != portDHCP6Server
 }
 
 // decideDHCP says whether our servers of leases are asked, and drops all else.
