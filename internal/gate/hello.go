@@ -34,7 +34,7 @@ func (w *watch) Flow(f *flow.Flow, to netip.AddrPort) {
 		other.Flow(f, to)
 		return
 	}
-	if egress.IsSynthetic(w.request.Dst.Addr()) {
+	if egress.IsSynthetic(w.request.Dst.Addr()) && !goesByProxy(w.verdict) { // whose address tells nothing
 		w.flow.Addr = to.Addr()
 		w.flow.Host, w.flow.Member = g.hosts.has(to.Addr(), g.cfg.Shard.Now()), g.isMember(to.Addr())
 	}

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -35,24 +36,24 @@ type lookups struct {
 
 // lookup is what is known of a name's addresses, or awaited.
 type lookup struct {
-	addrs   [2][]netip.Addr // of IPv4 and of IPv6
+	addrs   found
 	until   time.Duration
 	left    int // answers that are awaited
 	ttl     time.Duration
-	waiting []func([]netip.Addr)
+	waiting []func(found)
 }
 
 // find calls then with the addresses of a name, at once or later; with none where it
 // has none, or nobody said.
-func (x *lookups) find(name string, then func([]netip.Addr)) {
+func (x *lookups) find(name string, then func(found)) {
 	now := x.g.cfg.Shard.Now()
 	l := x.names[name]
 	switch {
 	case l != nil && l.left == 0 && now < l.until:
-		then(l.all())
+		then(l.addrs)
 		return
 	case x.waiting >= part(waitAll, x.g.cfg.Share), l != nil && len(l.waiting) == waitMost:
-		then(nil)
+		then(found{})
 		return
 	case l != nil && l.left > 0:
 		l.waiting = append(l.waiting, then)
@@ -63,13 +64,13 @@ func (x *lookups) find(name string, then func([]netip.Addr)) {
 		x.trim(now)
 	}
 	if len(x.names) >= part(keptMost, x.g.cfg.Share) || x.g.resolver == nil {
-		then(nil)
+		then(found{})
 		return
 	}
 	if x.names == nil {
 		x.names = make(map[string]*lookup)
 	}
-	l = &lookup{left: 2, ttl: maxKept, waiting: []func([]netip.Addr){then}}
+	l = &lookup{left: 2, ttl: maxKept, waiting: []func(found){then}}
 	x.names[name] = l
 	x.waiting++
 	for i, t := range []dnsmessage.Type{dnsmessage.TypeA, dnsmessage.TypeAAAA} {
@@ -118,21 +119,21 @@ func (x *lookups) answered(l *lookup) {
 	l.waiting = nil
 	x.waiting -= len(waiting)
 	for _, then := range waiting {
-		then(l.all())
+		then(l.addrs)
 	}
 }
 
-// all is the addresses of both families in turn, IPv6 first as RFC 8305 has it, if there
-// are any.
-func (l *lookup) all() (list []netip.Addr) {
-	for i := range max(len(l.addrs[0]), len(l.addrs[1])) {
-		for _, addrs := range [...][]netip.Addr{l.addrs[1], l.addrs[0]} {
-			if i < len(addrs) {
-				list = append(list, addrs[i])
-			}
-		}
+// found is the addresses of a name, of IPv4 and of IPv6.
+type found [2][]netip.Addr
+
+// from is their order for who connects to an address that stands for the name: those of
+// its family first. So a guest that tries both families, as RFC 8305 has it, does not meet
+// the same one twice.
+func (x found) from(dst netip.Addr) []netip.Addr {
+	if dst.Is4() {
+		return slices.Concat(x[0], x[1])
 	}
-	return list
+	return slices.Concat(x[1], x[0])
 }
 
 // decideName decides about a flow to a synthetic address.
@@ -161,23 +162,23 @@ func (g *Gate) decideName(q policy.Request) policy.Decision {
 	if f.Proto != egress.TCP {
 		return g.talks.decide(q, d, b)
 	}
-	return g.resolveBound(b, func(addrs []netip.Addr) policy.Decision { return g.lead(q, f, addrs) })
+	return g.resolveBound(b, func(addrs found) policy.Decision { return g.lead(q, f, addrs) })
 }
 
 // resolveBound has the addresses of a binding decided about, which is held meanwhile.
-func (g *Gate) resolveBound(b *egress.Binding, decide func([]netip.Addr) policy.Decision) policy.Decision {
+func (g *Gate) resolveBound(b *egress.Binding, decide func(found) policy.Decision) policy.Decision {
 	g.names.Hold(b)
-	return g.resolve(b.Name, func(addrs []netip.Addr) policy.Decision {
+	return g.resolve(b.Name, func(addrs found) policy.Decision {
 		g.names.Release(b)
 		return decide(addrs)
 	})
 }
 
 // resolve has the addresses of a name decided about, now or later.
-func (g *Gate) resolve(name string, decide func([]netip.Addr) policy.Decision) policy.Decision {
+func (g *Gate) resolve(name string, decide func(found) policy.Decision) policy.Decision {
 	var now policy.Decision
 	var pending *policy.Pending
-	g.look.find(name, func(addrs []netip.Addr) {
+	g.look.find(name, func(addrs found) {
 		if g.closed {
 			now = policy.Decision{Action: policy.Refuse, Errno: unix.EACCES}
 		} else {
@@ -195,12 +196,12 @@ func (g *Gate) resolve(name string, decide func([]netip.Addr) policy.Decision) p
 }
 
 // lead decides about where a name leads: its addresses that may be, in their order.
-func (g *Gate) lead(q policy.Request, f egress.Flow, addrs []netip.Addr) policy.Decision {
+func (g *Gate) lead(q policy.Request, f egress.Flow, addrs found) policy.Decision {
 	var d policy.Decision
 	var to egress.Flow
 	var allowed egress.Verdict
 	refused, refusal := f, egress.Verdict{Reason: egress.Unresolved}
-	for _, a := range addrs {
+	for _, a := range addrs.from(q.Dst.Addr()) {
 		f.Addr = a
 		f.Host, f.Member = g.hosts.has(a, g.cfg.Shard.Now()), g.isMember(a)
 		v := g.policy.Decide(f)

@@ -44,6 +44,24 @@ func TestLookupIsKept(t *testing.T) {
 	}
 }
 
+// TestLookupLeadsToTheGuestsFamilyFirst: and to the other then.
+func TestLookupLeadsToTheGuestsFamilyFirst(t *testing.T) {
+	r := newRig(t, "allow a.example:443\n")
+	r.zone = map[string][]string{
+		"a.example. A": {"60 IN A 203.0.113.1", "60 IN A 203.0.113.2"}, "a.example. AAAA": {"60 IN AAAA 2001:db8:9::1"},
+	}
+	b := r.names.Find(r.addr("a.example"))
+	for dst, want := range map[netip.Addr]string{
+		b.Addr4(): "203.0.113.1:443 [203.0.113.2:443 [2001:db8:9::1]:443]",
+		b.Addr6(): "[2001:db8:9::1]:443 [203.0.113.1:443 203.0.113.2:443]",
+	} {
+		d := r.out(unix.IPPROTO_TCP, 1, netip.AddrPortFrom(dst, 443))
+		if got := fmt.Sprint(d.To, " ", d.Others); got != want {
+			t.Errorf("%v leads to %s, want %s", dst, got, want)
+		}
+	}
+}
+
 // TestLookupFails: where a name leads nowhere the guest is told so, and asks again after
 // a second.
 func TestLookupFails(t *testing.T) {

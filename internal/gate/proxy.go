@@ -29,7 +29,8 @@ func (g *Gate) decideProxy(q policy.Request, f egress.Flow, v egress.Verdict) po
 		d.To = netip.AddrPortFrom(a, s.Port)
 		return g.act(q, d, f, v)
 	}
-	toAny := func(addrs []netip.Addr) policy.Decision {
+	toAny := func(all found) policy.Decision {
+		addrs := all.from(q.Dst.Addr())
 		if len(addrs) == 0 {
 			g.record(f, egress.Verdict{Reason: egress.NoProxy, Rule: v.Rule}, q, egress.Record{})
 			return policy.Decision{Action: policy.Refuse, Errno: unix.EHOSTUNREACH}
@@ -41,7 +42,7 @@ func (g *Gate) decideProxy(q policy.Request, f egress.Flow, v egress.Verdict) po
 		return g.act(q, d, f, v)
 	}
 	if s.Host == "localhost" { // which nameservers do not know
-		return toAny([]netip.Addr{loopback4(), netip.IPv6Loopback()})
+		return toAny(found{{loopback4()}, {netip.IPv6Loopback()}})
 	}
 	return g.resolve(s.Host, toAny)
 }

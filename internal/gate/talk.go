@@ -79,7 +79,7 @@ func (x *talks) decide(q policy.Request, d policy.Decision, b *egress.Binding) p
 		return x.begin(key, q, d, f, v, nil)
 	}
 	f.Name = b.Name
-	return g.resolveBound(b, func(addrs []netip.Addr) policy.Decision {
+	return g.resolveBound(b, func(addrs found) policy.Decision {
 		if t := x.byDst[key]; t != nil { // of an earlier datagram that waited
 			return t.decision()
 		}
