@@ -128,7 +128,7 @@ func (c *Client) check(operands []string) error {
 	case c.command.operands == "" && len(operands) > 0:
 		return fmt.Errorf("%q is one argument too many", operands[0])
 	case c.command.operands != "" && len(operands) == 0:
-		return fmt.Errorf("%s is missing", c.command.operands)
+		return missing(c.command.operands, 0)
 	}
 	given := 0
 	for _, s := range [...]string{c.api.Control, c.api.HTTP, c.network} {
@@ -171,6 +171,9 @@ func (c *Client) find(ctx context.Context) error {
 	if c.network == "" {
 		g, err := findGuest(ctx, c.id)
 		c.api.HTTP = g.socket
+		if errors.Is(err, errNoGuest) {
+			err = fmt.Errorf("%w; name its socket by --http-socket or --api-socket, or a network by --network", err)
+		}
 		return err
 	}
 	paths, err := netdef.DefaultPaths()
@@ -205,11 +208,11 @@ func clientMain(ctx context.Context, prog, name string, args []string, stdout, s
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(stderr, "%s %s: %s\n", prog, name, oneLine(c.explain(err).Error()))
+	exit = lineFault(prog+" "+name, c.explain(err))
 	if err == errEnded {
-		return 0
+		exit.Code = 0
 	}
-	return 1
+	return exit.write(prog, stdout, stderr)
 }
 
 // explain says of a socket that does not answer what that means.

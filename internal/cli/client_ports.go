@@ -62,7 +62,7 @@ func (c *Client) publish(ctx context.Context, stdout io.Writer) error {
 				return fmt.Errorf("--guest: %q is no IP address", c.guest)
 			}
 			if err := r.Validate(); err != nil {
-				return fmt.Errorf("publish %s: %w", text, err)
+				return fmt.Errorf("%s: %w", text, err)
 			}
 		}
 		rules = append(rules, r)
@@ -71,7 +71,7 @@ func (c *Client) publish(ctx context.Context, stdout io.Writer) error {
 	for i, r := range rules {
 		ports, err := c.api.Publish(ctx, r)
 		if err != nil {
-			err = fmt.Errorf("publish %s: %w", c.operands[i], err)
+			err = fmt.Errorf("%s: %w", c.operands[i], err)
 			for _, p := range done {
 				err = errors.Join(err, c.api.Unpublish(context.WithoutCancel(ctx), p.ID))
 			}

@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"epiphyte/internal/netavark"
 )
@@ -103,11 +105,17 @@ func helpMain(ctx context.Context, prog string, args []string, stdout, stderr io
 	if !ok {
 		return lineFault(prog, noCommand(prog, args[0], commandNames())).write(prog, stdout, stderr)
 	}
+	most := 1
+	if c.name == networkCommand || c.name == policyCommand {
+		most = 2 // a word of theirs may follow
+	}
+	if len(args) > most {
+		return lineFault(prog+" "+helpCommand, fmt.Errorf("%q is one argument too many", args[most])).write(prog, stdout, stderr)
+	}
 	if c.name == versionCommand {
 		return versionMain(ctx, prog, nil, stdout, stderr)
 	}
-	// Of networks and policies a word of theirs may follow.
-	return c.main(ctx, prog, append(args[1:min(2, len(args)):min(2, len(args))], "--help"), stdout, stderr)
+	return c.main(ctx, prog, append(slices.Clone(args[1:]), "--help"), stdout, stderr)
 }
 
 func versionMain(_ context.Context, prog string, _ []string, stdout, stderr io.Writer) int {

@@ -47,8 +47,7 @@ func doctorMain(_ context.Context, prog string, args []string, stdout, stderr io
 		err = showReport(stdout, r)
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "%s %s: %v\n", prog, doctorCommand, err)
-		return 1
+		return lineFault(fs.Name(), err).write(prog, stdout, stderr)
 	}
 	if !r.OK {
 		return 1

@@ -44,6 +44,9 @@ func execMain(ctx context.Context, prog string, args []string, stdout, stderr io
 // execute runs a command in the guest with that number, or in the only one.
 func execute(ctx context.Context, id int, command []string) (status int, err error) {
 	g, err := findGuest(ctx, id)
+	if errors.Is(err, errNoGuest) {
+		err = fmt.Errorf("%w; members of networks and guests of container engines are not entered this way", err)
+	}
 	if err != nil {
 		return 0, err
 	}

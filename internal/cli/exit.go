@@ -2,7 +2,10 @@ package cli
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/pflag"
 )
@@ -28,11 +31,14 @@ func usageError(message, usage string) *Exit {
 
 // lineFault turns what is wrong with a command line into an Exit: the Exit that a value
 // returned itself, or the message in one line that begins with the program's name, as
-// getopt's do already.
+// getopt's do already. That nobody reads the output any more is not worth a message.
 func lineFault(prog string, err error) *Exit {
 	var exit *Exit
-	if errors.As(err, &exit) {
+	switch {
+	case errors.As(err, &exit):
 		return exit
+	case unread(err):
+		return &Exit{Code: 1}
 	}
 	return (&Exit{Code: 1, Stderr: strings.TrimPrefix(oneLine(ofValue(err).Error()), prog+": ")}).named(prog)
 }
@@ -43,6 +49,18 @@ func (e *Exit) named(prog string) *Exit {
 		e.Stderr = prog + ": " + e.Stderr
 	}
 	return e
+}
+
+// unread reports whether a file could not be written to because it is a pipe whose reader
+// has gone. A socket whose peer has gone is not meant.
+func unread(err error) bool {
+	var at *fs.PathError
+	return errors.As(err, &at) && errors.Is(at.Err, syscall.EPIPE)
+}
+
+// missing names the first operand that was not given, of those that a usage shows.
+func missing(operands string, given int) error {
+	return fmt.Errorf("%s is missing", strings.Fields(operands)[given])
 }
 
 // ofValue is a value's own error, which pflag wraps.

@@ -103,6 +103,9 @@ func findGuests(ctx context.Context) (list []foundGuest, err error) {
 	return list, err
 }
 
+// errNoGuest is said where no guest runs that says of itself that it does.
+var errNoGuest = errors.New("no guest of yours is running that could be found")
+
 // findGuest is the only running guest, or the one that id names: by the number of the
 // program, or of a process in the guest.
 func findGuest(ctx context.Context, id int) (g foundGuest, err error) {
@@ -119,7 +122,7 @@ func findGuest(ctx context.Context, id int) (g foundGuest, err error) {
 	}
 	switch {
 	case len(all) == 0:
-		return g, errors.New("no guest of yours is running that could be found; name its socket by --http-socket or --api-socket, or a network by --network")
+		return g, errNoGuest
 	case id > 0:
 		return g, fmt.Errorf("no guest has the number %d; running are %s", id, strings.Join(names, ", "))
 	case len(all) > 1:

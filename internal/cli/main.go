@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os/signal"
@@ -55,14 +54,17 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // write says what there is to say and returns the code: 1 as well if stdout cannot be
 // written to, which is told unless it is a pipe that nobody reads any more.
 func (e *Exit) write(prog string, stdout, stderr io.Writer) int {
-	_, err := io.WriteString(stdout, e.Stdout)
+	var err error
+	if e.Stdout != "" { // a full device refuses even nothing
+		_, err = io.WriteString(stdout, e.Stdout)
+	}
 	if e.Stderr != "" {
 		fmt.Fprintln(stderr, e.Stderr)
 	}
 	if err == nil {
 		return e.Code
 	}
-	if !errors.Is(err, syscall.EPIPE) {
+	if !unread(err) {
 		fmt.Fprintf(stderr, "%s: %v\n", prog, err)
 	}
 	return 1

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -37,6 +39,9 @@ func TestMain_Names(t *testing.T) {
 		{[]string{"epiphyte", "help", "run"}, 0, "Usage: epiphyte run ", ""},
 		{[]string{"epiphyte", "help", "network", "create"}, 0, "Usage: epiphyte network create ", ""},
 		{[]string{"epiphyte", "help", "rnu"}, 1, "", "epiphyte: there is no command \"rnu\"; did you mean \"run\"?\n"},
+		{[]string{"epiphyte", "help", "run", "true"}, 1, "", "epiphyte help: \"true\" is one argument too many\n"},
+		{[]string{"epiphyte", "help", "policy", "check", "x"}, 1, "", "epiphyte help: \"x\" is one argument too many\n"},
+		{[]string{"epiphyte", "run", "--allow", "deny a.example", "true"}, 1, "", "epiphyte: --allow \"deny a.example\": leave out the word deny"},
 		{[]string{"epiphyte", "flow"}, 1, "", "epiphyte: there is no command \"flow\"; did you mean \"flows\"?\n"},
 		{[]string{"epiphyte", "zzzzz"}, 1, "", "epiphyte: there is no command \"zzzzz\"; 'epiphyte --help' lists them\n"},
 		{[]string{"epiphyte", "flows", "--jsno"}, 1, "", "epiphyte flows: unrecognized option '--jsno'; did you mean '--json'?\n"},
@@ -99,6 +104,47 @@ func TestExit_UnwrittenOutput(t *testing.T) {
 		var stderr bytes.Buffer
 		if code := Main(t.Context(), args, fullDisk{}, &stderr); code != 1 || stderr.String() != args[0]+": no space left on device\n" {
 			t.Errorf("%q: code %d, %q", args, code, stderr.String())
+		}
+	}
+}
+
+// A command that fails to write says so once, and not at all to a pipe that nobody reads.
+func TestMain_UnwrittenOutput(t *testing.T) {
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	rules := filepath.Join(t.TempDir(), "rules")
+	if err := os.WriteFile(rules, []byte("allow a.example\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	r, closed, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	defer closed.Close()
+	for _, tt := range []struct {
+		args []string
+		code int
+	}{
+		{[]string{"ps"}, 1},
+		{[]string{"network", "ls"}, 1},
+		{[]string{"policy", "check", rules}, exitUnknown},
+		{[]string{"policy", "check", rules, "a.example:443"}, exitUnknown},
+		{[]string{"help"}, 1},
+	} {
+		args := append([]string{"epiphyte"}, tt.args...)
+		var stderr bytes.Buffer
+		if code := Main(t.Context(), args, full, &stderr); code != tt.code || strings.Count(stderr.String(), "\n") != 1 || !strings.Contains(stderr.String(), "no space left") {
+			t.Errorf("%q to a full device: code %d, %q", args, code, stderr.String())
+		}
+		stderr.Reset()
+		if code := Main(t.Context(), args, closed, &stderr); code != tt.code || stderr.Len() > 0 {
+			t.Errorf("%q to a closed pipe: code %d, %q", args, code, stderr.String())
 		}
 	}
 }

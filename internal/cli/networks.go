@@ -173,7 +173,7 @@ func ParseNetworks(prog string, args []string) (*Networks, *Exit) {
 		return nil, exit
 	}
 	if len(operands) < c.least {
-		return nil, lineFault(fs.Name(), fmt.Errorf("%s is missing", c.operands))
+		return nil, lineFault(fs.Name(), missing(c.operands, len(operands)))
 	}
 	if len(operands) > c.most {
 		return nil, lineFault(fs.Name(), fmt.Errorf("%q is one argument too many", operands[c.most]))
@@ -217,8 +217,7 @@ func (n *Networks) run(ctx context.Context, prog string, stdout, stderr io.Write
 	case errors.As(err, &code):
 		return int(code)
 	}
-	fmt.Fprintf(stderr, "%s %s %s: %s\n", prog, networkCommand, n.command.name, oneLine(err.Error()))
-	return 1
+	return lineFault(prog+" "+networkCommand+" "+n.command.name, err).write(prog, stdout, stderr)
 }
 
 // exitCode is an error that has been told already.

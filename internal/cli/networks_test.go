@@ -23,7 +23,7 @@ func TestParseNetworks_Faults(t *testing.T) {
 		{"inspect", `epiphyte network inspect: NAME is missing`},
 		{"inspect a b", `epiphyte network inspect: "b" is one argument too many`},
 		{"rm", `epiphyte network rm: NAME... is missing`},
-		{"connect web", `epiphyte network connect: NAME PID|PATH [INTERFACE] is missing`},
+		{"connect web", `epiphyte network connect: PID|PATH is missing`},
 		{"create web --subnet 10.90.7.0", `epiphyte network create: --subnet: "10.90.7.0" is no IPv4 subnet, such as 10.90.7.0/24`},
 		{"create web --subnet fd90::/64", `epiphyte network create: --subnet: "fd90::/64" is no IPv4 subnet, such as 10.90.7.0/24`},
 		{"create web --subnet6 10.90.7.0/24", `epiphyte network create: --subnet6: "10.90.7.0/24" is no IPv6 subnet, such as fd90:0:0:7::/64`},

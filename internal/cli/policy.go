@@ -87,7 +87,7 @@ func ParsePolicies(prog string, args []string) (*Policies, *Exit) {
 		return nil, exit
 	}
 	if len(operands) < c.least {
-		return nil, lineFault(fs.Name(), fmt.Errorf("%s is missing", c.operands))
+		return nil, lineFault(fs.Name(), missing(c.operands, len(operands)))
 	}
 	p.operands = operands
 	return p, nil
@@ -113,7 +113,7 @@ func policiesMain(prog string, args []string, stdin io.Reader, stdout, stderr io
 	}
 	code, err := p.command.run(p, stdin, stdout)
 	if err != nil {
-		fmt.Fprintf(stderr, "%s %s %s: %s\n", prog, policyCommand, p.command.name, oneLine(err.Error()))
+		lineFault(prog+" "+policyCommand+" "+p.command.name, err).write(prog, stdout, stderr)
 	}
 	return code
 }
@@ -129,32 +129,38 @@ func (p *Policies) check(stdin io.Reader, stdout io.Writer) (code int, err error
 		return exitUnknown, err
 	}
 	if len(p.operands) == 1 {
-		fmt.Fprintf(stdout, "%s: %d rules\n", p.operands[0], len(policy.Rules()))
-		return 0, nil
+		rules := fmt.Sprintf("%d rules", len(policy.Rules()))
+		if rules == "1 rules" {
+			rules = "1 rule"
+		}
+		return told(0, stdout, "%s: %s", p.operands[0], rules)
 	}
 	flow, err := egress.ParseFlow(strings.Join(p.operands[1:], " "))
 	if err != nil {
 		return exitUnknown, err
 	}
 	v := policy.Decide(flow)
-	word := "denied"
+	word, code := "denied", exitDenied
 	if v.Allow {
-		word = "allowed"
+		word, code = "allowed", 0
 	}
 	switch {
 	case v.Reason == egress.ByRule:
-		fmt.Fprintf(stdout, "%s by %s: %s\n", word, v.Rule.Where(), v.Rule.Text)
+		return told(code, stdout, "%s by %s: %s", word, v.Rule.Where(), v.Rule.Text)
 	case v.Rule != nil:
-		fmt.Fprintf(stdout, "%s: %s, though the name is allowed by %s: %s\n", word, v.Reason, v.Rule.Where(), v.Rule.Text)
+		return told(code, stdout, "%s: %s, though the name is allowed by %s: %s", word, v.Reason, v.Rule.Where(), v.Rule.Text)
 	case v.Reason == egress.ByDefault:
-		fmt.Fprintf(stdout, "%s by default: no rule is about it\n", word)
-	default:
-		fmt.Fprintf(stdout, "%s: %s\n", word, v.Reason)
+		return told(code, stdout, "%s by default: no rule is about it", word)
 	}
-	if !v.Allow {
-		return exitDenied, nil
+	return told(code, stdout, "%s: %s", word, v.Reason)
+}
+
+// told prints a line and returns the code; who cannot be told knows nothing.
+func told(code int, stdout io.Writer, format string, args ...any) (int, error) {
+	if _, err := fmt.Fprintf(stdout, format+"\n", args...); err != nil {
+		return exitUnknown, err
 	}
-	return 0, nil
+	return code, nil
 }
 
 // suggest prints rules for what was recorded.
@@ -191,7 +197,7 @@ func readPolicy(path string, stdin io.Reader) (string, error) {
 	}
 	b, err := io.ReadAll(io.LimitReader(in, egress.MaxText+1))
 	if err != nil {
-		return "", fmt.Errorf("read policy %s: %w", path, err)
+		return "", fmt.Errorf("read policy: %w", err)
 	}
 	if len(b) > egress.MaxText {
 		return "", errors.New("read policy: " + path + " is longer than a policy may be, 1 MiB")

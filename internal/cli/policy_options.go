@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/pflag"
@@ -33,11 +34,14 @@ func policyFlags() []string { return []string{"policy", "allow", "policy-log"} }
 func (o *PolicyOptions) addTo(fs *pflag.FlagSet) {
 	fs.Var(stringValue(&o.File), "policy", "let the guest reach what the rules in `FILE` allow; see 'policy check --help'")
 	fs.Var(value{set: func(s string) error {
+		if verb, _, more := strings.Cut(s, " "); more && (verb == "allow" || verb == "deny") {
+			return fmt.Errorf("--allow %q: leave out the word %s; a rule that denies is a line of a file, for --policy", s, verb)
+		}
 		// Read here, for an error that names the option.
 		_, err := egress.Parse(egress.Source{File: "--allow", Text: "allow " + s})
 		var at *egress.Error
 		if errors.As(err, &at) {
-			return fmt.Errorf("--allow %s: %s", s, at.Msg)
+			return fmt.Errorf("--allow %q: %s", s, at.Msg)
 		}
 		o.Allow = append(o.Allow, s)
 		return err

@@ -31,11 +31,11 @@ func TestPolicyCheck(t *testing.T) {
 		{"check FILE udp 8.8.8.8:53", 1, "denied: other resolver", ""},
 		{"check FILE nonsense", 2, "", "a port is missing"},
 		{"check BROKEN tcp github.com:443", 2, "", "BROKEN:2:9: anybody can have a name below com"},
-		{"check -", 0, "1 rules", ""},
+		{"check -", 0, ": 1 rule\n", ""},
 		{"check /nowhere", 2, "", "no such file"},
 		{"suggest -", 2, "", "line 1 is no record"},
 		{"suggest --help", 0, "Usage", ""},
-		{"check", 1, "", "FILE [FLOW] is missing"},
+		{"check", 1, "", ": FILE is missing"},
 		{"frob", 1, "", "no command"},
 		{"", 0, "Usage", ""},
 	} {

@@ -138,6 +138,9 @@ func (p *reader) splitTarget(w word) (host, ports word, err error) {
 		}
 		return host, word{list, column + 1}, nil
 	}
+	if strings.Contains(w.text, "://") {
+		return host, ports, p.errorf(w.column, "%q is a URL: name its server and the port, such as github.com:443", w.text)
+	}
 	if strings.Count(w.text, ":") > 1 {
 		return w, ports, nil
 	}

@@ -276,7 +276,7 @@ func (w *Worker) find(who string) (*membership, error) {
 		m = w.named(who)
 	}
 	if m == nil || !m.joined {
-		return nil, fmt.Errorf("network %s has no member %q", w.def.Name, who)
+		return nil, fmt.Errorf("there is no member %q", who)
 	}
 	return m, nil
 }
