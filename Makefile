@@ -28,14 +28,14 @@ test: build
 # detector inside, because it measures memory, threads, wake-ups, throughput or the time
 # of a start, because cgo starts threads its own way, and what only repeats others
 # thousands of times, which takes minutes.
-E2E_WITHOUT_RACE = ^Test(B8_|B16_(Short|Concurrent|TenThousand|Memory|Published)|B17_(Closed|Single|Servers)|B32_|B42_Floods|B5_Restart|B10_Published|StartIsQuick|ThreadsExhausted|ProcessLimitAtStart|N9_|NetworkManyMembers|Queues_(HoldLittle|WorkIsPinned)|Iperf3|Ping$$)
+E2E_WITHOUT_RACE = ^Test(B8_|B16_(Short|Concurrent|TenThousand|Memory|Published)|B17_(Closed|Single|Servers)|B32_|B42_Floods|B5_Restart|B10_Published|StartIsQuick|ThreadsExhausted|ProcessLimitAtStart|N9_|NetworkManyMembers|Policy(ManyNames|FloodOfDenials)|Queues_(HoldLittle|WorkIsPinned)|Iperf3|Ping$$)
 
 race:
 	$(GO) test -race -timeout=10m $$($(GO) list ./... | grep -Ev '/test(/|$$)')
 	CGO_ENABLED=1 $(GO) build -race -o bin/epiphyte-race ./cmd/epiphyte
 	@sh test/prepare.sh
 	cd test && GORACE='halt_on_error=1 atexit_sleep_ms=0' EPIPHYTE=$(CURDIR)/bin/epiphyte-race \
-		$(GO) test -count=1 -timeout=15m -skip '$(E2E_WITHOUT_RACE)'
+		$(GO) test -count=1 -timeout=25m -skip '$(E2E_WITHOUT_RACE)'
 
 lint:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt'ed: $$unformatted"; exit 1; }
