@@ -28,7 +28,7 @@ test: build
 # detector inside, because it measures memory, threads, wake-ups, throughput or the time
 # of a start, because cgo starts threads its own way, and what only repeats others
 # thousands of times, which takes minutes.
-E2E_WITHOUT_RACE = ^Test(B8_|B16_(Short|Concurrent|TenThousand|Memory|Published)|B17_(Closed|Single|Servers)|B32_|B42_Floods|B5_Restart|B10_Published|StartIsQuick|ThreadsExhausted|ProcessLimitAtStart|N9_|NetworkManyMembers|Policy(ManyNames|FloodOfDenials)|Queues_(HoldLittle|WorkIsPinned)|Iperf3|Ping$$)
+E2E_WITHOUT_RACE = ^Test(B8_|B16_(Short|Concurrent|TenThousand|Memory|Published)|B17_(Closed|Single|Servers)|B32_|B42_Floods|B5_Restart|B10_Published|StartIsQuick|ThreadsExhausted|ProcessLimitAtStart|N9_|NetworkManyMembers|Policy(Many|FloodOfDenials)|Queues_(HoldLittle|WorkIsPinned)|Iperf3|Ping$$)
 
 race:
 	$(GO) test -race -timeout=10m $$($(GO) list ./... | grep -Ev '/test(/|$$)')
