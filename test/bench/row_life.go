@@ -71,6 +71,10 @@ func busy(way, kind string) row {
 	}
 }
 
+// atRest is when a helper is idle and no longer starting. Ours gives back what only a start
+// needs a second after it is ready.
+const atRest = 1500 * time.Millisecond
+
 // idle is the memory of a helper that has carried nothing, and the processor
 // time that it takes then.
 func idle() row {
@@ -81,7 +85,7 @@ func idle() row {
 			{key: "cpu_ms_per_s", title: "idle", unit: "helper CPU ms/s", lower: true, digits: 2, alone: true},
 		},
 		run: func(ctx context.Context, s *scene, window time.Duration) (values, error) {
-			if err := pause(ctx, settle); err != nil {
+			if err := pause(ctx, atRest); err != nil {
 				return nil, err
 			}
 			begin := time.Now()
