@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/testnet"
 )
 
 func open(t *testing.T, cfg Config) *Device {
@@ -244,9 +246,7 @@ func TestMake(t *testing.T) {
 
 func BenchmarkOpen(b *testing.B) {
 	cmd, _, _, err := startGuest(nesting{})
-	if err != nil {
-		b.Skipf("no namespaces here: %v", err)
-	}
+	testnet.NeedNamespaces(b, err)
 	defer func() {
 		cmd.Process.Kill()
 		cmd.Wait()

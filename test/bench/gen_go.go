@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -95,7 +96,7 @@ func (p *page) repeat(thread int, operation func() error) error {
 	for first := true; ; {
 		if operation() != nil {
 			p.errors.Add(1)
-			time.Sleep(time.Millisecond)
+			pause(context.Background(), time.Millisecond)
 			continue
 		}
 		p.done[thread].Add(1)

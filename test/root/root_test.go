@@ -15,15 +15,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/testnet"
 	"epiphyte/test/harness"
 )
 
@@ -41,22 +40,6 @@ func pasta(t *testing.T) string {
 		t.Fatalf("%v: %s", err, said)
 	}
 	return program
-}
-
-// inHost has the calling goroutine, and what it starts, in an empty network namespace.
-func inHost(t *testing.T) {
-	t.Helper()
-	runtime.LockOSThread() // never unlocked: the thread ends with the test
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skipf("a network namespace cannot be had here: %v", err)
-	}
-	lo, err := netlink.LinkByName("lo")
-	if err == nil {
-		err = netlink.LinkSetUp(lo)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // guest is a process in a network namespace of its own, which root owns.
@@ -131,7 +114,7 @@ func TestPastaAsRoot(t *testing.T) {
 		{"root", "0:0", "0:0"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			inHost(t)
+			testnet.OwnNetwork(t)
 			g := guest(t)
 			log := filepath.Join(t.TempDir(), "log")
 			args := []string{"-t", "127.0.0.1/80", "-l", log, "--netns", fmt.Sprintf("/proc/%d/ns/net", g.Process.Pid)}
@@ -167,7 +150,7 @@ func TestPastaAsRoot(t *testing.T) {
 		})
 	}
 	t.Run("command", func(t *testing.T) {
-		inHost(t)
+		testnet.OwnNetwork(t)
 		cmd := exec.Command(program, "--config-net", "-t", "none", "-u", "none", "-T", "none", "-U", "none", "--",
 			"sh", "-c", "id -u; read inside outside n </proc/self/uid_map; echo $inside $outside $n")
 		said, err := cmd.CombinedOutput()
