@@ -21,7 +21,7 @@ type dial struct {
 	handshake *stack.Handshake
 	others    []netip.AddrPort // where to connect if the host's answer is an error
 	watch     policy.Watch     // nil: nobody watches
-	errand    *errand          // to a proxy that connects in our place; nil: none
+	proxy     *proxyDial       // to a proxy that connects in our place; nil: none
 	forget    func()           // stops waiting for the decision; nil: there was nothing to wait for
 	ended     bool
 }
@@ -60,7 +60,7 @@ func (d *dial) decided(decision policy.Decision) {
 	case decision.Action == policy.Allow:
 		d.others, d.watch = decision.Others, decision.Watch
 		if decision.Proxy != nil {
-			d.errand = &errand{dial: d, talk: decision.Proxy, path: decision.Path}
+			d.proxy = &proxyDial{dial: d, talk: decision.Proxy, path: decision.Path}
 		}
 		d.connect(decision.To)
 	case decision.Action == policy.ServeDNS:
@@ -82,8 +82,8 @@ func (d *dial) connect(to netip.AddrPort) {
 	}
 	var fd int
 	var errno unix.Errno
-	if d.errand != nil {
-		fd, errno = d.errand.socket(to)
+	if d.proxy != nil {
+		fd, errno = d.proxy.socket(to)
 	} else {
 		fd, errno = d.f.socket(to.Addr(), unix.SOCK_STREAM, 0)
 	}
@@ -92,7 +92,7 @@ func (d *dial) connect(to netip.AddrPort) {
 		d.fail(errno)
 		return
 	}
-	if d.errand != nil && d.errand.path != "" {
+	if d.proxy != nil && d.proxy.path != "" {
 		d.record.FD, d.record.State = fd, flow.Connecting
 		d.host.Socket = connect.Socket{FD: fd}
 		d.answered(0)
@@ -133,8 +133,8 @@ func (d *dial) answered(errno unix.Errno) {
 		d.fail(errno)
 		return
 	}
-	if d.errand != nil && !d.errand.done {
-		d.errand.start()
+	if d.proxy != nil && !d.proxy.done {
+		d.proxy.start()
 		return
 	}
 	d.record.State = flow.Handshake
@@ -166,7 +166,7 @@ func (d *dial) fail(errno unix.Errno) {
 
 func (d *dial) close() {
 	d.ended = true
-	d.errand.stop()
+	d.proxy.stop()
 	d.f.cfg.Table.Remove(d.record)
 	d.host.Close()
 }
@@ -175,7 +175,7 @@ func (d *dial) close() {
 // connection, it sends its SYN again.
 func (d *dial) End(flow.Reason) {
 	d.ended = true
-	d.errand.stop()
+	d.proxy.stop()
 	if d.forget != nil {
 		d.forget()
 	}

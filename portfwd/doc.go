@@ -41,7 +41,7 @@
 // Splice), which the direct path alone can do; by the stack path it is the gateway again.
 // A UDP client then has a connected socket of the guest's namespace (udpinside.go), and
 // waits directPatience for it; the client of an exposed UDP port has one on the host, and
-// the rest is the same for both (errand.go).
+// the rest is the same for both (datagramclient.go).
 //
 // An exposed port (expose.go) is a socket of the guest's network namespace, made there
 // by package tap and bound by us. A client is accepted and connected to 127.0.0.1 or ::1,

@@ -26,18 +26,18 @@ func (m *Manager) newExposedUDP(fd int, to netip.AddrPort) *exposedUDP {
 // Received implements sockio.DatagramOwner. All datagrams of a client go where its first
 // one went, which is what was decided on.
 func (u *exposedUDP) Received(from *sockio.Addr, control []byte, segment int, parts [][]byte) {
-	var e *errand
+	var e *datagramClient
 	if r := u.m.cfg.Table.Find(flow.Mapping, unix.IPPROTO_UDP, from.AddrPort(), u.at); r != nil {
-		e = r.Owner.(*errand)
-	} else if e = u.newErrand(*from); e == nil {
+		e = r.Owner.(*datagramClient)
+	} else if e = u.newClient(*from); e == nil {
 		return
 	}
 	e.asked = replyFrom(e.asked[:0], control)
 	e.send(segment, parts)
 }
 
-// newErrand is a new client's, nil if it may not be or there is no socket for it.
-func (u *exposedUDP) newErrand(client sockio.Addr) *errand {
+// newClient is a new client's, nil if it may not be or there is no socket for it.
+func (u *exposedUDP) newClient(client sockio.Addr) *datagramClient {
 	cfg := &u.m.cfg
 	from, to := client.AddrPort(), u.to
 	if !to.Addr().IsValid() {
@@ -55,7 +55,7 @@ func (u *exposedUDP) newErrand(client sockio.Addr) *errand {
 	if err != nil {
 		return nil
 	}
-	e := &errand{port: &u.datagramPort, client: client}
+	e := &datagramClient{port: &u.datagramPort, client: client}
 	e.record = &flow.Flow{
 		Owner: e, Guest: guest, Kind: flow.Mapping, Origin: flow.FromExposed, Proto: unix.IPPROTO_UDP,
 		Src: from, Remote: u.at, Idle: sessionIdle, State: flow.Mapped,

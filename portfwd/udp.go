@@ -152,7 +152,7 @@ func (m *Manager) endSessions() {
 		}
 	})
 	m.cfg.Table.Each(flow.Mapping, func(f *flow.Flow) {
-		if e, ok := f.Owner.(*errand); ok && e.port.socket.FD < 0 {
+		if e, ok := f.Owner.(*datagramClient); ok && e.port.socket.FD < 0 {
 			e.end()
 		}
 	})

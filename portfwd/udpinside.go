@@ -18,7 +18,7 @@ const maxWaiting = 1 << 20
 // wait is what a client has sent whose socket in the guest is on its way.
 type wait struct {
 	u     *udpPort
-	e     *errand
+	e     *datagramClient
 	timer shard.Timer
 	held  []datagrams
 }
@@ -67,12 +67,12 @@ func (u *udpPort) deliverByDevice(client sockio.Addr, control []byte, segment in
 	u.decided(u.m.decide(unix.IPPROTO_UDP, from, u.m.destination(u.guest, from.Addr()), false), client, control, segment, parts)
 }
 
-// inside finds the errand of a client or begins one, nil if there is no socket for it.
-func (u *udpPort) inside(client sockio.Addr, d policy.Decision) *errand {
+// inside finds the datagramClient of an address or begins one, nil if there is no socket for it.
+func (u *udpPort) inside(client sockio.Addr, d policy.Decision) *datagramClient {
 	cfg := &u.m.cfg
 	from := client.AddrPort()
 	if r := cfg.Table.Find(flow.Mapping, unix.IPPROTO_UDP, d.To, from); r != nil {
-		e := r.Owner.(*errand)
+		e := r.Owner.(*datagramClient)
 		if e.port == &u.datagramPort {
 			return e
 		}
@@ -83,7 +83,7 @@ func (u *udpPort) inside(client sockio.Addr, d policy.Decision) *errand {
 		return nil
 	}
 	cfg.Table.Admit(flow.Mapping)
-	e := &errand{port: &u.datagramPort, client: client, server: sockio.DatagramSocket{FD: -1}}
+	e := &datagramClient{port: &u.datagramPort, client: client, server: sockio.DatagramSocket{FD: -1}}
 	e.record = &flow.Flow{
 		Owner: e, Guest: cfg.Guests.Of(d.To.Addr()), Kind: flow.Mapping, Origin: flow.FromPublished, Proto: unix.IPPROTO_UDP,
 		Src: d.To, Remote: from, FD: -1, Idle: sessionIdle, State: flow.Published,

@@ -8,10 +8,10 @@ import (
 	"epiphyte/internal/sockio"
 )
 
-// errand is a client of a UDP port that a socket of its own stands for on the other side: of
+// datagramClient is a client of a UDP port that a socket of its own stands for on the other side: of
 // an exposed port on the host, and of a published one, if it is the guest itself to its
 // server, in the guest.
-type errand struct {
+type datagramClient struct {
 	port   *datagramPort
 	record *flow.Flow
 	client sockio.Addr
@@ -24,8 +24,8 @@ type errand struct {
 	sent, answered *uint64
 }
 
-// start has a socket that the errand takes over lead to its server and to nobody else.
-func (e *errand) start(fd int) error {
+// start has a socket that the datagramClient takes over lead to its server and to nobody else.
+func (e *datagramClient) start(fd int) error {
 	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, sockio.ReceiveBuffer)
 	if errno := sockio.Connect(fd, &e.to); errno != 0 {
 		unix.Close(fd)
@@ -42,7 +42,7 @@ func (e *errand) start(fd int) error {
 }
 
 // send passes datagrams of the client on.
-func (e *errand) send(segment int, parts [][]byte) {
+func (e *datagramClient) send(segment int, parts [][]byte) {
 	m := e.port.m
 	*e.sent += m.pass(&e.server, sockio.Datagram{To: e.to}, segment, parts)
 	m.cfg.Table.Used(e.record)
@@ -64,24 +64,24 @@ func (m *Manager) pass(s *sockio.DatagramSocket, d sockio.Datagram, segment int,
 }
 
 // Ready implements shard.Handler: the server has answered, or nobody listens.
-func (e *errand) Ready(uint32) { e.port.m.cfg.Batch.Read(&e.server) }
+func (e *datagramClient) Ready(uint32) { e.port.m.cfg.Batch.Read(&e.server) }
 
 // Received implements sockio.DatagramOwner.
-func (e *errand) Received(_ *sockio.Addr, _ []byte, segment int, parts [][]byte) {
+func (e *datagramClient) Received(_ *sockio.Addr, _ []byte, segment int, parts [][]byte) {
 	*e.answered += e.port.m.pass(&e.port.socket, sockio.Datagram{To: e.client, Source: e.asked}, segment, parts)
 	e.port.m.cfg.Table.Used(e.record)
 }
 
 // SendFailed implements sockio.DatagramOwner.
-func (e *errand) SendFailed(*sockio.Datagram, unix.Errno) {}
+func (e *datagramClient) SendFailed(*sockio.Datagram, unix.Errno) {}
 
-func (e *errand) end() {
+func (e *datagramClient) end() {
 	e.port.m.cfg.Table.Remove(e.record)
 	e.End(flow.Evicted)
 }
 
 // End implements flow.Owner.
-func (e *errand) End(flow.Reason) {
+func (e *datagramClient) End(flow.Reason) {
 	if e.wait != nil {
 		e.wait.end()
 	}

@@ -11,13 +11,13 @@ import (
 	"epiphyte/internal/shard"
 )
 
-// errandPatience is how long a proxy may take to connect: longer than a kernel tries, and
+// proxyPatience is how long a proxy may take to connect: longer than a kernel tries, and
 // than a guest repeats its SYN for.
-const errandPatience = 150 * time.Second
+const proxyPatience = 150 * time.Second
 
-// errand is the part of a dial in which a proxy, that we are connected to, is asked to
+// proxyDial is the part of a dial in which a proxy, that we are connected to, is asked to
 // connect to the destination. The guest hears nothing until it has.
-type errand struct {
+type proxyDial struct {
 	dial  *dial
 	talk  *proxy.Talk
 	path  string // of the proxy's Unix socket; empty: it is on the network
@@ -27,15 +27,15 @@ type errand struct {
 
 // socket is one towards the proxy: connected, if it is a Unix socket. The source that is
 // set for the guest's flows says nothing about the way to a proxy.
-func (e *errand) socket(to netip.AddrPort) (fd int, errno unix.Errno) {
-	f := e.dial.f
-	if e.path == "" {
+func (p *proxyDial) socket(to netip.AddrPort) (fd int, errno unix.Errno) {
+	f := p.dial.f
+	if p.path == "" {
 		return f.open(familyOf(to.Addr()), unix.SOCK_STREAM, 0)
 	}
 	if fd, errno = f.open(unix.AF_UNIX, unix.SOCK_STREAM, 0); errno != 0 {
 		return fd, errno
 	}
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: e.path}); err != nil {
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: p.path}); err != nil {
 		unix.Close(fd)
 		return -1, unix.ECONNREFUSED // nobody listens, or too many wait; a guest knows no paths
 	}
@@ -43,35 +43,35 @@ func (e *errand) socket(to netip.AddrPort) (fd int, errno unix.Errno) {
 }
 
 // start speaks first, once the dial's socket is connected.
-func (e *errand) start() {
-	s, shard := &e.dial.host.Socket, e.dial.f.cfg.Shard
+func (p *proxyDial) start() {
+	s, shard := &p.dial.host.Socket, p.dial.f.cfg.Shard
 	if s.Watch == nil {
 		var err error
-		if s.Watch, err = shard.Watch(s.FD, connect.Events, e); err != nil {
-			e.dial.fail(unix.ENOBUFS)
+		if s.Watch, err = shard.Watch(s.FD, connect.Events, p); err != nil {
+			p.dial.fail(unix.ENOBUFS)
 			return
 		}
 	} else {
-		s.Watch.SetHandler(e)
+		s.Watch.SetHandler(p)
 	}
-	shard.Arm(&e.timer, errandPatience, e)
-	e.say(e.talk.Start())
+	shard.Arm(&p.timer, proxyPatience, p)
+	p.say(p.talk.Start())
 }
 
 // say sends words. A socket that is new takes so few at once.
-func (e *errand) say(words []byte) bool {
-	if n, err := unix.Write(e.dial.host.FD, words); err != nil || n < len(words) {
-		e.dial.fail(unix.ECONNREFUSED)
+func (p *proxyDial) say(words []byte) bool {
+	if n, err := unix.Write(p.dial.host.FD, words); err != nil || n < len(words) {
+		p.dial.fail(unix.ECONNREFUSED)
 		return false
 	}
 	return true
 }
 
 // Ready implements shard.Handler.
-func (e *errand) Ready(events uint32) {
-	e.dial.host.Events |= events
-	for !e.dial.ended && !e.done {
-		if !e.hear(events) {
+func (p *proxyDial) Ready(events uint32) {
+	p.dial.host.Events |= events
+	for !p.dial.ended && !p.done {
+		if !p.hear(events) {
 			return
 		}
 	}
@@ -79,9 +79,9 @@ func (e *errand) Ready(events uint32) {
 
 // hear reads what the proxy has said, and nothing of what follows it. It reports whether
 // there may be more.
-func (e *errand) hear(events uint32) bool {
+func (p *proxyDial) hear(events uint32) bool {
 	var buf [proxy.MaxWords]byte
-	n, _, err := unix.Recvfrom(e.dial.host.FD, buf[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	n, _, err := unix.Recvfrom(p.dial.host.FD, buf[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	if err == unix.EINTR {
 		return true
 	}
@@ -90,45 +90,45 @@ func (e *errand) hear(events uint32) bool {
 	}
 	var a proxy.Answer
 	if err == nil && n > 0 {
-		a = e.talk.Hear(buf[:n])
+		a = p.talk.Hear(buf[:n])
 	}
 	const over = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
 	switch {
 	case a.Errno != 0:
-		e.dial.fail(a.Errno)
+		p.dial.fail(a.Errno)
 		return false
 	case a.Words == 0 && (n <= 0 || n == len(buf) || events&over != 0):
-		e.dial.fail(unix.ECONNREFUSED)
+		p.dial.fail(unix.ECONNREFUSED)
 		return false
 	case a.Words == 0:
 		return false
 	}
-	unix.Recvfrom(e.dial.host.FD, buf[:a.Words], unix.MSG_DONTWAIT)
-	if len(a.Say) > 0 && !e.say(a.Say) {
+	unix.Recvfrom(p.dial.host.FD, buf[:a.Words], unix.MSG_DONTWAIT)
+	if len(a.Say) > 0 && !p.say(a.Say) {
 		return false
 	}
 	if a.Done {
-		e.finish()
+		p.finish()
 	}
 	return true
 }
 
 // finish goes on with the dial: the host has answered.
-func (e *errand) finish() {
-	e.done = true
-	e.stop()
-	s := &e.dial.host
+func (p *proxyDial) finish() {
+	p.done = true
+	p.stop()
+	s := &p.dial.host
 	s.Events |= unix.EPOLLIN | unix.EPOLLOUT // as far as we know
 	s.Watch.SetHandler(s)
-	e.dial.answered(0)
+	p.dial.answered(0)
 }
 
 // Run implements shard.Task for the timer.
-func (e *errand) Run() { e.dial.fail(unix.ETIMEDOUT) }
+func (p *proxyDial) Run() { p.dial.fail(unix.ETIMEDOUT) }
 
-// stop ends the timer of an errand, if there is one.
-func (e *errand) stop() {
-	if e != nil {
-		e.dial.f.cfg.Shard.Disarm(&e.timer)
+// stop ends the timer of a proxyDial, if there is one.
+func (p *proxyDial) stop() {
+	if p != nil {
+		p.dial.f.cfg.Shard.Disarm(&p.timer)
 	}
 }
