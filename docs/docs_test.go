@@ -173,5 +173,10 @@ func documents(t *testing.T) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	behind, err := filepath.Glob("performance/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths = append(paths, behind...)
 	return append(paths, filepath.Join(root, "README.md"), filepath.Join(root, "CONTRIBUTING.md"), filepath.Join(root, "CHANGELOG.md"))
 }

@@ -15,7 +15,7 @@ func (f *Forwarder) decide(proto uint8, src, dst netip.AddrPort) policy.Decision
 	}))
 }
 
-// counted is a decision about what the guest sends, which is counted if it forbids that.
+// counted counts a decision that forbids what the guest sends, and returns it.
 func (f *Forwarder) counted(d policy.Decision) policy.Decision {
 	if d.Action == policy.Refuse || d.Action == policy.Drop {
 		f.cfg.Table.Forbidden(d.Action == policy.Refuse)
@@ -40,15 +40,15 @@ func (m *mapping) seen(peer netip.AddrPort) (netip.AddrPort, bool) {
 	return d.From, d.Action == policy.Allow
 }
 
-// hold keeps a copy of a packet until its decision is there. Without room in the
+// hold keeps a copy of a packet until the decision about it. Without room in the
 // backlog the packet is lost.
 func (f *Forwarder) hold(p *stack.Packet, pending *policy.Pending, then func(*stack.Packet, policy.Decision)) {
-	size := len(p.Head) + len(p.Tail)
-	if !f.backlog.Room(size) {
+	guest, size := f.cfg.Guests.Of(p.Src), len(p.Head)+len(p.Tail)
+	if !f.backlog.Room(guest, size) {
 		return // before anything is allocated
 	}
 	kept := *p
 	kept.Head, kept.Tail = append(append(make([]byte, 0, size), p.Head...), p.Tail...), nil
-	kept.Fresh = false // no Flush follows the decision: it is to be sent at once
-	f.backlog.Hold(pending, size, func(d policy.Decision) { then(&kept, f.counted(d)) })
+	kept.Fresh = false // no Flush follows the decision, so it is sent at once
+	f.backlog.Hold(guest, pending, size, func(d policy.Decision) { then(&kept, f.counted(d)) })
 }

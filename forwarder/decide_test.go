@@ -193,6 +193,31 @@ func TestDatagramsAreAllowedLater(t *testing.T) {
 	}
 }
 
+// One guest whose datagrams wait does not take the place of another's.
+func TestDatagramsOfEachGuestWait(t *testing.T) {
+	policy := newSlow(t)
+	many, one := new(flow.Guest), new(flow.Guest)
+	guests := func(a netip.Addr) *flow.Guest {
+		if a == guest4 {
+			return one
+		}
+		return many
+	}
+	r := newRig(t, setup{Config: Config{Policy: policy, Guests: guests}})
+	host, addr := testnet.ListenUDP(t, "127.0.0.1:0")
+	dst := at(netip.MustParseAddr("192.0.2.1"), 9)
+	for range 300 {
+		r.send(testnet.UDP(at(netip.MustParseAddr("10.0.2.50"), 4000), dst, 64, []byte("many")))
+	}
+	r.send(testnet.UDP(at(guest4, 4000), dst, 64, []byte("one")))
+	policy.Resolve(allow(addr))
+	for {
+		if got, _ := readDatagram(t, host); string(got) == "one" {
+			return
+		}
+	}
+}
+
 // What is refused later quotes the datagram that was sent.
 func TestDatagramIsRefusedLater(t *testing.T) {
 	policy := newSlow(t)

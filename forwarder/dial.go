@@ -19,7 +19,7 @@ type dial struct {
 	syn       *stack.SYN
 	host      connect.Attempt
 	handshake *stack.Handshake
-	others    []netip.AddrPort // where to connect if the host's answer is an error
+	others    []netip.AddrPort // to try if the host's answer is an error
 	watch     policy.Watch     // nil: nobody watches
 	proxy     *proxyDial       // to a proxy that connects in our place; nil: none
 	forget    func()           // stops waiting for the decision; nil: there was nothing to wait for
@@ -44,7 +44,7 @@ func (f *Forwarder) SYN(syn *stack.SYN) {
 		f.refuse(syn, unix.EMFILE)
 		return
 	}
-	d := &dial{f: f, syn: syn}
+	d := &dial{f: f, syn: syn.Clone()}
 	d.host = connect.Attempt{Socket: connect.None(), Shard: f.cfg.Shard, Done: d.answered}
 	d.record = &flow.Flow{
 		Owner: d, Guest: f.cfg.Guests.Of(syn.Src.Addr()), Kind: flow.Dial, Proto: unix.IPPROTO_TCP, Src: syn.Src, Remote: syn.Dst, FD: -1,
@@ -89,6 +89,7 @@ func (d *dial) connect(to netip.AddrPort) {
 	}
 	if errno != 0 {
 		d.f.cfg.Table.DialFailed(errno)
+		d.record.Errno = errno
 		d.fail(errno)
 		return
 	}
@@ -130,6 +131,7 @@ func (d *dial) answered(errno unix.Errno) {
 	}
 	if errno != 0 {
 		d.f.cfg.Table.DialFailed(errno)
+		d.record.Errno = errno
 		d.fail(errno)
 		return
 	}
@@ -149,7 +151,7 @@ func (d *dial) accepted(c *stack.Conn, _ unix.Errno) {
 	switch {
 	case d.ended: // given up meanwhile
 	case c == nil:
-		// The host has accepted, so it is owed an end: the guest's reset.
+		// The host has accepted, so it must see the guest's reset.
 		d.host.Reset()
 		d.close()
 	default:

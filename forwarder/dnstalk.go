@@ -9,9 +9,9 @@ import (
 
 const portDNS = 53
 
-// dnsTalk recognises a mapping that a stub resolver has used for its queries alone,
-// and that has been answered: nobody will speak on it again, for a stub takes a new
-// port each time. The port number says little, since VPNs like port 53, too.
+// dnsTalk recognises a mapping that a stub resolver has used only for queries, all of
+// them answered: it will not be used again, for a stub takes a new port each time. The
+// port number alone says little, since VPNs like port 53, too.
 type dnsTalk struct {
 	other bool // the guest has sent something else: no question matters any more
 	asked [4]dnsQuestion
@@ -37,7 +37,7 @@ func (t *dnsTalk) sent(seed maphash.Seed, p *stack.Packet) {
 		place = t.free()
 	}
 	if place == nil {
-		t.other = true // a stub has an A and an AAAA query under way
+		t.other = true // a stub has no more than an A and an AAAA query under way
 		return
 	}
 	*place = q
@@ -101,7 +101,7 @@ func parseQuestion(seed maphash.Seed, b []byte, response bool) (dnsQuestion, boo
 	end := header
 	for end < len(b) && b[end] != 0 {
 		if b[end] > 63 {
-			return dnsQuestion{}, false // no label: the first name is never compressed
+			return dnsQuestion{}, false // not a label: the first name is never compressed
 		}
 		end += 1 + int(b[end])
 	}

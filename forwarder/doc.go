@@ -16,15 +16,15 @@
 //
 // A mapping (mapping.go) is one unconnected socket per guest address and port
 // (UDP) or echo identifier, whatever the peer: endpoint-independent mapping in the
-// words of RFC 4787. Filtering is endpoint-independent as well: whoever learns
-// the host port may answer, as STUN and hole punching expect.
+// words of RFC 4787. Filtering is endpoint-independent as well: anybody who learns
+// the host port may send to it, as STUN and hole punching expect.
 //
 // Where ping sockets are refused, one raw socket for each family carries the
 // mappings of echo, each under an identifier of its own (rawecho.go).
 //
 // Errors (errors.go): an ICMP error that the host's kernel has received goes on to the
-// guest with its type and code; one that has no message becomes what makes the
-// guest's kernel report the same errno. A RST is for connections that the peer has
+// guest with its type and code; an error without a message becomes one that makes the
+// guest's kernel report the same errno. A RST is only for connections that the peer has
 // refused.
 //
 // Invariants: every host socket belongs to one dial or mapping, to the mappings of

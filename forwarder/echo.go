@@ -11,11 +11,10 @@ import (
 )
 
 // Echo requests leave by ping sockets (SOCK_DGRAM with IPPROTO_ICMP, Linux
-// 3.0), which any user may open whose group is in net.ipv4.ping_group_range.
-// The kernel replaces the identifier by one of its own and hands each socket
-// only its own replies, so there is one socket per guest address and id. Where the
-// group is not in the range, raw sockets do the same for those who may have them
-// (rawecho.go).
+// 3.0), which users may open whose group is in net.ipv4.ping_group_range. The
+// kernel replaces the identifier by one of its own and hands each socket only its
+// own replies, so there is one socket per guest address and id. Where the group is
+// not in the range, a raw socket serves, if we may open one (rawecho.go).
 
 const (
 	icmpEchoRequest   = 8
@@ -55,8 +54,8 @@ func (f *Forwarder) sendEcho(p *stack.Packet, to netip.Addr) {
 	f.cfg.Batch.Send(&s.DatagramSocket, &d) // at once: ping measures the time until the reply
 }
 
-// refusesPing reports whether an errno of socket(2) means that the socket is not for
-// us.
+// refusesPing reports whether an errno of socket(2) means that we may not have the
+// socket.
 func refusesPing(errno unix.Errno) bool { return errno == unix.EACCES || errno == unix.EPERM }
 
 // explainPing says once why ping does not work and how to change that.

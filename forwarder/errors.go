@@ -52,7 +52,7 @@ func (m *mapping) passError(e *sockio.QueuedError) {
 	}
 	router, ok := m.seen(netip.AddrPortFrom(e.Offender, 0))
 	if !ok || e.Offender.IsLinkLocalUnicast() || router.Addr() == m.record.Src.Addr() {
-		router = netip.AddrPort{} // the gateway speaks for one that the guest would not believe
+		router = netip.AddrPort{} // the guest would not believe that router: the gateway sends it
 	}
 	v6 := q.Src.Is6()
 	told := stack.ICMPError{Type: e.Type, Code: e.Code, Pointer: e.Info}
@@ -66,9 +66,9 @@ func (m *mapping) passError(e *sockio.QueuedError) {
 	}
 }
 
-// quote identifies to the guest the packet of its own that was sent to the host's
-// to, with a payload that begins with data and has size bytes in all. Of an
-// echo request the payload is the ICMP message itself.
+// quote identifies the guest's own packet that was sent to the address to on the host,
+// with a payload that begins with data and has size bytes in all. Of an echo request the
+// payload is the ICMP message itself.
 func (m *mapping) quote(to netip.AddrPort, data []byte, size int) (stack.Quote, bool) {
 	seen, ok := m.seen(to)
 	if !ok {

@@ -41,15 +41,15 @@ type DHCP interface {
 	HandleV6(request []byte) []byte
 }
 
-// Source chooses from where the host's sockets send, as far as the kernel is not to choose:
-// outbound.Source explains its methods.
+// Source chooses from where the host's sockets send, where the kernel is not to choose:
+// outbound.Source explains the methods.
 type Source interface {
 	Bind(fd int, dst netip.Addr) unix.Errno
 	BindAddress(fd int, dst netip.Addr) unix.Errno
 	Way(fd int, dst netip.Addr) (control []byte, errno unix.Errno)
 }
 
-// kernelsChoice is the Source of those who have no other.
+// kernelsChoice is the default Source.
 type kernelsChoice struct{}
 
 func (kernelsChoice) Bind(int, netip.Addr) unix.Errno          { return 0 }
@@ -142,9 +142,9 @@ func (f *Forwarder) decidedUDP(p *stack.Packet, src, dst netip.AddrPort, d polic
 	}
 }
 
-// seenUDP reports whether a datagram may leave that its decision's watch, if there is one,
-// has to see first. One that it cannot judge yet waits. Of a super-datagram each datagram
-// is judged by itself, and those that may leave without the others.
+// seenUDP shows a datagram to its decision's watch, if there is one, and reports whether it
+// may leave. One that the watch cannot judge yet waits. Each datagram of a super-datagram is
+// judged by itself; if some may not leave, seenUDP sends the others.
 func (f *Forwarder) seenUDP(p *stack.Packet, src, dst netip.AddrPort, d *policy.Decision) bool {
 	if d.Watch == nil {
 		return true
@@ -154,7 +154,7 @@ func (f *Forwarder) seenUDP(p *stack.Packet, src, dst netip.AddrPort, d *policy.
 	if segment == 0 {
 		segment = size
 	}
-	left := 0 // how much of the payload has left, waits or may not leave
+	left := 0 // how much of the payload has been sent, waits or may not leave
 	for at := 0; at < size; at += segment {
 		end := min(at+segment, size)
 		sight := d.Watch.Sees(part(p, at, end), false)
@@ -193,7 +193,7 @@ func cut(p *stack.Packet, from, to int) *stack.Packet {
 	return &c
 }
 
-// part is a part of the payload of a datagram, copied only where it is in two pieces.
+// part is a part of a datagram's payload, copied only if it lies in both pieces.
 func part(p *stack.Packet, from, to int) []byte {
 	head := payload(p)
 	switch {
@@ -226,7 +226,7 @@ func (f *Forwarder) answerDNS(from, to netip.AddrPort, response []byte) {
 	f.stack.SendUDP(to, from, response)
 }
 
-// ICMP implements stack.Handler: echo requests leave, all else ends here.
+// ICMP implements stack.Handler: echo requests leave, all else is dropped.
 func (f *Forwarder) ICMP(p *stack.Packet) {
 	if len(p.Head) >= 8 && isEchoRequest(p) {
 		f.decidedEcho(p, f.decide(p.Proto, netip.AddrPortFrom(p.Src, 0), netip.AddrPortFrom(p.Dst, 0)))

@@ -13,8 +13,7 @@ import (
 
 const (
 	// mappingIdle is how long an unused mapping lives. RFC 4787 REQ-5 asks for
-	// two minutes at least and recommends five; libslirp's callers are used to
-	// four.
+	// two minutes at least and recommends five; users of libslirp are used to four.
 	mappingIdle = 240 * time.Second
 	// mappingIdleDNS is for a mapping whose DNS queries are answered, see dnsTalk.
 	mappingIdleDNS = 10 * time.Second
@@ -30,10 +29,10 @@ type mapping struct {
 	socket datagramSocket // closed if raw carries it
 	dns    dnsTalk        // of UDP
 	raw    *rawEcho       // of echo, where there are no ping sockets; nil otherwise
-	rawID  uint16         // the identifier outside, of raw
+	rawID  uint16         // the identifier outside, if raw is not nil
 
-	// The last address of the guest's world that stood for another, and what it stood
-	// for: the answer comes from there.
+	// The last address that the guest asked and that stood for another, and that other
+	// one, from which the answer comes.
 	asked, led netip.Addr
 }
 
@@ -105,9 +104,9 @@ func (f *Forwarder) sendDatagram(p *stack.Packet, src, to netip.AddrPort) {
 	}
 }
 
-// ttlPassed is the TTL from which on the host's default is as good. Hosts start at
-// 64 or above; what is lower is meant (traceroute, RFC 5082 the other way
-// round), and costs a control message for each datagram.
+// ttlPassed is the TTL from which on the host's default serves as well. Hosts start at
+// 64 or above; a lower one is intended (traceroute, RFC 5082 the other way round), and
+// costs a control message for each datagram.
 const ttlPassed = 64
 
 // ttlBeyond is the TTL that a packet is to leave with, less the hop that we are,
@@ -120,8 +119,8 @@ func ttlBeyond(p *stack.Packet) uint8 {
 	return p.TTL - 1
 }
 
-// setIdle has the mapping forgotten soon once it has served its DNS queries, and as
-// late as any other else.
+// setIdle lets the mapping expire soon once its DNS queries are answered, else after
+// the ordinary time.
 func (m *mapping) setIdle() {
 	idle := mappingIdle
 	if m.dns.over() {

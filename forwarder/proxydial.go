@@ -12,11 +12,11 @@ import (
 )
 
 // proxyPatience is how long a proxy may take to connect: longer than a kernel tries, and
-// than a guest repeats its SYN for.
+// than a guest repeats its SYN.
 const proxyPatience = 150 * time.Second
 
-// proxyDial is the part of a dial in which a proxy, that we are connected to, is asked to
-// connect to the destination. The guest hears nothing until it has.
+// proxyDial is the part of a dial in which a proxy is asked to connect to the destination.
+// The guest hears nothing until the proxy has.
 type proxyDial struct {
 	dial  *dial
 	talk  *proxy.Talk
@@ -25,8 +25,8 @@ type proxyDial struct {
 	done  bool
 }
 
-// socket is one towards the proxy: connected, if it is a Unix socket. The source that is
-// set for the guest's flows says nothing about the way to a proxy.
+// socket opens a socket towards the proxy: connected, if it is a Unix socket. The source
+// that is set for the guest's flows does not apply to it.
 func (p *proxyDial) socket(to netip.AddrPort) (fd int, errno unix.Errno) {
 	f := p.dial.f
 	if p.path == "" {
@@ -37,12 +37,12 @@ func (p *proxyDial) socket(to netip.AddrPort) (fd int, errno unix.Errno) {
 	}
 	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: p.path}); err != nil {
 		unix.Close(fd)
-		return -1, unix.ECONNREFUSED // nobody listens, or too many wait; a guest knows no paths
+		return -1, unix.ECONNREFUSED // nobody listens, or too many wait; errors about a path mean nothing to a guest
 	}
 	return fd, 0
 }
 
-// start speaks first, once the dial's socket is connected.
+// start begins the talk, once the dial's socket is connected.
 func (p *proxyDial) start() {
 	s, shard := &p.dial.host.Socket, p.dial.f.cfg.Shard
 	if s.Watch == nil {
@@ -58,7 +58,7 @@ func (p *proxyDial) start() {
 	p.say(p.talk.Start())
 }
 
-// say sends words. A socket that is new takes so few at once.
+// say sends words, so few that a new socket takes them at once.
 func (p *proxyDial) say(words []byte) bool {
 	if n, err := unix.Write(p.dial.host.FD, words); err != nil || n < len(words) {
 		p.dial.fail(unix.ECONNREFUSED)
@@ -77,8 +77,8 @@ func (p *proxyDial) Ready(events uint32) {
 	}
 }
 
-// hear reads what the proxy has said, and nothing of what follows it. It reports whether
-// there may be more.
+// hear reads what the proxy has said, and no byte beyond. It reports whether there may be
+// more.
 func (p *proxyDial) hear(events uint32) bool {
 	var buf [proxy.MaxWords]byte
 	n, _, err := unix.Recvfrom(p.dial.host.FD, buf[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
@@ -113,7 +113,7 @@ func (p *proxyDial) hear(events uint32) bool {
 	return true
 }
 
-// finish goes on with the dial: the host has answered.
+// finish continues the dial: the host has answered.
 func (p *proxyDial) finish() {
 	p.done = true
 	p.stop()

@@ -11,12 +11,12 @@ import (
 )
 
 // rawEcho is the raw socket by which all echo requests of a family leave where the
-// kernel refuses ping sockets but not raw ones: to root, also that of the user
-// namespace which owns our network namespace (raw(7), CAP_NET_RAW). Mappings share it,
-// each with an identifier of its own outside. It is there as long as they are.
+// kernel refuses us ping sockets but not raw ones: with CAP_NET_RAW in the user
+// namespace that owns our network namespace (raw(7)). Mappings share it, each with an
+// identifier of its own outside. It is open as long as there are any.
 //
 // The kernel hands it the echo replies, and queues on it the ICMP errors, of every
-// program on the host: those whose identifier no mapping has are passed over.
+// program on the host: those whose identifier no mapping has are ignored.
 type rawEcho struct {
 	f        *Forwarder
 	v6       bool
@@ -33,7 +33,7 @@ func (f *Forwarder) raw(v6 bool) **rawEcho {
 	return &f.raw4
 }
 
-// openRawMapping has a mapping of echo carried by the raw socket of its family.
+// openRawMapping adds an echo mapping to the raw socket of its family.
 func (f *Forwarder) openRawMapping(m *mapping) unix.Errno {
 	addr := m.record.Src.Addr()
 	at := f.raw(addr.Is6())
@@ -48,7 +48,7 @@ func (f *Forwarder) openRawMapping(m *mapping) unix.Errno {
 	return (*at).add(m)
 }
 
-// filter has the kernel keep everything back but echo replies.
+// filter has the kernel drop everything but echo replies.
 func (e *rawEcho) filter() {
 	if !e.v6 {
 		unix.SetsockoptInt(e.socket.FD, unix.SOL_RAW, unix.ICMP_FILTER, ^(1 << icmpEchoReply))
@@ -75,7 +75,7 @@ func (e *rawEcho) add(m *mapping) unix.Errno {
 	return 0
 }
 
-// remove ends the part of a mapping, and with the last one the socket.
+// remove removes a mapping, and with the last one closes the socket.
 func (e *rawEcho) remove(m *mapping) {
 	delete(e.mappings, m.rawID)
 	if len(e.mappings) == 0 {
@@ -96,7 +96,7 @@ func (e *rawEcho) find(message []byte) *mapping {
 func (e *rawEcho) Received(from *sockio.Addr, control []byte, _ int, parts [][]byte) {
 	for _, p := range parts {
 		if !e.v6 && len(p) > 0 {
-			p = p[min(len(p), int(p[0]&0xf)*4):] // raw sockets of IPv4 alone show the header
+			p = p[min(len(p), int(p[0]&0xf)*4):] // only raw sockets of IPv4 show the header
 		}
 		if m := e.find(p); m != nil {
 			e.f.cfg.Table.Used(m.record)
@@ -120,8 +120,8 @@ func (e *rawEcho) passError(q *sockio.QueuedError) {
 	}
 }
 
-// setIdentifier changes the identifier of an echo message, and of IPv4 the checksum
-// by the difference (RFC 1624, equation 3). That of IPv6 is the kernel's to fill in.
+// setIdentifier changes the identifier of an echo message, and for IPv4 the checksum by
+// the difference (RFC 1624, equation 3). For IPv6 the kernel fills it in.
 func setIdentifier(p *stack.Packet, id uint16) {
 	field := p.Head[4:6]
 	if p.Proto == stack.ProtoICMP {

@@ -13,7 +13,7 @@ func familyOf(addr netip.Addr) int {
 	return unix.AF_INET
 }
 
-// open opens a non-blocking socket. Out of descriptors, it has the table give one back
+// open opens a non-blocking socket. If there is no descriptor, it has the table free one
 // and tries again.
 func (f *Forwarder) open(family, typ, proto int) (int, unix.Errno) {
 	fd, err := unix.Socket(family, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, proto)

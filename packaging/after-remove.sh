@@ -1,5 +1,5 @@
 #!/bin/sh
-# deb says "remove" or "purge", rpm the number of versions that are left.
+# The argument is "remove" or "purge" from deb, and the number of versions left from rpm.
 set -e
 case "$1" in
 remove | purge | 0)

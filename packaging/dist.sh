@@ -1,10 +1,10 @@
 #!/bin/sh
-# Builds what is given to others, into OUT: for each of ARCHES a tarball, a Debian and an RPM
+# Builds what is distributed, into OUT: for each of ARCHES a tarball, a Debian and an RPM
 # package and a list of what is in the program (SBOM), and the checksums of all. Two builds
 # of one source are equal byte for byte, wherever and whenever they are made: files are
 # dated by SOURCE_DATE_EPOCH, or the last commit.
 #
-# MAINTAINER, "NAME <ADDRESS>", is who answers for the packages; else the last commit's author.
+# MAINTAINER, "NAME <ADDRESS>", is the packages' maintainer; the default is the last commit's author.
 set -eu
 cd "$(dirname "$0")/.."
 . packaging/tools.sh
@@ -18,7 +18,7 @@ umask 022
 
 make --no-print-directory build pages
 
-# root ARCH PREFIX: everything as it is installed there.
+# root ARCH PREFIX makes the tree of installed files.
 root() {
 	make --no-print-directory -s install PROGRAM="$work/$1/epiphyte" DESTDIR="$work/$1$2" PREFIX="$2" LINKS=
 }

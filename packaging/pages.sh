@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes bin/man and bin/completions of the documents and of the help texts of bin/epiphyte,
+# Makes bin/man and bin/completions from the documents and the help texts of bin/epiphyte,
 # and bin/NOTICES, the licences of what is linked into it.
 set -eu
 cd "$(dirname "$0")/.."
@@ -16,7 +16,7 @@ done <packaging/pages
 rm -rf bin/completions
 $go run ./packaging/completions bin/epiphyte bin/completions
 
-# licences DIRECTORY: the files in which a module says who may do what.
+# licences DIRECTORY lists the licence files of a module.
 licences() {
 	find "$1" -maxdepth 1 -type f -iregex '.*/\(licen[cs]e\|copying\|notice\)[^/]*' | sort | while read -r file; do
 		cat "$file"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the packages in two folders, and compares them byte for byte.
+# Builds the packages in two folders, compares them byte for byte, and has lintian check one.
 set -eu
 cd "$(dirname "$0")/.."
 . packaging/tools.sh
@@ -17,3 +17,9 @@ done
 diff -r "$work/one/dist" "$work/another/folder/dist"
 echo "equal byte for byte:"
 cat "$work/one/dist/SHA256SUMS"
+
+if command -v lintian >/dev/null; then
+	lintian --fail-on error "$work"/one/dist/*.deb
+else
+	echo "lintian is not installed: it has not checked the Debian package"
+fi

@@ -1,5 +1,5 @@
-# Read by the scripts beside it: tools of others, kept out of go.mod because what they need
-# is not the product's, and what all packages say of the source.
+# Sourced by the scripts beside it: third-party tools, kept out of go.mod because the product
+# does not have their dependencies, and what all packages say about the source.
 go=${GO:-go}
 version=$(sed -n 's/^const Version = "\(.*\)"/\1/p' internal/cli/version.go)
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
@@ -16,5 +16,5 @@ tool() {
 	esac
 }
 
-# tools_run says whether the tools that make packages can be fetched and built.
+# tools_run reports whether the tools that make packages can be fetched and built.
 tools_run() { tool go-md2man --help && tool nfpm --version && tool cyclonedx-gomod version; }

@@ -3,11 +3,14 @@ package portfwd
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/addressing"
+	"epiphyte/internal/flow"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/sockdiag"
 )
@@ -16,17 +19,18 @@ const (
 	// autoInterval is how often servers are looked for, while there is a rule with Auto.
 	// The kernel has no event for a socket that begins to listen.
 	autoInterval = time.Second
-	// autoShare bounds what the look costs where servers are many: it takes one part in
-	// so many of a processor's time, and comes later for that.
+	// autoShare bounds the cost of looking where there are many servers: it takes at most
+	// one part in autoShare of a processor's time, and is done less often for that.
 	autoShare = 20
-	// autoMax sockets are held by all rules with Auto together. Any program of the other
-	// side can begin to listen.
+	// autoMax bounds the sockets of all rules with Auto together, since any program of the
+	// other side can begin to listen.
 	autoMax = 4096
-	// autoRetry is when a port is tried again that could not be bound.
+	// autoRetry is the pause before a port that we may not bind is tried again. A port in
+	// use is tried at each look: its program may end at any moment.
 	autoRetry = 10 * time.Second
 )
 
-// followable is the error of a rule with Auto for which there is nobody to ask.
+// followable returns an error for a rule with Auto whose servers cannot be asked for.
 func (m *Manager) followable(b *Bound) error {
 	switch {
 	case b.exposed != nil && b.exposed.Auto && (m.cfg.HostPorts == nil || m.cfg.GuestSockets == nil),
@@ -57,7 +61,7 @@ func (m *Manager) startFollowing() {
 	}()
 }
 
-// follow looks for servers until ctx ends, or no rule wants it any more.
+// follow looks for servers until ctx ends, or no rule has Auto.
 func (m *Manager) follow(ctx context.Context) {
 	for {
 		begin := time.Now()
@@ -89,17 +93,17 @@ func (m *Manager) rulesToFollow() (rules []*published) {
 	return rules
 }
 
-// servers are the ports of one namespace that servers have, as far as they are not ours.
+// servers are the ports in one namespace that servers listen on, except ours.
 type servers map[string]*sockdiag.Ports // by protocol
 
-// look has each rule hold the ports whose servers are there.
+// look has each rule hold the ports that have a server.
 func (m *Manager) look(ctx context.Context, rules []*published) {
 	held := m.ourPorts()
 	inGuest, err1 := m.servers(rules, false, m.cfg.GuestPorts, held[1], m.wantedInGuest)
 	onHost, err2 := m.servers(rules, true, m.cfg.HostPorts, held[0], wantedOnHost)
 	if err := errors.Join(err1, err2); err != nil {
 		m.cfg.Logger.Debug("servers are not followed", "error", err)
-		return // better what was there a moment ago than nothing
+		return // the last state is better than none
 	}
 	room := autoMax
 	for _, p := range rules {
@@ -114,16 +118,16 @@ func (m *Manager) look(ctx context.Context, rules []*published) {
 	}
 }
 
-// wantedInGuest reports whether clients of published ports reach a server there.
+// wantedInGuest reports whether clients of published ports reach a server at that address.
 func (m *Manager) wantedInGuest(a netip.Addr) bool { return m.cfg.LoopbackServers || !a.IsLoopback() }
 
-// wantedOnHost is the same of exposed ports.
+// wantedOnHost is the same for exposed ports.
 func wantedOnHost(a netip.Addr) bool {
 	return a.IsUnspecified() || a == loopback4() || a == netip.IPv6Loopback()
 }
 
-// ourPorts are the ports that we hold ourselves, on the host and in the guest. Behind them
-// is a server of the other side, to which they would lead back.
+// ourPorts are the ports that we hold ourselves, on the host and in the guest. Each leads to
+// a server of the other side; followed, it would lead back.
 func (m *Manager) ourPorts() (held [2]servers) {
 	for i := range held {
 		held[i] = servers{TCP: new(sockdiag.Ports), UDP: new(sockdiag.Ports)}
@@ -147,7 +151,7 @@ func (m *Manager) ourPorts() (held [2]servers) {
 	return held
 }
 
-// servers asks for what rules of one direction want to know.
+// servers asks for the servers that rules of one direction follow.
 func (m *Manager) servers(rules []*published, exposed bool, ask *sockdiag.Socket, ours servers, wanted func(netip.Addr) bool) (servers, error) {
 	found := make(servers)
 	list := func(proto string, number uint8) error {
@@ -192,10 +196,11 @@ func (m *Manager) countFollowed(p *published) int {
 // adjust opens the ports of a rule whose servers have come, as far as there is room, and
 // closes those whose servers have gone. It returns how many sockets it has opened.
 func (m *Manager) adjust(ctx context.Context, p *published, found *sockdiag.Ports, room int) int {
-	wanted := p.wanted(m.cfg.Plan.IPv6(), found, m.clients)
+	wanted := p.wanted(&m.cfg.Plan, found, m.clients)
 	var come []place
 	now := time.Now()
 	m.mu.Lock()
+	maps.DeleteFunc(p.retryAt, func(at place, _ time.Time) bool { return !wanted[at] })
 	for at := range wanted {
 		if p.followed[at] == nil && now.After(p.retryAt[at]) {
 			come = append(come, at)
@@ -211,13 +216,14 @@ func (m *Manager) adjust(ctx context.Context, p *published, found *sockdiag.Port
 	m.unfollow(p, gone)
 	if len(come) > room {
 		m.cfg.Logger.Debug("too many servers are followed", "rule", p, "most", autoMax)
+		m.cfg.Shard.Post(shard.TaskFunc(func() { m.cfg.Table.Meet(flow.LimitFollowed) }))
 		come = come[:max(0, room)]
 	}
 	return m.followAt(ctx, p, come)
 }
 
-// wanted are the places of a rule behind which there is a server.
-func (p *published) wanted(ipv6 bool, found *sockdiag.Ports, clients portRange) map[place]bool {
+// wanted are the places of a rule that have a server.
+func (p *published) wanted(plan *addressing.Plan, found *sockdiag.Ports, clients portRange) map[place]bool {
 	all := make(map[place]bool)
 	if found == nil {
 		return all
@@ -228,7 +234,7 @@ func (p *published) wanted(ipv6 bool, found *sockdiag.Ports, clients portRange) 
 			if !found.Has(server) || clients.contains(server) || clients.contains(port) {
 				continue
 			}
-			for _, a := range e.addresses(ipv6) {
+			for _, a := range e.addresses(plan) {
 				all[e.place(a, port)] = true
 			}
 		}
@@ -244,7 +250,7 @@ func (p *published) wanted(ipv6 bool, found *sockdiag.Ports, clients portRange) 
 	return all
 }
 
-// followAt opens places of a rule, as far as they can be had, and returns how many.
+// followAt opens the places of a rule that it can, and returns how many.
 func (m *Manager) followAt(ctx context.Context, p *published, places []place) (opened int) {
 	if len(places) == 0 {
 		return 0
@@ -276,6 +282,7 @@ func (m *Manager) followAt(ctx context.Context, p *published, places []place) (o
 		}
 		m.mu.Lock()
 		switch {
+		case errors.Is(err, unix.EADDRINUSE):
 		case err != nil:
 			p.retryAt[at] = time.Now().Add(autoRetry)
 		case m.closed || m.rules[p.entry.ID] != p:
@@ -311,7 +318,7 @@ func (m *Manager) unfollow(p *published, places []place) {
 	})
 }
 
-// giveWay closes ports that rules with Auto hold where others ask for them.
+// giveWay closes the ports that rules with Auto hold and these rules ask for.
 func (m *Manager) giveWay(rules []Rule) {
 	ways := make(map[*published][]place)
 	m.mu.Lock()

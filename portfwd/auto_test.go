@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -77,6 +78,37 @@ func TestAutoPublish(t *testing.T) {
 	}) {
 		t.Error("servers are looked for and no rule wants it")
 	}
+}
+
+// A port that another program has is published soon after that has ended.
+func TestAutoTakesOver(t *testing.T) {
+	w := newWorld(t, setting{auto: true})
+	first := freeRange(t, loop4, 20)
+	holder, err := net.Listen("tcp4", netip.AddrPortFrom(loop4, first).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close()
+	if _, err := w.Add(t.Context(), Rule{Host: loop4, HostPort: first, HostPortEnd: first + 9, GuestPort: first + 10, Auto: true}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint16(2) {
+		w.serve(loop4, first+10+i, echo)
+		l, err := net.Listen("tcp4", netip.AddrPortFrom(loop4, first+10+i).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+	}
+	if !testnet.Within(patience, func() bool { return listens(netip.AddrPortFrom(loop4, first+1)) }) {
+		t.Fatal("servers are not followed") // and the first port has been tried by now
+	}
+	holder.Close()
+	freed := time.Now()
+	if !testnet.Within(autoRetry/2, func() bool { return listens(netip.AddrPortFrom(loop4, first)) }) {
+		t.Errorf("not published within %v", time.Since(freed))
+	}
+	says(t, dial(t, netip.AddrPortFrom(loop4, first)), "hello")
 }
 
 // Ports of the host's servers are exposed, both protocols' for UDP, at both loopback

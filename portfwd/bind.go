@@ -18,7 +18,7 @@ type Bound struct {
 	rule    Rule     // published
 	exposed *Exposed // or exposed, then not nil
 	sockets []bound
-	leftOut error // why ports of BestEffort are not there; nil: all are
+	leftOut error // why ports of BestEffort are missing; nil: none is
 }
 
 // bound is a socket at a port of a rule.
@@ -28,9 +28,12 @@ type bound struct {
 }
 
 // Bind binds the ports of all rules, or of none. Its errors are those of Add. Rules
-// that conflict with each other fail at once. Those with BestEffort come last, whatever
-// their place, so that they take no port of another.
+// that conflict with each other fail at once. Those with BestEffort are bound last,
+// wherever they stand, so that they take no port of another rule.
 func Bind(ctx context.Context, p addressing.Plan, rules []Rule) ([]*Bound, error) {
+	if len(rules) == 0 {
+		return nil, nil // saves a start from reading the kernel's port range
+	}
 	rules = slices.Clone(rules)
 	for i := range rules {
 		err := rules[i].resolve(&p)
@@ -47,8 +50,8 @@ func Bind(ctx context.Context, p addressing.Plan, rules []Rule) ([]*Bound, error
 
 // binder binds ports of the host.
 type binder struct {
-	clients portRange     // which BestEffort leaves alone
-	spare   map[place]int // sockets that are bound already, of rules that go
+	clients portRange     // left out by BestEffort
+	spare   map[place]int // bound sockets of rules that are removed
 }
 
 // all binds rules that are resolved, in their order, or none.
@@ -70,8 +73,8 @@ func (b *binder) all(ctx context.Context, rules []Rule) ([]*Bound, error) {
 	return list, nil
 }
 
-// rule binds the ports of a rule, all or none, or of BestEffort what it can. Those of Auto
-// are bound when their servers are there.
+// rule binds the ports of a rule, all or none, or with BestEffort those that it can. Ports
+// with Auto are bound later, when they have a server.
 func (b *binder) rule(ctx context.Context, r *Rule) (*Bound, error) {
 	made := &Bound{rule: *r}
 	if r.Auto {
@@ -105,7 +108,7 @@ func (b *binder) rule(ctx context.Context, r *Rule) (*Bound, error) {
 	return made, nil
 }
 
-// bind is a socket at a place.
+// bind returns a socket at a place.
 func (b *binder) bind(ctx context.Context, at place, once bool) (int, error) {
 	if fd, ok := b.spare[at]; ok {
 		delete(b.spare, at)
@@ -114,7 +117,7 @@ func (b *binder) bind(ctx context.Context, at place, once bool) (int, error) {
 	return at.open(ctx, once)
 }
 
-// close closes the sockets that nobody wanted.
+// close closes the sockets that were not used.
 func (b *binder) close() {
 	for _, fd := range b.spare {
 		unix.Close(fd)
@@ -169,15 +172,15 @@ func (r *Rule) resolve(p *addressing.Plan) error {
 	case r.Host.Is4() && !p.Prefix.IsValid():
 		return badField("host_addr", "%v is an IPv4 address, and IPv4 is not enabled", r.Host)
 	case !p.Guest.IsValid() && p.Prefix.IsValid():
-		return badField("guest_addr", "missing: the network has several members")
+		return badField("guest_addr", "the address of a guest is missing: the network has several members")
 	case r.Host.Is4() && !p.Outside: // where it is not the guest's own choice
 		r.Guest = p.Guest
 	}
 	return nil
 }
 
-// oneStack has a dual-stack rule take one family alone where the guest has no other, or
-// the host's kernel.
+// oneStack restricts a dual-stack rule to one family where the guest or the host's kernel
+// lacks the other.
 func (r *Rule) oneStack(p *addressing.Plan) {
 	switch {
 	case !hostHasIPv6(), !r.Guest.IsValid() && !p.IPv6():
@@ -205,7 +208,7 @@ func firstAddress(name string) (netip.Addr, error) {
 	return addrs[max(0, slices.IndexFunc(addrs, netip.Addr.Is4))], nil
 }
 
-// lenient reports whether the rule goes without the ports that cannot be had.
+// lenient reports whether the rule leaves out the ports that cannot be bound.
 func (r *Rule) lenient() bool { return r.BestEffort || r.Auto }
 
 // overlaps reports whether sockets of the rules at one port exclude each other.
@@ -220,7 +223,7 @@ func (r *Rule) overlaps(o *Rule) bool {
 	return oneFamily && (r.Host.IsUnspecified() || o.Host.IsUnspecified())
 }
 
-// conflict is the error of a rule that wants a port of one of the others. Unlike a
+// conflict returns an error if the rule wants a port of one of the others. Unlike a
 // port of another program it is not waited for. All rules are resolved.
 func (r *Rule) conflict(others []Rule) error {
 	for i := range others {

@@ -14,13 +14,16 @@ import (
 
 // GuestSockets makes n sockets of a family (AF_INET, AF_INET6) and a type (SOCK_STREAM,
 // SOCK_DGRAM) in the guest's network namespace: non-blocking, fresh, for the caller to
-// close. Its error wraps EAFNOSUPPORT where the kernel is without the family.
+// close. Its error wraps EAFNOSUPPORT where the kernel lacks the family.
 type GuestSockets func(ctx context.Context, family, typ, n int) ([]int, error)
 
-// BindExposed binds the ports of all rules, or of none. Sockets live in the namespace
-// that they were made in, so it is our own process that binds them: to ports below 1024
-// if we have CAP_NET_BIND_SERVICE in the guest's user namespace, as its owner has.
+// BindExposed binds the ports of all rules, or of none. Sockets stay in the namespace
+// that they were made in, so our own process binds them. Ports below 1024 need
+// CAP_NET_BIND_SERVICE in the guest's user namespace, which its owner has.
 func BindExposed(ctx context.Context, p addressing.Plan, list []Exposed, sockets GuestSockets) (all []*Bound, err error) {
+	if len(list) == 0 {
+		return nil, nil // see Bind
+	}
 	list = slices.Clone(list)
 	for i := range list {
 		if err = list[i].resolve(); err == nil {
@@ -39,7 +42,7 @@ func bindExposed(ctx context.Context, p *addressing.Plan, clients portRange, lis
 	fresh := make(freshSockets)
 	defer fresh.close()
 	for i := range list {
-		if !list[i].Auto { // whose ports are bound when their servers are there
+		if !list[i].Auto { // bound later, when they have a server
 			places[i] = list[i].places(p, clients)
 		}
 	}
@@ -59,8 +62,8 @@ func bindExposed(ctx context.Context, p *addressing.Plan, clients portRange, lis
 	return all, nil
 }
 
-// expose takes a place in the guest, unless the kernel does not have its family and
-// nobody has asked for that.
+// expose takes a place in the guest, unless the kernel lacks its family and the rule does
+// not name it.
 func (b *Bound) expose(ctx context.Context, at place, fresh freshSockets) error {
 	fd := fresh.next(at)
 	if fd < 0 {
@@ -86,7 +89,7 @@ type socketKind struct{ family, typ int }
 // freshSockets are sockets of the guest that are not bound yet.
 type freshSockets map[socketKind][]int
 
-// order has as many sockets made as all places need.
+// order has sockets made for all places.
 func (f freshSockets) order(ctx context.Context, list []Exposed, places [][]place, sockets GuestSockets) error {
 	need := make(map[socketKind]int)
 	named := make(map[socketKind]bool)
@@ -129,7 +132,7 @@ func (f freshSockets) close() {
 
 func (e *Exposed) lenient() bool { return e.BestEffort || e.Auto }
 
-// resolve checks the rule and fills in what it leaves open, but for addresses.
+// resolve checks the rule and fills in what it leaves open, except addresses.
 func (e *Exposed) resolve() error {
 	if e.Proto == "" {
 		e.Proto = TCP
@@ -144,7 +147,7 @@ func (e *Exposed) resolve() error {
 	return nil
 }
 
-// conflict is the error of a rule that wants a port of one of the others. All rules are
+// conflict returns an error if the rule wants a port of one of the others. All rules are
 // resolved.
 func (e *Exposed) conflict(others []Exposed) error {
 	for i := range others {
@@ -166,14 +169,14 @@ func (e *Exposed) conflict(others []Exposed) error {
 	return nil
 }
 
-// places are where in the guest the rule listens, but for ports that clients have.
+// places are where in the guest the rule listens. A lenient one leaves out ports of clients.
 func (e *Exposed) places(p *addressing.Plan, clients portRange) (list []place) {
 	for i := range e.Ports() {
 		port := e.GuestPort + uint16(i)
 		if e.lenient() && clients.contains(port) {
 			continue
 		}
-		for _, a := range e.addresses(p.IPv6()) {
+		for _, a := range e.addresses(p) {
 			list = append(list, e.place(a, port))
 		}
 	}
@@ -181,13 +184,13 @@ func (e *Exposed) places(p *addressing.Plan, clients portRange) (list []place) {
 }
 
 // place is where the rule listens at one of its addresses and ports. The address need not
-// be there yet, as that of a loopback interface which is down is not.
+// exist yet: a loopback interface that is down has none.
 func (e *Exposed) place(a netip.Addr, port uint16) place {
 	return place{proto: e.Proto, addr: netip.AddrPortFrom(a, port), device: e.Device, freebind: true, guest: true}
 }
 
 // addresses are those to listen on in the guest.
-func (e *Exposed) addresses(ipv6 bool) []netip.Addr {
+func (e *Exposed) addresses(p *addressing.Plan) []netip.Addr {
 	all := []netip.Addr{loopback4(), netip.IPv6Loopback()}
 	switch {
 	case e.Guest.IsValid():
@@ -195,8 +198,11 @@ func (e *Exposed) addresses(ipv6 bool) []netip.Addr {
 	case e.Device != "":
 		all = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
 	}
-	if !ipv6 {
+	switch {
+	case !p.IPv6():
 		return all[:1]
+	case !p.IPv4():
+		return all[1:]
 	}
 	return all
 }

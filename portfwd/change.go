@@ -11,12 +11,11 @@ import (
 	"epiphyte/internal/sockio"
 )
 
-// Change is rules that come and go together.
+// Change is a set of rules that are added and removed together.
 type Change struct {
 	Add, Remove  []Rule
 	Expose, Hide []Exposed
-	// Lenient has a rule that is there already be no error when it is to be added, nor one
-	// that is not there when it is to be removed.
+	// Lenient makes it no error to add a rule that exists, nor to remove one that does not.
 	Lenient bool
 }
 
@@ -32,7 +31,7 @@ func (m *Manager) Add(ctx context.Context, r Rule) (Entry, error) {
 }
 
 // Remove closes the ports of a rule. When it returns no more clients are
-// taken; those carried in already stay. ErrNoRule: there is no such rule.
+// accepted; those carried in already stay. ErrNoRule: there is no such rule.
 func (m *Manager) Remove(id int) error {
 	m.changing.Lock()
 	defer m.changing.Unlock()
@@ -40,19 +39,19 @@ func (m *Manager) Remove(id int) error {
 	p := m.rules[id]
 	m.mu.Unlock()
 	if p == nil || p.exposed != nil {
-		return fmt.Errorf("remove published port %d: %w", id, ErrNoRule)
+		return fmt.Errorf("id %d: %w", id, ErrNoRule)
 	}
 	m.retire(map[*published]bool{p: true})
 	return nil
 }
 
-// Change carries out all of a change, or nothing and returns an error, which is one of
-// Add, or ErrNoRule of a rule to be removed that is not in force. A rule to be removed is
-// one that says the same as one in force, whatever it leaves open.
+// Change carries out all of a change, or nothing and returns an error: one of Add's, or
+// ErrNoRule for a rule to be removed that is not in force. A rule to be removed is compared
+// after what it leaves open has been filled in.
 //
-// What is removed goes when all that is added is there, so a port may change where it
-// leads, and no client finds it closed. It may not change the address that it is bound
-// to at once, where the kernel refuses both together.
+// Rules are removed when all that is added works, so a port may change where it leads, and
+// no client finds it closed. It may not change the address that it is bound to in one
+// change, where the kernel refuses both together.
 func (m *Manager) Change(ctx context.Context, c Change) error {
 	_, err := m.change(ctx, &c)
 	return err
@@ -84,7 +83,7 @@ func (m *Manager) change(ctx context.Context, c *Change) ([]Entry, error) {
 	return entries, err
 }
 
-// plan is what a change comes to.
+// plan is what a change amounts to.
 type plan struct {
 	m       *Manager
 	lenient bool
@@ -94,7 +93,7 @@ type plan struct {
 	exposed []Exposed
 }
 
-// ruleKey tells rules apart by what they say. They are resolved.
+// ruleKey tells rules apart by their contents. They are resolved.
 type ruleKey struct {
 	rule    Rule
 	exposed Exposed
@@ -149,7 +148,7 @@ func (p *plan) remove(k ruleKey) error {
 	return nil
 }
 
-// stays reports whether a rule to be added is there already, and may be: it was to be
+// stays reports whether a rule to be added exists already and is kept: it was to be
 // removed, or the change is lenient.
 func (p *plan) stays(k ruleKey) bool {
 	r := p.inForce[k]
@@ -213,7 +212,7 @@ func (p *plan) add(c *Change, all []*published) error {
 	return nil
 }
 
-// spare is copies of the sockets of rules that go, as far as rules that come want the
+// spare returns copies of the sockets of removed rules, as far as added rules want the
 // same place.
 func (p *plan) spare() map[place]int {
 	if len(p.gone) == 0 || len(p.rules) == 0 {
@@ -227,7 +226,7 @@ func (p *plan) spare() map[place]int {
 		}
 	}
 	spare := make(map[place]int)
-	p.m.onShard(func() { // which closes sockets that were destroyed
+	p.m.onShard(func() { // since the shard closes sockets that were destroyed
 		for r := range p.gone {
 			for _, s := range r.sockets {
 				fd := s.descriptor()

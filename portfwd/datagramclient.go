@@ -8,9 +8,9 @@ import (
 	"epiphyte/internal/sockio"
 )
 
-// datagramClient is a client of a UDP port that a socket of its own stands for on the other side: of
-// an exposed port on the host, and of a published one, if it is the guest itself to its
-// server, in the guest.
+// datagramClient is a client of a UDP port that has a socket of its own on the other side:
+// on the host for an exposed port, in the guest for a published one whose server sees the
+// client as the guest itself.
 type datagramClient struct {
 	port   *datagramPort
 	record *flow.Flow
@@ -19,12 +19,12 @@ type datagramClient struct {
 	server sockio.DatagramSocket
 	to     sockio.Addr
 	watch  *shard.Watch
-	wait   *wait // nil: the socket is there
+	wait   *wait // nil: it has its socket
 	// Counters of the record: towards the server, and back.
 	sent, answered *uint64
 }
 
-// start has a socket that the datagramClient takes over lead to its server and to nobody else.
+// start takes over a socket and connects it to the server.
 func (e *datagramClient) start(fd int) error {
 	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, sockio.ReceiveBuffer)
 	if errno := sockio.Connect(fd, &e.to); errno != 0 {
@@ -49,7 +49,7 @@ func (e *datagramClient) send(segment int, parts [][]byte) {
 }
 
 // pass sends what another socket has received, and returns how many bytes that is. The
-// Batch that has received it may not be used meanwhile.
+// Batch that received it must not be used meanwhile.
 func (m *Manager) pass(s *sockio.DatagramSocket, d sockio.Datagram, segment int, parts [][]byte) (bytes uint64) {
 	for _, p := range parts {
 		if d.Segment = 0; len(p) > segment {

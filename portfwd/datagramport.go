@@ -48,6 +48,6 @@ func (p *datagramPort) descriptor() int { return p.socket.FD }
 // Ready implements shard.Handler. What is left waiting is reported again.
 func (p *datagramPort) Ready(uint32) { p.m.cfg.Batch.Read(&p.socket) }
 
-// SendFailed implements sockio.DatagramOwner. Clients hear no more of what could not be
-// sent to them than on any network.
+// SendFailed implements sockio.DatagramOwner. As on any network, clients are not told what
+// could not be sent to them.
 func (p *datagramPort) SendFailed(*sockio.Datagram, unix.Errno) {}

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/connect"
+	"epiphyte/internal/flow"
 	"epiphyte/internal/sockio"
 )
 
@@ -30,8 +31,8 @@ const (
 type Sockets interface {
 	// Socket calls take with a non-blocking socket of the family, AF_INET or
 	// AF_INET6, neither bound nor connected, with TCP_NODELAY and SO_OOBINLINE
-	// set: at once if one is in stock, else when there is one; fd -1: there is
-	// none to be had. take reports whether it has kept the socket.
+	// set: at once if one is in stock, else when there is one. fd is -1 if none is
+	// available. take reports whether it has kept the socket.
 	Socket(family int, take func(fd int) (kept bool))
 	// Datagrams does so with a UDP socket, on which nothing is set.
 	Datagrams(family int, take func(fd int) (kept bool))
@@ -59,17 +60,17 @@ type direct struct {
 	from    netip.AddrPort // what it is bound to, unless that is the guest's own
 	to      netip.AddrPort // the server
 	waiting bool           // for a socket
-	tried   netip.AddrPort // from there; a valid port: the guest may have seen a SYN
+	tried   netip.AddrPort // from, once tried; a valid port: the guest may have seen a SYN
 	failed  bool           // the guest's kernel has refused, or was silent
-	errno   unix.Errno     // how it was impossible at last
+	errno   unix.Errno     // of the last attempt
 }
 
 // findSockets finds the sockets with which the client could take the direct path.
 func (c *client) findSockets() {
 	cfg := &c.m.cfg
 	if cfg.Sockets != nil && cfg.Mode != StackOnly {
-		// The rule may name an address that is no guest's own; whether a guest's
-		// kernel passes such a connection on, only its device tells.
+		// The rule may name an address that no guest has itself; only the stack path
+		// can tell whether a guest forwards such a connection.
 		c.direct.sockets = cfg.Sockets(c.to.Addr())
 	}
 }
@@ -150,10 +151,10 @@ func (c *client) takeSocket(fd int) (kept bool) {
 	return true
 }
 
-// makeOrdinary takes from a transparent socket what leads answers to foreign addresses
-// back to it. What is sent to an address of the guest's own arrives by the interface that
-// has it, not by lo; and the guest's own address translation is to see it as any other.
-// It takes CAP_NET_RAW in the guest's user namespace, as its owner has.
+// makeOrdinary undoes what leads answers to foreign addresses back to a transparent socket.
+// What is sent to an address of the guest's own arrives by the interface that has it, not
+// by lo; and the guest's own address translation is to treat it like any other packet.
+// It needs CAP_NET_RAW in the guest's user namespace, which its owner has.
 func makeOrdinary(fd int) unix.Errno {
 	for _, option := range [...]int{unix.SO_BINDTOIFINDEX, unix.SO_MARK} {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, 0); err != nil {
@@ -174,7 +175,7 @@ func (c *client) hasSent() bool {
 	return true
 }
 
-// directDone has the answer of the guest's kernel.
+// directDone gets the answer of the guest's kernel.
 func (c *client) directDone(errno unix.Errno) {
 	d := &c.direct
 	d.errno = errno
@@ -200,8 +201,8 @@ func (c *client) directDone(errno unix.Errno) {
 		c.p.avoid = c.m.cfg.Shard.Now() + avoidFor
 		d.failed = true
 	default:
-		// That nobody listens is for the stack path to say: the guest may pass
-		// on what comes by its device.
+		// Only the stack path can tell that nobody listens: the guest may forward
+		// what comes by its device.
 		d.failed = true
 	}
 	d.Close()
@@ -211,11 +212,12 @@ func (c *client) directDone(errno unix.Errno) {
 // noSocket is called when no socket has come for too long.
 func (c *client) noSocket() {
 	c.direct.waiting = false
+	c.m.cfg.Table.Meet(flow.LimitStock)
 	c.p.avoid = c.m.cfg.Shard.Now() + avoidFor
 	c.directImpossible()
 }
 
-// directImpossible goes on where the direct path has not led to the server.
+// directImpossible continues when the direct path has not led to the server.
 func (c *client) directImpossible() {
 	if c.m.cfg.Mode == DirectOnly {
 		c.fail(cmp.Or(c.direct.errno, unix.ETIMEDOUT))

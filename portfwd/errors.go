@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNoRule is returned for an id that no rule has, or has any more.
-var ErrNoRule = errors.New("no such published port")
+// ErrNoRule is returned for a rule that is not, or no longer, in force.
+var ErrNoRule = errors.New("no published port has it")
 
 // Entry is a rule in force. Its Host, Guest, Proto and GuestPort are filled in.
 type Entry struct {

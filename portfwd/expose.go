@@ -11,7 +11,7 @@ import (
 	"epiphyte/internal/sockio"
 )
 
-// exposedPort is an exposed TCP port at one of the addresses in the guest.
+// exposedPort is an exposed TCP port at one of its addresses in the guest.
 type exposedPort struct {
 	listener
 	at netip.AddrPort // in the guest
@@ -84,6 +84,7 @@ func (c *exposedClient) dial(to netip.AddrPort) {
 	fd, err := unix.Socket(familyOf(to.Addr()), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		if err == unix.EMFILE || err == unix.ENFILE {
+			c.p.m.cfg.Table.Meet(flow.LimitDescriptors)
 			c.p.pause() // the next ones would not fare better
 		}
 		c.refuse()
@@ -94,7 +95,7 @@ func (c *exposedClient) dial(to netip.AddrPort) {
 	c.server.Start(fd, to, dialTimeout)
 }
 
-// answered has the answer of the host's kernel.
+// answered gets the answer of the host's kernel.
 func (c *exposedClient) answered(errno unix.Errno) {
 	switch {
 	case errno == 0:

@@ -14,7 +14,7 @@ type Exposed struct {
 	// Proto is TCP or UDP; empty: TCP.
 	Proto string
 	// Guest is the address to listen on in the guest; the zero value means 127.0.0.1
-	// and ::1, the latter only if the guest has IPv6.
+	// and ::1, of the families that the guest has.
 	Guest netip.Addr
 	// Device names an interface of the guest by which clients have to come.
 	Device string
@@ -28,7 +28,7 @@ type Exposed struct {
 	// HostPort is where GuestPort leads, the ports after it counting up; 0: GuestPort.
 	HostPort uint16
 	// BestEffort leaves out the ports that cannot be bound, and those that the host's
-	// kernel gives to clients, as the guest's does as well unless told otherwise.
+	// kernel gives to clients, which the guest's kernel gives by default, too.
 	BestEffort bool
 	// Auto binds the ports whose HostPort a server on the host listens on, as Rule.Auto
 	// does in the other direction.
@@ -56,13 +56,13 @@ func (e *Exposed) Validate() error {
 	case e.Proto != TCP && e.Proto != UDP && e.Proto != "":
 		return badField("proto", "%q is neither tcp nor udp", e.Proto)
 	case !listenable(e.Guest):
-		return badField("guest_addr", "%v is no address to listen on", e.Guest)
+		return badField("guest_addr", "%v is not an address to listen on", e.Guest)
 	case e.GuestPort == 0:
 		return badField("guest_port", "must be 1 to 65535")
 	case e.GuestPortEnd != 0 && e.GuestPortEnd < e.GuestPort:
 		return badField("guest_port", "the range %d-%d ends before it begins", e.GuestPort, e.GuestPortEnd)
 	case e.Host.IsValid() && (e.Host.IsUnspecified() || !listenable(e.Host)):
-		return badField("host_addr", "%v is no address of a server", e.Host)
+		return badField("host_addr", "%v is not an address of a server", e.Host)
 	case int(e.hostPort())+e.Ports()-1 > 65535:
 		return badField("host_port", "the range from %d on has no room for %d ports", e.hostPort(), e.Ports())
 	}
@@ -89,8 +89,8 @@ func ParseExposed(s string) (e Exposed, err error) {
 	return e, nil
 }
 
-// String is what ParseExposed reads, as far as ParseExposed knows it; a range is shown as
-// one, and UDP by /udp.
+// String is what ParseExposed reads, as far as that goes; a range is shown as one, and UDP
+// by /udp.
 func (e Exposed) String() string {
 	var b strings.Builder
 	b.WriteString(rangeText(e.hostPort(), e.Ports()))

@@ -10,7 +10,7 @@ import (
 	"epiphyte/internal/sockio"
 )
 
-// exposedUDP is an exposed UDP port at one of the addresses in the guest.
+// exposedUDP is an exposed UDP port at one of its addresses in the guest.
 type exposedUDP struct {
 	datagramPort
 	at netip.AddrPort // in the guest
@@ -24,7 +24,7 @@ func (m *Manager) newExposedUDP(fd int, to netip.AddrPort) *exposedUDP {
 }
 
 // Received implements sockio.DatagramOwner. All datagrams of a client go where its first
-// one went, which is what was decided on.
+// one went, for which the policy was asked.
 func (u *exposedUDP) Received(from *sockio.Addr, control []byte, segment int, parts [][]byte) {
 	var e *datagramClient
 	if r := u.m.cfg.Table.Find(flow.Mapping, unix.IPPROTO_UDP, from.AddrPort(), u.at); r != nil {
@@ -36,7 +36,7 @@ func (u *exposedUDP) Received(from *sockio.Addr, control []byte, segment int, pa
 	e.send(segment, parts)
 }
 
-// newClient is a new client's, nil if it may not be or there is no socket for it.
+// newClient makes a client, nil if it is not allowed or there is no socket for it.
 func (u *exposedUDP) newClient(client sockio.Addr) *datagramClient {
 	cfg := &u.m.cfg
 	from, to := client.AddrPort(), u.to
@@ -47,7 +47,7 @@ func (u *exposedUDP) newClient(client sockio.Addr) *datagramClient {
 	d := cfg.Policy.Decide(policy.Request{
 		Guest: guest, Direction: policy.Out, Origin: flow.FromExposed, Proto: unix.IPPROTO_UDP, Src: from, Dst: to,
 	})
-	if d.Action != policy.Allow { // where it has to wait, a client asks again
+	if d.Action != policy.Allow { // one that has to wait sends again
 		return nil
 	}
 	cfg.Table.Admit(flow.Mapping)
@@ -69,8 +69,8 @@ func (u *exposedUDP) newClient(client sockio.Addr) *datagramClient {
 	return e
 }
 
-// datagramSocket makes a socket of the host. Out of descriptors, it has the table give one
-// back and tries again.
+// datagramSocket makes a socket of the host. If there is no descriptor, it has the table
+// free one and tries again.
 func (m *Manager) datagramSocket(family int) (int, error) {
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if (err == unix.EMFILE || err == unix.ENFILE) && m.cfg.Table.FreeDescriptor() {

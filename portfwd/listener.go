@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/flow"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/sockio"
 )
@@ -14,9 +15,8 @@ import (
 const (
 	// acceptBatch clients are taken before others get their turn.
 	acceptBatch = 64
-	// acceptPause is how long listeners rest when the process is out of
-	// descriptors or has too many clients waiting; the kernel would report the waiting clients
-	// without end meanwhile.
+	// acceptPause is how long listeners rest when the process is out of descriptors or
+	// has too many clients waiting; the kernel would keep reporting the waiting clients.
 	acceptPause = 50 * time.Millisecond
 )
 
@@ -31,7 +31,7 @@ type listener struct {
 
 // destination is where the clients of a listener go.
 type destination interface {
-	full() bool // further clients are to wait in the kernel's queue
+	full() bool // further clients must wait in the kernel's queue
 	take(fd int, client netip.AddrPort)
 }
 
@@ -75,13 +75,14 @@ func (l *listener) Ready(events uint32) {
 		fd, client, errno := sockio.Accept(l.fd)
 		switch errno {
 		case 0:
-			if l.to.take(fd, client); l.paused { // it found reason to
+			if l.to.take(fd, client); l.paused { // by take
 				return
 			}
 		case unix.ECONNABORTED, unix.EINTR: // that client has gone
 		case unix.EAGAIN:
 			return
 		default: // EMFILE and its like
+			l.m.cfg.Table.Meet(flow.LimitDescriptors)
 			l.pause()
 			return
 		}

@@ -33,22 +33,22 @@ type Config struct {
 	Relay  *relay.Relay
 	Batch  *sockio.Batch
 	Stack  *stack.Stack
-	// Sockets are those of the guest that has an address for its own, made in its
-	// network namespace. It is asked on the shard's thread, about each TCP client; nil, or
-	// a nil result: the stack path only.
+	// Sockets returns those of the guest that has the address itself, made in its network
+	// namespace. It is called on the shard's thread, for each TCP client; nil, or a nil
+	// result: the stack path only.
 	Sockets func(netip.Addr) Sockets
 	Mode    Mode
 	Logger  *slog.Logger // the default is slog's
-	// Claims is told of the clients of UDP ports; nil where one worker has all.
+	// Claims is told of the clients of UDP ports; nil where there is one worker.
 	Claims stack.Claims
-	// GuestSockets makes the sockets of ports that are exposed while the shard serves,
-	// which it must do meanwhile; nil: Change exposes none.
+	// GuestSockets makes the sockets of ports that are exposed while the shard serves; it
+	// may need the shard. nil: Change exposes none.
 	GuestSockets GuestSockets
-	// HostPorts and GuestPorts tell the servers of either side, for rules with Auto, which
-	// are refused without. The Manager closes them.
+	// HostPorts and GuestPorts list the servers of either side, for rules with Auto, which
+	// are refused without them. The Manager closes them.
 	HostPorts, GuestPorts *sockdiag.Socket
 	// LoopbackServers has Auto publish the ports of servers that listen on the guest's
-	// loopback alone; else no client would reach them.
+	// loopback alone, too; for configurations in which clients reach those.
 	LoopbackServers bool
 }
 
@@ -66,12 +66,12 @@ type Manager struct {
 	passing sockio.Batch // sends what the Config's has received
 	waiting int          // bytes that wait for sockets: see wait
 
-	changing sync.Mutex // held while rules come and go, so that one change sees no half of another
+	changing sync.Mutex // held while rules change, so that no change sees half of another
 
 	mu       sync.Mutex
 	last     int                // the id given last
 	rules    map[int]*published // in force; guarded by mu
-	removing []*published       // taken back, not yet closed; guarded by mu
+	removing []*published       // removed, not yet closed; guarded by mu
 	closed   bool
 	ended    chan struct{} // closed by Close
 
@@ -81,12 +81,12 @@ type Manager struct {
 // published is a rule in force with its sockets.
 type published struct {
 	entry   Entry
-	exposed *Exposed // what it is instead, if it is not nil
+	exposed *Exposed // the rule, if it exposes ports; else nil
 	sockets []socket
 
 	// Of Auto, guarded by the Manager's mu while the rule is in force:
 	followed map[place]socket
-	retryAt  map[place]time.Time // of places that could not be had
+	retryAt  map[place]time.Time // of places that we may not have
 }
 
 // socket is a bound port: a listener or a UDP socket.
@@ -104,8 +104,8 @@ func New(cfg Config) *Manager {
 	return &Manager{cfg: cfg, hints: rate.NewLimiter(hintRate, hintBurst), clients: ephemeralPorts(), rules: make(map[int]*published), ended: make(chan struct{})}
 }
 
-// Serve begins to accept clients of ports that are bound. It takes the ports over,
-// even when it fails, which it does only after Close.
+// Serve begins to accept clients of ports that are bound. It takes over the ports even
+// when it fails: after Close, or for a rule with Auto whose servers cannot be asked for.
 func (m *Manager) Serve(b *Bound) (Entry, error) {
 	all, err := m.serve([]*Bound{b})
 	if err != nil {
@@ -155,7 +155,7 @@ func (m *Manager) serve(list []*Bound) ([]Entry, error) {
 	return entries, nil
 }
 
-// publish makes what serves a rule's sockets, which it takes over.
+// publish takes over a rule's sockets and makes what serves them.
 func (m *Manager) publish(b *Bound) *published {
 	p := &published{entry: Entry{Rule: b.rule}, exposed: b.exposed, sockets: make([]socket, len(b.sockets))}
 	for i, s := range b.sockets {
@@ -168,8 +168,8 @@ func (m *Manager) publish(b *Bound) *published {
 	return p
 }
 
-// warnAstray says once for all of a change that ports lead to where the guest may have to
-// forward. They are not refused: the contract has it, and the guest may be a router.
+// warnAstray warns once per change that a port leads where the guest has to forward. It is
+// not refused: the contract allows it, and the guest may be a router.
 func (m *Manager) warnAstray(list []*Bound) {
 	i := slices.IndexFunc(list, func(b *Bound) bool { return b.exposed == nil && b.rule.astray(&m.cfg.Plan) })
 	if i >= 0 {
@@ -221,7 +221,7 @@ func (p *published) String() string {
 	return p.entry.Rule.String()
 }
 
-// retire closes the ports of rules. When it returns no more clients are taken.
+// retire closes the ports of rules. When it returns no more clients are accepted.
 func (m *Manager) retire(rules map[*published]bool) {
 	if len(rules) == 0 {
 		return
@@ -252,7 +252,7 @@ func (m *Manager) onShard(f func()) {
 	})) {
 		select {
 		case <-done:
-		case <-m.ended: // Close has done it
+		case <-m.ended: // Close does it
 		}
 	}
 }
@@ -286,8 +286,8 @@ func (m *Manager) inForce() []*published {
 	return list
 }
 
-// Close closes the ports. The shard must have stopped serving; clients are the
-// table's to end.
+// Close closes the ports. The shard must have stopped serving; the table ends the
+// clients.
 func (m *Manager) Close() {
 	m.mu.Lock()
 	closed, following := m.closed, m.following
@@ -325,8 +325,8 @@ func (m *Manager) decide(proto uint8, client, to netip.AddrPort, direct bool) po
 	})
 }
 
-// destination is where in the guest a client goes. Where the rule leaves the
-// address open, it is the guest's own of the client's family, at this moment.
+// destination is where in the guest a client goes. If the rule leaves the address
+// open, it is the guest's current one, of the client's family.
 func (m *Manager) destination(to netip.AddrPort, client netip.Addr) netip.AddrPort {
 	switch {
 	case to.Addr().IsValid():

@@ -15,8 +15,8 @@ import (
 	"epiphyte/internal/sockio"
 )
 
-// bindPatience is how long a busy port is tried again: a predecessor that was
-// told to go needs some milliseconds, under load up to a second.
+// bindPatience is how long a busy port is retried: a predecessor that was told to
+// end needs some milliseconds, under load up to a second.
 const (
 	bindPatience = 2 * time.Second
 	bindPause    = 20 * time.Millisecond
@@ -32,7 +32,7 @@ type place struct {
 	addr     netip.AddrPort
 	dual     bool   // :: takes IPv4 clients as well
 	device   string // they have to come by; empty: any
-	freebind bool   // the address need not be there
+	freebind bool   // the address need not exist
 	guest    bool   // in the guest's namespace
 }
 
@@ -91,8 +91,8 @@ func listen(fd int) unix.Errno {
 	return 0
 }
 
-// prepare sets the options that come before bind. What they cost counts: a range may
-// have all ports there are.
+// prepare sets the options that come before bind. Their cost counts: a range may have
+// all ports there are.
 func (p place) prepare(fd int) unix.Errno {
 	var failed error
 	set := func(level, name, value int) {
@@ -142,8 +142,8 @@ func hostHasIPv6() bool {
 	return err != unix.EAFNOSUPPORT
 }
 
-// descriptorsToSpare is the first descriptor that ports which may be left out do not
-// take: a quarter of all is for their clients.
+// descriptorsToSpare is the first descriptor that ports which may be left out must not
+// take: a quarter of all is kept for their clients.
 func descriptorsToSpare() int {
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
@@ -157,8 +157,8 @@ type portRange struct{ first, last uint16 }
 
 func (r portRange) contains(port uint16) bool { return r.last > 0 && port >= r.first && port <= r.last }
 
-// ephemeralPorts are those that the host's kernel gives to clients. Where it does not
-// tell they are its default.
+// ephemeralPorts are those that the host's kernel gives to clients, or its default if
+// that cannot be read.
 func ephemeralPorts() portRange {
 	r := portRange{32768, 60999}
 	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")

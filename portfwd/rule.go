@@ -22,8 +22,8 @@ type Rule struct {
 	// families are separate: 0.0.0.0 takes no IPv6 client, nor :: an IPv4 one.
 	Host netip.Addr
 	// DualStack has IPv6's unspecified address (Host is :: or the zero value) take IPv4
-	// clients as well, who are treated as such. A family that the host or the guest is
-	// without is left out.
+	// clients as well, which are treated as such. A family that the host or the guest
+	// lacks is left out.
 	DualStack bool
 	// Interface, instead of Host, names an interface of the host, to listen on
 	// its first address.
@@ -31,15 +31,15 @@ type Rule struct {
 	// Device names an interface of the host by which clients have to come
 	// (SO_BINDTODEVICE), whichever of its addresses they ask for.
 	Device string
-	// Freebind allows for a Host that no interface has (IP_FREEBIND).
+	// Freebind allows a Host that no interface has (IP_FREEBIND).
 	Freebind bool
 	// HostPort is the first port, 1 to 65535.
 	HostPort uint16
 	// HostPortEnd is the last port of a range, inclusive; 0: HostPort.
 	HostPortEnd uint16
-	// Guest is where the ports lead; the zero value means the guest's own
-	// address, of the client's family. IPv6 ports may lead to an IPv4 address, which sees
-	// all clients as the gateway; IPv4 ports not to IPv6, but for DualStack.
+	// Guest is where the ports lead; the zero value means the guest's own address, of
+	// the client's family. IPv6 ports may lead to an IPv4 address, where all clients are
+	// seen as the gateway; IPv4 ports may not lead to IPv6, except with DualStack.
 	Guest netip.Addr
 	// GuestPort is where HostPort leads, the ports after it counting up; 0:
 	// HostPort.
@@ -47,22 +47,22 @@ type Rule struct {
 	// BestEffort leaves out the ports that cannot be bound, and those that the kernel
 	// gives to clients (net.ipv4.ip_local_port_range).
 	BestEffort bool
-	// Auto binds the ports of the rule whose GuestPort a server in the guest listens on,
-	// and gives them up when it does not any more: within about a second. What
-	// cannot be bound is left out as by BestEffort, and so are ports that are Exposed by
-	// an Auto as well. The servers of TCP ports count for UDP, too.
+	// Auto binds the ports of the rule while a server in the guest listens on their
+	// GuestPort, with about a second of delay. Ports that cannot be bound are left out as
+	// by BestEffort, and so are those that an Exposed with Auto has. The servers of TCP
+	// ports count for UDP, too.
 	Auto bool
 }
 
 // FieldError says which part of a rule is wrong.
 type FieldError struct {
 	// Field is proto, host_addr, host_port, guest_addr or guest_port, as the
-	// control socket calls it.
+	// control socket calls it. It is not shown to people: Err says what it is about.
 	Field string
 	Err   error
 }
 
-func (e *FieldError) Error() string { return e.Field + ": " + e.Err.Error() }
+func (e *FieldError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the reason.
 func (e *FieldError) Unwrap() error { return e.Err }
@@ -85,17 +85,17 @@ func (r *Rule) Validate() error {
 	case r.Proto != TCP && r.Proto != UDP && r.Proto != "":
 		return badField("proto", "%q is neither tcp nor udp", r.Proto)
 	case !listenable(r.Host):
-		return badField("host_addr", "%v is no address to listen on", r.Host)
+		return badField("host_addr", "%v is not an address to listen on", r.Host)
 	case r.Host.IsValid() && r.Interface != "":
 		return badField("host_addr", "both an address (%v) and an interface (%s)", r.Host, r.Interface)
 	case r.DualStack && (r.Interface != "" || r.Host.IsValid() && r.Host != netip.IPv6Unspecified()):
 		return badField("host_addr", "only :: takes clients of both families")
 	case r.HostPort == 0:
-		return badField("host_port", "must be 1 to 65535")
+		return badField("host_port", "the host's port must be 1 to 65535")
 	case r.HostPortEnd != 0 && r.HostPortEnd < r.HostPort:
 		return badField("host_port", "the range %d-%d ends before it begins", r.HostPort, r.HostPortEnd)
 	case r.Guest.IsValid() && (r.Guest.IsUnspecified() || r.Guest.IsMulticast() || r.Guest.IsLoopback() || r.Guest.Is4In6() || r.Guest.Zone() != ""):
-		return badField("guest_addr", "%v is no address of a guest", r.Guest)
+		return badField("guest_addr", "%v is not an address of a guest", r.Guest)
 	case r.Guest.Is6() && r.host().Is4() && !r.DualStack:
 		return badField("guest_addr", "%v is not of the family of %v", r.Guest, r.host())
 	case int(r.guestPort())+r.Ports()-1 > 65535:
@@ -176,7 +176,7 @@ func (r *Rule) parseHost(s string) (rest string, err error) {
 			return "", badField("host_addr", `an address in brackets is followed by a colon and a port`)
 		}
 		if r.Host, err = netip.ParseAddr(host); err != nil {
-			return "", &FieldError{"host_addr", err}
+			return "", badField("host_addr", "%q is not an IPv6 address", host)
 		}
 		return after, nil
 	}
@@ -220,8 +220,8 @@ func parsePort(s string) (uint16, error) {
 	return uint16(n), nil
 }
 
-// String is what Parse reads, as far as Parse knows it: without a guest address, and
-// without Freebind, BestEffort and Auto. DualStack and Device are shown as *:PORT and
+// String is what Parse reads, as far as that goes: without a guest address, and without
+// Freebind, BestEffort and Auto. DualStack and Device are shown as *:PORT and
 // %DEVICE:PORT.
 func (r Rule) String() string {
 	var b strings.Builder

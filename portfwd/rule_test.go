@@ -102,8 +102,8 @@ func TestParseErrors(t *testing.T) {
 		if r != (Rule{}) {
 			t.Errorf("%q: a rule beside the error: %+v", s, r)
 		}
-		if text := err.Error(); !strings.Contains(text, `"`+s+`"`) || !strings.Contains(text, field) || strings.Contains(text, "\n") {
-			t.Errorf("%q: the error does not name the rule and %s: %s", s, field, text)
+		if text := err.Error(); !strings.Contains(text, `"`+s+`"`) || strings.Contains(text, field) || strings.Contains(text, "\n") {
+			t.Errorf("%q: the error does not name the rule alone: %s", s, text)
 		}
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"epiphyte/stack"
 )
 
-// dialTimeout is what a server has to answer a client in. Both are on this
+// dialTimeout is how long a server may take to answer a client. It is on this
 // machine; one that takes longer is not listening to its network.
 const dialTimeout = 10 * time.Second
 
@@ -22,9 +22,9 @@ const dialTimeout = 10 * time.Second
 type tcpPort struct {
 	listener
 	guest netip.AddrPort
-	avoid time.Duration // until when the direct path is not tried
+	avoid time.Duration // the direct path is not tried before
 
-	hinted time.Duration // until when no hint is due
+	hinted time.Duration // no hint is due before
 }
 
 func (m *Manager) newTCPPort(fd int, guest netip.AddrPort) *tcpPort {
@@ -36,8 +36,8 @@ func (m *Manager) newTCPPort(fd int, guest netip.AddrPort) *tcpPort {
 func (p *tcpPort) full() bool { return !p.m.cfg.Table.Admit(flow.Client) }
 
 // client is an inbound connection: a client that was accepted and waits for the
-// guest's server. What it sends meanwhile, and that it has gone, is for the server
-// to find out: its socket is not watched before the relay has it.
+// guest's server. Its socket is not watched before the relay has it: the server
+// finds out what it has sent, and whether it has gone.
 type client struct {
 	m         *Manager
 	p         *tcpPort
@@ -47,7 +47,7 @@ type client struct {
 	to        netip.AddrPort // the server
 	inside    bool           // from is the guest's own: see policy.Decision
 	socket    connect.Socket
-	direct    direct           // the path that is tried first
+	direct    direct           // the path tried first
 	handshake *stack.Handshake // the stack path
 	forget    func()           // stops waiting for the decision; nil: there was nothing to wait for
 	timer     shard.Timer      // of the stack path, or while there is no socket for the direct one
@@ -68,7 +68,7 @@ func (p *tcpPort) take(fd int, peer netip.AddrPort) {
 	c.ask()
 }
 
-// ask asks whether the client may reach the server, by the path that is next.
+// ask asks whether the client may reach the server, by the next path.
 func (c *client) ask() {
 	c.decided(c.m.decide(unix.IPPROTO_TCP, c.peer, c.to, c.direct.sockets != nil))
 }
@@ -90,7 +90,7 @@ func (c *client) decided(d policy.Decision) {
 			}
 		}
 		c.record.Remote, c.record.State = d.From, flow.Connecting
-		if d.Watch != nil && c.record.Ended == nil { // not where a second path is asked for
+		if d.Watch != nil && c.record.Ended == nil { // only for the first path
 			d.Watch.Flow(c.record, d.To)
 		}
 		if c.mayGoDirect() {
@@ -101,15 +101,16 @@ func (c *client) decided(d policy.Decision) {
 	}
 }
 
-// anonymous reports whether the client is seen as the gateway, or as what stands for the
-// host. Then its port is kept only if it is free.
+// anonymous reports whether the client is seen as the gateway, or as another of our
+// addresses. Then it keeps its port only if that is free.
 func (c *client) anonymous() bool { return c.m.cfg.Plan.Holds(c.from.Addr()) }
 
 // goStack takes the stack path.
 func (c *client) goStack() {
 	m := c.m
 	if c.inside {
-		// By the device it is somebody else, and no evidence against the direct path.
+		// By the device the client has another address, and the attempt is no evidence
+		// against the direct path.
 		c.inside, c.direct.sockets, c.direct.failed = false, nil, false
 		c.ask()
 		return
@@ -163,6 +164,7 @@ func (c *client) fail(errno unix.Errno) {
 		errno = unix.ETIMEDOUT
 	}
 	c.m.cfg.Table.ClientFailed(errno)
+	c.record.Errno = errno
 	if errno == unix.ECONNREFUSED {
 		c.p.hint()
 	}
@@ -176,8 +178,8 @@ const (
 	hintBurst = 20
 )
 
-// hint tells the commonest reason why the guest refuses clients. A port that is not served
-// yet says it once.
+// hint logs the most common reason why the guest refuses clients, at most once a hintPause
+// for each port.
 func (p *tcpPort) hint() {
 	now := p.m.cfg.Shard.Now()
 	if now < p.hinted || !p.m.hints.AllowN(time.Time{}.Add(now), 1) {
@@ -200,7 +202,7 @@ func (c *client) End(why flow.Reason) {
 		return
 	}
 	c.ended = true
-	if c.handshake != nil && why != flow.Closing { // else the stack's to close
+	if c.handshake != nil && why != flow.Closing { // else the stack closes it
 		c.handshake.Abort() // the guest that has the address next must not answer
 	}
 	if c.forget != nil {

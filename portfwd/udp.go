@@ -13,15 +13,15 @@ import (
 	"epiphyte/stack"
 )
 
-// sessionIdle is how long a client that is silent may still be answered: the same
-// as for mappings of the way out.
+// sessionIdle is how long a silent client may still be answered: as long as for
+// mappings of the guest's own datagrams.
 const sessionIdle = 240 * time.Second
 
 // udpPort is a published UDP port.
 type udpPort struct {
 	datagramPort
 	guest netip.AddrPort
-	avoid time.Duration // until when no client is the guest itself
+	avoid time.Duration // no client is the guest itself before
 }
 
 func (m *Manager) newUDPPort(fd int, guest netip.AddrPort) *udpPort {
@@ -45,7 +45,7 @@ func (u *udpPort) Received(from *sockio.Addr, control []byte, segment int, parts
 	u.decided(d, *from, control, segment, parts)
 }
 
-// decided does with datagrams what was decided.
+// decided acts on the decision about datagrams.
 func (u *udpPort) decided(d policy.Decision, from sockio.Addr, control []byte, segment int, parts [][]byte) {
 	switch {
 	case d.Action == policy.Allow && d.Inside:
@@ -57,14 +57,15 @@ func (u *udpPort) decided(d policy.Decision, from sockio.Addr, control []byte, s
 	}
 }
 
-// hold keeps a copy of datagrams until their decision is there.
+// hold keeps a copy of datagrams until the decision about them.
 func (u *udpPort) hold(from sockio.Addr, control []byte, p *policy.Pending, segment int, parts [][]byte) {
 	var whole []byte
 	for _, part := range parts {
 		whole = append(whole, part...)
 	}
 	control = append([]byte(nil), control...)
-	u.m.backlog.Hold(p, len(whole), func(d policy.Decision) {
+	guest := u.m.cfg.Guests.Of(u.m.destination(u.guest, from.AddrPort().Addr()).Addr())
+	u.m.backlog.Hold(guest, p, len(whole), func(d policy.Decision) {
 		if u.socket.FD >= 0 {
 			u.decided(d, from, control, segment, [][]byte{whole})
 		}
@@ -83,9 +84,9 @@ func (u *udpPort) deliver(client sockio.Addr, control []byte, d policy.Decision,
 }
 
 const (
-	// Clients that are seen as the gateway may have the same port. The next
-	// ones get another, a few steps of a prime away, which ends far from the
-	// ports that clients choose one after the other.
+	// Clients that are seen as the gateway may have the same port. Later ones get
+	// another, some steps of a prime away, far from the ports that clients choose
+	// one after the other.
 	portProbes = 8
 	portStep   = 7919
 )
@@ -105,8 +106,8 @@ func (u *udpPort) session(client sockio.Addr, d policy.Decision) *session {
 			}
 		}
 	}
-	// All are taken: the guest cannot tell them apart, and the one that asked
-	// last is answered.
+	// All are taken: the guest cannot tell the clients apart, and the one that sent
+	// last gets the answers.
 	if r := t.Find(flow.Session, unix.IPPROTO_UDP, d.To, d.From); r != nil {
 		r.Owner.(*session).end()
 	}
@@ -158,9 +159,9 @@ func (m *Manager) endSessions() {
 	})
 }
 
-// Reply takes a datagram of the guest that answers a client of a published port,
-// and reports whether it is one. It is sent by the next flush of the Batch.
-// Shard's thread only.
+// Reply passes on a datagram of the guest that answers a client of a published port,
+// and reports whether it is one. The next flush of the Batch sends it. Shard's thread
+// only.
 func (m *Manager) Reply(p *stack.Packet, src, dst netip.AddrPort) bool {
 	r := m.cfg.Table.Find(flow.Session, unix.IPPROTO_UDP, src, dst)
 	if r == nil {
@@ -177,14 +178,14 @@ func (m *Manager) Reply(p *stack.Packet, src, dst netip.AddrPort) bool {
 	return true
 }
 
-// replyFrom turns the destination that the kernel reported into the source
-// that it is to use for replies (ip(7), ipv6(7)): on a host with several
-// addresses a client takes no answer from another one than it asked. A dual-stack socket
-// reports both for IPv4, and takes the first in replies.
+// replyFrom turns the destination that the kernel reported into the source to use for
+// replies (ip(7), ipv6(7)): on a host with several addresses a client accepts an answer
+// only from the one that it asked. A dual-stack socket reports both forms for IPv4, and
+// takes the first in replies.
 func replyFrom(b, control []byte) []byte {
 	if d := sockio.FindControl(control, unix.IPPROTO_IP, unix.IP_PKTINFO); len(d) >= unix.SizeofInet4Pktinfo {
-		// Spec_dst is the address asked, or for a broadcast the interface's own;
-		// the interface is for the routing table to choose.
+		// Spec_dst is the address asked, or for a broadcast the interface's own; the
+		// routing table chooses the interface.
 		info := *(*unix.Inet4Pktinfo)(unsafe.Pointer(&d[0]))
 		info.Addr, info.Ifindex = [4]byte{}, 0
 		return sockio.AppendControl(b, unix.IPPROTO_IP, unix.IP_PKTINFO, (*[unix.SizeofInet4Pktinfo]byte)(unsafe.Pointer(&info))[:])

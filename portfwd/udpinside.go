@@ -11,11 +11,11 @@ import (
 	"epiphyte/internal/sockio"
 )
 
-// maxWaiting bytes wait for sockets of the guest at most; what is more is lost, as in any
-// queue.
+// maxWaiting bounds the bytes that wait for sockets of the guest; what exceeds it is lost,
+// as in any queue.
 const maxWaiting = 1 << 20
 
-// wait is what a client has sent whose socket in the guest is on its way.
+// wait holds what a client has sent while its socket in the guest is on its way.
 type wait struct {
 	u     *udpPort
 	e     *datagramClient
@@ -23,14 +23,14 @@ type wait struct {
 	held  []datagrams
 }
 
-// datagrams are some of one size, the last maybe smaller.
+// datagrams are several of one size, the last perhaps smaller.
 type datagrams struct {
 	segment int
 	data    []byte
 }
 
-// sockets are those by which a client of the port may be the guest itself to its server, nil
-// if there are none.
+// sockets returns those with which the server sees a client of the port as the guest
+// itself, nil if there are none.
 func (u *udpPort) sockets(client *sockio.Addr) Sockets {
 	cfg := &u.m.cfg
 	from := client.AddrPort().Addr()
@@ -76,7 +76,7 @@ func (u *udpPort) inside(client sockio.Addr, d policy.Decision) *datagramClient 
 		if e.port == &u.datagramPort {
 			return e
 		}
-		e.end() // one client asks for one server by two ports: the last one answers
+		e.end() // the client uses two ports for one server: the last one gets the answers
 	}
 	sockets := u.sockets(&client)
 	if sockets == nil {
@@ -103,7 +103,7 @@ func (u *udpPort) inside(client sockio.Addr, d policy.Decision) *datagramClient 
 	return e
 }
 
-// take has the socket, or -1.
+// take gets the socket, or -1.
 func (w *wait) take(fd int) (kept bool) {
 	e := w.e
 	if e.wait != w {
@@ -127,7 +127,7 @@ func (w *wait) take(fd int) (kept bool) {
 // Run implements shard.Task for the timer: no socket has come.
 func (w *wait) Run() { w.take(-1) }
 
-// end ends the wait, and hands over what has waited.
+// end ends the wait, and returns what was held.
 func (w *wait) end() []datagrams {
 	m := w.u.m
 	m.cfg.Shard.Disarm(&w.timer)

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"net/netip"
@@ -27,9 +28,9 @@ func tupleOfAddrs(guest, outside netip.AddrPort) Tuple {
 	return Tuple{src: guest.Addr().As16(), dst: outside.Addr().As16(), srcPort: guest.Port(), dstPort: outside.Port()}
 }
 
-// SYN is a guest's request for a connection. It may be kept beyond the Handler's
-// call. Data that came with it (RFC 7413, TCP Fast Open) is not: it is not acknowledged,
-// so the guest sends it again.
+// SYN is a guest's request for a connection. It is valid during the Handler's call, and
+// a Clone beyond. Data that came with it (RFC 7413, TCP Fast Open) is not kept: it is not
+// acknowledged, so the guest sends it again.
 type SYN struct {
 	Src, Dst  netip.AddrPort
 	Key       Tuple
@@ -38,18 +39,26 @@ type SYN struct {
 	header    int    // length of the former
 }
 
-func newSYN(p *Packet, key Tuple) *SYN {
+// set makes y that of a packet.
+func (y *SYN) set(p *Packet, key Tuple) {
 	tcp := header.TCP(p.Head)
 	ip, offset := p.HeaderLen(), int(tcp.DataOffset())
-	return &SYN{
+	*y = SYN{
 		Src:    netip.AddrPortFrom(p.Src, key.srcPort),
 		Dst:    netip.AddrPortFrom(p.Dst, key.dstPort),
 		Key:    key,
 		seq:    tcp.SequenceNumber(),
 		next:   tcp.SequenceNumber() + 1 + uint32(len(p.Head)-offset+len(p.Tail)),
-		packet: append([]byte(nil), p.ip[:ip+offset]...),
+		packet: append(y.packet[:0], p.ip[:ip+offset]...),
 		header: ip,
 	}
+}
+
+// Clone returns a copy that may be kept.
+func (y *SYN) Clone() *SYN {
+	c := *y
+	c.packet = bytes.Clone(y.packet)
+	return &c
 }
 
 // Quote is the quote of the SYN.
@@ -92,7 +101,7 @@ func (s *Stack) Accept(syn *SYN, done func(*Conn, unix.Errno)) *Handshake {
 	return h
 }
 
-// watch starts to listen to what becomes of the handshake.
+// watch starts to listen to the handshake's events.
 func (h *Handshake) watch() {
 	h.conn.notify = h.moved
 	h.conn.register()
@@ -107,7 +116,7 @@ func (h *Handshake) Abort() {
 	}
 }
 
-// moved looks at what the handshake has come to.
+// moved checks whether the handshake has ended.
 func (h *Handshake) moved(Readiness) {
 	if h.done == nil {
 		return

@@ -14,17 +14,17 @@ import (
 // else is sent to the guest, more arrives (RFC 5681 section 4.2: every second
 // segment at the latest), or the shard has nothing else to do and goes to
 // sleep: a sender that waits for the acknowledgement (Nagle) does not feel it.
-// A timer is for the shard that never sleeps.
+// A timer covers a shard that never sleeps.
 //
-// It is held back in the link, where gVisor takes it for sent. The link looks at what
-// a connection sends while the shard works on it; until then the connection is
+// It is held back in the link, and gVisor takes it for sent. The link looks at what
+// a connection sends while the shard works on it; meanwhile the connection is
 // "followed".
 
 const (
 	// ackDelay bounds the wait while the shard is busy. RFC 9293 section
-	// 3.8.6.3 allows half a second, and Linux takes 40 ms. As a timer that the
-	// shard slept with it made round trips half as slow again, since arming
-	// the processor's timer is dear on virtual machines.
+	// 3.8.6.3 allows half a second, and Linux takes 40 ms. When the shard slept
+	// with this timer armed, round trips took half as long again, since arming
+	// the processor's timer is expensive on virtual machines.
 	ackDelay = time.Millisecond
 	// holdBelow is the size of the batches that count as small. A stream gains
 	// nothing by waiting.
@@ -38,9 +38,9 @@ const (
 // thread.
 type acks struct {
 	held     *gvisor.PacketBuffer // the one that waits
-	last     uint32               // the highest told, or held
+	last     uint32               // the highest sent, or held
 	received uint32               // payload in the batch, in bytes
-	hold     bool                 // what is being done may hold one back
+	hold     bool                 // the current step may hold one back
 	listed   bool                 // in Stack.held
 }
 

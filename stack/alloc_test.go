@@ -1,6 +1,7 @@
 package stack_test
 
 import (
+	"net/netip"
 	"testing"
 	"unsafe"
 
@@ -40,24 +41,29 @@ func (d *treadmill) Readv(iov []unix.Iovec) (int, unix.Errno) {
 
 func (d *treadmill) Writev([]unix.Iovec) (int, unix.Errno) { d.written++; return 0, 0 }
 
-// mirror sends every datagram back.
+// mirror sends every datagram back, and refuses every connection.
 type mirror struct {
 	s   *stack.Stack
 	udp int
 }
 
-func (m *mirror) SYN(*stack.SYN)     {}
 func (m *mirror) ICMP(*stack.Packet) {}
 func (m *mirror) Flush()             {}
+func (m *mirror) SYN(y *stack.SYN) {
+	q, prohibited := y.Quote(), stack.ICMPError{Type: 3, Code: 13}
+	m.s.SendICMPError(netip.Addr{}, prohibited, &q)
+	m.s.SendReset(y)
+}
 func (m *mirror) UDP(p *stack.Packet) {
 	m.udp++
 	m.s.SendUDP(remote4, guest4, p.Head[8:], p.Tail)
 }
 
-// A datagram through the stack and back, and an echo answered by it, cost no
-// allocation.
+// A datagram through the stack and back, an echo answered by it, and a connection refused in
+// either way cost no allocation.
 func TestNoAllocationPerPacket(t *testing.T) {
 	for name, frame := range map[string][]byte{
+		"SYN":  testnet.SYN(guest4, remote4, 1000),
 		"UDP":  testnet.UDP(guest4, remote4, testnet.TTL, pattern(1000, 1)),
 		"echo": testnet.ICMP(guest4.Addr(), addressingtest.New(t).Gateway, 8, 0, append([]byte("\x00\x01\x00\x01"), pattern(56, 1)...)),
 		"ARP":  testnet.ARP(1, testnet.GuestMAC(), guest4.Addr(), [6]byte{}, addressingtest.New(t).Gateway),

@@ -40,6 +40,7 @@ func (s *Stack) reserve(c *Conn) {
 		orphan := e.Value.(*Conn)
 		e = e.Next()
 		if orphan.reserved > 0 {
+			s.in.stats.Buffers++
 			s.resetOrphan(orphan)
 		}
 	}

@@ -40,7 +40,7 @@ func (t *timer) Stop() bool { return t.shard.Disarm(&t.timer) }
 
 // Reset implements tcpip.Timer.
 func (t *timer) Reset(d time.Duration) {
-	// gVisor says never by the longest duration that there is.
+	// gVisor expresses "never" as the longest duration.
 	const never = 1 << 62
 	t.shard.ArmAt(&t.timer, t.shard.Clock().Now()+min(d, never), t.task)
 }

@@ -20,8 +20,8 @@ import (
 // Readiness of a Conn.
 type Readiness uint32
 
-// What a Conn may have become. Gone comes last and once: gVisor has let go of
-// the connection, however it ended.
+// States that a Conn may reach. Gone comes last and once: gVisor has released the
+// connection, however it ended.
 const (
 	Readable Readiness = 1 << iota
 	Writable
@@ -43,19 +43,23 @@ type Conn struct {
 	ready  atomic.Uint32 // Readiness to be passed on
 
 	buffers  int // bytes each way
-	reserved int // of them, both ways, off the budget
+	reserved int // of these, both ways, taken off the budget
 	overhead overhead
 
 	locked     bool // held by the batch being read
 	closed     bool
 	registered bool // entry is in wq
 	claimed    bool // in Stack.claims
+	tellAcks   bool
+	frozen     bool // see Freeze
+
+	strayed func() // see Leave; nil: it has not left
 }
 
 const allEvents = waiter.ReadableEvents | waiter.WritableEvents | waiter.EventHUp | waiter.EventErr
 
-// NotifyEvent implements waiter.EventListener. gVisor calls it on any goroutine. The
-// shard is told once of all events until it gets to them.
+// NotifyEvent implements waiter.EventListener. gVisor calls it on any goroutine. All
+// events until the shard gets to them take one Post.
 func (c *Conn) NotifyEvent(mask waiter.EventMask) {
 	var r Readiness
 	if mask&waiter.ReadableEvents != 0 {
@@ -227,7 +231,7 @@ func (v *vectors) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// discard swallows so many bytes and no more.
+// discard swallows this many bytes and no more.
 type discard int
 
 func (d *discard) Write(b []byte) (int, error) {

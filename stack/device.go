@@ -34,9 +34,8 @@ type Device interface {
 	USO() bool
 	// HardwareAddr is the Ethernet address at the guest's end, zero if unknown.
 	HardwareAddr() [6]byte
-	// Readv reads one frame. EAGAIN: none waits. EINTR: another one may wait; the size is
-	// that of one that was read and is not for the caller.
-	// EBADFD: the device is gone.
+	// Readv reads one frame. EAGAIN: none waits. EINTR: a frame of that size was read that
+	// is not for the caller; another may wait. EBADFD: the device is gone.
 	Readv(iov []unix.Iovec) (int, unix.Errno)
 	// Writev writes one frame. Any number of goroutines may call it at once.
 	Writev(iov []unix.Iovec) (int, unix.Errno)
@@ -54,9 +53,8 @@ func (h *virtioHdr) vec() unix.Iovec {
 	return unix.Iovec{Base: &h.flags, Len: header.VirtioNetHeaderSize}
 }
 
-// PartialChecksum is where in a frame, counted from the Ethernet header on, its
-// virtio-net header has the kernel that sends it on fill in a checksum; ok is false if
-// nowhere.
+// PartialChecksum returns the offset in a frame, from the Ethernet header on, at which its
+// virtio-net header leaves a checksum to be filled in; ok is false if it leaves none.
 func PartialChecksum(virtio []byte) (at int, ok bool) {
 	if virtio[0]&virtioNeedsCsum == 0 {
 		return 0, false

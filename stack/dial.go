@@ -60,7 +60,7 @@ func (s *Stack) Dial(from, to netip.AddrPort, done func(*Conn, unix.Errno)) (*Ha
 	return h, 0
 }
 
-// unclaim lets go of what Dial has claimed, if c was dialled.
+// unclaim releases what Dial has claimed, if c was dialled.
 func (c *Conn) unclaim() {
 	if c.claimed {
 		c.claimed = false

@@ -6,9 +6,9 @@
 // A Stack sits on one frame device (see Device) and one shard. The shard tells
 // it when frames wait; it reads them in batches and sorts them:
 //
-//   - ARP and neighbour solicitations for our own addresses are answered here, and
-//     where the guest's subnets lie outside for all but the guest's own; others are
-//     not (neighbor.go);
+//   - ARP and neighbour solicitations are answered here for our own addresses, and
+//     where the guest's subnets lie outside, for every address but the guest's
+//     (neighbor.go);
 //   - TCP segments of established connections go straight into their gVisor
 //     endpoint, many segments under one lock and one ACK per batch (inline.go);
 //   - an opening SYN, UDP and ICMP go to the Handler, which is the forwarder;
@@ -18,7 +18,7 @@
 //
 // What is queued for the end of the batch is handled earlier if a packet depends on it:
 // a SYN, a fragment, or an ICMP error about a connection. What the virtio-net header
-// leaves to a network card is done where anybody will see it (offload.go).
+// leaves to a network card is done where the result is visible (offload.go).
 //
 // Life of a TCP connection: the Handler sees the SYN and decides. To refuse, it
 // has the stack send a RST or an ICMP error. To accept, it calls Accept, which
@@ -29,9 +29,9 @@
 // all the time: segments in fragments and ICMP errors find them there.
 //
 // Several stacks may share a guest, each with a queue of the device and connections of
-// its own. Package steer gives each its frames, which it reads by the parser of
-// packet.go, too. A stack claims the connections that it dials, and numbers its
-// fragments differently from the others.
+// its own. Package steer, which uses the parser of packet.go too, gives each its
+// frames. A stack claims the connections that it dials, and numbers its fragments
+// differently from the others.
 //
 // Frames towards the guest leave in one writev: gVisor's segments from the
 // link endpoint (link.go), UDP and ICMP built here without passing gVisor

@@ -31,8 +31,8 @@ func toErrno(err tcpip.Error) unix.Errno {
 	case *tcpip.ErrNoBufferSpace:
 		return unix.ENOBUFS
 	case *tcpip.ErrPortInUse, *tcpip.ErrDuplicateAddress, *tcpip.ErrBadLocalAddress:
-		// The last is what connect makes of a tuple that exists; addresses that
-		// are not local do not occur, every one may be spoken for.
+		// The last is what connect makes of a tuple that exists. It never means
+		// that an address is not local, since spoofing permits every address.
 		return unix.EADDRINUSE
 	case *tcpip.ErrMessageTooLong:
 		return unix.EMSGSIZE

@@ -12,8 +12,8 @@ import (
 //
 // A packet's source says little: it may be forwarded from a container inside, or be
 // another interface's that is bridged onto the TAP. ARP and neighbour discovery are not
-// forwarded, and an interface speaks there of addresses that it has; or that another
-// interface of its namespace has (arp_announce in the kernel's ip-sysctl.rst), so nothing is
+// forwarded, and an interface claims its own addresses there, or those of another
+// interface of its namespace (arp_announce in the kernel's ip-sysctl.rst); so nothing is
 // learned where the address is known.
 type guestAddrs struct {
 	fixed4, fixed6 netip.Addr // set by the Config: nothing is learned
@@ -21,9 +21,9 @@ type guestAddrs struct {
 }
 
 // GuestAddr4 is the guest's own IPv4 address, not valid without IPv4 or where there are
-// several guests. It is the one of the Config or of the plan; or, where nobody has set it and
-// the guest's subnets lie outside, so that it may have chosen another, the one that the
-// TAP's own interface has last claimed in ARP. Shard's thread only.
+// several guests. It is the one of the Config or of the plan. Where the Config has none and
+// the guest's subnets lie outside, the guest may have chosen another: then it is the one
+// that the TAP's own interface has last claimed in ARP. Shard's thread only.
 func (s *Stack) GuestAddr4() netip.Addr {
 	if s.guest.own4.IsValid() && !s.guest.fixed4.IsValid() {
 		return s.guest.own4

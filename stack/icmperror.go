@@ -44,9 +44,9 @@ var (
 	exceeded   = perFamily{ICMPError{Type: exceeded4}, ICMPError{Type: exceeded6}}
 )
 
-// icmpErrors has the error of which a Linux guest makes the errno of the index:
+// icmpErrors holds, by errno, the error that a Linux guest turns into that errno:
 // icmp_err_convert in net/ipv4/icmp.c, icmpv6_err_convert in net/ipv6/icmp.c. No
-// code of IPv4 makes EACCES; of code 13 the guest makes EHOSTUNREACH.
+// code of IPv4 becomes EACCES; code 13 becomes EHOSTUNREACH.
 var icmpErrors = [...]perFamily{
 	unix.ENETUNREACH:  noNetwork,
 	unix.EHOSTUNREACH: noHost,
@@ -66,7 +66,7 @@ var icmpErrors = [...]perFamily{
 	unix.EAFNOSUPPORT:  noNetwork,
 	unix.EADDRNOTAVAIL: noNetwork, // no address to send from, or no port of it towards this peer
 
-	// What we or the host have run out of: it is not the peer that refuses.
+	// We or the host have run out of something: the peer did not refuse.
 	unix.EMFILE:     noHost,
 	unix.ENFILE:     noHost,
 	unix.ENOBUFS:    noHost,
@@ -76,8 +76,8 @@ var icmpErrors = [...]perFamily{
 	unix.EADDRINUSE: noHost, // bind(2): the same
 }
 
-// ICMPErrorFor is the ICMP error of which the guest makes an errno of a host socket,
-// or the nearest one, and whether there is one.
+// ICMPErrorFor returns the ICMP error that the guest turns into the errno of a host
+// socket, or the nearest one, and whether there is one.
 func ICMPErrorFor(errno unix.Errno, v6 bool) (ICMPError, bool) {
 	if int(errno) >= len(icmpErrors) {
 		return ICMPError{}, false
@@ -135,7 +135,7 @@ func (s *Stack) sendError(router netip.Addr, typ, code byte, word uint32, q *Quo
 	if !router.IsValid() || router.Is4() != q.Src.Is4() {
 		router = s.plan.GatewayFor(q.Src)
 	}
-	var b [header.ICMPv6ErrorHeaderSize + header.IPv6MinimumSize + len(q.Transport)]byte
+	b := s.out.told[:]
 	b[0], b[1] = typ, code
 	binary.BigEndian.PutUint32(b[4:], word)
 	n := header.ICMPv6ErrorHeaderSize // of either family

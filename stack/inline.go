@@ -60,12 +60,17 @@ func processSegments(h *handshake) tcpip.Error
 //go:linkname handshakeFailed gvisor.dev/gvisor/pkg/tcpip/transport/tcp.(*Endpoint).handshakeFailed
 func handshakeFailed(e *tcp.Endpoint, err tcpip.Error)
 
-// The receiver needs this one (tail.go):
+// For connections that go on elsewhere (handover.go):
+
+//go:linkname completeStateLocked gvisor.dev/gvisor/pkg/tcpip/transport/tcp.(*Endpoint).completeStateLocked
+func completeStateLocked(e *tcp.Endpoint, s *tcp.TCPEndpointState)
+
+// For the receiver (tail.go):
 
 //go:linkname sharesChunk gvisor.dev/gvisor/pkg/buffer.(*View).sharesChunk
 func sharesChunk(v *buffer.View) bool
 
-// The types of these functions' arguments, as far as they are looked into here.
+// The types of these functions' arguments, as far as they are used here.
 type (
 	listenContext struct{ _ byte }
 	segment       struct{ _ byte }
@@ -78,8 +83,8 @@ type queuedProtocol interface {
 }
 
 // openInline finds gVisor's protocol TCP and the fields of its endpoint that
-// forgetHandshake clears and unacknowledged reads, and makes what startHandshake takes
-// its parameters from.
+// forgetHandshake clears and unacknowledged reads, and makes the context from which
+// startHandshake takes its parameters.
 func (s *Stack) openInline() error {
 	field, ok := reflect.TypeFor[tcp.Endpoint]().FieldByName("h")
 	if !ok || field.Type.String() != "*tcp.handshake" {
@@ -103,7 +108,7 @@ func (s *Stack) openInline() error {
 	return nil
 }
 
-// forgetHandshake lets go of the handshake when it is complete, as
+// forgetHandshake drops the handshake when it is complete, as
 // performHandshake does. The endpoint would keep 290 bytes for the rest of its
 // life.
 func (s *Stack) forgetHandshake(ep *tcp.Endpoint) {
@@ -131,7 +136,7 @@ func (s *Stack) lockForBatch(c *Conn) {
 }
 
 // finishBatch handles the segments that were queued on the locked endpoints
-// and lets go of them. Everything that may lock an endpoint by other ways must
+// and unlocks them. Everything that may lock an endpoint in another way must
 // call it first.
 func (s *Stack) finishBatch() {
 	for i, c := range s.in.inline {
@@ -162,6 +167,9 @@ func (c *Conn) finish() {
 	}
 	c.locked, c.acks.received = false, 0
 	c.ep.UnlockUser()
+	if c.tellAcks {
+		c.NotifyEvent(waiter.WritableEvents)
+	}
 	if dead {
 		c.dropAck()
 		c.wq.Notify(allEvents)
@@ -200,7 +208,7 @@ func (h *Handshake) begin(syn *SYN) bool {
 	return true
 }
 
-// minMSS is the least that a guest can have the stack cut its segments to, unless the
+// minMSS is the smallest segment size that a guest can impose on the stack, unless the
 // link is narrower: each piece costs a kilobyte until it is acknowledged. Every host
 // takes segments of this size (RFC 9293 section 3.7.1).
 const minMSS = header.TCPDefaultMSS

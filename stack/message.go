@@ -39,11 +39,11 @@ func (s *Stack) SendAbort(from, to netip.AddrPort) {
 }
 
 func (s *Stack) sendReset(src, dst netip.AddrPort, flags header.TCPFlags, ack uint32) {
-	var h [header.TCPMinimumSize]byte
-	header.TCP(h[:]).Encode(&header.TCPFields{
+	h := header.TCP(s.out.told[:header.TCPMinimumSize])
+	h.Encode(&header.TCPFields{
 		SrcPort: src.Port(), DstPort: dst.Port(), AckNum: ack, DataOffset: header.TCPMinimumSize, Flags: flags,
 	})
-	s.out.send(&outgoing{src: src.Addr(), dst: dst.Addr(), proto: ProtoTCP, ttl: DefaultTTL, transport: h[:], sumAt: header.TCPChecksumOffset})
+	s.out.send(&outgoing{src: src.Addr(), dst: dst.Addr(), proto: ProtoTCP, ttl: DefaultTTL, transport: h, sumAt: header.TCPChecksumOffset})
 }
 
 // LimitedBroadcast is the address 255.255.255.255 (RFC 919).

@@ -15,15 +15,17 @@ import (
 const maxNeighbors = 1024
 
 // neighbors tells which Ethernet address a guest address is behind. There is
-// one in nearly all cases, the TAP's, and then the table stays empty. Guests
-// that bridge other machines onto the TAP are learned from what they send.
+// only one in nearly all cases, the TAP's, and then the table stays empty.
+// Machines that a guest bridges onto the TAP are learned from what they send.
 //
-// Where somebody knows all of them, ask is set (Config.Neighbors), and nothing is
+// Where all are known beforehand, ask is set (Config.Neighbors), and nothing is
 // learned.
 type neighbors struct {
 	ask   func(netip.Addr) ([6]byte, bool)
 	self  atomic.Uint64 // the TAP's own address in the low 48 bits
 	extra atomic.Int32  // len(table), read without the lock
+
+	forgotten atomic.Uint64 // times that the table was full
 
 	mu    sync.Mutex
 	table map[netip.Addr][6]byte // guarded by mu
@@ -83,7 +85,11 @@ func (n *neighbors) learn(a netip.Addr, mac [6]byte) {
 	if v == self {
 		delete(n.table, a)
 	} else {
-		if len(n.table) >= maxNeighbors || n.table == nil {
+		if len(n.table) >= maxNeighbors {
+			n.table = nil
+			n.forgotten.Add(1)
+		}
+		if n.table == nil {
 			n.table = make(map[netip.Addr][6]byte)
 		}
 		n.table[a] = mac
@@ -103,10 +109,9 @@ func (n *neighbors) known(a netip.Addr) bool {
 	return ok
 }
 
-// answers reports whether a question for the owner of target is ours to answer; probe says
-// that the asker only wants to know whether it may take the address. A guest that finds a
-// free address by probing must find it free, and what the guest has, or passes on, is not
-// outside.
+// answers reports whether we answer a question for the owner of target; probe says that the
+// asker only tests whether the address is free. A guest that probes for a free address must
+// find one, and addresses that the guest has, or forwards for, are not outside.
 func (s *Stack) answers(target netip.Addr, probe bool) bool {
 	if s.plan.Holds(target) {
 		return true

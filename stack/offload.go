@@ -7,20 +7,20 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
-// A guest's kernel leaves work to the network card that it takes the TAP for, and
-// says in the virtio-net header what: cutting super-segments, and filling in one
-// checksum (virtio 1.2 section 5.1.6.2). That checksum is mostly the one of the
-// packet's own TCP or UDP header, which ends here, so nobody computes it. But it may be
-// any field further in: that of a segment in a VXLAN datagram, say, whose payload
-// leaves by a host socket as it is.
+// A guest's kernel takes the TAP for a network card and leaves work to it, which the
+// virtio-net header names: cutting super-segments, and filling in one checksum (virtio
+// 1.2 section 5.1.6.2). That checksum is mostly the one of the packet's own TCP or UDP
+// header, which ends here, so nobody computes it. But it may be any field further in:
+// that of a segment in a VXLAN datagram, say, whose payload leaves by a host socket as
+// it is.
 //
 // Super-segments are never inside a tunnel: the kernel passes those on only to devices
 // with NETIF_F_GSO_UDP_TUNNEL, which a TAP has only if TUN_F_UDP_TUNNEL_GSO is asked
 // for.
 
-// offloads does what h asks for, as far as anybody will see it. checked reports that
+// offloads does what h asks for, as far as the result is visible. checked reports that
 // the guest's kernel vouches for p's own transport checksum: it left it to be filled
-// in, or has verified it. ok is false if h does not fit p, as no kernel's does.
+// in, or has verified it. ok is false if h does not fit p, which no kernel produces.
 func (h *virtioHdr) offloads(p *Packet) (checked, ok bool) {
 	if h.flags&virtioNeedsCsum != 0 {
 		start := int(h.csumStart) - header.EthernetMinimumSize

@@ -22,8 +22,8 @@ const writeOverhead = tcp.SegOverheadSize + 128
 // has acknowledged before a server on the same machine has made them.
 const mostOverhead = 256 << 10
 
-// smallestSend is the smallest send buffer. gVisor says that there is room again when
-// less than half of the buffer is used, which a buffer of one byte never is.
+// smallestSend is the smallest send buffer. gVisor signals room when less than half of
+// the buffer is used, which never holds for a buffer of one byte.
 const smallestSend = 2
 
 // overhead estimates what the writes that the guest has not acknowledged cost beyond
@@ -41,7 +41,7 @@ func (o *overhead) wrote(n int) {
 	o.younger += writeOverhead + chunkSize(n) - n
 }
 
-// settle takes off what has been acknowledged, if that is all but so many bytes.
+// settle subtracts what has been acknowledged; unacknowledged is in bytes.
 func (o *overhead) settle(unacknowledged int) {
 	if unacknowledged == 0 {
 		o.older, o.younger = 0, 0

@@ -108,7 +108,7 @@ func (p *Packet) parseIPv6(head, tail []byte) bool {
 }
 
 const (
-	// maxExtensions is more than RFC 8200 section 4.1 recommends the use of.
+	// maxExtensions is more than the headers that RFC 8200 section 4.1 recommends.
 	maxExtensions = 8
 	// minExtension is the smallest extension header, in bytes; their lengths count
 	// in units of it (RFC 8200 section 4).

@@ -7,13 +7,16 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
+// quoted is how much of a transport header hosts match an error by (RFC 792), in bytes.
+const quoted = 8
+
 // Quote identifies the guest's packet that an ICMP error is about. Hosts match
-// an error to a socket by these fields (RFC 792: the first 8 bytes of the
-// transport header), so an error may be sent long after the packet is gone.
+// an error to a socket by these fields, so an error may be sent long after the packet is
+// gone.
 type Quote struct {
 	Src, Dst  netip.Addr
 	Proto     uint8
-	Transport [8]byte
+	Transport [quoted]byte
 }
 
 // UDPQuote is the quote of a datagram.

@@ -7,10 +7,9 @@ import (
 	gvisor "gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// handleReassembled is gVisor's handler for packets that went its way because they came
-// in fragments: UDP, ICMP, and of TCP those that ask for a connection. They are
-// flattened and take the same way as all others from here on. Any other TCP segment of
-// no connection is answered by gVisor, with a RST.
+// handleReassembled is gVisor's handler for packets that came in fragments: UDP, ICMP,
+// and opening SYNs. They are flattened and take the same way as all others from here
+// on. gVisor answers any other TCP segment that belongs to no connection, with a RST.
 func (s *Stack) handleReassembled(proto uint8, pkt *gvisor.PacketBuffer) bool {
 	if proto == ProtoTCP && !opens(header.TCP(pkt.TransportHeader().Slice()).Flags()) {
 		return false
@@ -39,7 +38,7 @@ func (s *Stack) handleReassembled(proto uint8, pkt *gvisor.PacketBuffer) bool {
 	return true
 }
 
-// addresses returns the source and destination of a packet that leaves.
+// addresses returns the source and destination of a packet.
 func addresses(pkt *gvisor.PacketBuffer) (src, dst netip.Addr) {
 	h := pkt.NetworkHeader().Slice() // pkt.Network() would allocate
 	if pkt.NetworkProtocolNumber == header.IPv4ProtocolNumber {

@@ -42,6 +42,7 @@ type receiver struct {
 	pooled bool         // it is one of tails
 	iov    [4]unix.Iovec
 	pkt    Packet
+	syn    SYN // the one that the Handler is given: most of a flood are refused
 	// checked: the guest's kernel vouches for pkt's transport checksum.
 	checked bool
 
@@ -219,6 +220,12 @@ func (s *Stack) receiveTCP(r *receiver, p *Packet, i, size int, proto tcpip.Netw
 			return
 		}
 	}
+	if c != nil && c.frozen {
+		if c.strayed != nil {
+			c.strayed()
+		}
+		return
+	}
 	if c != nil {
 		s.lockForBatch(c)
 		s.queue(c, s.segment(p, r.take(i, size), r.checked))
@@ -244,7 +251,8 @@ func (s *Stack) openingSYN(p *Packet, key Tuple, checked bool) {
 	if s.accepting[key] != nil {
 		return // a retransmission; the SYN-ACK is on its way
 	}
-	s.handler.SYN(newSYN(p, key))
+	s.in.syn.set(p, key)
+	s.handler.SYN(&s.in.syn)
 }
 
 // take takes the frame's packet out of the receiver, together with the views

@@ -9,10 +9,9 @@ import (
 	"epiphyte/internal/shard"
 )
 
-// The runtime keeps what it has collected for what may come, and looks at it
-// after two minutes at the earliest. A helper lives as long as its container, and
-// carries most of its connections in bursts: when one is over, its memory goes
-// back to the system.
+// The runtime keeps freed memory for later use, for two minutes at least. A helper
+// lives as long as its container, and carries most of its connections in bursts: when
+// one is over, its memory goes back to the system.
 
 const (
 	// releaseConns is how many connections fewer than before are worth it: 5 kB
@@ -22,8 +21,8 @@ const (
 	// however many connections it was for.
 	releaseBytes = 16 << 20
 	// releaseDelay leaves time for the next burst to use the memory again, and
-	// for TIME-WAIT. Two collections and the system calls take some milliseconds
-	// of another thread's time, so at most that in so much.
+	// for TIME-WAIT, and bounds the cost: two collections and the system calls
+	// take some milliseconds of another thread's time.
 	releaseDelay = 5 * time.Second
 )
 
@@ -41,8 +40,8 @@ func (s *Stack) release() {
 	}
 	s.mostConns = len(s.conns)
 	s.releases.Go(func() {
-		// gVisor's pools let go of what they hold, segments that know their
-		// connection among it, at the second collection.
+		// gVisor's pools release their contents at the second collection, among
+		// them segments that refer to their connection.
 		runtime.GC()
 		debug.FreeOSMemory()
 		s.resident.Store(resident())

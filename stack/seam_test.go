@@ -89,7 +89,7 @@ func newSeam(t testing.TB, cfg seamConfig) *seam {
 	return s
 }
 
-func (s *seam) SYN(y *stack.SYN)     { s.syns = append(s.syns, y) }
+func (s *seam) SYN(y *stack.SYN)     { s.syns = append(s.syns, y.Clone()) }
 func (s *seam) UDP(p *stack.Packet)  { s.udp = append(s.udp, copyPacket(p)) }
 func (s *seam) ICMP(p *stack.Packet) { s.icmp = append(s.icmp, copyPacket(p)) }
 func (s *seam) Flush()               { s.flushes++ }

@@ -43,10 +43,11 @@ type sender struct {
 
 	hdr  virtioHdr
 	udp  [header.UDPMinimumSize]byte
+	told [header.ICMPv6ErrorHeaderSize + header.IPv6MinimumSize + quoted]byte // an error, or a reset
 	head [header.EthernetMinimumSize + header.IPv6MinimumSize + header.IPv6FragmentHeaderSize + 64]byte
 	iov  []unix.Iovec
 
-	// Of the packet being sent; a caller's list of parts stays on its stack so.
+	// Of the packet being sent: a copy, so that a caller's list stays on its stack.
 	parts [][]byte
 }
 

@@ -59,16 +59,16 @@ type Config struct {
 	// RouterAdvertisement is the ICMPv6 message sent to a guest that solicits
 	// it; none if empty.
 	RouterAdvertisement []byte
-	// DisableNDP leaves neighbour discovery without answers; who uses it has given the
-	// guest its neighbours.
+	// DisableNDP leaves neighbour discovery unanswered; the caller has given the guest
+	// its neighbours.
 	DisableNDP bool
-	// GuestAddr4 and GuestAddr6 are the guest's addresses where somebody has set them. If
-	// one is not valid, the stack finds out; see Stack.GuestAddr4 and Stack.GuestAddr6.
+	// GuestAddr4 and GuestAddr6 are the guest's addresses, where they are fixed. If one is
+	// not valid, the stack finds out; see Stack.GuestAddr4 and Stack.GuestAddr6.
 	GuestAddr4, GuestAddr6 netip.Addr
-	// Neighbors tells the Ethernet address of one of several guests, false for an
-	// address that none has; what is sent there goes to 00:00:00:00:00:00, which is
-	// nobody's. Any goroutine calls it, for each frame. If it is nil, there is one
-	// guest, and the stack learns what is behind it.
+	// Neighbors returns the Ethernet address of one of several guests, false for an
+	// address that none has; frames for that go to 00:00:00:00:00:00, which is
+	// nobody's. Any goroutine may call it, for each frame. nil: there is one guest, and
+	// the stack learns what is behind it.
 	Neighbors func(netip.Addr) ([6]byte, bool)
 	// Workers is how many stacks share the guest, and Worker the number of this one,
 	// from 0 on; zero values: it is alone. They keep the stacks' fragments apart.
@@ -105,8 +105,8 @@ type Stack struct {
 	in        receiver
 	out       sender
 	echo      []byte
-	peek      vectors  // of the call under way, like source: gVisor's
-	source    fdSource // interfaces would have each call allocate one
+	peek      vectors  // of the current call, like source: passed to gVisor
+	source    fdSource // as interfaces, they would be allocated for each
 	accepting map[Tuple]*Handshake
 	conns     map[Tuple]*Conn
 	orphans   list.List // of *Conn, closed longest ago first

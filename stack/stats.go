@@ -6,11 +6,16 @@ import "sync/atomic"
 type Stats struct {
 	FromFrames, FromBytes uint64 // from the guest
 	ToFrames, ToBytes     uint64 // to the guest
-	// Of those from the guest were dropped:
-	Malformed uint64 // with lengths or checksums that cannot be
-	Martian   uint64 // with a sender or destination that cannot be (RFC 1812 section 5.3.7)
+	// Dropped of those from the guest:
+	Malformed uint64 // with impossible lengths or checksums
+	Martian   uint64 // with an impossible source or destination (RFC 1812 section 5.3.7)
 	// Refused were not taken by the device, which was down or full.
 	Refused uint64
+	// At a limit, connections that the caller had closed were reset, and guests behind
+	// other Ethernet addresses than the TAP's were forgotten:
+	Orphans   uint64 // too many waited for the guest
+	Buffers   uint64 // others needed their buffers
+	Neighbors uint64 // times that all were forgotten
 }
 
 // Add adds the numbers of another stack.
@@ -22,6 +27,9 @@ func (s *Stats) Add(o Stats) {
 	s.Malformed += o.Malformed
 	s.Martian += o.Martian
 	s.Refused += o.Refused
+	s.Orphans += o.Orphans
+	s.Buffers += o.Buffers
+	s.Neighbors += o.Neighbors
 }
 
 // written counts frames to the guest, which any goroutine may write.
@@ -42,5 +50,6 @@ func (s *Stack) Stats() Stats {
 	all := s.in.stats
 	w := &s.link.written
 	all.ToFrames, all.ToBytes, all.Refused = w.frames.Load(), w.bytes.Load(), w.refused.Load()
+	all.Neighbors = s.neigh.forgotten.Load()
 	return all
 }

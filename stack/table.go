@@ -16,9 +16,10 @@ func (s *Stack) orphan(c *Conn) {
 		return
 	}
 	c.place = s.orphans.PushBack(c)
-	// Nothing is received any more, and of the send buffer only what is in it counts.
+	// Nothing more is received, and only the bytes in the send buffer count.
 	c.keep(s.unacknowledged(c.ep) + c.overhead.bytes() - minShare)
 	if s.orphans.Len() > maxOrphans {
+		s.in.stats.Orphans++
 		s.resetOrphan(s.orphans.Front().Value.(*Conn))
 	}
 }
@@ -29,7 +30,7 @@ func (s *Stack) resetOrphan(c *Conn) {
 	s.forget(c)
 }
 
-// forget takes a connection that gVisor has let go of out of the tables.
+// forget removes a connection that gVisor has released from the tables.
 func (s *Stack) forget(c *Conn) {
 	c.unregister()
 	c.unclaim()

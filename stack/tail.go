@@ -5,8 +5,8 @@ import "gvisor.dev/gvisor/pkg/buffer"
 // gVisor clears each buffer that it takes out of its pool. For one of 64 kB, which
 // the next frame is read over, that was a fourteenth of the time of a stream out
 // (perf record during make bench ROWS=tcp-out-4-65520). So the receiver keeps
-// some buffers of its own: it hands out references, and takes one again when
-// nothing refers to it any more.
+// some buffers of its own: it hands out references, and reuses a buffer when
+// nothing else refers to it.
 
 // tailCount buffers are twice what a batch fills (batchBytes): one batch is read
 // while flows pass on the one before.
@@ -22,8 +22,8 @@ type tailPool [tailCount]*buffer.View
 func (t *tailPool) next() *buffer.View {
 	for i, v := range t {
 		if v == nil {
-			// Too large for gVisor's pool, and so not cleared by its hand either: what
-			// no frame has filled takes no memory.
+			// Too large for gVisor's pool, so gVisor does not clear it: what no frame
+			// has filled takes no memory.
 			v = buffer.NewViewSize(buffer.MaxChunkSize + 1)
 			t[i] = v
 		} else if sharesChunk(v) {
@@ -50,9 +50,9 @@ func (r *receiver) nextTail() {
 }
 
 // takeTail takes the first size bytes of the tail out of the receiver. While all
-// buffers of the pool are held, this one may be held for long, too: unless it is
-// filled by half its bytes are copied, since a receive buffer counts the bytes of
-// its segments, and not the memory that holds them.
+// buffers of the pool are held, this one may be held for long, too: unless it is half
+// full, its bytes are copied, since a receive buffer counts the bytes of its segments,
+// not the memory that holds them.
 func (r *receiver) takeTail(size int) *buffer.View {
 	v := r.tail
 	if !r.pooled && size <= tailSize/2 {

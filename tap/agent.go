@@ -28,8 +28,10 @@ type Agent struct {
 	cookie  uint64 // of the guest's network namespace; 0: not known yet
 	shard   *shard.Shard
 	watch   *shard.Watch
-	timer   shard.Timer // fires when what the stocks are short of is to be ordered
-	stocks  [6]stock    // v4 and v6, and plain ones: see plain
+	timer   shard.Timer        // fires when stocks are to be filled up
+	stocks  [8]stock           // v4 and v6, and plain ones: see plain
+	changes []func(unix.Errno) // callbacks of changes of rules under way, the oldest first
+	unsent  []unsent           // those that come after them
 }
 
 // StartAgent starts an agent in the target's namespaces and returns at once; a
@@ -44,6 +46,9 @@ func StartAgent(ctx context.Context, cfg AgentConfig) (*Agent, error) {
 	a.process, p.sock = p, -1
 	if cfg.Datagrams {
 		a.stocks[datagrams4].size, a.stocks[datagrams6].size = datagramStock, datagramStock
+	}
+	if cfg.NoStreams {
+		a.stocks[v4].size, a.stocks[v6].size = 0, 0
 	}
 	return a, nil
 }
@@ -60,8 +65,8 @@ type AdoptConfig struct {
 
 // AdoptAgent makes an Agent of another process's AgentProcess, whose sockets are
 // checked as ours are. Attach comes next, and Wait where the shard does not serve
-// yet. The end of the other process is the agent's. What a predecessor with the same
-// socket has ordered and not received, when it was killed say, is thrown away.
+// yet. The agent ends with the other process. What a predecessor with the same socket
+// has ordered and not received, because it was killed, say, is thrown away.
 func AdoptAgent(cfg AdoptConfig) (*Agent, error) {
 	op := fmt.Sprintf("use socket agent on fd %d", cfg.FD)
 	typ, err := unix.GetsockoptInt(cfg.FD, unix.SOL_SOCKET, unix.SO_TYPE)
@@ -94,6 +99,8 @@ func newAgent(sock int, log *slog.Logger) *Agent {
 		{family: unix.AF_INET6, flags: orderPlain},
 		datagrams4: {family: unix.AF_INET, flags: orderPlain | orderDatagrams},
 		datagrams6: {family: unix.AF_INET6, flags: orderPlain | orderDatagrams},
+		{family: unix.AF_INET, flags: orderRepair},
+		{family: unix.AF_INET6, flags: orderRepair},
 	}
 	return a
 }
@@ -115,7 +122,7 @@ func (a *Agent) Attach(s *shard.Shard) (err error) {
 // none. It is called once, after Attach and before the shard serves.
 func (a *Agent) Wait(ctx context.Context) error {
 	if p := a.process; p != nil {
-		p.Started(ctx) // why it has not started is read from the socket, as all else
+		p.Started(ctx) // the reason for a failure is read from the socket, below
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -123,7 +130,11 @@ func (a *Agent) Wait(ctx context.Context) error {
 			a.stocks[f].transparent = yes
 		}
 	}
-	for a.sock >= 0 && (a.stocks[v4].ordered > 0 || a.stocks[v6].ordered > 0) {
+	first := a.stocks[v4 : v6+1]
+	if first[v4].size == 0 {
+		first = a.stocks[datagrams4 : datagrams6+1]
+	}
+	for a.sock >= 0 && (first[v4].ordered > 0 || first[v6].ordered > 0) {
 		// The end of the agent's context kills it, which ends this wait, too.
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(a.sock), Events: unix.POLLIN}}, int(silence.Milliseconds()))
 		if err == unix.EINTR {
@@ -160,7 +171,7 @@ func familyIndex(family int) int {
 	return v4
 }
 
-// end gives up an agent that is gone, or that can no longer be believed.
+// end gives up an agent that is gone, or that can no longer be trusted.
 func (a *Agent) end(err error) {
 	a.release()
 	a.err = fmt.Errorf("socket agent: %w", err)
@@ -173,10 +184,11 @@ func (a *Agent) end(err error) {
 	for f := range a.stocks {
 		a.stocks[f].refuse()
 	}
+	a.abandonChanges()
 }
 
-// dismissed reports whether somebody ended the agent who needs no word of it: we, or
-// the process that has it, which the guest leaves by.
+// dismissed reports whether the agent was ended on purpose, which needs no warning: by
+// us, or by the process that has it, when the guest leaves.
 func (a *Agent) dismissed(err error) bool {
 	if a.process == nil {
 		return errors.Is(err, errSilent)
@@ -201,7 +213,7 @@ func (a *Agent) release() {
 	}
 }
 
-// unwatch precedes the closing of our end, which ends the kernel's interest in it only
+// unwatch comes before our end is closed: closing takes it out of the kernel's set only
 // where nobody has a copy.
 func (a *Agent) unwatch() {
 	if a.process == nil {
@@ -223,6 +235,7 @@ func (a *Agent) join() *join {
 // stopped serving. An agent of another process goes on, until that closes its copy of
 // the socket as well; Close is called on the shard's thread then.
 func (a *Agent) Close() error {
+	a.finishChanges()
 	if a.process != nil {
 		a.process.Close()
 	}

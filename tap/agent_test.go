@@ -337,6 +337,69 @@ func TestAgent_Burst(t *testing.T) {
 	a.wantFull()
 }
 
+// Sockets that are only made on request are closed when those who asked for them have gone.
+func TestAgent_NobodyWantsThem(t *testing.T) {
+	g := newGuest(t, nesting{})
+	open(t, Config{Target: Target{PID: g.pid}, Name: "tap0", Configure: network()})
+	a := agentFor(t, g, true)
+	const clients = 5
+	before, gone := len(openFDs(t)), make(chan int, clients)
+	a.do(func() {
+		for range clients {
+			a.Repair(unix.AF_INET, func(fd int) bool { gone <- fd; return false })
+		}
+	})
+	for range clients {
+		if fd := <-gone; fd < 0 {
+			t.Error("there was no socket")
+		}
+	}
+	a.wantFull()
+	if now := len(openFDs(t)); now > before {
+		t.Errorf("%d descriptors are held, %d before", now, before)
+	}
+}
+
+// TestAgent_StoppedForgetsNoRule: orders to remove rules are carried out, however many there
+// were while the agent was stopped.
+func TestAgent_StoppedForgetsNoRule(t *testing.T) {
+	g := newGuest(t, nesting{})
+	open(t, Config{Target: Target{PID: g.pid}, Name: "tap0", Configure: network()})
+	a := agentFor(t, g, true)
+	agent := agentPID(t)
+	if err := unix.Kill(agent, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Kill(agent, unix.SIGCONT)
+	const orders = 3000
+	answers := make(chan unix.Errno, orders+1)
+	guest, outside := netip.MustParseAddrPort("10.0.2.100:1"), netip.MustParseAddrPort("192.0.2.7:1")
+	var added unix.Errno
+	a.do(func() {
+		for range orders {
+			a.Drop(guest, outside, -1, func(errno unix.Errno) { answers <- errno })
+		}
+		a.Hold(guest, outside, func(errno unix.Errno) { added = errno })
+	})
+	if added != unix.EAGAIN {
+		t.Errorf("a rule added meanwhile: %v, want %v", added, unix.EAGAIN)
+	}
+	if err := unix.Kill(agent, unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	timeout := time.After(patience)
+	for n := range orders {
+		select {
+		case errno := <-answers:
+			if errno != unix.ENOENT {
+				t.Fatalf("order %d: %v, want %v", n, errno, unix.ENOENT)
+			}
+		case <-timeout:
+			t.Fatalf("%d orders of %d are answered", n, orders)
+		}
+	}
+}
+
 // wantFull waits until the stocks are full and the agent wants nothing more.
 func (a *served) wantFull() {
 	a.t.Helper()

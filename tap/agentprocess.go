@@ -19,15 +19,19 @@ type AgentConfig struct {
 	// set up so that transparent sockets work. Not valid: plain sockets.
 	Subnet4, Subnet6   netip.Prefix
 	Gateway4, Gateway6 netip.Addr
-	// Datagrams has the Agent hold UDP sockets, too: see Agent.Datagrams.
-	Datagrams bool
+	// Datagrams has the Agent hold UDP sockets, too: see Agent.Datagrams. With NoStreams it
+	// holds no TCP sockets: they are made on request.
+	Datagrams, NoStreams bool
+	// Carries says that Agent.Carry will be called: what an agent that was killed has left of
+	// it in the namespace is removed first.
+	Carries bool
 	// Unconfined leaves the agent all system calls, for debugging.
 	Unconfined bool
 	Logger     *slog.Logger // of StartAgent; nil: the default one
 }
 
-// AgentProcess is an agent, without the Agent that takes its sockets: that may be
-// another process's, which is passed the descriptor and makes it by AdoptAgent.
+// AgentProcess is an agent's process. The Agent that takes its sockets may belong to
+// another process, which is passed FD and calls AdoptAgent.
 type AgentProcess struct {
 	cfg         AgentConfig
 	ctx         context.Context // the agent's life
@@ -78,7 +82,7 @@ func (p *AgentProcess) hold(theirs int) {
 func (p *AgentProcess) fork(theirs int) (*child, error) {
 	if p.cfg.Subnet4.IsValid() || p.cfg.Subnet6.IsValid() {
 		var err error
-		p.transparent, err = routeMarked(p.join, [2]subnet{{p.cfg.Subnet4, p.cfg.Gateway4}, {p.cfg.Subnet6, p.cfg.Gateway6}})
+		p.transparent, err = routeMarked(p.join, [2]subnet{{p.cfg.Subnet4, p.cfg.Gateway4}, {p.cfg.Subnet6, p.cfg.Gateway6}}, p.cfg.Carries)
 		if err != nil {
 			return nil, fmt.Errorf("set up policy routing: %w", err)
 		}
@@ -86,14 +90,14 @@ func (p *AgentProcess) fork(theirs int) (*child, error) {
 	prog := newProgram(p.join, theirs)
 	var filter []unix.SockFilter
 	if !p.cfg.Unconfined {
-		filter, _ = agentCalls() // without it the agent is confined by what it holds
+		filter, _ = agentCalls() // without it, what the agent holds confines it
 	}
 	prog.agent = newAgentProgram(p.transparent, filter)
 	return prog.start(p.ctx)
 }
 
 // Started returns when the agent has been forked, or with the reason why it could not
-// be. What fails later, in the guest's namespaces, is told to the Agent.
+// be. The Agent is told what fails later, in the guest's namespaces.
 func (p *AgentProcess) Started(ctx context.Context) error {
 	select {
 	case <-p.forked:

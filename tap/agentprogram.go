@@ -1,6 +1,7 @@
 package tap
 
 import (
+	"slices"
 	"syscall"
 	"unsafe"
 
@@ -13,25 +14,30 @@ const (
 	maxSockets = 64
 	// agentSocket is the agent's end of the socket pair, its only descriptor.
 	agentSocket = 0
-	// orderLen is the length of an order: address family and flags, count, and the tag of
-	// who orders.
+	// orderLen is the length of an order: address family and flags, count, and the Agent's
+	// tag. In an order about a rule (orderRule) the netlink message follows.
 	orderLen = 4
-	// orderPlain is set for sockets that are bound by whoever gets them, without the
-	// options of those that are connected; orderDatagrams for UDP.
+	// orderPlain is set for sockets that the receiver binds, without the options of those
+	// that are connected; orderDatagrams for UDP.
 	orderPlain     = 0x80
 	orderDatagrams = 0x40
-	orderFamily    = 0x3f
+	// orderRepair is set for sockets that take over connections: see Agent.Repair.
+	orderRepair = 0x20
+	orderFamily = 0x1f
 	// loIndex is the interface index of lo in every namespace.
 	loIndex = 1
+	loName  = "lo"
 )
 
-// agentProgram is what the agent touches after clone, laid out before.
+// agentProgram is the memory that the agent uses after clone, laid out before.
 type agentProgram struct {
 	name    [16]byte
 	root    [2]byte
 	caps    uint32            // kept, of those below 32
 	options [2][]socketOption // of every socket of a family
-	order   [orderLen]byte
+	repair  [2][]socketOption // of those that take connections over
+	order   [orderLen + maxRule]byte
+	rules   ruleProgram
 	answer  [reportLen]byte
 	message message
 	filter  []unix.SockFilter // of system calls; none: all are permitted
@@ -50,10 +56,11 @@ func newAgentProgram(transparent [2]bool, filter []unix.SockFilter) *agentProgra
 		a.fprog = unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	}
 	a.message.layOut(a.answer[:])
+	a.rules.layOut(a.order[:])
 	copy(a.name[:], agentName)
 	a.root = [2]byte{'/', 0}
 	for f := range a.options {
-		// What the relay wants of every connection is set here, off its path.
+		// Options that the relay wants on every connection are set here, off its path.
 		list := []socketOption{
 			{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
 			{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1},
@@ -67,6 +74,8 @@ func newAgentProgram(transparent [2]bool, filter []unix.SockFilter) *agentProgra
 			if f == v6 {
 				option = socketOption{unix.IPPROTO_IPV6, unix.IPV6_TRANSPARENT, 1}
 			}
+			a.repair[f] = append(slices.Clone(list), option, socketOption{unix.IPPROTO_TCP, unix.TCP_REPAIR, 1},
+				socketOption{unix.SOL_SOCKET, unix.SO_MARK, directMark})
 			list = append(list, option,
 				socketOption{unix.SOL_SOCKET, unix.SO_MARK, directMark},
 				// Only on lo, where the kernel lets a port in TIME-WAIT be used
@@ -90,14 +99,19 @@ func (p *program) handOut() {
 	p.confine()
 	a := p.agent
 	for {
-		n, _, errno := syscall.RawSyscall(unix.SYS_READ, agentSocket, uintptr(unsafe.Pointer(&a.order[0])), orderLen)
+		n, errno := a.rules.receive()
 		if errno == unix.EINTR {
 			continue
 		}
-		if errno != 0 || n != orderLen {
+		if errno != 0 || n < orderLen {
 			p.exit()
 		}
-		made := a.make()
+		made := 0
+		if a.order[0] == orderRule {
+			a.change(n - orderLen)
+		} else {
+			made = a.make()
+		}
 		if errno := a.message.send(agentSocket, made); errno != 0 {
 			a.stoppedBy(errno)
 			a.message.send(agentSocket, 0)
@@ -108,8 +122,8 @@ func (p *program) handOut() {
 	}
 }
 
-// confine gives up what the agent does not need of what setns gave and of what it
-// shares with us.
+// confine gives up what setns gave, and what the agent shares with us, as far as it
+// does not need that.
 //
 //go:norace
 //go:nosplit
@@ -143,14 +157,18 @@ func (p *program) confine() {
 	if errno != 0 {
 		p.fail(stageConfine, 2, errno) // an agent that held our descriptors would be a hole
 	}
+	if p.agent.caps != 0 {
+		// It gets the lowest free descriptor, rulesSocket. Without it orders about rules fail.
+		syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	}
 	if p.agent.fprog.Len > 0 {
-		// A kernel that has no filters lets the agent go on without.
+		// On a kernel without filters the agent goes on.
 		syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, uintptr(unsafe.Pointer(&p.agent.fprog)))
 	}
 }
 
 // make makes the sockets of an order, or as many as the kernel gives. The answer
-// names the family and flags, the tag, and the error that ended it.
+// holds the family and flags, the tag, and the error that stopped it.
 //
 //go:norace
 //go:nosplit
@@ -168,7 +186,11 @@ func (a *agentProgram) make() int {
 	for made < int(a.order[1]) && made < maxSockets {
 		fd, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, domain, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, proto)
 		if errno == 0 && a.order[0]&orderPlain == 0 {
-			if errno = setOptions(fd, a.options[f]); errno != 0 {
+			options := a.options[f]
+			if a.order[0]&orderRepair != 0 {
+				options = a.repair[f]
+			}
+			if errno = setOptions(fd, options); errno != 0 {
 				syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
 			}
 		}

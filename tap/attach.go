@@ -12,14 +12,14 @@ import (
 )
 
 const (
-	// busyFor is how long a device or port in use is tried again (behaviour B4:
-	// the predecessor was killed and its descriptors are about to go).
+	// busyFor is how long a device or port in use is retried (behaviour B4: the
+	// predecessor was killed and its descriptors are about to be closed).
 	busyFor   = time.Second
 	busyPause = 10 * time.Millisecond
 )
 
-// attach makes each of tuns a queue of the interface, which is created when there
-// is none, and configures it when asked.
+// attach makes each of tuns a queue of the interface, which is created if there is
+// none, and configures it if asked to.
 func (cfg Config) attach(ctx context.Context, tuns []result, conn *rtnetlinkConn) (*Device, error) {
 	for _, tun := range tuns {
 		if tun.err != nil {
@@ -35,8 +35,8 @@ func (cfg Config) attach(ctx context.Context, tuns []result, conn *rtnetlinkConn
 	if err != nil {
 		return nil, err
 	}
-	// A queue takes the interface's flags over, and what is set by one is all
-	// queues': persistence, the offloads, and the header's length and byte order.
+	// A queue takes over the interface's flags. Persistence, the offloads, and the
+	// header's length and byte order are common to all queues.
 	for _, tun := range tuns[1:] {
 		if _, err := setInterface(tun.fd, info.name, cfg.flags()); err != nil {
 			return nil, err
@@ -86,8 +86,8 @@ func (cfg Config) attachFirst(fd int, conn *rtnetlinkConn) (info deviceInfo, err
 	return info, err
 }
 
-// flags that every queue of a device of ours has: Ethernet frames and nothing
-// before them but, where asked for, the virtio-net header.
+// flags are those of every queue of our device: Ethernet frames with nothing before
+// them but, where asked for, the virtio-net header.
 func (cfg Config) flags() uint16 {
 	flags := uint16(flagsPlain)
 	if !cfg.NoOffload {
@@ -99,8 +99,8 @@ func (cfg Config) flags() uint16 {
 	return flags
 }
 
-// queueFlag is what it takes to open a queue of an interface that somebody made
-// for us: both kinds refuse the other's flag with EINVAL.
+// queueFlag is the flag needed to open a queue of an interface that exists: both
+// kinds refuse the other's with EINVAL.
 func queueFlag(link netlink.Link) (uint16, error) {
 	op := "attach to " + link.Attrs().Name
 	tun := asTAP(link)
@@ -118,7 +118,7 @@ func queueFlag(link netlink.Link) (uint16, error) {
 	return unix.IFF_MULTI_QUEUE, nil
 }
 
-// asTAP is nil for an interface of another kind.
+// asTAP returns the interface as a TAP, nil if it is of another kind.
 func asTAP(link netlink.Link) *netlink.Tuntap {
 	if tun, ok := link.(*netlink.Tuntap); ok && tun.Mode == netlink.TUNTAP_MODE_TAP {
 		return tun
@@ -126,7 +126,7 @@ func asTAP(link netlink.Link) *netlink.Tuntap {
 	return nil
 }
 
-// whileBusy tries something again for busyFor, as long as it fails with errno.
+// whileBusy repeats try for busyFor, as long as it fails with errno.
 func whileBusy(ctx context.Context, errno unix.Errno, try func() error) (err error) {
 	if ended := retry.While(ctx, busyFor, busyPause, func() bool {
 		err = try()

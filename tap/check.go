@@ -10,7 +10,8 @@ import (
 	"epiphyte/internal/sockio"
 )
 
-// check refuses what is not a fresh socket of the stock's kind, in the guest's namespace.
+// check reports an error unless fd is a fresh socket of the stock's kind, in the guest's
+// namespace.
 func (a *Agent) check(fd int, s *stock) error {
 	kind := SocketKind{Family: s.family, Type: unix.SOCK_STREAM}
 	if s.flags&orderDatagrams != 0 {
@@ -32,7 +33,7 @@ func (a *Agent) check(fd int, s *stock) error {
 	return nil
 }
 
-// checkTCP refuses what is not a non-blocking TCP socket in that state
+// checkTCP reports an error unless fd is a non-blocking TCP socket in that state
 // (unix.BPF_TCP_*) and at that address.
 func checkTCP(fd int, state uint8, local netip.AddrPort) error {
 	if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL); err != nil || got != unix.IPPROTO_TCP {
@@ -49,7 +50,7 @@ func checkTCP(fd int, state uint8, local netip.AddrPort) error {
 	return checkPlace(fd, local)
 }
 
-// checkUDP refuses what is not a non-blocking UDP socket at that address.
+// checkUDP reports an error unless fd is a non-blocking UDP socket at that address.
 func checkUDP(fd int, local netip.AddrPort) error {
 	if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL); err != nil || got != unix.IPPROTO_UDP {
 		return fmt.Errorf("a socket has the protocol %d (%v), want UDP", got, err)

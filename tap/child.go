@@ -25,11 +25,11 @@ func closeResults(all []result) {
 	}
 }
 
-// child is a process of ours in the target's namespaces, which lives on.
+// child is a process of ours that stays in the target's namespaces.
 type child struct {
 	process *os.Process
-	stop    func() bool   // the killing at the end of the context
-	killed  chan struct{} // closed after it
+	stop    func() bool   // cancels the kill at the end of the context
+	killed  chan struct{} // closed after the kill
 }
 
 // start starts a child that runs p and is killed when ctx ends. The caller must
@@ -49,8 +49,8 @@ func (p *program) start(ctx context.Context) (*child, error) {
 	return c, nil
 }
 
-// reap waits for the child's end, and for who has killed it: the process's descriptor is
-// open until then.
+// reap waits for the child's end, and for a kill that is under way, which uses the
+// process's descriptor.
 func (c *child) reap() {
 	c.process.Wait()
 	if !c.stop() {

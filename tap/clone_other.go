@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cloneHere is a plain fork on other architectures. It does not wait for the child, but
-// whoever receives from it does.
+// cloneHere is a plain fork on other architectures. It does not wait for the child, which
+// the receiver of its message does.
 //
 //go:nosplit
 func cloneHere(uintptr) (pid, errno uintptr) {

@@ -55,17 +55,17 @@ type Network struct {
 	Gateway6 netip.Addr
 	// More are further addresses, of either family. IPv6's need Address6.
 	More []netip.Prefix
-	// Routes are set as well, whatever interface and source they have. One of them that
-	// leads to everywhere takes the place of the family's gateway. What the namespace
-	// does not take, since another route is missing here, is left out.
+	// Routes are set as well, whatever interface and source they have. A default route
+	// among them replaces the family's gateway. A route that the namespace refuses, since
+	// another one is missing there, is left out.
 	Routes []hostnet.Route
-	// Shared is of a namespace whose other interfaces have default routes, too: ours
-	// comes after those of interfaces that were there before, and takes over when they
-	// are gone. What is sent from Address and Address6 goes by our
-	// gateways all the same, as the replies to clients that have come by this interface.
+	// Shared says that other interfaces of the namespace have default routes, too: ours
+	// comes after those of older interfaces, and takes over when they are gone. What is
+	// sent from Address and Address6, such as replies to clients that came by this
+	// interface, goes by our gateways all the same.
 	Shared bool
-	// LinkDown leaves the device down, and sets nothing but its MTU and MAC: the guest is to
-	// ask for the rest by DHCP or router solicitations.
+	// LinkDown leaves the device down, and sets only its MTU and MAC: the guest asks for
+	// the rest by DHCP or router solicitations.
 	LinkDown bool
 	MTU      int              // bytes, 68 to 65521 (the kernel decides); 0: left as it is
 	MAC      net.HardwareAddr // 6 bytes, unicast; nil: the kernel's choice
@@ -84,6 +84,9 @@ type Config struct {
 	// kernel's multi-queue kind, and need an existing one to be of it. Not with
 	// Target.FD.
 	Queues int
+	// LoopbackOnly makes no interface: lo is brought up, and the Device carries no frames.
+	// All else but Target is ignored, which must not be an FD.
+	LoopbackOnly bool
 	// Transient makes a device that exists, such as one of Make's, vanish with the
 	// last copy of its descriptor. Ignored with Target.FD.
 	Transient bool
@@ -93,8 +96,8 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// MaxQueues is as many queues as a device may be given: more processors than one
-// guest keeps busy. The kernel would take 256 (MAX_TAP_QUEUES).
+// MaxQueues is how many queues a device may have: more processors than one guest
+// keeps busy. The kernel would take 256 (MAX_TAP_QUEUES).
 const MaxQueues = 16
 
 func (c Config) check() error {
@@ -102,9 +105,15 @@ func (c Config) check() error {
 		return fmt.Errorf("%d queues: a device has 1 to %d", c.Queues, MaxQueues)
 	}
 	if c.Target.FD > 0 {
+		if c.LoopbackOnly {
+			return fmt.Errorf("use %v: it is an interface, and none is wanted", c.Target)
+		}
 		if c.Queues > 1 {
 			return fmt.Errorf("use %v: a descriptor is one queue: ask for no more", c.Target)
 		}
+		return nil
+	}
+	if c.LoopbackOnly {
 		return nil
 	}
 	if err := checkName(c.Name); err != nil {
@@ -132,7 +141,7 @@ func checkName(name string) error {
 	}
 	// The kernel counts the byte 0xa0 as a space, whatever the encoding.
 	if name == "." || name == ".." || strings.ContainsAny(name, "/: \t\n\v\f\r\x00") || strings.IndexByte(name, 0xa0) >= 0 {
-		return fmt.Errorf("%q is no valid interface name: it has a slash, a colon or a space", name)
+		return fmt.Errorf("%q is not a valid interface name: it has a slash, a colon or a space", name)
 	}
 	return nil
 }

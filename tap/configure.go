@@ -17,13 +17,13 @@ import (
 )
 
 // configure brings the namespace into the state of slirp4netns -c: loopback and
-// device up, MTU, MAC, address, default route; and of IPv6 the same, so that it
-// depends on none of the settings that make the kernel ignore or forget router
+// device up, MTU, MAC, address, default route. It does the same for IPv6, which so
+// does not depend on settings that make the kernel ignore or forget router
 // advertisements (accept_ra, forwarding). It reports whether the guest has the IPv6
 // address.
 func (c *rtnetlinkConn) configure(ctx context.Context, name string, want Network) (ipv6 bool, err error) {
-	if err := c.setLink(loIndex); err != nil {
-		return false, fail("cannot bring up lo", err, hintConfigure(err))
+	if err := c.loopbackUp(); err != nil {
+		return false, err
 	}
 	index, err := c.index(name)
 	if err == nil && index == 0 {
@@ -41,8 +41,15 @@ func (c *rtnetlinkConn) configure(ctx context.Context, name string, want Network
 	return c.configureIPv6(ctx, index, want)
 }
 
-// gatewayRoutes makes the gateway of one family the way out, and in a namespace with
-// several networks the way back.
+func (c *rtnetlinkConn) loopbackUp() error {
+	if err := c.setLink(loIndex); err != nil {
+		return fail("cannot bring up "+loName, err, hintConfigure(err))
+	}
+	return nil
+}
+
+// gatewayRoutes sets the default route of one family by the gateway, and in a namespace
+// with several networks the route back by it (wayback.go).
 func (c *rtnetlinkConn) gatewayRoutes(index int, want *Network, addr, gateway netip.Addr, metric uint32) error {
 	if !gateway.IsValid() {
 		return nil
@@ -57,14 +64,14 @@ func (c *rtnetlinkConn) gatewayRoutes(index int, want *Network, addr, gateway ne
 	return c.addWayBack(index, addr, gateway)
 }
 
-// reaches reports whether the guest takes a gateway to be on its link by itself.
+// reaches reports whether the guest's addresses say that a gateway is on its link.
 func (n *Network) reaches(gateway netip.Addr) bool {
 	return gateway.Is6() && gateway.IsLinkLocalUnicast() || n.Address.Contains(gateway) || n.Address6.Contains(gateway) ||
 		slices.ContainsFunc(n.More, func(a netip.Prefix) bool { return a.Contains(gateway) })
 }
 
-// metric is how much the default routes of an interface yield to those that the kernel
-// prefers, metric 0: less, the older it is.
+// metric is that of an interface's default routes, lower the older it is; the kernel
+// prefers 0.
 func (n *Network) metric(index int) uint32 {
 	if !n.Shared {
 		return 0
@@ -72,7 +79,7 @@ func (n *Network) metric(index int) uint32 {
 	return uint32(index) // grows with each interface of a namespace
 }
 
-// configureLink sets what the device has below IPv6, and brings it up.
+// configureLink sets all but IPv6, and brings the device up.
 func (c *rtnetlinkConn) configureLink(index int, name string, want Network) error {
 	if want.MTU != 0 {
 		if err := c.setLink(index, nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(want.MTU)))); err != nil {
@@ -88,7 +95,7 @@ func (c *rtnetlinkConn) configureLink(index int, name string, want Network) erro
 		if err := c.setLink(index, nl.NewRtAttr(unix.IFLA_ADDRESS, want.MAC)); err != nil {
 			hint := hintConfigure(err)
 			if errors.Is(err, unix.EADDRNOTAVAIL) {
-				hint = fmt.Sprintf("%s is no unicast address", want.MAC)
+				hint = fmt.Sprintf("%s is not a unicast address", want.MAC)
 			}
 			return fail("cannot set MAC address", err, hint)
 		}
@@ -108,11 +115,11 @@ func (c *rtnetlinkConn) configureLink(index int, name string, want Network) erro
 }
 
 // metricIPv6 puts our default route before those that the kernel makes of router
-// advertisements (1024, IP6_RT_PRIO_USER), which would be taken in turn with ours.
+// advertisements (1024, IP6_RT_PRIO_USER), with which it would alternate.
 const metricIPv6 = 512
 
 // configureIPv6 sets the addresses and the default route of a device that is up, if
-// the guest has IPv6 at all. Without an address the guest has its link-local one.
+// the guest has IPv6 at all. Without an address it has its link-local one.
 func (c *rtnetlinkConn) configureIPv6(ctx context.Context, index int, want Network) (done bool, err error) {
 	if !want.Address6.IsValid() && !want.Gateway6.IsValid() {
 		return false, nil
@@ -131,14 +138,14 @@ func (c *rtnetlinkConn) configureIPv6(ctx context.Context, index int, want Netwo
 	return err == nil, err
 }
 
-// withoutIPv6 reports whether something failed because of the sysctl disable_ipv6, or of
-// a kernel without IPv6. Callers ask for both families without knowing.
+// withoutIPv6 reports whether err comes from the sysctl disable_ipv6, or from a kernel
+// without IPv6. Callers ask for both families without knowing.
 func withoutIPv6(err error) bool {
 	return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT)
 }
 
-// addAddresses adds those of one family, so that the kernel lists them in their order: of
-// IPv6 it has the latest first (ipv6_link_dev_addr in net/ipv6/addrconf.c). EEXIST: a
+// addAddresses adds those of one family, so that the kernel lists them in their order: it
+// lists the latest of IPv6 first (ipv6_link_dev_addr in net/ipv6/addrconf.c). EEXIST: a
 // persistent device that was configured before.
 func (c *rtnetlinkConn) addAddresses(index int, list []netip.Prefix, v6 bool) error {
 	if v6 {
@@ -155,10 +162,10 @@ func (c *rtnetlinkConn) addAddresses(index int, list []netip.Prefix, v6 bool) er
 	return nil
 }
 
-// awaitLocal waits until the guest takes packets for its new address, at most busyFor:
-// the kernel adds the route that makes it do so in a work queue
-// (addrconf_dad_work). The answer to the guest's first solicitation would be lost
-// before, and the next one comes a second later.
+// awaitLocal waits, at most busyFor, until the guest accepts packets for its new address:
+// the kernel adds the route for that in a work queue (addrconf_dad_work). Until then the
+// answer to the guest's first solicitation would be lost, and the next one comes a second
+// later.
 func (c *rtnetlinkConn) awaitLocal(ctx context.Context, addr netip.Addr) error {
 	return retry.While(ctx, busyFor, localPause, func() bool {
 		msg := nl.NewRtMsg()
@@ -169,8 +176,8 @@ func (c *rtnetlinkConn) awaitLocal(ctx context.Context, addr netip.Addr) error {
 	})
 }
 
-// localPause is between two looks; the work queue takes microseconds on a machine
-// that is not busy.
+// localPause is the time between two checks; on an idle machine the work queue takes
+// microseconds.
 const localPause = 200 * time.Microsecond
 
 func (c *rtnetlinkConn) addAddress(index int, addr netip.Prefix) error {
@@ -189,9 +196,9 @@ func (c *rtnetlinkConn) addAddress(index int, addr netip.Prefix) error {
 	return c.Change(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, parts...)
 }
 
-// defaultRoute adds the route, and accepts one that is there if it is the same.
-// One of another metric is no obstacle. onLink takes the gateway to be there although
-// no address says so.
+// defaultRoute adds the route, and accepts one that is there if it is the same. One of
+// another metric is no obstacle. onLink takes the gateway to be on the link although no
+// address says so.
 func (c *rtnetlinkConn) defaultRoute(index int, gateway netip.Addr, onLink bool, metric uint32) error {
 	gw := gateway.AsSlice()
 	msg := nl.NewRtMsg()
@@ -216,8 +223,8 @@ func (c *rtnetlinkConn) defaultRoute(index int, gateway netip.Addr, onLink bool,
 	return fail("cannot set default route", err, hint)
 }
 
-// findDefault is the gateway and the interface of the default route of the metric
-// that the main table has now.
+// findDefault returns the gateway and the interface of the main table's default route
+// of the metric.
 func (c *rtnetlinkConn) findDefault(family uint8, metric uint32) (gateway []byte, index int) {
 	msg := nl.NewRtMsg()
 	msg.Family = family

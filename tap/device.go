@@ -14,7 +14,7 @@ type deviceInfo struct {
 	vnetHdr  bool
 	offload  bool
 	uso      bool
-	outlives bool // us, the ones who attached to it: it is to be left as it was
+	outlives bool // us, who attached to it: Close leaves it as it was
 	ipv6     bool // the guest has Network.Address6
 }
 
@@ -45,7 +45,7 @@ func newDevice(info deviceInfo, queues []result) *Device {
 	return d
 }
 
-// Queues are all queues of the device, itself first. They end with it, by its Close.
+// Queues returns all queues of the device, itself first. Its Close closes them all.
 func (d *Device) Queues() []*Device { return append([]*Device{d}, d.more...) }
 
 // adopt makes a Device of a descriptor that is open already.
@@ -115,8 +115,8 @@ func (d *Device) Offload() bool { return d.offload }
 // Offload.
 func (d *Device) USO() bool { return d.uso }
 
-// HasIPv6 reports whether Open has given the guest Network.Address6. Where it was
-// asked to and has not, IPv6 is off in the guest.
+// HasIPv6 reports whether Open has given the guest Network.Address6. If not, although
+// it was asked to, IPv6 is off in the guest.
 func (d *Device) HasIPv6() bool { return d.ipv6 }
 
 // HardwareAddr is the MAC of the guest's side as it was at Open, zero if
@@ -148,9 +148,9 @@ func (d *Device) transfer(call uintptr, iov []unix.Iovec) (int, unix.Errno) {
 }
 
 // Close gives the device up. The interface goes with it, unless the caller made
-// it persistent or somebody holds another copy of the descriptor. One that Open was
-// given (Target.FD) is closed and nothing else, because others may go on with
-// theirs. A second Close does nothing.
+// it persistent or another copy of the descriptor is open. One that Open was given
+// (Target.FD) is only closed, because others may go on with theirs. A second Close
+// does nothing.
 func (d *Device) Close() error {
 	if d.fd < 0 {
 		return nil
@@ -161,8 +161,8 @@ func (d *Device) Close() error {
 	fd := d.fd
 	d.fd = -1
 	if d.outlives && d.offload {
-		// The next user of the interface may ask for no header. An interface
-		// that was deleted refuses, which is as well.
+		// The next user of the interface may ask for no header. That an
+		// interface which was deleted refuses does not matter.
 		setOffload(fd, 0)
 	}
 	if err := unix.Close(fd); err != nil {

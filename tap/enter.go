@@ -10,23 +10,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Program is what Enter executes: this program itself, in a role of its own.
+// Program is how Enter executes this program.
 type Program struct {
-	Args []string // the first tells it the role
+	Args []string // the first one selects the role
 	Env  []string // KEY=VALUE
 	Dir  string   // the working directory, where there is one of this name in the target
 }
 
-// entered are the kinds of namespaces that a program joins besides, where those of the
+// entered are the further kinds of namespaces that a program joins, where those of the
 // target's process are not ours already.
 var entered = [...]struct {
 	kind int
 	name string
 }{{unix.CLONE_NEWUTS, "uts"}, {unix.CLONE_NEWIPC, "ipc"}, {unix.CLONE_NEWNS, "mnt"}}
 
-// Enter starts this program anew in the namespaces of a target: user and network
-// namespace, and of a process those of mounts, host name and IPC. It is killed when the
-// caller's thread ends, which has to be locked.
+// Enter starts this program anew in the namespaces of a target: the user and network
+// namespace, and if the target is a process, those of mounts, host name and IPC. It is
+// killed when the caller's thread, which must be locked, ends.
 func Enter(t Target, what Program) (*os.Process, error) {
 	j, err := resolve(t)
 	if err != nil {
@@ -63,7 +63,7 @@ func Enter(t Target, what Program) (*os.Process, error) {
 	return process, nil // execve has closed the socket
 }
 
-// others adds the namespaces of entered to what is joined.
+// others adds the namespaces of entered to those that are joined.
 func (j *join) others(t Target) error {
 	if t.PID <= 0 {
 		return nil
@@ -109,8 +109,8 @@ func newEnterProgram(j *join, what Program) (*enterProgram, error) {
 	return e, nil
 }
 
-// execute becomes the program. What is not dumpable is so no longer, which is as it is to
-// be: nothing of our memory is left.
+// execute becomes the program. It is dumpable again then, which is right, since nothing of
+// our memory is left.
 //
 //go:norace
 //go:nosplit

@@ -26,7 +26,7 @@ func (e *OpError) Error() string {
 // Unwrap returns Err.
 func (e *OpError) Unwrap() error { return e.Err }
 
-// fail makes an OpError. Of an error that wraps an errno it keeps that alone. A limit of
+// fail makes an OpError. It keeps only the errno of an error that wraps one. A limit of
 // open files has one remedy, whatever failed.
 func fail(op string, err error, hint string) *OpError {
 	if errno, ok := errors.AsType[unix.Errno](err); ok {
@@ -65,8 +65,8 @@ func hintPath(err error) string {
 	return ""
 }
 
-// hintNoTAP is for a name that is that of another kind of interface.
-const hintNoTAP = "this interface is no TAP: choose another name"
+// hintNoTAP is for the name of an interface of another kind.
+const hintNoTAP = "this interface is not a TAP: choose another name"
 
 func hintTunDevice(err error) string {
 	switch {
@@ -88,7 +88,7 @@ func hintAttach(name string, err error) string {
 		return "making a TAP needs CAP_NET_ADMIN in the user namespace that owns the network namespace: " +
 			"name a process in namespaces of its own, e.g. of unshare -Urn"
 	case errors.Is(err, unix.EINVAL):
-		return fmt.Sprintf("%q is no valid interface name, or names an interface that is no TAP", name)
+		return fmt.Sprintf("%q is not a valid interface name, or names an interface that is not a TAP", name)
 	}
 	return ""
 }

@@ -11,11 +11,11 @@ import (
 )
 
 // Configure does to the named interface what Open does with Config.Configure, for
-// a device whose address was not known yet when it was opened. Whoever opened it
-// may have given its descriptor away. It reports whether the guest has
-// n.Address6, as Device.HasIPv6 does.
+// a device whose address was not known when it was opened. It needs no descriptor
+// of the device. It reports whether the guest has n.Address6, as Device.HasIPv6
+// does.
 //
-// A second Configure adds to the first, and what is there already is no error. The
+// A second Configure adds to the first; what exists already is no error. The
 // MAC address is changed before the device is brought up; a Device opened before
 // reports the former one.
 //
@@ -34,9 +34,9 @@ func Configure(ctx context.Context, t Target, name string, n Network) (ipv6 bool
 	return ipv6, nil
 }
 
-// Remove deletes the named TAP, whoever has its descriptor: reads and writes by it
-// fail with EBADFD from then on. There being none is no error; an interface of
-// another kind is one, and stays.
+// Remove deletes the named TAP, even if descriptors of it are open: reads and writes
+// fail with EBADFD from then on. A missing interface is no error; one of another
+// kind is, and stays.
 //
 // Errors are as those of Open. A namespace that has gone is the caller's to
 // forgive: ESRCH by Target.PID, ENOENT by Target.NetNS.
@@ -54,7 +54,7 @@ func Remove(ctx context.Context, t Target, name string) error {
 	return nil
 }
 
-// withInterface runs do with a netlink socket of the target's namespace, where it
+// withInterface runs do with a netlink socket of the target's namespace, by which it
 // may change the interface of that name.
 func withInterface(ctx context.Context, t Target, name string, do func(*rtnetlinkConn) error) error {
 	if name == "" {

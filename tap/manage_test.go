@@ -258,8 +258,8 @@ func TestRemove(t *testing.T) {
 	if _, errno := held.Readv(iovec(make([]byte, 100))); errno != unix.EBADFD {
 		t.Errorf("read: %v, want EBADFD", errno)
 	}
-	wantError(t, Remove(t.Context(), Target{PID: g.pid}, "lo"), unix.EINVAL, "remove lo", "no TAP")
-	wantError(t, Remove(t.Context(), Target{PID: g.pid}, "tap0/"), 0, "no valid interface name")
+	wantError(t, Remove(t.Context(), Target{PID: g.pid}, "lo"), unix.EINVAL, "remove lo", "not a TAP")
+	wantError(t, Remove(t.Context(), Target{PID: g.pid}, "tap0/"), 0, "not a valid interface name")
 	if err := Remove(ended(t), Target{PID: g.pid}, "tap0"); err == nil {
 		t.Error("an ended context: no error")
 	}

@@ -37,7 +37,12 @@ func (cfg Config) open(ctx context.Context) (*Device, error) {
 		return nil, err
 	}
 	defer j.close()
-	d, err := cfg.openIn(ctx, j)
+	var d *Device
+	if cfg.LoopbackOnly {
+		d, err = openLoopback(j)
+	} else {
+		d, err = cfg.openIn(ctx, j)
+	}
 	if ctx.Err() != nil {
 		if d != nil {
 			d.Close()

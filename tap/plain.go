@@ -11,9 +11,9 @@ import (
 )
 
 // Plain has the agent make n sockets of a family and a type, SOCK_STREAM or SOCK_DGRAM,
-// which are for the caller to bind: see Sockets. It is called by any goroutine but the
-// shard's, while the shard serves. The error is EAFNOSUPPORT where the kernel is without
-// the family; then, and after any other, no socket is left.
+// for the caller to bind: see Sockets. Any goroutine but the shard's may call it, while the
+// shard serves. The error wraps EAFNOSUPPORT where the kernel lacks the family; after an
+// error no socket is left.
 func (a *Agent) Plain(ctx context.Context, family, typ, n int) ([]int, error) {
 	var all []int
 	for len(all) < n {
@@ -26,7 +26,7 @@ func (a *Agent) Plain(ctx context.Context, family, typ, n int) ([]int, error) {
 	return all, nil
 }
 
-// plain is Plain of as many as one answer brings.
+// plain is Plain for at most as many as one answer carries.
 func (a *Agent) plain(ctx context.Context, family, typ, n int) ([]int, error) {
 	code := byte(family) | orderPlain
 	if typ == unix.SOCK_DGRAM {
@@ -50,14 +50,15 @@ func (a *Agent) plain(ctx context.Context, family, typ, n int) ([]int, error) {
 				if missing > 0 {
 					return kept
 				}
-				if len(got.fds) < n {
-					if got.err = errors.New("there are none to be had"); s.absent {
-						got.err = unix.EAFNOSUPPORT
-					}
-				}
-				if ctx.Err() != nil { // nobody waits any more
+				switch {
+				case ctx.Err() != nil: // the caller has gone, or is about to
 					closeAll(got.fds)
-					got.fds = nil
+					got = outcome{err: context.Cause(ctx)}
+				case len(got.fds) == n:
+				case s.absent:
+					got.err = unix.EAFNOSUPPORT
+				default:
+					got.err = errors.New("there are none to be had")
 				}
 				answered <- got
 				return kept

@@ -11,30 +11,32 @@ import (
 // client's address, which leads to the TAP; the mark, which a connection takes over
 // from its first segment, leads the answer back to our socket instead.
 const (
-	// directMark is the mark of what our transparent sockets send: "EPIP".
+	// directMark is the mark on packets of our transparent sockets: "EPIP".
 	directMark = 0x45504950
-	// directTable has one route, by which everything is local.
+	// directTable has one route, which makes every address local.
 	directTable = 45504950
 	// rulePriority is that of the first rule. The main table's is 32766, and
 	// lower ones come first.
 	rulePriority = 30100
+	// maxLeftRules bounds what dropLeftRules deletes of each kind; a program has fewer.
+	maxLeftRules = 256
 )
 
 // subnet is one of the guest's. Marked packets to and from it stay in the
 // namespace. A guest with containers of its own sends marked packets elsewhere,
-// too, by address translation; those our rules must not catch.
+// too, by address translation; our rules must not catch those.
 type subnet struct {
 	prefix  netip.Prefix
 	gateway netip.Addr
 }
 
 // routeMarked sets up the routing of marked packets, and reports for which of the
-// families it could. The others have plain sockets only.
-func routeMarked(j *join, subnets [2]subnet) (marked [2]bool, err error) {
+// families that worked. The others have plain sockets only.
+func routeMarked(j *join, subnets [2]subnet, carries bool) (marked [2]bool, err error) {
 	setting := func(name string) request { return openFile("/proc/sys/net/"+name, unix.O_WRONLY) }
 	got, err := ask(j, openRtnetlink(),
-		// Connections take the mark over from the segment that opens them; and a
-		// reset, which belongs to no connection, from what it answers.
+		// Connections take over the mark of the segment that opens them. A reset,
+		// which belongs to no connection, takes that of the segment it answers.
 		setting("ipv4/tcp_fwmark_accept"), setting("ipv4/fwmark_reflect"), setting("ipv6/fwmark_reflect"))
 	if err != nil {
 		return marked, err
@@ -48,10 +50,30 @@ func routeMarked(j *join, subnets [2]subnet) (marked [2]bool, err error) {
 	if !switchOn(got[1]) {
 		return marked, nil
 	}
+	if carries {
+		c.dropLeftRules()
+	}
 	for f, s := range subnets {
 		marked[f] = s.prefix.IsValid() && switchOn(got[2+f]) && c.addPolicy(s) == nil
 	}
 	return marked, nil
+}
+
+// dropLeftRules deletes the rules that a predecessor which was killed has left for carried
+// connections.
+func (c *rtnetlinkConn) dropLeftRules() {
+	for _, family := range [...]uint8{unix.AF_INET, unix.AF_INET6} {
+		for _, priority := range [...]uint32{carryPriority, holdPriority} {
+			rule := nl.NewRtMsg()
+			rule.Family, rule.Table, rule.Type = family, unix.RT_TABLE_UNSPEC, unix.FR_ACT_UNSPEC
+			for range maxLeftRules {
+				if c.Change(unix.RTM_DELRULE, 0, rule, nl.NewRtAttr(nl.FRA_PRIORITY, nl.Uint32Attr(priority)),
+					nl.NewRtAttr(unix.FRA_PROTOCOL, []byte{ruleOrigin})) != nil {
+					break
+				}
+			}
+		}
+	}
 }
 
 func switchOn(setting result) bool {
@@ -81,8 +103,8 @@ func (c *rtnetlinkConn) addPolicy(s subnet) error {
 		attr     *nl.RtAttr
 	}{
 		{unix.FR_ACT_TO_TBL, uint8(s.prefix.Bits()), 0, nl.NewRtAttr(nl.FRA_DST, network)},
-		// Clients that are seen as the gateway have an address of the subnet,
-		// too, but what the guest sends elsewhere is not for its own servers.
+		// Clients that are seen as the gateway have an address of the subnet, too,
+		// but packets from it to elsewhere are not for the guest's own servers.
 		{unix.FR_ACT_UNREACHABLE, 0, uint8(s.gateway.BitLen()), nl.NewRtAttr(nl.FRA_SRC, router)},
 		{unix.FR_ACT_TO_TBL, 0, uint8(s.prefix.Bits()), nl.NewRtAttr(nl.FRA_SRC, network)},
 	} {

@@ -35,11 +35,11 @@ const (
 	reportLen = 8
 )
 
-// program is a child's program, and everything that it touches, laid out before
-// the fork. The child is one thread of ours, in our memory or a copy of that, which never
-// runs the scheduler or the collector again. So it may not allocate, lock, grow its stack
-// or store a pointer: a store would tell a collector that was at work during clone, by a
-// buffer that in a copy nobody empties any more.
+// program is a child's program, and all the memory that it uses, laid out before the fork.
+// The child is one thread of ours, in our memory or a copy of that, which never runs the
+// scheduler or the collector again. So it may not allocate, lock, grow its stack or store a
+// pointer: during a collection, a store would go into the write barrier's buffer, which in a
+// copy is never emptied.
 type program struct {
 	steps   [maxSteps]setns
 	nsteps  int
@@ -62,7 +62,7 @@ func newProgram(j *join, socket int) *program {
 	return p
 }
 
-// fork starts a child that has a copy of our memory, and may outlive the call.
+// fork starts a child with a copy of our memory, which may outlive the call.
 //
 //go:norace
 func (p *program) fork() (pid int, errno unix.Errno) {
@@ -84,8 +84,8 @@ func (p *program) fork() (pid int, errno unix.Errno) {
 // it writes to. But the thread, and with it the collector, waits, so the child makes no
 // call that blocks.
 //
-// That the child is not dumpable, and changes credentials, makes us not dumpable as well,
-// so that the guest can look into our memory by neither process.
+// The child makes itself not dumpable and changes credentials. As the memory is shared, we
+// are not dumpable meanwhile either, and the guest can look into it by neither process.
 //
 //go:norace
 func (p *program) vfork() (pid int, errno unix.Errno) {
@@ -115,7 +115,7 @@ func (p *program) share() (pid int, errno unix.Errno) {
 	return 0, 0 // never: child does not return
 }
 
-// child joins the target and does what it is for. It does not return.
+// child joins the target and does its work. It does not return.
 //
 //go:norace
 //go:nosplit
@@ -187,8 +187,8 @@ func (m *message) layOut(bytes []byte) {
 	m.hdr.Level, m.hdr.Type = unix.SOL_SOCKET, unix.SCM_RIGHTS
 }
 
-// send sends it with the first n descriptors. ETOOMANYREFS: more of this user's are on
-// their way between any processes than one may have open (unix(7)).
+// send sends it with the first n descriptors. ETOOMANYREFS: this user has more descriptors
+// in flight, between any processes, than one process may have open (unix(7)).
 //
 //go:norace
 //go:nosplit

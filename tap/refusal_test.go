@@ -32,7 +32,7 @@ func TestOpen_ConfigureErrors(t *testing.T) {
 func TestOpen_NoTAP(t *testing.T) {
 	g := newGuest(t, nesting{})
 	_, err := Open(t.Context(), Config{Target: Target{PID: g.pid}, Name: "lo"})
-	wantError(t, err, unix.EINVAL, "attach to lo", "no TAP")
+	wantError(t, err, unix.EINVAL, "attach to lo", "not a TAP")
 }
 
 // A second program must not become a second queue of the first one's device.
@@ -55,9 +55,9 @@ func TestOpen_PermissionErrors(t *testing.T) {
 	}{
 		{"no such process", Target{PID: gone}, unix.ESRCH, []string{fmt.Sprintf("process %d: no such process", gone), "has ended"}},
 		{"no such path", Target{NetNS: "/nonexistent"}, unix.ENOENT, []string{"open network namespace /nonexistent: no such file"}},
-		{"no namespace", Target{NetNS: "/dev/null"}, 0, []string{"/dev/null: this is no network namespace"}},
-		{"another kind", Target{NetNS: g.path("user")}, 0, []string{"this is no network namespace"}},
-		{"user path of another kind", Target{NetNS: g.path("net"), UserNS: g.path("net")}, 0, []string{"this is no user namespace"}},
+		{"no namespace", Target{NetNS: "/dev/null"}, 0, []string{"/dev/null: this is not a network namespace"}},
+		{"another kind", Target{NetNS: g.path("user")}, 0, []string{"this is not a network namespace"}},
+		{"user path of another kind", Target{NetNS: g.path("net"), UserNS: g.path("net")}, 0, []string{"this is not a user namespace"}},
 		{"nothing given", Target{}, 0, []string{"no target"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -101,11 +101,11 @@ func TestOpen_PermissionErrors(t *testing.T) {
 
 func TestOpen_InvalidName(t *testing.T) {
 	for name, text := range map[string]string{
-		"a/b":              "no valid interface name",
-		"a:b":              "no valid interface name",
-		"a b":              "no valid interface name",
-		"\u00e0":           "no valid interface name", // ends in 0xa0
-		"..":               "no valid interface name",
+		"a/b":              "not a valid interface name",
+		"a:b":              "not a valid interface name",
+		"a b":              "not a valid interface name",
+		"\u00e0":           "not a valid interface name", // ends in 0xa0
+		"..":               "not a valid interface name",
 		"sixteen-bytes-xx": "longer than 15 bytes",
 	} {
 		_, err := Open(t.Context(), Config{Target: Target{PID: os.Getpid()}, Name: name})

@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	// maxRequests is how many descriptors one child opens at most: those of a
-	// message.
+	// maxRequests is how many descriptors one child opens at most: as many as a
+	// message carries.
 	maxRequests = maxSockets
 	// answerLen is the length of its answer: an errno for each request.
 	answerLen = 4 * maxRequests
@@ -37,8 +37,8 @@ func openSocket(domain, typ, protocol int) request {
 	return request{unix.SYS_SOCKET, [3]uintptr{uintptr(domain), uintptr(typ | unix.SOCK_CLOEXEC), uintptr(protocol)}, nil}
 }
 
-// openProgram is what a child that opens descriptors touches after clone, laid
-// out before.
+// openProgram is the memory that a child which opens descriptors uses after clone,
+// laid out before.
 type openProgram struct {
 	requests [maxRequests]request
 	count    int
@@ -82,7 +82,7 @@ type socketOption struct {
 	value       int32
 }
 
-// setOptions stops at the first that fails.
+// setOptions stops at the first option that fails.
 //
 //go:norace
 //go:nosplit

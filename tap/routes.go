@@ -10,9 +10,9 @@ import (
 	"epiphyte/internal/hostnet"
 )
 
-// copyRoutes adds the routes of a family, and reports whether one of them leads to
-// everywhere. A route may need another, to its gateway, so they are tried until none more
-// is taken.
+// copyRoutes adds the routes of a family, and reports whether there is a default route
+// among them. A route may need another, to its gateway, so they are tried until no more
+// are accepted.
 func (c *rtnetlinkConn) copyRoutes(index int, routes []hostnet.Route, v6 bool) (out bool, err error) {
 	var left []hostnet.Route
 	for _, r := range routes {
@@ -30,7 +30,7 @@ func (c *rtnetlinkConn) copyRoutes(index int, routes []hostnet.Route, v6 bool) (
 				err = c.addRoute(index, &r)
 			}
 			switch err {
-			case nil, unix.EEXIST: // the kernel makes those to its addresses' nets
+			case nil, unix.EEXIST: // the kernel itself adds those to the addresses' subnets
 				progress, out = true, out || r.Default()
 			case unix.EPERM, unix.EACCES, unix.EOPNOTSUPP, unix.EAFNOSUPPORT:
 				return false, fail("cannot set route to "+r.Dst.String(), err, hintConfigure(err))

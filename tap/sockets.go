@@ -16,10 +16,10 @@ type SocketKind struct {
 }
 
 // Sockets makes sockets in the target's network namespace, non-blocking and
-// close-on-exec, and returns them in order of the kinds; of a family that the kernel
-// does not have there are none, and unix.EAFNOSUPPORT if it is the only kind. They stay
-// in that namespace, whoever binds them: to ports below 1024 whoever has
-// CAP_NET_BIND_SERVICE in the user namespace that owns it, as its owner has.
+// close-on-exec, and returns them in order of the kinds; there are none of a family that
+// the kernel lacks, and unix.EAFNOSUPPORT if it is the only kind. They stay in that
+// namespace, whichever process binds them. Ports below 1024 need CAP_NET_BIND_SERVICE in
+// the user namespace that owns it, which its owner has.
 //
 // Errors are one line and wrap the errno; then no socket is left.
 func Sockets(ctx context.Context, t Target, kinds ...SocketKind) (fds [][]int, err error) {
@@ -45,8 +45,8 @@ func Sockets(ctx context.Context, t Target, kinds ...SocketKind) (fds [][]int, e
 	return fds, nil
 }
 
-// askAll has children carry out requests, as many as one message takes each, and returns
-// results of those that were, even with an error.
+// askAll has children carry out the requests, each as many as one message takes, and
+// returns the results so far even with an error.
 func askAll(ctx context.Context, j *join, requests []request) (all []result, err error) {
 	for some := range slices.Chunk(requests, maxRequests) {
 		got, err := ask(j, some...)
@@ -60,7 +60,7 @@ func askAll(ctx context.Context, j *join, requests []request) (all []result, err
 	return all, nil
 }
 
-// sorted are the sockets that a child made, by kinds.
+// sorted returns the sockets that a child made, by kinds.
 func sorted(kinds []SocketKind, got []result) ([][]int, error) {
 	fds := make([][]int, len(kinds))
 	for i, k := range kinds {
@@ -82,7 +82,7 @@ func sorted(kinds []SocketKind, got []result) ([][]int, error) {
 	return fds, nil
 }
 
-// checkFresh refuses what is not a fresh socket of its kind.
+// checkFresh reports an error unless fd is a fresh socket of the kind.
 func checkFresh(fd int, k SocketKind) error {
 	unbound := netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
 	switch k.Family {

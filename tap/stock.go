@@ -14,15 +14,15 @@ const (
 	// scarce: one in stockShare of them.
 	stockMax   = 32
 	stockShare = 32
-	// datagramStock UDP sockets of each family are held where they are wanted at all: new
+	// datagramStock UDP sockets of each family are held where UDP is used at all: new
 	// clients come one by one.
 	datagramStock = 2
-	// What is missing from a stock that is more than half full is ordered after
-	// topUp, so that an idle program always holds the same. An agent that had none
-	// to give, because descriptors had run out, is asked again after as long.
+	// topUp is when a stock that is more than half full is filled up, so that an idle
+	// program always holds the same. An agent that had none to give, because descriptors
+	// had run out, is asked again after as long.
 	topUp = 100 * time.Millisecond
-	// silence is how long an agent may take to answer. It takes a millisecond;
-	// one that takes longer has been stopped by the guest's root.
+	// silence is how long an agent may take to answer. An answer takes a
+	// millisecond, unless the guest's root has stopped the agent.
 	silence = time.Second
 	// maxWaiting bounds the clients that wait for a socket of one family.
 	maxWaiting = 4096
@@ -38,7 +38,7 @@ const (
 type stock struct {
 	family      int
 	flags       byte // orderPlain, orderDatagrams
-	size        int  // how many are held; others are ordered when they are wanted
+	size        int  // how many are held; more are ordered on request
 	transparent bool
 	ready       []int
 	waiting     []func(fd int) (kept bool) // only while there are none ready
@@ -58,11 +58,11 @@ func stockSize() int {
 
 // Socket calls take with a non-blocking, close-on-exec TCP socket of a family,
 // AF_INET or AF_INET6, that is neither bound nor connected: at once if one is in
-// stock, else when the agent has answered. It is -1 when there is none to be had.
-// take reports whether it kept the socket, which otherwise goes back into stock.
+// stock, else when the agent has answered. fd is -1 if none is available. take
+// reports whether it kept the socket, which otherwise goes back into stock.
 //
-// An agent that has been stopped may never answer, and after Close nothing does:
-// whoever waits must have a timer.
+// An agent that has been stopped may never answer, and after Close there is no
+// answer: the caller must have a timer.
 func (a *Agent) Socket(family int, take func(fd int) (kept bool)) {
 	a.take(&a.stocks[familyIndex(family)], take)
 }
@@ -90,7 +90,7 @@ func (a *Agent) silent(s *stock) bool {
 	return s.ordered > 0 && a.shard.Now()-s.orderedAt > silence
 }
 
-// tend orders what the stock is short of: now if half of it is gone, or else soon.
+// tend orders the sockets that the stock lacks: now if half of it is gone, else soon.
 func (a *Agent) tend(s *stock) {
 	if a.short(s) <= 0 || len(s.ready) <= s.size/2 && !s.resting && a.order(s) {
 		return
@@ -120,7 +120,7 @@ func (a *Agent) short(s *stock) int {
 func (a *Agent) order(s *stock) bool {
 	n := a.short(s)
 	if n <= 0 || unix.Sendto(a.sock, []byte{byte(s.family) | s.flags, byte(n), a.tag[0], a.tag[1]}, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, nil) != nil {
-		return false // that the agent is gone shows as an event
+		return false // an agent that is gone is reported by an event
 	}
 	s.ordered, s.orderedAt = n, a.shard.Now()
 	return true
@@ -134,7 +134,12 @@ func (a *Agent) Ready(uint32) {
 	}
 	var s *stock
 	if err == nil {
+		a.sendRest()
 		s, err = a.accept(msg, fds)
+	}
+	if err == nil && s == nil {
+		a.changed(msg)
+		return
 	}
 	if err == errStale {
 		closeAll(fds)
@@ -153,16 +158,18 @@ func (a *Agent) Ready(uint32) {
 		s.waiting = s.waiting[1:]
 		s.give(take)
 	}
+	s.trim()
 	if s.resting = len(fds) == 0; s.resting {
 		s.refuse()
 	}
 	a.tend(s)
 }
 
-// errStale is of an answer to an order of a predecessor's.
+// errStale is the error of an answer to a predecessor's order.
 var errStale = errors.New("receive sockets: nobody waits for these any more")
 
-// accept decides whether a message is an answer to an order of ours, and to which.
+// accept checks that a message answers an order of ours, and returns the stock that its
+// sockets are for, nil for an order about a rule.
 func (a *Agent) accept(msg []byte, fds []int) (*stock, error) {
 	switch {
 	case len(msg) == 0 && a.process != nil && a.process.failed != nil:
@@ -175,6 +182,8 @@ func (a *Agent) accept(msg []byte, fds []int) (*stock, error) {
 		return nil, reported(msg, a.join())
 	case [2]byte(msg[2:4]) != a.tag:
 		return nil, errStale
+	case msg[1] == orderRule && len(fds) == 0:
+		return nil, nil
 	}
 	s := a.stockOf(msg[1])
 	if s == nil || len(fds) > s.ordered {
@@ -186,7 +195,7 @@ func (a *Agent) accept(msg []byte, fds []int) (*stock, error) {
 		}
 	}
 	switch errno := unix.Errno(binary.LittleEndian.Uint16(msg[4:])); errno {
-	case 0, unix.EMFILE, unix.ENFILE, unix.ETOOMANYREFS, unix.ENOMEM, unix.ENOBUFS: // it passes
+	case 0, unix.EMFILE, unix.ENFILE, unix.ETOOMANYREFS, unix.ENOMEM, unix.ENOBUFS: // temporary
 	default:
 		// A kernel without IPv6, say: the other family goes on.
 		s.absent = errno == unix.EAFNOSUPPORT
@@ -195,7 +204,7 @@ func (a *Agent) accept(msg []byte, fds []int) (*stock, error) {
 	return s, nil
 }
 
-// stockOf is the stock that an order, and its answer, is for; nil: there is no such.
+// stockOf is the stock that an order and its answer are for, nil if there is none.
 func (a *Agent) stockOf(code byte) *stock {
 	for i := range a.stocks {
 		if s := &a.stocks[i]; code == byte(s.family)|s.flags {
@@ -215,7 +224,15 @@ func (s *stock) give(take func(fd int) (kept bool)) {
 	}
 }
 
-// refuse tells the clients that wait that there are no sockets.
+// trim closes what the stock has beyond its size, because clients have gone.
+func (s *stock) trim() {
+	if len(s.ready) > s.size {
+		closeAll(s.ready[s.size:])
+		s.ready = s.ready[:s.size]
+	}
+}
+
+// refuse tells the waiting clients that there are no sockets.
 func (s *stock) refuse() {
 	waiting := s.waiting
 	s.waiting = nil

@@ -33,8 +33,9 @@ func (s setns) String() string {
 // maxSteps is how many calls of setns a child makes at most.
 const maxSteps = 5
 
-// join is how the child gets to the target: at most two calls of setns, or with those of
-// entered maxSteps, in order, on descriptors that stay open until the child has been reaped.
+// join is how the child gets to the target: calls of setns in order, at most two, or
+// maxSteps with those of entered. Their descriptors stay open until the child has been
+// reaped.
 type join struct {
 	steps  []setns
 	userns int   // the user namespace joined, 0 if none; for explain
@@ -49,8 +50,8 @@ func (j *join) close() {
 	j.fds = nil
 }
 
-// letGo closes the network namespace, once whoever joins it has a copy: the mount that its
-// path is could not be unmounted otherwise.
+// letGo closes the network namespace once the child has a copy: a mount at its path could
+// not be unmounted otherwise.
 func (j *join) letGo() {
 	if i := slices.Index(j.fds, j.netns); i >= 0 {
 		unix.Close(j.netns)
@@ -84,7 +85,7 @@ func (j *join) namespace(path string, kind int, name string) (int, error) {
 		return -1, fail(op, err, hintPath(err))
 	}
 	if got, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE); err != nil || got != kind {
-		return -1, fail(op, errors.New("this is no "+name+" namespace"), "")
+		return -1, fail(op, errors.New("this is not a "+name+" namespace"), "")
 	}
 	return fd, nil
 }
@@ -117,8 +118,8 @@ func (j *join) network(t Target) (netns int, err error) {
 	}
 	defer unix.Close(pidfd)
 	netns, err = j.open(fmt.Sprintf("/proc/%d/ns/net", t.PID))
-	// The file was found by number. Unless the process still exists, it may be
-	// that of a successor.
+	// The file was found by PID. Unless the process still exists, it may be that of
+	// another process with the same PID.
 	if err == nil && unix.PidfdSendSignal(pidfd, 0, nil, 0) == unix.ESRCH {
 		err = unix.ESRCH
 	}
@@ -167,7 +168,7 @@ func (j *join) owner(netns int, t Target) (userns int, err error) {
 	return j.keep(userns), nil // close-on-exec, ioctl_ns(2)
 }
 
-// isOurs reports whether a namespace is the one of that name we are in.
+// isOurs reports whether we are in that namespace; name is its kind's in /proc/self/ns.
 func isOurs(fd int, name string) (bool, error) {
 	var ours, st unix.Stat_t
 	if err := unix.Stat("/proc/self/ns/"+name, &ours); err != nil {
@@ -179,7 +180,7 @@ func isOurs(fd int, name string) (bool, error) {
 	return ours.Dev == st.Dev && ours.Ino == st.Ino, nil
 }
 
-// explain says what helps against a refusal of setns.
+// explain is the remedy for a refusal of setns.
 func (j *join) explain(s setns, errno unix.Errno) string {
 	if errno != unix.EPERM {
 		return ""

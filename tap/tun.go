@@ -15,9 +15,9 @@ const (
 	// flagsPlain is an Ethernet device with nothing before its frames.
 	flagsPlain = unix.IFF_TAP | unix.IFF_NO_PI
 
-	// Offloads as TUNSETOFFLOAD counts them. USO came with Linux 6.2 and is
-	// taken only for both families at once (set_offload in drivers/net/tun.c). A
-	// checksum offload alone is not worth a separate case.
+	// Masks for TUNSETOFFLOAD. USO came with Linux 6.2 and is accepted only for
+	// both families at once (set_offload in drivers/net/tun.c). A checksum offload
+	// alone is not worth a separate case.
 	offloadTSO = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
 	offloadUSO = offloadTSO | unix.TUN_F_USO4 | unix.TUN_F_USO6
 )
@@ -87,7 +87,7 @@ func setOffload(fd, mask int) error {
 }
 
 // shapeVNetHdr sets the header's length and byte order, which outlive a detach
-// from a persistent interface, and asks the length back.
+// from a persistent interface, and verifies the length.
 func shapeVNetHdr(fd int) error {
 	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, vnetHdrLen); err != nil {
 		return fail("ioctl(TUNSETVNETHDRSZ)", err, "")
@@ -118,8 +118,8 @@ func hardwareAddr(fd int) (mac [6]byte, err error) {
 	return mac, nil
 }
 
-// KernelHasUSO reports whether devices can carry UDP super-datagrams, before there is
-// one to be asked: since Linux 6.2 (TUN_F_USO4).
+// KernelHasUSO reports whether devices can carry UDP super-datagrams, when there is no
+// device to ask yet: since Linux 6.2 (TUN_F_USO4).
 func KernelHasUSO() bool {
 	var name unix.Utsname
 	if unix.Uname(&name) != nil {

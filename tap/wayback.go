@@ -7,18 +7,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A guest with several networks has one way out at a time. A client from afar that came
-// by another network would be answered that way, from an address which is unknown
+// A guest with several networks has one default route at a time. A remote client that came
+// by another network would be answered by that route, from an address which is unknown
 // there. So what is sent from a device's address goes by a table of the device's own.
 const (
 	// wayBackTable, with the index of a device added, is its table.
 	wayBackTable = directTable + 1
-	// wayBackPriority is that of the first rule. Marked packets are dealt with before.
+	// wayBackPriority is that of the first rule. Marked packets are handled before.
 	wayBackPriority = rulePriority + 10
 )
 
-// addWayBack has the gateway lead what the guest sends from addr, but for what has a
-// nearer route, as neighbours have.
+// addWayBack routes by the gateway what the guest sends from addr, except to destinations
+// with a more specific route, such as neighbours.
 func (c *rtnetlinkConn) addWayBack(index int, addr, gateway netip.Addr) error {
 	source := addr.AsSlice()
 	table := nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(uint32(wayBackTable+index)))
@@ -43,7 +43,7 @@ func (c *rtnetlinkConn) addWayBack(index int, addr, gateway netip.Addr) error {
 		switch err := c.Change(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, parts...); err {
 		case nil, unix.EEXIST: // a predecessor's
 		case unix.EOPNOTSUPP, unix.EAFNOSUPPORT:
-			return nil // without policy routing clients from afar must come by the way out
+			return nil // without policy routing remote clients must come by the default route
 		default:
 			return fail("cannot set the way back from "+addr.String(), err, hintConfigure(err))
 		}

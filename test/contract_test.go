@@ -21,13 +21,13 @@ import (
 // hostAddress gives an interface of the host one more address for the test.
 func hostAddress(t testing.TB, link, cidr string) {
 	t.Helper()
-	lendAddress(t, env.Host, link, cidr)
+	lendAddress(t, env.Host, link, cidr, netlink.AddrAdd)
 }
 
 // lendAddress gives an interface of a namespace one more address for the test.
-func lendAddress(t testing.TB, ns *harness.NetNS, link, cidr string) {
+func lendAddress(t testing.TB, ns *harness.NetNS, link, cidr string, add func(netlink.Link, *netlink.Addr) error) {
 	t.Helper()
-	if err := harness.ChangeAddress(ns, link, cidr, netlink.AddrAdd); err != nil {
+	if err := harness.ChangeAddress(ns, link, cidr, add); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = harness.ChangeAddress(ns, link, cidr, netlink.AddrDel) })
@@ -107,7 +107,7 @@ func TestOutboundInterface(t *testing.T) {
 		t.Fatalf("without an address: %v, want ENETUNREACH", err)
 	}
 	hostAddress(t, "alt0", "192.0.2.9/32")
-	eventually(t, 3*time.Second, func() error {
+	soon(t, 3*time.Second, func() error {
 		c, err := w.Dial(context.Background(), "tcp4", hostPort(f.server, addr))
 		if err == nil {
 			c.Close()

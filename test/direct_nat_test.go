@@ -86,6 +86,7 @@ func (w *world) container(t testing.TB) *harness.NetNS {
 // cannot lead there; clients arrive all the same and are seen by their address,
 // the first one after a moment and the others at once.
 func TestDirectPathThroughTranslation(t *testing.T) {
+	t.Parallel()
 	ours(t, "--publish-mode")
 	nft := needs(t, "nft")
 	for name, hooks := range map[string][]string{"device": {"prerouting"}, "device and own": {"prerouting", "output"}} {
@@ -135,17 +136,22 @@ func throughTranslation(t *testing.T, nft string, hooks []string, first int) {
 		from := origins(f)
 		begin := time.Now()
 		visit(from[first])
-		if took := time.Since(begin); took > time.Second {
+		if took := time.Since(begin); took > deadline/2 {
 			t.Errorf("the first one has waited %v", took)
 		}
-		begin = time.Now()
+		// Others would wait a tenth of a second each time. A busy machine lets them wait, too,
+		// but not always.
 		for range 5 {
 			for _, o := range from {
-				visit(o)
+				eventually(t, deadline, func() error {
+					begin := time.Now()
+					visit(o)
+					if took := time.Since(begin); took > 100*time.Millisecond {
+						return fmt.Errorf("from %s: another one has waited %v", o.name, took)
+					}
+					return nil
+				})
 			}
-		}
-		if took := time.Since(begin); took > time.Second { // each would wait a tenth
-			t.Errorf("15 others have waited %v", took)
 		}
 	})
 }

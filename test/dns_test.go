@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -238,8 +239,11 @@ func TestB27_SeveralQueriesOnOneTCPConnection(t *testing.T) {
 	}
 }
 
-// TestB27_StormOfQueries: 500 at once from as many sockets are all answered.
+// TestB27_StormOfQueries: 500 at once from as many sockets are all answered, if need be when
+// they are asked again, as libraries do: on a busy machine the nameserver's buffer, which
+// has room for some 250, may be full.
 func TestB27_StormOfQueries(t *testing.T) {
+	const attempts = 3
 	w := serveWith(t, harness.HelperConfig{Etc: etc(t, "198.51.100.4")})
 	serveDNS(t, env.Net.Net, "198.51.100.4", named("192.0.2.44"))
 	before := w.usage(t)
@@ -251,21 +255,23 @@ func TestB27_StormOfQueries(t *testing.T) {
 				return err
 			}
 			defer conns[i].Close()
-			if _, err := conns[i].Write(q); err != nil {
-				return err
-			}
 		}
-		lost := 0
-		for _, c := range conns {
-			if err := c.SetReadDeadline(time.Now().Add(3 * time.Second)); err != nil {
-				return err
+		open := slices.Clone(conns)
+		for range attempts {
+			for _, c := range open {
+				if _, err := c.Write(q); err != nil {
+					return err
+				}
 			}
-			if _, err := c.Read(make([]byte, 512)); err != nil {
-				lost++
-			}
+			until := time.Now().Add(3 * time.Second)
+			open = slices.DeleteFunc(open, func(c net.Conn) bool {
+				c.SetReadDeadline(until)
+				_, err := c.Read(make([]byte, 512))
+				return err == nil
+			})
 		}
-		if lost > 0 {
-			t.Errorf("%d of %d queries lost", lost, len(conns))
+		if len(open) > 0 {
+			t.Errorf("%d of %d queries are not answered", len(open), len(conns))
 		}
 		return nil
 	}); err != nil {

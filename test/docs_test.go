@@ -17,12 +17,18 @@ type session struct{ command, output string }
 // sessions reads the blocks of a document that are marked console.
 func sessions(text string) (list []session) {
 	for _, block := range regexp.MustCompile("(?ms)^```console\n(.*?)^```").FindAllStringSubmatch(text, -1) {
-		for line := range strings.Lines(block[1]) {
-			if command, ok := strings.CutPrefix(line, "$ "); ok {
-				list = append(list, session{command: command})
-			} else if n := len(list); n > 0 {
-				list[n-1].output += line
-			}
+		list = append(list, typed(block[1])...)
+	}
+	return list
+}
+
+// typed has the lines of a block that begin with "$ ", and what comes after each.
+func typed(block string) (list []session) {
+	for line := range strings.Lines(block) {
+		if command, ok := strings.CutPrefix(line, "$ "); ok {
+			list = append(list, session{command: command})
+		} else if n := len(list); n > 0 {
+			list[n-1].output += line
 		}
 	}
 	return list
@@ -71,14 +77,14 @@ func TestDocumentedCommands(t *testing.T) {
 			if err := os.Symlink(env.Binary, home+"/epiphyte"); err != nil {
 				t.Fatal(err)
 			}
-			for _, dir := range []string{"/run", "/work"} {
+			for _, dir := range []string{"/run", "/here"} {
 				if err := os.Mkdir(home+dir, 0o700); err != nil {
 					t.Fatal(err)
 				}
 			}
 			for _, s := range list {
 				cmd := exec.CommandContext(timeout(t, deadline), "sh", "-c", s.command)
-				cmd.Dir = home + "/work"
+				cmd.Dir = home + "/here"
 				cmd.Env = []string{"HOME=" + home, "XDG_RUNTIME_DIR=" + home + "/run", "PATH=" + home + ":/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
 				cmd.SysProcAttr = &syscall.SysProcAttr{}
 				var out strings.Builder

@@ -132,3 +132,24 @@ func TestDoctorSaysWhoIsPasta(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 }
+
+// Before version 5 podman takes slirp4netns: the program that its configuration names, or else
+// the PATH's.
+func TestDoctorSaysWhoIsSlirp4netns(t *testing.T) {
+	ours(t, "doctor")
+	t.Parallel()
+	dir := t.TempDir()
+	writeFile(t, dir+"/podman", "#!/bin/sh\necho podman version 4.3.1\n")
+	if err := os.Chmod(dir+"/podman", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, dir+"/containers.conf", "[engine]\nnetwork_cmd_path = \""+env.Binary+"\"\n")
+	r, _ := examine(t, lack{script: "export CONTAINERS_CONF=" + dir + "/containers.conf PATH=" + dir})
+	if f := about(t, r, "podman"); f.State != doctor.OK || !strings.HasSuffix(f.Text, "for slirp4netns "+env.Binary+", which is this program") {
+		t.Errorf("%+v", f)
+	}
+	r, _ = examine(t, lack{script: "export CONTAINERS_CONF=/nonexistent PATH=" + dir})
+	if f := about(t, r, "podman"); f.State != doctor.Limited || !strings.Contains(f.Remedy, "/usr/local/bin/slirp4netns") {
+		t.Errorf("%+v", f)
+	}
+}

@@ -173,6 +173,7 @@ func TestExposedTransfers(t *testing.T) {
 // TestB16_ExposedConnections: thousands in a row and hundreds at once succeed,
 // and nothing is left of them.
 func TestB16_ExposedConnections(t *testing.T) {
+	t.Parallel()
 	ours(t, "--expose-host")
 	f := families()[0]
 	w := serve(t, "--expose-host", hostService(t, f, echoTCP)+":8075")
@@ -241,7 +242,8 @@ func TestB5_ExposedAgain(t *testing.T) {
 func TestB36_ExposedPortIsBusy(t *testing.T) {
 	ours(t, "--expose-host")
 	g := newGuest(t)
-	h := attach(t, g, harness.HelperConfig{}, "--expose-host", "22:8077") // brings lo up, for what follows
+	// It brings lo up, for what follows. An agent would be a process of its own.
+	h := attach(t, g, harness.HelperConfig{}, append(onDevice(), "--expose-host", "22:8077")...)
 	begin := time.Now()
 	second := must(env.Start(timeout(t, deadline), harness.HelperConfig{
 		Args:   []string{"-c", "-r", harness.ReadyFD, "-p", "18077", "--expose-host", "22:8078", "--expose-host", "22:8077", fmt.Sprint(g.PID), "tap1"},

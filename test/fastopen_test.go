@@ -21,25 +21,30 @@ func TestB13_FastOpen(t *testing.T) {
 			b, _ := io.ReadAll(c) // what is missing shows
 			got <- b
 		})
-		fd := must(w.Socket(f.af, unix.SOCK_STREAM, 0))(t)
-		if err := unix.SetNonblock(fd, false); err != nil {
-			t.Fatal(err)
-		}
-		start := time.Now()
-		sendInSYN(t, fd, server.(*net.TCPAddr).AddrPort(), data)
-		took := time.Since(start)
-		if err := unix.Close(fd); err != nil {
-			t.Fatal(err)
-		}
-		select {
-		case b := <-got:
-			if !bytes.Equal(b, data) {
-				t.Errorf("%d bytes arrived, not the %d sent", len(b), len(data))
+		// A second SYN would follow after a second. A busy machine may send one, but not always.
+		const again = 700 * time.Millisecond
+		took := again
+		for try := 0; try < 3 && took >= again; try++ {
+			fd := must(w.Socket(f.af, unix.SOCK_STREAM, 0))(t)
+			if err := unix.SetNonblock(fd, false); err != nil {
+				t.Fatal(err)
 			}
-		case <-time.After(deadline):
-			t.Fatal("nothing arrived")
+			start := time.Now()
+			sendInSYN(t, fd, server.(*net.TCPAddr).AddrPort(), data)
+			took = time.Since(start)
+			if err := unix.Close(fd); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case b := <-got:
+				if !bytes.Equal(b, data) {
+					t.Errorf("%d bytes arrived, not the %d sent", len(b), len(data))
+				}
+			case <-time.After(deadline):
+				t.Fatal("nothing arrived")
+			}
 		}
-		if took > 700*time.Millisecond {
+		if took >= again {
 			t.Errorf("connecting took %v: the SYN was sent twice", took)
 		}
 	})

@@ -17,7 +17,8 @@ import (
 type psGuest struct {
 	Program, Process int
 	Command          []string
-	Interface        string
+	Interface, IPv4  string
+	Network, Member  string // of a network's
 }
 
 // ps lists the running guests.
@@ -132,7 +133,7 @@ func TestFind_Exec(t *testing.T) {
 	if _, err, code := n.try(t, "exec", "no-such-command"); code != 127 || !strings.Contains(err, "not found") {
 		t.Errorf("a command that there is not: status %d, %q", code, err)
 	}
-	if _, err, code := n.try(t, "exec", "--id", "1", "true"); code != 1 || !strings.Contains(err, "no guest has the number 1") {
+	if _, err, code := n.try(t, "exec", "--id", "1", "true"); code != 1 || !strings.Contains(err, `there is no guest "1"`) {
 		t.Errorf("another number: status %d, %q", code, err)
 	}
 }
@@ -167,7 +168,7 @@ func TestFind_WhoSpeaks(t *testing.T) {
 		t.Errorf("status %d, %q", code, stderr)
 	}
 	for line := range strings.Lines(stderr) {
-		if !strings.HasPrefix(line, "epiphyte: ") {
+		if !strings.HasPrefix(line, "epiphyte run: ") {
 			t.Errorf("who says %q?", line)
 		}
 	}

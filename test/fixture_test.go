@@ -76,9 +76,9 @@ func median(d []time.Duration) time.Duration {
 	return d[len(d)/2]
 }
 
-// late reports whether a start of the helper, or its failure, took longer than the limit
-// allows on a machine as busy as this one is: beside what it took stands what the same
-// program takes to do nothing but print its version.
+// late reports whether something took longer than the limit allows on a machine as busy as
+// this one is: beside what it took stands what the program takes to do nothing but print its
+// version.
 func late(t testing.TB, took, limit time.Duration) bool {
 	t.Helper()
 	if took <= limit {
@@ -104,6 +104,17 @@ func eventually(t testing.TB, d time.Duration, f func() error) {
 	t.Helper()
 	if err := harness.Eventually(d, f); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// soon is eventually for what users are promised within d; it may take longer on a machine
+// that is as much slower.
+func soon(t testing.TB, d time.Duration, f func() error) {
+	t.Helper()
+	begin := time.Now()
+	eventually(t, deadline, f)
+	if took := time.Since(begin); late(t, took, d) {
+		t.Errorf("took %v, want %v at most", took, d)
 	}
 }
 
@@ -145,7 +156,7 @@ func attach(t testing.TB, g *harness.Guest, cfg harness.HelperConfig, flags ...s
 		if t.Failed() {
 			t.Logf("helper %q said:\n%s", cfg.Args, h.Stderr)
 		}
-		if err := harness.Eventually(time.Second, func() error {
+		if err := harness.Eventually(deadline, func() error {
 			if links, err := g.Links(); err != nil || len(links) > 0 {
 				return fmt.Errorf("links left in the guest: %v, %v", links, err)
 			}
@@ -270,11 +281,11 @@ func cells() []cell {
 }
 
 // eachCell runs f for every way and both families. The ways run in parallel.
-func eachCell(t *testing.T, f func(*testing.T, *world, family)) {
+func eachCell(t *testing.T, f func(*testing.T, *world, family), flags ...string) {
 	for _, c := range cells() {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			w := serve(t, c.flags...)
+			w := serve(t, append(flags, c.flags...)...)
 			eachFamily(t, func(t *testing.T, fam family) { f(t, w, fam) })
 		})
 	}

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Fuzzes every target of the packages for FUZZTIME each (default 60s), one after the
-# other. A target that fails keeps no other from its turn; what made it fail stays in
-# its package's testdata/fuzz, where go test finds it again.
+# Fuzzes every target of the packages for FUZZTIME each (default 60s), one after the other,
+# even if one fails. The input that made a target fail stays in its package's testdata/fuzz,
+# where go test finds it again.
 set -eu
 time=${FUZZTIME:-60s}
 temp=$(mktemp -d)
@@ -9,9 +9,9 @@ trap 'rm -rf "$temp"' EXIT
 trap 'exit 1' INT TERM
 log=$temp/log cache=$(go env GOCACHE)/fuzz
 
-# Each package is linked once: go test -fuzz would do so for every target. Minimizing what
-# is only interesting would take most of the time. If the time ends within an execution,
-# the test may say that its context's deadline is exceeded: no input has failed then.
+# Each package is linked once: go test -fuzz would do so for every target. Minimizing inputs
+# that are only interesting would take most of the time. If the time ends during an execution,
+# the test may report that its context's deadline is exceeded: then no input has failed.
 run() {
 	(cd "$1" && "$temp/test" -test.run='^$' -test.fuzz="^$3\$" -test.fuzztime="$time" \
 		-test.fuzzminimizetime=100x -test.fuzzcachedir="$cache/$2") >"$log" 2>&1 && return

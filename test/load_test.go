@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"epiphyte/test/harness"
 )
 
 // sockaddr gives the kernel's form of an address and a port.
@@ -113,6 +115,26 @@ func TestB16_MemoryIsGivenBack(t *testing.T) {
 	})
 }
 
+// shareOut makes connections 0 to n-1 in a namespace, several at a time.
+func shareOut(ns *harness.NetNS, workers, n int, one func(i int) error) error {
+	var wg sync.WaitGroup
+	failures := make([]error, workers)
+	for first := range workers {
+		wg.Go(func() {
+			failures[first] = ns.Do(func() error {
+				for i := first; i < n; i += workers {
+					if err := one(i); err != nil {
+						return fmt.Errorf("connection %d of %d: %w", i, n, err)
+					}
+				}
+				return nil
+			})
+		})
+	}
+	wg.Wait()
+	return errors.Join(failures...)
+}
+
 // manyConnections opens n connections, 64 at a time, uses all of them while all
 // are open and closes them.
 func (w *world) manyConnections(t *testing.T, f family, addr string, n int) {
@@ -126,31 +148,13 @@ func (w *world) manyConnections(t *testing.T, f family, addr string, n int) {
 		}
 	}()
 	const workers = 64
-	all := func(one func(i int) error) error {
-		var wg sync.WaitGroup
-		failures := make([]error, workers)
-		for first := range workers {
-			wg.Go(func() {
-				failures[first] = w.Do(func() error {
-					for i := first; i < n; i += workers {
-						if err := one(i); err != nil {
-							return fmt.Errorf("connection %d of %d: %w", i, n, err)
-						}
-					}
-					return nil
-				})
-			})
-		}
-		wg.Wait()
-		return errors.Join(failures...)
-	}
-	if err := all(func(i int) (err error) {
+	if err := shareOut(w.NetNS, workers, n, func(i int) (err error) {
 		conns[i], err = net.DialTimeout("tcp"+f.v, addr, deadline)
 		return err
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if err := all(func(i int) error {
+	if err := shareOut(w.NetNS, workers, n, func(i int) error {
 		if err := conns[i].SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 			return err
 		}

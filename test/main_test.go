@@ -11,8 +11,8 @@
 // the process as a whole is checked for leaks after the last test.
 //
 // With HELPER=/path/to/program another helper with the same command line is
-// tested instead; what is ours alone is then skipped. With EPIPHYTE_FLAGS=--queues=2,
-// say, every helper of ours is started with that option.
+// tested instead; what is ours alone is then skipped. With EPIPHYTE_FLAGS=--queues=2 or
+// --bulk=always, say, every helper of ours is started with that option.
 package test
 
 import (

@@ -3,6 +3,7 @@ package test
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"strings"
@@ -34,9 +35,16 @@ func newPlace(t testing.TB) place {
 	t.Helper()
 	i := 100 + places.Add(1)
 	p := place{fmt.Sprintf("198.51.100.%d", i), fmt.Sprintf("2001:db8:2::%x", i)}
-	lendAddress(t, env.Net.Net, "down0", p.v4+"/24")
-	lendAddress(t, env.Net.Net, "down0", p.v6+"/64")
+	lendAddress(t, env.Net.Net, "down0", p.v4+"/24", addDeprecated)
+	lendAddress(t, env.Net.Net, "down0", p.v6+"/64", addDeprecated)
 	return p
+}
+
+// addDeprecated adds an address that the kernel does not choose for new connections (RFC
+// 6724, rule 3): those of other tests, beside this one, outlive it.
+func addDeprecated(link netlink.Link, addr *netlink.Addr) error {
+	addr.ValidLft, addr.PreferedLft = math.MaxUint32, 0
+	return netlink.AddrAdd(link, addr)
 }
 
 // newOutside is one with the members' servers.

@@ -100,7 +100,12 @@ func (n *networks) start(t testing.TB, args ...string) *harness.Helper {
 	cfg := n.cfg
 	cfg.Args, cfg.NoWait = args, true
 	h := must(env.Start(timeout(t, deadline), cfg))(t)
-	t.Cleanup(h.Kill)
+	t.Cleanup(func() {
+		h.Kill()
+		if t.Failed() {
+			t.Logf("epiphyte %q said: %s%s", args, h.Stdout, h.Stderr)
+		}
+	})
 	return h
 }
 
@@ -145,6 +150,8 @@ type shownMember struct {
 	MAC       string     `json:"mac"`
 	IPv4      netip.Addr `json:"ipv4"`
 	IPv6      netip.Addr `json:"ipv6"`
+	Policy    string     `json:"policy"`
+	Denied    uint64     `json:"denied"`
 	Publish   []string   `json:"publish"`
 	Since     time.Time  `json:"since"`
 	Stats     struct {
@@ -260,7 +267,7 @@ func (n *networks) member(t testing.TB, network, name string, pid int, h *harnes
 	info := n.inspect(t, network)
 	i := slices.IndexFunc(info.members, func(m shownMember) bool { return m.Name == name })
 	if i < 0 {
-		t.Fatalf("%s is no member of %s: %s", name, network, info.Members)
+		t.Fatalf("%s is not a member of %s: %s", name, network, info.Members)
 	}
 	m.shownMember = info.members[i]
 	m.gateway = map[int]string{unix.AF_INET: info.Gateway.String()}

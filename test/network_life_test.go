@@ -138,6 +138,7 @@ func publishedEchoes(t testing.TB, port string) error {
 // between members that is under way ends with the right checksum, addresses stay, names,
 // published ports and the way out are back within 2 seconds.
 func TestN4_Survives(t *testing.T) {
+	t.Parallel()
 	const size = 1 << 30 // enough to be in the middle of it
 	for i, what := range []struct {
 		name   string
@@ -150,6 +151,7 @@ func TestN4_Survives(t *testing.T) {
 		{name: "upgrade", do: upgrade},
 	} {
 		t.Run(what.name, func(t *testing.T) {
+			t.Parallel()
 			port := fmt.Sprint(19100 + i)
 			s := newSurvivors(t, port)
 			if err := s.works(t, port); err != nil {
@@ -161,7 +163,7 @@ func TestN4_Survives(t *testing.T) {
 			<-half
 			what.do(t, s, before)
 			begin := time.Now()
-			eventually(t, 2*time.Second, func() error { return s.works(t, port) })
+			soon(t, 2*time.Second, func() error { return s.works(t, port) })
 			t.Logf("everything works after %v", time.Since(begin))
 			close(resume)
 			if err := <-done; err != nil {
@@ -207,7 +209,7 @@ func upgrade(t testing.TB, s *survives, before shown) {
 	if code, _, err := h.Exit(timeout(t, deadline)); code != 0 || err != nil {
 		t.Fatalf("exit status %d, %v: %s", code, err, h.Stderr)
 	}
-	eventually(t, 2*time.Second, func() error {
+	soon(t, 2*time.Second, func() error {
 		info, err := s.tryInspect(t, "web")
 		if err != nil || info.Worker == before.Worker {
 			return fmt.Errorf("the worker is still %d: %w", info.Worker, err)
@@ -229,7 +231,7 @@ func TestN4_DetachedMembers(t *testing.T) {
 	b.serveEcho(t)
 	a.finds(t, b)
 	kill(t, n.inspect(t, "web").Worker)
-	eventually(t, 2*time.Second, func() error {
+	soon(t, 2*time.Second, func() error {
 		for _, f := range families() {
 			if err := a.tryTCP(t, f, b.address(f)); err != nil {
 				return err
@@ -242,14 +244,14 @@ func TestN4_DetachedMembers(t *testing.T) {
 		t.Error(err)
 	}
 	// Its namespace is still held by this test; its process is not.
-	eventually(t, 3*time.Second, func() error {
+	soon(t, 3*time.Second, func() error {
 		if r, err := b.tryAsk(t, "udp4", "a", dns.TypeA, patience); err != nil || r.Rcode != dns.RcodeNameError {
 			return fmt.Errorf("a is known: %v, %w", r, err)
 		}
 		return nil
 	})
 	n.do(t, "network", "disconnect", "web", "b")
-	eventually(t, time.Second, func() error { // until the keeper has let go of it, too
+	soon(t, time.Second, func() error { // until the keeper has let go of it, too
 		if links, err := b.Links(); err != nil || len(links) > 0 {
 			return fmt.Errorf("a disconnected member has %v, %w", links, err)
 		}
@@ -328,7 +330,7 @@ func TestN5_MemberLeaves(t *testing.T) {
 			if _, _, err := m.helper.Exit(timeout(t, deadline)); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, time.Second, func() error {
+			soon(t, time.Second, func() error {
 				if r, err := stays.tryAsk(t, "udp4", "db", dns.TypeA, patience); err != nil || r.Rcode != dns.RcodeNameError {
 					return fmt.Errorf("the name is known: %v, %w", r, err)
 				}
@@ -409,10 +411,10 @@ func TestN5_Terminated(t *testing.T) {
 	if err := service.Signal(unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if code, sig, err := service.Exit(timeout(t, 3*time.Second)); code != 0 || sig != 0 || err != nil {
+	if code, sig, err := service.Exit(timeout(t, deadline)); code != 0 || sig != 0 || err != nil {
 		t.Errorf("exit status %d, signal %v, %v: %s", code, sig, err, service.Stderr)
 	}
-	eventually(t, 2*time.Second, func() error {
+	soon(t, 2*time.Second, func() error {
 		info, err := n.tryInspect(t, "web")
 		if err == nil && (len(info.members) != 1 || info.members[0].IPv4 != a.IPv4) {
 			err = fmt.Errorf("members: %s", info.Members)

@@ -43,7 +43,7 @@ func newCrowd(t *testing.T) *crowd {
 	ours(t, "networks")
 	dir := must(os.MkdirTemp("", "many-"))(t) // not t.TempDir, whose paths are too long for those of sockets
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	c := &crowd{cfg: harness.HelperConfig{Env: []string{"XDG_RUNTIME_DIR=" + dir, "XDG_CONFIG_HOME=" + dir}, NoWait: true}}
+	c := &crowd{cfg: harness.HelperConfig{Env: []string{"XDG_RUNTIME_DIR=" + dir, "XDG_CONFIG_HOME=" + dir}, NoWait: true, Plain: true}}
 	c.run(t, "network", "create", "--subnet="+crowdSubnet, crowdName)
 	keeper := c.start(t, "network", "serve", "--stay", crowdName)
 	eventually(t, deadline, func() error {
@@ -135,6 +135,7 @@ func (c *crowd) memory(t *testing.T) (sum int64) {
 
 // TestNetworkManyMembers is about fifty of them.
 func TestNetworkManyMembers(t *testing.T) {
+	t.Parallel()
 	const members = 50
 	c := newCrowd(t)
 	c.grow(t, 1)

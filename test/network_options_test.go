@@ -86,7 +86,7 @@ func TestN8_OptionsThatCannotWork(t *testing.T) {
 		if code != 1 || stderr == "" || !strings.Contains(stderr, tc.says) || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%s: exit status %d, %q, want one line about %q", tc.args, code, text, tc.says)
 		}
-		if took > 3*time.Second {
+		if late(t, took, 3*time.Second) {
 			t.Errorf("%s: took %v", tc.args, took)
 		}
 	}
@@ -190,8 +190,8 @@ func TestN8_Shows(t *testing.T) {
 		{"inspect web", `^network +web$`},
 		{"inspect later", `^processes +none, it is not running$`},
 		{"inspect web", `^gateway and DNS +10\.90\.0\.1 fd90::1$`},
-		{"inspect web", `^MEMBER +ALIASES +IPV4 +IPV6 +PORTS +IN +OUT +DROPPED +SINCE$`},
-		{"inspect web", `^db +postgres +10\.90\.0\.2 +fd90::2 +127\.0\.0\.1:19301:5432\S* +[0-9]{6,} +[0-9]{6,} +0 +\d{4}-`},
+		{"inspect web", `^MEMBER +ALIASES +IPV4 +IPV6 +PORTS +IN +OUT +DROPPED +POLICY +DENIED +SINCE$`},
+		{"inspect web", `^db +postgres +10\.90\.0\.2 +fd90::2 +127\.0\.0\.1:19301:5432\S* +[0-9]{6,} +[0-9]{6,} +0 +- +0 +\d{4}-`},
 	} {
 		out := n.do(t, append([]string{"network"}, strings.Fields(tc.what)...)...)
 		if !regexp.MustCompile("(?m)" + tc.want).MatchString(out) {

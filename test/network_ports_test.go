@@ -193,11 +193,11 @@ func TestN6_InternalPublishesNothing(t *testing.T) {
 	t.Parallel()
 	n := newNetworks(t)
 	n.do(t, "network", "create", "vault", "--internal")
-	_, stderr, code := n.try(t, "run", "--network", "vault", "-p", "127.0.0.1:19231:7000", "--", "true")
+	_, stderr, code := n.try(t, "run", "--network", "vault", "-p", "127.0.0.1:19236:7000", "--", "true")
 	if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "internal") {
 		t.Errorf("exit status %d, %q", code, stderr)
 	}
-	if err := refusal(t, env.Host, "tcp4", "127.0.0.1:19231"); !isErrno(err, syscall.ECONNREFUSED) {
+	if err := refusal(t, env.Host, "tcp4", "127.0.0.1:19236"); !isErrno(err, syscall.ECONNREFUSED) {
 		t.Errorf("the port: %v", err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 // TestN9_Rests: a network of ten members that have nothing to say uses no CPU time
 // and is hardly woken, worker and keeper, and a member costs little memory.
 func TestN9_Rests(t *testing.T) {
+	t.Parallel()
 	const members = 10
 	// A member's: its port, names and connection, in both processes.
 	const memberMemory = 300 << 10

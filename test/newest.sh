@@ -1,14 +1,12 @@
 #!/bin/sh
-# Unpacks packages of the development suite of the distribution that this machine is
-# subscribed to, with all that they need, into DIR/root. Programs in it are pointed at
-# their own loader and libraries: a wrapper would add to the time to start, and pasta
-# looks beside its own executable for a build that suits the processor. Nothing is
-# installed.
+# Unpacks packages of the development suite of this machine's distribution, with their
+# dependencies, into DIR/root. The programs are patched to use their own loader and
+# libraries: a wrapper would add to the time to start, and pasta looks beside its own
+# executable for a build that suits the processor. Nothing is installed.
 #
 #	newest.sh DIR 'PACKAGE...' 'PROGRAM...' [next]     programs are patterns below root
 #
-# With next the packages themselves are taken from what the suite will have next, where
-# that has them.
+# With next the packages themselves come from the suite that precedes it, if it has them.
 set -eu
 dir=$1 packages=$2 programs=$3 next=${4-}
 umask 022

@@ -194,6 +194,7 @@ func TestPastaOutlivesItsPath(t *testing.T) {
 // TestPastaRestart: the same port and interface again and again, without a pause for the
 // predecessor to go.
 func TestPastaRestart(t *testing.T) {
+	t.Parallel()
 	g := newGuest(t)
 	for i := range 50 {
 		d := pastaDaemon(t, g, "-t", "18082:80", "-u", "18082:80", "-T", "none", "-U", "none")
@@ -205,6 +206,7 @@ func TestPastaRestart(t *testing.T) {
 
 // TestPastaFaults: one line on stderr, exit status 1, and nothing left.
 func TestPastaFaults(t *testing.T) {
+	t.Parallel()
 	busy := serveTCP(t, env.Host, "tcp4", "0.0.0.0:0", tellBoth)
 	self := func(pid int) []string { return []string{fmt.Sprint(pid)} }
 	for name, c := range map[string]struct {
@@ -218,10 +220,11 @@ func TestPastaFaults(t *testing.T) {
 		"process":   {nil, func(int) []string { return []string{"4194303"} }, "4194303"},
 		"path":      {nil, func(int) []string { return []string{"--netns", "/nonexistent/ns"} }, "/nonexistent/ns"},
 		"userns":    {[]string{"--userns", "/nonexistent/user"}, self, "/nonexistent/user"},
-		"no netns":  {nil, func(int) []string { return []string{"--netns", "/dev/null"} }, "no network namespace"},
+		"no netns":  {nil, func(int) []string { return []string{"--netns", "/dev/null"} }, "not a network namespace"},
 		"port":      {[]string{"-t", port(busy)}, self, port(busy)},
 		"pid file":  {[]string{"--pid", "/nonexistent/pid"}, self, "/nonexistent/pid"},
 		"interface": {[]string{"-i", "nonexistent0"}, self, "nonexistent0"},
+		"splice":    {[]string{"--splice-only", "--no-splice"}, self, "--splice-only and --no-splice leave no way"},
 		"ours":      {[]string{"--publish-mode=x"}, self, "--publish-mode must be"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -177,6 +177,25 @@ func TestPastaExposed(t *testing.T) {
 	})
 }
 
+// TestPastaExposedOneFamily: a port is on loopback addresses of the families that there are.
+func TestPastaExposedOneFamily(t *testing.T) {
+	t.Parallel()
+	for i, off := range []string{"-6", "-4"} { // IPv4 is the first of families
+		g := newGuest(t)
+		pastaDaemon(t, g, off, "-t", "none", "-u", "none", "-T", "80", "-U", "none")
+		for j, f := range families() {
+			c, err := g.Dial(timeout(t, deadline), "tcp"+f.v, net.JoinHostPort(f.loop, "80"))
+			if err == nil {
+				c.Close()
+			}
+			// Nobody listens on the host, so an accepted client is reset, perhaps at once.
+			if listens := err == nil || isErrno(err, unix.ECONNRESET); listens != (i != j) {
+				t.Errorf("%s: %s: %v", off, f.loop, err)
+			}
+		}
+	}
+}
+
 // TestPastaAuto: by default ports follow servers in both directions, soon after these come
 // and go; those of one direction do not lead back by the other.
 func TestPastaAuto(t *testing.T) {

@@ -442,6 +442,7 @@ func TestCaptureEndsAtItsSize(t *testing.T) {
 // TestCaptureThatNobodyTakes costs the guest nothing: what does not fit is missing in the
 // capture, and counted.
 func TestCaptureThatNobodyTakes(t *testing.T) {
+	t.Parallel()
 	ours(t, "--pcap")
 	dir := t.TempDir()
 	pipe, socket := filepath.Join(dir, "pipe"), filepath.Join(dir, "http")
@@ -467,6 +468,7 @@ func TestCaptureThatNobodyTakes(t *testing.T) {
 
 // TestCaptureOfANetwork has each frame once, those between members and those for outside.
 func TestCaptureOfANetwork(t *testing.T) {
+	t.Parallel()
 	n := newNetworks(t)
 	a, b := n.run(t, "web", "a"), n.run(t, "web", "b")
 	h := n.start(t, "pcap", "--network", "web")

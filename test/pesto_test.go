@@ -197,6 +197,7 @@ func closed(t testing.TB, addr string) {
 
 // TestPestoSession: add, show, delete and conflicts, and what a client finds each time.
 func TestPestoSession(t *testing.T) {
+	t.Parallel()
 	f := newForwarding(t)
 	f.start(t, "-t", "17300:8080")
 	serveTCP(t, f.NetNS, "tcp", "[::]:8080", echoTCP)
@@ -231,7 +232,7 @@ func TestPestoSession(t *testing.T) {
 		"-D -t 17300:8080 -A -t 17302:8080 -t 127.0.0.1/" + port(busy): "address already in use",
 		"-D -t 17300:8080 -A -t 17302:8080 -t 203.0.113.1/17303":       "cannot assign requested address",
 		"-t 17302:8080 -t 0.0.0.0/80":                                  "permission denied",
-		"-A -t 17302:8080 -t 0":                                        `"0" is no port`,
+		"-A -t 17302:8080 -t 0":                                        `"0" is not a port`,
 	} {
 		out, code := f.pesto(t, append(strings.Fields(line), f.socket)...)
 		if code != 1 || !strings.HasPrefix(out, "pesto: ") || !strings.Contains(out, says) {
@@ -334,6 +335,7 @@ func TestPestoThousandPorts(t *testing.T) {
 
 // TestPestoAfterKill: what pesto has added is back, below what the command line says.
 func TestPestoAfterKill(t *testing.T) {
+	t.Parallel()
 	f := newForwarding(t)
 	serveTCP(t, f.NetNS, "tcp4", "0.0.0.0:8080", echoTCP)
 	f.start(t)

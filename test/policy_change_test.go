@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -92,7 +94,8 @@ func (x *load) isReset(t testing.TB) {
 }
 
 // TestPolicyChangesDuringTransfers: what was allowed goes on under a policy that denies it,
-// and ends at once under one that says so, whoever has begun it and whatever it is.
+// and ends at once under one that says so, whoever has begun it and whatever it is; whether
+// the policy comes by a signal or by the HTTP socket.
 func TestPolicyChangesDuringTransfers(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"direct", "stack"} {
@@ -110,8 +113,13 @@ func changesDuringTransfers(t *testing.T, f family, mode string) {
 	server := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), echoTCP)
 	datagrams := servePacket(t, env.Net.Net, "udp"+f.v, net.JoinHostPort(f.server, "0"), echoPacket)
 	const allow = "allow good.example\nallow in from public to 8080\n"
-	p := underPolicy(t, allow, "--publish-mode", mode, "-p", host+":18083:8080", "-p", host+":18083:8080/udp")
-	p.zone.set("good.example.", f.record(), "good.example. 60 IN "+f.record()+" "+f.server)
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o777); err != nil { // a plain user makes the socket
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "http")
+	p := underPolicy(t, allow, "--http-socket", socket, "--publish-mode", mode, "-p", host+":18083:8080", "-p", host+":18083:8080/udp")
+	p.zone.lead(f, "good.example", f.server)
 	serveTCP(t, p.NetNS, "tcp"+f.v, net.JoinHostPort(any, "8080"), echoTCP)
 	servePacket(t, p.NetNS, "udp"+f.v, net.JoinHostPort(any, "8080"), echoPacket)
 	out, err := p.connect(t, "good.example", f.kind(), port(server))
@@ -143,17 +151,26 @@ func changesDuringTransfers(t *testing.T, f family, mode string) {
 		}
 		return nil
 	}
-	p.replace(t, other)
+	replace := p.replace
+	if mode == "stack" {
+		replace = func(t testing.TB, text string) {
+			t.Helper()
+			if got := overHTTP(t, socket, "PUT", "/v1/policy", text); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
+				t.Errorf("PUT: %s", got)
+			}
+		}
+	}
+	replace(t, other)
 	eventually(t, deadline, gone)
 	goOn()
-	p.replace(t, allow)
+	replace(t, allow)
 	eventually(t, deadline, func() error {
 		if gone() == nil {
 			return errors.New("the policy is not back")
 		}
 		return nil
 	})
-	p.replace(t, other+"flows kill\n")
+	replace(t, other+"flows kill\n")
 	for _, x := range transfers {
 		x.isReset(t)
 	}

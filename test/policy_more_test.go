@@ -1,22 +1,20 @@
 package test
 
 import (
-	"context"
 	"crypto/tls"
+	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/miekg/dns"
-
 	"epiphyte/test/harness"
 )
 
-// TestPolicyInward: clients of published ports are let in by where they come from.
+// TestPolicyInward: clients of published ports are let in by where they come from. The record
+// says who came, and to which server of the guest.
 func TestPolicyInward(t *testing.T) {
 	for _, mode := range []string{"stack", "direct"} {
 		t.Run(mode, func(t *testing.T) {
@@ -33,10 +31,11 @@ func policyInward(t *testing.T, f family, mode string) {
 	p := underPolicy(t, "allow in from "+source+" to 8080\n", "--publish-mode", mode, "-p", host+":18081:8080", "-p", host+":18082:8081")
 	serveTCP(t, p.NetNS, "tcp"+f.v, any+":8080", echoTCP)
 	serveTCP(t, p.NetNS, "tcp"+f.v, any+":8081", echoTCP)
+	guest := must(p.Address(tapName, f.af))(t)
 	for _, tt := range []struct {
-		from, port string
-		want       bool
-	}{{source, "18081", true}, {other, "18081", false}, {source, "18082", false}} {
+		from, port, server string
+		want               bool
+	}{{source, "18081", "8080", true}, {other, "18081", "8080", false}, {source, "18082", "8081", false}} {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(tt.from)}}
 		c, err := env.Net.Net.DialWith(timeout(t, deadline), d, "tcp"+f.v, host+":"+tt.port)
 		if err == nil {
@@ -46,87 +45,92 @@ func policyInward(t *testing.T, f family, mode string) {
 		if (err == nil) != tt.want || os.IsTimeout(err) {
 			t.Errorf("%s: from %s to %s: %v", mode, tt.from, tt.port, err)
 		}
+		verdict := map[bool]string{true: "allow", false: "deny"}[tt.want]
+		eventually(t, deadline, func() error {
+			list := p.records(t, net.JoinHostPort(guest.String(), tt.server))
+			for _, r := range list {
+				client, _, _ := net.SplitHostPort(fmt.Sprint(r["source"]))
+				if client == tt.from && r["verdict"] == verdict && r["in"] == true {
+					return nil
+				}
+			}
+			return fmt.Errorf("%s: from %s to %s: recorded %v, want %s", mode, tt.from, tt.server, list, verdict)
+		})
 	}
 }
 
 // TestPolicyPins: with names pin a guest gets real addresses, which are allowed as long
 // as they are those of an allowed name, and of the same name on the wire.
 func TestPolicyPins(t *testing.T) {
-	cfg := &tls.Config{Certificates: []tls.Certificate{certificate(t)}}
-	serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":443", func(c *net.TCPConn) { tls.Server(c, cfg).Handshake() })
-	p := underPolicy(t, "names pin\nallow good.example:443\nallow fine.example:443\nallow own.example:443\n")
-	p.zone.set("own.example.", "A", "own.example. 60 IN A "+harness.HostIPv4)
-	p.find(t, "own.example", dns.TypeA)
-	p.wantDenied(t, "tcp4", harness.HostIPv4+":443")
-	for _, name := range []string{"good.example.", "fine.example."} {
-		p.zone.set(name, "A", name+" 60 IN CNAME cdn.example.", "cdn.example. 60 IN A "+harness.NetIPv4, "cdn.example. 60 IN A 10.0.0.1")
-	}
-	p.wantDenied(t, "tcp4", harness.NetIPv4+":443")
-	if addr, _ := p.find(t, "good.example", dns.TypeA); addr != harness.NetIPv4 {
-		t.Errorf("good.example has the address %s", addr)
-	}
-	p.find(t, "fine.example", dns.TypeA)
-	for sni, want := range map[string]bool{"good.example": true, "fine.example": true, "evil.example": false} {
-		c, err := p.dialFor(t, "tcp4", harness.NetIPv4+":443")
-		if err != nil {
-			t.Fatal(err)
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, f family) {
+		var got arrivals
+		server := port(serveTLS(t, f, &tls.Config{}, &got))
+		at := net.JoinHostPort(f.server, server)
+		p := underPolicy(t, strings.ReplaceAll("names pin\nallow good.example:$\nallow fine.example:$\nallow own.example:$\n", "$", server))
+		own, private := harness.HostIPv4, "10.0.0.1"
+		if f.v == "6" {
+			own, private = harness.HostIPv6, "fd12::1"
 		}
-		c.SetDeadline(time.Now().Add(deadline))
-		if err := tls.Client(c, &tls.Config{ServerName: sni, InsecureSkipVerify: true}).Handshake(); (err == nil) != want || os.IsTimeout(err) {
-			t.Errorf("SNI %s: %v", sni, err)
+		p.zone.lead(f, "own.example", own)
+		p.find(t, "own.example", f.kind())
+		p.wantDenied(t, "tcp"+f.v, net.JoinHostPort(own, server))
+		for _, name := range []string{"good.example.", "fine.example."} {
+			p.zone.set(name, f.record(), name+" 60 IN CNAME cdn.example.",
+				"cdn.example. 60 IN "+f.record()+" "+f.server, "cdn.example. 60 IN "+f.record()+" "+private)
 		}
-	}
-	p.wantDenied(t, "tcp4", harness.NetIPv4+":80")
-	p.wantDenied(t, "tcp4", "10.0.0.1:443")
+		p.wantDenied(t, "tcp"+f.v, at)
+		if addr, _ := p.find(t, "good.example", f.kind()); addr != f.server {
+			t.Errorf("good.example has the address %s", addr)
+		}
+		p.find(t, "fine.example", f.kind())
+		for sni, want := range map[string]bool{"good.example": true, "fine.example": true, "evil.example": false} {
+			if reached := p.handshake(t, at, &tls.Config{ServerName: sni, InsecureSkipVerify: true}, 0); reached != want {
+				t.Errorf("SNI %s: reached: %v", sni, reached)
+			}
+		}
+		if seen := got.about("evil"); len(seen) > 0 {
+			t.Errorf("the server was asked for %q", seen)
+		}
+		p.wantDenied(t, "tcp"+f.v, net.JoinHostPort(f.server, "1"))
+		p.wantDenied(t, "tcp"+f.v, net.JoinHostPort(private, server))
+	})
 }
 
 // TestPolicyByHTTP: the policy is shown, counted and replaced through the HTTP socket.
 func TestPolicyByHTTP(t *testing.T) {
-	server := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", echoTCP)
-	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	socket := filepath.Join(dir, "http")
-	p := underPolicy(t, "allow "+server.String()+"\n", "--http-socket", socket)
-	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", socket)
-	}}}
-	defer client.CloseIdleConnections()
-	put := func(text string) int {
-		t.Helper()
-		req := must(http.NewRequestWithContext(timeout(t, deadline), "PUT", "http://localhost/v1/policy", strings.NewReader(text)))(t)
-		r, err := client.Do(req)
-		if err != nil {
-			t.Fatal(err)
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, f family) {
+		server := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), echoTCP)
+		p, socket := policedOverHTTP(t, "allow "+server.String()+"\n")
+		if c := p.dial(t, "tcp"+f.v, server.String()); answers(t, c, "allowed") != nil {
+			t.Error("not allowed")
 		}
-		r.Body.Close()
-		return r.StatusCode
-	}
-	if c := p.dial(t, "tcp4", server.String()); answers(t, c, "allowed") != nil {
-		t.Error("not allowed")
-	}
-	if code := put("allow *.com"); code != http.StatusBadRequest {
-		t.Errorf("a wrong policy: %d", code)
-	}
-	if code := put("allow other.example:443\n"); code != http.StatusOK {
-		t.Errorf("another policy: %d", code)
-	}
-	p.wantDenied(t, "tcp4", server.String())
+		if got := overHTTP(t, socket, "PUT", "/v1/policy", "allow *.com"); !strings.HasPrefix(got, "HTTP/1.1 400 ") {
+			t.Errorf("a wrong policy: %s", got)
+		}
+		if got := overHTTP(t, socket, "PUT", "/v1/policy", "allow other.example:443\n"); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
+			t.Errorf("another policy: %s", got)
+		}
+		p.wantDenied(t, "tcp"+f.v, server.String())
+	})
 }
 
 // TestPolicyPing: echo requests by name, and not without a rule.
 func TestPolicyPing(t *testing.T) {
+	t.Parallel()
 	ping := needs(t, "ping")
-	p := underPolicy(t, "allow icmp good.example\n")
-	p.zone.set("good.example.", "A", "good.example. 60 IN A "+harness.NetIPv4)
-	addr, _ := p.find(t, "good.example", dns.TypeA)
-	if out, err := p.Run(timeout(t, deadline), ping, "-n", "-c", "2", "-i", "0.2", "-W", "3", addr); err != nil {
-		t.Errorf("%v: %s", err, out)
-	}
-	if out, err := p.Run(timeout(t, deadline), ping, "-n", "-c", "1", "-W", "2", harness.NetIPv4); err == nil {
-		t.Errorf("a literal address: %s", out)
-	}
+	eachFamily(t, func(t *testing.T, f family) {
+		p := underPolicy(t, "allow icmp good.example\n")
+		p.zone.lead(f, "good.example", f.server)
+		addr, _ := p.find(t, "good.example", f.kind())
+		if out, err := p.Run(timeout(t, deadline), ping, "-n", "-c", "2", "-i", "0.2", "-W", "3", addr); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+		if out, err := p.Run(timeout(t, deadline), ping, "-n", "-c", "1", "-W", "2", f.server); err == nil {
+			t.Errorf("a literal address: %s", out)
+		}
+	})
 }
 
 // TestPolicyDoors: the environment names a policy where no option does, in run as well;
@@ -171,69 +175,87 @@ func TestPolicyDoors(t *testing.T) {
 // TestPolicyReadsQUIC: the name in a client's first datagrams is what counts, and none of
 // them leaves before it is known. They are those of RFC 9001 appendix A.2, for example.com.
 func TestPolicyReadsQUIC(t *testing.T) {
-	udp := servePacket(t, env.Net.Net, "udp4", harness.NetIPv4+":443", echoPacket)
-	p := underPolicy(t, "allow example.com:443\nallow good.example:443\n")
-	datagram := func(name string) string {
-		return string(must(os.ReadFile(filepath.Join("..", "internal", "sniff", "testdata", name)))(t))
-	}
-	to := func(name string) net.Conn {
-		p.zone.set(name+".", "A", name+". 60 IN A "+harness.NetIPv4)
-		addr, _ := p.find(t, name, dns.TypeA)
-		return p.dial(t, "udp4", net.JoinHostPort(addr, port(udp.LocalAddr())))
-	}
-	good, evil, parts := to("example.com"), to("good.example"), to("example.com")
-	if err := answers(t, good, datagram("initial")); err != nil {
-		t.Errorf("to the server that it names: %v", err)
-	}
-	if err := answers(t, good, "short header"); err != nil {
-		t.Errorf("after that: %v", err)
-	}
-	if err := answers(t, evil, datagram("initial")); err == nil || os.IsTimeout(err) {
-		t.Errorf("to another: %v", err)
-	}
-	p.wantRecord(t, "good.example", "deny", "name in the traffic")
-	for _, part := range []string{"second", "first"} {
-		if _, err := parts.Write([]byte(datagram("initial-" + part))); err != nil {
-			t.Fatal(err)
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, f family) {
+		at := newPlace(t).of(f)
+		var got arrivals
+		udp := servePacket(t, env.Net.Net, "udp"+f.v, net.JoinHostPort(at, "443"), func(b []byte, from net.Addr) []byte {
+			got.note(string(b))
+			return echoPacket(b, from)
+		})
+		p := underPolicy(t, "allow example.com:443\nallow good.example:443\n")
+		to := func(name string) net.Conn {
+			p.zone.lead(f, name, at)
+			return p.dial(t, "udp"+f.v, p.at(t, f, name, udp.LocalAddr()))
 		}
-	}
-	parts.SetDeadline(time.Now().Add(deadline))
-	for _, part := range []string{"second", "first"} {
-		b := make([]byte, 2000)
-		if n, err := parts.Read(b); err != nil || string(b[:n]) != datagram("initial-"+part) {
-			t.Errorf("the %s part: %d bytes, %v", part, n, err)
+		good, evil, parts := to("example.com"), to("good.example"), to("example.com")
+		if err := echoes(good, initial(t, "")); err != nil {
+			t.Errorf("to the server that it names: %v", err)
 		}
-	}
+		if err := answers(t, good, "short header"); err != nil {
+			t.Errorf("after that: %v", err)
+		}
+		got.clear()
+		evil.SetDeadline(time.Now().Add(deadline))
+		if err := echoes(evil, initial(t, "")); err == nil || os.IsTimeout(err) {
+			t.Errorf("to another: %v", err)
+		}
+		p.wantRecord(t, "good.example", "deny", "name in the traffic")
+		if seen := got.about(""); len(seen) > 0 {
+			t.Errorf("%d datagrams to another reached the server", len(seen))
+		}
+		for _, part := range []string{"-second", "-first"} {
+			if _, err := parts.Write([]byte(initial(t, part))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		parts.SetDeadline(time.Now().Add(deadline))
+		for _, part := range []string{"-second", "-first"} {
+			b := make([]byte, 2000)
+			if n, err := parts.Read(b); err != nil || string(b[:n]) != initial(t, part) {
+				t.Errorf("the %s part: %d bytes, %v", part, n, err)
+			}
+		}
+	})
+}
+
+// initial is the datagram that begins a client's QUIC for example.com, or a part of one.
+func initial(t testing.TB, part string) string {
+	t.Helper()
+	return string(must(os.ReadFile(filepath.Join("..", "internal", "sniff", "testdata", "initial"+part)))(t))
 }
 
 // TestPolicyForgetsHalfAHello: where more hellos begin than are kept, what waited for the
 // rest of one does not leave with another.
 func TestPolicyForgetsHalfAHello(t *testing.T) {
-	udp := servePacket(t, env.Net.Net, "udp4", harness.NetIPv4+":443", echoPacket)
-	p := underPolicy(t, "allow example.com:443\n")
-	p.zone.set("example.com.", "A", "example.com. 60 IN A "+harness.NetIPv4)
-	addr, _ := p.find(t, "example.com", dns.TypeA)
-	send := func(c net.Conn, name string) string {
-		t.Helper()
-		datagram := must(os.ReadFile(filepath.Join("..", "internal", "sniff", "testdata", name)))(t)
-		if _, err := c.Write(datagram); err != nil {
-			t.Fatal(err)
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, f family) {
+		at := newPlace(t).of(f)
+		udp := servePacket(t, env.Net.Net, "udp"+f.v, net.JoinHostPort(at, "443"), echoPacket)
+		p := underPolicy(t, "allow example.com:443\n")
+		p.zone.lead(f, "example.com", at)
+		to := p.at(t, f, "example.com", udp.LocalAddr())
+		send := func(c net.Conn, text string) {
+			t.Helper()
+			if _, err := c.Write([]byte(text)); err != nil {
+				t.Fatal(err)
+			}
 		}
-		return string(datagram)
-	}
-	const kept = 128
-	var first net.Conn
-	for i := range 1 + 3*kept { // of which several queues have a part each
-		c := p.dial(t, "udp4", net.JoinHostPort(addr, port(udp.LocalAddr())))
-		if i == 0 {
-			first = c
+		const kept = 128
+		var first net.Conn
+		for i := range 1 + 3*kept { // of which several queues have a part each
+			c := p.dial(t, "udp"+f.v, to)
+			if i == 0 {
+				first = c
+			}
+			send(c, initial(t, "-second"))
 		}
-		send(c, "initial-second")
-	}
-	whole := send(first, "initial")
-	first.SetDeadline(time.Now().Add(deadline))
-	b := make([]byte, 2000)
-	if n, err := first.Read(b); err != nil || string(b[:n]) != whole {
-		t.Errorf("%d bytes came back first, want the %d of the whole hello: %v", n, len(whole), err)
-	}
+		whole := initial(t, "")
+		send(first, whole)
+		first.SetDeadline(time.Now().Add(deadline))
+		b := make([]byte, 2000)
+		if n, err := first.Read(b); err != nil || string(b[:n]) != whole {
+			t.Errorf("%d bytes came back first, want the %d of the whole hello: %v", n, len(whole), err)
+		}
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -56,7 +57,7 @@ func (p *policedNetwork) policy(t testing.TB, name, text string) string {
 func (p *policedNetwork) reaches(t testing.TB, m *member, name string) error {
 	t.Helper()
 	for _, f := range families() {
-		r, err := m.tryAsk(t, "udp4", name, f.qtype(), patience)
+		r, err := m.tryAsk(t, "udp4", name, f.kind(), patience)
 		if err != nil {
 			return err
 		}
@@ -80,14 +81,6 @@ func (p *policedNetwork) dials(t testing.TB, m *member, f family, addr string) e
 	}
 	defer c.Close()
 	return answers(t, c, "hello")
-}
-
-// qtype is the type of records of a family's addresses.
-func (f family) qtype() uint16 {
-	if f.v == "6" {
-		return dns.TypeAAAA
-	}
-	return dns.TypeA
 }
 
 // wantReach wants a member to reach names and no others.
@@ -164,6 +157,72 @@ func (p *policedNetwork) recovers(t testing.TB, before shown, m *member, name st
 		}
 		return p.reaches(t, m, name)
 	})
+}
+
+// TestPolicyOfMembersChanges: a member may have another policy while it is one, however it
+// has joined, and also one that had none. It is told in numbers, ends transfers if it says
+// so, and stays in force when the network's processes are killed.
+func TestPolicyOfMembersChanges(t *testing.T) {
+	t.Parallel()
+	p := newPolicedNetwork(t)
+	one, two := p.policy(t, "one", "allow one.example:$PORT\n"), p.policy(t, "two", "allow two.example:$PORT\n")
+	kill2 := p.policy(t, "kill", "allow two.example:$PORT\nflows kill\n")
+	a := p.run(t, "web", "a", "--policy", one)
+	b := p.connect(t, "web", "b", newGuest(t).PID)
+	p.wantReach(t, a, "one.example")
+	f := families()[0]
+	transfer := func(m *member, name string) *load {
+		found := records(m.asks(t, "udp4", name, f.kind()))
+		return loadOver(t, must(m.Dial(timeout(t, patience), "tcp4", net.JoinHostPort(found[0], p.server)))(t))
+	}
+	kept, ended := transfer(a, "one.example"), transfer(b, "one.example")
+	kept.goesOn(t)
+	p.do(t, "network", "policy", "web", "a", two)
+	p.do(t, "network", "policy", "web", "b", kill2)
+	kept.goesOn(t)
+	ended.isReset(t)
+	check := func() {
+		t.Helper()
+		p.wantReach(t, a, "two.example")
+		p.wantReach(t, b, "two.example")
+	}
+	check()
+	shows := func(m *member, rule string) {
+		t.Helper()
+		if out := p.do(t, "network", "policy", "web", m.Name); !regexp.MustCompile(`(?m)^[1-9][0-9]* +` + regexp.QuoteMeta(rule)).MatchString(out) {
+			t.Errorf("the policy of %s:\n%s", m.Name, out)
+		}
+	}
+	shows(a, "allow two.example:"+p.server+"  "+two+":1")
+	shows(b, "denied in all")
+	metrics := overHTTP(t, p.file("web.api"), "GET", "/metrics", "")
+	for _, want := range []string{`epiphyte_policy_decided_total{member="a",rule="` + two + `:1"} `, `epiphyte_policy_denied_total{member="b"} `} {
+		if _, n, ok := strings.Cut(metrics, want); !ok || strings.HasPrefix(n, "0\n") {
+			t.Errorf("the metrics have no %s", want)
+		}
+	}
+	for _, m := range p.inspect(t, "web").members {
+		if m.Denied == 0 || m.Policy != map[string]string{"a": two, "b": kill2}[m.Name] {
+			t.Errorf("shown: %+v", m)
+		}
+	}
+	broken := p.policy(t, "broken", "allow *.com\n")
+	for says, args := range map[string][]string{
+		broken + ":1:9: ": {"a", broken}, `no member "c"`: {"c", one}, "no such file": {"a", p.dir + "/nowhere"},
+	} {
+		if _, stderr, code := p.try(t, append([]string{"network", "policy", "web"}, args...)...); code == 0 || !strings.Contains(stderr, says) {
+			t.Errorf("%q: exit status %d: %s", args, code, stderr)
+		}
+	}
+	before := p.inspect(t, "web")
+	kill(t, before.Worker)
+	p.recovers(t, before, a, "two.example")
+	check()
+	before = p.inspect(t, "web")
+	kill(t, before.Worker)
+	kill(t, before.Keeper)
+	p.recovers(t, before, a, "two.example")
+	p.wantReach(t, a, "two.example") // b was connected and is a member no more
 }
 
 // TestPolicyOfMembersLinkLocal: a member's own addresses are not all that it can send from.

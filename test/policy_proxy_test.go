@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-
-	"epiphyte/test/harness"
 )
 
 // proxyServer is a proxy of the user's: SOCKS5 or CONNECT, as a client begins. It connects
@@ -55,7 +53,7 @@ func (p *proxyServer) serve(c net.Conn) {
 		io.WriteString(c, denied)
 		return
 	}
-	up, err := env.Net.Net.Dial(context.Background(), "tcp4", p.server)
+	up, err := env.Net.Net.Dial(context.Background(), "tcp", p.server)
 	if err != nil {
 		return
 	}
@@ -83,12 +81,13 @@ func socksDestination(r *bufio.Reader, c net.Conn) string {
 		n := int(b[4])
 		io.ReadFull(r, b[:n])
 		host = string(b[:n])
-	case 1:
-		io.ReadFull(r, b[5:8])
-		host = net.IP(b[4:8]).String()
+	case 1, 4:
+		n := 4 * int(b[3]) // of IPv4 and IPv6, RFC 1928 section 5
+		io.ReadFull(r, b[5:4+n])
+		host = net.IP(b[4 : 4+n]).String()
 	}
 	io.ReadFull(r, b[:2])
-	return fmt.Sprintf("%s:%d", host, binary.BigEndian.Uint16(b[:2]))
+	return net.JoinHostPort(host, fmt.Sprint(binary.BigEndian.Uint16(b[:2])))
 }
 
 const banner = "220 hello\n"
@@ -97,101 +96,121 @@ const banner = "220 hello\n"
 // nameserver is asked; what the proxy refuses is refused at once, and so is everything
 // while there is none.
 func TestPolicyByProxy(t *testing.T) {
-	echo := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", func(c *net.TCPConn) {
+	t.Parallel()
+	for _, kind := range []string{"socks5", "http-connect", "unix"} {
+		t.Run(kind, func(t *testing.T) {
+			eachFamily(t, func(t *testing.T, f family) { byProxy(t, f, kind) })
+		})
+	}
+}
+
+func byProxy(t *testing.T, f family, kind string) {
+	server := &proxyServer{server: serveBanner(t, f).String()}
+	at := server.listen(t, f, kind)
+	literal, prefix := "192.0.2.7", "192.0.2.0/24"
+	if f.v == "6" {
+		literal, prefix = "2001:db8:7::7", "2001:db8:7::/64"
+	}
+	p := underPolicy(t, fmt.Sprintf("allow *.example:22 via %s\nallow %s via %s\nallow none.test:22 via socks5://%s\n",
+		at, prefix, at, net.JoinHostPort(f.server, "1")))
+	for _, name := range []string{"git.example", "other.example"} {
+		c, err := p.connect(t, name, f.kind(), "22")
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantBanner(t, c)
+		if err := echoesWhole(c, random(1, 300_000)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := p.dialFor(t, "tcp"+f.v, net.JoinHostPort(literal, "80")); err != nil {
+		t.Errorf("an address: %v", err)
+	}
+	for _, name := range []string{"forbidden.example", "none.test"} {
+		if _, err := p.connect(t, name, f.kind(), "22"); err == nil {
+			t.Errorf("%s is reached", name)
+		}
+	}
+	addr, _ := p.find(t, "git.example", f.kind())
+	if c := p.dial(t, "udp"+f.v, net.JoinHostPort(addr, "22")); answers(t, c, "hello") == nil {
+		t.Error("a datagram is answered")
+	}
+	heard := server.heard()
+	for _, want := range []string{"git.example:22", "other.example:22", net.JoinHostPort(literal, "80"), "forbidden.example:22"} {
+		if !strings.Contains(heard, want) {
+			t.Errorf("the proxy was asked for %s, not for %s", heard, want)
+		}
+	}
+	if q := p.zone.queries(); len(q) > 0 {
+		t.Errorf("the nameserver was asked %v", q)
+	}
+}
+
+// listen serves the proxy at an address of a family, or at a Unix socket, and is how a rule
+// says where.
+func (p *proxyServer) listen(t testing.TB, f family, kind string) string {
+	t.Helper()
+	if kind != "unix" {
+		return kind + "://" + serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), func(c *net.TCPConn) { p.serve(c) }).String()
+	}
+	dir := must(os.MkdirTemp("", "proxy-"))(t) // a test's own is too long for a socket
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path := filepath.Join(dir, "sock")
+	l := must(net.Listen("unix", path))(t)
+	t.Cleanup(func() { l.Close() })
+	for _, name := range []string{dir, path} {
+		if err := os.Chmod(name, 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { defer c.Close(); p.serve(c) }()
+		}
+	}()
+	return "unix:" + path
+}
+
+// serveBanner is a server that speaks first, and then echoes.
+func serveBanner(t testing.TB, f family) net.Addr {
+	return serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), func(c *net.TCPConn) {
 		io.WriteString(c, banner)
 		echoTCP(c)
 	})
-	for _, kind := range []string{"socks5", "http-connect", "unix"} {
-		t.Run(kind, func(t *testing.T) {
-			server := &proxyServer{server: echo.String()}
-			at := kind + "://"
-			if kind == "unix" {
-				dir := must(os.MkdirTemp("", "proxy-"))(t)
-				t.Cleanup(func() { os.RemoveAll(dir) })
-				path := filepath.Join(dir, "sock")
-				l := must(net.Listen("unix", path))(t)
-				t.Cleanup(func() { l.Close() })
-				for _, name := range []string{dir, path} {
-					if err := os.Chmod(name, 0o777); err != nil {
-						t.Fatal(err)
-					}
-				}
-				go func() {
-					for {
-						c, err := l.Accept()
-						if err != nil {
-							return
-						}
-						go func() { defer c.Close(); server.serve(c) }()
-					}
-				}()
-				at = "unix:" + path
-			} else {
-				at += serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", func(c *net.TCPConn) { server.serve(c) }).String()
-			}
-			p := underPolicy(t, fmt.Sprintf("allow *.example:22 via %s\nallow 192.0.2.0/24 via %s\nallow none.test:22 via socks5://%s:1\n", at, at, harness.NetIPv4))
-			for name, kind := range map[string]uint16{"git.example": dns.TypeA, "git6.example": dns.TypeAAAA} {
-				c, err := p.connect(t, name, kind, "22")
-				if err != nil {
-					t.Fatal(err)
-				}
-				c.SetDeadline(time.Now().Add(deadline))
-				got := make([]byte, len(banner))
-				if _, err := io.ReadFull(c, got); err != nil || string(got) != banner {
-					t.Errorf("%s says %q first, %v", name, got, err)
-				}
-				if err := echoesWhole(c, random(1, 300_000)); err != nil {
-					t.Errorf("%s: %v", name, err)
-				}
-			}
-			if _, err := p.dialFor(t, "tcp4", "192.0.2.7:80"); err != nil {
-				t.Errorf("an address: %v", err)
-			}
-			for _, name := range []string{"forbidden.example", "none.test"} {
-				if _, err := p.connect(t, name, dns.TypeA, "22"); err == nil {
-					t.Errorf("%s is reached", name)
-				}
-			}
-			addr, _ := p.find(t, "git.example", dns.TypeA)
-			if c := p.dial(t, "udp4", addr+":22"); answers(t, c, "hello") == nil {
-				t.Error("a datagram is answered")
-			}
-			heard := server.heard()
-			for _, want := range []string{"git.example:22", "git6.example:22", "192.0.2.7:80", "forbidden.example:22"} {
-				if !strings.Contains(heard, want) {
-					t.Errorf("the proxy was asked for %s, not for %s", heard, want)
-				}
-			}
-			if q := p.zone.queries(); len(q) > 0 {
-				t.Errorf("the nameserver was asked %v", q)
-			}
-		})
+}
+
+func wantBanner(t testing.TB, c net.Conn) {
+	t.Helper()
+	c.SetDeadline(time.Now().Add(deadline))
+	got := make([]byte, len(banner))
+	if _, err := io.ReadFull(c, got); err != nil || string(got) != banner {
+		t.Errorf("%v says %q first, %v", c.RemoteAddr(), got, err)
 	}
 }
 
 // TestPolicyByNamedProxy: a proxy has a name, which is looked up, and may be on the host.
 func TestPolicyByNamedProxy(t *testing.T) {
-	echo := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", func(c *net.TCPConn) {
-		io.WriteString(c, banner)
-		echoTCP(c)
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, f family) {
+		server := &proxyServer{server: serveBanner(t, f).String()}
+		_, outside, _ := strings.Cut(server.listen(t, f, "socks5"), "://")
+		local := serveTCP(t, env.Host, "tcp"+f.v, net.JoinHostPort(f.loop, "0"), func(c *net.TCPConn) { server.serve(c) })
+		_, number, _ := net.SplitHostPort(outside)
+		p := underPolicy(t, "allow a.example:22 via socks5://proxy.corp.test:"+number+"\nallow b.example:22 via http-connect://localhost:"+port(local)+"\n")
+		p.zone.lead(f, "proxy.corp.test", f.server)
+		for _, name := range []string{"a.example", "b.example"} {
+			c, err := p.connect(t, name, f.kind(), "22")
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantBanner(t, c)
+		}
+		if _, rcode := p.find(t, "proxy.corp.test", f.kind()); rcode != dns.RcodeNameError {
+			t.Errorf("the guest finds the proxy: %s", dns.RcodeToString[rcode])
+		}
 	})
-	server := &proxyServer{server: echo.String()}
-	outside := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", func(c *net.TCPConn) { server.serve(c) })
-	local := serveTCP(t, env.Host, "tcp4", "127.0.0.1:0", func(c *net.TCPConn) { server.serve(c) })
-	p := underPolicy(t, "allow a.example:22 via socks5://proxy.corp.test:"+port(outside)+"\nallow b.example:22 via http-connect://localhost:"+port(local)+"\n")
-	p.zone.set("proxy.corp.test.", "A", "proxy.corp.test. 60 IN A "+harness.NetIPv4)
-	for _, name := range []string{"a.example", "b.example"} {
-		c, err := p.connect(t, name, dns.TypeA, "22")
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.SetDeadline(time.Now().Add(deadline))
-		got := make([]byte, len(banner))
-		if _, err := io.ReadFull(c, got); err != nil || string(got) != banner {
-			t.Errorf("%s says %q first, %v", name, got, err)
-		}
-	}
-	if _, rcode := p.find(t, "proxy.corp.test", dns.TypeA); rcode != dns.RcodeNameError {
-		t.Errorf("the guest finds the proxy: %s", dns.RcodeToString[rcode])
-	}
 }

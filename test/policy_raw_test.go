@@ -332,7 +332,7 @@ func TestPolicyHelloInAnyOrder(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
 		server := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), echoTCP)
 		p := underPolicy(t, "allow good.example\n")
-		p.zone.set("good.example.", f.record(), "good.example. 60 IN "+f.record()+" "+f.server)
+		p.zone.lead(f, "good.example", f.server)
 		addr, _ := p.find(t, "good.example", f.kind())
 		w := p.wire(t)
 		for i, tt := range []struct {
@@ -375,34 +375,36 @@ func (f family) record() string { return dns.TypeToString[f.kind()] }
 // and then both sides are reset: nothing of it leaves.
 func TestPolicyHalfAHello(t *testing.T) {
 	t.Parallel()
-	var got arrivals
-	server := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", func(c *net.TCPConn) {
-		b, err := io.ReadAll(c)
-		got.note(fmt.Sprintf("%q, then %v", b, err))
-	})
-	p := underPolicy(t, "allow good.example\n")
-	p.zone.set("good.example.", "A", "good.example. 60 IN A "+harness.NetIPv4)
-	c, err := p.connect(t, "good.example", dns.TypeA, port(server))
-	if err != nil {
-		t.Fatal(err)
-	}
-	whole := clientHello(t, "good.example")
-	begin := time.Now()
-	if _, err := c.Write(whole[:len(whole)-1]); err != nil {
-		t.Fatal(err)
-	}
-	c.SetDeadline(time.Now().Add(deadline))
-	if n, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
-		t.Errorf("read %d, %v, want a reset", n, err)
-	}
-	if took := time.Since(begin); took < 2*time.Second || os.IsTimeout(err) {
-		t.Errorf("held for %v", took)
-	}
-	eventually(t, deadline, func() error {
-		if seen := got.about(`"", then read `); len(seen) != 1 || !strings.Contains(seen[0], "reset") {
-			return fmt.Errorf("the server got %q, want nothing and a reset", got.about(""))
+	eachFamily(t, func(t *testing.T, f family) {
+		var got arrivals
+		server := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), func(c *net.TCPConn) {
+			b, err := io.ReadAll(c)
+			got.note(fmt.Sprintf("%q, then %v", b, err))
+		})
+		p := underPolicy(t, "allow good.example\n")
+		p.zone.lead(f, "good.example", f.server)
+		c, err := p.connect(t, "good.example", f.kind(), port(server))
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
+		whole := clientHello(t, "good.example")
+		begin := time.Now()
+		if _, err := c.Write(whole[:len(whole)-1]); err != nil {
+			t.Fatal(err)
+		}
+		c.SetDeadline(time.Now().Add(deadline))
+		if n, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("read %d, %v, want a reset", n, err)
+		}
+		if took := time.Since(begin); took < 2*time.Second || os.IsTimeout(err) {
+			t.Errorf("held for %v", took)
+		}
+		eventually(t, deadline, func() error {
+			if seen := got.about(`"", then read `); len(seen) != 1 || !strings.Contains(seen[0], "reset") {
+				return fmt.Errorf("the server got %q, want nothing and a reset", got.about(""))
+			}
+			return nil
+		})
+		p.wantRecord(t, "good.example", "deny", "hello not readable")
 	})
-	p.wantRecord(t, "good.example", "deny", "hello not readable")
 }

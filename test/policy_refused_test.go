@@ -127,8 +127,9 @@ func TestPolicyFloodOfDenials(t *testing.T) {
 		denied(t, socket), sent, took, flows/took.Seconds(), lines, now.RSS>>10, before.RSS>>10)
 	// One line for each of 1024 kinds, one for all others, every 10 s, and two for each
 	// kind that goes on.
-	if most := 2 * 1025 * (2 + int(time.Since(begin)/(10*time.Second))); lines > most {
-		t.Errorf("the log has %d lines, want %d at most", lines, most)
+	const longest = 512 // bytes of a line here
+	if most := 2 * 1025 * (2 + int(time.Since(begin)/(10*time.Second))); lines > most || len(log) > most*longest {
+		t.Errorf("the log has %d lines and %d bytes, want %d lines at most", lines, len(log), most)
 	}
 	if now.RSS > before.RSS+16<<20 || now.FDs > before.FDs+runtimePoller+10 {
 		t.Errorf("the helper holds %+v, before %+v", now, before)

@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/big"
 	"net"
 	"os"
@@ -87,6 +86,11 @@ func (z *zone) set(name, kind string, records ...string) {
 	z.records[name+" "+kind] = records
 }
 
+// lead has a name lead to an address of a family.
+func (z *zone) lead(f family, name, addr string) {
+	z.set(name+".", f.record(), name+". 60 IN "+f.record()+" "+addr)
+}
+
 func (z *zone) queries() []string {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -150,6 +154,16 @@ func (p *policed) find(t testing.TB, name string, kind uint16) (addr string, rco
 		}
 	}
 	return "", a.Rcode
+}
+
+// at is a name's address of a family, and the port of a server.
+func (p *policed) at(t testing.TB, f family, name string, server net.Addr) string {
+	t.Helper()
+	addr, _ := p.find(t, name, f.kind())
+	if addr == "" {
+		t.Fatalf("%s has no address", name)
+	}
+	return hostPort(addr, server)
 }
 
 // connect dials a name, by its address of a family.
@@ -219,16 +233,18 @@ func (p *policed) wantRecord(t testing.TB, about, verdict, reason string) {
 	})
 }
 
-// answers sends text and wants it back in time.
+// answers sends a line and wants it back in time. What has no end could be the beginning of
+// a request, and would be held.
 func answers(t testing.TB, c net.Conn, text string) error {
 	t.Helper()
 	c.SetDeadline(time.Now().Add(deadline))
-	return echoes(c, text)
+	return echoes(c, text+"\n")
 }
 
 // TestPolicyByName: a guest reaches a name that is allowed, by either family whatever
 // the server's, by aliases, and nothing else.
 func TestPolicyByName(t *testing.T) {
+	t.Parallel()
 	tcp4 := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", echoTCP)
 	tcp6 := serveTCP(t, env.Net.Net, "tcp6", "["+harness.NetIPv6+"]:0", echoTCP)
 	p := underPolicy(t, fmt.Sprintf("allow four.example:%s\nallow six.example:%s\nallow *.wild.example\ndeny not.wild.example\n", port(tcp4), port(tcp6)))
@@ -299,6 +315,7 @@ func TestPolicyClosesOtherWays(t *testing.T) {
 // TestPolicyWhereNamesLead: an allowed name does not open the metadata service, the host
 // or a private network, however its nameserver answers, from one time to the next.
 func TestPolicyWhereNamesLead(t *testing.T) {
+	t.Parallel()
 	tcp4 := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", echoTCP)
 	p := underPolicy(t, "allow *.good.example\nallow 10.66.0.0/16:80\n")
 	for i, addr := range []string{"169.254.169.254", "127.0.0.1", harness.HostIPv4, "10.0.0.1", "100.64.0.1", "0.0.0.0", "10.0.2.2", "198.18.0.1"} {
@@ -346,60 +363,32 @@ func certificate(t testing.TB) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// slow writes in pieces of one byte, and records in pieces are made of them.
-type slow struct{ net.Conn }
-
-func (s slow) Write(b []byte) (int, error) {
-	for i := range b {
-		if _, err := s.Conn.Write(b[i : i+1]); err != nil {
-			return i, err
-		}
-	}
-	return len(b), nil
-}
-
 // TestPolicyReadsTLS: two names share an address and one is allowed: the name in the
 // hello is what counts, however the hello is split.
 func TestPolicyReadsTLS(t *testing.T) {
-	cfg := &tls.Config{Certificates: []tls.Certificate{certificate(t)}}
-	server := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":443", func(c *net.TCPConn) {
-		s := tls.Server(c, cfg)
-		if s.Handshake() == nil {
-			io.Copy(s, s)
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, f family) {
+		var got arrivals
+		server := serveTLS(t, f, &tls.Config{}, &got)
+		p := underPolicy(t, "allow good.example:"+port(server)+"\ndeny evil.example\n")
+		p.zone.lead(f, "good.example", f.server)
+		for _, tt := range []struct {
+			sni    string
+			size   int // of records
+			denied bool
+		}{
+			{"good.example", 0, false}, {"GOOD.example", 1, false}, {"", 0, false},
+			{"evil.example", 0, true}, {"other.example", 1, true},
+		} {
+			cfg := &tls.Config{ServerName: tt.sni, InsecureSkipVerify: true}
+			if reached := p.handshake(t, p.at(t, f, "good.example", server), cfg, tt.size); reached == tt.denied {
+				t.Errorf("SNI %q: reached: %v", tt.sni, reached)
+			}
+			if tt.denied {
+				p.wantRecord(t, "good.example", "deny", "name in the traffic")
+			}
 		}
 	})
-	p := underPolicy(t, "allow good.example:443\ndeny evil.example\n")
-	p.zone.set("good.example.", "A", "good.example. 60 IN A "+harness.NetIPv4)
-	for _, tt := range []struct {
-		sni, record string
-		pieces      bool
-	}{
-		{"good.example", "", false}, {"GOOD.example", "", true}, {"", "", false},
-		{"evil.example", "name in the traffic", false}, {"other.example", "name in the traffic", true},
-	} {
-		c, err := p.connect(t, "good.example", dns.TypeA, port(server))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if tt.pieces {
-			c = slow{c}
-		}
-		client := tls.Client(c, &tls.Config{ServerName: tt.sni, InsecureSkipVerify: true})
-		c.SetDeadline(time.Now().Add(deadline))
-		err = client.Handshake()
-		if err == nil {
-			err = answers(t, client, "over TLS")
-		}
-		if (err == nil) != (tt.record == "") || os.IsTimeout(err) {
-			t.Errorf("SNI %q: %v", tt.sni, err)
-		}
-		if tt.record != "" {
-			if !errors.Is(err, syscall.ECONNRESET) {
-				t.Errorf("SNI %q: %v, want a reset", tt.sni, err)
-			}
-			p.wantRecord(t, "good.example", "deny", tt.record)
-		}
-	}
 }
 
 // TestPolicyReadsHTTP: likewise the Host of a request in the clear, however it is written.
@@ -408,7 +397,7 @@ func TestPolicyReadsHTTP(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
 		server := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), echoTCP)
 		p := underPolicy(t, "allow good.example\n")
-		p.zone.set("good.example.", f.record(), "good.example. 60 IN "+f.record()+" "+f.server)
+		p.zone.lead(f, "good.example", f.server)
 		const from = "GET / HTTP/1.1\r\nHost: "
 		for request, want := range map[string]bool{
 			from + "good.example": true, from + "Good.Example:80": true, from + "good.example.": true,
@@ -434,12 +423,8 @@ func TestPolicyDatagrams(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
 		udp := servePacket(t, env.Net.Net, "udp"+f.v, net.JoinHostPort(f.server, "0"), echoPacket)
 		p := underPolicy(t, "allow udp good.example:"+port(udp.LocalAddr())+"\n")
-		kind, record := dns.TypeA, "A"
-		if f.v == "6" {
-			kind, record = dns.TypeAAAA, "AAAA"
-		}
-		p.zone.set("good.example.", record, "good.example. 60 IN "+record+" "+f.server)
-		addr, _ := p.find(t, "good.example", kind)
+		p.zone.lead(f, "good.example", f.server)
+		addr, _ := p.find(t, "good.example", f.kind())
 		c := p.dial(t, "udp"+f.v, net.JoinHostPort(addr, port(udp.LocalAddr())))
 		for _, text := range []string{"first", "second", "third"} {
 			if err := answers(t, c, text); err != nil {
@@ -456,87 +441,93 @@ func TestPolicyDatagrams(t *testing.T) {
 // TestPolicyReload: SIGHUP has another policy decide, an invalid one leaves what there
 // is, and flows go on or end as the policy says.
 func TestPolicyReload(t *testing.T) {
-	server := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", echoTCP)
-	p := underPolicy(t, "allow "+server.String()+"\n")
-	replace := func(text string) {
-		t.Helper()
-		writeFile(t, p.file, text)
-		if err := p.helper.Signal(syscall.SIGHUP); err != nil {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, f family) {
+		server := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), echoTCP)
+		p := underPolicy(t, "allow "+server.String()+"\n")
+		allowed := func(want bool) {
+			t.Helper()
+			eventually(t, deadline, func() error {
+				c, err := p.Dial(timeout(t, deadline), "tcp"+f.v, server.String())
+				if err == nil {
+					c.Close()
+				}
+				if (err == nil) != want {
+					return fmt.Errorf("new connections: %v, want %v", err, want)
+				}
+				return nil
+			})
+		}
+		old := p.dial(t, "tcp"+f.v, server.String())
+		if err := answers(t, old, "before"); err != nil {
 			t.Fatal(err)
 		}
-	}
-	allowed := func(want bool) {
-		t.Helper()
+		p.replace(t, "allow nothing.example:443\n")
+		allowed(false)
+		if err := answers(t, old, "kept"); err != nil {
+			t.Errorf("with flows keep, an old connection: %v", err)
+		}
+		p.replace(t, "allow "+server.String()+"\nallow *.com\n")
 		eventually(t, deadline, func() error {
-			c, err := p.Dial(timeout(t, deadline), "tcp4", server.String())
-			if err == nil {
-				c.Close()
-			}
-			if (err == nil) != want {
-				return fmt.Errorf("new connections: %v, want %v", err, want)
+			if s := p.helper.Stderr.String(); !strings.Contains(s, p.file+":2:9: ") {
+				return fmt.Errorf("stderr: %s", s)
 			}
 			return nil
 		})
-	}
-	old := p.dial(t, "tcp4", server.String())
-	if err := answers(t, old, "before"); err != nil {
-		t.Fatal(err)
-	}
-	replace("allow nothing.example:443\n")
-	allowed(false)
-	if err := answers(t, old, "kept"); err != nil {
-		t.Errorf("with flows keep, an old connection: %v", err)
-	}
-	replace("allow " + server.String() + "\nallow *.com\n")
-	eventually(t, deadline, func() error {
-		if s := p.helper.Stderr.String(); !strings.Contains(s, p.file+":2:9: ") {
-			return fmt.Errorf("stderr: %s", s)
-		}
-		return nil
+		allowed(false)
+		p.replace(t, "allow nothing.example:443\nflows kill\n")
+		eventually(t, deadline, func() error {
+			err := answers(t, old, "killed")
+			if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+				return nil
+			}
+			return fmt.Errorf("with flows kill, an old connection: %v", err)
+		})
+		p.replace(t, "allow "+server.String()+"\n")
+		allowed(true)
 	})
-	allowed(false)
-	replace("allow nothing.example:443\nflows kill\n")
-	eventually(t, deadline, func() error {
-		err := answers(t, old, "killed")
-		if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
-			return nil
-		}
-		return fmt.Errorf("with flows kill, an old connection: %v", err)
-	})
-	replace("allow " + server.String() + "\n")
-	allowed(true)
 }
 
 // TestPolicyLearn: under learn everything passes, and what suggest makes of the record
 // is a policy that allows it.
 func TestPolicyLearn(t *testing.T) {
-	server := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", echoTCP)
-	p := underPolicy(t, "default deny\nlearn\n")
-	p.zone.set("new.example.", "A", "new.example. 60 IN A "+harness.NetIPv4)
-	for _, dial := range []func() (net.Conn, error){
-		func() (net.Conn, error) { return p.connect(t, "new.example", dns.TypeA, port(server)) },
-		func() (net.Conn, error) { return p.dialFor(t, "tcp4", server.String()) },
-	} {
-		c, err := dial()
-		if err == nil {
-			err = answers(t, c, "learned")
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, f family) {
+		server := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), echoTCP)
+		p := underPolicy(t, "default deny\nlearn\n")
+		p.zone.lead(f, "new.example", f.server)
+		reach := func(p *policed) {
+			t.Helper()
+			for _, dial := range []func() (net.Conn, error){
+				func() (net.Conn, error) { return p.connect(t, "new.example", f.kind(), port(server)) },
+				func() (net.Conn, error) { return p.dialFor(t, "tcp"+f.v, server.String()) },
+			} {
+				c, err := dial()
+				if err == nil {
+					err = answers(t, c, "learned")
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.Close()
+			}
 		}
+		reach(p)
+		p.wantRecord(t, "new.example", "learn", "default")
+		p.wantRecord(t, server.String(), "learn", "default")
+		h, err := env.Start(timeout(t, deadline), harness.HelperConfig{Args: []string{"policy", "suggest", p.log}, NoWait: true, Plain: true})
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.Close()
-	}
-	p.wantRecord(t, "new.example", "learn", "default")
-	p.wantRecord(t, server.String(), "learn", "default")
-	h, err := env.Start(timeout(t, deadline), harness.HelperConfig{Args: []string{"policy", "suggest", p.log}, NoWait: true, Plain: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if code, _, err := h.Exit(timeout(t, deadline)); err != nil || code != 0 {
-		t.Fatalf("suggest: %d, %v: %s", code, err, h.Stderr)
-	}
-	want := fmt.Sprintf("allow tcp new.example:%s\nallow tcp %s\n", port(server), server)
-	if h.Stdout.String() != want {
-		t.Errorf("suggested %q, want %q", h.Stdout, want)
-	}
+		if code, _, err := h.Exit(timeout(t, deadline)); err != nil || code != 0 {
+			t.Fatalf("suggest: %d, %v: %s", code, err, h.Stderr)
+		}
+		want := fmt.Sprintf("allow tcp new.example:%s\nallow tcp %s\n", port(server), server)
+		if h.Stdout.String() != want {
+			t.Errorf("suggested %q, want %q", h.Stdout, want)
+		}
+		taught := policedBy(t, p.zone, h.Stdout.String())
+		reach(taught)
+		taught.wantDenied(t, "tcp"+f.v, net.JoinHostPort(f.server, "1"))
+	})
 }

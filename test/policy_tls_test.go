@@ -36,8 +36,8 @@ func clientHello(t testing.TB, sni string) []byte {
 	return append(header, body...)
 }
 
-// recorder divides the first record that is written into records of size bytes, each a
-// write of its own.
+// recorder divides the first record that is written into records of size bytes, each
+// written in two parts, the first of which ends within its header.
 type recorder struct {
 	net.Conn
 	size  int
@@ -52,8 +52,11 @@ func (r *recorder) Write(b []byte) (int, error) {
 	for body := b[5:]; len(body) > 0; {
 		n := min(r.size, len(body))
 		record := append(append([]byte{}, b[:3]...), byte(n>>8), byte(n))
-		if _, err := r.Conn.Write(append(record, body[:n]...)); err != nil {
-			return 0, err
+		record = append(record, body[:n]...)
+		for _, part := range [][]byte{record[:2], record[2:]} {
+			if _, err := r.Conn.Write(part); err != nil {
+				return 0, err
+			}
 		}
 		body = body[n:]
 	}
@@ -73,11 +76,11 @@ func serveTLS(t testing.TB, f family, cfg *tls.Config, got *arrivals) net.Addr {
 	})
 }
 
-// handshake has TLS with a name's address and says whether that works; what does not is
-// to be a reset.
-func (p *policed) handshake(t testing.TB, f family, name, at string, cfg *tls.Config, size int) bool {
+// handshake has TLS with an address and says whether that works; what does not is to be a
+// reset.
+func (p *policed) handshake(t testing.TB, at string, cfg *tls.Config, size int) bool {
 	t.Helper()
-	c, err := p.connect(t, name, f.kind(), at)
+	c, err := p.dialFor(t, "tcp", at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +106,7 @@ func TestPolicyReadsLongHellos(t *testing.T) {
 		var got arrivals
 		server := serveTLS(t, f, &tls.Config{NextProtos: []string{"end"}}, &got)
 		p := underPolicy(t, "allow good.example\n")
-		p.zone.set("good.example.", f.record(), "good.example. 60 IN "+f.record()+" "+f.server)
+		p.zone.lead(f, "good.example", f.server)
 		long := make([]string, 40)
 		for i := range long {
 			long[i] = fmt.Sprintf("%0200d", i)
@@ -111,7 +114,7 @@ func TestPolicyReadsLongHellos(t *testing.T) {
 		for _, size := range []int{0, 37, 1000, 5000} {
 			for sni, want := range map[string]bool{"good.example": true, "evil.example": false} {
 				cfg := &tls.Config{ServerName: sni, InsecureSkipVerify: true, NextProtos: append(long, "end")}
-				if got := p.handshake(t, f, "good.example", port(server), cfg, size); got != want {
+				if got := p.handshake(t, p.at(t, f, "good.example", server), cfg, size); got != want {
 					t.Errorf("SNI %s in records of %d: %v", sni, size, got)
 				}
 			}
@@ -150,10 +153,10 @@ func TestPolicyECH(t *testing.T) {
 		good, goodKey := echConfig(t, "good.example")
 		server := serveTLS(t, f, &tls.Config{EncryptedClientHelloKeys: []tls.EncryptedClientHelloKey{frontKey, goodKey}}, &got)
 		p := underPolicy(t, "allow good.example\nallow deeper.example\n")
-		p.zone.set("good.example.", f.record(), "good.example. 60 IN "+f.record()+" "+f.server)
+		p.zone.lead(f, "good.example", f.server)
 		p.zone.set("good.example.", "HTTPS", `good.example. 60 IN HTTPS 1 . alpn="h2" ech="`+base64.StdEncoding.EncodeToString(front)+`"`)
 		handshake := func(inner string, list []byte) bool {
-			return p.handshake(t, f, "good.example", port(server), &tls.Config{
+			return p.handshake(t, p.at(t, f, "good.example", server), &tls.Config{
 				ServerName: inner, InsecureSkipVerify: true, EncryptedClientHelloConfigList: list,
 				EncryptedClientHelloRejectionVerify: func(tls.ConnectionState) error { return nil },
 			}, 0)
@@ -186,10 +189,10 @@ func TestPolicyOldTLS(t *testing.T) {
 		var got arrivals
 		server := serveTLS(t, f, &tls.Config{MaxVersion: tls.VersionTLS12}, &got)
 		p := underPolicy(t, "allow good.example\nsni require\n")
-		p.zone.set("good.example.", f.record(), "good.example. 60 IN "+f.record()+" "+f.server)
+		p.zone.lead(f, "good.example", f.server)
 		for sni, want := range map[string]bool{"good.example": true, "evil.example": false, "": false} {
 			cfg := &tls.Config{ServerName: sni, InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}
-			if got := p.handshake(t, f, "good.example", port(server), cfg, 0); got != want {
+			if got := p.handshake(t, p.at(t, f, "good.example", server), cfg, 0); got != want {
 				t.Errorf("SNI %q: %v", sni, got)
 			}
 		}

@@ -1,12 +1,12 @@
 #!/bin/sh
 # Makes a machine ready for the end-to-end tests: the programs that users judge a
-# network by, and the TAP device node; with the word bench, for the benchmarks
-# too: the peers, the newest that can be had, and the programs that they are measured with.
-# What is missing is skipped, so nothing here is fatal.
+# network by, and the TAP device node; with the word bench also for the benchmarks: the
+# newest available peers, and the programs that measure them. What is missing is skipped,
+# so nothing here is fatal.
 set -eu
 
 missing=
-# Some programs are no commands: they are where their distribution keeps them.
+# Some programs are not in the PATH: they are where their distribution keeps them.
 need() {
 	command -v "$1" >/dev/null 2>&1 && return
 	for path in "/usr/sbin/$1" /usr/lib/postgresql/*/bin/"$1" "/usr/lib/git-core/$1" "/usr/libexec/git-core/$1"; do
@@ -28,11 +28,12 @@ need prometheus prometheus
 need zsh zsh
 need fish fish
 need tmux tmux
+need lintian lintian # for make reproduce
 if [ "${1-}" = bench ]; then
 	need slirp4netns slirp4netns
 	need pasta passt
 	need vde_switch vde2
-	need nft nftables # RootlessKit keeps the client's address by it
+	need nft nftables # by which RootlessKit keeps the client's address
 	need patchelf patchelf
 fi
 if [ "${1-}" = bench ] && [ -z "${QUICK-}" ]; then # the quick form has no rows with these
@@ -49,7 +50,7 @@ if [ "${1-}" = bench ] && [ -z "${QUICK-}" ]; then # the quick form has no rows 
 	need dnsperf dnsperf
 fi
 
-# install has no daemon that comes along started: invoke-rc.d(8) and systemd's equivalent
+# install keeps packages from starting their daemons: invoke-rc.d(8) and systemd's equivalent
 # ask this program first.
 policy=/usr/sbin/policy-rc.d
 install() {
@@ -65,7 +66,7 @@ if [ -n "$missing" ]; then
 	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
 		export DEBIAN_FRONTEND=noninteractive
 		if ! { apt-get -qq update </dev/null >/dev/null && install $missing; }; then
-			# One that this distribution does not have would keep all others away.
+			# A package that this distribution lacks would keep all others from being installed.
 			for package in $missing; do
 				install "$package" || echo "cannot install $package: tests that run it are skipped"
 			done

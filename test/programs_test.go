@@ -109,6 +109,7 @@ func serveIperf3(t testing.TB, program, addr string) *iperf3Server {
 
 // TestDig: the DNS address answers dig by UDP and TCP, of both families.
 func TestDig(t *testing.T) {
+	t.Parallel()
 	program := needs(t, "dig")
 	serveDNS(t, env.Net.Net, "198.51.100.4", named("192.0.2.44"))
 	w := serveWith(t, harness.HelperConfig{Etc: etc(t, "198.51.100.4")})
@@ -124,9 +125,11 @@ func TestDig(t *testing.T) {
 
 // TestPing: three of three come back, from the gateway and from the internet.
 func TestPing(t *testing.T) {
+	t.Parallel()
 	program := needs(t, "ping")
 	for _, c := range frameCells() {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			w := serve(t, c.flags...)
 			eachFamily(t, func(t *testing.T, f family) {
 				for _, dst := range []string{f.gateway, f.dns, f.server} {
@@ -145,6 +148,7 @@ func TestPing(t *testing.T) {
 
 // TestTraceroute shows the gateway, the host's router and the target.
 func TestTraceroute(t *testing.T) {
+	t.Parallel()
 	program := needs(t, "traceroute")
 	w := serve(t)
 	eachFamily(t, func(t *testing.T, f family) {

@@ -16,6 +16,7 @@ import (
 // TestB5_RestartWithTheSamePort: 50 rounds on one port, each stopped in another
 // way and followed at once, with a connection open and others just closed.
 func TestB5_RestartWithTheSamePort(t *testing.T) {
+	t.Parallel()
 	ours(t, "--publish")
 	g := newGuest(t)
 	const hostPort = "18005"
@@ -82,14 +83,15 @@ func TestB32_ThousandPorts(t *testing.T) {
 	ours(t, "--publish")
 	var none harness.Usage
 	var alone time.Duration
+	flags := append(onDevice(), "--publish-mode=stack") // an agent is a process, and has a stock
 	t.Run("without", func(t *testing.T) {
-		w := serve(t)
+		w := serve(t, flags...)
 		none, alone = w.usage(t), w.helper.Ready
 	})
 	eachFamily(t, func(t *testing.T, f family) {
 		for _, proto := range []string{"tcp", "udp"} {
 			t.Run(proto, func(t *testing.T) {
-				w := serve(t, "--publish-mode=stack", f.rule("20000-20999")+":30000-30999/"+proto)
+				w := serve(t, append(flags, f.rule("20000-20999")+":30000-30999/"+proto)...)
 				if w.helper.Ready > 10*alone+time.Second {
 					t.Errorf("ready after %v, %v without ports", w.helper.Ready, alone)
 				}

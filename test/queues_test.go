@@ -172,6 +172,7 @@ func TestQueues_IdleFlowsGoOn(t *testing.T) {
 // TestB21_OneMappingWithQueues: one socket of the guest is one port of the host,
 // whatever the destination, and whether or not its datagrams come in fragments.
 func TestB21_OneMappingWithQueues(t *testing.T) {
+	t.Parallel()
 	ours(t, "--queues")
 	w := serve(t, "--queues=4", "--mtu=1500")
 	eachFamily(t, func(t *testing.T, f family) {
@@ -203,6 +204,7 @@ func TestB21_OneMappingWithQueues(t *testing.T) {
 // TestB31_PublishedWithQueues: clients come by the stack path with their own
 // addresses and ports, many at once, whatever worker their ports would lead to.
 func TestB31_PublishedWithQueues(t *testing.T) {
+	t.Parallel()
 	w := published(t, "18031", "", "--publish-mode=stack", "--queues=4")
 	eachFamily(t, func(t *testing.T, f family) {
 		serveTCP(t, w.NetNS, "tcp"+f.v, f.anyHost()+":"+guestPort, func(c *net.TCPConn) {
@@ -293,6 +295,7 @@ func addTAP(several bool) error {
 // TestB8_QueuesRest: a helper with several queues, all of which have carried
 // something, is as quiet at rest as one with one.
 func TestB8_QueuesRest(t *testing.T) {
+	t.Parallel()
 	ours(t, "--queues")
 	w := serve(t, "--queues=4")
 	addr := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", echoTCP).String()

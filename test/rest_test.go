@@ -47,6 +47,7 @@ func rests(t *testing.T, pid int, idle time.Duration) error {
 // TestB8_BurstsComeToRest: after round trips in quick succession, for which the
 // helper waits awake, and some thousand connections it comes to rest as before.
 func TestB8_BurstsComeToRest(t *testing.T) {
+	t.Parallel()
 	w := serve(t)
 	addr := serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", echoTCP)
 	trip := func(c net.Conn) {

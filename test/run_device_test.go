@@ -3,8 +3,8 @@ package test
 import (
 	"errors"
 	"fmt"
-	"net"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -12,33 +12,29 @@ import (
 	"epiphyte/test/harness"
 )
 
-// runHeld starts `run` with a published port that is in use until the listener is
-// closed. The program waits for it after its child has made the device and before
-// it attaches to that; it is stopped there.
-func runHeld(t *testing.T) (h *harness.Helper, child int, busy net.Listener) {
+// runHeld stops the program after its child has made the device, and before the program has
+// attached to it: it runs by instants, each followed by a look. One that was too long is tried
+// again with another program.
+func runHeld(t *testing.T) (h *harness.Helper, child int) {
 	t.Helper()
-	busy = must(env.Host.Listen("tcp4", "127.0.0.1:0"))(t)
-	t.Cleanup(func() { busy.Close() })
-	h = run(t, harness.HelperConfig{}, "-p", fmt.Sprintf("127.0.0.1:%s:8080", port(busy.Addr())), "--", "sleep", "1000")
-	eventually(t, deadline, func() error {
-		kids := h.Descendants()
-		if len(kids) == 0 {
-			return fmt.Errorf("no child: %s", h.Stderr)
+	for until := time.Now().Add(deadline); time.Now().Before(until); h.Kill() {
+		h = run(t, harness.HelperConfig{}, "--", "sleep", "1000")
+		for made := false; !made && time.Now().Before(until); {
+			if err := errors.Join(h.Signal(unix.SIGCONT), h.Signal(unix.SIGSTOP)); err != nil {
+				t.Fatal(err)
+			}
+			if kids := h.Descendants(); len(kids) > 0 {
+				must(fmt.Sscan(kids[0], &child))(t)
+				_, err := tapOf(child)
+				made = err == nil
+			}
 		}
-		if _, err := fmt.Sscan(kids[0], &child); err != nil {
-			return err
+		if dev, err := tapOf(child); err == nil && !dev.NonPersist && dev.Queues == 0 && len(h.Descendants()) == 1 {
+			return h, child
 		}
-		_, err := tapOf(child)
-		return err
-	})
-	if err := h.Signal(unix.SIGSTOP); err != nil {
-		t.Fatal(err)
 	}
-	dev := must(tapOf(child))(t)
-	if dev.NonPersist || dev.Queues > 0 || len(h.Descendants()) != 1 {
-		t.Fatalf("the program has attached to %+v too early, or has another child: %s%s", dev, h.Descendants(), h.Stderr)
-	}
-	return h, child, busy
+	t.Fatal("the program has attached to its device before it could be stopped, each time")
+	return nil, 0
 }
 
 // tapOf is the device in a process's network namespace.
@@ -63,11 +59,10 @@ func tapIn(ns *harness.NetNS) (dev *netlink.Tuntap, err error) {
 // TestRunAttachesToTheDeviceThatItsChildMade, which is persistent until then, and
 // vanishes with the program.
 func TestRunAttachesToTheDeviceThatItsChildMade(t *testing.T) {
-	h, child, busy := runHeld(t)
+	h, child := runHeld(t)
 	made := must(tapOf(child))(t)
 	ns := must(env.NSOf(child))(t)
 	defer ns.Close()
-	busy.Close()
 	if err := h.Signal(unix.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +92,7 @@ func isNotFound(err error) bool {
 
 // TestRunKilledBeforeItAttaches leaves neither the device nor its namespace.
 func TestRunKilledBeforeItAttaches(t *testing.T) {
-	h, child, _ := runHeld(t)
+	h, child := runHeld(t)
 	// One end of a veth pair goes when the namespace of the other does.
 	const witness = "witness0"
 	if err := env.Host.Do(func() error {

@@ -147,7 +147,7 @@ func TestRunKilledTakesItsCommandAlong(t *testing.T) {
 		t.Error("the command is not a child of run")
 	}
 	h.Kill()
-	eventually(t, time.Second, func() error {
+	soon(t, time.Second, func() error {
 		for _, p := range before {
 			var pid int
 			if _, err := fmt.Sscan(p, &pid); err != nil {

@@ -11,11 +11,22 @@ import (
 	"epiphyte/test/harness"
 )
 
+// onceFree binds a port that the server before may have closed this moment. A process that a
+// test beside this one starts holds copies of our descriptors from its fork to its exec.
+func onceFree[T any](t testing.TB, bind func() (T, error)) (bound T) {
+	t.Helper()
+	eventually(t, deadline, func() (err error) {
+		bound, err = bind()
+		return err
+	})
+	return bound
+}
+
 // serveTCP runs handle for every connection to a listener in ns. The listener
 // and its connections are closed, and their goroutines gone, with the test.
 func serveTCP(t testing.TB, ns *harness.NetNS, network, addr string, handle func(*net.TCPConn)) net.Addr {
 	t.Helper()
-	l := must(ns.Listen(network, addr))(t)
+	l := onceFree(t, func() (net.Listener, error) { return ns.Listen(network, addr) })
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	live := map[net.Conn]bool{}
@@ -64,7 +75,7 @@ func echoTCP(c *net.TCPConn) {
 // returns; nil is no answer.
 func servePacket(t testing.TB, ns *harness.NetNS, network, addr string, handle func([]byte, net.Addr) []byte) net.PacketConn {
 	t.Helper()
-	c := must(ns.ListenPacket(network, addr))(t)
+	c := onceFree(t, func() (net.PacketConn, error) { return ns.ListenPacket(network, addr) })
 	if u, ok := c.(*net.UDPConn); ok {
 		// Bursts must meet no bound of the server's. The kernel caps it quietly.
 		if err := u.SetReadBuffer(4 << 20); err != nil {

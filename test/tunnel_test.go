@@ -70,7 +70,7 @@ func (e *tunnelEnd) addVXLAN(t *testing.T, f family, mtu int, port string) {
 		}
 		for addr, bits := range map[netip.Addr]int{e.addr4: 24, e.addr6: 64} {
 			prefix := &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(bits, addr.BitLen())}
-			if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: prefix}); err != nil {
+			if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: prefix, Flags: unix.IFA_F_NODAD}); err != nil {
 				return err
 			}
 		}
@@ -92,6 +92,7 @@ func (e *tunnelEnd) addVXLAN(t *testing.T, f family, mtu int, port string) {
 // TestB45_VXLANBetweenGuests: TCP and UDP inside a tunnel between two guests, as an
 // overlay network of containers makes it.
 func TestB45_VXLANBetweenGuests(t *testing.T) {
+	t.Parallel()
 	ours(t, "--publish")
 	for _, mtu := range []int{1500, 65520} {
 		for _, c := range []cell{{"offload", nil}, {"noOffload", []string{"--no-offload"}}, {"queues", []string{"--queues=3"}}} {

@@ -185,7 +185,7 @@ func TestB24_PublishedRunsKeepTheirDatagrams(t *testing.T) {
 			w := published(t, "18024", "/udp", c.flags...)
 			eachFamily(t, func(t *testing.T, f family) {
 				for _, joined := range []bool{false, true} {
-					s := must(w.ListenPacket("udp"+f.v, f.anyHost()+":"+guestPort))(t).(*net.UDPConn)
+					s := onceFree(t, func() (net.PacketConn, error) { return w.ListenPacket("udp"+f.v, f.anyHost()+":"+guestPort) }).(*net.UDPConn)
 					defer s.Close()
 					for range 2 { // whose replies must not mix
 						c := client(t, env.Net.Net, "udp"+f.v, net.JoinHostPort(f.host(), "18024")).(*net.UDPConn)

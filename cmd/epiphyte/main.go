@@ -6,14 +6,13 @@
 //	epiphyte run [OPTION]... [--] [COMMAND [ARG]...]
 //
 // The first form is the command line of slirp4netns(1), and is used under that
-// name as well. The second makes the namespaces too and runs a command in them.
+// name as well. The second makes the namespaces, too, and runs a command in them.
 //
 // # Theory of operation
 //
-// run starts the program again, for a role inside the guest's namespaces, and a network
-// for its worker; which role a process has is decided before anything else. All logic is in the
-// packages: this one maps a role to its main function, and is the only one that
-// ends the process.
+// run starts the program again for a role inside the guest's namespaces, and a network does
+// for its worker; a process decides which role it has before anything else. All logic is in
+// the packages: this one maps a role to its main function, and only it ends the process.
 package main
 
 import (

@@ -1,5 +1,5 @@
 // Package addressing computes the address plan of a guest network: which addresses
-// exist on the guest's side of the TAP and what lives at each of them.
+// exist on the guest's side of the TAP and what each of them is.
 //
 // # Theory of operation
 //
@@ -16,16 +16,18 @@
 //
 // A network of several members is no part of that contract (NewNetwork): its gateway
 // and its DNS server are one address, the first, and all others are its members'. A
-// member has an IPv4 address, and what follows from it: an IPv6 address with the same
-// host part, and an Ethernet address.
+// member has an IPv4 address, and derived from it an IPv6 address with the same host
+// part, and an Ethernet address.
 //
 // A guest that has the host's own addresses, as pasta's has (NewCopied), has its subnets
-// outside: who else lives in them is reached as everybody is. Nothing of ours has an
-// address there, so what stands for the host, and where names are resolved, are
-// addresses that the caller chooses, or the gateway.
+// outside: other machines in them are reached like any other. Nothing of ours has an
+// address there, so the caller chooses the addresses that stand for the host and for the
+// resolver, or the gateway does.
 //
-// The three are values of one type, which tells addresses apart by the parts that they
-// play and not by how the plan came about: see Plan.
+// A guest without any interface (NewLoopback) has only the addresses of its lo.
+//
+// All are values of one type, which tells addresses apart by their roles and not by how
+// the plan was made: see Plan.
 //
 // The package opens nothing and imports nothing of the data path.
 package addressing
@@ -54,27 +56,40 @@ func DefaultIPv4() netip.Prefix { return netip.MustParsePrefix("10.0.2.0/24") }
 // DefaultIPv6 is the subnet used when IPv6 is enabled: fd00::/64.
 func DefaultIPv6() netip.Prefix { return netip.MustParsePrefix("fd00::/64") }
 
-// Plan names every address of one guest network that has a part to play. A family is off
-// where its gateway is not valid, and then all its fields are zero.
+// FreeIPv6 is the first subnet that shares no address with any of taken: the default,
+// fd00:0:0:1::/64 and so on. false: there is none among 256.
+func FreeIPv6(taken []netip.Prefix) (free netip.Prefix, ok bool) {
+	bytes := DefaultIPv6().Addr().As16()
+	for i := range 256 {
+		bytes[7] = byte(i)
+		free = netip.PrefixFrom(netip.AddrFrom16(bytes), DefaultIPv6().Bits())
+		if !slices.ContainsFunc(taken, free.Overlaps) {
+			return free, true
+		}
+	}
+	return free, false
+}
+
+// Plan names every address of one guest network that has a role. A family is off if its
+// gateway is not valid, and then all its fields are zero.
 //
-// An address may play several parts: by default the gateway is the host's loopback, too.
+// An address may have several roles: by default the gateway is the host's loopback, too.
 type Plan struct {
-	// The router: who the guest hears of errors from, and of advertisements, and who
-	// serves DHCP.
+	// The router, which sends errors and advertisements to the guest, and serves DHCP.
 	Gateway          netip.Addr
 	Gateway6         netip.Addr
 	GatewayLinkLocal netip.Addr // the source of router advertisements
 	MAC              [6]byte    // the Ethernet address of every frame we send
 
-	// The forwarding resolver: all there is at these addresses, or its two ports
-	// where the subnet lies outside. Not valid: there is none.
+	// The forwarding resolver: these addresses as a whole, or its two ports where the
+	// subnet lies outside. Not valid: there is none.
 	DNS, DNS6, DNSLinkLocal netip.Addr
 
 	HostLoopback []netip.Addr // that stand for the host's 127.0.0.1 or ::1
 	HostAddrs    []netip.Addr // that stand for the host's main address of their family
 
-	// Outside says that the guest's subnets are the host's, and who has an address
-	// in them is beyond the host. Otherwise nobody is in them but the guest and us.
+	// Outside says that the guest's subnets are the host's, and other machines in them
+	// are beyond the host. Otherwise only the guest and we are in them.
 	Outside bool
 	Prefix  netip.Prefix // the guest's IPv4 subnet
 	Prefix6 netip.Prefix // the guest's IPv6 subnet, a /64; not valid: the guest has a link-local address at most
@@ -116,9 +131,9 @@ func New(v4, v6 netip.Prefix) (Plan, error) {
 	return p, nil
 }
 
-// standAlone completes a plan whose subnets hold nobody but the guest and us: the gateway
-// is the host, and has the Ethernet address that libslirp gives it, 52:55 followed by its
-// IPv4 address.
+// standAlone completes a plan whose subnets hold only the guest and us: the gateway is the
+// host, and has the Ethernet address that libslirp gives it, 52:55 followed by its IPv4
+// address.
 func (p *Plan) standAlone() {
 	p.HostLoopback = []netip.Addr{p.Gateway}
 	if p.IPv6() {
@@ -151,8 +166,8 @@ func ParseCIDR(s string) (netip.Prefix, error) {
 	return p, usable(p)
 }
 
-// usable is the error of a subnet that is set aside for something else
-// (RFC 6890), so that packets with its addresses are dropped.
+// usable returns an error for a subnet that is set aside for something else (RFC 6890),
+// so that packets with its addresses are dropped.
 func usable(p netip.Prefix) error {
 	a, kind, instead := p.Addr(), "", DefaultIPv4()
 	if a.Is6() {

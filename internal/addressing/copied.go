@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// Copied is what a guest gets that stands beside the host: the host's own addresses, or
-// others in their place.
+// Copied describes a guest beside the host: it has the host's own addresses, or others in
+// their place.
 type Copied struct {
 	// Addresses of the guest, of either family, each with the length of its subnet. The
 	// first of a family is its main one. A family without an address and without a
@@ -16,14 +16,14 @@ type Copied struct {
 	Addresses []netip.Prefix
 	// Gateway and Gateway6 are the guest's routers, in its subnet or not. If one is not
 	// valid, the guest gets LocalGateway or LocalGateway6 in its place, so that it has a
-	// way out as soon as the host has.
+	// default route as soon as the host has.
 	Gateway, Gateway6 netip.Addr
-	// HostLoopback stand for the host's 127.0.0.1 and ::1. A family that has none here
-	// takes its gateway, unless NoMapGateway.
+	// HostLoopback stand for the host's 127.0.0.1 and ::1. For a family that has none
+	// here, its gateway does, unless NoMapGateway.
 	HostLoopback []netip.Addr
 	NoMapGateway bool
 	// HostAddrs stand for the host's main address of their family, several of a family
-	// if need be. One that is among HostLoopback, too, is taken as that.
+	// if need be. One that is in HostLoopback, too, stands for the loopback.
 	HostAddrs []netip.Addr
 	// DNS are the addresses whose ports 53 and 853 are our resolver's, one of a family.
 	DNS []netip.Addr
@@ -41,10 +41,10 @@ func CopiedMAC() [6]byte { return [6]byte{0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55} }
 
 // NewCopied makes the plan of a guest whose subnets lie outside.
 //
-// What the guest has for its own can stand for nothing else, since what it sends there
-// never leaves it. And callers name addresses of both families without knowing which of
-// them there will be. So HostLoopback, HostAddrs and DNS are left out where they are the
-// guest's own or of a family that is off.
+// The guest's own addresses can stand for nothing else, since what it sends there never
+// leaves it. And callers name addresses of both families without knowing which of them
+// will be on. So HostLoopback, HostAddrs and DNS are left out where they are the guest's
+// own or of a family that is off.
 func NewCopied(c Copied) (Plan, error) {
 	p := Plan{Outside: true, MAC: c.MAC}
 	if p.MAC == [6]byte{} {

@@ -26,24 +26,24 @@ func NewNetwork(v4, v6 netip.Prefix) (Plan, error) {
 	return p, nil
 }
 
-// checkSubnets is the error of subnets that no plan can have. The IPv6 one need not
-// be valid.
+// checkSubnets returns an error for subnets that no plan can have. The IPv6 one need
+// not be valid.
 func checkSubnets(v4 netip.Prefix, shortest, longest int, v6 netip.Prefix) error {
 	if !v4.Addr().Is4() || v4.Bits() < shortest || v4.Bits() > longest || v4 != v4.Masked() {
-		return fmt.Errorf("plan IPv4 subnet: %v is not a network of prefix length %d-%d", v4, shortest, longest)
+		return fmt.Errorf("%v is not an IPv4 subnet with a prefix length of %d to %d", v4, shortest, longest)
 	}
 	if err := usable(v4); err != nil || !v6.IsValid() {
 		return err
 	}
 	if !v6.Addr().Is6() || v6.Addr().Is4In6() || v6.Bits() != 64 || v6 != v6.Masked() {
-		return fmt.Errorf("plan IPv6 subnet: %v is not a /64 network", v6)
+		return fmt.Errorf("%v is not an IPv6 subnet with a prefix length of 64, such as fd00::/64", v6)
 	}
 	return usable(v6)
 }
 
 // Host is the n-th address of the IPv4 subnet, counted from its network address,
-// which is the 0th. It is not valid if the subnet has no such host: the network
-// and broadcast addresses are none.
+// which is the 0th. It is not valid if the subnet has no such host: the network and
+// broadcast addresses are not hosts.
 func (p *Plan) Host(n uint32) netip.Addr {
 	if n == 0 || n >= p.broadcastOffset() {
 		return netip.Addr{}
@@ -59,8 +59,8 @@ func (p *Plan) IsMember(a netip.Addr) bool {
 	return p.Prefix.Contains(a) && p.Host(p.offset(a)).IsValid() && !p.IsOwn(a)
 }
 
-// FirstFree is the lowest address that a member may have and that is not taken. It
-// is not valid if all are.
+// FirstFree is the lowest address that a member may have and that is not taken, not
+// valid if all are.
 func (p *Plan) FirstFree(taken func(netip.Addr) bool) netip.Addr {
 	for n := uint32(1); ; n++ {
 		if a := p.Host(n); !a.IsValid() || p.IsMember(a) && !taken(a) {
@@ -81,8 +81,8 @@ func (p *Plan) MemberIPv6(a netip.Addr) netip.Addr {
 	return netip.AddrFrom16(b)
 }
 
-// MemberHardwareAddr is the Ethernet address of a member that has asked for no
-// other: 52:56 followed by its IPv4 address. Ours begins with 52:55.
+// MemberHardwareAddr is a member's default Ethernet address: 52:56 followed by its
+// IPv4 address. Ours begins with 52:55.
 func MemberHardwareAddr(a netip.Addr) [6]byte {
 	b := a.As4()
 	return [6]byte{0x52, 0x56, b[0], b[1], b[2], b[3]}

@@ -38,8 +38,8 @@ func (p *Plan) IsGuest(a netip.Addr) bool {
 	return false
 }
 
-// IsOwn reports whether a is one of our own addresses: those that nobody but us can
-// have, and that answer echo requests by themselves.
+// IsOwn reports whether a is one of our own addresses: only we can have them, and we
+// answer echo requests to them.
 func (p *Plan) IsOwn(a netip.Addr) bool {
 	return p.IsHostLoopback(a) || p.IsHostAddr(a) || !p.Outside && p.IsDNS(a) ||
 		a == p.GatewayLinkLocal && a.IsValid()
@@ -59,19 +59,19 @@ func (p *Plan) Own() (own []netip.Addr) {
 	return own
 }
 
-// Inside reports whether a is in a subnet that has nobody but the guest and us.
+// Inside reports whether a is in a subnet of only the guest and us.
 func (p *Plan) Inside(a netip.Addr) bool {
 	return !p.Outside && (p.Prefix.Contains(a) || p.Prefix6.Contains(a))
 }
 
-// Holds reports whether a is ours on the guest's link: who else claims it there is told
-// that it is taken.
+// Holds reports whether a is ours on the guest's link: anybody else who claims it there
+// learns that it is taken.
 func (p *Plan) Holds(a netip.Addr) bool { return p.IsOwn(a) || p.IsGateway(a) || p.IsDNS(a) }
 
 // Answers reports whether we say on the guest's link that a is behind our Ethernet
-// address. Where the guest's subnets lie outside, that is everybody in them, and all
-// whom a route without a router leads to. The guest's own addresses are not, nor those
-// that no single machine can have, nor link-local ones of IPv6, which stay on the link.
+// address. Where the guest's subnets lie outside, that holds for every address, since
+// routes without a router may lead anywhere; except for the guest's own, those that no
+// single machine can have, and link-local ones of IPv6, which stay on the link.
 func (p *Plan) Answers(a netip.Addr) bool {
 	if p.Holds(a) {
 		return true
@@ -79,7 +79,7 @@ func (p *Plan) Answers(a netip.Addr) bool {
 	return p.Outside && standable(a) && (a.Is4() || !a.IsLinkLocalUnicast()) && !p.IsGuest(a)
 }
 
-// GatewayFor is the router as a guest of the address a sees it.
+// GatewayFor is the router's address as a guest with the address a sees it.
 func (p *Plan) GatewayFor(a netip.Addr) netip.Addr {
 	switch {
 	case a.Is4():
@@ -90,16 +90,16 @@ func (p *Plan) GatewayFor(a netip.Addr) netip.Addr {
 	return p.Gateway6
 }
 
-// LoopbackFor is the address by which a guest of the address a sees the host's loopback,
+// LoopbackFor is the address by which a guest with the address a sees the host's loopback,
 // not valid if there is none.
 func (p *Plan) LoopbackFor(a netip.Addr) netip.Addr { return standIn(p.HostLoopback, a) }
 
-// HostAddrFor is the address by which a guest of the address a sees the host's main one,
+// HostAddrFor is the address by which a guest with the address a sees the host's main one,
 // not valid if there is none.
 func (p *Plan) HostAddrFor(a netip.Addr) netip.Addr { return standIn(p.HostAddrs, a) }
 
-// standIn is the first of a list that is of the family of a, and link-local if a is and
-// the list has such a one.
+// standIn is the first of a list that is of the family of a, a link-local one if a is and
+// the list has one.
 func standIn(list []netip.Addr, a netip.Addr) (found netip.Addr) {
 	local := a.Is6() && a.IsLinkLocalUnicast()
 	for _, s := range list {

@@ -11,13 +11,12 @@ import (
 	"epiphyte/portfwd"
 )
 
-// ErrNeedsHTTP is returned for what the control socket's protocol cannot
-// express.
+// ErrNeedsHTTP is returned for requests that the control socket's protocol cannot express.
 var ErrNeedsHTTP = errors.New("the control socket does not support this, the HTTP socket does")
 
-// Client speaks to a running program on one of its sockets, of which one must be
-// set. On the control socket it publishes the ports of slirp4netns, too, which
-// has no flows or counters to show. Errors in replies are *Error.
+// Client asks a running program on one of its sockets, of which one must be set. The control
+// socket may also be slirp4netns's, which has no flows or counters to show. Errors in replies
+// are *Error.
 type Client struct {
 	Control string // path of the control socket; ignored if HTTP is set
 	HTTP    string // path of the HTTP socket
@@ -30,7 +29,7 @@ func (c *Client) Ports(ctx context.Context) ([]Port, error) {
 		err := c.request(ctx, "GET", "/v1/ports", nil, &doc)
 		return doc.Ports, err
 	}
-	// slirp4netns sends entries, its documentation has them in return.
+	// slirp4netns sends "entries", but its documentation says "return".
 	var reply struct {
 		Return  *struct{ Entries []Port }
 		Entries []Port
@@ -102,8 +101,8 @@ func (c *Client) Flows(ctx context.Context) ([]Flow, error) {
 	return doc.Flows, err
 }
 
-// Capture writes what crosses the TAP to w as pcapng, with at most snaplen bytes of each
-// frame if that is not 0, until ctx ends (nil), w fails or the program ends (nil).
+// Capture writes the frames that cross the TAP to w as pcapng, with at most snaplen bytes of
+// each if that is not 0. It returns nil when ctx or the program ends, or w's error.
 func (c *Client) Capture(ctx context.Context, w io.Writer, snaplen int) error {
 	if c.HTTP == "" {
 		return fmt.Errorf("capture frames: %w", ErrNeedsHTTP)
@@ -111,7 +110,7 @@ func (c *Client) Capture(ctx context.Context, w io.Writer, snaplen int) error {
 	return c.stream(ctx, "/v1/pcap?snaplen="+strconv.Itoa(snaplen), w)
 }
 
-// Names of what Document reads.
+// Names of documents.
 const (
 	FlowsDocument = "flows"
 	StatsDocument = "stats"

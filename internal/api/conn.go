@@ -13,7 +13,7 @@ type conn struct {
 	*net.UnixConn
 	server  *Server
 	waiting bool // guarded by server.mu; for the request
-	streams bool // guarded by server.mu; its response goes on until the client ends it
+	streams bool // guarded by server.mu; its response continues until the client ends it
 }
 
 func (c *conn) serve(ctx context.Context) {
@@ -22,7 +22,7 @@ func (c *conn) serve(ctx context.Context) {
 	c.SetReadDeadline(time.Now().Add(s.patience))
 	var reply []byte
 	if err := s.file.checkPeer(c.UnixConn); err != nil {
-		// Logged once, or a guest that can reach the file could fill the log.
+		// Logged once, so that a guest that can reach the file cannot fill the log.
 		s.warn.Do(func() { s.log.Warn("refused a client", "socket", s.file.path, "error", err) })
 		reply = s.refuse(err)
 	} else {
@@ -32,15 +32,15 @@ func (c *conn) serve(ctx context.Context) {
 	if _, err := c.Write(reply); err != nil {
 		return
 	}
-	// A client whose bytes are unread when its connection is closed gets
-	// ECONNRESET and may lose the reply. So let no more in, and read the rest.
+	// If bytes are unread when the connection is closed, the client gets ECONNRESET and may
+	// lose the reply. So let no more in, and read the rest.
 	c.CloseWrite()
 	c.CloseRead()
 	io.Copy(io.Discard, c)
 }
 
-// received marks the request as received. It returns false if the request must
-// not be executed, because the connection has been closed meanwhile.
+// received marks the request as received. It returns false if the request must not be
+// executed because the connection has been closed meanwhile.
 func (c *conn) received() bool {
 	c.server.mu.Lock()
 	defer c.server.mu.Unlock()
@@ -49,8 +49,8 @@ func (c *conn) received() bool {
 	return waiting
 }
 
-// abort closes the connection from another goroutine, or has its stream end as the client
-// would. server.mu is held.
+// abort closes the connection from another goroutine, or ends its stream as the client would.
+// server.mu is held.
 func (c *conn) abort() {
 	c.waiting = false
 	if c.streams {

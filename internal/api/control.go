@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// maxMessage is the size in bytes from which on a request is too large.
+	// maxMessage is the least size in bytes of a request that is too large.
 	maxMessage = 4096
-	// garbagePatience is how long bytes that are not JSON are read on: the
+	// garbagePatience is how long reading continues after bytes that are not JSON: the
 	// reply depends on whether they become too large.
 	garbagePatience = 100 * time.Millisecond
 )
@@ -62,7 +62,7 @@ func (c *conn) readMessage() (json.RawMessage, error) {
 	}
 }
 
-// failure is the contract's error: callers compare desc, cause is our addition.
+// failure makes the contract's error. Callers compare desc; cause is our addition.
 func failure(text, cause string) []byte {
 	return encode(errorDocument{&Error{Desc: "bad request: " + text, Cause: cause}})
 }

@@ -121,7 +121,7 @@ func TestControlErrors(t *testing.T) {
 		{`{"execute":"remove_hostfwd","arguments":{"id":"1"}}`, "remove_hostfwd: bad arguments.id", ""},
 		{`{"execute":"remove_hostfwd","arguments":{"id":0}}`, "remove_hostfwd: bad arguments.id", ""},
 		{`{"execute":"remove_hostfwd","arguments":{"id":-1}}`, "remove_hostfwd: bad arguments.id", ""},
-		{`{"execute":"remove_hostfwd","arguments":{"id":1}}`, "remove_hostfwd: bad arguments.id", "no such"},
+		{`{"execute":"remove_hostfwd","arguments":{"id":1}}`, "remove_hostfwd: bad arguments.id", "no published port"},
 		{`{"execute":"remove_hostfwd","arguments":{"id":1e30}}`, "remove_hostfwd: bad arguments.id", ""},
 	} {
 		got := ask(t, path, tt.request)

@@ -28,8 +28,7 @@ type errorDocument struct {
 	Error *Error `json:"error"`
 }
 
-// errnoName is the symbol of the errno that err wraps, such as EADDRINUSE, or
-// empty.
+// errnoName returns the symbol of the errno that err wraps, such as EADDRINUSE, or empty.
 func errnoName(err error) string {
 	var errno unix.Errno
 	if !errors.As(err, &errno) {
@@ -38,7 +37,7 @@ func errnoName(err error) string {
 	return unix.ErrnoName(errno)
 }
 
-// fieldOf is the field of a Port that err is about, or empty.
+// fieldOf returns the field of a Port that err is about, or empty.
 func fieldOf(err error) string {
 	var field *portfwd.FieldError
 	if errors.As(err, &field) {
@@ -47,8 +46,8 @@ func fieldOf(err error) string {
 	return ""
 }
 
-// encode writes v as JSON without a newline, and without the escapes that are
-// for HTML only. The types of this package can always be written.
+// encode writes v as JSON without a newline and without escapes for HTML. It cannot fail for
+// the types of this package.
 func encode(v any) []byte {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)

@@ -18,10 +18,10 @@ import (
 )
 
 const (
-	// maxReply is how many bytes a client reads of a reply.
+	// maxReply bounds the bytes that a client reads of a reply.
 	maxReply = 64 << 20
-	// clientTimeout is how long a request may take. To publish one port takes
-	// up to 2 s if it is just being released, and a range has many.
+	// clientTimeout bounds a request. To publish one port takes up to 2 s if it is just
+	// being released, and a range has many.
 	clientTimeout = 30 * time.Second
 )
 
@@ -74,7 +74,7 @@ func exchange(ctx context.Context, path string, request []byte) ([]byte, error) 
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
-	// A server that takes no more of the request has replied why.
+	// A server that stops reading the request has already replied why.
 	if _, err := conn.Write(request); err != nil && !errors.Is(err, unix.EPIPE) {
 		return nil, errors.Join(ctx.Err(), err)
 	}
@@ -86,8 +86,8 @@ func exchange(ctx context.Context, path string, request []byte) ([]byte, error) 
 	return b, nil
 }
 
-// stream sends a request to the HTTP socket and writes the response to w until it ends,
-// which it is made to when ctx does.
+// stream sends a request to the HTTP socket and writes the response to w until it ends. When
+// ctx ends, it has the server end it.
 func (c *Client) stream(ctx context.Context, path string, w io.Writer) error {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", c.HTTP)
 	if err != nil {

@@ -43,7 +43,7 @@ func testConfig() (Config, *apitest.Ports) {
 		Stats: func() []Metric {
 			return []Metric{
 				{Name: "uptime_seconds", Help: "Seconds since the start", Values: []Value{{N: 12}}},
-				{Name: "sent_bytes", Help: "Bytes from the guest", Counter: true, Label: "proto", Values: []Value{{"tcp", 1 << 60}, {"udp", 2}}},
+				{Name: "sent_bytes", Help: "Bytes from the guest", Counter: true, Label: "proto", Values: []Value{{Label: "tcp", N: 1 << 60}, {Label: "udp", N: 2}}},
 			}
 		},
 		Capture: func(ctx context.Context, w io.Writer, snaplen int) error {

@@ -11,10 +11,10 @@ const guestPath = "/v1/guest"
 type Guest struct {
 	Program   int       `json:"program"`           // process id of the program
 	Version   string    `json:"version"`           // of the program
-	Process   int       `json:"process,omitempty"` // one in the guest's namespaces
+	Process   int       `json:"process,omitempty"` // pid of one in the guest's namespaces
 	NetNS     string    `json:"netns,omitempty"`   // path of the network namespace, if no process is known
 	UserNS    string    `json:"userns,omitempty"`  // path of the user namespace, likewise
-	Command   []string  `json:"command,omitempty"` // that the program has started
+	Command   []string  `json:"command,omitempty"` // started by the program
 	Interface string    `json:"interface"`         // in the guest; empty: not known
 	IPv4      string    `json:"ipv4,omitempty"`    // the guest's own address
 	IPv6      string    `json:"ipv6,omitempty"`    // likewise

@@ -10,8 +10,8 @@ import (
 	"epiphyte/portfwd"
 )
 
-// object is a JSON object with members still encoded. Unlike a struct's, its
-// keys are case-sensitive, which the contract asks for.
+// object is a JSON object with members still encoded. Unlike a struct's, its keys are
+// case-sensitive, as the contract requires.
 type object map[string]json.RawMessage
 
 // Requests of the control socket.
@@ -87,8 +87,7 @@ func (s *Server) addArguments(ctx context.Context, arguments object) (e portfwd.
 	return s.cfg.Ports.Add(ctx, rule)
 }
 
-// listHostfwd replies in two forms: the one that slirp4netns documents, and the
-// one that it sends.
+// listHostfwd replies in two forms: as slirp4netns documents it, and as it sends it.
 func (s *Server) listHostfwd() []byte {
 	type entries struct {
 		Entries []Port `json:"entries"`
@@ -115,8 +114,8 @@ func (s *Server) removeHostfwd(arguments object) []byte {
 	return success(struct{}{})
 }
 
-// causeOf is err in one line after the symbol of its errno. It leaves out the
-// name of the field, which the contract's text has.
+// causeOf returns err in one line after the symbol of its errno, without the name of the
+// field, which the contract's text has.
 func causeOf(err error) string {
 	var field *portfwd.FieldError
 	if errors.As(err, &field) {
@@ -128,7 +127,7 @@ func causeOf(err error) string {
 	return err.Error()
 }
 
-// asObject is nil for everything else.
+// asObject returns nil if v is no object.
 func asObject(v json.RawMessage) object {
 	var o object
 	if json.Unmarshal(v, &o) != nil {
@@ -144,8 +143,8 @@ func asString(v json.RawMessage) (s string, ok bool) {
 	return s, json.Unmarshal(v, &s) == nil
 }
 
-// asText is a string's value. Missing and null are empty; other types are
-// returned as they were sent, which no field accepts.
+// asText returns a string's value. Missing and null are empty; other types are returned as
+// they were sent, which no field accepts.
 func asText(v json.RawMessage) string {
 	if s, ok := asString(v); ok {
 		return s
@@ -156,8 +155,8 @@ func asText(v json.RawMessage) string {
 	return string(v)
 }
 
-// asNumber is a number without its fraction. As in the contract, everything else
-// is 0, strings included; so are numbers of more than 32 bits.
+// asNumber returns a number without its fraction. As in the contract, everything else is 0,
+// including strings and numbers of more than 32 bits.
 func asNumber(v json.RawMessage) int {
 	f, err := strconv.ParseFloat(string(v), 64)
 	if err != nil || math.Abs(f) > math.MaxInt32 {

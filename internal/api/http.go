@@ -50,7 +50,7 @@ type response struct {
 	body     []byte
 	location string                                 // of what was created
 	allow    string                                 // methods, with statusBadMethod
-	stream   func(context.Context, io.Writer) error // in place of a body, until ctx ends; nil: none
+	stream   func(context.Context, io.Writer) error // writes the body until ctx ends; nil: none
 }
 
 // requestError is an error of the request itself.

@@ -47,7 +47,7 @@ func TestHTTPRoutes(t *testing.T) {
 		{"GET", "/v1/ports/1", "", 200,
 			`{"id":1,"proto":"tcp","host_addr":"127.0.0.1","host_port":8080,"guest_addr":"10.0.2.100","guest_port":80}` + "\n"},
 		{"DELETE", "/v1/ports/1", "", 204, ""},
-		{"DELETE", "/v1/ports/1", "", 404, `{"error":{"desc":"remove published port 1: no such published port"}}` + "\n"},
+		{"DELETE", "/v1/ports/1", "", 404, `{"error":{"desc":"id 1: no published port has it"}}` + "\n"},
 		{"DELETE", "/v1/ports?id=2", "", 204, ""},
 		{"DELETE", "/v1/ports", "", 400, `{"error":{"desc":"the id is missing...`},
 		{"DELETE", "/v1/ports/x", "", 404, `{"error":...`},
@@ -58,12 +58,12 @@ func TestHTTPRoutes(t *testing.T) {
 		{"POST", "/v1/ports", ``, 400, `{"error":{"desc":"the body is empty; an example of one is {\"rule\":\"8080:80\"}"}}` + "\n"},
 		{"POST", "/v1/ports", `[]`, 400, `{"error":{"desc":"body: ...`},
 		{"POST", "/v1/ports", `{"hostport":1}`, 400, `{"error":{"desc":"body: json: unknown field...`},
-		{"POST", "/v1/ports", `{"host_port":65536}`, 400, `{"error":{"desc":"host_port: a number from 1 to 65535 is required, not 65536","field":"host_port"}}` + "\n"},
-		{"POST", "/v1/ports", `{"host_port":-1}`, 400, `{"error":{"desc":"host_port: a number from 1 to 65535 is required, not -1","field":"host_port"}}` + "\n"},
-		{"POST", "/v1/ports", `{}`, 400, `{"error":{"desc":"host_port: a number from 1 to 65535 is required, not 0","field":"host_port"}}` + "\n"},
-		{"POST", "/v1/ports", `{"host_port":80,"host_addr":"x"}`, 400, `{"error":{"desc":"host_addr: \"x\" is not an IP address","field":"host_addr"}}` + "\n"},
-		{"POST", "/v1/ports", `{"host_port":80,"guest_addr":"x"}`, 400, `{"error":{"desc":"guest_addr: \"x\" is not an IP address","field":"guest_addr"}}` + "\n"},
-		{"POST", "/v1/ports", `{"host_port":80,"proto":"sctp"}`, 400, `{"error":{"desc":"proto: \"sctp\" is neither tcp nor udp","field":"proto"}}` + "\n"},
+		{"POST", "/v1/ports", `{"host_port":65536}`, 400, `{"error":{"desc":"a number from 1 to 65535 is required, not 65536","field":"host_port"}}` + "\n"},
+		{"POST", "/v1/ports", `{"host_port":-1}`, 400, `{"error":{"desc":"a number from 1 to 65535 is required, not -1","field":"host_port"}}` + "\n"},
+		{"POST", "/v1/ports", `{}`, 400, `{"error":{"desc":"a number from 1 to 65535 is required, not 0","field":"host_port"}}` + "\n"},
+		{"POST", "/v1/ports", `{"host_port":80,"host_addr":"x"}`, 400, `{"error":{"desc":"\"x\" is not an IP address","field":"host_addr"}}` + "\n"},
+		{"POST", "/v1/ports", `{"host_port":80,"guest_addr":"x"}`, 400, `{"error":{"desc":"\"x\" is not an IP address","field":"guest_addr"}}` + "\n"},
+		{"POST", "/v1/ports", `{"host_port":80,"proto":"sctp"}`, 400, `{"error":{"desc":"\"sctp\" is neither tcp nor udp","field":"proto"}}` + "\n"},
 		{"POST", "/v1/ports", `{"rule":"80:81:82:83"}`, 400, `{"error":...`},
 		{"POST", "/v1/ports", `{"rule":"80","proto":"udp"}`, 400, `{"error":{"desc":"only guest_addr may be given together with rule"}}` + "\n"},
 		{"POST", "/v1/ports", `{"id":7,"host_port":80}`, 400, `{"error":{"desc":"id cannot be chosen"}}` + "\n"},
@@ -79,7 +79,7 @@ func TestHTTPRoutes(t *testing.T) {
 		{"PATCH", "/v1/forwards", `{"delete":["-u 53"],"add":["-t 8080"]}`, 409, `{"error":{"desc":"-t 8080 conflicts with -t 0.0.0.0/8080:10.89.0.2/80: port 8080 is forwarded already; delete that one first, or choose another port"}}` + "\n"},
 		{"PATCH", "/v1/forwards", `{"add":["-t 81"]}`, 409, `{"error":{"desc":"forward -t 81: listen on tcp [::]:81: address already in use","cause":"EADDRINUSE"}}` + "\n"},
 		{"PATCH", "/v1/forwards", `{"add":["-t 82"]}`, 403, `{"error":{"desc":"forward -t 82: ...`},
-		{"PATCH", "/v1/forwards", `{"add":["-t 0"]}`, 400, `{"error":{"desc":"-t \"0\": \"0\" is no port, ...`},
+		{"PATCH", "/v1/forwards", `{"add":["-t 0"]}`, 400, `{"error":{"desc":"-t \"0\": \"0\" is not a port, ...`},
 		{"PATCH", "/v1/forwards", `{"clear":["TAP"]}`, 400, `{"error":{"desc":"\"TAP\" has no ports to clear: ...`},
 		{"PATCH", "/v1/forwards", `{"rule":"80"}`, 400, `{"error":{"desc":"body: json: unknown field...`},
 		{"PATCH", "/v1/forwards", ``, 400, `{"error":{"desc":"the body is empty; an example of one is {\"add\":[\"-t 8080:80\"]}"}}` + "\n"},
@@ -186,7 +186,7 @@ func TestHTTPNothingToShow(t *testing.T) {
 }
 
 func TestMetricsAreEscaped(t *testing.T) {
-	got := string(metricsText([]Metric{{Name: "x", Help: "a\\b\nc", Label: "l", Values: []Value{{"q\"\\\n", 1}}}}))
+	got := string(metricsText([]Metric{{Name: "x", Help: "a\\b\nc", Label: "l", Values: []Value{{Label: "q\"\\\n", N: 1}}}}))
 	want := "# HELP epiphyte_x a\\\\b\\nc.\n# TYPE epiphyte_x gauge\nepiphyte_x{l=\"q\\\"\\\\\\n\"} 1\n"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -18,15 +18,21 @@ type Metric struct {
 
 // Value is one value of a metric.
 type Value struct {
-	Label string
-	N     uint64
+	Member string // the member of a network that it is about, a label as well; empty: none
+	Label  string
+	N      uint64
 }
+
+const memberLabel = "member"
+
+// key joins the value's labels.
+func (v *Value) key() string { return strings.TrimLeft(v.Member+" "+v.Label, " ") }
 
 // metricPrefix begins every name, as Prometheus recommends for a program.
 const metricPrefix = "epiphyte_"
 
-// metricsText is the text exposition format of Prometheus, version 0.0.4:
-// counters end in _total there.
+// metricsText writes the text exposition format of Prometheus, version 0.0.4, in which
+// counters end in _total.
 func metricsText(metrics []Metric) []byte {
 	var b bytes.Buffer
 	help := strings.NewReplacer(`\`, `\\`, "\n", `\n`)
@@ -39,7 +45,10 @@ func metricsText(metrics []Metric) []byte {
 		fmt.Fprintf(&b, "# HELP %s %s.\n# TYPE %s %s\n", name, help.Replace(m.Help), name, kind)
 		for _, v := range m.Values {
 			b.WriteString(name)
-			if m.Label != "" {
+			switch {
+			case v.Member != "":
+				fmt.Fprintf(&b, `{%s="%s",%s="%s"}`, memberLabel, label.Replace(v.Member), m.Label, label.Replace(v.Label))
+			case m.Label != "":
 				fmt.Fprintf(&b, `{%s="%s"}`, m.Label, label.Replace(v.Label))
 			}
 			fmt.Fprintf(&b, " %d\n", v.N)
@@ -48,8 +57,8 @@ func metricsText(metrics []Metric) []byte {
 	return b.Bytes()
 }
 
-// statsJSON is an object with a number for each metric, or an object of numbers
-// where there is a label, in the order of the metrics.
+// statsJSON writes an object with a number for each metric, or an object of numbers if it has
+// a label, in the order of the metrics.
 func statsJSON(metrics []Metric) []byte {
 	var b bytes.Buffer
 	b.WriteByte('{')
@@ -63,7 +72,7 @@ func statsJSON(metrics []Metric) []byte {
 		b.WriteByte('{')
 		for j, v := range m.Values {
 			separate(&b, j)
-			fmt.Fprintf(&b, "%s:%d", encode(v.Label), v.N)
+			fmt.Fprintf(&b, "%s:%d", encode(v.key()), v.N)
 		}
 		b.WriteByte('}')
 	}

@@ -13,7 +13,7 @@ import (
 // checkPeer returns an error for clients that are not permitted: users other than
 // ours and root, and sockets of another network namespace than the listener's,
 // such as the guest's.
-func (f *socketFile) checkPeer(c *net.UnixConn) error {
+func (f *Socket) checkPeer(c *net.UnixConn) error {
 	if err := CheckUser(c); err != nil {
 		return err
 	}
@@ -24,8 +24,8 @@ func (f *socketFile) checkPeer(c *net.UnixConn) error {
 	return nil
 }
 
-// CheckUser returns an error for clients of a Unix socket that are other users than ours
-// and root.
+// CheckUser returns an error for a client of a Unix socket whose user is neither ours nor
+// root.
 func CheckUser(c *net.UnixConn) error {
 	var cred *unix.Ucred
 	err := control(c, func(fd uintptr) (err error) {
@@ -38,9 +38,9 @@ func CheckUser(c *net.UnixConn) error {
 	return checkUser(cred.Uid, uint32(os.Geteuid()))
 }
 
-// NetnsCookie identifies the network namespace of a Unix socket until the next boot
-// (Linux 5.14). That of an accepted one is the client's: the kernel makes it in the
-// namespace of the one that connected (net/unix/af_unix.c, unix_stream_connect).
+// NetnsCookie identifies the network namespace of a Unix socket until the next boot (Linux
+// 5.14). An accepted socket has the client's: the kernel makes it in the namespace of the
+// connecting one (net/unix/af_unix.c, unix_stream_connect).
 func NetnsCookie(c syscall.Conn) (cookie uint64, err error) {
 	err = control(c, func(fd uintptr) (err error) {
 		cookie, err = netnsCookie(fd)
@@ -58,9 +58,9 @@ func control(c syscall.Conn, f func(fd uintptr) error) error {
 	return errors.Join(controlErr, err)
 }
 
-// checkUser compares effective users. The caller reads ours each time, because a
-// sandbox may change it. All users that our user namespace does not map have the
-// number 65534, which is never ours.
+// checkUser compares effective users. The caller reads ours each time, because a sandbox may
+// change it. Users that our user namespace does not map all have the number 65534, which is
+// never ours.
 func checkUser(peer, own uint32) error {
 	if peer == own || peer == 0 {
 		return nil

@@ -47,3 +47,43 @@ func TestPolicy(t *testing.T) {
 		t.Errorf("metrics: %s", answer)
 	}
 }
+
+// fakePolicies are those of two members.
+type fakePolicies struct{ fakePolicy }
+
+func (p *fakePolicies) Show(member string) (PolicyDocument, error) {
+	if member == "b" {
+		return PolicyDocument{}, errors.New("b has no policy")
+	}
+	return p.fakePolicy.Show(), nil
+}
+
+func (p *fakePolicies) Each(f func(string, PolicyDocument)) { f("a", p.fakePolicy.Show()) }
+
+// Those of a network's members are shown and counted, each by its name.
+func TestMemberPolicies(t *testing.T) {
+	s := discreet()
+	s.cfg.Policies = &fakePolicies{fakePolicy{"allow a.example"}}
+	ask := func(method, path, query string) (status, answer string) {
+		r := s.route(t.Context(), &request{method: method, url: &url.URL{Path: path, RawQuery: query}})
+		return r.status, string(r.body)
+	}
+	if status, answer := ask("GET", policyPath, "member=a"); status != statusOK || !strings.Contains(answer, "allow a.example") {
+		t.Errorf("shown: %s %s", status, answer)
+	}
+	if status, answer := ask("GET", policyPath, "member=b"); status != statusNotFound || !strings.Contains(answer, "b has no policy") {
+		t.Errorf("without: %s %s", status, answer)
+	}
+	if status, _ := ask("PUT", policyPath, "member=a"); status != statusBadMethod {
+		t.Errorf("replaced: %s", status)
+	}
+	_, metrics := ask("GET", "/metrics", "")
+	for _, want := range []string{`epiphyte_policy_decided_total{member="a",rule="file:7"} 3`, `epiphyte_policy_denied_total{member="a"} 5`} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("metrics without %s: %s", want, metrics)
+		}
+	}
+	if _, stats := ask("GET", "/v1/stats", ""); !strings.Contains(stats, `"policy_decided":{"a file:7":3}`) {
+		t.Errorf("stats: %s", stats)
+	}
+}

@@ -93,7 +93,7 @@ func (p Port) rule() (r portfwd.Rule, err error) {
 	if r.Guest, err = parseAddr("guest_addr", p.GuestAddr); err != nil {
 		return r, err
 	}
-	// 0 is one that is not given.
+	// 0: not given.
 	if p.GuestPort != 0 {
 		if r.GuestPort, err = parsePort("guest_port", p.GuestPort); err != nil {
 			return r, err

@@ -29,8 +29,8 @@ const (
 
 type handler func(context.Context, *request) *response
 
-// handlers are the methods of a path, none if it does not exist. The paths are
-// those of docs/openapi.yaml.
+// handlers returns the methods of a path, none if it does not exist. The paths are those of
+// docs/openapi.yaml.
 func (s *Server) handlers(path string) map[string]handler {
 	switch path {
 	case "/v1/ports":
@@ -41,6 +41,9 @@ func (s *Server) handlers(path string) map[string]handler {
 		}
 		return map[string]handler{"GET": s.listForwards, "PATCH": s.changeForwards}
 	case policyPath:
+		if s.cfg.Policies != nil {
+			return map[string]handler{"GET": s.showMemberPolicy}
+		}
 		if s.cfg.Policy == nil {
 			return nil
 		}
@@ -104,7 +107,7 @@ func (s *Server) readMetrics(context.Context, *request) *response {
 	return &response{status: statusOK, kind: kindText, body: metricsText(s.stats())}
 }
 
-// maxSnaplen is the longest frame that can be captured, in bytes, and more.
+// maxSnaplen exceeds the longest frame that can be captured, in bytes.
 const maxSnaplen = 1 << 18
 
 func (s *Server) capture(_ context.Context, req *request) *response {
@@ -198,7 +201,7 @@ func (s *Server) unpublish(_ context.Context, req *request) *response {
 	return &response{status: statusNoContent}
 }
 
-// portID is the id in the path, or else in the query.
+// portID returns the id in the path, or else in the query.
 func portID(req *request) string {
 	if id, ok := strings.CutPrefix(req.url.Path, portPrefix); ok {
 		return id

@@ -10,12 +10,12 @@ import (
 )
 
 const (
-	// maxConns is the number of connections at once. Callers need one now and
-	// then; the bound is for those that leak them.
+	// maxConns bounds the connections at once. Callers need one now and then; the bound is
+	// for those that leak them.
 	maxConns = 64
-	// patience is how long a request may take to arrive.
+	// patience bounds how long a request may take to arrive.
 	patience = 10 * time.Second
-	// writeTimeout is how long a client may take to read a reply.
+	// writeTimeout bounds how long a client may take to read a reply.
 	writeTimeout = 5 * time.Second
 	// acceptPause is how long to wait when the process is out of descriptors.
 	acceptPause = 100 * time.Millisecond
@@ -26,7 +26,7 @@ type replyFunc func(*conn, context.Context) []byte
 
 // Server answers on one socket.
 type Server struct {
-	file   *socketFile
+	file   *Socket
 	cfg    Config
 	log    *slog.Logger
 	reply  replyFunc
@@ -44,29 +44,40 @@ type Server struct {
 	closed bool    // guarded by mu
 }
 
-// ListenControl makes the control socket at path: slirp4netns's JSON. A path of
-// 108 bytes or more is ErrPathTooLong. A predecessor on its way out is waited for,
-// until ctx ends.
+// ListenControl makes the control socket at path: slirp4netns's JSON. See [Listen].
 func ListenControl(ctx context.Context, path string, cfg Config) (*Server, error) {
-	return newServer(ctx, path, cfg, (*conn).replyControl, refuseControl)
-}
-
-// ListenHTTP makes the HTTP socket at path. A path of 108 bytes or more is
-// ErrPathTooLong. A predecessor is waited for as by ListenControl.
-func ListenHTTP(ctx context.Context, path string, cfg Config) (*Server, error) {
-	return newServer(ctx, path, cfg, (*conn).replyHTTP, refuseHTTP)
-}
-
-func newServer(ctx context.Context, path string, cfg Config, reply replyFunc, refuse func(error) []byte) (*Server, error) {
-	if cfg.Logger == nil {
-		cfg.Logger = slog.Default()
-	}
-	file, err := listen(ctx, path)
+	f, err := Listen(ctx, path)
 	if err != nil {
 		return nil, err
 	}
+	return f.Control(cfg), nil
+}
+
+// ListenHTTP makes the HTTP socket at path. See [Listen].
+func ListenHTTP(ctx context.Context, path string, cfg Config) (*Server, error) {
+	f, err := Listen(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	return f.HTTP(cfg), nil
+}
+
+// Control returns a server that speaks slirp4netns's JSON.
+func (f *Socket) Control(cfg Config) *Server {
+	return newServer(f, cfg, (*conn).replyControl, refuseControl)
+}
+
+// HTTP returns a server that speaks HTTP.
+func (f *Socket) HTTP(cfg Config) *Server {
+	return newServer(f, cfg, (*conn).replyHTTP, refuseHTTP)
+}
+
+func newServer(f *Socket, cfg Config, reply replyFunc, refuse func(error) []byte) *Server {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
 	return &Server{
-		file:     file,
+		file:     f,
 		cfg:      cfg,
 		log:      cfg.Logger,
 		reply:    reply,
@@ -74,11 +85,11 @@ func newServer(ctx context.Context, path string, cfg Config, reply replyFunc, re
 		patience: patience,
 		slots:    make(chan struct{}, maxConns),
 		done:     make(chan struct{}),
-	}, nil
+	}
 }
 
-// Serve answers until ctx ends or Close is called, and returns nil then; any
-// other end is an error. Requests being executed are canceled.
+// Serve answers until ctx ends or Close is called, and then returns nil; it returns an error
+// for any other end. It cancels requests that are being executed.
 func (s *Server) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer s.Close()

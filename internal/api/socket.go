@@ -22,16 +22,19 @@ const MaxPath = 107
 // ErrPathTooLong rejects a longer path, in the contract's words.
 var ErrPathTooLong = errors.New("the specified API socket path is too long (>= 108)")
 
-// socketFile is a listening socket and its file.
-type socketFile struct {
+// Socket is a listening socket and its file. Clients wait in the kernel's queue until a
+// [Server] serves it.
+type Socket struct {
 	*net.UnixListener
 	path     string
 	dev, ino uint64
 	netns    uint64 // cookie of the network namespace, 0 if unknown
 }
 
-// listen listens on path, replacing a socket that nobody listens on any more.
-func listen(ctx context.Context, path string) (*socketFile, error) {
+// Listen makes the socket at path, replacing one that nobody listens on any more. A path of
+// 108 bytes or more is ErrPathTooLong. It waits for a predecessor that is ending, until ctx
+// ends. A server of the socket closes it; without one, Close does.
+func Listen(ctx context.Context, path string) (*Socket, error) {
 	if len(path) > MaxPath {
 		return nil, ErrPathTooLong
 	}
@@ -47,11 +50,11 @@ func listen(ctx context.Context, path string) (*socketFile, error) {
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
-	f := &socketFile{path: path}
+	f := &Socket{path: path}
 	config := net.ListenConfig{Control: f.prepare}
 	l, err := config.Listen(ctx, "unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("listen on socket: %w", err)
+		return nil, fmt.Errorf("listen on socket %s: %w", path, cause(err))
 	}
 	f.UnixListener = l.(*net.UnixListener)
 	f.SetUnlinkOnClose(false) // a successor may have replaced the file
@@ -64,9 +67,18 @@ func listen(ctx context.Context, path string) (*socketFile, error) {
 	return f, nil
 }
 
-// prepare is called before the socket is bound. The file takes its mode from the
-// socket and so is never open to others; the umask belongs to the whole process.
-func (f *socketFile) prepare(_, _ string, raw syscall.RawConn) error {
+// cause is the errno that err wraps: its text names the path once more.
+func cause(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}
+
+// prepare is called before the socket is bound. The file takes its mode from the socket, and
+// so is never open to others. A umask would apply to the whole process.
+func (f *Socket) prepare(_, _ string, raw syscall.RawConn) error {
 	var err error
 	controlErr := raw.Control(func(fd uintptr) {
 		err = unix.Fchmod(int(fd), 0o600)
@@ -75,7 +87,7 @@ func (f *socketFile) prepare(_, _ string, raw syscall.RawConn) error {
 	return errors.Join(controlErr, err)
 }
 
-// A predecessor that was told to go may still listen; see bindPatience of portfwd.
+// A predecessor that was told to end may still listen; see bindPatience of portfwd.
 const (
 	takeOverPatience = time.Second
 	takeOverPause    = 10 * time.Millisecond
@@ -96,7 +108,7 @@ func answered(path string) bool {
 		c.Close()
 		return true
 	}
-	// Its queue is full, or it is a socket of another type.
+	// The listener's queue is full, or it is a socket of another type.
 	return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EPROTOTYPE)
 }
 
@@ -107,7 +119,7 @@ func removeStale(path string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return fmt.Errorf("listen on socket: %w", err)
+		return fmt.Errorf("listen on socket %s: %w", path, cause(err))
 	case info.Mode().Type() != fs.ModeSocket:
 		return fmt.Errorf("listen on socket %s: a file that is not a socket exists", path)
 	}
@@ -119,7 +131,7 @@ func removeStale(path string) error {
 
 // Close stops listening and removes the file, unless path leads to another file
 // by now: a successor's, or one in a sandbox.
-func (f *socketFile) Close() error {
+func (f *Socket) Close() error {
 	var st unix.Stat_t
 	if unix.Lstat(f.path, &st) == nil && st.Dev == f.dev && st.Ino == f.ino {
 		os.Remove(f.path)

@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// streamFarewell is how long a client may take to read the end of a stream when the server
-// is being closed.
+// streamFarewell bounds how long a client may take to read the end of a stream when the
+// server is being closed.
 const streamFarewell = 50 * time.Millisecond
 
-// stream responds with what r.stream writes, until that ends or the client does: it closes
-// its direction of the connection, or all of it. The result is what is still to be sent.
+// stream responds with what r.stream writes, until that ends or the client closes its
+// direction of the connection or all of it. The result is what is still to be sent.
 func (c *conn) stream(ctx context.Context, r *response) []byte {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -39,7 +39,7 @@ func (c *conn) stream(ctx context.Context, r *response) []byte {
 	return nil
 }
 
-// headFirst writes a head before the first of what follows.
+// headFirst writes a head before the first write.
 type headFirst struct {
 	w     io.Writer
 	head  []byte

@@ -27,13 +27,13 @@ type Config struct {
 	Isolate bool
 	// USO says that the kernel takes UDP super-datagrams (Linux 6.2). It is the
 	// Bridge's USO, which the stack asks for before there is a port, so Add refuses
-	// devices without.
+	// devices without it.
 	USO bool
-	// Gone is told of a port whose device has vanished, and which has been removed
-	// therefore. It is called on the shard's thread.
+	// Gone is called, on the shard's thread, with a port that was removed because its
+	// device has vanished.
 	Gone func(*Port)
-	// Logger is told of members that are dropped frames of as spoofed, once each. The
-	// default is slog's.
+	// Logger gets a warning, once for each member whose frames are dropped as spoofed.
+	// The default is slog's.
 	Logger *slog.Logger
 }
 
@@ -46,8 +46,8 @@ type Bridge struct {
 	table   atomic.Pointer[table]
 
 	// The shard's thread only:
-	current *Port // which is read
-	in      frame // that was read last
+	current *Port // being read
+	in      frame // read last
 }
 
 var _ stack.Device = (*Bridge)(nil)
@@ -66,12 +66,12 @@ func New(cfg Config) (*Bridge, error) {
 	return b, nil
 }
 
-// Attach says who reads the bridge, the stack: what is called when a port is readable.
-// It must be called before Add.
+// Attach sets the handler that reads the bridge, the stack's, which is called when a port
+// is readable. It must be called before Add.
 func (b *Bridge) Attach(h shard.Handler) { b.handler = h }
 
 // Add makes a port of a device, which stays the caller's and must not be closed before
-// Remove. The addresses must be no other port's. Shard's thread, or before it serves.
+// Remove. No other port may have the addresses. Shard's thread, or before it serves.
 func (b *Bridge) Add(dev stack.Device, a Address) (*Port, error) {
 	p, err := b.add(dev, a)
 	if err != nil {
@@ -104,7 +104,7 @@ func (b *Bridge) add(dev stack.Device, a Address) (*Port, error) {
 	return p, nil
 }
 
-// Remove ends a port: when it returns, nobody uses its device any more. It does
+// Remove ends a port: when it returns, its device is not used any more. It does
 // nothing to a port that is removed already. Shard's thread, or after it has served.
 func (b *Bridge) Remove(p *Port) {
 	if p.removed.Swap(true) {
@@ -115,7 +115,7 @@ func (b *Bridge) Remove(p *Port) {
 	if b.current == p {
 		b.current = nil
 	}
-	for p.writers.Load() > 0 { // none of them waits for anything
+	for p.writers.Load() > 0 { // writers never block
 		runtime.Gosched()
 	}
 }
@@ -184,8 +184,8 @@ func (b *Bridge) Readv(iov []unix.Iovec) (int, unix.Errno) {
 }
 
 // Writev implements stack.Device. The first of iov is the virtio-net header, the next
-// begins with the Ethernet header. EHOSTUNREACH: no member has the destination. What
-// goes to all is written, whoever refuses it.
+// begins with the Ethernet header. EHOSTUNREACH: no member has the destination. Frames to
+// all are written to each port, even if some refuse them.
 func (b *Bridge) Writev(iov []unix.Iovec) (int, unix.Errno) {
 	t, n := b.table.Load(), 0
 	dst := header.Ethernet(sockio.Bytes(&iov[1])).DestinationAddress()

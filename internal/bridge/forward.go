@@ -6,19 +6,18 @@ import (
 	"time"
 )
 
-// A member may send floodRate copies a second to everybody on end, and floodBurst at
-// once. Copies and not frames are counted as they are what the shard's thread spends
-// its time on. Writing one takes 2 us of it, or 6 us if it has 64 kB, so a member that
-// does nothing else takes a sixtieth or a twentieth, however many others there are.
-// In a full /24 that is 32 frames a second, and 16 at once, which is more than
-// announcements of services need; between two members, 4096 frames.
+// A member may send floodRate copies a second to everybody, and floodBurst at once.
+// Copies are counted, not frames, since they cost the shard's thread its time. Writing
+// one takes 2 us, or 6 us if it has 64 kB, so a member that does nothing else takes a
+// sixtieth or a twentieth of the thread, however many others there are. In a full /24
+// that is 32 frames a second, and 16 at once, more than announcements of services need;
+// between two members, 4096 frames.
 const (
 	floodRate  = 8192
 	floodBurst = 4096
 )
 
-// forward sends a frame from p on its way, and reports whether the stack is to have
-// it.
+// forward forwards a frame from p, and reports whether it is for the stack.
 func (b *Bridge) forward(p *Port, f *frame) (toStack bool) {
 	t := b.table.Load()
 	k := b.inspect(t, p, f)
@@ -51,10 +50,10 @@ func (b *Bridge) forward(p *Port, f *frame) (toStack bool) {
 		b.pass(p, t.byAddr[f.target], f)
 		return false
 	}
-	return b.flood(t, p, f) // questions for the sender's own addresses, too: they announce it
+	return b.flood(t, p, f) // questions for the sender's own addresses, too: announcements
 }
 
-// pass writes a frame to one member, who is nil for nobody.
+// pass writes a frame to one member; nil: nobody has the destination.
 func (b *Bridge) pass(p, to *Port, f *frame) {
 	if to == nil || to == p || b.cfg.Isolate {
 		p.other.Add(1)
@@ -63,7 +62,7 @@ func (b *Bridge) pass(p, to *Port, f *frame) {
 	to.write(f.whole)
 }
 
-// flood writes a frame to everybody, and reports whether the stack is to have it.
+// flood writes a frame to everybody, and reports whether the stack gets it, too.
 func (b *Bridge) flood(t *table, p *Port, f *frame) (toStack bool) {
 	ports := t.ports
 	if b.cfg.Isolate {
@@ -89,8 +88,8 @@ func (b *Bridge) allow(p *Port, copies int) bool {
 	return false
 }
 
-// warn says, once, why what a member sends may not arrive: it routes or bridges for
-// others, say.
+// warn logs, once, why a member's frames may not arrive: it may route or bridge for
+// others.
 func (b *Bridge) warn(p *Port, f *frame) {
 	if p.warned {
 		return

@@ -10,7 +10,7 @@ import (
 	"epiphyte/stack"
 )
 
-// frame is one that was read, in the reader's buffers.
+// frame is a frame that was read, in the reader's buffers.
 type frame struct {
 	whole      []unix.Iovec // no longer than the frame
 	virtio     []byte
@@ -47,8 +47,8 @@ func (f *frame) load(iov []unix.Iovec, n int) bool {
 func (f *frame) src() [6]byte { return [6]byte(f.eth[header.EthernetAddressSize:]) }
 func (f *frame) dst() [6]byte { return [6]byte(f.eth) }
 
-// filledBefore reports whether the next kernel is left to fill in a checksum in the
-// first end bytes of the packet.
+// filledBefore reports whether the frame leaves the next kernel to fill in a checksum in
+// the first end bytes of the packet.
 func (f *frame) filledBefore(end int) bool {
 	at, ok := stack.PartialChecksum(f.virtio)
 	return ok && at-header.EthernetMinimumSize < end

@@ -181,6 +181,9 @@ func TestGuestsTalkToTheGateway(t *testing.T) {
 				t.Errorf("guest %d was told %v, want a refusal", i, err)
 			}
 		}
+		counted := make(chan struct{}) // a guest hears its answer just before it is counted
+		w.shard.Post(shard.TaskFunc(func() { close(counted) }))
+		<-counted
 		for i, p := range w.ports { // an answer to ARP or a solicitation, one to the datagram, one to the SYN
 			if s := p.Stats(); s.ToFrames != 3 {
 				t.Errorf("guest %d got %d frames, want its own 3", i, s.ToFrames)

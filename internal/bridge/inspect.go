@@ -10,25 +10,25 @@ import (
 	"epiphyte/stack"
 )
 
-// kind is what the bridge has to know of a frame.
+// kind is how the bridge treats a frame.
 type kind uint8
 
 const (
 	ordinary   kind = iota // goes where its Ethernet destination says
 	question               // asks who has an address, the frame's target
-	forGateway             // asks what the gateway answers, mostly to everybody
-	spoofed                // speaks in a name that is not its sender's
+	forGateway             // a request, mostly to everybody, that only the gateway answers
+	spoofed                // uses an address that is not its sender's
 	malformed              // or of a kind that is not carried
 )
 
 const (
 	portDHCPServer, portDHCPClient   = 67, 68
 	portDHCP6Server, portDHCP6Client = 547, 546
-	// checkedTransport is how much of a transport header is looked at: ports.
+	// checkedTransport is how much of a transport header is checked: the ports.
 	checkedTransport = 4
 )
 
-// inspect tells what kind of frame a member has sent, and parses it.
+// inspect parses a frame that a member has sent, and returns its kind.
 func (b *Bridge) inspect(t *table, p *Port, f *frame) kind {
 	if f.src() != p.addr.MAC {
 		return spoofed
@@ -46,7 +46,7 @@ func (b *Bridge) inspect(t *table, p *Port, f *frame) kind {
 	}
 	switch {
 	case f.pkt.Proto == stack.ProtoUDP && f.pkt.Fragment.Offset == 0 && len(f.pkt.Head) < header.UDPMinimumSize:
-		return malformed // RFC 7112 section 5, and no kernel's
+		return malformed // RFC 7112 section 5; no kernel sends it
 	case f.toDHCPClient():
 		return spoofed
 	case f.pkt.Src.Is4():
@@ -67,8 +67,8 @@ func (f *frame) isUDP(from, to uint16) bool {
 	return p.Proto == stack.ProtoUDP && p.Fragment.Offset == 0 && p.SrcPort() == from && p.DstPort() == to
 }
 
-// toDHCPClient reports whether a client of DHCP would take the frame for a server's
-// message. Some look at the port of their own alone.
+// toDHCPClient reports whether a DHCP client would take the frame for a server's
+// message. Some clients check only their own port.
 func (f *frame) toDHCPClient() bool {
 	p := &f.pkt
 	if p.Proto != stack.ProtoUDP || p.Fragment.Offset > 0 {
@@ -112,7 +112,7 @@ func (f *frame) inspectIPv4(p *Port) kind {
 	return spoofed
 }
 
-// inspectICMPv6 is for messages whose beginning is in the frame.
+// inspectICMPv6 is for messages of which the frame has the beginning.
 func (b *Bridge) inspectICMPv6(t *table, p *Port, f *frame) kind {
 	pkt, h := &f.pkt, header.ICMPv6(f.pkt.Head)
 	if len(h) < header.ICMPv6MinimumSize || f.filledBefore(math.MaxInt) {
@@ -161,14 +161,14 @@ func (b *Bridge) inspectNDP(t *table, p *Port, f *frame, h header.ICMPv6) kind {
 		return spoofed
 	case !pkt.Src.IsUnspecified() || own:
 		return question
-	case b.cfg.Plan.IsOwn(f.target): // is answered to all nodes
+	case b.cfg.Plan.IsOwn(f.target): // answered to all nodes
 		return forGateway
 	}
 	return spoofed
 }
 
 // ownLinkLayerAddress reports whether options of neighbour discovery are well-formed,
-// and tell of no link-layer address but mac.
+// and name no link-layer address but mac.
 func ownLinkLayerAddress(options []byte, mac [6]byte) bool {
 	const unit, source, target = 8, 1, 2 // RFC 4861 sections 4.6 and 4.6.1
 	for len(options) > 0 {

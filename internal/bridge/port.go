@@ -33,13 +33,13 @@ type Stats struct {
 	// FromFrames and FromBytes came from the member, those included that were dropped:
 	FromFrames uint64 `json:"from_frames"`
 	FromBytes  uint64 `json:"from_bytes"`
-	Spoofed    uint64 `json:"spoofed"` // for what they said of their sender
+	Spoofed    uint64 `json:"spoofed"` // for addresses that are not their sender's
 	Other      uint64 `json:"other"`   // malformed, of a kind that is not carried, or to nobody
-	Rate       uint64 `json:"rate"`    // as more to everybody than a member may send
-	// ToFrames and ToBytes went to the member, which its device may have refused:
+	Rate       uint64 `json:"rate"`    // beyond what a member may send to everybody
+	// ToFrames and ToBytes were written to the member's device:
 	ToFrames uint64 `json:"to_frames"`
 	ToBytes  uint64 `json:"to_bytes"`
-	Refused  uint64 `json:"refused"` // besides: the device was down or full
+	Refused  uint64 `json:"refused"` // not among these: the device was down or full
 }
 
 // traffic counts frames and their bytes.
@@ -55,7 +55,7 @@ func newPort(b *Bridge, dev stack.Device, a Address) *Port {
 	return &Port{bridge: b, dev: dev, addr: a, bucket: rate.NewLimiter(floodRate, floodBurst)}
 }
 
-// Address is what Add was told.
+// Address is the one given to Add.
 func (p *Port) Address() Address { return p.addr }
 
 // Stats may be called by any goroutine, and after Remove, too.

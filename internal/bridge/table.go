@@ -9,18 +9,18 @@ import (
 	"epiphyte/internal/addressing"
 )
 
-// Address is what a member has been given. The addresses that it makes of MAC by
-// itself, one in the plan's IPv6 prefix and one link-local, are its own as well.
+// Address holds the addresses that a member has been given. Those that it makes from
+// MAC, one in the plan's IPv6 prefix and one link-local, are its own as well.
 type Address struct {
 	MAC  [6]byte
 	IPv4 netip.Addr
-	IPv6 netip.Addr // not valid: none besides those
+	IPv6 netip.Addr // not valid: only those
 }
 
 func (a *Address) check(plan *addressing.Plan) error {
 	switch {
 	case a.MAC == [6]byte{} || toMany(a.MAC) || a.MAC == plan.MAC:
-		return fmt.Errorf("%x is no Ethernet address for a member", a.MAC)
+		return fmt.Errorf("%x is not an Ethernet address for a member", a.MAC)
 	case !a.IPv4.Is4() || !plan.Prefix.Contains(a.IPv4):
 		return fmt.Errorf("the address is not of the subnet %v", plan.Prefix)
 	case a.IPv6.IsValid() && !plan.Prefix6.Contains(a.IPv6):
@@ -31,7 +31,7 @@ func (a *Address) check(plan *addressing.Plan) error {
 	return nil
 }
 
-// table is the ports at some time. It never changes.
+// table is an immutable set of ports.
 type table struct {
 	ports  []*Port
 	byMAC  map[[6]byte]*Port
@@ -55,7 +55,7 @@ func newTable(ports []*Port) (*table, error) {
 	return t, nil
 }
 
-// addresses are those that are p's and nobody else's.
+// addresses are those that only p may have.
 func (p *Port) addresses() []netip.Addr {
 	own := []netip.Addr{p.addr.IPv4}
 	if plan := &p.bridge.cfg.Plan; plan.IPv6() {
@@ -74,7 +74,7 @@ func (t *table) without(p *Port) *table {
 	return fewer
 }
 
-// owns6 reports whether p may speak in the name of an IPv6 address.
+// owns6 reports whether p may use an IPv6 address.
 func (t *table) owns6(p *Port, a netip.Addr) bool {
 	if a == p.addr.IPv6 {
 		return true

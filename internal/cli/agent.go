@@ -10,9 +10,8 @@ import (
 	"epiphyte/tap"
 )
 
-// startAgent starts what the direct path of published ports needs, nil when
-// that path will not be taken. The namespace is ours to configure when the
-// device in it is.
+// startAgent starts the agent that the direct path of published ports needs; nil: that path
+// will not be taken. We may configure the namespace if we configure the device in it.
 func (o *Options) startAgent(ctx context.Context, cfg tap.Config, r *reporter) (*tap.Agent, error) {
 	if !o.wantsAgent(cfg) {
 		return nil, nil
@@ -21,11 +20,14 @@ func (o *Options) startAgent(ctx context.Context, cfg tap.Config, r *reporter) (
 	if must && cfg.Target.FD > 0 {
 		return nil, errors.New("--publish-mode=direct: a TAP file descriptor does not tell which namespace it is of")
 	}
-	ac := tap.AgentConfig{Target: cfg.Target, Datagrams: o.Splice, Unconfined: o.Unconfined, Logger: r.log}
-	if configures(cfg) {
+	ac := tap.AgentConfig{
+		Target: cfg.Target, Datagrams: o.Splice, NoStreams: !o.mayPublishTCP() && !o.carriesAll(cfg), Carries: o.carries(cfg),
+		Unconfined: o.Unconfined, Logger: r.log,
+	}
+	if configures(cfg) && !ac.NoStreams {
 		ac.Subnet4, ac.Gateway4 = o.Plan.Prefix, o.Plan.Gateway
 		ac.Subnet6, ac.Gateway6 = o.Plan.Prefix6, o.Plan.Gateway6
-		if o.Plan.Outside { // nobody else of it is in the namespace
+		if o.Plan.Outside { // the namespace has no other address of it
 			ac.Subnet4, ac.Subnet6 = single(o.Plan.Guest), single(o.Plan.Guest6)
 		}
 	}
@@ -37,18 +39,18 @@ func (o *Options) startAgent(ctx context.Context, cfg tap.Config, r *reporter) (
 	return nil, nil
 }
 
-// configures reports whether the guest's addresses and routes are ours to set.
+// configures reports whether we set the guest's addresses and routes.
 func configures(cfg tap.Config) bool { return cfg.Configure != nil && !cfg.Configure.LinkDown }
 
-// single is the prefix of one address, not valid if that is not.
+// single is the prefix of one address; it is invalid if the address is.
 func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
-// wantsAgent reports whether sockets of the guest's namespace are needed later: because
-// TCP ports may be published by the direct path, or ports be exposed. Where servers would
-// not see the clients' addresses, only those take the direct path who asked for it, or
-// whose clients are to be seen as the guest itself.
+// wantsAgent reports whether sockets of the guest's namespace are needed later: for TCP ports
+// published by the direct path, for exposed ports, or for the handovers of --bulk=always.
+// Where servers would not see the clients' addresses, ports take the direct
+// path only if asked to, or if their clients are to appear as the guest itself.
 func (o *Options) wantsAgent(cfg tap.Config) bool {
-	if cfg.Target.FD == 0 && (o.LivePorts || o.exposesLater()) {
+	if cfg.Target.FD == 0 && (o.LivePorts || o.exposesLater() || o.carriesAll(cfg)) {
 		return true
 	}
 	switch o.PublishMode {
@@ -59,10 +61,20 @@ func (o *Options) wantsAgent(cfg tap.Config) bool {
 			return false
 		}
 	}
-	return o.APISocket != "" || o.HTTPSocket != "" || o.publishesTCP() || o.Splice && len(o.Publish) > 0
+	return o.mayPublishTCP() || o.Splice && slices.ContainsFunc(o.Publish, takesLoopback)
 }
 
-// exposesLater reports whether ports are exposed when their servers come.
+// takesLoopback reports whether a port may have clients of the host's loopback.
+func takesLoopback(r portfwd.Rule) bool {
+	return (r.Device == "" || r.Device == "lo") && (!r.Host.IsValid() || r.Host.IsUnspecified() || r.Host.IsLoopback())
+}
+
+// mayPublishTCP reports whether TCP ports are published, or may be later.
+func (o *Options) mayPublishTCP() bool {
+	return o.APISocket != "" || o.HTTPSocket != "" || o.LivePorts || o.publishesTCP()
+}
+
+// exposesLater reports whether ports are exposed once their servers appear.
 func (o *Options) exposesLater() bool {
 	return slices.ContainsFunc(o.Expose, func(e portfwd.Exposed) bool { return e.Auto })
 }
@@ -76,7 +88,7 @@ func (o *Options) publishesTCP() bool {
 	return false
 }
 
-// isAgent reports whether a child of ours is the guest's agent.
+// isAgent reports whether pid is the guest's agent.
 func (n *guestNetwork) isAgent(pid int) bool {
 	return n != nil && n.agent != nil && n.agent.Process() != nil && n.agent.Process().Pid == pid
 }

@@ -10,9 +10,9 @@ import (
 	"epiphyte/internal/guest"
 )
 
-// listen opens the control sockets that the options name. They accept clients
-// from now on.
-func (o *Options) listen(ctx context.Context, n *guestNetwork, r *reporter) error {
+// answer serves the control sockets that were prepared, and the one by which the guest is
+// found.
+func (o *Options) answer(ctx context.Context, n *guestNetwork, p *prepared, r *reporter) {
 	cfg := api.Config{
 		Ports:  n.guest.Ports(),
 		Flows:  func() []api.Flow { return flows(n.guest) },
@@ -30,34 +30,24 @@ func (o *Options) listen(ctx context.Context, n *guestNetwork, r *reporter) erro
 		cfg.Policy = guestPolicy{n}
 	}
 	cfg.Guest = o.describe(n)
-	cfg.Why = func(flow string) (*api.Why, error) { return o.why(n.guest, flow) }
+	cfg.Why = func(member, flow string) (*api.Why, error) { return o.why(n.guest, member, flow) }
 	if o.FindSocket {
 		o.listenFound(ctx, n, cfg, r)
 	}
-	for _, s := range []struct {
-		path   string
-		listen func(context.Context, string, api.Config) (*api.Server, error)
-	}{{o.APISocket, api.ListenControl}, {o.HTTPSocket, api.ListenHTTP}, {o.ConfSocket, api.ListenHTTP}} {
-		if s.path == "" {
-			continue
-		}
-		server, err := s.listen(ctx, s.path, cfg)
-		if err != nil {
-			return err
-		}
-		n.servers = append(n.servers, server)
+	for _, s := range p.sockets {
+		n.servers = append(n.servers, s.serve(s.Socket, cfg))
 	}
-	// The socket is ours now, and so is what is remembered beside it.
+	p.sockets = nil
+	// We hold the socket now, and with it the forwards remembered beside it.
 	if n.forwards != nil {
 		n.forwards.Restore(ctx)
 	}
 	for _, server := range n.servers {
 		go server.Serve(ctx)
 	}
-	return nil
 }
 
-// newForwards are the ports of pasta's options, which are remembered beside the socket.
+// newForwards returns the ports of pasta's options, which are remembered beside the socket.
 func (o *Options) newForwards(n *guestNetwork, r *reporter) *forwards.Set {
 	cfg := forwards.Config{Ports: n.guest.Ports(), Table: *o.Forwards, Freebind: o.Freebind, Logger: r.log}
 	if o.ConfSocket != "" {
@@ -98,13 +88,27 @@ func metrics(g *guest.Guest) []api.Metric {
 			{Label: "out", N: s.Total.Out},
 		}},
 		{Name: "flows_refused", Help: "Flows that there was no room for since the start", Counter: true, Values: one(s.Total.Refused)},
+		{Name: "connections_carried", Help: "TCP connections that were handed over to the guest's kernel since the start", Counter: true, Values: one(s.Total.Carried)},
+		{Name: "connections_stayed", Help: "Attempts at that which left the connection where it was, since the start", Counter: true, Values: one(s.Total.Stayed)},
 		{Name: "flows_evicted", Help: "Flows that gave way to others since the start", Counter: true, Values: one(s.Total.Evicted)},
+		{Name: "limits_met", Help: "Times that a limit was met, by what is limited", Counter: true, Label: "limit", Values: limitsMet(&s)},
 	}
 	list = append(list, causeMetrics(&s)...)
 	return append(list, workerMetrics(s.Workers)...)
 }
 
-// causeMetrics say what did not come to be, and why.
+// limitsMet counts how often each limit of the manual at which something is lost was met.
+func limitsMet(s *guest.Stats) (values []api.Value) {
+	s.Total.Met.Each(func(l flow.Limit, n uint64) { values = append(values, api.Value{Label: string(l), N: n}) })
+	return append(values,
+		api.Value{Label: "closed_connections", N: s.Frames.Orphans},
+		api.Value{Label: "buffers", N: s.Frames.Buffers},
+		api.Value{Label: "dns_connections", N: s.Queries.Streams},
+		api.Value{Label: "dns_queries", N: s.Queries.Dropped},
+		api.Value{Label: "neighbors", N: s.Frames.Neighbors})
+}
+
+// causeMetrics count what failed or was refused, by cause.
 func causeMetrics(s *guest.Stats) []api.Metric {
 	counter := func(name, help, label string, values ...api.Value) api.Metric {
 		return api.Metric{Name: name, Help: help, Counter: true, Label: label, Values: values}

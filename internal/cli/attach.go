@@ -30,7 +30,7 @@ func (a *Attach) run(ctx context.Context, prog string, stdout, stderr io.Writer)
 		if err != nil {
 			return r.fail(err)
 		}
-		// The caller configures a TAP that it opened itself.
+		// A caller that opened the TAP itself configures it, too.
 		a.Target.FD, a.Configure = fd, false
 	}
 	hangups, stop := a.Policy.hangups()
@@ -44,7 +44,11 @@ func (a *Attach) run(ctx context.Context, prog string, stdout, stderr io.Writer)
 		defer f.Close()
 		target = f
 	}
-	n, err := a.startNetwork(ctx, a.tapConfig(a.Target, a.Name, a.Configure, a.MAC, r), r)
+	p, err := a.prepare(ctx, r)
+	if err != nil {
+		return r.fail(err)
+	}
+	n, err := a.startNetwork(ctx, p, a.tapConfig(a.Target, a.Name, a.Configure, a.MAC, r), r)
 	if err != nil {
 		return r.fail(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"github.com/spf13/pflag"
@@ -15,11 +16,11 @@ import (
 	"epiphyte/tap"
 )
 
-// attachCommand is the first argument that makes existing namespaces members of networks.
+// attachCommand makes existing namespaces members of networks.
 const attachCommand = "attach"
 
-// AttachMember is the command line of "attach" and "network connect": namespaces that
-// exist become members of networks.
+// AttachMember is the command line of "attach" and "network connect", which make existing
+// namespaces members of networks.
 type AttachMember struct {
 	MemberOptions
 	Options   Options // publish, the policy, log-level and log-format alone
@@ -56,12 +57,12 @@ func ParseAttachMember(prog string, args []string) (*AttachMember, *Exit) {
 		return nil, lineFault(fs.Name(), err)
 	}
 	if exit := a.ReadyFD.checkWritable("ready-fd"); exit != nil {
-		return nil, exit
+		return nil, exit.named(fs.Name())
 	}
 	return a, nil
 }
 
-// addCommon adds what attach and connect have in common beside a member's wishes.
+// addCommon adds the flags that attach and connect share, besides a member's wishes.
 func (a *AttachMember) addCommon(fs *pflag.FlagSet) {
 	fs.VarP(publishValue(&a.Options.Publish), "publish", "p", publishUsage)
 	a.Options.Policy.addTo(fs)
@@ -76,7 +77,7 @@ func (a *AttachMember) setTarget(operands []string) error {
 	}
 	if pid, err := strconv.Atoi(operands[0]); err == nil {
 		if pid <= 0 {
-			return fmt.Errorf("%s is no process", operands[0])
+			return fmt.Errorf("%s is not a process", operands[0])
 		}
 		a.Target.PID = pid
 	} else {
@@ -91,8 +92,8 @@ func (a *AttachMember) setTarget(operands []string) error {
 	return nil
 }
 
-// run joins the networks and, unless detached, stays until the members' process or the
-// exit fd ends, or ctx does. It returns the exit code.
+// run joins the networks and, unless detached, stays until the members' process ends, the
+// exit fd hangs up, or ctx ends. It returns the exit code.
 func (a *AttachMember) run(ctx context.Context, prog string, stderr io.Writer) int {
 	r := newReporter(prog, &a.Options, stderr)
 	if err := a.Options.Policy.checkMember(); err != nil {
@@ -155,8 +156,13 @@ func (a *AttachMember) run(ctx context.Context, prog string, stderr io.Writer) i
 // join joins network i.
 func (a *AttachMember) join(ctx context.Context, i int, m *member, process *os.File, log *slog.Logger) error {
 	wish := a.wish(i, a.Options.publishTexts())
-	if wish.Detached = a.Detached; wish.Detached && process == nil {
-		wish.NetNS = a.Target.NetNS
+	wish.Detached, wish.Process = a.Detached, a.Target.PID
+	if a.Target.NetNS != "" {
+		path, err := filepath.Abs(a.Target.NetNS)
+		if err != nil {
+			return err
+		}
+		wish.NetNS = path
 	}
 	device := tap.Config{Target: a.Target, Name: a.Interface, Logger: log}
 	m.startAgent(ctx, &a.Options, device, wish)
@@ -173,12 +179,12 @@ func (a *AttachMember) join(ctx context.Context, i int, m *member, process *os.F
 	}
 }
 
-// maxTaken is how many names of interfaces are passed over that something else has: a
-// membership of another network's, or a device that is no TAP. A busy one costs a second,
-// in which a predecessor may let go of it.
+// maxTaken bounds how many interface names are skipped because something else has them:
+// another membership, or a device that is no TAP. A busy one costs a second, in which a
+// predecessor may release it.
 const maxTaken = 16
 
-// openProcess is a descriptor of a process, nil for none.
+// openProcess opens a pidfd, nil for pid 0.
 func openProcess(pid int) (*os.File, error) {
 	if pid == 0 {
 		return nil, nil
@@ -190,7 +196,7 @@ func openProcess(pid int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "process"), nil
 }
 
-// processEnd is closed when the process ends. nil never does.
+// processEnd returns a channel that is closed when the process ends; for nil it never is.
 func processEnd(ctx context.Context, process *os.File) <-chan struct{} {
 	ended := make(chan struct{})
 	if process == nil {

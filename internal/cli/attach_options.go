@@ -13,18 +13,18 @@ import (
 	"epiphyte/tap"
 )
 
-// Attach is the command line of the attach command: namespaces that exist, and
-// the TAP to be served in them.
+// Attach is the command line of the attach command: existing namespaces, and the TAP to serve
+// in them.
 type Attach struct {
 	Options
 	Target    tap.Target
 	Name      string // of the TAP; empty with a TAP fd
-	Bess      string // instead of a target: socket on which to wait for a client that is one
+	Bess      string // in place of Target: the socket on which to wait for a client that sends frames
 	Configure bool   // link up, MTU, MAC, address, default route
 	MAC       net.HardwareAddr
 	ReadyFD   FD
 	ExitFD    FD
-	// ExitWithTarget ends the program with the process of the target.
+	// ExitWithTarget ends the program when the target's process ends.
 	ExitWithTarget bool
 	Notices        string // for stdout before anything else, a line each
 }
@@ -40,7 +40,7 @@ const (
 // ifNameLen is the longest interface name the kernel takes (IFNAMSIZ - 1).
 const ifNameLen = 15
 
-// attachParser holds what the flags write that does not belong to the result.
+// attachParser holds the result, and flag values that do not belong to it.
 type attachParser struct {
 	Attach
 	prog      string
@@ -55,8 +55,8 @@ type attachParser struct {
 }
 
 // ParseAttach reads the command line of the attach command. prog is the name
-// that we were called by. The second result is not nil when the command line
-// by itself ends the program; the first is valid only otherwise.
+// that we were called by. The second result is not nil if the command line alone ends the
+// program; the first is valid only otherwise.
 func ParseAttach(prog string, args []string) (*Attach, *Exit) {
 	p := &attachParser{
 		Attach:    Attach{Options: defaultOptions(1500)},
@@ -80,8 +80,7 @@ func (p *attachParser) parse(args []string) *Exit {
 	fs := p.flags()
 	usage := func() string { return attachUsage(p.prog, fs) }
 
-	// The options before a fault are acted upon first: one of them may end
-	// the program on its own account.
+	// The options before a fault are acted upon first: one of them may end the program.
 	options, operands, fault := dialect{prog: p.prog, suggests: p.prog != compatible}.getopt(fs, args)
 	if err := fs.Parse(options); err != nil {
 		return p.fault(err, usage)
@@ -138,14 +137,14 @@ func (p *attachParser) parse(args []string) *Exit {
 	return p.check()
 }
 
-// byHand reports whether a person has most likely typed the command line: whoever else
-// starts the program waits for it, and says when it is to end. Only a person looks for a
+// byHand reports whether a person has most likely typed the command line: another program
+// passes a descriptor to learn when we are ready, or to end us. Only a person looks for a
 // running guest by 'ps', and a caller of the contract expects no file that it did not name.
 func (p *attachParser) byHand() bool {
 	return p.prog != compatible && !p.ReadyFD.given && !p.ExitFD.given && !p.bess
 }
 
-// fault is the end because of a command line that cannot be read.
+// fault returns the Exit for a command line that cannot be read.
 func (p *attachParser) fault(err error, usage func() string) *Exit {
 	var exit *Exit
 	switch {
@@ -227,8 +226,8 @@ func (p *attachParser) target(operands []string) error {
 	return nil
 }
 
-// missing is the error of too few operands; without text, as the contract has it, it asks
-// for the usage alone.
+// missing returns the error for too few operands. The contract's has no text: only the usage
+// is printed.
 func (p *attachParser) missing(operands []string) error {
 	switch {
 	case p.prog == compatible:
@@ -246,8 +245,11 @@ func (p *attachParser) missing(operands []string) error {
 // isMistyped reports whether a word in the PID's place was meant to be one of our own
 // commands, which slirp4netns does not have.
 func (p *attachParser) isMistyped(operand string) bool {
-	return p.prog != compatible && p.netnsType == netnsPID && operand != "" && unicode.IsLetter(rune(operand[0]))
+	return p.prog != compatible && p.netnsType == netnsPID && isWord(operand)
 }
+
+// isWord reports whether an argument is neither an option, a number nor a path.
+func isWord(s string) bool { return s != "" && unicode.IsLetter(rune(s[0])) }
 
 func (p *attachParser) notice(line string) { p.Notices += line + "\n" }
 

@@ -33,6 +33,7 @@ func attachDefaults(t *testing.T) Attach {
 			PcapSize:   defaultPcapSize,
 			LogSize:    pasta.DefaultLogSize,
 			LogFormat:  "text",
+			Bulk:       "auto",
 		},
 		Target: tap.Target{PID: 4242},
 		Name:   "tap0",
@@ -139,10 +140,10 @@ func TestParseAttach_Accepted(t *testing.T) {
 		}},
 		{"number like strtol", []string{"-m", " +1400", " +4242", "tap0"}, func(a *Attach) { a.MTU = 1400 }},
 		{"largest MTU", []string{"-m65521", "4242", "tap0"}, func(a *Attach) { a.MTU = 65521 }},
-		{"own options", []string{"--log-level=debug", "--log-format=json", "--resolv-conf=/r", "--no-offload", "--queues=16", "--disable-dns", "4242", "tap0"}, func(a *Attach) {
+		{"own options", []string{"--log-level=debug", "--log-format=json", "--resolv-conf=/dev/null", "--no-offload", "--queues=16", "--disable-dns", "4242", "tap0"}, func(a *Attach) {
 			a.LogLevel = slog.LevelDebug
 			a.LogFormat = "json"
-			a.ResolvConf = "/r"
+			a.ResolvConf = "/dev/null"
 			a.NoOffload = true
 			a.Queues = 16
 			a.DisableDNS = true
@@ -324,7 +325,7 @@ func TestHelp_EveryOptionWorks(t *testing.T) {
 	samples := map[string][]string{
 		"--exit-fd": {closedFD}, "--ready-fd": {"1"}, "--mtu": {"1400"}, "--cidr": {"10.1.0.0/16"},
 		"--netns-type": {"tapfd"}, "--userns-path": {dir}, "--macaddress": {"02:00:00:00:00:01", "-c"},
-		"--log-level": {"debug"}, "--log-format": {"json"}, "--resolv-conf": {"/r"}, "--publish": {"8080:80"}, "--publish-mode": {"stack"}, "--expose-host": {"5432:80"}, "--queues": {"2"}, "--sandbox": {"off"}, "--cidr6": {"fd01::/64", "-6"}, "--api-socket": {"/a"}, "--http-socket": {"/h"},
+		"--log-level": {"debug"}, "--log-format": {"json"}, "--resolv-conf": {"/dev/null"}, "--publish": {"8080:80"}, "--publish-mode": {"stack"}, "--bulk": {"never"}, "--expose-host": {"5432:80"}, "--queues": {"2"}, "--sandbox": {"off"}, "--cidr6": {"fd01::/64", "-6"}, "--api-socket": {"/a"}, "--http-socket": {"/h"},
 		"--pcap": {"/p"}, "--pcap-size": {"1M"}, "--pcap-snaplen": {"96"}, "--log-file": {"/l"}, "--log-size": {"8k"}, "--stats": {"5"},
 		"--policy": {"/p"}, "--allow": {"a.example:443"}, "--policy-log": {"/l", "--allow=a.example:443"},
 		"--outbound-addr": {"127.0.0.1"}, "--outbound-addr6": {"::1"},

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// banner is what goes to stdout at start: nobody parses it, but callers show it
-// when a start fails, and people read it (contract, "stdout/stderr at start").
+// banner is what goes to stdout at start. No caller parses it, but they show it when a start
+// fails, and people read it (contract, "stdout/stderr at start").
 func (a *Attach) banner() string {
 	var b strings.Builder
 	p := &a.Plan

@@ -8,9 +8,9 @@ import (
 	"os"
 )
 
-// acceptBess waits for the one client of --target-type=bess, as User Mode Linux
-// and BESS are, and returns its socket: each message is a frame. The path is
-// taken over from a predecessor and gone when the client is there.
+// acceptBess waits for the one client of --target-type=bess, such as User Mode Linux or BESS,
+// and returns its socket: each message is a frame. It replaces a predecessor's socket at the
+// path, and removes its own once the client has connected.
 func acceptBess(ctx context.Context, path string, stderr io.Writer) (*os.File, error) {
 	if info, err := os.Lstat(path); err == nil && info.Mode().Type() == os.ModeSocket {
 		os.Remove(path)

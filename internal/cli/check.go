@@ -11,14 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// invalid is the end because of a value that can be read and cannot work, in one
-// line that says why and what to do.
+// invalid returns the Exit for a value that can be read but cannot work: one line that says
+// why and what to do.
 func invalid(format string, args ...any) *Exit {
 	return &Exit{Code: 1, Stderr: fmt.Sprintf(format, args...)}
 }
 
-// check refuses what both commands would otherwise do without, or differently,
-// and not say so.
+// check refuses what both commands would otherwise ignore or change silently.
 func (o *Options) check() *Exit {
 	if o.APISocket != "" && samePath(o.APISocket, o.HTTPSocket) {
 		return invalid("--api-socket and --http-socket are both %s: each needs a path of its own", o.HTTPSocket)
@@ -26,14 +25,16 @@ func (o *Options) check() *Exit {
 	if o.ResolvConf == "" {
 		return invalid("--resolv-conf is empty: name a file, such as /etc/resolv.conf")
 	}
-	// A file that is missing may come.
-	if info, err := os.Stat(o.ResolvConf); err == nil && info.IsDir() {
-		return invalid("--resolv-conf: %s is a directory: name a file, such as /etc/resolv.conf", o.ResolvConf)
+	switch info, err := os.Stat(o.ResolvConf); {
+	case err == nil && info.IsDir():
+		return invalid("--resolv-conf: %s is a directory: name a file, such as %s", o.ResolvConf, resolvConf)
+	case err != nil && o.ResolvConf != resolvConf: // the default may be created later
+		return invalid("--resolv-conf: %s: %s: name a file that exists, such as %s", o.ResolvConf, errnoText(err), resolvConf)
 	}
 	return o.checkMTU()
 }
 
-// check refuses what only the attach command can be told.
+// check refuses values of options that only the attach command has.
 func (a *Attach) check() *Exit {
 	if a.MAC != nil && [6]byte(a.MAC) == a.Plan.MAC {
 		return invalid("--macaddress: %v is the gateway's own address: choose another, or leave the option out", a.MAC)
@@ -52,8 +53,8 @@ func (a *Attach) check() *Exit {
 	return a.Options.check()
 }
 
-// checkWritable refuses a descriptor to which nothing can be written: whoever waits
-// for it would wait for ever.
+// checkWritable refuses a descriptor that cannot be written to: its reader would wait
+// forever.
 func (f FD) checkWritable(name string) *Exit {
 	if !f.given {
 		return nil

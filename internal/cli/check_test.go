@@ -42,6 +42,7 @@ func TestValuesThatCannotWork(t *testing.T) {
 		{"--api-socket=", both, "API socket path is empty", ""},
 		{"--api-socket=" + dir + "/s --http-socket=" + dir + "/./s", both, "are both", "a path of its own"},
 		{"--resolv-conf=" + dir, both, dir + " is a directory", "/etc/resolv.conf"},
+		{"--resolv-conf=" + dir + "/typo", both, dir + "/typo: No such file", "/etc/resolv.conf"},
 		{"--resolv-conf=", both, "--resolv-conf is empty", "/etc/resolv.conf"},
 		{"-r " + closedFD, attach, "ready-fd 987 is not open", "987>"},
 		{"-r " + strconv.Itoa(readEnd), attach, "is not open for writing", "the writing end"},
@@ -88,7 +89,6 @@ func TestOddValuesThatMayWork(t *testing.T) {
 		"--http-socket=/run/a:b 4242 tap0",
 		"--api-socket=/run/a --http-socket=/run/b 4242 tap0",
 		"--resolv-conf=" + file + " 4242 tap0",
-		"--resolv-conf=" + file + ".missing 4242 tap0",
 		"--cidr=169.254.0.0/16 4242 tap0",
 		"--netns-type=tapfd -c 9",
 	} {

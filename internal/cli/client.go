@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,8 +26,9 @@ import (
 type Client struct {
 	command  clientCommand
 	api      api.Client
-	network  string // whose HTTP socket to use
-	id       int    // of the guest to ask, 0 for the only one
+	network  string      // whose HTTP socket to use
+	id       string      // of the guest to ask, empty for the only one
+	member   *foundGuest // of a network; nil: all of its members, or no network
 	operands []string
 
 	json     bool
@@ -41,6 +43,7 @@ type clientCommand struct {
 	operands string // as the usage shows them, empty for none
 	short    string // for the list of all commands
 	about    string
+	ofMember bool // on a network, it is about one member
 	run      func(*Client, context.Context, io.Writer) error
 }
 
@@ -61,7 +64,7 @@ func clientCommands() []clientCommand {
 				"and frames dropped by reason; below are the flows, the busiest first. Elsewhere than on a terminal it is " +
 				"shown once, or with --watch again and again."},
 		{name: "stats", short: "show the counters", about: "Show the counters of a running program.", run: (*Client).stats},
-		{name: "why", operands: "[tcp|udp|icmp] ADDRESS|NAME[:PORT]", short: "what would become of a flow, and by which rule", run: (*Client).why,
+		{name: "why", operands: "[tcp|udp|icmp] ADDRESS|NAME[:PORT]", short: "what would become of a flow, and by which rule", ofMember: true, run: (*Client).why,
 			about: "Say what would become of a connection or datagram of the guest's, and why.\n" +
 				"Nothing is sent. The answer is what the program would decide now: allowed, refused, dropped " +
 				"or served by itself; where it would lead, by which rule of a policy, and which nameserver is asked."},
@@ -91,10 +94,10 @@ func ParseClient(prog, name string, args []string) (*Client, *Exit) {
 	}
 	c := &Client{command: command}
 	fs := newFlags(prog + " " + name)
-	fs.VarP(stringValue(&c.api.Control), "api-socket", "a", "use the control socket at `PATH`")
-	fs.Var(stringValue(&c.api.HTTP), "http-socket", "use the HTTP socket at `PATH`")
+	fs.VarP(fileValue("api-socket", &c.api.Control), "api-socket", "a", "use the control socket at `PATH`")
+	fs.Var(fileValue("http-socket", &c.api.HTTP), "http-socket", "use the HTTP socket at `PATH`")
 	fs.Var(networkValue(&c.network), "network", "ask about the network `NAME`")
-	fs.VarP(idValue(&c.id), "id", "i", "ask about the guest with the number `ID`, as 'ps' shows it")
+	fs.VarP(idValue(&c.id), "id", "i", guestUsage)
 	if name != "unpublish" && name != "pcap" && name != "top" {
 		boolFlag(fs, "json", "", "print JSON, as the HTTP socket does", &c.json)
 	}
@@ -136,7 +139,7 @@ func (c *Client) check(operands []string) error {
 			given++
 		}
 	}
-	if c.id > 0 {
+	if c.id != "" {
 		given++
 	}
 	if given > 1 {
@@ -153,28 +156,27 @@ func networkValue(dst *string) value {
 	}}
 }
 
-// idValue takes the number of a process.
-func idValue(dst *int) value {
-	return value{set: func(s string) (err error) {
-		if *dst, err = strconv.Atoi(s); err != nil || *dst <= 0 {
-			return fmt.Errorf("--id: %q is not the number of a guest, as 'ps' shows it", s)
+// guestUsage is the help of --id.
+const guestUsage = "the guest is `ID`, as 'ps' shows it: a number, or NETWORK/MEMBER"
+
+// idValue takes the id of a guest.
+func idValue(dst *string) value {
+	return value{set: func(s string) error {
+		*dst = s
+		if n, err := strconv.Atoi(s); s == "" || err == nil && n <= 0 {
+			return fmt.Errorf("--id: %q is not a guest, as 'ps' shows them: a number, or NETWORK/MEMBER", s)
 		}
 		return nil
 	}}
 }
 
-// find has the one answer who is named, or else the only guest that runs.
+// find chooses the socket to ask: the one named, or else that of the only running guest.
 func (c *Client) find(ctx context.Context) error {
-	if c.api.Control != "" || c.api.HTTP != "" {
+	switch {
+	case c.api.Control != "" || c.api.HTTP != "":
 		return nil
-	}
-	if c.network == "" {
-		g, err := findGuest(ctx, c.id)
-		c.api.HTTP = g.socket
-		if errors.Is(err, errNoGuest) {
-			err = fmt.Errorf("%w; name its socket by --http-socket or --api-socket, or a network by --network", err)
-		}
-		return err
+	case c.network == "":
+		return c.findGuest(ctx)
 	}
 	paths, err := netdef.DefaultPaths()
 	if err != nil {
@@ -184,10 +186,46 @@ func (c *Client) find(ctx context.Context) error {
 	if _, err := os.Stat(c.api.HTTP); errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("network %s is not running", c.network)
 	}
+	if !c.command.ofMember {
+		return nil
+	}
+	members, err := findMembers(ctx)
+	members = slices.DeleteFunc(members, func(g foundGuest) bool { return g.Network != c.network })
+	if err == nil && len(members) == 0 {
+		err = fmt.Errorf("network %s has no members", c.network)
+	}
+	if err != nil {
+		return err
+	}
+	return c.choose(members)
+}
+
+// findGuest finds the guest that the id names, or the only one.
+func (c *Client) findGuest(ctx context.Context) error {
+	list, err := guestsNamed(ctx, c.id)
+	if errors.Is(err, errNoGuest) {
+		err = fmt.Errorf("%w; name the socket of one that another program has started, by --http-socket or --api-socket", err)
+	}
+	if err != nil {
+		return err
+	}
+	return c.choose(list)
+}
+
+// choose takes the only guest of a list.
+func (c *Client) choose(list []foundGuest) error {
+	g, err := onlyGuest(list)
+	if err != nil {
+		return err
+	}
+	c.api.HTTP = g.socket
+	if g.Member != "" {
+		c.member = &g
+	}
 	return nil
 }
 
-// clientMainOf makes a client command one of the program's.
+// clientMainOf returns the main function of a client command.
 func clientMainOf(c clientCommand) commandMain {
 	return func(ctx context.Context, prog string, args []string, stdout, stderr io.Writer) int {
 		return clientMain(ctx, prog, c.name, args, stdout, stderr)
@@ -215,7 +253,7 @@ func clientMain(ctx context.Context, prog, name string, args []string, stdout, s
 	return exit.write(prog, stdout, stderr)
 }
 
-// explain says of a socket that does not answer what that means.
+// explain says what it means that a socket does not answer.
 func (c *Client) explain(err error) error {
 	path := cmp.Or(c.api.HTTP, c.api.Control)
 	var dial *net.OpError

@@ -30,14 +30,37 @@ func (c *Client) flows(ctx context.Context, stdout io.Writer) error {
 
 func (c *Client) flowsOnce(ctx context.Context, stdout io.Writer) error {
 	if c.json {
-		return c.document(ctx, stdout, api.FlowsDocument)
+		return c.printFlows(ctx, stdout)
 	}
-	flows, err := c.api.Flows(ctx)
+	flows, err := c.listFlows(ctx)
 	if err != nil {
 		return err
 	}
 	_, err = stdout.Write(flowTable(withRates(flows, nil, 0), false))
 	return err
+}
+
+// listFlows asks for the flows, those of c.member if that is set.
+func (c *Client) listFlows(ctx context.Context) ([]api.Flow, error) {
+	flows, err := c.api.Flows(ctx)
+	if c.member != nil {
+		flows = slices.DeleteFunc(flows, func(f api.Flow) bool { return f.Member != c.member.Member })
+	}
+	return flows, err
+}
+
+// printFlows prints them as JSON.
+func (c *Client) printFlows(ctx context.Context, stdout io.Writer) error {
+	if c.member == nil {
+		return c.document(ctx, stdout, api.FlowsDocument)
+	}
+	flows, err := c.listFlows(ctx)
+	if err != nil {
+		return err
+	}
+	return printJSON(stdout, struct {
+		Flows []api.Flow `json:"flows"`
+	}{append([]api.Flow{}, flows...)})
 }
 
 // watchFlows shows the flows now and at every tick, until ctx ends.
@@ -47,11 +70,11 @@ func (c *Client) watchFlows(ctx context.Context, stdout io.Writer, tick <-chan t
 	var at time.Time
 	for shown := false; ; shown = true {
 		if c.json {
-			if err := c.document(ctx, stdout, api.FlowsDocument); err != nil {
+			if err := c.printFlows(ctx, stdout); err != nil {
 				return whyEnded(ctx, err, shown)
 			}
 		} else {
-			flows, err := c.api.Flows(ctx)
+			flows, err := c.listFlows(ctx)
 			if err != nil {
 				return whyEnded(ctx, err, shown)
 			}
@@ -73,11 +96,11 @@ func (c *Client) watchFlows(ctx context.Context, stdout io.Writer, tick <-chan t
 	}
 }
 
-// errEnded is the end of a command that goes on until the program that it asks ends.
+// errEnded ends a command that runs until the program that it asks ends.
 var errEnded = errors.New("the program that was asked has ended")
 
-// whyEnded is err, nil if the user has interrupted us, or errEnded if the program had
-// answered before and does so no more.
+// whyEnded returns nil if the user has interrupted us, errEnded if the program answered
+// before but no longer does, and err otherwise.
 func whyEnded(ctx context.Context, err error, answered bool) error {
 	switch {
 	case ctx.Err() != nil:
@@ -112,8 +135,8 @@ type flowRow struct {
 	in, out float64
 }
 
-// withRates compares flows with an earlier listing and puts the busiest first,
-// and of equals the oldest.
+// withRates compares flows with an earlier listing and sorts them: the busiest first, among
+// equals the oldest.
 func withRates(flows []api.Flow, before map[flowKey]api.Flow, elapsed time.Duration) []flowRow {
 	rate := func(now, then uint64) float64 {
 		if elapsed <= 0 || now < then {

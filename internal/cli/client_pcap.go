@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// pcap captures frames until the user or whoever reads stdout has had enough.
+// pcap captures frames until the user interrupts it or stdout is closed.
 func (c *Client) pcap(ctx context.Context, stdout io.Writer) error {
 	if f, ok := stdout.(*os.File); ok && isTerminal(f) {
 		return errors.New("a capture is not for a terminal: write it to a file (> FILE), or to a program (| tshark -i -)")

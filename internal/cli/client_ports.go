@@ -59,11 +59,13 @@ func (c *Client) publish(ctx context.Context, stdout io.Writer) error {
 		}
 		if c.guest != "" {
 			if r.Guest, err = netip.ParseAddr(c.guest); err != nil {
-				return fmt.Errorf("--guest: %q is no IP address", c.guest)
+				return fmt.Errorf("--guest: %q is not an IP address", c.guest)
 			}
 			if err := r.Validate(); err != nil {
-				return fmt.Errorf("%s: %w", text, err)
+				return c.about(text, err)
 			}
+		} else if c.member != nil {
+			r.Guest = c.member.addressFor(r.Host)
 		}
 		rules = append(rules, r)
 	}
@@ -71,7 +73,7 @@ func (c *Client) publish(ctx context.Context, stdout io.Writer) error {
 	for i, r := range rules {
 		ports, err := c.api.Publish(ctx, r)
 		if err != nil {
-			err = fmt.Errorf("%s: %w", c.operands[i], err)
+			err = c.about(c.operands[i], err)
 			for _, p := range done {
 				err = errors.Join(err, c.api.Unpublish(context.WithoutCancel(ctx), p.ID))
 			}
@@ -82,7 +84,15 @@ func (c *Client) publish(ctx context.Context, stdout io.Writer) error {
 	return c.show(stdout, done)
 }
 
-// unpublish removes rules by their ids. It goes on after one that fails.
+// about adds the operand to its error if there are several operands.
+func (c *Client) about(operand string, err error) error {
+	if len(c.operands) == 1 {
+		return err
+	}
+	return fmt.Errorf("%s: %w", operand, err)
+}
+
+// unpublish removes rules by their ids. It continues after a failure.
 func (c *Client) unpublish(ctx context.Context, _ io.Writer) error {
 	var ids []int
 	for _, text := range c.operands {
@@ -95,7 +105,7 @@ func (c *Client) unpublish(ctx context.Context, _ io.Writer) error {
 	var failed []error
 	for _, id := range ids {
 		if err := c.api.Unpublish(ctx, id); err != nil {
-			failed = append(failed, fmt.Errorf("port %d: %w", id, err))
+			failed = append(failed, err)
 		}
 	}
 	return errors.Join(failed...)

@@ -37,8 +37,8 @@ func newScreen(w io.Writer) *screen {
 	return s
 }
 
-// show replaces the last text by as much of this one as fits: if the terminal
-// scrolled, the next text would not start in the same place.
+// show replaces the last text by as much of this one as fits: if the terminal scrolled, the
+// next text would not start in the same place.
 func (s *screen) show(text []byte) error {
 	var b bytes.Buffer
 	switch {

@@ -72,13 +72,13 @@ func TestClientPorts(t *testing.T) {
 			"3   tcp    0.0.0.0:90       10.0.2.7:90\n" +
 			"4   tcp    0.0.0.0:91       10.0.2.7:91\n", ""},
 		{[]string{"unpublish", "-a", control, "3", "4"}, 0, "", ""},
-		{[]string{"unpublish", "--http-socket=" + http, "3", "2"}, 1, "", "epiphyte unpublish: port 3: remove published port 3: no such published port\n"},
+		{[]string{"unpublish", "--http-socket=" + http, "3", "2"}, 1, "", "epiphyte unpublish: id 3: no published port has it\n"},
 		// The second fails, so the first is removed.
 		{[]string{"publish", "--http-socket", http, "70", "81"}, 1, "", "epiphyte publish: 81: publish 0.0.0.0:81: listen on tcp 0.0.0.0:81: address already in use (another program has the port) (EADDRINUSE)\n"},
-		{[]string{"publish", "-a", control, "79-83"}, 1, "", "epiphyte publish: 79-83: bad request: add_hostfwd: slirp_add_hostfwd failed (EADDRINUSE: publish 0.0.0.0:81: listen on tcp 0.0.0.0:81: address already in use (another program has the port))\n"},
-		{[]string{"publish", "-a", control, "lo:79"}, 1, "", "epiphyte publish: lo:79: listen on interface lo: the control socket does not support this, the HTTP socket does\n"},
-		{[]string{"publish", "-a", control, "--guest=fd00::1", "79"}, 1, "", "epiphyte publish: 79: guest_addr: fd00::1 is not of the family of 0.0.0.0\n"},
-		{[]string{"publish", "-a", control, "80:x"}, 1, "", `epiphyte publish: parse published port "80:x": guest_port: "x" is not a port, 1 to 65535` + "\n"},
+		{[]string{"publish", "-a", control, "79-83"}, 1, "", "epiphyte publish: bad request: add_hostfwd: slirp_add_hostfwd failed (EADDRINUSE: publish 0.0.0.0:81: listen on tcp 0.0.0.0:81: address already in use (another program has the port))\n"},
+		{[]string{"publish", "-a", control, "lo:79"}, 1, "", "epiphyte publish: listen on interface lo: the control socket does not support this, the HTTP socket does\n"},
+		{[]string{"publish", "-a", control, "--guest=fd00::1", "79"}, 1, "", "epiphyte publish: fd00::1 is not of the family of 0.0.0.0\n"},
+		{[]string{"publish", "-a", control, "80:x"}, 1, "", `epiphyte publish: parse published port "80:x": "x" is not a port, 1 to 65535` + "\n"},
 		{[]string{"unpublish", "-a", control, "8080:80"}, 1, "", `epiphyte unpublish: "8080:80" is not an id; the ports command lists the ids` + "\n"},
 		{[]string{"ports", "-a", control + "x"}, 1, "", "epiphyte ports: there is no socket " + control + "x: give the path that the program was started with, or see 'epiphyte ps'\n"},
 	} {
@@ -106,7 +106,7 @@ func TestClientCommandLine(t *testing.T) {
 		{[]string{"ports", "-a", "x", "y"}, `"y" is one argument too many`},
 		{[]string{"publish", "-a", "x"}, "RULE... is missing"},
 		{[]string{"unpublish", "-a", "x"}, "ID... is missing"},
-		{[]string{"flows", "--id", "x"}, `--id: "x" is not the number of a guest, as 'ps' shows it`},
+		{[]string{"flows", "--id", "0"}, `--id: "0" is not a guest, as 'ps' shows them: a number, or NETWORK/MEMBER`},
 		{[]string{"flows", "-i1", "-a", "x"}, "of --api-socket, --http-socket, --network and --id only one can be used"},
 		{[]string{"unpublish", "-a", "x", "--json", "1"}, "unrecognized option '--json'"},
 		{[]string{"flows", "--http-socket=x", "--watch=0"}, "--watch must be a number of seconds, 0.01 to 86400"},

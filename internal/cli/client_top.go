@@ -15,7 +15,7 @@ import (
 	"epiphyte/internal/api"
 )
 
-// top shows what the guest does: on a terminal again and again, else once.
+// top shows what the guest does: on a terminal repeatedly, else once unless --watch is given.
 func (c *Client) top(ctx context.Context, stdout io.Writer) error {
 	screen := newScreen(stdout)
 	if screen.size == nil && c.interval == 0 {
@@ -28,7 +28,8 @@ func (c *Client) top(ctx context.Context, stdout io.Writer) error {
 	return c.watchTop(ctx, screen, tick.C)
 }
 
-// watchTop shows the moment, and with a tick each further one until ctx ends.
+// watchTop shows the current moment and, unless tick is nil, another at every tick until ctx
+// ends.
 func (c *Client) watchTop(ctx context.Context, screen *screen, tick <-chan time.Time) error {
 	var before map[flowKey]api.Flow
 	var at time.Time
@@ -54,7 +55,7 @@ func (c *Client) watchTop(ctx context.Context, screen *screen, tick <-chan time.
 	}
 }
 
-// moment is what a program tells of itself at one.
+// moment is what a program reports at one time.
 type moment struct {
 	flows []api.Flow
 	ports []api.Port
@@ -62,7 +63,7 @@ type moment struct {
 }
 
 func (c *Client) moment(ctx context.Context) (m moment, err error) {
-	if m.flows, err = c.api.Flows(ctx); err != nil {
+	if m.flows, err = c.listFlows(ctx); err != nil {
 		return m, err
 	}
 	if m.ports, err = c.api.Ports(ctx); err != nil {
@@ -75,7 +76,7 @@ func (c *Client) moment(ctx context.Context) (m moment, err error) {
 	return m, json.Unmarshal(doc, &m.stats)
 }
 
-// text is the head, and below it the flows, the busiest first.
+// text is the head with the flows below it.
 func (m *moment) text(rows []flowRow, rates bool) []byte {
 	var b bytes.Buffer
 	line := func(name string, counters ...string) {
@@ -112,7 +113,7 @@ func (m *moment) text(rows []flowRow, rates bool) []byte {
 	return b.Bytes()
 }
 
-// counted are the values of a counter that are not zero, by their labels or by its name.
+// counted returns the nonzero values of a counter, with their labels or its name.
 func (m *moment) counted(name string) (list []string) {
 	var n uint64
 	if json.Unmarshal(m.stats[name], &n) == nil {

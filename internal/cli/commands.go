@@ -13,11 +13,11 @@ import (
 // Words that select a command.
 const (
 	runCommand     = "run"
-	helpCommand    = "help" // taken for --help, of the program and of any command
+	helpCommand    = "help" // the same as --help, of the program and of any command
 	versionCommand = "version"
 )
 
-// command is one of the words that slirp4netns does not have.
+// command is one that slirp4netns does not have.
 type command struct {
 	name    string
 	purpose string // the heading that it is listed under
@@ -73,7 +73,7 @@ func runMain(ctx context.Context, prog string, args []string, stdout, stderr io.
 	if exit != nil {
 		return exit.write(prog, stdout, stderr)
 	}
-	return r.run(ctx, prog, stderr)
+	return r.run(ctx, prog+" "+runCommand, stderr)
 }
 
 func attachMemberMain(ctx context.Context, prog string, args []string, stdout, stderr io.Writer) int {
@@ -81,7 +81,7 @@ func attachMemberMain(ctx context.Context, prog string, args []string, stdout, s
 	if exit != nil {
 		return exit.write(prog, stdout, stderr)
 	}
-	return a.run(ctx, prog, stderr)
+	return a.run(ctx, prog+" "+attachCommand, stderr)
 }
 
 func networksMain(ctx context.Context, prog string, args []string, stdout, stderr io.Writer) int {
@@ -103,11 +103,11 @@ func helpMain(ctx context.Context, prog string, args []string, stdout, stderr io
 	}
 	c, ok := commandNamed(args[0])
 	if !ok {
-		return lineFault(prog, noCommand(prog, args[0], commandNames())).write(prog, stdout, stderr)
+		return lineFault(prog+" "+helpCommand, noCommand(prog, args[0], commandNames())).write(prog, stdout, stderr)
 	}
 	most := 1
 	if c.name == networkCommand || c.name == policyCommand {
-		most = 2 // a word of theirs may follow
+		most = 2 // a subcommand may follow
 	}
 	if len(args) > most {
 		return lineFault(prog+" "+helpCommand, fmt.Errorf("%q is one argument too many", args[most])).write(prog, stdout, stderr)
@@ -118,7 +118,10 @@ func helpMain(ctx context.Context, prog string, args []string, stdout, stderr io
 	return c.main(ctx, prog, append(slices.Clone(args[1:]), "--help"), stdout, stderr)
 }
 
-func versionMain(_ context.Context, prog string, _ []string, stdout, stderr io.Writer) int {
+func versionMain(_ context.Context, prog string, args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] != "--help" && args[0] != "-h" {
+		return lineFault(prog+" "+versionCommand, fmt.Errorf("%q is one argument too many", args[0])).write(prog, stdout, stderr)
+	}
 	return (&Exit{Stdout: versionText(prog)}).write(prog, stdout, stderr)
 }
 

@@ -6,7 +6,7 @@ import (
 	"epiphyte/internal/sandbox"
 )
 
-// unconfined is said of --sandbox=off.
+// unconfined is the warning about --sandbox=off.
 const unconfined = "WARNING: --sandbox=off leaves the program all rights of its user; it is for debugging"
 
 // confine gives up what serving does not need. command is the child to which signals
@@ -20,7 +20,7 @@ func (o *Options) confine(n *guestNetwork, command *os.Process, r *reporter) err
 	})
 }
 
-// giveUp ends a start: rights are given up once all threads are there, and then memory.
+// giveUp ends a start: it gives up rights once all threads exist, and then memory.
 func giveUp(threads <-chan struct{}, confine func() error) error {
 	<-threads
 	release := releaseLater()

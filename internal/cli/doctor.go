@@ -11,7 +11,7 @@ import (
 	"epiphyte/internal/doctor"
 )
 
-// doctorCommand is the first argument that asks what guests lack here.
+// doctorCommand shows what guests lack on this host.
 const doctorCommand = "doctor"
 
 // doctorFlags are the command's.
@@ -27,7 +27,7 @@ func doctorUsage(prog string, fs *pflag.FlagSet) string {
 			"Exits with 0 if a guest can run, else with 1.") + optionsHelp(fs)
 }
 
-// doctorMain reads the command line, without the word, and returns the exit code.
+// doctorMain examines the host and returns the exit code.
 func doctorMain(_ context.Context, prog string, args []string, stdout, stderr io.Writer) int {
 	var json bool
 	fs := doctorFlags(prog, &json)
@@ -55,7 +55,7 @@ func doctorMain(_ context.Context, prog string, args []string, stdout, stderr io
 	return 0
 }
 
-// showReport prints what is lacking with its remedy, beside what is not.
+// showReport prints the findings, with a remedy for what is lacking.
 func showReport(stdout io.Writer, r doctor.Report) error {
 	passing := false
 	for _, f := range r.Findings {

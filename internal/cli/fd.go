@@ -17,9 +17,9 @@ type FD struct {
 	null  int  // /dev/null, to take the place of a standard stream
 }
 
-// claim takes a descriptor that the caller passed by number and keeps it from
-// the processes we start. A number that is not open stays so: whatever we open
-// under it later is ours and is not touched.
+// claim takes a descriptor that the caller passed by number, and keeps the processes that we
+// start from inheriting it. A number that is not open is remembered as such: what we open
+// under it later is not the caller's.
 func claim(num int) FD {
 	flags, err := unix.FcntlInt(uintptr(num), unix.F_GETFD, 0)
 	if err != nil {
@@ -53,8 +53,8 @@ func (f FD) Notify() {
 	f.release()
 }
 
-// release closes the descriptor. A standard stream is replaced by /dev/null
-// instead, so that its number does not come to be a socket of ours.
+// release closes the descriptor. It replaces a standard stream by /dev/null instead, so that
+// no socket of ours gets its number.
 func (f FD) release() {
 	if f.num > 2 {
 		unix.Close(f.num)

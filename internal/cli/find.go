@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,8 +23,8 @@ import (
 // id comes before it.
 const findSuffix = ".sock"
 
-// listenFound opens the socket by which the guest is found. One that cannot be made, as
-// where there is no directory for it, takes nothing from the guest.
+// listenFound opens the socket by which the guest is found. The guest works without it, as
+// where there is no directory for it.
 func (o *Options) listenFound(ctx context.Context, n *guestNetwork, cfg api.Config, r *reporter) {
 	dir, err := netdef.GuestsDir()
 	if err == nil {
@@ -52,25 +53,56 @@ func (o *Options) describe(n *guestNetwork) *api.Guest {
 	return g
 }
 
-// foundGuest is a running guest, and its socket.
+// foundGuest is a running guest, and the socket of the program that serves it, which all
+// members of a network share.
 type foundGuest struct {
 	*api.Guest
-	socket string
+	Network string `json:"network,omitempty"`
+	Member  string `json:"member,omitempty"`
+	socket  string
 }
 
-// name is what a guest is called in a list of several.
+// id is what --id takes.
+func (g foundGuest) id() string {
+	if g.Member != "" {
+		return g.Network + "/" + g.Member
+	}
+	return strconv.Itoa(g.Program)
+}
+
+// is reports whether id names the guest: by the pid of its program or of a process in it, or
+// by the member's name, with or without the network's.
+func (g foundGuest) is(id string) bool {
+	if n, err := strconv.Atoi(id); err == nil {
+		return n == g.Process || n == g.Program && g.Member == ""
+	}
+	return g.Member != "" && (strings.EqualFold(id, g.Member) || strings.EqualFold(id, g.id()))
+}
+
+// name describes the guest in a list of several.
 func (g foundGuest) name() string {
 	what := g.command()
-	if what == "" {
+	switch {
+	case what != "":
+	case g.Process > 0:
+		what = fmt.Sprintf("%s of process %d", g.Interface, g.Process)
+	default:
 		what = g.Interface + " of " + g.NetNS
-		if g.Process > 0 {
-			what = fmt.Sprintf("%s of process %d", g.Interface, g.Process)
-		}
 	}
-	return fmt.Sprintf("%d (%.40s)", g.Program, what)
+	return fmt.Sprintf("%s (%.40s)", g.id(), what)
 }
 
-// command is what runs in the guest, on one line, empty if that is not known.
+// addressFor returns where clients of a host's address go: the guest's address of the same
+// family, if it has one.
+func (g foundGuest) addressFor(host netip.Addr) netip.Addr {
+	if a, err := netip.ParseAddr(g.IPv6); err == nil && host.Is6() {
+		return a
+	}
+	a, _ := netip.ParseAddr(g.IPv4) // every member has one
+	return a
+}
+
+// command is the guest's command on one line, empty if it is not known.
 func (g foundGuest) command() string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
@@ -80,53 +112,108 @@ func (g foundGuest) command() string {
 	}, strings.Join(g.Command, " "))
 }
 
-// findGuests lists the running guests of the user, the one that has run longest first. The
-// sockets of programs that have been killed are removed.
+// findGuests lists the user's running guests, the oldest first, and then the members of
+// networks, by name. It removes the sockets of programs that have been killed.
 func findGuests(ctx context.Context) (list []foundGuest, err error) {
 	dir, err := netdef.GuestsDir()
 	if err != nil {
 		return nil, err
 	}
 	sockets, err := filepath.Glob(filepath.Join(dir, "*"+findSuffix))
+	if err != nil {
+		return nil, err
+	}
 	for _, path := range sockets {
 		c := api.Client{HTTP: path}
-		g, err := c.Guest(ctx)
+		asked, cancel := context.WithTimeout(ctx, answerPatience)
+		g, err := c.Guest(asked)
+		cancel()
 		switch {
 		case errors.Is(err, unix.ECONNREFUSED):
 			os.Remove(path) // its program was killed
 		case err == nil:
-			list = append(list, foundGuest{g, path})
+			list = append(list, foundGuest{Guest: g, socket: path})
 		}
-		// Anything else is ending, or a guest around this one, which answers its host alone.
+		// Any other is ending, has been stopped, or serves a guest that we are in and answers
+		// only the host.
 	}
 	slices.SortFunc(list, func(a, b foundGuest) int { return a.Started.Compare(b.Started) })
+	members, err := findMembers(ctx)
+	return append(list, members...), err
+}
+
+// findMembers lists the members of the user's networks.
+func findMembers(ctx context.Context) (list []foundGuest, err error) {
+	paths, err := netdef.DefaultPaths()
+	if err != nil {
+		return nil, err
+	}
+	networks, err := runningNetworks(ctx, paths)
+	for _, n := range networks {
+		for _, m := range n.Members {
+			g := &api.Guest{
+				Program: n.Worker, Version: n.Version, Process: m.Process, NetNS: m.NetNS, Command: commandOf(m.Process),
+				Interface: m.Interface, IPv4: m.IPv4.String(), Started: m.Since,
+			}
+			if m.IPv6.IsValid() {
+				g.IPv6 = m.IPv6.String()
+			}
+			list = append(list, foundGuest{g, n.Name, m.Name, paths.API(n.Name)})
+		}
+	}
+	slices.SortFunc(list, func(a, b foundGuest) int { return strings.Compare(a.id(), b.id()) })
 	return list, err
 }
 
-// errNoGuest is said where no guest runs that says of itself that it does.
-var errNoGuest = errors.New("no guest of yours is running that could be found")
+// commandOf returns the arguments of a process, nil if they are not known.
+func commandOf(pid int) []string {
+	if pid == 0 {
+		return nil
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil || len(b) == 0 {
+		return nil
+	}
+	return strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00")
+}
 
-// findGuest is the only running guest, or the one that id names: by the number of the
-// program, or of a process in the guest.
-func findGuest(ctx context.Context, id int) (g foundGuest, err error) {
+// errNoGuest means that no running guest was found.
+var errNoGuest = errors.New("no guest of yours is running that 'ps' would list")
+
+// guestsNamed returns the running guests that id names, or all if id is empty. It is an error
+// if there are none.
+func guestsNamed(ctx context.Context, id string) (named []foundGuest, err error) {
 	all, err := findGuests(ctx)
 	if err != nil {
-		return g, err
+		return nil, err
 	}
-	var names []string
 	for _, g := range all {
-		if id > 0 && (g.Program == id || g.Process == id) {
-			return g, nil
+		if id == "" || g.is(id) {
+			named = append(named, g)
 		}
-		names = append(names, g.name())
 	}
 	switch {
 	case len(all) == 0:
-		return g, errNoGuest
-	case id > 0:
-		return g, fmt.Errorf("no guest has the number %d; running are %s", id, strings.Join(names, ", "))
-	case len(all) > 1:
-		return g, fmt.Errorf("%d guests are running; choose one by --id: %s", len(all), strings.Join(names, ", "))
+		return nil, errNoGuest
+	case len(named) == 0:
+		return nil, fmt.Errorf("there is no guest %q; running are %s", id, namesOf(all))
 	}
-	return all[0], nil
+	return named, nil
+}
+
+// onlyGuest returns the guest of a list, which must not be empty; it is an error if there are
+// several.
+func onlyGuest(list []foundGuest) (g foundGuest, err error) {
+	if len(list) > 1 {
+		return g, fmt.Errorf("%d guests are running; choose one by --id: %s", len(list), namesOf(list))
+	}
+	return list[0], nil
+}
+
+func namesOf(list []foundGuest) string {
+	var names []string
+	for _, g := range list {
+		names = append(names, g.name())
+	}
+	return strings.Join(names, ", ")
 }

@@ -8,9 +8,9 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// ownFlag marks (as a pflag annotation) the long options that are not of the
-// slirp4netns contract. They are matched by abbreviation only after the
-// contract's, so that adding one never makes a caller's abbreviation ambiguous.
+// ownFlag marks (as a pflag annotation) the long options that are not in the slirp4netns
+// contract. An abbreviation matches them only if it matches none of the contract's, so that
+// adding one never makes a caller's abbreviation ambiguous.
 const ownFlag = "epiphyte"
 
 // dialect says how a command reads its arguments.
@@ -23,8 +23,7 @@ type dialect struct {
 	// boolArgument allows --flag=false. getopt_long refuses an argument to an
 	// option that takes none.
 	boolArgument bool
-	// suggests adds to what is said of an option that there is not one that may have been
-	// meant.
+	// suggests has the error for an unknown option name one that may have been meant.
 	suggests bool
 }
 
@@ -117,7 +116,7 @@ func (d dialect) short(fs *pflag.FlagSet, cluster string, rest []string) (option
 	return options, rest, nil
 }
 
-// takesNext reports whether the next argument is the value of an option that may have a
+// takesNext reports whether the next argument is the value of an option with an optional
 // number.
 func takesNext(flag *pflag.Flag, rest []string) bool {
 	if flag.Value.Type() != kindNumber || len(rest) == 0 {
@@ -127,7 +126,7 @@ func takesNext(flag *pflag.Flag, rest []string) bool {
 	return err == nil
 }
 
-// orMeant suggests an option for one that there is not.
+// orMeant suggests an option for an unknown one.
 func (d dialect) orMeant(fs *pflag.FlagSet, name string) string {
 	if !d.suggests {
 		return ""
@@ -137,7 +136,7 @@ func (d dialect) orMeant(fs *pflag.FlagSet, name string) string {
 	return orMeant(name, names, func(word string) string { return "'--" + word + "'" })
 }
 
-// complete finds the flag that name is, or is the only abbreviation of.
+// complete finds the flag called name, or the only one that name abbreviates.
 func (d dialect) complete(fs *pflag.FlagSet, name string) (*pflag.Flag, error) {
 	if flag := fs.Lookup(name); flag != nil {
 		return flag, nil

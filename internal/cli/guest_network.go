@@ -25,20 +25,20 @@ type guestNetwork struct {
 	guest    *guest.Guest
 	agent    *tap.Agent   // nil: none
 	records  *flowlog.Log // nil: flows are not recorded
-	sockets  []string     // of proxies, which a policy may name
+	sockets  []string     // paths of the proxies' sockets that a policy may name
 	frames   *frames      // nil: nobody can ask for captures
 	servers  []*api.Server
 	found    string        // the socket by which it is found; empty: none
 	config   tap.Config    // of the device
 	forwards *forwards.Set // nil: none
 	cancel   context.CancelFunc
-	threads  <-chan struct{} // closed when all that serving will need are there
+	threads  <-chan struct{} // closed when all threads that serving needs exist
 	ended    chan struct{}   // closed when Serve has returned
 	err      error           // Serve's result, valid once ended is closed
 }
 
-// farewell bounds the orderly end. Nothing depends on it: the kernel closes all
-// that is left, and callers count the milliseconds until we are gone.
+// farewell bounds an orderly end. Nothing depends on it: the kernel closes whatever is left,
+// and callers wait until we are gone.
 const farewell = 100 * time.Millisecond
 
 // tapConfig is the device as the options ask for it.
@@ -64,31 +64,24 @@ func (o *Options) tapConfig(target tap.Target, name string, configure bool, mac 
 	return cfg
 }
 
-// startNetwork binds the ports, makes the device and begins to serve it. Nothing
-// is left when it fails.
-func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter) (_ *guestNetwork, err error) {
+// startNetwork makes the device and begins to serve it with what was prepared on the host,
+// which it takes over. It leaves nothing behind when it fails.
+func (o *Options) startNetwork(ctx context.Context, p *prepared, cfg tap.Config, r *reporter) (_ *guestNetwork, err error) {
 	limitMemory()
-	rules, err := o.Policy.load()
-	if err != nil {
-		return nil, err
-	}
 	threads := startThreads(spareThreads + o.Queues)
 	o.warn(r)
-	ports, err := o.bindPorts(ctx, cfg.Target)
-	if err != nil {
-		return nil, err
-	}
 	n := &guestNetwork{config: cfg, threads: threads, ended: make(chan struct{})}
-	if rules != nil {
-		n.sockets = rules.Sockets()
+	n.records, p.records = p.records, nil
+	if p.rules != nil {
+		n.sockets = p.rules.Sockets()
 	}
 	defer func() {
-		ports.close()
+		p.close()
 		if err != nil {
 			n.discard()
 		}
 	}()
-	if n.records, err = o.Policy.openLog(r.log); err != nil {
+	if err := p.ports.expose(ctx, o, cfg.Target); err != nil {
 		return nil, err
 	}
 	if n.device, err = tap.Open(ctx, cfg); err != nil {
@@ -100,7 +93,7 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 	if n.agent, err = o.startAgent(ctx, cfg, r); err != nil {
 		return nil, err
 	}
-	if err := o.capture(n, cfg.Name, r); err != nil {
+	if err := o.capture(n, p, cfg.Name, r); err != nil {
 		return nil, err
 	}
 	gc := guest.Config{
@@ -112,7 +105,7 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 			Splice:              o.Splice,
 			LoopbackToLoopback:  o.LoopbackToLoopback,
 		},
-		Policy:      rules,
+		Policy:      p.rules,
 		Record:      n.records.Func(),
 		StaticIPv4:  cfg.Configure != nil && cfg.Configure.Address.IsValid(),
 		StaticIPv6:  n.device.HasIPv6(),
@@ -130,6 +123,12 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 	}
 	if n.agent != nil {
 		gc.Sockets, gc.GuestSockets = n.agent, n.agent.Plain
+		if o.carries(cfg) {
+			gc.Carrier, gc.CarryAfter = n.agent, o.carryAfter()
+			if n.frames != nil {
+				gc.Stay = n.frames.Running // who captures wants to see the frames
+			}
+		}
 	}
 	if gc.HostPorts, gc.GuestPorts, err = o.openDiag(ctx, cfg.Target); err != nil {
 		return nil, err
@@ -137,11 +136,11 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 	if n.guest, err = guest.New(gc); err != nil {
 		return nil, err
 	}
-	if err := ports.serve(n.guest.Ports()); err != nil {
+	if err := p.ports.serve(n.guest.Ports()); err != nil {
 		return nil, err
 	}
 	if n.agent != nil {
-		// Without it clients go by the TAP, if they may.
+		// Without it clients go through the TAP, if the mode allows.
 		if err := n.agent.Wait(ctx); err != nil && o.PublishMode == portfwd.DirectOnly {
 			return nil, err
 		}
@@ -152,13 +151,11 @@ func (o *Options) startNetwork(ctx context.Context, cfg tap.Config, r *reporter)
 	if o.StatsEvery > 0 {
 		go logStats(serving, r.log, time.Tick(o.StatsEvery), n.stats)
 	}
-	if err := o.listen(serving, n, r); err != nil {
-		return nil, err
-	}
+	o.answer(serving, n, p, r)
 	return n, nil
 }
 
-// discard takes down what a start that failed has made.
+// discard undoes a start that failed.
 func (n *guestNetwork) discard() {
 	if n.cancel != nil {
 		n.Close()
@@ -213,7 +210,7 @@ func (n *guestNetwork) Close() {
 	}
 }
 
-// tapFD moves a TAP descriptor out of the standard streams' numbers, which the
+// tapFD moves a TAP descriptor away from the numbers of the standard streams, which the
 // device layer reserves.
 func tapFD(fd int) (int, error) {
 	if fd > 2 {

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// The layout of help texts, in columns: a text begins at helpColumn and ends before
+// The layout of help texts, in columns: a description begins at helpColumn and ends before
 // helpWidth, which every terminal has.
 const (
 	helpWidth  = 80
@@ -21,8 +21,7 @@ type optionGroup struct {
 	options []string
 }
 
-// optionGroups are those of attach and run, in their order. Options that are in none come
-// last.
+// optionGroups are those of attach and run, in order. Options that are in none come last.
 func optionGroups() []optionGroup {
 	return []optionGroup{
 		{"What is served", []string{"netns-type", "userns-path", "target-type", "configure", "map-auto", "map-current"}},
@@ -34,7 +33,7 @@ func optionGroups() []optionGroup {
 		{"Start and end", []string{"ready-fd", "exit-fd", "exit-with-target", "kill-children"}},
 		{"Asking the running program", []string{"api-socket", "http-socket"}},
 		{"Log and captures", []string{"quiet", "log-level", "log-format", "log-file", "log-size", "stats", "pcap", "pcap-size", "pcap-snaplen"}},
-		{"The program itself", []string{"queues", "no-offload", "sandbox", "enable-sandbox", "create-sandbox", "enable-seccomp"}},
+		{"The program itself", []string{"queues", "bulk", "no-offload", "sandbox", "enable-sandbox", "create-sandbox", "enable-seccomp"}},
 	}
 }
 
@@ -85,8 +84,7 @@ func writeOption(b *strings.Builder, f *pflag.Flag) {
 	writeEntry(b, left, about)
 }
 
-// writeEntry puts what is described on the left and its description on the right, or below
-// where the left takes too much.
+// writeEntry puts left beside its description, or above it if left is too long.
 func writeEntry(b *strings.Builder, left, about string) {
 	b.WriteString(left)
 	at := len(left)
@@ -97,7 +95,7 @@ func writeEntry(b *strings.Builder, left, about string) {
 	fill(b, at, helpColumn, about)
 }
 
-// fill writes words from column at on, in lines that are indented.
+// fill writes words from column at on, wrapped and indented.
 func fill(b *strings.Builder, at, indent int, text string) {
 	for i, word := range strings.Fields(text) {
 		switch {
@@ -117,7 +115,7 @@ func fill(b *strings.Builder, at, indent int, text string) {
 	b.WriteByte('\n')
 }
 
-// aboutHelp is what is said of a command below its usage: its first line by itself.
+// aboutHelp lays out the description of a command below its usage, the first line by itself.
 func aboutHelp(about string) string {
 	var b strings.Builder
 	first, rest, more := strings.Cut(about, "\n")

@@ -10,7 +10,7 @@ import (
 	"epiphyte/internal/logfile"
 )
 
-// addLogFile adds the flags of a log file, and the one of no log.
+// addLogFile adds the flags of the log file, and --quiet.
 func (o *Options) addLogFile(fs *pflag.FlagSet) {
 	if fs.Lookup("quiet") == nil {
 		own(switchFlag(fs, "quiet", "", "log errors only, as --log-level=error does, and warn of nothing", func() error {
@@ -18,12 +18,12 @@ func (o *Options) addLogFile(fs *pflag.FlagSet) {
 			return nil
 		}))
 	}
-	addMissing(fs, "log-file", stringValue(&o.LogFile), "log to `FILE` in place of stderr")
+	addMissing(fs, "log-file", fileValue("log-file", &o.LogFile), "log to `FILE` in place of stderr")
 	addMissing(fs, "log-size", sizeValue("log-size", &o.LogSize, logfile.MinSize), "let the log file grow to `SIZE` bytes, or so many k, M or G, then drop its older lines")
 }
 
-// toFile has the log go to the file of --log-file, if there is one. What explains an
-// unsuccessful end goes there as well as to stderr.
+// toFile sends the log to the file of --log-file, if there is one. The line that explains an
+// unsuccessful end goes both there and to stderr.
 func (r *reporter) toFile(o *Options) error {
 	if o.LogFile == "" {
 		return nil

@@ -11,11 +11,11 @@ import (
 	"epiphyte/internal/netavark"
 )
 
-// Main is the program: args is the whole argument vector, the name that it was
-// called by first. It returns the exit code.
+// Main is the program: args is the whole argument vector, beginning with the name that it was
+// called by. It returns the exit code.
 //
-// Called as slirp4netns, rootlessport or pesto it is that program alone, without our own
-// commands.
+// Called as slirp4netns, pasta, rootlessport or pesto it is that program alone, without our
+// own commands.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	prog := "epiphyte"
 	if len(args) > 0 && path.Base(args[0]) == netavark.RootlessPort {
@@ -34,8 +34,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 {
 		args = args[1:]
 	}
-	// Whoever read our output may be gone; the guest's network must not end
-	// with it.
+	// The guest's network must not end because the reader of our output has gone.
 	signal.Ignore(syscall.SIGPIPE)
 
 	if prog != compatible && len(args) > 0 {
@@ -44,6 +43,9 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	a, exit := ParseAttach(prog, args)
+	if prog != compatible && exit != nil && exit.Code == 0 && len(args) > 0 && isWord(args[0]) { // help about no command
+		exit = lineFault(prog, noCommand(prog, args[0], commandNames()))
+	}
 	if exit != nil {
 		return exit.write(prog, stdout, stderr)
 	}
@@ -51,8 +53,8 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return a.run(ctx, prog, stdout, stderr)
 }
 
-// write says what there is to say and returns the code: 1 as well if stdout cannot be
-// written to, which is told unless it is a pipe that nobody reads any more.
+// write prints both texts and returns the code, or 1 if stdout cannot be written to. It says
+// so, unless stdout is a pipe that nobody reads any more.
 func (e *Exit) write(prog string, stdout, stderr io.Writer) int {
 	var err error
 	if e.Stdout != "" { // a full device refuses even nothing

@@ -28,7 +28,7 @@ type member struct {
 	hasIPv6   bool
 }
 
-// openNetwork connects to a network, which is started if need be.
+// openNetwork connects to a network, and starts it if need be.
 func openNetwork(ctx context.Context, paths netdef.Paths, name string) (*member, error) {
 	c, info, err := network.Open(ctx, paths.Socket(name), network.Start(paths, name))
 	if err != nil {
@@ -37,7 +37,7 @@ func openNetwork(ctx context.Context, paths netdef.Paths, name string) (*member,
 	return &member{network: name, client: c, info: info}, nil
 }
 
-// openNetworks connects to several, or none.
+// openNetworks connects to all networks of a list, or to none.
 func openNetworks(ctx context.Context, list []string) (all []*member, err error) {
 	paths, err := netdef.DefaultPaths()
 	if err != nil {
@@ -54,8 +54,7 @@ func openNetworks(ctx context.Context, list []string) (all []*member, err error)
 	return all, nil
 }
 
-// join makes or attaches to the interface in the target's namespaces and makes it a
-// member's.
+// join makes the interface in the target's namespaces, or attaches to it, and joins with it.
 func (m *member) join(ctx context.Context, cfg tap.Config, wish network.Member, process *os.File) (err error) {
 	if m.device, err = tap.Open(ctx, cfg); err != nil {
 		return err
@@ -76,13 +75,13 @@ func (m *member) join(ctx context.Context, cfg tap.Config, wish network.Member, 
 	}
 	m.granted, m.info = *granted, info
 	err = m.configure(ctx, cfg.Target)
-	if err != nil && wish.Detached { // the connection's end would not be its own
+	if err != nil && wish.Detached { // closing the connection would not end it
 		m.client.Leave(context.WithoutCancel(ctx), granted.ID)
 	}
 	return err
 }
 
-// handover is what the network serves the member by.
+// handover is what the network needs to serve the member.
 func (m *member) handover(process *os.File) network.Handover {
 	h := network.Handover{TAP: m.device.FD(), Agent: m.agent, Process: process}
 	if m.policy != nil {
@@ -115,7 +114,7 @@ func (m *member) configure(ctx context.Context, target tap.Target) (err error) {
 		Address: netip.PrefixFrom(m.granted.IPv4, m.info.Subnet.Bits()),
 		MTU:     m.info.MTU,
 		MAC:     mac,
-		Shared:  true, // with other networks, whatever they are
+		Shared:  true, // the guest may have other interfaces
 	}
 	if m.granted.IPv6.IsValid() {
 		n.Address6 = netip.PrefixFrom(m.granted.IPv6, m.info.Subnet6.Bits())
@@ -128,7 +127,7 @@ func (m *member) configure(ctx context.Context, target tap.Target) (err error) {
 	return err
 }
 
-// hold keeps the membership from now on, whatever becomes of the network's processes.
+// hold keeps the membership, whatever becomes of the network's processes.
 func (m *member) hold(r *reporter) {
 	m.holder = network.Hold(m.client, m.handover(nil), m.granted, r.log.With("network", m.network))
 	if m.wantsIPv6 && !m.hasIPv6 {
@@ -160,8 +159,8 @@ func closeMembers(all []*member) {
 	}
 }
 
-// removed delivers the members whose networks have removed them. Whoever receives one
-// closes it: the guest's routes are to lead to its other networks.
+// removed delivers the members whose networks have removed them. The receiver must close
+// each, so that the guest's routes lead to its other networks.
 func removed(ctx context.Context, all []*member) <-chan *member {
 	gone := make(chan *member, len(all))
 	for _, m := range all {

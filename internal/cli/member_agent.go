@@ -8,17 +8,16 @@ import (
 	"epiphyte/tap"
 )
 
-// wantsMemberAgent reports whether a member joins with an agent. It is one more process
-// for each, of which most members would have no use, so those have one that publish TCP
-// ports when they join. A port that is published later goes by the stack, where the
-// server sees its clients' addresses as well. A detached member's agent would end with
-// this program.
+// wantsMemberAgent reports whether a member joins with an agent. An agent is one more process
+// per member, and most have no use for it, so only those that publish TCP ports when they
+// join get one. A port published later goes through the stack, where the server sees its
+// clients' addresses as well. A detached member's agent would end with this program.
 func (o *Options) wantsMemberAgent(wish network.Member) bool {
 	return len(wish.Publish) > 0 && o.publishesTCP() && !wish.Detached
 }
 
-// startAgent starts what the direct path of the member's published ports needs, if it
-// has some. join comes next.
+// startAgent starts the agent for the direct path of the member's published ports, if it has
+// any. join comes next.
 func (m *member) startAgent(ctx context.Context, o *Options, cfg tap.Config, wish network.Member) {
 	if !o.wantsMemberAgent(wish) {
 		return
@@ -36,8 +35,7 @@ func (m *member) startAgent(ctx context.Context, o *Options, cfg tap.Config, wis
 	m.agent = p
 }
 
-// awaitAgent waits until the agent has started, if there is one, and does without it if
-// it has not.
+// awaitAgent waits for the agent to start, if there is one, and drops it if it fails.
 func (m *member) awaitAgent(ctx context.Context, log *slog.Logger) {
 	if m.agent == nil {
 		return

@@ -43,7 +43,7 @@ func (o *MemberOptions) addTo(fs *pflag.FlagSet) {
 	}
 }
 
-// addWishes adds those that need no network's name.
+// addWishes adds the flags other than --network.
 func (o *MemberOptions) addWishes(fs *pflag.FlagSet) {
 	fs.Var(nameValue(func(s string) error {
 		if o.Name != "" {
@@ -58,7 +58,7 @@ func (o *MemberOptions) addWishes(fs *pflag.FlagSet) {
 	fs.Var(value{set: func(s string) error {
 		mac, err := net.ParseMAC(s)
 		if err != nil || len(mac) != 6 {
-			return fmt.Errorf("--mac: %q is no Ethernet address, such as 02:00:00:00:00:01", s)
+			return fmt.Errorf("--mac: %q is not an Ethernet address, such as 02:00:00:00:00:01", s)
 		}
 		o.MAC = mac.String()
 		return nil
@@ -78,14 +78,14 @@ func addressValue(name, kind string, dst *netip.Addr, family func(netip.Addr) bo
 	return value{set: func(s string) error {
 		a, err := netip.ParseAddr(s)
 		if err != nil || !family(a) || a.Zone() != "" {
-			return fmt.Errorf("--%s: %q is no %s address", name, s, kind)
+			return fmt.Errorf("--%s: %q is not an %s address", name, s, kind)
 		}
 		*dst = a
 		return nil
 	}}
 }
 
-// checkWishes refuses wishes that there is no network for.
+// checkWishes refuses wishes of a member without a network.
 func (o *MemberOptions) checkWishes() error {
 	if len(o.Networks) > 0 {
 		return nil

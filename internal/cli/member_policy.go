@@ -7,7 +7,7 @@ import (
 	"epiphyte/internal/network"
 )
 
-// memberPolicy is what a member may reach, as its network takes it over.
+// memberPolicy is a member's policy in the form that its network takes over.
 type memberPolicy struct {
 	name   string // for people
 	sealed *os.File
@@ -34,8 +34,8 @@ func takePolicies(members []*member, o *PolicyOptions) error {
 	return nil
 }
 
-// takePolicy reads the member's policy: its own, or else the environment's, or else the one
-// that its network has for members without.
+// takePolicy reads the member's policy: its own, else the environment's, else the network's
+// default.
 func (m *member) takePolicy(o PolicyOptions) error {
 	o.takeEnvironment()
 	if !o.active() {
@@ -57,7 +57,7 @@ func (m *member) takePolicy(o PolicyOptions) error {
 	return err
 }
 
-// ofMember is the texts of a policy that a member can have.
+// ofMember returns the texts of the policy, after checking that a member can have it.
 func (o PolicyOptions) ofMember() ([]egress.Source, error) {
 	sources, err := o.sources()
 	if err != nil {
@@ -70,8 +70,8 @@ func (o PolicyOptions) ofMember() ([]egress.Source, error) {
 	return sources, err
 }
 
-// checkMember is the error of a policy of the options or the environment, before a network
-// is started for it.
+// checkMember checks the policy of the options or the environment, before a network is
+// started for it.
 func (o PolicyOptions) checkMember() error {
 	o.takeEnvironment()
 	_, err := o.ofMember()

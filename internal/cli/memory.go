@@ -7,9 +7,9 @@ import (
 	"epiphyte/stack"
 )
 
-// softMemory is the size in bytes from which on the collector works as often as it
-// must to stay there: the TCP buffers of a guest, and what the program takes besides.
-// Below it the collector lets memory grow to twice what is in use.
+// softMemory is the collector's memory limit in bytes: the TCP buffers of a guest, and what
+// the program needs besides. Above it the collector runs as often as it must to stay there;
+// below it, it lets memory grow to twice what is in use.
 const softMemory = stack.DefaultBufferBytes + 128<<20
 
 // limitMemory sets the collector's limit, unless GOMEMLIMIT has set one.

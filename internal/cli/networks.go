@@ -19,7 +19,7 @@ import (
 // networkCommand is the first argument of the commands about networks.
 const networkCommand = "network"
 
-// Networks is the command line of one of them.
+// Networks is the command line of a command about networks.
 type Networks struct {
 	command  networksCommand
 	operands []string
@@ -31,7 +31,7 @@ type Networks struct {
 	attach     AttachMember
 }
 
-// networksCommand is one of them.
+// networksCommand is one of the commands about networks.
 type networksCommand struct {
 	name     string
 	operands string // as the usage shows them
@@ -68,6 +68,8 @@ func networksCommands() []networksCommand {
 			about: "Make a network namespace a member, in the background.\nIt is that of the process PID, or at PATH, and a member until it is disconnected or the\nprocess ends. INTERFACE is its device; the default is the first of eth0, eth1, ...\nthat is free."},
 		{name: "disconnect", operands: "NAME MEMBER", least: 2, most: 2, run: (*Networks).disconnect,
 			about: "Have a member leave, by its name."},
+		{name: "policy", operands: "NAME MEMBER [FILE]", least: 2, most: 3, flags: policyCommandFlags, run: (*Networks).policy,
+			about: "Have the rules in FILE say what a member may reach from now on, or show its rules.\nWithout FILE, each rule stands beside how often it has decided."},
 		{name: "upgrade", operands: "NAME...", least: 1, most: unlimited, run: (*Networks).upgrade,
 			about: "Have this program go on in place of a network's process.\nMembers keep their addresses and what they say to each other; connections to outside are\nreset."},
 		{name: "serve", operands: "NAME", least: 1, most: 1, flags: serveFlags, run: (*Networks).serve,
@@ -85,7 +87,7 @@ func createFlags(n *Networks, fs *pflag.FlagSet) {
 	fs.Var(prefixValue("subnet6", "IPv6", "fd90:0:0:7::/64", netip.Addr.Is6, &d.Subnet6), "subnet6", "use the IPv6 subnet `CIDR`, a /64; the default is a free one of fd90::/56")
 	boolFlag(fs, "ipv4-only", "", "have no IPv6", &d.IPv4Only)
 	fs.Var(mtuValue(&d.MTU), "mtu", "set the members' `MTU` in bytes; the default is 65520")
-	fs.Var(stringValue(&d.Policy), "policy", "let each member reach what the rules in `FILE` allow, unless it brings others; read whenever one joins")
+	fs.Var(fileValue("policy", &d.Policy), "policy", "let each member reach what the rules in `FILE` allow, unless it brings others; read whenever one joins")
 	boolFlag(fs, "internal", "", "let members reach each other and nothing else", &d.Internal)
 	boolFlag(fs, "isolate", "", "let members reach outside but not each other", &d.Isolate)
 	boolFlag(fs, "allow-host-loopback", "", "let members reach the host's 127.0.0.1 and ::1 by the gateway's address", &d.AllowHostLoopback)
@@ -112,14 +114,14 @@ func prefixValue(name, kind, example string, family func(netip.Addr) bool, dst *
 	return value{set: func(s string) error {
 		p, err := netip.ParsePrefix(s)
 		if err != nil || !family(p.Addr()) {
-			return fmt.Errorf("--%s: %q is no %s subnet, such as %s", name, s, kind, example)
+			return fmt.Errorf("--%s: %q is not an %s subnet, such as %s", name, s, kind, example)
 		}
 		*dst = p
 		return nil
 	}}
 }
 
-// newFlags is an empty set that reports by its errors alone.
+// newFlags returns an empty set that prints nothing: it only returns errors.
 func newFlags(name string) *pflag.FlagSet {
 	fs := pflag.NewFlagSet(name, pflag.ContinueOnError)
 	fs.SortFlags = false
@@ -127,7 +129,7 @@ func newFlags(name string) *pflag.FlagSet {
 	return fs
 }
 
-// parseFlags sets the flags that args give, --help besides, and returns what is left.
+// parseFlags sets the flags in args, --help among them, and returns the operands.
 func parseFlags(fs *pflag.FlagSet, args []string, usage func() string) ([]string, *Exit) {
 	switchFlag(fs, "help", "h", "show this help and exit", func() error { return &Exit{Stdout: usage()} })
 	options, operands, fault := dialect{prog: fs.Name(), boolArgument: true, suggests: true}.getopt(fs, args)
@@ -220,7 +222,7 @@ func (n *Networks) run(ctx context.Context, prog string, stdout, stderr io.Write
 	return lineFault(prog+" "+networkCommand+" "+n.command.name, err).write(prog, stdout, stderr)
 }
 
-// exitCode is an error that has been told already.
+// exitCode is an error that has already been reported.
 type exitCode int
 
 func (e exitCode) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
@@ -284,9 +286,9 @@ func (n *Networks) removeOne(ctx context.Context, e *env, name string) error {
 	case err != nil && !n.force:
 		return fmt.Errorf("%w; --force removes it all the same", err)
 	case !defined && err == nil && !running:
-		return errors.New("there is no such network")
+		return errors.New("it is neither defined nor running")
 	}
-	if defined || err != nil { // one that cannot be read is to go, too
+	if defined || err != nil { // an unreadable one is removed, too
 		if err := e.paths.Remove(name); err != nil {
 			return err
 		}
@@ -297,11 +299,11 @@ func (n *Networks) removeOne(ctx context.Context, e *env, name string) error {
 	if err := c.Stop(ctx); err != nil {
 		return err
 	}
-	// Whoever removes a network may want to make it anew at once.
+	// The user may want to make it anew at once.
 	return network.AwaitEnd(ctx, e.paths, name)
 }
 
-// memberNames are those of some members, for an error.
+// memberNames lists the names of the first members, for an error.
 func memberNames(members []network.Member) string {
 	const most = 5
 	var list []string
@@ -333,14 +335,31 @@ func (n *Networks) disconnect(ctx context.Context, e *env) error {
 func (n *Networks) start(ctx context.Context, e *env) error {
 	var failed []error
 	for _, name := range n.operands {
-		c, _, err := network.Open(ctx, e.paths.Socket(name), network.Start(e.paths, name))
-		if err != nil {
-			failed = append(failed, fmt.Errorf("network %s: %w", name, err))
-			continue
+		if err := startOne(ctx, e, name); err != nil {
+			failed = append(failed, err)
 		}
-		c.Close()
 	}
 	return errors.Join(failed...)
+}
+
+// startOne starts a defined network. Others are started by their first member, so a name that
+// is neither defined nor running was mistyped.
+func startOne(ctx context.Context, e *env, name string) error {
+	_, defined, err := e.paths.Load(name)
+	if err == nil && !defined {
+		if c, _, err := network.Inspect(ctx, e.paths.Socket(name)); err == nil {
+			c.Close()
+			return nil
+		}
+		return fmt.Errorf("there is no network %s: 'epiphyte network ls' lists them, 'epiphyte network create %[1]s' makes it", name)
+	}
+	if err == nil {
+		var c *network.Client
+		if c, _, err = network.Open(ctx, e.paths.Socket(name), network.Start(e.paths, name)); err == nil {
+			return c.Close()
+		}
+	}
+	return fmt.Errorf("network %s: %w", name, err)
 }
 
 func (n *Networks) upgrade(ctx context.Context, e *env) error {
@@ -352,7 +371,7 @@ func (n *Networks) upgrade(ctx context.Context, e *env) error {
 		if err := n.ask(ctx, e, name, func(c *network.Client) error { return c.Upgrade(ctx, program) }); err != nil {
 			return err
 		}
-		// The program answers once it serves.
+		// The new program answers once it serves.
 		if err := n.ask(ctx, e, name, func(*network.Client) error { return nil }); err != nil {
 			return err
 		}
@@ -360,7 +379,7 @@ func (n *Networks) upgrade(ctx context.Context, e *env) error {
 	return nil
 }
 
-// ask has do ask a running network.
+// ask calls do with a connection to a running network.
 func (n *Networks) ask(ctx context.Context, e *env, name string, do func(*network.Client) error) error {
 	c, _, err := network.Open(ctx, e.paths.Socket(name), nil)
 	if err == nil {

@@ -21,11 +21,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// resolvConf is where networks find the host's name servers.
+// resolvConf lists the host's nameservers, unless another file is named.
 const resolvConf = "/etc/resolv.conf"
 
-// serve is the network's keeper. What it says on stdout is for the member that has
-// started it.
+// serve is the network's keeper. Its stdout is for the member that has started it.
 func (n *Networks) serve(ctx context.Context, e *env) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -39,7 +38,7 @@ func (n *Networks) serve(ctx context.Context, e *env) error {
 			io.WriteString(e.stdout, text)
 			answered = true
 			if f, ok := e.stdout.(*os.File); ok {
-				f.Close() // whoever waits reads to the end
+				f.Close() // the member reads to the end
 			}
 		}
 	}
@@ -60,10 +59,10 @@ func (n *Networks) serve(ctx context.Context, e *env) error {
 	return err
 }
 
-// closeInherited closes what the program has inherited besides the standard streams: a
-// network outlives the member that has started it, and whoever waits for the end of a
-// pipe of that one's must not wait for the network's. The runtime's own descriptors have
-// no file.
+// closeInherited closes inherited descriptors other than the standard streams: the network
+// outlives the member that has started it, and a reader that waits for the end of one of the
+// member's pipes must not wait for the network. The runtime's own descriptors, which have no
+// file, stay open.
 func closeInherited() {
 	const list = "/proc/self/fd"
 	entries, err := os.ReadDir(list)
@@ -81,22 +80,21 @@ func closeInherited() {
 	}
 }
 
-// setProcessName has ps(1) and top(1) show the program's name. They would show "exe", of
-// /proc/self/exe, by which networks execute the program whatever became of its file.
+// setProcessName has ps(1) and top(1) show the program's name, not "exe": networks execute
+// the program as /proc/self/exe, which works whatever became of its file.
 func setProcessName(log *slog.Logger) {
 	if err := os.WriteFile("/proc/self/comm", []byte("epiphyte"), 0); err != nil {
 		log.Warn("cannot set the process's name", "error", err)
 	}
 }
 
-// notifyManager tells a service manager that waits for it that clients are served
-// (sd_notify(3)).
+// notifyManager tells a waiting service manager that clients are served (sd_notify(3)).
 func notifyManager(log *slog.Logger) {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
 		return
 	}
-	c, err := net.Dial("unixgram", path) // "@" is the abstract name space's, as there
+	c, err := net.Dial("unixgram", path) // "@" means the abstract namespace for both
 	if err == nil {
 		_, err = io.WriteString(c, "READY=1")
 		c.Close()
@@ -158,11 +156,13 @@ func NetworkMain(ctx context.Context, stderr io.Writer) int {
 func listenForNetwork(ctx context.Context, path string, w *network.Worker, log *slog.Logger) (*api.Server, error) {
 	frames := &frames{Tee: w.Frames(), name: w.Definition().Name}
 	s, err := api.ListenHTTP(ctx, path, api.Config{
-		Ports:   w.Ports(),
-		Flows:   func() []api.Flow { return flows(w.Guest()) },
-		Stats:   func() []api.Metric { return append(metrics(w.Guest()), frames.metric()) },
-		Capture: frames.stream,
-		Logger:  log,
+		Ports:    w.Ports(),
+		Flows:    func() []api.Flow { return flows(w.Guest()) },
+		Stats:    func() []api.Metric { return append(metrics(w.Guest()), frames.metrics()...) },
+		Why:      func(member, flow string) (*api.Why, error) { return whyOfMember(w, member, flow) },
+		Policies: memberPolicies{w},
+		Capture:  frames.stream,
+		Logger:   log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open control socket: %w", err)
@@ -171,7 +171,7 @@ func listenForNetwork(ctx context.Context, path string, w *network.Worker, log *
 	return s, nil
 }
 
-// programPath is the file of this program, for another process to execute.
+// programPath is the path of this program's file, for another process to execute.
 func programPath() (string, error) {
 	path, err := os.Executable()
 	if err == nil {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -21,17 +22,12 @@ type listed struct {
 
 func (n *Networks) list(ctx context.Context, e *env) error {
 	defined, listErr := e.paths.List() // broken ones do not hide the others
-	running, err := e.paths.Running().List()
+	running, err := runningNetworks(ctx, e.paths)
 	if err != nil {
 		return err
 	}
 	all := []listed{}
-	for _, d := range running {
-		c, info, err := network.Inspect(ctx, e.paths.Socket(d.Name))
-		if err != nil {
-			continue // it has just ended, or was killed
-		}
-		c.Close()
+	for _, info := range running {
 		all = append(all, listed{info.Definition, true, len(info.Members)})
 	}
 	for _, d := range defined {
@@ -44,6 +40,26 @@ func (n *Networks) list(ctx context.Context, e *env) error {
 		return err
 	}
 	return listErr
+}
+
+// answerPatience is how long a list waits for each program on it, which answers within
+// milliseconds unless it has been stopped.
+const answerPatience = 2 * time.Second
+
+// runningNetworks inspects all running networks that answer.
+func runningNetworks(ctx context.Context, paths netdef.Paths) (list []*network.Info, err error) {
+	running, err := paths.Running().List()
+	for _, d := range running {
+		ctx, cancel := context.WithTimeout(ctx, answerPatience)
+		c, info, err := network.Inspect(ctx, paths.Socket(d.Name))
+		cancel()
+		if err != nil {
+			continue // it has just ended, was killed, or does not answer
+		}
+		c.Close()
+		list = append(list, info)
+	}
+	return list, err
 }
 
 func contains(all []listed, name string) bool {
@@ -71,7 +87,7 @@ func (n *Networks) showList(stdout io.Writer, all []listed) error {
 	return w.Flush()
 }
 
-// or is how a table shows a value that may not be there.
+// or shows a value in a table, "-" if it is not valid.
 func or(valid bool, v fmt.Stringer) string {
 	if !valid {
 		return "-"
@@ -137,11 +153,11 @@ func showInfo(stdout io.Writer, info *network.Info) error {
 		return err
 	}
 	w = table(stdout)
-	fmt.Fprintln(w, "\nMEMBER\tALIASES\tIPV4\tIPV6\tPORTS\tIN\tOUT\tDROPPED\tSINCE")
+	fmt.Fprintln(w, "\nMEMBER\tALIASES\tIPV4\tIPV6\tPORTS\tIN\tOUT\tDROPPED\tPOLICY\tDENIED\tSINCE")
 	for _, m := range info.Members {
 		s := m.Stats
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\n", m.Name, words(m.Aliases), m.IPv4, or(m.IPv6.IsValid(), m.IPv6),
-			words(m.Publish), s.ToBytes, s.FromBytes, s.Spoofed+s.Other+s.Rate, m.Since.Local().Format(time.DateTime))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%d\t%s\n", m.Name, words(m.Aliases), m.IPv4, or(m.IPv6.IsValid(), m.IPv6),
+			words(m.Publish), s.ToBytes, s.FromBytes, s.Spoofed+s.Other+s.Rate, cmp.Or(m.Policy, "-"), m.Denied, m.Since.Local().Format(time.DateTime))
 	}
 	return w.Flush()
 }

@@ -24,9 +24,9 @@ func TestParseNetworks_Faults(t *testing.T) {
 		{"inspect a b", `epiphyte network inspect: "b" is one argument too many`},
 		{"rm", `epiphyte network rm: NAME... is missing`},
 		{"connect web", `epiphyte network connect: PID|PATH is missing`},
-		{"create web --subnet 10.90.7.0", `epiphyte network create: --subnet: "10.90.7.0" is no IPv4 subnet, such as 10.90.7.0/24`},
-		{"create web --subnet fd90::/64", `epiphyte network create: --subnet: "fd90::/64" is no IPv4 subnet, such as 10.90.7.0/24`},
-		{"create web --subnet6 10.90.7.0/24", `epiphyte network create: --subnet6: "10.90.7.0/24" is no IPv6 subnet, such as fd90:0:0:7::/64`},
+		{"create web --subnet 10.90.7.0", `epiphyte network create: --subnet: "10.90.7.0" is not an IPv4 subnet, such as 10.90.7.0/24`},
+		{"create web --subnet fd90::/64", `epiphyte network create: --subnet: "fd90::/64" is not an IPv4 subnet, such as 10.90.7.0/24`},
+		{"create web --subnet6 10.90.7.0/24", `epiphyte network create: --subnet6: "10.90.7.0/24" is not an IPv6 subnet, such as fd90:0:0:7::/64`},
 	} {
 		_, exit := ParseNetworks("epiphyte", strings.Fields(tc.args))
 		if exit == nil || exit.Code != 1 || exit.Stderr != tc.stderr || exit.Stdout != "" {

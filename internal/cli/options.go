@@ -16,19 +16,19 @@ import (
 	"epiphyte/tap"
 )
 
-// Options are what both commands have in common: the guest's network and how
-// the program does its work.
+// Options are common to both commands: the guest's network and how the program works.
 type Options struct {
-	Command             []string // runs in the guest, started by us; empty: none does
+	Command             []string // runs in the guest, started by us; empty: none
 	Plan                addressing.Plan
 	MTU                 int // bytes of an IP packet, 68 to 65521
 	DisableHostLoopback bool
 	DisableDNS          bool
 	Publish             []portfwd.Rule    // host ports to carry in, in the order given
-	PublishMode         portfwd.Mode      // by which path TCP clients are carried in
+	PublishMode         portfwd.Mode      // the path of their TCP clients
+	Bulk                string            // which connections are handed over to the guest's kernel
 	Expose              []portfwd.Exposed // ports of host loopback, on the guest's own
 	LivePorts           bool              // any port may be published or exposed later
-	Splice              bool              // clients of the host's loopback are the guest itself to its servers
+	Splice              bool              // clients of the host's loopback appear as the guest itself
 	LoopbackToLoopback  bool              // with Splice: they go to the guest's loopback
 	Source              *outbound.Source  // of the host's sockets
 	Standing            *standing         // of a guest that stands beside the host; nil: it has a subnet of its own
@@ -36,29 +36,29 @@ type Options struct {
 	// Forwards are the ports of pasta's options, which Publish and Expose contain; nil: the
 	// program is not called pasta.
 	Forwards *pasta.Table
-	Freebind bool // Forwards may be of addresses that no interface has
+	Freebind bool // Forwards may name addresses that no interface has
 
-	Policy PolicyOptions // what of that the guest may reach
+	Policy PolicyOptions // restricts what the guest may reach
 
 	APISocket   string        // control socket, slirp4netns's JSON; empty: none
 	HTTPSocket  string        // the same and more over HTTP; empty: none
-	FindSocket  bool          // the same where 'ps' and its like find it
-	ConfSocket  string        // another such, whose changes of Forwards are remembered; empty: none
+	FindSocket  bool          // another HTTP socket, where 'ps' finds it
+	ConfSocket  string        // another HTTP socket, whose changes of Forwards are remembered; empty: none
 	ResolvConf  string        // where the host's name servers are read
 	NoOffload   bool          // no virtio-net header on the TAP
 	Queues      int           // of the TAP, with a thread each; 0: one
 	Pcap        string        // file to write frames to; empty: none
-	PcapSize    int64         // of it, in bytes; 0: no bound
+	PcapSize    int64         // of that file, in bytes; 0: no bound
 	PcapSnaplen int           // bytes of each frame in it; 0: all
 	LogLevel    slog.Level    // to stderr, or the file
 	LogFormat   string        // logText or logJSON
 	Quiet       bool          // no warnings about the command line
 	LogFile     string        // in place of stderr; empty: none
-	LogSize     int64         // of it, in bytes
-	StatsEvery  time.Duration // between two lines of counters in it; 0: none
+	LogSize     int64         // of that file, in bytes
+	StatsEvery  time.Duration // between two lines of counters in the log; 0: none
 
 	Unconfined bool          // --sandbox=off
-	User       *sandbox.User // to become once everything is open; nil: nobody else
+	User       *sandbox.User // to become once everything is open; nil: stay the same
 	// RequireFiles and RequireCalls refuse a kernel that cannot restrict files or
 	// system calls.
 	RequireFiles, RequireCalls bool
@@ -77,19 +77,21 @@ func defaultOptions(mtu int) Options {
 	return Options{
 		MTU:        mtu,
 		Source:     new(outbound.Source),
-		ResolvConf: "/etc/resolv.conf",
+		ResolvConf: resolvConf,
 		PcapSize:   defaultPcapSize,
 		LogFormat:  logText,
+		Bulk:       bulkAuto,
 		LogSize:    pasta.DefaultLogSize,
 	}
 }
 
-// addOwn adds the flags that are not of the contract of slirp4netns. p is the one that has
-// this letter.
+// addOwn adds the flags that are not in slirp4netns's contract. p is the flag that gets the
+// letter p.
 func (o *Options) addOwn(fs *pflag.FlagSet, p string) {
 	letter := map[string]string{p: "p"}
 	fs.VarP(publishValue(&o.Publish), "publish", letter["publish"], publishUsage)
 	fs.Var(modeValue(&o.PublishMode), "publish-mode", "how TCP clients are carried in, a `MODE`: auto, stack (through the TAP), direct (sockets of the guest's namespace)")
+	fs.Var(choiceValue("bulk", &o.Bulk, bulkAuto, bulkAlways, bulkNever), "bulk", "which connections leave the TAP for the guest's kernel, a `MODE`: auto (those that move much, where there is a socket agent), always (all, for tests), never")
 	fs.Var(exposeValue(&o.Expose), "expose-host", "show a TCP port of the host's 127.0.0.1 on the guest's own; `RULE` is PORT[:GUESTPORT]; repeatable")
 	fs.Var(socketValue(httpSocket, &o.HTTPSocket), "http-socket", "accept HTTP requests about ports, flows and statistics on the socket `PATH`")
 	o.addPcap(fs, letter["pcap"])
@@ -100,22 +102,21 @@ func (o *Options) addOwn(fs *pflag.FlagSet, p string) {
 	boolFlag(fs, "no-offload", "", "use the TAP without checksum and segmentation offload", &o.NoOffload)
 	fs.Var(queuesValue(&o.Queues), "queues", fmt.Sprintf("give the TAP `N` queues with a thread each, 1 to %d", tap.MaxQueues))
 	fs.Var(sandboxValue(&o.Unconfined), "sandbox", "`MODE`: auto gives up, once ready, whatever rights are not needed; off keeps them, for debugging")
-	for _, name := range [...]string{"publish", "publish-mode", "expose-host", "http-socket", "pcap", "pcap-size", "pcap-snaplen", "log-level", "log-format", "resolv-conf", "no-offload", "queues", "sandbox"} {
+	for _, name := range [...]string{"publish", "publish-mode", "bulk", "expose-host", "http-socket", "pcap", "pcap-size", "pcap-snaplen", "log-level", "log-format", "resolv-conf", "no-offload", "queues", "sandbox"} {
 		own(fs.Lookup(name))
 	}
 	o.addLogFile(fs)
 	o.addStats(fs)
 }
 
-// addMissing adds flags of ours that the program whose command line it is does not have
-// itself.
+// addMissing adds a flag of ours, unless the emulated program has one of that name.
 func addMissing(fs *pflag.FlagSet, name string, v value, usage string) {
 	if fs.Lookup(name) == nil {
 		own(fs.VarPF(v, name, "", usage))
 	}
 }
 
-// own marks a flag as not of the contract, whose abbreviations come first.
+// own marks a flag as not in the contract, whose flags are abbreviated first.
 func own(f *pflag.Flag) { f.Annotations = map[string][]string{ownFlag: nil} }
 
 // outboundValue is the value of --outbound-addr or, with the suffix 6, its twin.
@@ -133,7 +134,7 @@ func outboundValue(suffix string, set func(string) error, said func(option strin
 	}}
 }
 
-// checkMTU refuses what passes as a number but cannot be an interface's MTU.
+// checkMTU refuses numbers that cannot be an interface's MTU.
 func (o *Options) checkMTU() *Exit {
 	if o.MTU < minMTU {
 		return &Exit{Code: 1, Stderr: "cannot set MTU: Invalid argument (an IPv4 link carries at least 68 bytes)"}

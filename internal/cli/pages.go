@@ -11,16 +11,15 @@ import (
 )
 
 // startedFor is the time after which a start counts as over: most guests have made their
-// first connections.
+// first connections by then.
 const startedFor = time.Second
 
-// releaseLater prepares what the function that it returns does: to take, once the start is
-// over, the program's code and constants out of its memory. A start touches nearly all of
-// them, and serving a quarter. They stay in the page cache, from where the kernel maps
-// again what is used, 16 pages at a time.
+// releaseLater returns a function that, once the start is over, unmaps the program's code and
+// constants from memory. A start touches nearly all of them, and serving a quarter. They stay
+// in the page cache, from where the kernel maps what is used again, 16 pages at a time.
 //
-// It is called before the program is confined, as it opens a file. Without /proc nothing
-// is released.
+// Call it before the program is confined, since it opens a file. Without /proc nothing is
+// released.
 func releaseLater() func() {
 	fd, err := unix.Open("/proc/self/smaps", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	return func() {
@@ -41,9 +40,9 @@ func releaseLater() func() {
 // mapping is a range of addresses.
 type mapping struct{ start, end uintptr }
 
-// unchanged reads /proc/PID/smaps, and gives the mappings of files that nobody may write to
-// and nobody has written to: a dynamic linker, or a position-independent program itself,
-// has put addresses into some that are read-only since.
+// unchanged reads /proc/PID/smaps and returns the mappings of files that are read-only and
+// have never been written to: a dynamic linker, or a position-independent program itself, has
+// put addresses into some that are read-only now.
 func unchanged(smaps string) (list []mapping) {
 	var m mapping
 	candidate := false

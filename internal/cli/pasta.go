@@ -13,9 +13,8 @@ import (
 	"epiphyte/internal/pasta"
 )
 
-// pastaName is the name under which we take pasta's command line, and backgroundName the one
-// of the process that does its work in the background: the same program, started by
-// itself.
+// Called pastaName we take pasta's command line; backgroundName is the process that does its
+// work in the background: the same program, started by itself.
 const (
 	pastaName      = "pasta"
 	backgroundName = "epiphyte-pasta"
@@ -41,14 +40,14 @@ func ParsePasta(args []string) (*Pasta, *Exit) {
 	fs := newFlags(pastaName)
 	p.Line.AddTo(fs)
 	p.addOwn(fs, "pcap")
-	fs.Lookup("pcap").Annotations = nil // this one is of pasta's contract, too
+	fs.Lookup("pcap").Annotations = nil // this one is in pasta's contract, too
 	switchFlag(fs, "help", "h", "show this help and exit", func() error { return &Exit{Stdout: pastaUsage(fs)} })
 	switchFlag(fs, "version", "", "show the version and exit", func() error { return &Exit{Stdout: pastaVersion()} })
 
 	options, operands, fault := dialect{prog: pastaName, operandEnds: true}.getopt(fs, args)
 	err := fs.Parse(options)
 	if err == nil && fault != nil {
-		// Callers look for getopt's words.
+		// Callers search for getopt's words.
 		return nil, &Exit{Code: 1, Stderr: fault.Error() + "\n" + pastaForms + "'" + pastaName + " --help' lists the options."}
 	}
 	if err == nil {
@@ -60,7 +59,7 @@ func ParsePasta(args []string) (*Pasta, *Exit) {
 	return p, p.settle(fs)
 }
 
-// settle computes what follows from the command line.
+// settle derives the options from the command line.
 func (p *Pasta) settle(fs *pflag.FlagSet) *Exit {
 	if !fs.Changed("log-level") {
 		switch {
@@ -106,7 +105,7 @@ func pastaVersion() string {
 	return fmt.Sprintf("%s (epiphyte %s)\ncommit: %s\ngvisor: %s\n", pastaName, Version, commit, gvisor)
 }
 
-// pastaMain is pasta, or its process in the background, and returns its exit code.
+// pastaMain runs pasta, or its process in the background, and returns the exit code.
 func pastaMain(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	p, exit := ParsePasta(args[1:])
 	switch {

@@ -14,12 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// callerFD is the pipe to the process that waits for its child in the background.
+// callerFD is the background process's pipe to the parent that waits for it.
 const callerFD = 3
 
 // background starts this program again in the background, with the same arguments, and
-// returns when that works, or its exit code. What it says until then goes to our streams;
-// after that nobody holds them but we.
+// returns 0 when that one works, or its exit code. Until then it writes to our streams;
+// after that it no longer holds them.
 func background(args []string, stderr io.Writer) int {
 	code, err := startBackground(args)
 	if err != nil {
@@ -34,7 +34,7 @@ func startBackground(args []string) (code int, err error) {
 		return 1, err
 	}
 	defer ready.Close()
-	// What the caller has left open is not the child's to keep open.
+	// The child must not keep open what the caller has left open.
 	if err := unix.CloseRange(callerFD, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil && err != unix.ENOSYS {
 		return 1, err
 	}
@@ -66,7 +66,7 @@ func startBackground(args []string) (code int, err error) {
 // serveCaller serves in the background, for a caller that waits until all works.
 func (p *Pasta) serveCaller(ctx context.Context, stderr io.Writer) int {
 	unix.CloseOnExec(callerFD)
-	// Executed by way of /proc, the process is called exe.
+	// Executed through /proc, the process is called exe.
 	_ = os.WriteFile("/proc/self/comm", []byte(pastaName), 0)
 	err := p.leaveDirectory()
 	var null int
@@ -85,14 +85,14 @@ func (p *Pasta) serveCaller(ctx context.Context, stderr io.Writer) int {
 		unix.Close(null)
 		defer unix.Close(callerFD)
 		if _, err := unix.Write(callerFD, []byte{'1'}); err != nil {
-			return fmt.Errorf("tell the caller: %w", err) // it has gone, and does not know of us
+			return fmt.Errorf("tell the caller: %w", err) // it has gone without learning of us
 		}
 		return nil
 	})
 }
 
-// leaveDirectory goes to the root directory, so that the one we were started in can be
-// unmounted, and makes paths ones that lead to the same files from there.
+// leaveDirectory changes to the root directory, so that the one we were started in can be
+// unmounted, after making all paths absolute.
 func (p *Pasta) leaveDirectory() error {
 	l := p.Line
 	for _, path := range [...]*string{&l.NetNS, &l.UserNS, &l.PIDFile, &p.LogFile, &p.ConfSocket, &p.Pcap, &p.HTTPSocket, &p.ResolvConf, &p.Policy.File, &p.Policy.Log} {

@@ -31,12 +31,18 @@ func (p *Pasta) serveCommand(ctx context.Context, stderr io.Writer) int {
 	}
 	signals := namespace.CatchSignals()
 	defer signals.Close()
-	host, err := p.copyHost()
+	if err := p.copyHost(); err != nil {
+		return r.fail(err)
+	}
+	defer p.Standing.close()
+	if !p.Line.NoTAP {
+		cfg.Interfaces = []string{p.Standing.name}
+	}
+	host, err := p.prepare(ctx, r)
 	if err != nil {
 		return r.fail(err)
 	}
-	defer host.Close()
-	cfg.Interfaces = []string{p.Standing.name}
+	defer host.close()
 	command, err := namespace.Start(cfg)
 	if err != nil {
 		return r.fail(err)
@@ -47,7 +53,7 @@ func (p *Pasta) serveCommand(ctx context.Context, stderr io.Writer) int {
 	}
 	device := p.device(r)
 	device.Target, device.Transient = tap.Target{PID: command.PID()}, true
-	n, err := p.startNetwork(ctx, device, r)
+	n, err := p.startNetwork(ctx, host, device, r)
 	if err != nil {
 		return r.fail(err)
 	}
@@ -63,7 +69,7 @@ func (p *Pasta) serveCommand(ctx context.Context, stderr io.Writer) int {
 	})
 }
 
-// pastaHostname tells the command's prompt from the host's.
+// pastaHostname makes the command's prompt differ from the host's.
 func pastaHostname() string {
 	host, err := os.Hostname()
 	if err != nil {

@@ -16,34 +16,43 @@ import (
 	"epiphyte/tap"
 )
 
-// kernelMTU is that of an interface whose MTU nobody sets, in bytes.
+// kernelMTU is the kernel's default MTU of an interface, in bytes.
 const kernelMTU = 1500
 
-// standing is what a guest has that stands beside the host, with addresses and routes
-// like the host's.
+// standing describes a guest that stands beside the host, with addresses and routes like the
+// host's.
 type standing struct {
 	line   *pasta.CommandLine
-	host   *hostnet.Watcher
-	name   string // of the guest's interface
+	host   *hostnet.Watcher // nil: the guest has no interface
+	name   string           // of the guest's interface
 	routes []hostnet.Route
 }
 
-// copyHost reads the host's network and computes what the guest gets of it. The Watcher is
-// the caller's to close.
-func (p *Pasta) copyHost() (_ *hostnet.Watcher, err error) {
-	w, err := hostnet.Open(hostnet.Config{Interface: p.Line.Template})
-	if err != nil {
-		return nil, err
+// copyHost reads the host's network and computes what the guest gets of it: nothing if it has
+// no interface. The caller closes Standing.
+func (p *Pasta) copyHost() (err error) {
+	s := &standing{line: p.Line, name: p.Line.Interface}
+	if p.Line.NoTAP {
+		p.Plan, p.Standing = addressing.NewLoopback(!p.Line.V4.Off, !p.Line.V6.Off), s
+		return nil
 	}
-	s := &standing{line: p.Line, host: w, name: p.Line.Interface}
+	if s.host, err = hostnet.Open(hostnet.Config{Interface: p.Line.Template}); err != nil {
+		return err
+	}
 	if p.Plan, err = s.plan(); err != nil {
-		w.Close()
-		return nil, err
+		s.close()
+		return err
 	}
 	s.name = cmp.Or(s.name, runTAP)
 	p.Standing = s
-	p.Source.SetOwn(w.Has)
-	return w, nil
+	p.Source.SetOwn(s.host.Has)
+	return nil
+}
+
+func (s *standing) close() {
+	if s.host != nil {
+		s.host.Close()
+	}
 }
 
 // plan computes the addresses, and notes the name and the routes of the interface.
@@ -74,7 +83,7 @@ func (s *standing) plan() (addressing.Plan, error) {
 		}
 		resolver := x.DNSForward
 		if l.DHCPDNS && !l.NoDNS && len(l.DNS) == 0 {
-			resolver = cmp.Or(resolver, gateway) // there has to be one to hand out
+			resolver = cmp.Or(resolver, gateway) // DHCP needs one to hand out
 		}
 		for _, stand := range []struct {
 			addr netip.Addr
@@ -98,7 +107,7 @@ func localGateway(v6 bool) netip.Addr {
 	return addressing.LocalGateway()
 }
 
-// addresses are the guest's of one family, where the host has those of its template.
+// addresses returns the guest's of one family, given those of the template interface.
 func (s *standing) addresses(x *pasta.Family, template []netip.Prefix, v6 bool) []netip.Prefix {
 	switch {
 	case x.Address.IsValid():
@@ -117,8 +126,8 @@ func (s *standing) addresses(x *pasta.Family, template []netip.Prefix, v6 bool) 
 	return list
 }
 
-// bits is the length of the subnet of an address that was given: of IPv6 64, and of IPv4
-// that of the host's address if it is in the host's subnet, or else that of its class.
+// bits is the prefix length of an address that was given: 64 for IPv6; for IPv4 that of the
+// host's address in the same subnet, or else that of its class.
 func (s *standing) bits(x *pasta.Family, template []netip.Prefix, v6 bool) int {
 	switch {
 	case x.Bits != 0:
@@ -151,11 +160,14 @@ func (s *standing) network(plan *addressing.Plan, mac net.HardwareAddr) *tap.Net
 	return n
 }
 
-// configure says what the guest's network does besides, and does not.
+// configure sets what else the guest's network does and does not do.
 func (s *standing) configure(cfg *guest.Config) {
 	l := s.line
-	cfg.Host = s.host
-	cfg.DisableAdvertisements, cfg.DisableNDP = l.NoRA, l.NoNDP
+	if s.host != nil {
+		cfg.Host = s.host
+	}
+	// A guest that was given its routes must not learn others from advertisements.
+	cfg.DisableAdvertisements, cfg.DisableNDP = l.NoRA || l.NoTAP || l.Configure, l.NoNDP
 	r := &cfg.Rules
 	r.DisableTCP, r.DisableUDP, r.DisableICMP = l.NoTCP, l.NoUDP, l.NoICMP
 	r.DisableDHCP, r.DisableDHCP6 = l.NoDHCP, l.NoDHCPv6
@@ -177,7 +189,7 @@ func (s *standing) configure(cfg *guest.Config) {
 	}
 }
 
-// setOutbound says where the host's sockets begin.
+// setOutbound sets the source address and device of the host's sockets.
 func (p *Pasta) setOutbound() error {
 	for _, f := range [...]struct {
 		option  string
@@ -199,7 +211,7 @@ func (p *Pasta) setOutbound() error {
 	return nil
 }
 
-// setPorts translates what is forwarded.
+// setPorts translates the forwarded ports.
 func (p *Pasta) setPorts() {
 	l := p.Line
 	p.Forwards, p.Freebind = &l.Forwards, l.FreeBind
@@ -207,7 +219,11 @@ func (p *Pasta) setPorts() {
 	p.Publish, p.Expose = append(p.Publish, publish...), append(p.Expose, expose...)
 	p.ConfSocket, p.LivePorts = l.Control, l.Control != ""
 	p.Splice, p.LoopbackToLoopback = !l.NoSplice, l.HostLoToGuestLo
-	if l.NoSplice {
+	switch {
+	case l.NoSplice:
 		p.PublishMode = portfwd.StackOnly
+	case l.NoTAP:
+		p.PublishMode, p.LoopbackToLoopback = portfwd.DirectOnly, false // there is no other way
+		p.DisableDNS = true
 	}
 }

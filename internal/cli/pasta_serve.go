@@ -21,7 +21,7 @@ func (p *Pasta) serve(ctx context.Context, stderr io.Writer, ready func() error)
 		return r.fail(err)
 	}
 	defer r.close()
-	// The contract's ends, with status 0. The Go runtime would print all stacks on SIGQUIT.
+	// Both end it with status 0 by contract. On SIGQUIT the Go runtime would print all stacks.
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGQUIT)
 	defer stop()
 	hangups, forget := p.Policy.hangups()
@@ -31,12 +31,15 @@ func (p *Pasta) serve(ctx context.Context, stderr io.Writer, ready func() error)
 		return r.fail(err)
 	}
 	defer watch.Close()
-	host, err := p.copyHost()
+	if err := p.copyHost(); err != nil {
+		return r.fail(err)
+	}
+	defer p.Standing.close()
+	host, err := p.prepare(ctx, r)
 	if err != nil {
 		return r.fail(err)
 	}
-	defer host.Close()
-	n, err := p.startNetwork(ctx, p.device(r), r)
+	n, err := p.startNetwork(ctx, host, p.device(r), r)
 	if err != nil {
 		return r.fail(err)
 	}
@@ -69,7 +72,7 @@ func (p *Pasta) serve(ctx context.Context, stderr io.Writer, ready func() error)
 	}
 }
 
-// settleIn does what is left before the network may be used: the rights are given up last.
+// settleIn does what is left before the network may be used, and gives up rights last.
 // command is the child to be signalled later, nil if there is none.
 func (p *Pasta) settleIn(n *guestNetwork, command *os.Process, r *reporter) error {
 	if p.Line.PIDFile != "" {
@@ -84,7 +87,7 @@ func (p *Pasta) settleIn(n *guestNetwork, command *os.Process, r *reporter) erro
 	return err
 }
 
-// watch begins to watch the namespace, unless it shall be outlived.
+// watch begins to watch the namespace, unless --no-netns-quit is given.
 func (p *Pasta) watch() (*nswatch.Watch, error) {
 	switch t := &p.Line.Target; {
 	case t.NoNetNSQuit:
@@ -100,8 +103,11 @@ func (p *Pasta) watch() (*nswatch.Watch, error) {
 func (p *Pasta) device(r *reporter) tap.Config {
 	t := &p.Line.Target
 	target := tap.Target{PID: t.PID, NetNS: t.NetNS, UserNS: t.UserNS}
-	if t.PID != 0 && t.UserNS != "" { // that of the process otherwise
+	if t.PID != 0 && t.UserNS != "" { // else the process's own
 		target.PID, target.NetNS = 0, fmt.Sprintf("/proc/%d/ns/net", t.PID)
+	}
+	if p.Line.NoTAP {
+		return tap.Config{Target: target, LoopbackOnly: true, Logger: r.log}
 	}
 	return p.tapConfig(target, p.Standing.name, p.Line.Configure, p.Line.MAC, r)
 }

@@ -10,13 +10,13 @@ import (
 	"epiphyte/internal/sandbox"
 )
 
-// nobody is the user that the kernel shows for one that it cannot (overflowuid).
+// nobody is the user that the kernel shows for unmapped ones (overflowuid).
 const nobody = 65534
 
-// setUser says who is to serve the guest, once everything is open: whom --runas names, or
-// nobody, for real root. Unlike the original we change only then, so that root may name
-// namespaces, files and ports of its own. With a control socket root stays root, or its
-// clients could not be told from others, nor rules be kept beside it.
+// setUser sets the user that serves the guest once everything is open: the one that --runas
+// names or, for real root, nobody. Unlike the original we change only then, so that root may
+// name namespaces, files and ports of its own. With a control socket root stays root: else
+// its clients could not be told from others, nor rules be kept beside the socket.
 func (p *Pasta) setUser() (err error) {
 	switch {
 	case p.Line.RunAs != "":
@@ -41,8 +41,8 @@ func isRealRoot() bool {
 	return err == nil && strings.Join(strings.Fields(string(ids)), " ") == "0 0 4294967295"
 }
 
-// parseUser reads UID[:GID] or LOGIN[:GROUP]. A user without a group has that of its account,
-// and one without an account the group of its own number.
+// parseUser reads UID[:GID] or LOGIN[:GROUP]. The default group is that of the user's
+// account, or without an account the one with the user's number.
 func parseUser(s string) (*sandbox.User, error) {
 	name, group, grouped := strings.Cut(s, ":")
 	u := new(sandbox.User)

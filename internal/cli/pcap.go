@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/spf13/pflag"
 
@@ -15,33 +16,35 @@ import (
 	"epiphyte/stack"
 )
 
-// defaultPcapSize is the largest capture into a file in bytes: what a guest sends must
-// not fill the host's disk unasked.
+// defaultPcapSize bounds a capture into a file, in bytes, so that a guest's traffic does not
+// fill the host's disk unasked.
 const defaultPcapSize = 1 << 30
 
-// addPcap adds the flags of captures into a file, the first of which may have a letter.
+// addPcap adds the flags of captures into a file; letter is the shorthand of --pcap.
 func (o *Options) addPcap(fs *pflag.FlagSet, letter string) {
-	fs.VarP(stringValue(&o.Pcap), "pcap", letter, "write the frames that cross the TAP to `FILE`, as pcapng")
+	fs.VarP(fileValue("pcap", &o.Pcap), "pcap", letter, "write the frames that cross the TAP to `FILE`, as pcapng")
 	fs.Var(sizeValue("pcap-size", &o.PcapSize, 0), "pcap-size", "end the capture at `SIZE` bytes, or so many k, M or G; 0: never")
 	fs.Var(numberValue("pcap-snaplen", &o.PcapSnaplen, maxSnaplen), "pcap-snaplen", "keep `N` bytes of each frame; 0: all")
 }
 
-// maxSnaplen is the longest frame that can be captured, in bytes, and more.
+// maxSnaplen exceeds the longest frame that can be captured, in bytes.
 const maxSnaplen = 1 << 18
 
 // frames are the captures of what crosses one device, or a network's bridge.
 type frames struct {
 	*pcap.Tee
 	name  string // of the device, in captures
-	begun func() // is called for each; may be nil
+	begun func() // called for each capture; may be nil
+
+	refused atomic.Uint64
 
 	file   *os.File // of --pcap; nil: none
 	cancel context.CancelFunc
 	ended  chan struct{} // closed when nothing is written to file any more
 }
 
-// capture begins the capture by --pcap, and prepares for those that clients ask for.
-func (o *Options) capture(n *guestNetwork, name string, r *reporter) error {
+// capture begins the capture into the file of --pcap, and prepares for those that clients ask for.
+func (o *Options) capture(n *guestNetwork, p *prepared, name string, r *reporter) error {
 	if o.Pcap == "" && o.HTTPSocket == "" && o.ConfSocket == "" && !o.FindSocket {
 		return nil
 	}
@@ -52,14 +55,10 @@ func (o *Options) capture(n *guestNetwork, name string, r *reporter) error {
 		})
 	}
 	n.frames = f
-	if o.Pcap == "" {
+	if p.capture == nil {
 		return nil
 	}
-	file, err := pcap.Open(o.Pcap)
-	if err != nil {
-		return err
-	}
-	f.file = file
+	f.file, p.capture = p.capture, nil
 	c, err := f.begin(pcap.Config{Snaplen: o.PcapSnaplen, Limit: o.PcapSize})
 	if err != nil {
 		return err
@@ -68,7 +67,7 @@ func (o *Options) capture(n *guestNetwork, name string, r *reporter) error {
 	f.cancel, f.ended = cancel, make(chan struct{})
 	go func() {
 		defer close(f.ended)
-		f.report(c.Run(ctx, file), o, r.log)
+		f.report(c.Run(ctx, f.file), o, r.log)
 	}()
 	return nil
 }
@@ -84,7 +83,9 @@ func (n *guestNetwork) captured(dev stack.Device) stack.Device {
 func (f *frames) begin(cfg pcap.Config) (*pcap.Capture, error) {
 	cfg.Interface, cfg.Program = f.name, programVersion()
 	c, err := f.Begin(cfg)
-	if err == nil && f.begun != nil {
+	if err != nil {
+		f.refused.Add(1)
+	} else if f.begun != nil {
 		f.begun()
 	}
 	return c, err
@@ -96,16 +97,19 @@ func (f *frames) stream(ctx context.Context, w io.Writer, snaplen int) error {
 	if err != nil {
 		return err
 	}
-	c.Run(ctx, w) // an error is of a client that has left
+	c.Run(ctx, w) // an error means that the client has left
 	return nil
 }
 
-// metric counts what captures lack.
-func (f *frames) metric() api.Metric {
-	return api.Metric{Name: "capture_lost_frames", Help: "Frames missing in captures that were written too slowly", Counter: true, Values: []api.Value{{N: f.Lost()}}}
+// metrics count the frames missing in captures, and refused captures.
+func (f *frames) metrics() []api.Metric {
+	return []api.Metric{
+		{Name: "capture_lost_frames", Help: "Frames missing in captures that were written too slowly", Counter: true, Values: []api.Value{{N: f.Lost()}}},
+		{Name: "captures_refused", Help: "Captures that were refused, as there were too many at once", Counter: true, Values: []api.Value{{N: f.refused.Load()}}},
+	}
 }
 
-// report says why the capture by --pcap has ended by itself, and what it lacks.
+// report logs why the capture by --pcap has ended, and how many frames it lacks.
 func (f *frames) report(err error, o *Options, log *slog.Logger) {
 	log = log.With("file", o.Pcap)
 	switch {
@@ -119,7 +123,7 @@ func (f *frames) report(err error, o *Options, log *slog.Logger) {
 	}
 }
 
-// close ends the capture by --pcap, with all that has crossed.
+// close ends the capture by --pcap, after writing what has crossed so far.
 func (f *frames) close() {
 	if f == nil || f.file == nil {
 		return

@@ -93,9 +93,8 @@ func ParsePesto(args []string) (*Pesto, *Exit) {
 	return p, nil
 }
 
-// gather sorts the ports by what is to become of them. An action holds for those before it,
-// too, if it is the only one. Without any they take the place of all that there are, or of
-// what is cleared.
+// gather sorts the ports by action. A single action also applies to ports before it. Without
+// an action they replace all existing ports, or those that are cleared.
 func (p *Pesto) gather(ports []pestoPorts, actions map[string]bool) error {
 	p.change = len(ports) > 0 || len(p.Change.Clear) > 0
 	only := ""
@@ -122,7 +121,7 @@ func (p *Pesto) gather(ports []pestoPorts, actions map[string]bool) error {
 	return nil
 }
 
-// pestoMain is pesto, and returns its exit code.
+// pestoMain runs pesto and returns the exit code.
 func pestoMain(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	p, exit := ParsePesto(args)
 	if exit != nil {
@@ -152,7 +151,7 @@ func (p *Pesto) run(ctx context.Context, stdout io.Writer) error {
 	return err
 }
 
-// explain says what to do where nobody listens.
+// explain says what to do if nobody listens.
 func (p *Pesto) explain(err error) error {
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
 		return fmt.Errorf("%s: nobody listens there: start pasta with -c %s", p.Socket, p.Socket)

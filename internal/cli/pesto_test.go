@@ -2,15 +2,18 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"epiphyte/internal/api"
 	"epiphyte/internal/api/apitest"
+	"epiphyte/internal/pasta"
 )
 
 // pestoTo runs a pesto against a running program's forwards, and returns its exit code and
@@ -25,6 +28,43 @@ func pestoTo(t *testing.T, socket, line string) (int, string) {
 		t.Errorf("%s: exit code %d, stderr %q", line, code, stderr.String())
 	}
 	return code, strings.ReplaceAll(out, socket, "SOCK")
+}
+
+// counted counts what is asked of it.
+type counted struct {
+	apitest.Forwards
+	changes, lists atomic.Int32
+}
+
+func (c *counted) Change(ctx context.Context, change pasta.Change) error {
+	c.changes.Add(1)
+	return c.Forwards.Change(ctx, change)
+}
+
+func (c *counted) List() pasta.Table {
+	c.lists.Add(1)
+	return c.Forwards.List()
+}
+
+// TestPestoAsksOnce: a thousand ports are one request, like one port.
+func TestPestoAsksOnce(t *testing.T) {
+	socket, forwards := filepath.Join(t.TempDir(), "s"), new(counted)
+	s, err := api.ListenHTTP(t.Context(), socket, api.Config{Ports: new(apitest.Ports), Forwards: forwards, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go s.Serve(context.Background())
+	defer s.Close()
+	line := "--show --add"
+	for n := range 1000 {
+		line += fmt.Sprintf(" -t 0.0.0.0/%d:10.89.0.2/80", 20000+n)
+	}
+	if code, out := pestoTo(t, socket, line+" SOCK"); code != 0 || strings.Count(out, "\n") != 1002 {
+		t.Errorf("exit status %d, %.200s", code, out)
+	}
+	if changes, lists := forwards.changes.Load(), forwards.lists.Load(); changes != 1 || lists != 1 {
+		t.Errorf("%d changes and %d listings are asked for", changes, lists)
+	}
 }
 
 // TestPesto: a session; each call sees what those before it have left.
@@ -96,7 +136,7 @@ func TestPestoCommandLine(t *testing.T) {
 		"--frob SOCK":          "pesto: unrecognized option '--frob'",
 		"-x SOCK":              "pesto: invalid option -- 'x'",
 		"-t":                   "pesto: option requires an argument -- 't'",
-		"-A -t 0 SOCK":         `pesto: -t "0": "0" is no port, 1 to 65535, as in 8080, 8080:80 or 127.0.0.1/8080:80`,
+		"-A -t 0 SOCK":         `pesto: -t "0": "0" is not a port, 1 to 65535, as in 8080, 8080:80 or 127.0.0.1/8080:80`,
 		"-C TAP SOCK":          `pesto: "TAP" has no ports to clear: HOST has the host's, SPLICE the namespace's`,
 		"-t 1 -A -t 2 -D SOCK": "pesto: some PORTS stand before both --add and --delete: put one of them first",
 	} {

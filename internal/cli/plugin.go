@@ -60,7 +60,7 @@ func newPlugin(stderr io.Writer) (*netavark.Plugin, error) {
 	}, err
 }
 
-// joinDetached makes a namespace a member that stays when we end.
+// joinDetached makes a namespace a member that outlives this process.
 func joinDetached(ctx context.Context, c *network.Client, device tap.Config, wish network.Member) (network.Member, *network.Info, error) {
 	info, err := c.Info(ctx)
 	if err != nil {

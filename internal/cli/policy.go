@@ -15,20 +15,20 @@ import (
 // policyCommand is the first argument of the commands about policies.
 const policyCommand = "policy"
 
-// Exit codes of policy check: what a flow would meet, or that this is not known.
+// Exit codes of policy check besides 0, which means allowed.
 const (
 	exitDenied  = 1
 	exitUnknown = 2
 )
 
-// Policies is the command line of one of them.
+// Policies is the command line of a command about policies.
 type Policies struct {
 	command  policiesCommand
 	operands []string
 	denied   bool // of suggest
 }
 
-// policiesCommand is one of them.
+// policiesCommand is one of the commands about policies.
 type policiesCommand struct {
 	name     string
 	operands string // as the usage shows them
@@ -112,13 +112,27 @@ func policiesMain(prog string, args []string, stdin io.Reader, stdout, stderr io
 		return exit.write(prog, stdout, stderr)
 	}
 	code, err := p.command.run(p, stdin, stdout)
-	if err != nil {
+	for _, err := range faults(err) {
 		lineFault(prog+" "+policyCommand+" "+p.command.name, err).write(prog, stdout, stderr)
 	}
 	return code
 }
 
-// check says what a policy makes of a flow, or of everything.
+// faults splits an error into those to print, one a line.
+func faults(err error) []error {
+	var all *egress.Errors
+	switch {
+	case err == nil:
+		return nil
+	case !errors.As(err, &all):
+		return []error{err}
+	case all.More > 0:
+		return append(all.List, fmt.Errorf("and %d more", all.More))
+	}
+	return all.List
+}
+
+// check says what a policy decides about a flow, or only counts its rules.
 func (p *Policies) check(stdin io.Reader, stdout io.Writer) (code int, err error) {
 	text, err := readPolicy(p.operands[0], stdin)
 	if err != nil {
@@ -155,7 +169,7 @@ func (p *Policies) check(stdin io.Reader, stdout io.Writer) (code int, err error
 	return told(code, stdout, "%s: %s", word, v.Reason)
 }
 
-// told prints a line and returns the code; who cannot be told knows nothing.
+// told prints a line and returns the code, or exitUnknown if printing fails.
 func told(code int, stdout io.Writer, format string, args ...any) (int, error) {
 	if _, err := fmt.Fprintf(stdout, format+"\n", args...); err != nil {
 		return exitUnknown, err
@@ -183,8 +197,7 @@ func (p *Policies) suggest(stdin io.Reader, stdout io.Writer) (code int, err err
 	return 0, nil
 }
 
-// readPolicy reads the text of a policy. What is longer than one may be is not read to
-// its end.
+// readPolicy reads the text of a policy, but no more than a policy may have.
 func readPolicy(path string, stdin io.Reader) (string, error) {
 	in := stdin
 	if path != "-" {

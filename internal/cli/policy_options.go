@@ -15,10 +15,11 @@ import (
 	"epiphyte/internal/api"
 	"epiphyte/internal/egress"
 	"epiphyte/internal/flowlog"
+	"epiphyte/internal/gate"
 )
 
-// policyVariable names a policy file for callers that fix their arguments; --policy goes
-// before it.
+// policyVariable names a policy file, for callers whose arguments are fixed. --policy takes
+// precedence.
 const policyVariable = "EPIPHYTE_POLICY"
 
 // PolicyOptions say what a guest may reach by name, network and port.
@@ -32,7 +33,7 @@ type PolicyOptions struct {
 func policyFlags() []string { return []string{"policy", "allow", "policy-log"} }
 
 func (o *PolicyOptions) addTo(fs *pflag.FlagSet) {
-	fs.Var(stringValue(&o.File), "policy", "let the guest reach what the rules in `FILE` allow; see 'policy check --help'")
+	fs.Var(fileValue("policy", &o.File), "policy", "let the guest reach what the rules in `FILE` allow; see 'policy check --help'")
 	fs.Var(value{set: func(s string) error {
 		if verb, _, more := strings.Cut(s, " "); more && (verb == "allow" || verb == "deny") {
 			return fmt.Errorf("--allow %q: leave out the word %s; a rule that denies is a line of a file, for --policy", s, verb)
@@ -46,7 +47,7 @@ func (o *PolicyOptions) addTo(fs *pflag.FlagSet) {
 		o.Allow = append(o.Allow, s)
 		return err
 	}}, "allow", "let the guest reach what `RULE` names, [tcp|udp|icmp] NAME|ADDRESS[:PORT], and nothing else; repeatable")
-	fs.Var(stringValue(&o.Log), "policy-log", "append a line of JSON for flows that the policy decided to the file `PATH`")
+	fs.Var(fileValue("policy-log", &o.Log), "policy-log", "append a line of JSON for flows that the policy decided to the file `PATH`")
 	for _, name := range policyFlags() {
 		own(fs.Lookup(name))
 	}
@@ -55,7 +56,7 @@ func (o *PolicyOptions) addTo(fs *pflag.FlagSet) {
 // active reports whether there is a policy.
 func (o *PolicyOptions) active() bool { return o.File != "" || len(o.Allow) > 0 }
 
-// takeEnvironment has the environment name the file if no option does.
+// takeEnvironment takes the file from the environment if no option names one.
 func (o *PolicyOptions) takeEnvironment() {
 	if o.File == "" {
 		o.File = os.Getenv(policyVariable)
@@ -79,7 +80,7 @@ func (o *PolicyOptions) load() (*egress.Policy, error) {
 	return egress.Parse(sources...)
 }
 
-// sources are the texts of the policy, none if there is none.
+// sources returns the texts of the policy, nil if there is no policy.
 func (o *PolicyOptions) sources() (list []egress.Source, err error) {
 	if o.File != "" {
 		text, err := readPolicy(o.File, nil)
@@ -103,7 +104,7 @@ func (o *PolicyOptions) openLog(log *slog.Logger) (*flowlog.Log, error) {
 	return flowlog.New(f, log), nil
 }
 
-// openRecord opens its file: nil if there is none.
+// openRecord opens the record's file: nil if there is none.
 func (o *PolicyOptions) openRecord() (*os.File, error) {
 	if o.Log == "" {
 		return nil, nil
@@ -115,7 +116,7 @@ func (o *PolicyOptions) openRecord() (*os.File, error) {
 	return f, nil
 }
 
-// hangups are the signals that ask for the policy to be read again, none where there is no
+// hangups delivers the signals that ask for the policy to be read again; none if there is no
 // file to read.
 func (o *PolicyOptions) hangups() (asked <-chan os.Signal, stop func()) {
 	c := make(chan os.Signal, 1)
@@ -134,7 +135,7 @@ func (o *PolicyOptions) reload(n *guestNetwork) error {
 	return err
 }
 
-// setPolicy replaces the policy by one that the program, which is confined, can apply.
+// setPolicy replaces the policy, if the confined program can apply the new one.
 func (n *guestNetwork) setPolicy(p *egress.Policy) error {
 	for _, path := range p.Sockets() {
 		if !slices.Contains(n.sockets, path) {
@@ -150,9 +151,13 @@ type guestPolicy struct{ network *guestNetwork }
 
 // Show implements api.Policy.
 func (p guestPolicy) Show() api.PolicyDocument {
-	policy, counts := p.network.guest.Policy()
+	return shownPolicy(p.network.guest.Policy())
+}
+
+// shownPolicy is a policy as the HTTP sockets show it; policy is nil if the guest is gone.
+func shownPolicy(policy *egress.Policy, counts gate.Counts) api.PolicyDocument {
 	doc := api.PolicyDocument{Rules: []api.PolicyRule{}, Default: counts.Default, Denied: counts.Denied}
-	if policy == nil { // the guest is gone
+	if policy == nil {
 		return doc
 	}
 	for _, r := range policy.Rules() {

@@ -33,7 +33,7 @@ func TestPolicyCheck(t *testing.T) {
 		{"check BROKEN tcp github.com:443", 2, "", "BROKEN:2:9: anybody can have a name below com"},
 		{"check -", 0, ": 1 rule\n", ""},
 		{"check /nowhere", 2, "", "no such file"},
-		{"suggest -", 2, "", "line 1 is no record"},
+		{"suggest -", 2, "", "line 1 is not a record"},
 		{"suggest --help", 0, "Usage", ""},
 		{"check", 1, "", ": FILE is missing"},
 		{"frob", 1, "", "no command"},
@@ -51,6 +51,21 @@ func TestPolicyCheck(t *testing.T) {
 		}
 		if tt.code == 2 && strings.Count(stderr.String(), "\n") != 1 {
 			t.Errorf("policy %s: stderr is not one line: %s", tt.args, stderr.String())
+		}
+	}
+}
+
+// TestPolicyCheckTellsAllFaults, in a line each, and not without bound.
+func TestPolicyCheckTellsAllFaults(t *testing.T) {
+	for text, want := range map[string]string{
+		"allow *.com\nallow a.example\nalow\n": "epiphyte policy check: -:1:9: anybody can have a name below com: name the part that is meant, such as *.example.com\n" +
+			"epiphyte policy check: -:3:1: a line begins with allow, deny, default, names, sni, flows, dns or learn, not with \"alow\"\n",
+		strings.Repeat("sni\n", 27): "epiphyte policy check: -:20:4: sni is if-present or require\nepiphyte policy check: and 7 more\n",
+	} {
+		var stdout, stderr bytes.Buffer
+		code := policiesMain("epiphyte", []string{"check", "-"}, strings.NewReader(text), &stdout, &stderr)
+		if code != exitUnknown || stdout.Len() > 0 || !strings.HasSuffix(stderr.String(), want) || strings.Count(stderr.String(), "\n") > 21 {
+			t.Errorf("%q: %d\nstdout %sstderr %s", text, code, stdout.String(), stderr.String())
 		}
 	}
 }

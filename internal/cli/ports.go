@@ -11,27 +11,18 @@ import (
 	"epiphyte/tap"
 )
 
-// ports are the sockets that take clients in either direction. They are there
-// before the TAP is, so that a busy port leaves no TAP that nobody serves.
+// ports are the listening sockets of both directions. They are bound before the TAP is made,
+// so that a busy port leaves no TAP that nobody serves.
 type ports struct{ bound []*portfwd.Bound }
 
-// bindPorts binds all ports, or none.
-func (o *Options) bindPorts(ctx context.Context, target tap.Target) (*ports, error) {
-	published, err := portfwd.Bind(ctx, o.Plan, o.Publish)
-	if err != nil {
-		return nil, err
-	}
-	p := &ports{published}
+// expose binds the exposed ports as well, all of them or none, in the guest's namespace.
+func (p *ports) expose(ctx context.Context, o *Options, target tap.Target) error {
 	exposed, err := portfwd.BindExposed(ctx, o.Plan, o.Expose, socketsOf(target))
-	if err != nil {
-		p.close()
-		return nil, err
-	}
 	p.bound = append(p.bound, exposed...)
-	return p, nil
+	return err
 }
 
-// socketsOf makes sockets in a namespace that may still be entered.
+// socketsOf makes sockets in a namespace that we may still enter.
 func socketsOf(target tap.Target) portfwd.GuestSockets {
 	return func(ctx context.Context, family, typ, n int) ([]int, error) {
 		fds, err := tap.Sockets(ctx, target, tap.SocketKind{Family: family, Type: typ, Count: n})
@@ -47,7 +38,7 @@ func (o *Options) followsServers() bool {
 	return o.LivePorts || o.exposesLater() || slices.ContainsFunc(o.Publish, func(r portfwd.Rule) bool { return r.Auto })
 }
 
-// openDiag opens what tells the servers of either side, if that may be asked for.
+// openDiag opens the sockets that list the servers of either side, if ports may follow them.
 func (o *Options) openDiag(ctx context.Context, target tap.Target) (host, guest *sockdiag.Socket, err error) {
 	if !o.followsServers() || target.FD > 0 {
 		return nil, nil, nil
@@ -81,4 +72,5 @@ func (p *ports) close() {
 	for _, b := range p.bound {
 		b.Close()
 	}
+	p.bound = nil
 }

@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"io"
 	"time"
-
-	"epiphyte/internal/api"
 )
 
-// psCommand is the first argument that lists the running guests.
+// psCommand lists the running guests.
 const psCommand = "ps"
 
 // psMain lists the running guests, and returns the exit code.
@@ -19,8 +17,10 @@ func psMain(ctx context.Context, prog string, args []string, stdout, stderr io.W
 	boolFlag(fs, "json", "", "print JSON", &json)
 	operands, exit := parseFlags(fs, args, func() string {
 		return fmt.Sprintf("Usage: %s %s [OPTION]...\n", prog, psCommand) +
-			aboutHelp("List the running guests of the user.\nThey are those of 'run', and of namespaces given a network by hand. "+
-				"Guests of networks are listed by 'network inspect', and those of container engines by these.") + optionsHelp(fs)
+			aboutHelp("List the running guests of the user: those of 'run', namespaces given a network by hand, and the "+
+				"members of networks.\nNot listed are guests that another program has started, by the name slirp4netns or pasta or "+
+				"with a descriptor (-r, -e): container engines list theirs, and the other commands ask them by the sockets "+
+				"that they were started with.") + optionsHelp(fs)
 	})
 	if exit == nil && len(operands) > 0 {
 		exit = lineFault(fs.Name(), fmt.Errorf("%q is one argument too many", operands[0]))
@@ -42,11 +42,8 @@ func psMain(ctx context.Context, prog string, args []string, stdout, stderr io.W
 func showGuests(stdout io.Writer, list []foundGuest, json bool) error {
 	if json {
 		doc := struct {
-			Guests []*api.Guest `json:"guests"`
-		}{[]*api.Guest{}}
-		for _, g := range list {
-			doc.Guests = append(doc.Guests, g.Guest)
-		}
+			Guests []foundGuest `json:"guests"`
+		}{append([]foundGuest{}, list...)}
 		return printJSON(stdout, doc)
 	}
 	w := table(stdout)
@@ -59,7 +56,7 @@ func showGuests(stdout io.Writer, list []foundGuest, json bool) error {
 		if what == "" {
 			what = "-"
 		}
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%v\t%.60s\n", g.Program, process, g.Interface, g.IPv4, wholeSeconds(time.Since(g.Started).Seconds()), what)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%v\t%.60s\n", g.id(), process, g.Interface, g.IPv4, wholeSeconds(time.Since(g.Started).Seconds()), what)
 	}
 	return w.Flush()
 }

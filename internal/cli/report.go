@@ -9,8 +9,7 @@ import (
 	"epiphyte/internal/logfile"
 )
 
-// reporter writes what the program says of itself: its log, and the one line
-// that explains an unsuccessful end.
+// reporter writes the program's log, and the one line that explains an unsuccessful end.
 type reporter struct {
 	prog   string
 	stderr io.Writer
@@ -29,7 +28,8 @@ func newReporter(prog string, o *Options, stderr io.Writer) *reporter {
 	return r
 }
 
-// prefixed has every line say who speaks: a command of the guest may have the same stderr.
+// prefixed begins every line with the program's name: the guest's command may have the same
+// stderr.
 type prefixed struct {
 	prefix string
 	w      io.Writer
@@ -51,8 +51,8 @@ func (r *reporter) logger(w io.Writer, o *Options) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, opts))
 }
 
-// fail writes err as one line whatever the log level, for it is what callers
-// show to their users. It returns the exit code.
+// fail writes err as one line whatever the log level, since callers show it to their users.
+// It returns the exit code.
 func (r *reporter) fail(err error) int {
 	line := oneLine(err.Error())
 	if r.file != nil {

@@ -5,13 +5,16 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"syscall"
 
+	"epiphyte/internal/addressing"
 	"epiphyte/internal/namespace"
+	"epiphyte/internal/netdef"
 	"epiphyte/tap"
 )
 
-// runTAP is the name of the guest's interface, which people know.
+// runTAP is the name of the guest's interface, as slirp4netns's users know it.
 const runTAP = "tap0"
 
 // run makes the namespaces, serves them and runs the command in them. It
@@ -27,13 +30,29 @@ func (c *Run) run(ctx context.Context, prog string, stderr io.Writer) int {
 	defer r.close()
 	io.WriteString(stderr, c.Notices)
 
+	if status := namespace.Missing(stderr, c.Command[0], prog); status != 0 {
+		return status
+	}
+	ids, err := c.ids()
+	if err == nil {
+		err = c.chooseIPv6(r)
+	}
+	if err != nil {
+		return r.fail(err)
+	}
+	host, err := c.prepare(ctx, r)
+	if err != nil {
+		return r.fail(err)
+	}
+	defer host.close()
 	signals := namespace.CatchSignals()
 	defer signals.Close()
 	var p *namespace.Process
 	var n *guestNetwork
 	orphans := namespace.AdoptOrphans(func(pid int) bool { return pid == p.PID() || n.isAgent(pid) })
 	defer orphans.Close()
-	p, err := namespace.Start(namespace.Config{
+	p, err = namespace.Start(namespace.Config{
+		IDs:         ids,
 		Isolated:    c.KillChildren,
 		Command:     c.Command,
 		Nameservers: c.nameservers(),
@@ -49,7 +68,7 @@ func (c *Run) run(ctx context.Context, prog string, stderr io.Writer) int {
 	}
 	cfg := c.tapConfig(tap.Target{PID: p.PID()}, runTAP, true, nil, r)
 	cfg.Transient = true
-	n, err = c.startNetwork(ctx, cfg, r)
+	n, err = c.startNetwork(ctx, host, cfg, r)
 	if err != nil {
 		return r.fail(err)
 	}
@@ -72,14 +91,14 @@ func (c *Run) run(ctx context.Context, prog string, stderr io.Writer) int {
 }
 
 // await passes signals on until the command has ended, and returns its status. What lost
-// delivers, or its being closed, is said and changes nothing else. orphans may be nil.
+// delivers, and its closing, is only reported. orphans may be nil.
 func await[T any](ctx context.Context, r *reporter, p *namespace.Process, signals *namespace.Signals, orphans *namespace.Orphans, lost <-chan T, say func(T) error) int {
 	for {
 		select {
 		case sig := <-signals.C():
 			p.Forward(sig)
 			if sig == syscall.SIGCHLD && orphans != nil {
-				orphans.Living() // reaps those that are not
+				orphans.Living() // reaps the dead ones
 			}
 		case <-ctx.Done():
 			return r.fail(ctx.Err())
@@ -98,7 +117,28 @@ func await[T any](ctx context.Context, r *reporter, p *namespace.Process, signal
 	}
 }
 
-// nameservers are the plan's, unless they would not answer.
+// chooseIPv6 gives the guest the first network, from the default on, that no route of the
+// host leads to, unless --cidr6 was given.
+func (c *Run) chooseIPv6(r *reporter) (err error) {
+	if c.FixedIPv6 || !c.Plan.IPv6() {
+		return nil
+	}
+	routes, _ := netdef.HostRoutes() // without them no choice is better than another
+	free, ok := addressing.FreeIPv6(routes)
+	if !ok || free == c.Plan.Prefix6 {
+		return nil
+	}
+	r.log.Debug("a route of the host leads to the default IPv6 network; the guest has another", "subnet", free)
+	c.Plan, err = addressing.New(c.Plan.Prefix, free)
+	return err
+}
+
+// ids returns the users and groups of the command's user namespace.
+func (c *Run) ids() (namespace.IDs, error) {
+	return namespace.MapIDs(os.Geteuid(), os.Getegid(), c.MapCurrent, c.MapAuto)
+}
+
+// nameservers returns the plan's, unless DNS is disabled.
 func (c *Run) nameservers() []netip.Addr {
 	if c.DisableDNS {
 		return nil

@@ -17,8 +17,8 @@ func interfaceOf(i int) string { return fmt.Sprintf("eth%d", i) }
 // runMember runs the command as a member of networks. It returns the command's exit
 // status, or 1 when it could not be started.
 //
-// It does not give up rights as a network's process does: nothing of the guest's reaches
-// it, and it may have to start the network again.
+// It does not give up rights as a network's process does: it handles nothing that the guest
+// sends, and may have to start the network again.
 func (c *Run) runMember(ctx context.Context, prog string, stderr io.Writer) int {
 	r := newReporter(prog, &c.Options, stderr)
 	if err := r.toFile(&c.Options); err != nil {
@@ -30,6 +30,13 @@ func (c *Run) runMember(ctx context.Context, prog string, stderr io.Writer) int 
 		return r.fail(err)
 	}
 
+	if status := namespace.Missing(stderr, c.Command[0], prog); status != 0 {
+		return status
+	}
+	ids, err := c.ids()
+	if err != nil {
+		return r.fail(err)
+	}
 	signals := namespace.CatchSignals()
 	defer signals.Close()
 	members, err := openNetworks(ctx, c.Networks)
@@ -40,7 +47,7 @@ func (c *Run) runMember(ctx context.Context, prog string, stderr io.Writer) int 
 	if err := takePolicies(members, &c.Policy); err != nil {
 		return r.fail(err)
 	}
-	cfg := namespace.Config{Command: c.Command, Hostname: c.Name, Isolated: c.KillChildren}
+	cfg := namespace.Config{Command: c.Command, IDs: ids, Hostname: c.Name, Isolated: c.KillChildren}
 	for i, m := range members {
 		cfg.Interfaces = append(cfg.Interfaces, interfaceOf(i))
 		cfg.Search = append(cfg.Search, m.network)
@@ -58,6 +65,7 @@ func (c *Run) runMember(ctx context.Context, prog string, stderr io.Writer) int 
 	for i, m := range members {
 		device := tap.Config{Target: tap.Target{PID: p.PID()}, Name: interfaceOf(i), Transient: true, Logger: r.log}
 		wish := c.wish(i, c.publishTexts())
+		wish.Process = p.PID()
 		m.startAgent(ctx, &c.Options, device, wish)
 		if err := m.join(ctx, device, wish, nil); err != nil {
 			return r.fail(err)
@@ -78,9 +86,9 @@ func (c *Run) runMember(ctx context.Context, prog string, stderr io.Writer) int 
 	})
 }
 
-// nameserversOf are the resolvers of networks. Each knows the guest's neighbours on all of
-// them, but one of an internal network says of every other name that it does not exist,
-// which ends the search; so these come last.
+// nameserversOf returns the resolvers of networks. Each knows the guest's neighbours on all
+// of them, but an internal network's says that any other name does not exist, which ends the
+// search; so those come last.
 func nameserversOf(members []*member) (list []netip.Addr) {
 	for _, internal := range [...]bool{false, true} {
 		for _, m := range members {

@@ -24,6 +24,7 @@ func TestParseRun(t *testing.T) {
 				PcapSize:   defaultPcapSize,
 				LogSize:    pasta.DefaultLogSize,
 				LogFormat:  "text",
+				Bulk:       "auto",
 			},
 		}
 	}
@@ -48,7 +49,7 @@ func TestParseRun(t *testing.T) {
 		{"--mtu=1000", func(r *Run) {
 			r.MTU = 1000
 			r.Plan = planOf(t, "10.0.2.0/24", false)
-			r.Notices = "epiphyte: no IPv6: an MTU of 1000 is below its least, 1280\n"
+			r.Notices = "epiphyte run: no IPv6: an MTU of 1000 is below its least, 1280\n"
 		}},
 	} {
 		t.Run(tc.args, func(t *testing.T) {
@@ -67,11 +68,11 @@ func TestParseRun(t *testing.T) {
 
 func TestParseRun_Refused(t *testing.T) {
 	for _, tc := range []struct{ args, stderr string }{
-		{"--foo", "epiphyte: unrecognized option '--foo'"},
-		{"-m 0", "epiphyte: MTU must be a positive integer (< 65522)"},
-		{"--ipv6=maybe", "epiphyte: --ipv6 must be true or false"},
-		{"--cidr=x", "epiphyte: invalid CIDR: x"},
-		{"-m 60", "epiphyte: cannot set MTU: Invalid argument (an IPv4 link carries at least 68 bytes)"},
+		{"--foo", "epiphyte run: unrecognized option '--foo'"},
+		{"-m 0", "epiphyte run: MTU must be a positive integer (< 65522)"},
+		{"--ipv6=maybe", "epiphyte run: --ipv6 must be true or false"},
+		{"--cidr=x", "epiphyte run: invalid CIDR: x"},
+		{"-m 60", "epiphyte run: cannot set MTU: Invalid argument (an IPv4 link carries at least 68 bytes)"},
 	} {
 		_, exit := ParseRun("epiphyte", split(tc.args))
 		if exit == nil || exit.Code != 1 || exit.Stderr != tc.stderr {

@@ -19,7 +19,7 @@ func (o *Options) addStats(fs *pflag.FlagSet) {
 func (n *guestNetwork) stats() []api.Metric {
 	list := metrics(n.guest)
 	if n.frames != nil {
-		list = append(list, n.frames.metric())
+		list = append(list, n.frames.metrics()...)
 	}
 	return list
 }
@@ -36,7 +36,7 @@ func logStats(ctx context.Context, log *slog.Logger, tick <-chan time.Time, stat
 	}
 }
 
-// attributes are metrics as a log has them, under the names that they have in JSON.
+// attributes turns metrics into log attributes, with the names that they have in JSON.
 func attributes(metrics []api.Metric) []slog.Attr {
 	list := make([]slog.Attr, 0, len(metrics))
 	for _, m := range metrics {

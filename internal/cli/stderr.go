@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unhindered gives a file, which standard error is, as one whose lines are lost when
-// nobody takes them: behind a pipe that is full, or a terminal that is stopped. Whoever
-// writes may be the thread that serves the guest, and must not wait.
+// unhindered wraps standard error so that a write never blocks: lines are lost if the pipe is
+// full or the terminal stopped. The writer may be the thread that serves the guest, which
+// must not wait.
 func unhindered(w io.Writer) io.Writer {
 	if f, ok := w.(*os.File); ok {
 		return unhinderedFile{f}

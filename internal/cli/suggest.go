@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// meant is the word of a list that somebody who wrote something else may have meant, empty
-// if there is none: one that begins or ends so, or has at most a third of its letters wrong.
+// meant returns the word of a list that a mistyped one may have meant, empty if there is
+// none: one is the beginning of the other, or at most a third of the letters are wrong.
 func meant(written string, words []string) string {
 	best, least := "", max(1, len(written)/3)
 	for _, word := range words {
@@ -20,7 +20,7 @@ func meant(written string, words []string) string {
 	return best
 }
 
-// orMeant is what an error adds about a word that it does not know.
+// orMeant is the suggestion that an error about an unknown word adds.
 func orMeant(written string, words []string, quoted func(string) string) string {
 	if word := meant(written, words); word != "" {
 		return "; did you mean " + quoted(word) + "?"
@@ -28,7 +28,7 @@ func orMeant(written string, words []string, quoted func(string) string) string 
 	return ""
 }
 
-// noCommand is the error of a word in a command's place. prog is what goes before it.
+// noCommand is the error for an unknown command after prog.
 func noCommand(prog, written string, words []string) error {
 	quoted := func(word string) string { return fmt.Sprintf("%q", word) }
 	hint := orMeant(written, words, quoted)
@@ -39,7 +39,7 @@ func noCommand(prog, written string, words []string) error {
 }
 
 // distance is how many letters have to be added, left out, changed or swapped with their
-// neighbour to make b of a (optimal string alignment).
+// neighbour to turn a into b (optimal string alignment).
 func distance(a, b string) int {
 	row := func() []int { return make([]int, len(b)+1) }
 	before, last, now := row(), row(), row()

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// untilQuit ends when the user interrupts us, or types q on the terminal. stop leaves the
-// terminal as it was.
+// untilQuit returns a context that ends when the user interrupts us, or types q on the
+// terminal. stop restores the terminal.
 func untilQuit(ctx context.Context) (_ context.Context, stop func()) {
 	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	restore := unbuffered(int(os.Stdin.Fd()))
@@ -33,8 +33,8 @@ func untilQuit(ctx context.Context) (_ context.Context, stop func()) {
 	}
 }
 
-// unbuffered has a terminal deliver keys as they are typed, and not show them. It is nil
-// where fd is no terminal, or another job's.
+// unbuffered has a terminal deliver keys as they are typed, without echo. restore is nil if
+// fd is no terminal, or another job has it.
 func unbuffered(fd int) (restore func()) {
 	group, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP)
 	if err != nil || group != unix.Getpgrp() {

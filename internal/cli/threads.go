@@ -5,17 +5,16 @@ import (
 	"sync"
 )
 
-// spareThreads is how many threads the runtime is made to start before the guest hears
-// that its network is ready. It starts one whenever a goroutine may run and all threads
-// are in system calls, and never ends one; but it ends the whole program when the kernel
-// refuses a thread, because the user's process limit (RLIMIT_NPROC) or the cgroup's
-// (pids.max) is exhausted, which the guest itself may have done. Under load of every kind
-// a helper has had eight to eleven.
+// spareThreads is how many threads the runtime is made to start before the network is ready.
+// The runtime starts one whenever a goroutine may run and all threads are in system calls,
+// and never ends one; but it ends the whole program when the kernel refuses a thread, because
+// the user's process limit (RLIMIT_NPROC) or the cgroup's (pids.max) is exhausted, which the
+// guest itself may have done. Under load of every kind a helper has had eight to eleven.
 const spareThreads = 16
 
-// startThreads has n threads exist beside the caller's, idle, when the channel that it
-// returns is closed. They take a fifth of a start, and its other steps leave a processor
-// free meanwhile.
+// startThreads starts n idle threads besides the caller's, and closes the channel when all of
+// them exist. That takes a fifth of a start, whose other steps leave a processor free
+// meanwhile.
 func startThreads(n int) <-chan struct{} {
 	var started, ended sync.WaitGroup
 	release := make(chan struct{})

@@ -24,7 +24,7 @@ type value struct {
 	kind    string // "bool": shown without an argument; kindNumber
 }
 
-// kindNumber is the kind of a value that is one number. An option that need not have one
+// kindNumber is the kind of a value that is one number. An option for which it is optional
 // takes the next argument if that is a number.
 const kindNumber = "number"
 
@@ -32,7 +32,7 @@ func (v value) Set(s string) error { return v.set(s) }
 func (v value) String() string     { return v.initial }
 func (v value) Type() string       { return v.kind }
 
-// switchFlag adds a flag without argument that calls act each time it is given.
+// switchFlag adds a flag without an argument; act is called each time it is given.
 func switchFlag(fs *pflag.FlagSet, name, shorthand, usage string, act func() error) *pflag.Flag {
 	f := fs.VarPF(value{kind: "bool", set: func(string) error { return act() }}, name, shorthand, usage)
 	f.NoOptDefVal = "true"
@@ -80,12 +80,11 @@ func fdValue(name string, dst *FD) value {
 // its Ethernet header, as the contract bounds it.
 const maxMTU = 65521
 
-// minMTU is what RFC 791 asks of every IPv4 link, and the least that the
-// kernel accepts for a TAP.
+// minMTU is what RFC 791 requires of every IPv4 link, and the least that the kernel accepts
+// for a TAP.
 const minMTU = 68
 
-// mtuValue reads an MTU, 1 to 65521 bytes: the contract refuses the values
-// below 68 later than the rest.
+// mtuValue reads an MTU, 1 to 65521 bytes: by contract, values below 68 are refused later.
 func mtuValue(dst *int) value {
 	return value{initial: strconv.Itoa(*dst), set: func(s string) error {
 		n, err := parseInt(s)
@@ -121,8 +120,8 @@ func numberValue(name string, dst *int, most int) value {
 	}}
 }
 
-// sizeValue reads a number of bytes, or of k, M or G of them, powers of 1024, and no less
-// than least.
+// sizeValue reads a size of at least least, in bytes or with the suffix k, M or G (powers of
+// 1024).
 func sizeValue(name string, dst *int64, least int64) value {
 	return value{initial: sizeText(*dst), set: func(s string) error {
 		number, shift := s, 0
@@ -156,6 +155,17 @@ func sizeText(n int64) string {
 // stringValue takes any string.
 func stringValue(dst *string) value {
 	return value{initial: *dst, set: func(s string) error { *dst = s; return nil }}
+}
+
+// fileValue takes the path of a file.
+func fileValue(name string, dst *string) value {
+	return value{initial: *dst, set: func(s string) error {
+		if s == "" {
+			return fmt.Errorf("--%s: the path is empty", name)
+		}
+		*dst = s
+		return nil
+	}}
 }
 
 // usernsPathValue takes a path that exists now.

@@ -9,19 +9,19 @@ import (
 // Version is the program's own version (semver.org).
 const Version = "0.1.0"
 
-// What callers read of the program we stand in for: the version of the command
-// line and of the address plan and packets behind it, and the level of its
-// configuration structure, whose 3 stands for --disable-dns.
+// What callers read about the program we stand in for: the version of the command line, that
+// of the address plan and packets behind it, and the version of its configuration structure,
+// of which 3 means --disable-dns.
 const (
 	contractVersion = "1.3.3"
 	libslirpVersion = "4.8.0"
 	configVersion   = 5
 )
 
-// compatible is the name under which we give that program's version first.
+// compatible is that program's name; called by it, we print its version first.
 const compatible = "slirp4netns"
 
-// programVersion is the program as files of its making name it.
+// programVersion names the program in files that it writes.
 func programVersion() string { return "epiphyte " + Version }
 
 // versionText is the answer to --version. Callers take the second and third
@@ -46,8 +46,8 @@ func versionText(prog string) string {
 	return b.String()
 }
 
-// buildFacts are the source revision and the version of the network stack, as
-// the linker recorded them.
+// buildFacts returns the source revision and the version of the network stack, as the linker
+// recorded them.
 func buildFacts() (commit, gvisor string) {
 	commit, gvisor = "unknown", "unknown"
 	info, ok := debug.ReadBuildInfo()

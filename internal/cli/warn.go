@@ -6,8 +6,7 @@ import (
 	"epiphyte/internal/netdef"
 )
 
-// warn says what will not work as things are on the host now. They may change,
-// so it ends nothing.
+// warn logs what will not work on the host as it is. That may change, so nothing ends.
 func (o *Options) warn(r *reporter) {
 	for _, line := range o.Source.Missing() {
 		r.log.Warn("the guest reaches nothing outside until there is the outbound address: " + line)

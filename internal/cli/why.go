@@ -8,116 +8,74 @@ import (
 	"net/netip"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"epiphyte/internal/api"
 	"epiphyte/internal/egress"
 	"epiphyte/internal/guest"
+	"epiphyte/internal/network"
+	"epiphyte/internal/outbound"
 	"epiphyte/internal/policy"
 )
 
 // why answers a client's question about a flow of the guest's.
-func (o *Options) why(g *guest.Guest, text string) (*api.Why, error) {
-	f, err := egress.ParseFlow(text)
+func (o *Options) why(g *guest.Guest, member, text string) (*api.Why, error) {
+	if member != "" {
+		return nil, errors.New("this guest is not a member of a network")
+	}
+	f, err := parseAsked(text)
 	if err != nil {
 		return nil, err
 	}
-	if f.Direction == egress.In {
-		return nil, errors.New("only what the guest begins can be asked about")
+	f = g.HostFlow(f)
+	return (&explainer{&o.Plan, o.Source}).explain(text, f, g.Why(nil, f)), nil
+}
+
+// whyOfMember answers a client's question about a flow of a network's member.
+func whyOfMember(w *network.Worker, member, text string) (*api.Why, error) {
+	f, err := parseAsked(text)
+	if err != nil {
+		return nil, err
 	}
-	why := g.Why(f)
-	d := why.Decision
-	doc := &api.Why{Flow: text, Verdict: "dropped", Reason: o.reason(f, why)}
-	switch d.Action {
-	case policy.Allow:
-		doc.Verdict = "allowed"
-		o.leads(doc, f, d.To)
-	case policy.Refuse:
-		doc.Verdict, doc.Errno = "refused", unix.ErrnoName(d.Errno)
-	case policy.ServeDNS, policy.ServeDHCP, policy.ServeDHCP6:
-		doc.Verdict = "served"
+	why, err := w.Why(member, f)
+	if err != nil {
+		return nil, err
 	}
-	if v := why.Verdict; v != nil {
-		if !v.Allow {
-			doc.Verdict, doc.Errno, doc.To, doc.From = "refused", "EACCES", "", ""
+	doc := &api.Why{Flow: text, Verdict: "allowed", Member: why.Neighbor}
+	switch {
+	case why.Unknown:
+		doc.Verdict, doc.Reason = "refused", "no member has the name, and the network answers for it itself"
+	case why.Own:
+		doc.Reason = "the address is the member's own, and nothing leaves it"
+	case why.Neighbor != "" && why.Apart:
+		doc.Verdict, doc.Reason = "dropped", "the address is a neighbour's, and the network keeps members apart (--isolate)"
+	case why.Neighbor != "":
+		doc.Reason = "the address is a neighbour's: what members say to each other passes no policy"
+		doc.To = endpoint(why.Flow, netip.AddrPortFrom(why.Flow.Addr, why.Flow.Port))
+	default:
+		plan := w.Plan()
+		doc = (&explainer{&plan, new(outbound.Source)}).explain(text, why.Flow, why.Why)
+		if w.Definition().Internal && doc.Errno == "ENETUNREACH" && policy.Routable(why.Flow.Addr) {
+			doc.Reason = "the network is internal: nothing leaves it"
 		}
-		if v.Rule != nil {
-			doc.Rule, doc.Where = v.Rule.Text, v.Rule.Where()
-		}
-	}
-	if (d.Action == policy.ServeDNS || f.Name != "") && why.NameServer.IsValid() {
-		doc.NameServer = why.NameServer.String()
 	}
 	return doc, nil
 }
 
-// leads says where on the host a flow that is allowed leads to, and by which address.
-func (o *Options) leads(doc *api.Why, f egress.Flow, to netip.AddrPort) {
-	switch {
-	case !to.IsValid():
-		return
-	case f.Proto == egress.ICMP:
-		doc.To = to.Addr().String()
-	default:
-		doc.To = to.String()
+// parseAsked reads the flow of a question.
+func parseAsked(text string) (f egress.Flow, err error) {
+	f, err = egress.ParseFlow(text)
+	if err == nil && f.Direction == egress.In {
+		err = errors.New("only what the guest begins can be asked about")
 	}
-	doc.From = o.Source.IPv4()
-	if to.Addr().Is6() {
-		doc.From = o.Source.IPv6()
-	}
-}
-
-// reason says in words why a decision is what it is.
-func (o *Options) reason(f egress.Flow, why guest.Why) string {
-	d, p := why.Decision, &o.Plan
-	switch v := why.Verdict; {
-	case v != nil && !v.Allow && v.Reason == egress.ByDefault:
-		return "no rule of the policy allows it"
-	case v != nil && !v.Allow && v.Reason == egress.ByRule:
-		return "a rule of the policy denies it"
-	case v != nil && !v.Allow:
-		return "the policy denies it: " + string(v.Reason)
-	case f.Name != "" && !why.NameServer.IsValid():
-		return "the name cannot be looked up: the host has no nameserver, or --disable-dns was given"
-	case f.Name != "":
-		return "the name is looked up, and its addresses are decided about"
-	}
-	switch d.Action {
-	case policy.ServeDNS:
-		if !why.NameServer.IsValid() {
-			return "the guest's resolver answers, but with SERVFAIL: the host has no nameserver"
-		}
-		return "the guest's resolver answers, by the host's nameservers"
-	case policy.ServeDHCP, policy.ServeDHCP6:
-		return "the program's DHCP server answers"
-	}
-	allowed := d.Action == policy.Allow
-	switch a := f.Addr; {
-	case p.IsHostLoopback(a) && allowed:
-		return "the gateway's address stands for the host's loopback"
-	case p.IsHostLoopback(a):
-		return "the gateway's address stands for the host's loopback, which --disable-host-loopback closes"
-	case p.IsHostAddr(a) && allowed:
-		return "the address stands for the host's own"
-	case p.IsHostAddr(a):
-		return "the address stands for the host's own, and the host has none of its family"
-	case p.IsDNS(a) && !allowed:
-		return "the resolver's address answers at port 53 alone"
-	case p.IsOwn(a) && !allowed:
-		return "the address is one of the program's own, or the guest's"
-	case allowed:
-		return "the host connects to it"
-	case !policy.Routable(a):
-		return "no host has such an address: loopback, multicast, unspecified and the like"
-	case p.Inside(a):
-		return "the address is in the guest's subnet, where nobody has it"
-	}
-	return "the protocol is switched off"
+	return f, err
 }
 
 // why asks about a flow, and prints the answer.
 func (c *Client) why(ctx context.Context, stdout io.Writer) error {
-	w, err := c.api.Why(ctx, strings.Join(c.operands, " "))
+	member := ""
+	if c.member != nil {
+		member = c.member.Member
+	}
+	w, err := c.api.Why(ctx, member, strings.Join(c.operands, " "))
 	if err != nil {
 		return err
 	}
@@ -126,7 +84,7 @@ func (c *Client) why(ctx context.Context, stdout io.Writer) error {
 	}
 	text := fmt.Sprintf("%s: %s\n%s\n", w.Flow, w.Verdict, w.Reason)
 	for _, line := range [...]struct{ name, value string }{
-		{"to", w.To}, {"from", w.From}, {"error", w.Errno}, {"rule", w.Rule}, {"at", w.Where}, {"nameserver", w.NameServer},
+		{"to", w.To}, {"member", w.Member}, {"from", w.From}, {"error", w.Errno}, {"rule", w.Rule}, {"at", w.Where}, {"nameserver", w.NameServer},
 	} {
 		if line.value != "" {
 			text += fmt.Sprintf("  %-12s%s\n", line.name, line.value)

@@ -6,8 +6,8 @@
 // An Attempt is a socket whose connect(2) is under way. Start begins it, and Done is
 // called once with the outcome: at once where the kernel knows it already, as it
 // often does for servers on the same machine, else on an event of the shard or when
-// the patience ends. A caller that is told of an error closes the Attempt; else it
-// releases the Socket to whoever moves its bytes.
+// the patience ends. On an error the caller closes the Attempt; else it releases the
+// Socket to the code that moves its bytes.
 //
 // Invariants: a Socket is closed exactly once, by its holder; after Close or Reset,
 // Done is not called.
@@ -68,16 +68,16 @@ func (s *Socket) Reset() {
 	}
 }
 
-// Prepare sets the options that moving bytes needs on a TCP socket: one that is
-// going to connect, or a listener, whose connections have them too. Failures
-// leave a slower connection, and do not happen.
+// Prepare sets the options for moving bytes on a TCP socket that is going to
+// connect, or on a listener, whose connections inherit them. A failure would only
+// make the connection slower.
 func Prepare(fd int) {
 	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // the guest's sender decides
 	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // urgent data is data, in order
 }
 
-// SetAbortiveClose makes the coming close of a socket a RST: SO_LINGER with
-// zero seconds, socket(7).
+// SetAbortiveClose makes closing the socket send a RST: SO_LINGER with zero
+// seconds, socket(7).
 func SetAbortiveClose(fd int) {
 	unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 }
@@ -136,9 +136,9 @@ func (a *Attempt) Ready(events uint32) {
 	if events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
 		errno = sockio.Error(a.FD)
 		if errno == 0 && !sockio.Connected(a.FD) {
-			// Linux puts an ICMP error on the queue of errors, and wakes us for it,
-			// before it sets the error of the socket (tcp_v4_err). Connected has
-			// waited for the socket's lock, and so for the second.
+			// Linux queues an ICMP error, and wakes us for it, before it sets the
+			// socket's error (tcp_v4_err). Connected has waited for the socket's
+			// lock, so the error is set now.
 			errno = sockio.Error(a.FD)
 			if errno == 0 && events&unix.EPOLLHUP == 0 {
 				// An error that does not end the attempt. Left on the queue, it would

@@ -60,7 +60,7 @@ func TestStrangersGetNoAnswer(t *testing.T) {
 		want(t, exchange(t, s, kind, 3), none, "")
 		want(t, exchange(t, s, kind, 3, wishFor("10.90.0.2")), none, "")
 	}
-	// Of another length, it is no Ethernet address.
+	// Of another length, it is not an Ethernet address.
 	for _, hw := range []net.HardwareAddr{mac(1)[:5], append(mac(1), 0)} {
 		m, err := dhcpv4.New(dhcpv4.WithHwAddr(hw), dhcpv4.WithMessageType(discover))
 		if err != nil {

@@ -37,7 +37,7 @@ const (
 	optResolver             = 25
 	optSearch               = 31
 
-	managed          = 0x80 // addresses are to be had by DHCPv6, too
+	managed          = 0x80 // DHCPv6 gives addresses, too
 	prefixOnLink     = 0x80
 	prefixAutonomous = 0x40
 )
@@ -55,10 +55,9 @@ func AdvertisementDelay(sent int, random float64) time.Duration {
 
 // RouterAdvertisement builds the ICMPv6 message, type and code included, that
 // tells a guest its prefix, router and resolver; nil if the plan has no
-// IPv6 side. The checksum is zero, for the sender to fill in. The source is to
-// be the plan's GatewayLinkLocal, the hop limit 255. An MTU below 1280, the least of
-// IPv6, is not told. Without autonomous the guest does not make an address of the prefix,
-// because it has one.
+// IPv6 side. The checksum is zero, for the sender to fill in. The source must be
+// the plan's GatewayLinkLocal, the hop limit 255. An MTU below 1280, IPv6's minimum, is
+// left out. autonomous has the guest make an address in the prefix; false if it has one.
 func RouterAdvertisement(cfg Config, autonomous bool) []byte {
 	cfg = cfg.withDefaults()
 	p := &cfg.Plan
@@ -100,8 +99,8 @@ func RouterAdvertisement(cfg Config, autonomous bool) []byte {
 	return m
 }
 
-// appendNames adds an option of RFC 8106, section 5, unless it has no value. What is
-// longer than an option may be is left out.
+// appendNames adds an option of RFC 8106, section 5, unless its value is empty or too long
+// for an option.
 func appendNames(m []byte, option byte, value []byte) []byte {
 	units := (len(value) + 8 + 7) / 8
 	if len(value) == 0 || units > 255 {

@@ -46,17 +46,16 @@ type Config struct {
 	MAC   [6]byte       // ours, for the DHCPv6 server id; default the Plan's
 	Now   func() time.Time
 
-	// What clients are told besides. Resolvers are of either family; nil: the plan's,
-	// unless the guest's subnets lie outside. Search are the domains of names without
-	// dots. Hostname is the client's own name, and FQDN the one that its address is known
-	// by.
+	// What else clients are told. Resolvers are of either family; nil: the plan's, unless
+	// the guest's subnets lie outside. Search are the domains of names without dots.
+	// Hostname is the client's own name, and FQDN its full one.
 	Resolvers      []netip.Addr
 	Search         []string
 	Hostname, FQDN string
 
-	// AddressOf gives the address that a hardware address has, if it has one. With
-	// it, addresses are given and not leased from the pool, which the plan of a
-	// network of several members does not have.
+	// AddressOf returns the fixed address of a hardware address, if it has one. With
+	// it nothing is leased from the pool, which the plan of a network of several
+	// members does not have.
 	AddressOf func(mac [6]byte) (netip.Addr, bool)
 }
 
@@ -152,7 +151,7 @@ func (s *Server) Handle(req []byte) (resp []byte) {
 	return nil
 }
 
-// member answers a client whose address is given; others get no answer.
+// member answers a client that has a fixed address; others get no answer.
 func (s *Server) member(m *dhcpv4.DHCPv4, kind dhcpv4.MessageType) []byte {
 	if len(m.ClientHWAddr) != 6 {
 		return nil
@@ -346,8 +345,8 @@ func (s *Server) names(m *dhcpv4.DHCPv4) (options []dhcpv4.Modifier) {
 	return options
 }
 
-// fqdn4 is the option that answers one with the given flags (RFC 4702): the name is the
-// server's to say, in DNS's own encoding, and nobody tells DNS of it.
+// fqdn4 is the option that answers one with the given flags (RFC 4702): the server
+// determines the name, in DNS's own encoding, and DNS is not updated.
 func fqdn4(asked byte, name string) []byte {
 	const update, overridden, encoded, noUpdate = 1, 2, 4, 8
 	flags := byte(encoded | noUpdate)
@@ -357,8 +356,8 @@ func fqdn4(asked byte, name string) []byte {
 	return append([]byte{flags, 255, 255}, (&rfc1035label.Labels{Labels: []string{name}}).ToBytes()...)
 }
 
-// routesBy are the routes of a client whose router is in no subnet of its own: to the
-// router, which is on the link, and by it to everywhere (RFC 3442).
+// routesBy are the routes of a client whose router is outside its subnets: to the router,
+// which is on the link, and by it to everywhere (RFC 3442).
 func routesBy(router netip.Addr) []byte {
 	b := append([]byte{32}, router.AsSlice()...)
 	b = append(b, 0, 0, 0, 0, 0)

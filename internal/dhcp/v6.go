@@ -8,9 +8,9 @@ import (
 	"github.com/insomniacslk/dhcp/rfc1035label"
 )
 
-// Of RFC 8415: message types (section 7.3), options (section 21), status codes
-// (section 21.13), DUIDs (section 11); of RFC 3646, section 3 and 4, and RFC 4704 the
-// options about names.
+// RFC 8415: message types (section 7.3), options (section 21), status codes (section
+// 21.13), DUIDs (section 11). RFC 3646, section 3 and 4, and RFC 4704: options about
+// names.
 const (
 	typeSolicit6           = 1
 	typeAdvertise6         = 2
@@ -61,9 +61,9 @@ func (cfg *Config) leases6() bool { return cfg.Plan.Outside && cfg.Plan.Guest6.I
 
 // HandleV6 takes the UDP payload of a datagram to port 547 of ff02::1:2 or of
 // the gateway, and gives the payload of the answer, which goes back to the
-// sender's address, port 546; nil means none. Where the guest's subnets lie outside it
-// is given its address. Elsewhere this server has none to give, and only
-// INFORMATION-REQUEST is answered (RFC 8415, section 18.3.6). Any bytes are safe.
+// sender's address, port 546; nil means none. A guest whose subnets lie outside is given
+// its address. Otherwise this server has none to give, and only INFORMATION-REQUEST is
+// answered (RFC 8415, section 18.3.6). Any bytes are safe.
 func (s *Server) HandleV6(req []byte) (resp []byte) {
 	if !s.cfg.Plan.IPv6() || len(req) < 4 || len(req) > maxRequest {
 		return nil
@@ -140,12 +140,12 @@ func (q *request6) valid(kind byte) bool {
 	return false
 }
 
-// answer6 adds what a client of the kind of message is told.
+// answer6 adds the options of the answer to a kind of message.
 func (s *Server) answer6(m []byte, kind byte, q *request6) []byte {
 	switch kind {
 	case typeConfirm6:
 		return appendStatus6(m, s.confirm6(q))
-	case typeRelease6, typeDecline6: // it is given again to whoever asks
+	case typeRelease6, typeDecline6: // the next client is given it again
 		return appendStatus6(m, statusSuccess)
 	case typeSolicit6:
 		if q.rapid {
@@ -172,8 +172,8 @@ func (s *Server) answer6(m []byte, kind byte, q *request6) []byte {
 	return m
 }
 
-// lease6 answers an IA_NA by one with the guest's address; what else the client believes
-// to have is over (section 18.3.4).
+// lease6 answers an IA_NA by one with the guest's address. Any other addresses in it get
+// a lifetime of zero (section 18.3.4).
 func (s *Server) lease6(asked []byte) []byte {
 	own := s.cfg.Plan.Guest6.As16()
 	be, lease := binary.BigEndian, uint32(s.cfg.Lease/time.Second)
@@ -193,7 +193,7 @@ func (s *Server) lease6(asked []byte) []byte {
 	return m
 }
 
-// confirm6 says whether the addresses of a client are good where it is.
+// confirm6 says whether the addresses of a client are valid on its link.
 func (s *Server) confirm6(q *request6) uint16 {
 	status := uint16(statusSuccess)
 	own := s.cfg.Plan.Guest6.As16()

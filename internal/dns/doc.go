@@ -12,9 +12,8 @@
 // A query goes out by the transport by which it came. Everything is decided on
 // the shard's thread, by the same code for both transports.
 //
-// Where an owner wants to say what leaves, Config.Rewrite gives the query that
-// nameservers are asked instead, and makes the guest's answer of theirs. Resolver.Ask is
-// for questions of the program's own.
+// With Config.Rewrite, nameservers are asked another query instead, and the guest's answer
+// is made from theirs. Resolver.Ask is for the program's own questions.
 //
 // # Life of a query
 //
@@ -32,7 +31,7 @@
 //     query, reads one answer and posts it to the shard.
 //  5. exchange.answered ends the exchange with the answer. SERVFAIL, NOTIMP or
 //     REFUSED is kept instead and the next nameserver asked at once, as resolvers
-//     on the host do; if none does better, the guest gets the first of them.
+//     on the host do; if none does better, the guest gets the first of these.
 //  6. exchange.failed asks the next nameserver at once: after an ICMP port
 //     unreachable, or when a connection could not be opened or ended early.
 //  7. exchange.Run is the timer. After Config.Retry (0.8 s) of silence the next
@@ -58,11 +57,11 @@
 // Nameservers come from resolv.conf(5), of either family whatever the family of
 // the guest's query, scope ids kept, loopback addresses (127.0.0.53) used as they
 // are. The first query of each turn of the shard checks with one statx(2) whether
-// the file is another one, so a replaced file counts from the next query on. The
-// call takes about a microsecond, and takes a network file system's attributes from
-// the cache. Only a file that has changed is read, on the shard's thread too. A
-// missing file means SERVFAIL until it appears; a file without a nameserver means
-// the local host, as resolv.conf(5) says.
+// the file has changed, so a replaced file counts from the next query on. The call
+// takes about a microsecond, and a network file system answers from its cache. Only a
+// file that has changed is read, on the shard's thread, too. A missing file means
+// SERVFAIL until it appears; a file without a nameserver means the local host, as
+// resolv.conf(5) says.
 //
 // A nameserver that refused, or stayed silent without answering any other query
 // meanwhile, is demoted and asked last. After Config.Demotion (10 s, doubling to
@@ -87,8 +86,9 @@
 // (64 KiB) are bounded. So are the queries over TCP, for each stream and for all
 // together; each holds one goroutine and connection for each nameserver asked, or
 // one goroutine that writes the answer. UDP sockets are bounded by the queries in
-// flight, two for each nameserver asked. An idle resolver holds no goroutine, timer or descriptor.
+// flight, two for each nameserver asked. An idle resolver holds no goroutine, timer or
+// descriptor.
 //
 // The resolver does not cache, validate, follow search lists or `options` lines,
-// or speak to anybody but the nameservers listed.
+// or send to anything but the nameservers listed.
 package dns

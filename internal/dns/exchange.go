@@ -9,7 +9,7 @@ import (
 	"epiphyte/internal/shard"
 )
 
-// exchange is one query on its way, over either transport.
+// exchange is one query in progress, over either transport.
 type exchange struct {
 	r        *Resolver
 	via      transport
@@ -22,7 +22,7 @@ type exchange struct {
 	room     [maxServers]attempt
 	next     int      // counts on through both rounds
 	last     *attempt // the one asked last
-	kept     []byte   // a failure that a nameserver answered with
+	kept     []byte   // the first failure that a nameserver answered with
 	deadline time.Duration
 	timer    shard.Timer
 }
@@ -36,14 +36,14 @@ type attempt struct {
 	over  bool // has failed; not asked again
 
 	sock   *socket            // UDP: of the last send; nil before the first
-	before *socket            // UDP: of the one before, if that was another
+	before *socket            // UDP: of the send before, if it was another
 	id     uint16             // UDP
 	cancel context.CancelFunc // TCP: nil before the send
 }
 
 const (
 	// spareExchanges are kept for the next queries over UDP, so that a steady
-	// stream of them allocates nothing. A burst of more is left to the collector.
+	// stream allocates nothing. The collector takes the rest of a burst.
 	spareExchanges = 64
 	// spareQuery is the largest query whose buffer is kept, in bytes. Nearly
 	// all are below 100.
@@ -75,7 +75,7 @@ func (r *Resolver) begin(via transport, query []byte, from, to netip.AddrPort, r
 }
 
 // start orders the nameservers and asks the first one in favour, and also a
-// demoted one whose time for a probe has come.
+// demoted one that is due for a probe.
 func (x *exchange) start() {
 	x.attempts = x.room[:0]
 	for _, demoted := range [...]bool{false, true} {
@@ -218,9 +218,9 @@ func (x *exchange) giveUp() {
 	x.finish(servFail(x.query, x.id))
 }
 
-// finish ends the exchange with the answer m. The exchange may be another one
-// afterwards, but not over TCP, where goroutines may still refer to it. A probe
-// goes on: its answer tells that the nameserver is back, late or not.
+// finish ends the exchange with the answer m. The exchange may be reused afterwards,
+// but not over TCP, where goroutines may still refer to it. A probe goes on: even a
+// late answer shows that the nameserver is back.
 func (x *exchange) finish(m []byte) {
 	r := x.r
 	x.done = true

@@ -176,6 +176,7 @@ func fullServer(t *testing.T, addr string, port uint16) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	must(t, err)
 	t.Cleanup(func() { unix.Close(fd) })
+	must(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)) // connections in TIME-WAIT may have the port
 	at := &unix.SockaddrInet4{Port: int(port), Addr: [4]byte(net.ParseIP(addr).To4())}
 	must(t, errors.Join(unix.Bind(fd, at), unix.Listen(fd, 0)))
 	for range 2 {

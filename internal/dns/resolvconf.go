@@ -29,17 +29,17 @@ const (
 	racyWindow = time.Second
 )
 
-// resolvConf is the list of nameservers in one file, read again whenever the
-// file is another one. Its zero value with a path is ready to use.
+// resolvConf is the list of nameservers in one file, read again whenever the file
+// has changed. Its zero value with a path is ready to use.
 type resolvConf struct {
 	path    string
 	servers []netip.Addr // at least one, at most maxServers; none if err is set
-	err     error        // there is no such file, or none that can be read
+	err     error        // the file is missing, or cannot be read
 
 	cpath []byte       // path for the kernel, with a NUL at its end
 	stat  unix.Statx_t // of the last check
 	id    fileID       // of the file read
-	racy  bool         // the file was read so soon after a change that id proves little
+	racy  bool         // the file was read so soon after a change that id is no proof
 }
 
 // fileID tells one state of a file from another.
@@ -49,9 +49,8 @@ type fileID struct {
 	mtime, ctime unix.StatxTimestamp
 }
 
-// refresh checks whether the file is still the one read before, and reads it if
-// not. It reports whether servers have changed, or reading has begun or ceased to
-// fail.
+// refresh reads the file if it has changed. It reports whether servers have changed,
+// or reading has begun or ceased to fail.
 func (c *resolvConf) refresh() (changed bool) {
 	if errno := c.check(); errno != 0 {
 		return c.fail(fmt.Errorf("stat resolver configuration %s: %w", c.path, errno))
@@ -81,7 +80,7 @@ func (c *resolvConf) fail(err error) (changed bool) {
 	return changed
 }
 
-// check fills stat. It allocates nothing, which unix.Statx does.
+// check fills stat. Unlike unix.Statx it allocates nothing.
 func (c *resolvConf) check() unix.Errno {
 	if c.cpath == nil {
 		c.cpath = append([]byte(c.path), 0)

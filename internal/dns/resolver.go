@@ -38,9 +38,9 @@ type Config struct {
 	// Default nil: every query is forwarded.
 	Local func(query []byte, from netip.AddrPort, stream bool) (answer []byte, ok bool)
 
-	// Rewrite says what nameservers are asked in place of a query, and makes the answer
-	// of the response to that. It is called under the rules of Local. Without a finish
-	// the query goes as it is. Default nil.
+	// Rewrite returns the query to ask nameservers instead, and a function that makes the
+	// answer from the response to it. It is called under the rules of Local. If finish is
+	// nil the query is sent unchanged. Default nil.
 	Rewrite func(query []byte, from netip.AddrPort, stream bool) (upstream []byte, finish func(response []byte) (answer []byte))
 
 	// Retry is how long one nameserver may stay silent before the next is
@@ -104,6 +104,7 @@ type Stats struct {
 	Failed   uint64 // no nameserver answered, or none but with a failure
 	Local    uint64 // answered here, by Config.Local
 	Dropped  uint64 // there were too many
+	Streams  uint64 // connections of the guest that were refused, as there were too many
 }
 
 // Stats must be called on the shard's thread.
@@ -190,10 +191,10 @@ func (r *Resolver) answerLocally(via transport, query []byte, from, to netip.Add
 	return ok
 }
 
-// Ask asks nameservers a query of our own, over TCP if stream says so, which neither
-// Local nor Rewrite see. reply is called once, at once or later, with a response that is
-// overwritten after the call; false: the resolver is overloaded or closed, and it never
-// is. Shard's thread.
+// Ask asks nameservers a query of our own, over TCP if stream says so, without Local and
+// Rewrite. reply is called once, at once or later, with a response that is overwritten
+// after the call; false: the resolver is overloaded or closed, and reply is never called.
+// Shard's thread.
 func (r *Resolver) Ask(query []byte, stream bool, reply func(response []byte)) bool {
 	if r.closed || r.inFlight >= r.cfg.MaxInFlight {
 		return false

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// transport is the way by which a query comes and goes.
+// transport is that of a query and its answer.
 type transport uint8
 
 const (
@@ -16,8 +16,7 @@ const (
 
 func (t transport) String() string { return [...]string{"udp", "tcp"}[t] }
 
-// server is one nameserver and what is known of it. It lives as long as
-// resolv.conf keeps naming it.
+// server is one nameserver and its state. It lives as long as resolv.conf names it.
 type server struct {
 	addr   netip.AddrPort
 	health [2]health // by transport
@@ -38,8 +37,8 @@ func (h *health) answer(now time.Duration) {
 	*h = health{answered: now, warned: h.warned}
 }
 
-// probe reports whether it is time to try a demoted server again; if so the
-// next time is further away, until an answer reinstates the server.
+// probe reports whether it is time to try a demoted server again; if so it doubles
+// the pause until the next time. An answer reinstates the server.
 func (h *health) probe(now, most time.Duration) bool {
 	if !h.demoted || now < h.retryAt {
 		return false
@@ -65,7 +64,7 @@ func (r *Resolver) demote(s *server, via transport, reason string) {
 	}
 }
 
-// refresh has the list of nameservers follow resolv.conf. It checks the file once
+// refresh updates the list of nameservers from resolv.conf. It checks the file once
 // in a turn of the shard. Without a file the list is empty.
 func (r *Resolver) refresh() {
 	now := r.shard.Now()
@@ -77,15 +76,14 @@ func (r *Resolver) refresh() {
 		return
 	}
 	if err := r.conf.err; err != nil {
-		r.cfg.Logger.Warn("no resolver configuration, answering SERVFAIL", "error", err)
+		r.cfg.Logger.Warn("no names are resolved, as the host's nameservers cannot be read; put one into the file, and all goes on", "error", err)
 	} else {
 		r.cfg.Logger.Debug("nameservers", "addresses", r.conf.servers)
 	}
 	r.use(r.conf.servers)
 }
 
-// First is the nameserver that is listed first, not valid if there is none. Shard's
-// thread.
+// First is the first nameserver listed, not valid if there is none. Shard's thread.
 func (r *Resolver) First() netip.Addr {
 	r.refresh()
 	if len(r.servers) == 0 {
@@ -94,7 +92,7 @@ func (r *Resolver) First() netip.Addr {
 	return r.servers[0].addr.Addr()
 }
 
-// use makes a list the nameservers. Those that stay keep what is known of them.
+// use replaces the nameservers. Those that stay keep their state.
 func (r *Resolver) use(list []netip.Addr) {
 	old := r.servers
 	r.servers = make([]*server, 0, len(list))

@@ -15,11 +15,10 @@ import (
 )
 
 const (
-	// maxStreamQueries are the queries of one stream that are not answered yet.
-	// Beyond them the stream is not read until answers have left, and the
-	// guest's window closes.
+	// maxStreamQueries bounds the unanswered queries of one stream. Beyond it the
+	// stream is not read until answers have left, and the guest's window closes.
 	maxStreamQueries = 16
-	// maxTCPQueries are those of all streams. With messages of 64 KiB at most,
+	// maxTCPQueries bounds those of all streams. With messages of 64 KiB at most,
 	// they and their answers take up to 16 MiB.
 	maxTCPQueries = 128
 )
@@ -44,6 +43,7 @@ func (r *Resolver) Stream(from netip.AddrPort) (fd int, err error) {
 		return -1, ErrClosed
 	}
 	if r.streams >= r.cfg.MaxStreams {
+		r.stats.Streams++
 		return -1, ErrTooManyStreams
 	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)

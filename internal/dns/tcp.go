@@ -19,9 +19,9 @@ import (
 
 var errOtherQuestion = errors.New("answer to another question")
 
-// sendTCP has a goroutine ask the nameserver over a connection of its own. What
-// comes of it is an outcome for the shard. The goroutine ends with the attempt's
-// cancel, or at the exchange's deadline.
+// sendTCP has a goroutine ask the nameserver over a connection of its own, and post
+// the outcome to the shard. The goroutine ends with the attempt's cancel, or at the
+// exchange's deadline.
 func (r *Resolver) sendTCP(a *attempt) {
 	ctx, cancel := context.WithTimeout(r.ctx, a.x.deadline-r.shard.Now())
 	a.cancel = cancel
@@ -32,7 +32,7 @@ func (r *Resolver) sendTCP(a *attempt) {
 	})
 }
 
-// outcome is what came of an attempt over TCP, on its way to the shard.
+// outcome is the result of an attempt over TCP, on its way to the shard.
 type outcome struct {
 	a   *attempt
 	m   []byte
@@ -116,8 +116,8 @@ func frame(m []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(m)), uint16(len(m))), m...)
 }
 
-// readMessage reads one message with its length before it. Memory is taken only
-// for bytes that have come.
+// readMessage reads one message with its length before it. It allocates only for
+// bytes that have arrived.
 func readMessage(in io.Reader) ([]byte, error) {
 	var length [2]byte
 	if _, err := io.ReadFull(in, length[:]); err != nil {

@@ -21,8 +21,7 @@ const (
 	socketUses = 32
 )
 
-// socket is one connected UDP socket and the queries sent from it that are not
-// answered.
+// socket is one connected UDP socket and the unanswered queries sent from it.
 type socket struct {
 	r     *Resolver
 	srv   *server
@@ -31,17 +30,16 @@ type socket struct {
 	timer shard.Timer
 
 	uses    int
-	sent    bool // something, so there was a way
+	sent    bool // something was sent, so there was a route
 	aged    bool
 	retired bool // takes no new queries
-	// pending are the attempts whose answer may come. They are few, so searching
+	// pending are the attempts that may still be answered. They are few, so searching
 	// them beats hashing.
 	pending []*attempt
 }
 
 // sendUDP reports whether the query is on its way. It never waits: a datagram
-// that does not fit the send buffer is lost, as it might be anywhere else on its
-// way.
+// that does not fit the send buffer is lost, as it might be anywhere else.
 func (r *Resolver) sendUDP(a *attempt) bool {
 	if a.sock == nil || a.sock.retired {
 		s, err := r.socketTo(a.srv)
@@ -61,7 +59,7 @@ func (r *Resolver) sendUDP(a *attempt) bool {
 	s.forget(a)
 	switch {
 	case errno == unix.EMSGSIZE: // the query's fault
-	case errno == unix.ECONNREFUSED: // the answer to an earlier query, and news for all on the socket
+	case errno == unix.ECONNREFUSED: // the answer to an earlier query, and it concerns all on the socket
 		s.refused(errno)
 	case errno == unix.ENETUNREACH && s.sent: // the host has lost the address that the socket is bound to
 		s.retire()
@@ -146,8 +144,8 @@ func interfaceIndex(fd int, zone string) (uint32, error) {
 	return req.Uint32(), nil
 }
 
-// Run implements shard.Task for the timer: the socket takes no more queries, and
-// once a query sent from it cannot be waiting any more, it is closed.
+// Run implements shard.Task for the timer: first the socket takes no more queries;
+// when no query sent from it can be waiting any more, it is closed.
 func (s *socket) Run() {
 	if s.aged {
 		s.close()
@@ -160,7 +158,7 @@ func (s *socket) Run() {
 	}
 }
 
-// retire keeps the socket only for the answers still to come, if any.
+// retire keeps the socket only for answers that are still to come, if any.
 func (s *socket) retire() {
 	s.retired = true
 	if s.srv.sock == s {
@@ -207,8 +205,8 @@ func (s *socket) find(id uint16) *attempt {
 	return nil
 }
 
-// register has the attempt wait for an answer on the socket, with an id that no other there
-// has. If it waits on an earlier one, it goes on, as long as the id may stay.
+// register has the attempt wait for an answer on the socket, with an id that is unique
+// there. If the id need not change, the attempt goes on waiting on its earlier socket, too.
 func (s *socket) register(a *attempt) {
 	if a.sock == nil || s.find(a.id) != nil {
 		a.forget()
@@ -234,8 +232,8 @@ func (a *attempt) forget() {
 	}
 }
 
-// randomIDs are unpredictable numbers, fetched for several queries at a time
-// because that is a system call on some machines.
+// randomIDs are unpredictable numbers, fetched for several queries at a time because
+// fetching is a system call on some machines.
 type randomIDs struct {
 	bytes [2 * socketUses]byte
 	left  int

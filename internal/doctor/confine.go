@@ -8,7 +8,7 @@ import (
 	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
 )
 
-// landlock is what keeps the program itself from files.
+// landlock says whether the program can give up files.
 func landlock() Finding {
 	const thing = "Landlock"
 	version, err := llsys.LandlockGetABIVersion()
@@ -22,7 +22,7 @@ func landlock() Finding {
 	return ok(thing, fmt.Sprintf("version %d", version))
 }
 
-// seccomp is what keeps it from system calls.
+// seccomp says whether the program can give up system calls.
 func seccomp() Finding {
 	const thing = "seccomp"
 	if b, err := os.ReadFile("/proc/sys/kernel/seccomp/actions_avail"); err == nil && strings.Contains(string(b), "errno") {

@@ -3,8 +3,8 @@ package doctor
 // State is what a finding means.
 type State string
 
-// A guest has what it needs of this (OK), has less of something (Limited), or cannot be
-// there at all (Fault).
+// A guest has what it needs (OK), has less of something (Limited), or cannot run at all
+// (Fault).
 const (
 	OK      State = "ok"
 	Limited State = "limited"
@@ -17,7 +17,7 @@ const (
 	You  = "you"
 )
 
-// Finding is one thing that was looked at.
+// Finding is the result of one check.
 type Finding struct {
 	Thing  string `json:"thing"`
 	State  State  `json:"state"`
@@ -26,14 +26,13 @@ type Finding struct {
 	By     string `json:"by,omitempty"`     // Root or You, who can run it
 }
 
-// Report is all of them.
+// Report is the results of all checks.
 type Report struct {
 	OK       bool      `json:"ok"` // a guest can run
 	Findings []Finding `json:"findings"`
 }
 
-// Examine looks at the host that the program is on, as the user that it runs as. It
-// takes some milliseconds.
+// Examine checks the host as the program's user. It takes some milliseconds.
 func Examine() Report {
 	guest := tryGuest()
 	r := Report{OK: guest.err == nil}
@@ -48,7 +47,8 @@ func Examine() Report {
 	return r
 }
 
-// explain leaves to the finding about the guest as a whole what no other explains.
+// explain turns faults into limits if a guest has started. If none has, the other findings have
+// the remedies.
 func (r *Report) explain() {
 	for i := range r.Findings {
 		f := &r.Findings[i]
@@ -56,7 +56,7 @@ func (r *Report) explain() {
 			continue
 		}
 		if r.OK {
-			f.State = Limited // whoever asks may be above the setting, as root is
+			f.State = Limited // the user may be exempt from the setting, as root is
 			f.Text += "; yet a guest has started"
 		} else if f.Thing == guestThing {
 			f.Remedy, f.By = "", ""
@@ -74,7 +74,7 @@ func fault(thing, text, remedy string) Finding {
 	return Finding{Thing: thing, State: Fault, Text: text, Remedy: remedy, By: by(remedy)}
 }
 
-// by is root for a command, and nobody for none.
+// by is Root if there is a command, else empty.
 func by(remedy string) string {
 	if remedy == "" {
 		return ""

@@ -15,7 +15,7 @@ const (
 	tapName    = "tap0"
 )
 
-// guest is what became of an attempt to make one.
+// guest is the result of an attempt to make one.
 type guest struct {
 	err          error
 	offload, uso bool // of its TAP
@@ -56,7 +56,7 @@ func (g guest) offloads() Finding {
 	return limited(thing, "the TAP takes no segments: every packet is carried by itself, which is slower", "", "")
 }
 
-// tunDevice opens it. Nothing is attached.
+// tunDevice opens the TUN device, without attaching to anything.
 func tunDevice() Finding {
 	const (
 		thing  = "TAP device"

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	fewDescriptors = 4096 // below it a busy guest notices
+	fewDescriptors = 4096 // with fewer, a busy guest may run out
 	leastThreads   = 64   // of one guest with its agent, and some of the command
 )
 
@@ -29,8 +29,8 @@ func descriptors() Finding {
 	return ok(thing, text)
 }
 
-// processes looks at how many threads the user and the cgroup may still have: Go's runtime
-// ends a program that is refused one.
+// processes checks how many more threads the user and the cgroup may have: Go's runtime ends
+// the program if it is refused one.
 func processes() Finding {
 	const thing = "processes"
 	var l unix.Rlimit
@@ -65,8 +65,8 @@ func ownThreads() (n int) {
 	return n
 }
 
-// tightestCgroup is the one around this process that leaves the fewest processes; none: an
-// empty dir.
+// tightestCgroup returns the cgroup around this process that leaves the fewest processes; dir
+// is empty if none has a limit.
 func tightestCgroup() (dir string, most, now int) {
 	b, _ := os.ReadFile("/proc/self/cgroup")
 	for line := range strings.Lines(string(b)) {
@@ -88,5 +88,5 @@ func number(file string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return strconv.Atoi(strings.TrimSpace(string(b))) // "max" is no number, and no limit
+	return strconv.Atoi(strings.TrimSpace(string(b))) // "max" is not a number, and no limit
 }

@@ -29,10 +29,10 @@ func ping() Finding {
 		"sysctl -w "+setting+`="0 2147483647"`, Root)
 }
 
-// webPort is the lowest port that most want to publish.
+// webPort is the lowest port that most users publish.
 const webPort = 80
 
-// lowPorts looks from which port on anybody may listen.
+// lowPorts checks from which port on any user may listen.
 func lowPorts() Finding {
 	const (
 		thing = "low ports"
@@ -62,7 +62,7 @@ func resolvConf() Finding {
 	b, err := os.ReadFile(file)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return limited(thing, "there is no "+file+": guests resolve no names, and see no resolv.conf", remedy, Root)
+		return limited(thing, "there is no "+file+": guests resolve no names of outside", remedy, Root)
 	case err != nil:
 		return limited(thing, err.Error()+": guests resolve no names", "chmod a+r "+file, Root)
 	}
@@ -74,7 +74,7 @@ func resolvConf() Finding {
 	return limited(thing, file+" names no nameserver, so 127.0.0.1 is asked", remedy, Root)
 }
 
-// subnet looks for a route of the host to addresses that guests have by default.
+// subnet looks for a route of the host to the default subnets of guests.
 func subnet() Finding {
 	const thing = "subnet"
 	routes, err := netdef.HostRoutes()
@@ -96,7 +96,7 @@ func clash(thing string, subnet, route netip.Prefix, option string) Finding {
 		"epiphyte run "+option, You)
 }
 
-// free is a subnet that no route leads to.
+// free returns a subnet that no route leads to.
 func free(routes []netip.Prefix) string {
 	for third := range 256 {
 		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(third), 0}), 24)

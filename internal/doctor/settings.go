@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// setting is the value of a sysctl by its name, empty where the kernel has none.
+// setting returns the value of a sysctl by its name, empty if the kernel has none.
 func setting(name string) string {
 	b, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
 	if err != nil {
@@ -16,11 +16,11 @@ func setting(name string) string {
 	return strings.TrimSpace(string(b))
 }
 
-// leastNamespaces is the least limit that is not called a lack: a guest takes one of each
-// kind, and its container engine some more.
+// leastNamespaces is the least limit that counts as enough: a guest takes one of each kind,
+// and its container engine some more.
 const leastNamespaces = 16
 
-// userNamespaces looks at what switches them off: Debian's and the kernel's own settings.
+// userNamespaces checks the settings that switch them off: Debian's and the kernel's own.
 func userNamespaces() Finding {
 	const thing = "user namespaces"
 	if _, err := os.Stat("/proc/self/ns/user"); err != nil {
@@ -43,9 +43,9 @@ func userNamespaces() Finding {
 	return ok(thing, "nothing switches them off")
 }
 
-// appArmor looks at the restriction that Ubuntu has since 23.10: whoever has no profile
-// that allows it gets namespaces without rights in them. A profile shows as the label of
-// this process.
+// appArmor checks the restriction that Ubuntu has had since 23.10: without a profile that
+// allows it, a program gets namespaces without rights in them. A profile shows as the label
+// of this process.
 func appArmor() Finding {
 	const (
 		thing       = "AppArmor"
@@ -69,8 +69,8 @@ func appArmor() Finding {
 	return fault(thing, text, "sysctl -w "+restriction+"=0")
 }
 
-// installed is a file that was installed with this program, by its path below the prefix;
-// empty if it is not there.
+// installed returns the path of a file that was installed with this program, by its path
+// below the prefix; empty if it does not exist.
 func installed(file string) string {
 	self, err := os.Executable()
 	if err != nil {

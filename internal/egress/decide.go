@@ -6,8 +6,8 @@ const (
 	portSecureDNS = 853
 )
 
-// Decide says what becomes of a flow. It is the same for the same flow, and neither
-// blocks nor allocates. Learn is the caller's to follow.
+// Decide says what becomes of a flow. The same flow always gets the same verdict. It neither
+// blocks nor allocates, and leaves Learn to the caller.
 func (p *Policy) Decide(f Flow) Verdict {
 	if f.Direction == In {
 		return p.verdict(In, p.in.byAddr(&f))
@@ -18,7 +18,7 @@ func (p *Policy) Decide(f Flow) Verdict {
 	if f.Name == "" {
 		v := p.verdict(Out, p.out.byAddr(&f))
 		if v.Allow && v.Rule == nil && classOf(f.Addr) == metadataGroup {
-			return Verdict{Reason: NotPublic} // nobody means it by "default allow"
+			return Verdict{Reason: NotPublic} // "default allow" is not meant to open it
 		}
 		return v
 	}
@@ -46,32 +46,28 @@ func (p *Policy) verdict(d Direction, m match) Verdict {
 	return Verdict{Allow: p.allow[d], Reason: ByDefault}
 }
 
-// DecideName says whether a name may be asked for: whether there is a protocol and
-// port by which it may be reached. name is as Canonical makes it.
+// DecideName says whether a name may be looked up: whether it may be reached by some protocol
+// and port. name is as Canonical makes it.
 func (p *Policy) DecideName(name string) Verdict {
-	if b := &p.out.groups[dnsGroup]; len(b.deny) > 0 {
-		return Verdict{Reason: ByRule, Rule: b.deny[0]}
+	if deny := p.out.groups[dnsGroup].deny.rules; len(deny) > 0 {
+		return Verdict{Reason: ByRule, Rule: deny[0]}
 	}
 	var m match
 	p.out.eachNamed(name, func(b *bucket) {
-		for _, r := range b.deny {
-			if r.coversAll() && (m.deny == nil || r.ID < m.deny.ID) {
-				m.deny = r
-			}
+		if r := b.deny.all; r != nil && r.goesBefore(m.deny) {
+			m.deny = r
 		}
-		for _, r := range b.allow {
-			if r.goesBefore(m.allow) {
-				m.allow = r
-			}
+		if len(b.allow.rules) > 0 && b.allow.rules[0].goesBefore(m.allow) {
+			m.allow = b.allow.rules[0]
 		}
 	})
 	return p.verdict(Out, m)
 }
 
-// DecideSeen says whether traffic that names a server may go on, on a flow that was
-// allowed: f.Name is what the address is bound to, empty if it is not, and seen the
-// name in the traffic, as Canonical makes it. An address that is bound to no name was
-// allowed with whatever is served there, but for names that are denied.
+// DecideSeen says whether an allowed flow may go on once its traffic has named a server:
+// f.Name is the name that the address is bound to, empty if none, and seen the name in the
+// traffic, as Canonical makes it. An address that is bound to no name was allowed with
+// whatever is served there, except for denied names.
 func (p *Policy) DecideSeen(f Flow, seen string) Verdict {
 	bound := f.Name
 	f.Name = seen

@@ -3,9 +3,9 @@
 //
 // # Theory of operation
 //
-// A Policy is what some text says, compiled once by Parse. It does not change: a new
-// text makes a new Policy. Decide is a pure function of it and of a Flow; nothing here
-// opens a socket, reads a clock or a file, or asks the host.
+// A Policy is a text compiled once by Parse. It does not change: a new text makes a new
+// Policy. Decide is a pure function of a Policy and a Flow; nothing here opens a socket,
+// reads a clock or a file, or asks the host.
 //
 // # The language
 //
@@ -29,31 +29,32 @@
 // socket. The rule is for TCP then. Where several rules allow a flow it goes by one with a
 // proxy.
 //
-// The order of lines means nothing. Deny beats allow beats default, and default is deny
-// once anything is allowed in that direction, unless it is said otherwise: who writes a
-// list of what is allowed means that list.
+// The order of lines does not matter. Deny beats allow beats default. Unless it is set, the
+// default of a direction is deny once a rule allows anything there: a list of what is allowed
+// means nothing else is.
 //
 // Names are compared as A-labels in lower case without a dot at the end (RFC 5891). *.x
-// is every name below x, at any depth, and not x. A star under which strangers may
-// register is refused where it allows (suffix.go).
+// is every name below x, at any depth, and not x. A star below which anybody may register a
+// name is refused in an allow rule (suffix.go).
 //
-// A statement that cannot be read is an Error with its line and column, and there is no
-// Policy: nothing is guessed, skipped or half applied.
+// Each statement that cannot be read is an Error with its line and column, and then there is
+// no Policy: nothing is guessed, skipped or half applied.
 //
 // # Names and addresses
 //
 // A Flow to a name is decided by rules for names, and then, once the address is known,
-// by those for addresses: a denied address is denied by any name, and one that is not
-// on the Internet needs a rule of its own, so that whoever answers for an allowed name
-// does not point it at the metadata service or the local network. A Flow to an address
-// that came from no name is decided by rules for addresses alone.
+// by those for addresses: a denied address is denied under any name, and one that is not
+// on the Internet needs a rule of its own, so that the nameserver of an allowed name cannot
+// point it at the metadata service or the local network. A Flow to an address that came from
+// no name is decided by rules for addresses alone.
 //
-// Other resolvers are refused whatever rules say: names asked there would be known to
-// nobody here.
+// Other resolvers are refused whatever rules say: we would not know the names looked up
+// there.
 //
 // # Cost
 //
-// Rules for names are found by a map that is asked once for each label of a name, those
-// for prefixes by one that is asked once for each length of prefix that occurs. Neither
-// depends on the number of rules, and neither allocates.
+// Rules for names are found by one map lookup for each label of a name, those for prefixes by
+// one for each prefix length that occurs. Among many rules for one target, a binary search
+// finds the one for a port (ports.go). So a decision hardly depends on the number of rules,
+// and it does not allocate.
 package egress

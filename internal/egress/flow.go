@@ -14,7 +14,7 @@ import (
 //	in [tcp|udp] from ADDRESS to PORT
 //
 // A word "host" or "member" before an address says that it is the host's own, or another
-// member's. The protocol is tcp if it is not said.
+// member's. The protocol is tcp if none is given.
 func ParseFlow(s string) (Flow, error) {
 	p := &flowReader{words: strings.Fields(s)}
 	f := Flow{Proto: TCP}
@@ -31,7 +31,7 @@ func ParseFlow(s string) (Flow, error) {
 		p.want("from")
 		p.addr(&f)
 		p.want("to")
-		p.port(&f, p.next())
+		p.port(&f, p.next("a port"))
 	} else {
 		p.destination(&f)
 	}
@@ -48,7 +48,7 @@ func ParseFlow(s string) (Flow, error) {
 	return f, nil
 }
 
-// flowReader takes words until one is wrong.
+// flowReader reads words, and keeps the first error.
 type flowReader struct {
 	words []string
 	err   error
@@ -74,9 +74,10 @@ func (p *flowReader) want(w string) {
 	}
 }
 
-func (p *flowReader) next() string {
+// next takes the next word; what describes it for the error that it is missing.
+func (p *flowReader) next(what string) string {
 	if len(p.words) == 0 {
-		p.fail(errors.New("it is not complete"))
+		p.fail(fmt.Errorf("%s is missing", what))
 		return ""
 	}
 	w := p.words[0]
@@ -88,7 +89,11 @@ func (p *flowReader) next() string {
 func (p *flowReader) destination(f *Flow) {
 	f.Host = p.accept("host")
 	f.Member = !f.Host && p.accept("member")
-	w := p.next()
+	what := "NAME:PORT or ADDRESS:PORT"
+	if f.Proto == ICMP {
+		what = "a name or an address"
+	}
+	w := p.next(what)
 	if f.Proto != ICMP {
 		i := strings.LastIndexByte(w, ':')
 		if i < 0 || strings.HasSuffix(w[:i], ":") {
@@ -104,7 +109,7 @@ func (p *flowReader) destination(f *Flow) {
 	}
 	name, err := Canonical(w)
 	if err != nil {
-		p.fail(fmt.Errorf("%q is no name or address: %w", w, err))
+		p.fail(fmt.Errorf("%q is not a name or address: %w", w, err))
 		return
 	}
 	f.Name = name
@@ -116,7 +121,7 @@ func (p *flowReader) destination(f *Flow) {
 func (p *flowReader) addr(f *Flow) {
 	f.Host = p.accept("host") || f.Host
 	f.Member = p.accept("member") || f.Member
-	a, err := netip.ParseAddr(strings.Trim(p.next(), "[]"))
+	a, err := netip.ParseAddr(strings.Trim(p.next("an address"), "[]"))
 	if err != nil {
 		p.fail(err)
 		return
@@ -127,7 +132,7 @@ func (p *flowReader) addr(f *Flow) {
 func (p *flowReader) port(f *Flow, s string) {
 	n, err := port(s)
 	if err != nil || n == 0 {
-		p.fail(fmt.Errorf("%q is no port", s))
+		p.fail(fmt.Errorf("%q is not a port", s))
 		return
 	}
 	f.Port = n

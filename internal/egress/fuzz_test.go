@@ -25,13 +25,18 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		p, err := Parse(Source{"file", text})
 		if err != nil {
-			var e *Error
-			if p != nil || !errors.As(err, &e) {
+			var all *Errors
+			if p != nil || !errors.As(err, &all) {
 				t.Fatalf("%v with %v", err, p)
 			}
 			lines := strings.Split(text, "\n")
-			if e.Line < 1 || e.Line > len(lines) || e.Column < 1 || e.Column > len(lines[e.Line-1])+1 {
-				t.Errorf("%v is not in the text", e)
+			last := 0
+			for _, err := range all.List {
+				e := err.(*Error)
+				if e.Line <= last || e.Line > len(lines) || e.Column < 1 || e.Column > len(lines[e.Line-1])+1 {
+					t.Errorf("%v is not in the text, or not in its order", e)
+				}
+				last = e.Line
 			}
 			return
 		}
@@ -76,7 +81,14 @@ func FuzzParseFlow(f *testing.F) {
 	for _, s := range []string{"tcp a.example:443", "udp [::1]:53 at 10.0.0.1", "in tcp from 10.0.0.1 to 80", "icmp 1.1.1.1", "host 10.0.0.1:80", "tcp a:1 at host 1.1.1.1", ":1", "in"} {
 		f.Add(s)
 	}
-	p, _ := policyFile(f, "groups.policy")
+	text, err := os.ReadFile("testdata/groups.policy")
+	if err != nil {
+		f.Fatal(err)
+	}
+	p, err := Parse(Source{"groups.policy", string(text)})
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, s string) {
 		flow, err := ParseFlow(s)
 		if err != nil {

@@ -1,6 +1,10 @@
 package egress
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"epiphyte/internal/names"
+)
 
 // group is a word of the language that stands for addresses.
 type group uint8
@@ -17,6 +21,9 @@ const (
 )
 
 func groupNamed(s string) group {
+	if names.IsHost(s) {
+		return hostGroup
+	}
 	switch s {
 	case "public":
 		return publicGroup
@@ -39,9 +46,9 @@ type set uint16
 
 func (s set) has(g group) bool { return s&(1<<g) != 0 }
 
-// groupsOf is the group by which a rule may open the flow's address, and those by which
-// one may close it: the one that says most of what is behind it, and all that it is in. A
-// host's own address on a private network is not opened together with that network.
+// groupsOf returns the groups by which rules may allow and deny the flow's address. Only the
+// most specific group allows, but any that the address is in denies: allowing a private
+// network does not allow the host's own address on it.
 func (f *Flow) groupsOf() (allowing, denying set) {
 	c := classOf(f.Addr)
 	allowing = 1 << c
@@ -57,8 +64,8 @@ func (f *Flow) groupsOf() (allowing, denying set) {
 	return allowing, denying | allowing
 }
 
-// classOf is publicGroup, privateGroup, metadataGroup, or noGroup for what no server
-// can have: loopback, multicast, reserved.
+// classOf is publicGroup, privateGroup, metadataGroup, or noGroup for addresses that no
+// server can have: loopback, multicast, reserved.
 func classOf(a netip.Addr) group {
 	if a.Is6() {
 		a = Inside(a.Unmap().WithZone(""))
@@ -76,9 +83,9 @@ func classOf(a netip.Addr) group {
 	return publicGroup
 }
 
-// Inside is the IPv4 address that an IPv6 one leads to by a translator or tunnel: NAT64
-// (RFC 6052), stateless translation (RFC 7915 section 1.3) and 6to4 (RFC 3056). Others are
-// as they are. Translators have prefixes of their own as well, which nobody can know.
+// Inside is the IPv4 address that an IPv6 one leads to through a translator or tunnel: NAT64
+// (RFC 6052), stateless translation (RFC 7915 section 1.3) and 6to4 (RFC 3056). It returns
+// others unchanged. Translators may also have prefixes of their own, which we cannot know.
 func Inside(a netip.Addr) netip.Addr {
 	if !a.Is6() {
 		return a
@@ -93,9 +100,9 @@ func Inside(a netip.Addr) netip.Addr {
 	return a
 }
 
-// isMetadata reports whether clouds answer at a with credentials or the like: the
-// documented addresses of AWS (with ECS and EKS), Google, Azure, Alibaba, Oracle,
-// Tencent and Scaleway.
+// isMetadata reports whether a is a cloud's metadata service, which hands out credentials and
+// the like: the documented addresses of AWS (with ECS and EKS), Google, Azure, Alibaba,
+// Oracle, Tencent and Scaleway.
 func isMetadata(a netip.Addr) bool {
 	if a.Is4() {
 		switch a.As4() {
@@ -113,9 +120,9 @@ func isMetadata(a netip.Addr) bool {
 	return false
 }
 
-// isPrivate reports whether a is of RFC 1918, 6598 (shared by carriers), 4193 (ULA) or
-// link-local, or of the translator's local prefix (RFC 8215), the former site-local
-// one or Teredo, behind which addresses of any kind may be.
+// isPrivate reports whether a is in RFC 1918, 6598 (carriers' shared space) or 4193 (ULA), or
+// link-local, or in the local translation prefix (RFC 8215), the former site-local one or
+// Teredo, behind which any address may be.
 func isPrivate(a netip.Addr) bool {
 	if a.IsPrivate() || a.IsLinkLocalUnicast() {
 		return true
@@ -133,8 +140,9 @@ func isPrivate(a netip.Addr) bool {
 		[4]byte(b[:4]) == [4]byte{0x20, 0x01, 0, 0}
 }
 
-// isReserved4: this network, protocol assignments, benchmarks (where synthetic addresses
-// are from) and class E; RFC 6890. The ranges for documentation count as public.
+// isReserved4 reports whether b is in a reserved range of RFC 6890: this network, protocol
+// assignments, benchmarks (which synthetic addresses are taken from) or class E. The ranges
+// for documentation count as public.
 func isReserved4(b [4]byte) bool {
 	return b[0] == 0 || b[0] >= 240 || b[0] == 192 && b[1] == 0 && b[2] == 0 || b[0] == 198 && b[1]&0xfe == 18
 }

@@ -3,9 +3,11 @@ package egress
 import (
 	"net/netip"
 	"strings"
+
+	"epiphyte/internal/names"
 )
 
-// index finds the rules of one direction by what a flow leads to.
+// index finds the rules of one direction for a flow's target.
 type index struct {
 	names    map[string]*bucket       // by the name itself
 	below    map[string]*bucket       // by x of *.x
@@ -15,13 +17,13 @@ type index struct {
 }
 
 // bucket is the rules for one target.
-type bucket struct{ deny, allow []*Rule }
+type bucket struct{ deny, allow ruleList }
 
 func (b *bucket) add(r *Rule) {
 	if r.allow {
-		b.allow = append(b.allow, r)
+		b.allow.add(r)
 	} else {
-		b.deny = append(b.deny, r)
+		b.deny.add(r)
 	}
 }
 
@@ -45,6 +47,26 @@ func (x *index) add(r *Rule) {
 	}
 }
 
+// compile makes the index ready to be asked, once all rules are added.
+func (x *index) compile() {
+	each := func(b *bucket) {
+		b.deny.compile()
+		b.allow.compile()
+	}
+	for _, b := range x.names {
+		each(b)
+	}
+	for _, b := range x.below {
+		each(b)
+	}
+	for _, b := range x.prefixes {
+		each(b)
+	}
+	for g := range x.groups {
+		each(&x.groups[g])
+	}
+}
+
 func family(a netip.Addr) int {
 	if a.Is4() {
 		return 0
@@ -64,33 +86,21 @@ func entry[K comparable](m *map[K]*bucket, key K) *bucket {
 	return b
 }
 
-// match is what an index says of a flow: the first rule in the text that denies it, and the
-// one that it goes by if none does.
+// match is what an index finds for a flow: the first rule in the text that denies it, and the
+// one that allows it if none does.
 type match struct{ deny, allow *Rule }
 
-// consider takes the rules of a bucket into account; those that allow only if allowing.
+// consider takes a bucket's rules into account; its allow rules only if allowing.
 func (m *match) consider(b *bucket, allowing bool, f *Flow) {
-	m.deny = first(m.deny, b.deny, f)
-	if allowing {
-		for _, r := range b.allow {
-			if r.covers(f.Proto, f.Port) && r.goesBefore(m.allow) {
-				m.allow = r
-			}
-		}
+	if r := b.deny.find(f.Proto, f.Port); r != nil && r.goesBefore(m.deny) {
+		m.deny = r
 	}
-}
-
-// first is the earliest in the text of best and the rules that cover the flow.
-func first(best *Rule, rules []*Rule, f *Flow) *Rule {
-	for _, r := range rules {
-		if best != nil && best.ID < r.ID {
-			return best // rules are in the order of the text
-		}
-		if r.covers(f.Proto, f.Port) {
-			return r
-		}
+	if !allowing {
+		return
 	}
-	return best
+	if r := b.allow.find(f.Proto, f.Port); r != nil && r.goesBefore(m.allow) {
+		m.allow = r
+	}
 }
 
 // byName finds the rules for a flow's name.
@@ -99,8 +109,12 @@ func (x *index) byName(f *Flow) (m match) {
 	return m
 }
 
-// eachNamed visits the rules for a name: its own and those for names below others.
+// eachNamed visits the rules for a name: its own, those for a star above it, and for a name
+// of the host those for the host.
 func (x *index) eachNamed(name string, visit func(*bucket)) {
+	if names.IsHost(name) {
+		visit(&x.groups[hostGroup])
+	}
 	if b := x.names[name]; b != nil {
 		visit(b)
 	}
@@ -122,8 +136,8 @@ func (x *index) byAddr(f *Flow) (m match) {
 	return m
 }
 
-// eachOfAddr visits the rules for an address: those for prefixes and for groups that it
-// is in. allowing is false for groups by which it is only denied.
+// eachOfAddr visits the rules for the prefixes and groups that an address is in. allowing is
+// false where only deny rules count.
 func (x *index) eachOfAddr(f *Flow, visit func(b *bucket, allowing bool)) {
 	a := f.Addr
 	if a.Is6() {
@@ -131,7 +145,7 @@ func (x *index) eachOfAddr(f *Flow, visit func(b *bucket, allowing bool)) {
 	}
 	x.eachPrefix(a, func(b *bucket) { visit(b, true) })
 	if within := Inside(a); within != a {
-		x.eachPrefix(within, func(b *bucket) { visit(b, false) }) // no way around what is denied
+		x.eachPrefix(within, func(b *bucket) { visit(b, false) }) // a translator is no way around a deny rule
 	}
 	allowing, denying := f.groupsOf()
 	for g := publicGroup; g < groups; g++ {

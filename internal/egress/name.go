@@ -23,9 +23,9 @@ const (
 	maxName  = 253
 )
 
-// Canonical is the form in which names are compared: A-labels (RFC 5891) in lower case
-// without a dot at the end. The error says what is wrong with a name that cannot be
-// a host's. A name in that form is returned as it is, without allocating.
+// Canonical returns the form in which names are compared: A-labels (RFC 5891) in lower case
+// without a dot at the end. The error says why a name cannot be a host's. A name already in
+// that form is returned without allocating.
 func Canonical(name string) (string, error) {
 	name = strings.TrimSuffix(name, ".")
 	ascii, lower := true, true
@@ -34,8 +34,8 @@ func Canonical(name string) (string, error) {
 		lower = lower && !('A' <= name[i] && name[i] <= 'Z')
 	}
 	if !ascii {
-		// As browsers do it (UTS 46, non-transitional); what characters ASCII names
-		// are of is checked below.
+		// As browsers do it (UTS 46, non-transitional); checkName checks the characters
+		// of ASCII names.
 		mapped, err := idna.New(idna.MapForLookup(), idna.BidiRule(), idna.Transitional(false), idna.StrictDomainName(false)).ToASCII(name)
 		if err != nil || strings.ContainsRune(name, utf8.RuneError) {
 			return "", errIDNA
@@ -75,7 +75,7 @@ func checkName(name string) error {
 	return nil
 }
 
-// isNumber reports whether inet_aton(3) takes a last label for the end of an address.
+// isNumber reports whether inet_aton(3) takes a last label as the end of an address.
 func isNumber(label string) bool {
 	if hex, ok := strings.CutPrefix(label, "0x"); ok {
 		return strings.Trim(hex, "0123456789abcdef") == ""

@@ -10,17 +10,17 @@ import (
 
 // Bounds of names.
 const (
-	// MaxNames are bound to addresses at once. Beyond, the name that was used least
-	// recently and has no flow loses its address, which no other gets before all other
-	// addresses have been used: a guest that remembers it reaches nothing.
+	// MaxNames bounds the names bound to addresses at once. Beyond it, the least recently
+	// used name without a flow loses its address, which is reused only after all others
+	// have been: a guest that remembers it reaches nothing.
 	MaxNames = 16 << 10
-	// starNames are the new names in a minute below the star of one rule: labels carry
-	// 180 bytes each to whoever answers for the names.
+	// starNames bounds the new names per minute below the star of one rule: each name
+	// carries 180 bytes to the domain's nameserver.
 	starNames = 60
 )
 
-// Synthetic4 and Synthetic6 are what names are bound to: the range for benchmarks (RFC
-// 2544), which nobody routes, and a ULA of random bits (RFC 4193).
+// Synthetic4 and Synthetic6 are the ranges that names are bound to: the one for benchmarks
+// (RFC 2544), which nobody routes, and a ULA of random bits (RFC 4193).
 func Synthetic4() netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, 0, 0}), 15)
 }
@@ -30,8 +30,7 @@ func Synthetic6() netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0x3b, 0x91, 0xc7, 0x5e, 0x2a, 0x00, 0x01}), 64)
 }
 
-// synthetic is how many addresses there are of each family: those of a /15 without its
-// first.
+// synthetic is the number of addresses of each family: a /15 without its first.
 const synthetic = 1<<17 - 1
 
 // Names binds names to addresses of their own, one of each family, for as long as the
@@ -44,11 +43,11 @@ type Names struct {
 	byName map[string]*Binding
 	byID   map[uint32]*Binding
 	used   list.List // of *Binding, the most recently used last
-	last   uint32    // id given last
+	last   uint32    // the id given last
 	stars  map[string]*star
 }
 
-// star is how many names were new below one in the minute that began.
+// star counts the new names below a star in the minute since began.
 type star struct {
 	began time.Duration
 	count int
@@ -79,9 +78,8 @@ func (b *Binding) Addr6() netip.Addr {
 // IsSynthetic reports whether an address can be a name's.
 func IsSynthetic(a netip.Addr) bool { return Synthetic4().Contains(a) || Synthetic6().Contains(a) }
 
-// Bind is the binding of a name, which v allowed, at a time of a monotonic clock. It is
-// nil where there have been too many new names below the rule's star, or where all
-// bindings have flows.
+// Bind returns the binding of a name that v allowed; now is monotonic. It is nil if there
+// have been too many new names below the rule's star, or if all bindings have flows.
 func (n *Names) Bind(name string, v Verdict, now time.Duration) *Binding {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -109,7 +107,7 @@ func (n *Names) Bind(name string, v Verdict, now time.Duration) *Binding {
 	return b
 }
 
-// Skip passes over so many addresses, before the first one is given.
+// Skip skips count addresses. Call it before the first one is given.
 func (n *Names) Skip(count uint32) { n.last = count % synthetic }
 
 // admit counts a new name below the star of a rule.
@@ -117,7 +115,7 @@ func (n *Names) admit(r *Rule, now time.Duration) bool {
 	if r == nil || !r.target.below {
 		return true
 	}
-	// By its text, so that a reload of the policy does not begin another minute.
+	// Keyed by its text, so that a reload of the policy does not begin another minute.
 	s := n.stars[r.Text]
 	if s == nil {
 		if n.stars == nil {
@@ -136,7 +134,7 @@ func (n *Names) admit(r *Rule, now time.Duration) bool {
 	return s.count <= starNames
 }
 
-// makeRoom ends the binding that was used least recently and has no flow.
+// makeRoom drops the least recently used binding without a flow, if all are taken.
 func (n *Names) makeRoom() bool {
 	most := n.Max
 	if most == 0 {
@@ -181,7 +179,7 @@ func (n *Names) Find(a netip.Addr) *Binding {
 	return b
 }
 
-// Hold keeps a binding until it is released as often: a flow goes there.
+// Hold keeps a binding for a flow until Release has been called as often.
 func (n *Names) Hold(b *Binding) {
 	n.mu.Lock()
 	b.flows++

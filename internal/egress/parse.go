@@ -6,16 +6,19 @@ import (
 	"unicode/utf8"
 )
 
-// Bounds of a policy. They are far beyond what people write, and keep a file that is
-// something else from being taken for one.
+// Bounds of a policy. They are far beyond what people write, and keep another kind of file
+// from being taken for a policy.
 const (
 	MaxText  = 1 << 20 // bytes of all sources together
 	MaxRules = 10_000
 	maxLine  = 1024 // bytes
 )
 
-// Source is a text of statements and what it is called in errors and records: a file,
-// or the option that gave it.
+// MaxErrors bounds the faults that an Errors lists.
+const MaxErrors = 20
+
+// Source is a text of statements and its name in errors and records: a file, or the option
+// that gave it.
 type Source struct {
 	File string
 	Text string
@@ -33,39 +36,77 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Msg)
 }
 
-// Parse compiles statements. The error is an *Error for the first one that cannot be
-// read.
+// Errors are the statements of a policy that cannot be read, in the order of the text.
+type Errors struct {
+	List []error // each an *Error, from 1 to MaxErrors of them
+	More int     // not listed
+}
+
+func (e *Errors) add(err error) {
+	if len(e.List) == MaxErrors {
+		e.More++
+		return
+	}
+	e.List = append(e.List, err)
+}
+
+// Error implements error, in one line: the first fault, and how many more there are.
+func (e *Errors) Error() string {
+	text := e.List[0].Error()
+	if more := len(e.List) - 1 + e.More; more > 0 {
+		text += fmt.Sprintf(" (and %d more)", more)
+	}
+	return text
+}
+
+// Unwrap returns the first fault.
+func (e *Errors) Unwrap() error { return e.List[0] }
+
+// Parse compiles statements. The error is an *Errors with all that cannot be read.
 func Parse(sources ...Source) (*Policy, error) {
 	p := &reader{policy: new(Policy)}
 	size := 0
 	for _, s := range sources {
+		p.file, p.line = s.File, 1
 		if size += len(s.Text); size > MaxText {
-			return nil, &Error{s.File, 1, 1, fmt.Sprintf("a policy has %d bytes at most", MaxText)}
+			p.faults.add(p.errorf(1, "a policy has %d bytes at most", MaxText))
+			break
 		}
-		p.file = s.File
-		for line := range strings.SplitSeq(s.Text, "\n") {
-			p.line++
-			if err := p.statement(strings.TrimSuffix(line, "\r")); err != nil {
-				return nil, err
-			}
-		}
-		p.line = 0
+		p.text(s.Text)
+	}
+	if len(p.faults.List) > 0 {
+		return nil, &p.faults
 	}
 	p.defaults()
+	p.policy.out.compile()
+	p.policy.in.compile()
 	return p.policy, nil
 }
 
-// reader is where Parse is in its text.
+// text reads the statements of one source.
+func (p *reader) text(text string) {
+	p.line = 0
+	for line := range strings.SplitSeq(text, "\n") {
+		p.line++
+		if err := p.statement(strings.TrimSuffix(line, "\r")); err != nil {
+			p.faults.add(err)
+		}
+	}
+}
+
+// reader is the state of Parse.
 type reader struct {
 	policy *Policy
 	file   string
 	line   int
-	words  []word          // that are left of the line
+	words  []word          // left of the line
 	end    int             // column after the last word
 	said   map[string]said // settings so far
+	full   bool            // there was a rule too many
+	faults Errors
 }
 
-// said is a setting and where it was.
+// said is a setting, and the place where it was made.
 type said struct {
 	value string
 	where string
@@ -87,7 +128,7 @@ func (p *reader) statement(line string) error {
 		return p.errorf(maxLine, "a line has %d bytes at most", maxLine)
 	}
 	if i := strings.IndexFunc(line, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f || r == utf8.RuneError }); i >= 0 {
-		return p.errorf(i+1, "this is no text: %q", line[i])
+		return p.errorf(i+1, "this is not text: %q", line[i])
 	}
 	p.split(line)
 	if len(p.words) == 0 {
@@ -125,7 +166,7 @@ func (p *reader) split(line string) {
 	}
 }
 
-// next takes the next word; ok is false at the end, where the word is the column.
+// next takes the next word; at the end ok is false, and the word has only a column.
 func (p *reader) next() (w word, ok bool) {
 	if len(p.words) == 0 {
 		return word{column: p.end}, false
@@ -143,7 +184,7 @@ func (p *reader) accept(text string) bool {
 	return true
 }
 
-// done wants the line to end here.
+// done returns an error if the line does not end here.
 func (p *reader) done() error {
 	if w, ok := p.next(); ok {
 		return p.errorf(w.column, "nothing may follow here, but there is %q; a comment begins with '#'", w.text)
@@ -198,8 +239,8 @@ func (p *reader) setting(name word) error {
 	return nil
 }
 
-// defaults are allow where it is said, or where nothing is allowed by a rule and
-// nothing said.
+// defaults sets the default of each direction: as stated, or else allow if no rule allows
+// anything.
 func (p *reader) defaults() {
 	p.policy.allow = [2]bool{true, true}
 	for _, r := range p.policy.rules {

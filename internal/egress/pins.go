@@ -8,16 +8,16 @@ import (
 )
 
 const (
-	// MaxPins are the addresses that are pinned at once. Beyond, an address that any
-	// map iteration meets first gives way: its guest asks again.
+	// MaxPins bounds the addresses pinned at once. Beyond it, a random one gives way: its
+	// guest asks again.
 	MaxPins = 16 << 10
-	// pinNames are the names of one address; beyond, the one that ends first gives way.
+	// pinNames bounds the names of one address; beyond it, the one that ends first gives
+	// way.
 	pinNames = 16
 )
 
-// Pins are the addresses that answers have allowed, each for the names that it was an
-// answer to. Its zero value is ready to use, and its methods may be called from any
-// goroutine.
+// Pins are the addresses that DNS answers have allowed, each for the names that it answered.
+// Its zero value is ready to use, and its methods may be called from any goroutine.
 type Pins struct {
 	Max int // at once; MaxPins if zero. Set before use.
 
@@ -31,8 +31,8 @@ type pin struct {
 	ends time.Duration
 }
 
-// Add allows an address for a name until a time, and reports whether it did: not for one
-// that the policy has for no name's.
+// Add allows an address for a name until a time. It reports false if the policy lets no name
+// lead to that address.
 func (x *Pins) Add(p *Policy, name string, a netip.Addr, until time.Duration) bool {
 	a = a.Unmap()
 	if !p.mayLead(a) {
@@ -70,7 +70,7 @@ func (x *Pins) Add(p *Policy, name string, a netip.Addr, until time.Duration) bo
 	return true
 }
 
-// Names are those of an address at a time.
+// Names returns the names of an address at a time.
 func (x *Pins) Names(a netip.Addr, now time.Duration) (names []string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -99,12 +99,10 @@ func (p *Policy) mayLead(a netip.Addr) bool {
 	allowed := classOf(a) == publicGroup
 	f := Flow{Addr: a}
 	p.out.eachOfAddr(&f, func(b *bucket, allowing bool) {
-		allowed = allowed || allowing && len(b.allow) > 0
+		allowed = allowed || allowing && len(b.allow.rules) > 0
 	})
 	p.out.eachOfAddr(&f, func(b *bucket, _ bool) {
-		for _, r := range b.deny {
-			allowed = allowed && !r.coversAll()
-		}
+		allowed = allowed && b.deny.all == nil
 	})
 	return allowed
 }

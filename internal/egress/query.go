@@ -11,10 +11,10 @@ import (
 )
 
 const (
-	// TTL of synthetic addresses, in seconds. They last as long as the process, but who
-	// has asked again has its name among those used recently.
+	// TTL of synthetic addresses, in seconds. They last as long as the process, but asking
+	// again keeps a name among those used recently.
 	syntheticTTL = 30
-	// MinPin is how long an answer's address is allowed at least, whatever its TTL.
+	// MinPin is the least time for which an answer's address is allowed, whatever its TTL.
 	MinPin = 30 * time.Second
 
 	// Sizes over UDP: RFC 1035 section 2.3.4, and what passes unfragmented anywhere.
@@ -32,27 +32,26 @@ const (
 type Questions struct {
 	Names *Names
 	Pins  *Pins // for names pin
-	IPv6  bool  // the guest has IPv6, so that it is given such addresses
+	IPv6  bool  // the guest has IPv6, and gets such addresses
 }
 
-// Question is what becomes of one query. One of Answer and Upstream is there.
+// Question is what becomes of one query. Either Answer or Upstream is set.
 type Question struct {
 	// Answer is given at once.
 	Answer []byte
-	// Upstream is to be asked in its place, and Finish makes the answer of the response
-	// to it. Nothing of the guest's query is in it but the name, in lower case, and the
-	// type.
+	// Upstream is to be asked in place of the query, and Finish turns the response into the
+	// answer. Of the guest's query it holds only the name, in lower case, and the type.
 	Upstream []byte
 	Finish   func(response []byte, now time.Duration) (answer []byte)
 
-	// Name was asked for, as Canonical has it, and Verdict is about it. An empty Name
-	// is that of a query about no name that is decided.
+	// Name is the name that was asked for, as Canonical makes it, and Verdict is about it.
+	// Name is empty if the query is about none that a policy decides.
 	Name    string
 	Verdict Verdict
 }
 
-// Ask says what becomes of a query under a policy. stream says that the answer may have
-// any length. For a message that is no query the Question is empty.
+// Ask says what becomes of a query under a policy. With stream the answer may have any
+// length. For a message that is no query the Question is empty.
 func (q *Questions) Ask(p *Policy, query []byte, stream bool, now time.Duration) Question {
 	r, ok := newResponse(query, stream)
 	if !ok {
@@ -69,7 +68,7 @@ func (q *Questions) Ask(p *Policy, query []byte, stream bool, now time.Duration)
 	}
 	v := p.DecideName(name)
 	if p.Learn && !v.Allow {
-		v.Allow = true // Verdict.Reason still tells
+		v.Allow = true // Verdict.Reason still says that it would be denied
 	}
 	if !v.Allow {
 		return Question{Answer: r.negative(dnsmessage.RCodeNameError, v.text(name)), Name: name, Verdict: v}
@@ -85,9 +84,9 @@ func (q *Questions) Ask(p *Policy, query []byte, stream bool, now time.Duration)
 		}
 		return Question{Answer: q.synthetic(r, b), Name: name, Verdict: v}
 	case asked.Type == dnsmessage.TypeAAAA && !q.IPv6, !address && !service && !p.AnyDNS,
-		!p.Pin && v.Rule != nil && v.Rule.Via != nil: // the proxy alone hears of the name
+		!p.Pin && v.Rule != nil && v.Rule.Via != nil: // only the proxy may learn the name
 		return Question{Answer: r.negative(dnsmessage.RCodeSuccess, ""), Name: name, Verdict: v}
-	case q.Names.Bind(name, v, now) == nil: // counts names that a star lets out
+	case q.Names.Bind(name, v, now) == nil: // counts the names below a star
 		v = Verdict{Reason: TooManyNames, Rule: v.Rule}
 		return Question{Answer: r.negative(dnsmessage.RCodeNameError, string(v.Reason)), Name: name, Verdict: v}
 	}
@@ -97,7 +96,25 @@ func (q *Questions) Ask(p *Policy, query []byte, stream bool, now time.Duration)
 	}
 }
 
-// text is what a verdict against a name says to whoever asked.
+// Refuse says whether a policy denies the name of a query that another part answers. If it
+// does, the Question has an Answer.
+func (q *Questions) Refuse(p *Policy, query []byte, stream bool) (Question, bool) {
+	r, ok := newResponse(query, stream)
+	if !ok {
+		return Question{}, false
+	}
+	name, err := Canonical(r.m.Questions[0].Name.String())
+	if _, isAddr := reverse(name); isAddr || err != nil {
+		return Question{}, false
+	}
+	v := p.DecideName(name)
+	if v.Allow || p.Learn {
+		return Question{}, false
+	}
+	return Question{Answer: r.negative(dnsmessage.RCodeNameError, v.text(name)), Name: name, Verdict: v}, true
+}
+
+// text explains a verdict against a name to the guest.
 func (v Verdict) text(name string) string {
 	if v.Rule == nil {
 		return "no rule allows " + name
@@ -105,8 +122,8 @@ func (v Verdict) text(name string) string {
 	return v.Rule.Text
 }
 
-// Upstream is a query for a canonical name: recursion desired, and room for an answer
-// that passes unfragmented. Its id is the resolver's to choose.
+// Upstream makes a query for a canonical name: recursion desired, and room for an answer that
+// passes unfragmented. The resolver chooses its id.
 func Upstream(name string, t dnsmessage.Type) []byte {
 	n, err := dnsmessage.NewName(name + ".")
 	if err != nil {
@@ -136,8 +153,8 @@ func (q *Questions) synthetic(r *response, b *Binding) []byte {
 	return r.pack()
 }
 
-// pointer answers a query for the name of an address: our own have one, others none
-// that anybody is asked for.
+// pointer answers a query for the name of an address. Only our own have one; no nameserver is
+// asked about others.
 func (q *Questions) pointer(r *response, a netip.Addr) []byte {
 	b := q.Names.Find(a)
 	if b == nil {
@@ -154,8 +171,9 @@ func (q *Questions) pointer(r *response, a netip.Addr) []byte {
 	return r.pack()
 }
 
-// reverse is the address whose name is asked for: RFC 1035 section 3.5, RFC 3596
-// section 2.5. It is not valid below these domains for what is no address.
+// reverse returns the address whose name is asked for: RFC 1035 section 3.5, RFC 3596
+// section 2.5. ok is true for any name below these domains; a is not valid if it is no
+// address.
 func reverse(name string) (a netip.Addr, ok bool) {
 	name = strings.ToLower(name)
 	if rest, ok := strings.CutSuffix(name, ".in-addr.arpa"); ok {
@@ -184,15 +202,15 @@ func reverse(name string) (a netip.Addr, ok bool) {
 	return netip.AddrFrom16(b), true
 }
 
-// response is the answer to one query in the making.
+// response is the answer to one query, while it is being made.
 type response struct {
 	m     dnsmessage.Message
 	limit int
 	opt   *dnsmessage.ResourceHeader // of the query
 }
 
-// newResponse begins the answer to a query. If ok is false, it is complete, or there is
-// none to give.
+// newResponse begins the answer to a query. If ok is false, the answer is an error and
+// complete, or there is to be none.
 func newResponse(query []byte, stream bool) (r *response, ok bool) {
 	var p dnsmessage.Parser
 	h, err := p.Start(query)
@@ -228,7 +246,7 @@ func newResponse(query []byte, stream bool) (r *response, ok bool) {
 	return r, r.m.RCode == dnsmessage.RCodeSuccess
 }
 
-// findOPT is the header of a query's OPT record, nil if it has none.
+// findOPT returns the header of a query's OPT record, nil if it has none.
 func findOPT(p *dnsmessage.Parser) (opt *dnsmessage.ResourceHeader, err error) {
 	for _, skip := range []func() error{p.SkipAllQuestions, p.SkipAllAnswers, p.SkipAllAuthorities} {
 		if err := skip(); err != nil {
@@ -252,7 +270,7 @@ func findOPT(p *dnsmessage.Parser) (opt *dnsmessage.ResourceHeader, err error) {
 	}
 }
 
-// add adds a record of the name that was asked for, as it was spelled.
+// add adds a record of the name that was asked for, in the guest's spelling.
 func (r *response) add(ttl uint32, body dnsmessage.ResourceBody) {
 	r.m.Answers = append(r.m.Answers, dnsmessage.Resource{
 		Header: dnsmessage.ResourceHeader{Name: r.m.Questions[0].Name, Class: dnsmessage.ClassINET, TTL: ttl},
@@ -260,8 +278,8 @@ func (r *response) add(ttl uint32, body dnsmessage.ResourceBody) {
 	})
 }
 
-// negative is an answer without records, which no cache keeps (RFC 2308 section 5): the
-// policy may be another one soon. why, if not empty, is told as an extended error.
+// negative makes an answer without records, which no cache keeps (RFC 2308 section 5), since
+// the policy may change. why, if not empty, goes into an extended error.
 func (r *response) negative(code dnsmessage.RCode, why string) []byte {
 	r.m.RCode = code
 	root := dnsmessage.MustNewName(".")

@@ -10,7 +10,7 @@ import (
 const (
 	Allowed = "allow"
 	Denied  = "deny"
-	Learned = "learn" // it was let pass, and would have been denied
+	Learned = "learn" // passed, but would have been denied
 )
 
 // Record is one line of the record of a guest's flows, as JSON.
@@ -20,37 +20,64 @@ type Record struct {
 	Protocol string    `json:"protocol"` // tcp, udp, icmp, or dns for a name that was asked for
 	Inward   bool      `json:"in,omitempty"`
 	// Source and Destination are addresses with ports, as far as they are known.
-	// Destination is the real one, not a name's synthetic address.
+	// Destination is the real one, not a name's synthetic address; of a client of a
+	// published port it is the guest's server.
 	Source      string `json:"source,omitempty"`
 	Destination string `json:"destination,omitempty"`
 	Port        uint16 `json:"port,omitempty"` // of the destination
-	Name        string `json:"name,omitempty"` // that the destination was reached by
-	Seen        string `json:"seen,omitempty"` // name in the traffic, where it is another
+	Name        string `json:"name,omitempty"` // by which the destination was reached
+	Seen        string `json:"seen,omitempty"` // another name in the traffic
 	Rule        string `json:"rule,omitempty"` // file:line: text
 	Verdict     string `json:"verdict"`
 	Reason      Reason `json:"reason"`
-	// Count is how many flows the line is about, if not one: all that were alike
-	// since the last line about them. Source, Destination and Seen are then those
-	// of the last.
+	// Count is how many flows the line is about, if not one: all of a kind since the last
+	// line about that kind. Source, Destination and Seen are then those of the last flow.
 	Count    uint64  `json:"count,omitempty"`
 	Out      uint64  `json:"bytes_out,omitempty"` // from the guest
 	In       uint64  `json:"bytes_in,omitempty"`
-	Duration float64 `json:"seconds,omitempty"` // together
+	Duration float64 `json:"seconds,omitempty"` // the sum, with Count
 }
 
-// NewRecord is the record of a verdict about a flow, without what only its end tells.
-func NewRecord(f Flow, v Verdict, source netip.AddrPort) Record {
-	r := Record{Protocol: f.Proto.String(), Inward: f.Direction == In, Port: f.Port, Name: f.Name, Reason: v.Reason, Verdict: Denied}
-	if v.Allow {
-		r.Verdict = Allowed
+// Event is a decided flow, not formatted yet: most denied flows are only counted.
+type Event struct {
+	Time    time.Time
+	Guest   string
+	Flow    Flow
+	Verdict Verdict
+	Learned bool // it passed although the verdict denies it
+	Asked   bool // only its name was asked for; the rest of Flow is empty
+	Source  netip.AddrPort
+	Server  netip.AddrPort // the guest's, of a flow in
+	Ending
+}
+
+// Ending is what is known only at the end of a flow.
+type Ending struct {
+	Seen     string // another name in the traffic
+	Out, In  uint64 // bytes, from the guest and to it
+	Duration time.Duration
+}
+
+// Record formats the event.
+func (e *Event) Record() Record {
+	f, v := &e.Flow, &e.Verdict
+	r := Record{
+		Time: e.Time, Guest: e.Guest, Protocol: f.Proto.String(), Inward: f.Direction == In, Port: f.Port, Name: f.Name, Seen: e.Seen,
+		Verdict: e.word(), Reason: v.Reason, Out: e.Out, In: e.In, Duration: e.Duration.Seconds(),
+	}
+	if e.Asked {
+		r.Protocol = "dns"
 	}
 	if v.Rule != nil {
 		r.Rule = v.Rule.Where() + ": " + v.Rule.Text
 	}
-	if source.IsValid() {
-		r.Source = source.String()
+	if e.Source.IsValid() {
+		r.Source = e.Source.String()
 	}
-	if f.Addr.IsValid() {
+	switch {
+	case e.Server.IsValid():
+		r.Destination = e.Server.String()
+	case f.Addr.IsValid():
 		r.Destination = f.Addr.String()
 		if f.Proto != ICMP {
 			r.Destination = netip.AddrPortFrom(f.Addr, f.Port).String()
@@ -59,76 +86,98 @@ func NewRecord(f Flow, v Verdict, source netip.AddrPort) Record {
 	return r
 }
 
+// word is the verdict in a Record.
+func (e *Event) word() string {
+	switch {
+	case e.Learned:
+		return Learned
+	case e.Verdict.Allow:
+		return Allowed
+	}
+	return Denied
+}
+
 const (
-	// recordKinds are the kinds of flows that are told apart between two lines about
-	// each; those beyond are counted together.
+	// recordKinds bounds the kinds of flows that are told apart at once; flows of further
+	// kinds are counted together.
 	recordKinds = 1024
-	// RecordEvery is how often flows that are like earlier ones are told of.
+	// RecordEvery is how often flows that are like earlier ones are recorded.
 	RecordEvery = 10 * time.Second
 )
 
-// Recorder writes the first flow of each kind whole, and how many more were like it every
-// RecordEvery, so that no guest fills a disk: it writes recordKinds lines in that time
-// at most, and those that are kinds of their own only once. Its zero value writes
-// nowhere; its methods belong to one goroutine.
+// Recorder writes the first flow of each kind in full, and every RecordEvery how many more
+// were like it, so that no guest fills a disk: it writes at most two lines for each of
+// recordKinds kinds in that time. Its zero value writes nowhere; its methods belong to one
+// goroutine.
 type Recorder struct {
 	Write func(Record) // takes a line
 
-	kinds map[kind]*Record
-	other *Record // of the kinds for which there is no room; Count is how many
+	kinds map[kind]*tally
+	other tally // of flows whose kinds there was no room for
 	due   time.Duration
 }
 
-// kind is what flows have in common that are told of together.
+// kind is what flows that are recorded together have in common. Looking it up formats
+// nothing: a guest may have 100 000 flows a second denied.
 type kind struct {
-	guest, protocol, to, rule string
-	port                      uint16
-	verdict                   string
-	reason                    Reason
-	inward                    bool
+	guest   string
+	name    string
+	addr    netip.Addr // if there is no name; the source's, if inward
+	rule    *Rule
+	verdict string
+	reason  Reason
+	port    uint16
+	proto   Proto
+	inward  bool
+	asked   bool
 }
 
-func (r *Record) kind() kind {
-	k := kind{r.Guest, r.Protocol, r.Name, r.Rule, r.Port, r.Verdict, r.Reason, r.Inward}
-	if k.to == "" {
-		k.to = r.Destination
-		if a, err := netip.ParseAddrPort(k.to); r.Inward {
-			if a, err = netip.ParseAddrPort(r.Source); err == nil {
-				k.to = a.Addr().String() // its port is another each time
-			}
-		} else if err == nil {
-			k.to = a.Addr().String()
-		}
+func (e *Event) kind() kind {
+	f := &e.Flow
+	k := kind{
+		guest: e.Guest, name: f.Name, rule: e.Verdict.Rule, verdict: e.word(), reason: e.Verdict.Reason,
+		port: f.Port, proto: f.Proto, inward: f.Direction == In, asked: e.Asked,
+	}
+	if k.name == "" {
+		k.addr = f.Addr
 	}
 	return k
 }
 
-// Add takes a record at a time of a monotonic clock. The caller calls Flush at the time
-// that it returns, if it is not zero.
-func (x *Recorder) Add(r Record, now time.Duration) (due time.Duration) {
+// tally is the flows of one kind that are not recorded yet: the last one with the totals of
+// all, and their number.
+type tally struct {
+	last  Event
+	count uint64
+}
+
+func (t *tally) add(e *Event) {
+	e.Out += t.last.Out
+	e.In += t.last.In
+	e.Duration += t.last.Duration
+	t.last = *e
+	t.count++
+}
+
+// Add takes an event at a time of a monotonic clock. The caller calls Flush at the time
+// that it returns, if it is not zero. It allocates only for what it writes.
+func (x *Recorder) Add(e Event, now time.Duration) (due time.Duration) {
 	if x.Write == nil {
 		return 0
 	}
 	if x.kinds == nil {
-		x.kinds = make(map[kind]*Record)
+		x.kinds = make(map[kind]*tally)
 	}
-	k := r.kind()
-	like, known := x.kinds[k]
+	k := e.kind()
+	like := x.kinds[k]
 	switch {
-	case !known && len(x.kinds) < recordKinds:
-		x.kinds[k] = nil // told of; nothing to add yet
-		x.Write(r)
-	case !known:
-		if x.other == nil {
-			x.other = &Record{Protocol: "any", Verdict: r.Verdict, Reason: "more kinds of flows than are told apart"}
-		}
-		x.other.add(r)
+	case like != nil:
+		like.add(&e)
+	case len(x.kinds) < recordKinds:
+		x.kinds[k] = new(tally) // recorded; nothing to add yet
+		x.Write(e.Record())
 	default:
-		if like == nil {
-			like = new(Record)
-			x.kinds[k] = like
-		}
-		like.add(r)
+		x.other.add(&e)
 	}
 	if x.due == 0 {
 		x.due = now + RecordEvery
@@ -136,34 +185,26 @@ func (x *Recorder) Add(r Record, now time.Duration) (due time.Duration) {
 	return x.due
 }
 
-// add makes a record that of one more flow.
-func (r *Record) add(last Record) {
-	last.Count = r.Count + 1
-	last.In += r.In
-	last.Out += r.Out
-	last.Duration += r.Duration
-	if r.Protocol == "any" {
-		r.Time, r.Count, r.In, r.Out, r.Duration = last.Time, last.Count, last.In, last.Out, last.Duration
-		return
-	}
-	*r = last
-}
-
-// Flush writes what was counted, and forgets kinds that were not seen since the last
-// time: one that comes again is whole again.
+// Flush writes what was counted, and forgets kinds that were not seen since the last call:
+// the next flow of such a kind is written in full again.
 func (x *Recorder) Flush() {
 	x.due = 0
 	for k, like := range x.kinds {
-		if like == nil {
+		if like.count == 0 {
 			delete(x.kinds, k)
 			continue
 		}
-		x.Write(*like)
-		x.kinds[k] = nil
+		r := like.last.Record()
+		r.Count = like.count
+		x.Write(r)
+		*like = tally{}
 	}
-	if x.other != nil {
-		x.Write(*x.other)
-		x.other = nil
+	if last := &x.other.last; x.other.count > 0 {
+		x.Write(Record{
+			Time: last.Time, Protocol: "any", Verdict: last.word(), Reason: "more kinds of flows than are told apart",
+			Count: x.other.count, Out: last.Out, In: last.In, Duration: last.Duration.Seconds(),
+		})
+		x.other = tally{}
 	}
 }
 
@@ -178,7 +219,7 @@ func endpoint(host string, ports string) string {
 	return host + ":" + ports
 }
 
-// portText is ports in the form of the language: the least that says them.
+// portText writes sorted ports in the form of the language, as briefly as possible.
 func portText(ports []uint16) string {
 	text := ""
 	for i := 0; i < len(ports); {

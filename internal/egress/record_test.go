@@ -21,10 +21,28 @@ func newLog() *log {
 	return l
 }
 
+func flowOf(t testing.TB, s string) Flow {
+	t.Helper()
+	f, err := ParseFlow(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
 func (l *log) add(t testing.TB, flow string, v Verdict, now time.Duration) {
-	r := NewRecord(flowOf(t, flow), v, netip.MustParseAddrPort("10.0.2.100:40000"))
-	r.Out = 10
-	l.Add(r, now)
+	l.Add(Event{Flow: flowOf(t, flow), Verdict: v, Source: netip.MustParseAddrPort("10.0.2.100:40000"), Ending: Ending{Out: 10}}, now)
+}
+
+// Of a flow in, the record names the client as the source, and the guest's server.
+func TestRecordOfClient(t *testing.T) {
+	e := Event{
+		Flow: flowOf(t, "in tcp from 203.0.113.1 to 8080"), Verdict: Verdict{Reason: ByDefault},
+		Source: netip.MustParseAddrPort("203.0.113.1:40000"), Server: netip.MustParseAddrPort("10.0.2.100:8080"),
+	}
+	if r := e.Record(); !r.Inward || r.Source != "203.0.113.1:40000" || r.Destination != "10.0.2.100:8080" || r.Port != 8080 {
+		t.Errorf("%+v", r)
+	}
 }
 
 // The first of a kind is whole, the others are counted.
@@ -55,7 +73,7 @@ func TestRecorderIsBounded(t *testing.T) {
 	var due time.Duration
 	for i := range 100_000 {
 		f := Flow{Proto: TCP, Addr: netip.AddrFrom4([4]byte{203, byte(i >> 16), byte(i >> 8), byte(i)}), Port: 443}
-		due = l.Add(NewRecord(f, Verdict{}, netip.AddrPort{}), time.Second)
+		due = l.Add(Event{Flow: f}, time.Second)
 	}
 	if len(l.lines) != recordKinds || len(l.kinds) != recordKinds || due != time.Second+RecordEvery {
 		t.Errorf("%d lines, %d kinds, due %v", len(l.lines), len(l.kinds), due)
@@ -67,12 +85,82 @@ func TestRecorderIsBounded(t *testing.T) {
 	}
 }
 
+// TestRecorderTellsKindsApart by all that a line says but what is another each time.
+func TestRecorderTellsKindsApart(t *testing.T) {
+	rules := parsed(t, "deny 203.0.113.0/24\ndeny 203.0.113.0/25\n").Rules()
+	event := func(change func(*Event)) Event {
+		e := Event{
+			Guest: "a", Flow: Flow{Proto: TCP, Addr: netip.MustParseAddr("203.0.113.1"), Port: 443},
+			Verdict: Verdict{Reason: ByRule, Rule: rules[0]}, Source: netip.MustParseAddrPort("10.0.2.100:40000"),
+		}
+		change(&e)
+		return e
+	}
+	l := newLog()
+	for i, tt := range []struct {
+		change func(*Event)
+		known  bool
+	}{
+		{func(e *Event) {}, false},
+		{func(e *Event) { e.Source = netip.MustParseAddrPort("10.0.2.100:40001") }, true},
+		{func(e *Event) { e.Seen, e.Out = "b.example", 1 }, true},
+		{func(e *Event) { e.Guest = "b" }, false},
+		{func(e *Event) { e.Flow.Proto = UDP }, false},
+		{func(e *Event) { e.Flow.Port = 80 }, false},
+		{func(e *Event) { e.Flow.Addr = netip.MustParseAddr("203.0.113.2") }, false},
+		{func(e *Event) { e.Flow.Name = "a.example" }, false},
+		{func(e *Event) { e.Flow.Name, e.Flow.Addr = "a.example", netip.MustParseAddr("203.0.113.2") }, true},
+		{func(e *Event) { e.Flow.Direction = In }, false},
+		{func(e *Event) { e.Verdict.Rule = rules[1] }, false},
+		{func(e *Event) { e.Verdict = Verdict{Reason: ByDefault} }, false},
+		{func(e *Event) { e.Verdict.Allow = true }, false},
+		{func(e *Event) { e.Learned = true }, false},
+		{func(e *Event) { e.Asked, e.Flow.Name = true, "a.example" }, false},
+	} {
+		before := len(l.lines)
+		l.Add(event(tt.change), 0)
+		if known := len(l.lines) == before; known != tt.known {
+			t.Errorf("event %d is told of: %v", i, !known)
+		}
+	}
+}
+
+// TestRecorderDoesNotAllocate for what it only counts, whether its kind is told apart or not.
+func TestRecorderDoesNotAllocate(t *testing.T) {
+	l := newLog()
+	e := Event{Flow: flowOf(t, "tcp 203.0.113.7:443"), Verdict: Verdict{Reason: ByDefault}, Source: netip.MustParseAddrPort("10.0.2.100:40000")}
+	l.Add(e, 0)
+	if n := testing.AllocsPerRun(1000, func() { l.Add(e, 0) }); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+	for port := range uint16(recordKinds) {
+		e.Flow.Port = port
+		l.Add(e, 0)
+	}
+	e.Flow.Port = recordKinds
+	if n := testing.AllocsPerRun(1000, func() { l.Add(e, 0) }); n > 0 {
+		t.Errorf("%v allocations beyond the kinds that are told apart", n)
+	}
+}
+
+// BenchmarkRecorder is what a denied flow that is only counted pays for being recorded.
+func BenchmarkRecorder(b *testing.B) {
+	x := Recorder{Write: func(Record) {}}
+	e := Event{
+		Flow: Flow{Proto: TCP, Addr: netip.MustParseAddr("203.0.113.7"), Port: 443}, Source: netip.MustParseAddrPort("10.0.2.100:40000"),
+		Verdict: Verdict{Reason: ByRule, Rule: parsed(b, "deny 203.0.113.0/24").Rules()[0]},
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		x.Add(e, 0)
+	}
+}
+
 // TestSuggest: the shortest list, which allows what was recorded and nothing more.
 func TestSuggest(t *testing.T) {
 	learn := func(flow string, reason Reason) string {
 		f := flowOf(t, flow)
-		r := NewRecord(f, Verdict{Allow: true, Reason: reason}, netip.MustParseAddrPort("192.0.2.9:5000"))
-		r.Verdict = Learned
+		r := (&Event{Flow: f, Verdict: Verdict{Reason: reason}, Learned: true, Source: netip.MustParseAddrPort("192.0.2.9:5000")}).Record()
 		if f.Direction == In {
 			r.Source = netip.AddrPortFrom(f.Addr, 5000).String()
 		}

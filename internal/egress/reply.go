@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// maxChain are the aliases that are followed from a name.
+	// maxChain bounds the aliases that are followed from a name.
 	maxChain = 16
-	// maxAddresses are taken from one answer.
+	// maxAddresses bounds the addresses taken from one answer.
 	maxAddresses = 32
 )
 
@@ -26,9 +26,9 @@ type Reply struct {
 	records   []dnsmessage.Resource // of the type that was asked for, at the end of the aliases
 }
 
-// ReadReply reads a response to the question of Upstream. Aliases are followed within
-// it: where they lead is nothing to any rule, since the name is what was allowed. ok is
-// false for what cannot be read.
+// ReadReply reads a response to the question of Upstream. It follows aliases within the
+// response: rules do not apply to them, since the name asked for was allowed. ok is false if
+// the response cannot be read.
 func ReadReply(response []byte, name string, t dnsmessage.Type) (r Reply, ok bool) {
 	var p dnsmessage.Parser
 	h, err := p.Start(response)
@@ -41,7 +41,7 @@ func ReadReply(response []byte, name string, t dnsmessage.Type) (r Reply, ok boo
 	for {
 		h, err := p.AnswerHeader()
 		if err != nil {
-			break // of a truncated answer, too
+			break // also at the end of a truncated answer
 		}
 		if h.Class != dnsmessage.ClassINET || h.Type != t && h.Type != dnsmessage.TypeCNAME {
 			if p.SkipAnswer() != nil {
@@ -86,11 +86,11 @@ func ReadReply(response []byte, name string, t dnsmessage.Type) (r Reply, ok boo
 	return r, true
 }
 
-// owner is a name as Canonical has it, as far as it is one.
+// owner returns a name in lower case without its last dot, as Canonical would.
 func owner(n dnsmessage.Name) string { return strings.ToLower(strings.TrimSuffix(n.String(), ".")) }
 
-// finish makes the guest's answer of a nameserver's: the records that it asked for, under
-// the name that it asked for, without what would lead past us.
+// finish makes the guest's answer from a nameserver's: the records that it asked for, under
+// the name that it asked for, without any that would bypass us.
 func (q *Questions) finish(p *Policy, r *response, name string, reply []byte, now time.Duration) []byte {
 	t := r.m.Questions[0].Type
 	a, ok := ReadReply(reply, name, t)
@@ -127,18 +127,17 @@ func (q *Questions) finish(p *Policy, r *response, name string, reply []byte, no
 	return r.pack()
 }
 
-// pin allows an address for a name for a while, and reports whether it may be the
-// name's at all.
+// pin allows an address for a name for a while, and reports whether the name may have it at
+// all.
 func (q *Questions) pin(p *Policy, name string, a netip.Addr, ttl, now time.Duration) bool {
 	if !p.Pin {
-		return false // only dns any asks for addresses, and they would be of no use
+		return false // only dns any asks for them here, and the guest could not use them
 	}
 	return q.Pins.Add(p, name, a, now+max(ttl, MinPin))
 }
 
-// cleanService takes out of a service's parameters (RFC 9460) what would hide the name
-// on the wire or lead past the name's own address, and reports whether the record is any
-// use then.
+// cleanService removes from a service's parameters (RFC 9460) what would hide the name on the
+// wire or lead past the name's own address, and reports whether the record is still of use.
 func cleanService(p *Policy, name string, s *dnsmessage.SVCBResource) bool {
 	target := owner(s.Target)
 	if target != "" && target != name && !p.DecideName(target).Allow {

@@ -12,6 +12,10 @@ func (p *reader) rule(allow bool, text string) error {
 	r := &Rule{File: p.file, Line: p.line, Text: text, allow: allow}
 	r.ID = len(p.policy.rules)
 	if r.ID == MaxRules {
+		if p.full {
+			return nil // one such fault says it
+		}
+		p.full = true
 		return p.errorf(1, "a policy has %d rules at most", MaxRules)
 	}
 	read := p.outward
@@ -99,7 +103,7 @@ func (p *reader) inward(r *Rule) error {
 		return err
 	}
 	if r.target.name != "" || r.target.group == dnsGroup {
-		return p.errorf(w.column, "%q is no source: a client is known by its address, prefix or group", w.text)
+		return p.errorf(w.column, "%q is not a source: a client is known by its address, prefix or group", w.text)
 	}
 	if p.accept("to") {
 		w, ok := p.next()
@@ -116,8 +120,8 @@ func (p *reader) inward(r *Rule) error {
 	return nil
 }
 
-// splitTarget divides TARGET[:PORTS] at the colon before the ports. An IPv6 address
-// that is not in brackets has none.
+// splitTarget divides TARGET[:PORTS] at the colon before the ports. An IPv6 address without
+// brackets has no ports.
 func (p *reader) splitTarget(w word) (host, ports word, err error) {
 	if rest, ok := strings.CutPrefix(w.text, "["); ok {
 		inside, after, ok := strings.Cut(rest, "]")
@@ -174,7 +178,7 @@ func (p *reader) target(r *Rule, w word) error {
 	}
 	canonical, err := Canonical(name)
 	if err != nil {
-		return p.errorf(w.column, "%q is no name: %v", name, err)
+		return p.errorf(w.column, "%q is not a name: %v", name, err)
 	}
 	if r.allow && r.target.below && strangersBelow(canonical) {
 		return p.errorf(w.column, "anybody can have a name below %s: name the part that is meant, such as *.example.%s", canonical, canonical)
@@ -201,9 +205,9 @@ func (p *reader) prefix(r *Rule, w word) error {
 	}
 	switch {
 	case err != nil && strings.Count(w.text, ":") > 1:
-		return p.errorf(w.column, "%q is no address or prefix; before a port an IPv6 one stands in brackets: [2001:db8::1]:443", w.text)
+		return p.errorf(w.column, "%q is not an address or prefix; before a port an IPv6 one stands in brackets: [2001:db8::1]:443", w.text)
 	case err != nil:
-		return p.errorf(w.column, "%q is no address or prefix", w.text)
+		return p.errorf(w.column, "%q is not an address or prefix", w.text)
 	case x.Addr().Is4In6():
 		return p.errorf(w.column, "%s is an IPv4 address: write %s", w.text, x.Addr().Unmap())
 	case x.Masked() != x:
@@ -227,7 +231,7 @@ func (p *reader) ports(r *Rule, w word) error {
 		}
 		switch {
 		case err != nil:
-			return p.errorf(column, "%q is no port or range of ports from 1 to 65535", item)
+			return p.errorf(column, "%q is not a port or a range of ports from 1 to 65535", item)
 		case last < first:
 			return p.errorf(column, "the range of ports %s is the wrong way round", item)
 		}

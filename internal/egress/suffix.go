@@ -6,19 +6,18 @@ import (
 	"strings"
 )
 
-// suffixes are the names under which anybody may have a name: the rules of
-// publicsuffix.org, one a line, sorted by their bytes. They are those of
-// golang.org/x/net/publicsuffix, which a test holds them against; the package itself
-// imports net/http, and every start would pay for that. The list is under the Mozilla
-// Public License, version 2.0.
+// suffixes are the names below which anybody may have a name: the rules of publicsuffix.org,
+// one a line, sorted by their bytes. A test compares them with golang.org/x/net/publicsuffix;
+// that package imports net/http, for which every start would pay. The list is under the
+// Mozilla Public License, version 2.0.
 //
 //go:embed suffixes.txt
 var suffixes string
 
-// strangersBelow reports whether a name one label below name may be anybody's, so that
-// a star there would let anybody in. A top-level name that the list does not have may
-// become one tomorrow; those that cannot (RFC 6761, RFC 6762, and "internal" by ICANN's
-// resolution of 2024) are for private use.
+// strangersBelow reports whether anybody may register a name one label below name, so that a
+// star there would let anybody in. A top-level name that is not on the list may be on it
+// tomorrow; those that cannot (RFC 6761, RFC 6762, and "internal" by ICANN's resolution of
+// 2024) are for private use.
 func strangersBelow(name string) bool {
 	if !strings.Contains(name, ".") {
 		switch name {
@@ -34,16 +33,16 @@ func strangersBelow(name string) bool {
 	return listed(name) || listed("*."+parent) || listed("*."+name)
 }
 
-// listed looks a line up.
+// listed reports whether the list has a line.
 func listed(rule string) bool {
-	// The list is searched by bytes, so that nothing is made of it in memory.
+	// It searches the text itself, so that no index takes memory.
 	text := suffixes
 	i := sort.Search(len(text), func(i int) bool { return lineAt(text, i) >= rule })
 	return i < len(text) && lineAt(text, i) == rule
 }
 
-// lineAt is the first line that begins at i or later; after the last one it is what is
-// greater than any rule.
+// lineAt returns the first line that begins at i or later; after the last one, a text greater
+// than any rule.
 func lineAt(text string, i int) string {
 	if i > 0 {
 		end := strings.IndexByte(text[i-1:], '\n')

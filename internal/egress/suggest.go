@@ -10,10 +10,9 @@ import (
 	"strings"
 )
 
-// Suggest reads records and writes the shortest list of rules, in their language, that
-// allows the flows that passed, and no other name, address or port; with denied, those
-// that did not as well. It says in comments what no rule can allow. The error is about a
-// line that is no record.
+// Suggest reads records and writes the shortest list of rules that allows the flows that
+// passed, and no other name, address or port; with denied, also those that were denied. It
+// names in comments what no rule can allow. It is an error if a line is no record.
 func Suggest(w io.Writer, records io.Reader, denied bool) error {
 	s := suggestion{flows: make(map[way]map[Proto][]uint16)}
 	lines := bufio.NewScanner(records)
@@ -24,7 +23,7 @@ func Suggest(w io.Writer, records io.Reader, denied bool) error {
 		}
 		var r Record
 		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
-			return fmt.Errorf("line %d is no record: %w", n, err)
+			return fmt.Errorf("line %d is not a record: %w", n, err)
 		}
 		if r.Verdict != Denied || denied {
 			s.take(r)
@@ -44,7 +43,7 @@ type way struct {
 	addr   netip.Prefix
 }
 
-// suggestion is the flows that rules are to be for.
+// suggestion collects the flows that rules are to allow.
 type suggestion struct {
 	flows map[way]map[Proto][]uint16
 	notes []string
@@ -62,7 +61,7 @@ func (s *suggestion) take(r Record) {
 		addr, _ = addrOf(r.Source)
 	}
 	switch {
-	case proto == 0: // a name that was asked for
+	case proto == 0: // a DNS query
 	case r.Reason == OtherDNS:
 		s.note("port %d of %+q: guests ask our resolver only", r.Port, r.to())
 	case r.Reason == OtherName, r.Reason == NoName, r.Reason == Unreadable:
@@ -102,7 +101,7 @@ func addrOf(s string) (netip.Addr, error) {
 	return a.Unmap(), err
 }
 
-// note adds a comment once, and not without bound.
+// note adds a comment once, within a bound.
 func (s *suggestion) note(format string, args ...any) {
 	const most = 20
 	if n := fmt.Sprintf(format, args...); len(s.notes) < most && !slices.Contains(s.notes, n) {
@@ -164,8 +163,8 @@ func (s *suggestion) text() string {
 	return b.String()
 }
 
-// bodies are the protocols and ports of rules for one target: "proto ports". Ports of
-// TCP and UDP alike need no protocol.
+// bodies returns the protocols and ports of rules for one target: "proto ports". Ports of
+// both TCP and UDP need no protocol.
 func bodies(protos map[Proto][]uint16) (list []string) {
 	if _, ok := protos[ICMP]; ok {
 		list = append(list, "icmp ")
@@ -195,7 +194,7 @@ func bodies(protos map[Proto][]uint16) (list []string) {
 	return list
 }
 
-// join makes the fewest prefixes of which each address is in one, and no other address.
+// join makes the fewest prefixes that together cover exactly the given ones.
 func join(list []netip.Prefix) []netip.Prefix {
 	slices.SortFunc(list, netip.Prefix.Compare)
 	for i := 0; i+1 < len(list); {

@@ -7,7 +7,7 @@ import (
 	"epiphyte/internal/proxy"
 )
 
-// via reads where the flows of a rule go by, if it says so: via PROXY.
+// via reads an optional via PROXY.
 func (p *reader) via(r *Rule, given bool) error {
 	if len(p.words) == 0 || p.words[0].text != "via" {
 		return nil
@@ -30,7 +30,7 @@ func (p *reader) via(r *Rule, given bool) error {
 	return nil
 }
 
-// proxy reads one.
+// proxy reads a PROXY.
 func (p *reader) proxy(w word) (*proxy.Server, error) {
 	if path, ok := strings.CutPrefix(w.text, "unix:"); ok {
 		const longest = 107 // of a socket's path, unix(7)
@@ -46,7 +46,7 @@ func (p *reader) proxy(w word) (*proxy.Server, error) {
 	case ok && scheme == "http-connect":
 		kind = proxy.HTTP
 	default:
-		return nil, p.errorf(w.column, "%q is no proxy: it is socks5://HOST:PORT, http-connect://HOST:PORT or unix:PATH", at)
+		return nil, p.errorf(w.column, "%q is not a proxy: it is socks5://HOST:PORT, http-connect://HOST:PORT or unix:PATH", at)
 	}
 	where := word{rest, w.column + len(scheme) + len("://")}
 	if strings.Contains(rest, "@") {
@@ -61,19 +61,19 @@ func (p *reader) proxy(w word) (*proxy.Server, error) {
 	}
 	number, err := port(ports.text)
 	if err != nil || number == 0 {
-		return nil, p.errorf(ports.column, "%q is no port from 1 to 65535", ports.text)
+		return nil, p.errorf(ports.column, "%q is not a port from 1 to 65535", ports.text)
 	}
 	name := host.text
 	if a, err := netip.ParseAddr(name); err != nil || a.Zone() != "" {
 		if name, err = Canonical(name); err != nil || looksLikeAddress(name) {
-			return nil, p.errorf(host.column, "%q is no name or address", host.text)
+			return nil, p.errorf(host.column, "%q is not a name or address", host.text)
 		}
 	}
 	return &proxy.Server{Kind: kind, Host: name, Port: number}, nil
 }
 
-// goesBefore reports whether a flow goes by r and not by other, where both allow it: by a
-// proxy rather than past it, and else by the rule that is first in the text.
+// goesBefore reports whether r takes precedence over other where both allow a flow: a rule
+// with a proxy over one without, else the first in the text.
 func (r *Rule) goesBefore(other *Rule) bool {
 	if other == nil || (r.Via != nil) != (other.Via != nil) {
 		return other == nil || r.Via != nil
@@ -81,7 +81,7 @@ func (r *Rule) goesBefore(other *Rule) bool {
 	return r.ID < other.ID
 }
 
-// Sockets are the Unix sockets of proxies that the policy names.
+// Sockets returns the paths of the Unix sockets of proxies that the policy names.
 func (p *Policy) Sockets() (paths []string) {
 	for _, r := range p.rules {
 		if r.Via != nil && r.Via.Path != "" {

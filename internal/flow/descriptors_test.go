@@ -43,3 +43,18 @@ func TestDescriptorsAreShared(t *testing.T) {
 		t.Errorf("told %d times of %+v", said, total)
 	}
 }
+
+// TestDescriptorsTakenByOthers: what the kernel refuses where no flow gives way is told and
+// counted like a limit of ours.
+func TestDescriptorsTakenByOthers(t *testing.T) {
+	r := newRig(t, Limits{Descriptors: 9})
+	said := 0
+	r.table.OnFull = func() { said++ }
+	r.open(Dial, 3)
+	if r.table.FreeDescriptor() {
+		t.Error("an established connection gave way")
+	}
+	if n := r.table.Totals().Refused; said != 1 || n != 1 {
+		t.Errorf("told %d times of %d", said, n)
+	}
+}

@@ -17,8 +17,8 @@
 //
 // Limits are per Kind. Flows of some kinds may be evicted: the least recently used one
 // makes room for a new one, chosen among the guest addresses that have at least their
-// fair share of the kind. Flows of the other kinds are not, and then there is no room:
-// established connections above all.
+// fair share of the kind. Flows of other kinds, above all established connections, are
+// not, and a new one is refused.
 //
 // Invariants: everything happens on the shard's thread; a flow is in the table
 // from Add until Remove or End, once; flows of a kind are ordered by last use.

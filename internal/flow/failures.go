@@ -2,10 +2,10 @@ package flow
 
 import "golang.org/x/sys/unix"
 
-// Failures counts what failed by its errno, those that are known and all others together.
+// Failures counts failures by errno: each known one, and all others together.
 type Failures [len(known) + 1]uint64
 
-// known are the errnos of connect(2) that say something to a person.
+// known are the errnos of connect(2) that are meaningful to a user.
 var known = [...]unix.Errno{
 	unix.ECONNREFUSED, unix.ETIMEDOUT, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.ECONNRESET,
 	unix.EACCES, unix.EPERM, unix.EADDRNOTAVAIL, unix.EMFILE,
@@ -41,8 +41,8 @@ func (t *Table) DialFailed(errno unix.Errno) { t.totals.Dials.count(errno) }
 // ClientFailed counts a client of a published port that the guest did not accept.
 func (t *Table) ClientFailed(errno unix.Errno) { t.totals.Clients.count(errno) }
 
-// Forbidden counts a flow of the guest's, or a datagram, that may not be; told: it was
-// answered.
+// Forbidden counts a flow or datagram of the guest's that the policy forbids; told: the
+// guest got an error.
 func (t *Table) Forbidden(told bool) {
 	if told {
 		t.totals.Forbidden++
@@ -58,6 +58,11 @@ func (s *Totals) Add(o *Totals) {
 	s.Out += o.Out
 	s.Refused += o.Refused
 	s.Evicted += o.Evicted
+	for i := range s.Met {
+		s.Met[i] += o.Met[i]
+	}
+	s.Carried += o.Carried
+	s.Stayed += o.Stayed
 	s.Forbidden += o.Forbidden
 	s.Ignored += o.Ignored
 	s.Dials.add(&o.Dials)

@@ -3,6 +3,8 @@ package flow
 import (
 	"net/netip"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Guest is one guest of the process. Flows and decisions refer to it by pointer.
@@ -10,8 +12,8 @@ type Guest struct {
 	Name string // for people; may be empty
 }
 
-// Guests tells which guest has an address, nil for none. It is called on the shard's
-// thread. A nil Guests is that of a process with one guest.
+// Guests returns the guest that has an address, nil for none. It is called on the shard's
+// thread. It is nil in a process with one guest.
 type Guests func(netip.Addr) *Guest
 
 // Of is the guest that has an address.
@@ -90,7 +92,7 @@ type Owner interface {
 }
 
 // Flow is one record. Its owner fills it in before Table.Add. After that, on the
-// shard's thread, it may change Owner, FD, In, Out and State, and Remote, but
+// shard's thread, it may change Owner, FD, In, Out, State, Errno and Rule, and Remote, but
 // only for kinds that Table.Find does not look up. Nothing else may change.
 type Flow struct {
 	Owner  Owner
@@ -105,6 +107,11 @@ type Flow struct {
 	Kind   Kind           // changed by Table.Establish alone
 	Origin Origin
 	State  State
+
+	// For a trace: why a connection failed, and the policy's rule that allowed the flow, if
+	// one did.
+	Errno unix.Errno
+	Rule  interface{ Where() string }
 
 	// Ended is called when the flow leaves the table; nil: nobody wants to know.
 	Ended func(lasted time.Duration)

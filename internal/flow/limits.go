@@ -5,18 +5,17 @@ import "golang.org/x/sys/unix"
 // Limits bound what one guest can make the host hold. Zero means the default.
 type Limits struct {
 	// Descriptors are shared by all flows that hold some. Default: what the
-	// process may have, less what is no flow.
+	// process may have, less reservedFDs.
 	Descriptors int
-	// Dials is the number of connects and handshakes under way, at most. At
-	// 4096, a scan of a silent /20 fits. Default: that, at most half of the
-	// descriptors.
+	// Dials is the number of connects and handshakes under way. With 4096, a
+	// scan of a silent /20 fits. Default: 4096, at most half of the descriptors.
 	Dials int
 	// TCP is the number of the guest's connections, dials included. Default:
-	// all descriptors but those that mappings are sure of, at most 65536.
+	// all descriptors but those guaranteed to mappings, at most 65536.
 	TCP int
 	// Mappings is the number of UDP and echo mappings. 4096 is what a busy
-	// resolver in the guest opens in 10 s at 400 queries/s from fresh ports,
-	// the time after which those expire. Default: that, at most half of the
+	// resolver in the guest opens in 10 s, after which they expire, at 400
+	// queries/s from fresh ports. Default: 4096, at most half of the
 	// descriptors.
 	Mappings int
 	// Clients is the number of TCP clients of published ports that wait for the
@@ -30,16 +29,16 @@ type Limits struct {
 	Exposed int
 }
 
-// reservedFDs are kept for what is no flow: a helper at rest has some fifteen open, for
-// the shard, the device, its poller and the standard streams; the others are for the
-// resolver's sockets and clients of the control socket. Where published ports take more,
-// flows give way when the kernel refuses a descriptor (Table.FreeDescriptor).
+// reservedFDs are kept for everything but flows: a helper at rest has some fifteen open,
+// for the shard, the device, its poller and the standard streams; the others are for the
+// resolver's sockets and clients of the control socket. If published ports take more,
+// flows are evicted when the kernel refuses a descriptor (Table.FreeDescriptor).
 const reservedFDs = 24
 
-// sureMappings is how many mappings connections leave room for.
+// sureMappings is how many mappings are guaranteed room beside connections.
 func (l *Limits) sureMappings() int { return min(16, l.Descriptors/4) }
 
-// Divided is each one's share if n tables are to stay within the limits together.
+// Divided returns the limits of each of n tables that stay within l together.
 func (l Limits) Divided(n int) Limits {
 	l = l.withDefaults()
 	share := func(v int) int { return max(1, v/n) }

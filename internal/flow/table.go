@@ -18,6 +18,8 @@ type Table struct {
 	due    time.Duration // when the timer fires, if it is armed
 	totals Totals        // of flows that have ended
 
+	tracer *tracer
+
 	// OnFull is called once, when a flow is refused or gives way for the first time.
 	// It may be nil.
 	OnFull func()
@@ -27,11 +29,14 @@ type Table struct {
 type Totals struct {
 	Connections uint64 // TCP connections that were established, by whomever
 	In, Out     uint64 // bytes of TCP connections, towards and from the guest
-	Refused     uint64 // flows that there was no room for
+	Refused     uint64 // flows for which there was no room
 	Evicted     uint64 // flows that gave way to others
+	Met         Met    // limits met by flows that were refused or gave way, and by clients that wait
+	Carried     uint64 // TCP connections that were handed over to the guest's kernel
+	Stayed      uint64 // failed attempts to hand one over
 
-	Forbidden uint64   // of the guest's, that may not be and were told so; datagrams each
-	Ignored   uint64   // likewise, and not told
+	Forbidden uint64   // flows of the guest's, and single datagrams, that were refused with an error
+	Ignored   uint64   // likewise, without an error
 	Dials     Failures // connections of the guest's that the host could not make
 	Clients   Failures // clients of published ports that the guest did not accept
 }
@@ -72,12 +77,13 @@ func (t *Table) Add(f *Flow) {
 	f.begun = t.shard.Now()
 	f.used = f.begun
 	t.enter(f)
+	t.traceBegun(f)
 	if f.Idle > 0 && f.Kind.canExpire() {
 		t.lookBefore(f.used + f.Idle)
 	}
 }
 
-// lookBefore sees to it that the next look for expired flows is no later than due.
+// lookBefore ensures that the next look for expired flows is no later than due.
 func (t *Table) lookBefore(due time.Duration) {
 	if due < t.due || !t.shard.Armed(&t.timer) {
 		t.due = due
@@ -146,14 +152,28 @@ func (t *Table) Establish(f *Flow) {
 		f.Kind = Conn
 		t.enter(f)
 	}
+	t.traceEstablished(f)
+}
+
+// Carried counts a connection that was handed over to the guest's kernel, or stayed.
+func (t *Table) Carried(left bool) {
+	if left {
+		t.totals.Carried++
+	} else {
+		t.totals.Stayed++
+	}
 }
 
 // Remove takes a flow out. A second time it does nothing.
-func (t *Table) Remove(f *Flow) {
+func (t *Table) Remove(f *Flow) { t.remove(f, "closed") }
+
+// remove is Remove with the reason for the trace.
+func (t *Table) remove(f *Flow, why string) {
 	if !f.listed {
 		return
 	}
 	t.leave(f)
+	t.traceEnded(f, why)
 	if f.Kind == Conn || f.Kind == Exposed {
 		t.totals.In += f.In
 		t.totals.Out += f.Out
@@ -163,7 +183,7 @@ func (t *Table) Remove(f *Flow) {
 	}
 }
 
-// End has a flow's owner end it, if it is in the table, as if others needed its place.
+// End evicts a flow, if it is in the table.
 func (t *Table) End(f *Flow) {
 	if f.listed {
 		t.end(f, Evicted)
@@ -172,7 +192,7 @@ func (t *Table) End(f *Flow) {
 
 // end has the owner end the flow.
 func (t *Table) end(f *Flow, why Reason) {
-	t.Remove(f)
+	t.remove(f, why.String())
 	f.Owner.End(why)
 }
 

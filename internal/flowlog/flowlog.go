@@ -2,9 +2,9 @@
 //
 // # Theory of operation
 //
-// A Log is a goroutine that writes lines of JSON, for a disk or a reader may be slow. Add
-// hands it a record and never waits: where too many are waiting already, the record is
-// lost. How many there are is bounded before (egress.Recorder).
+// A Log is a goroutine that writes lines of JSON, since a disk or a reader may be slow. Add
+// hands it a record and never blocks: if too many are waiting, the record is lost. Their rate
+// is bounded before (egress.Recorder).
 //
 // What it does not do: it opens no file, and rotates none.
 package flowlog
@@ -18,16 +18,16 @@ import (
 	"epiphyte/internal/egress"
 )
 
-// waiting is how many records may wait for the writer.
+// waiting bounds the records that wait for the writer.
 const waiting = 1024
 
-// Log takes records. A nil *Log is that of flows that nobody records.
+// Log takes records. A nil *Log records nothing; Add must not be called on it.
 type Log struct {
 	records chan egress.Record
 	done    chan struct{}
 }
 
-// New writes to w, which it closes. An error is said once.
+// New starts a Log that writes to w, and closes it in the end. It logs only the first error.
 func New(w io.WriteCloser, log *slog.Logger) *Log {
 	l := &Log{records: make(chan egress.Record, waiting), done: make(chan struct{})}
 	go l.write(w, log)
@@ -58,7 +58,7 @@ func (l *Log) Add(r egress.Record) {
 	}
 }
 
-// Func is what calls Add; nil without a Log.
+// Func returns Add, or nil for a nil Log.
 func (l *Log) Func() func(egress.Record) {
 	if l == nil {
 		return nil
@@ -66,10 +66,10 @@ func (l *Log) Func() func(egress.Record) {
 	return l.Add
 }
 
-// patience is how long the end waits for a writer.
+// patience bounds how long Close waits for the writer.
 const patience = time.Second
 
-// Close waits until all is written, unless that takes long. Nobody adds any more.
+// Close waits until all is written, for at most patience. Add must not be called any more.
 func (l *Log) Close() {
 	if l == nil {
 		return

@@ -20,7 +20,7 @@ import (
 const (
 	// heading is the first line of the file.
 	heading = "# Ports that pesto has added. They are back when pasta is started again with the same socket.\n"
-	// maxFile is how much of the file is read, in bytes.
+	// maxFile bounds what is read of the file, in bytes.
 	maxFile = 16 << 20
 )
 
@@ -29,8 +29,8 @@ type file struct {
 	path string
 }
 
-// openFile makes the directory of the file, if it does not exist. One that others may
-// write to is refused, since whoever writes the file says which ports are forwarded.
+// openFile makes the directory of the file, if it does not exist. It refuses one that others
+// may write to, since the file says which ports are forwarded.
 func openFile(dir string) (file, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -44,7 +44,7 @@ func openFile(dir string) (file, error) {
 		return file{}, fmt.Errorf("stat %s: %w", dir, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
-		return file{}, fmt.Errorf("%s is no directory that only this user may write to: remove it", dir)
+		return file{}, fmt.Errorf("%s is not a directory that only this user may write to: remove it", dir)
 	}
 	return file{filepath.Join(dir, "rules")}, nil
 }
@@ -54,7 +54,7 @@ func (f file) read() (string, error) {
 	if f.path == "" {
 		return "", nil
 	}
-	// Without O_NONBLOCK a FIFO would be waited for.
+	// O_NONBLOCK: opening a FIFO must not wait.
 	r, err := os.OpenFile(f.path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -93,7 +93,7 @@ func (f file) close() error {
 	return err
 }
 
-// line is one of the file that is neither empty nor a comment.
+// line is a line of the file, other than empty ones and comments.
 type line struct {
 	number   int // from 1
 	forwards []pasta.Forward
@@ -115,10 +115,10 @@ func parse(content string) (lines []line) {
 	return lines
 }
 
-// maxWarnings is how many lines of one file are warned of.
+// maxWarnings bounds the warnings about lines of one file.
 const maxWarnings = 8
 
-// leftOut warns of lines whose ports are not forwarded.
+// leftOut warns about lines whose ports are not forwarded.
 type leftOut struct {
 	path string
 	log  *slog.Logger
@@ -127,7 +127,7 @@ type leftOut struct {
 
 func (o *leftOut) add(l line, err error) {
 	var bind *portfwd.BindError
-	if errors.As(err, &bind) { // and not that time was up
+	if errors.As(err, &bind) { // without the error that time was up
 		err = bind
 	}
 	if o.n++; o.n <= maxWarnings {
@@ -141,7 +141,7 @@ func (o *leftOut) report() {
 	}
 }
 
-// format is the content of a file with a table, empty without one.
+// format returns the content of a file with a table, empty for an empty one.
 func format(t pasta.Table) string {
 	if len(t) == 0 {
 		return ""

@@ -5,8 +5,8 @@ import (
 	"epiphyte/portfwd"
 )
 
-// Rules are the ports of an effective table as package portfwd serves them. freebind lets the
-// host's listen on addresses that no interface has.
+// Rules converts an effective table for package portfwd. freebind lets ports of the host
+// listen on addresses that no interface has.
 func Rules(effective pasta.Table, freebind bool) (publish []portfwd.Rule, expose []portfwd.Exposed) {
 	for _, f := range effective {
 		if f.Option.Out() {

@@ -14,8 +14,8 @@ import (
 	"epiphyte/portfwd"
 )
 
-// How long busy ports are waited for when rules are read from the file: all together, and if
-// that was in vain, those of one line. The latter bounds what a start waits for each.
+// How long to wait for busy ports when rules are read from the file: for all together, and if
+// that fails, for those of each line.
 const (
 	restorePatience = 2 * time.Second
 	linePatience    = 250 * time.Millisecond
@@ -29,7 +29,7 @@ type Ports interface {
 // Config of a Set. Ports is required.
 type Config struct {
 	Ports Ports
-	// Table is what the command line says. It is served already.
+	// Table is the command line's. It is served already.
 	Table pasta.Table
 	// Freebind lets ports of the host listen on addresses that no interface has.
 	Freebind bool
@@ -57,8 +57,8 @@ func New(cfg Config) *Set {
 }
 
 // Restore makes the directory of the file, if there is to be one, and adds what is in the
-// file. What cannot be is a warning: ports that cannot be added are left out, and without
-// the directory nothing is remembered.
+// file. Failures are only warnings: ports that cannot be added are left out, and without the
+// directory nothing is remembered.
 func (s *Set) Restore(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,7 +127,7 @@ func (s *Set) Change(ctx context.Context, c pasta.Change) error {
 	if err := s.serve(ctx, table); err != nil {
 		return err
 	}
-	// What the command line says is there again without the file.
+	// The command line's ports come back without the file.
 	content := format(table.Delete(s.cfg.Table...))
 	if content == s.kept {
 		return nil
@@ -149,12 +149,12 @@ func (s *Set) serveWithin(ctx context.Context, patience time.Duration, table pas
 	return s.serve(ctx, table)
 }
 
-// serve has the ports of another table served in place of those in force. s.mu is held.
+// serve replaces the ports in force by those of another table. s.mu is held.
 func (s *Set) serve(ctx context.Context, table pasta.Table) error {
 	from, to := s.table.Effective(), table.Effective()
 	gone, come := without(from, to), without(to, from)
 	if gone.Blocks(come) {
-		// The kernel has no room for both, so what goes, goes first.
+		// Both cannot be bound at once, so remove the old ones first.
 		if err := s.exchange(ctx, gone, nil); err != nil {
 			return err
 		}
@@ -168,7 +168,7 @@ func (s *Set) serve(ctx context.Context, table pasta.Table) error {
 	return nil
 }
 
-// exchange has the Manager serve some ports in place of others, if there are any.
+// exchange has the Manager replace some ports by others, if there are any.
 func (s *Set) exchange(ctx context.Context, gone, come pasta.Table) error {
 	if len(gone)+len(come) == 0 {
 		return nil
@@ -179,7 +179,7 @@ func (s *Set) exchange(ctx context.Context, gone, come pasta.Table) error {
 	return s.cfg.Ports.Change(ctx, c)
 }
 
-// without is the Forwards of a table that are not among others.
+// without returns the Forwards of a table that are not among others.
 func without(t, others pasta.Table) pasta.Table {
 	there := make(map[pasta.Forward]bool, len(others))
 	for _, f := range others {

@@ -268,7 +268,7 @@ func TestDirectoryOfOthers(t *testing.T) {
 	w := &world{t: t, dir: dir}
 	w.start("-t 80")
 	w.want("-t 80")
-	if !strings.Contains(w.log.String(), "is no directory that only this user may write to") {
+	if !strings.Contains(w.log.String(), "is not a directory that only this user may write to") {
 		t.Error(w.log.String())
 	}
 	w.change(pasta.Change{Add: table(t, "-u 53")})

@@ -46,3 +46,32 @@ func BenchmarkDecide(b *testing.B) {
 		})
 	}
 }
+
+// TestDeniedDoesNotAllocate: a guest may try as often as it can. What it is denied is
+// recorded, and only the first of a kind is put into words.
+func TestDeniedDoesNotAllocate(t *testing.T) {
+	r := newRig(t, "allow a.example:443\ndeny 203.0.113.0/24\n")
+	for what, to := range map[string]netip.AddrPort{
+		"by default":     netip.MustParseAddrPort("192.0.2.77:22"),
+		"by a rule":      netip.MustParseAddrPort("203.0.113.1:443"),
+		"IPv6":           netip.MustParseAddrPort("[2001:db8::1]:443"),
+		"port of a name": netip.AddrPortFrom(r.addr("a.example"), 80),
+		"other resolver": netip.MustParseAddrPort("8.8.8.8:53"),
+	} {
+		for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+			from := uint16(1024)
+			n := testing.AllocsPerRun(100, func() {
+				from++
+				if d := r.out(proto, from, to); d.Action != policy.Refuse {
+					t.Fatalf("%s: %+v", what, d)
+				}
+			})
+			if n > 0 {
+				t.Errorf("%s, protocol %d: %v allocations", what, proto, n)
+			}
+		}
+	}
+	if lines := len(r.log); lines != 10 {
+		t.Errorf("%d lines are recorded, want one of each kind", lines)
+	}
+}

@@ -56,6 +56,49 @@ func TestSet(t *testing.T) {
 	t.Errorf("the end is not recorded: %+v", r.log)
 }
 
+// TestSetWhileWaiting: a flow that waits for a name, of its server or of a proxy, is decided by
+// the policy that is in force once that is found, also if it then waits for another.
+func TestSetWhileWaiting(t *testing.T) {
+	const byProxy = "allow a.example via socks5://proxy.corp.test:1080\n"
+	zone := map[string][]string{
+		"a.example. A": {"60 IN A 203.0.113.1"}, "proxy.corp.test. A": {"60 IN A 203.0.113.8"}, "other.corp.test. A": {"60 IN A 203.0.113.9"},
+	}
+	for _, tt := range []struct {
+		name, before, after string
+		action              policy.Action
+		to                  string
+		by                  bool // a proxy
+	}{
+		{"the same", byProxy, byProxy, policy.Allow, "203.0.113.8:1080", true},
+		{"denied", byProxy, "deny a.example\n", policy.Refuse, "", false},
+		{"by none", byProxy, "allow a.example\n", policy.Allow, "203.0.113.1:443", false},
+		{"by another", byProxy, "allow a.example via http-connect://other.corp.test:3128\n", policy.Allow, "203.0.113.9:3128", true},
+		{"by a proxy", "allow a.example\n", byProxy, policy.Allow, "203.0.113.8:1080", true},
+		{"name denied", "allow a.example\n", "allow b.example\n", policy.Refuse, "", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, tt.before)
+			d := r.out(unix.IPPROTO_TCP, 1, netip.AddrPortFrom(r.addr("a.example"), 443))
+			if d.Action != policy.Wait {
+				t.Fatalf("%+v, want to wait", d)
+			}
+			var got []policy.Decision
+			d.Pending.Then(func(d policy.Decision) { got = append(got, d) })
+			r.Set(r.parse(tt.after))
+			r.answerAll(zone)
+			if len(got) != 1 {
+				t.Fatalf("%d decisions: %+v", len(got), got)
+			}
+			if d := got[0]; d.Action != tt.action || tt.to != "" && d.To != netip.MustParseAddrPort(tt.to) || (d.Proxy != nil) != tt.by {
+				t.Errorf("%+v", d)
+			}
+			if c := r.Counts(); (c.Denied == 1) != (tt.action == policy.Refuse) || c.Denied == 0 && c.Rules[0] != 1 {
+				t.Errorf("counted %+v", c)
+			}
+		})
+	}
+}
+
 // TestSetEndsClients: likewise those of published ports, two of which may lead one client
 // to one server.
 func TestSetEndsClients(t *testing.T) {

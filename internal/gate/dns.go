@@ -20,7 +20,17 @@ func (g *Gate) Answer(query []byte, from netip.AddrPort, stream bool) (answer []
 	return q.Answer, true
 }
 
-// Rewrite makes upstream queries afresh; see dns.Config.Rewrite.
+// Refuse answers a query that another part would answer, if the policy denies its name.
+func (g *Gate) Refuse(query []byte, from netip.AddrPort, stream bool) (answer []byte, denied bool) {
+	q, denied := g.questions.Refuse(g.policy, query, stream)
+	if denied {
+		g.count(q.Verdict)
+		g.recordName(q, from)
+	}
+	return q.Answer, denied
+}
+
+// Rewrite replaces the guest's queries by our own; see dns.Config.Rewrite.
 func (g *Gate) Rewrite(query []byte, _ netip.AddrPort, stream bool) (upstream []byte, finish func([]byte) []byte) {
 	q := g.questions.Ask(g.policy, query, stream, g.cfg.Shard.Now())
 	if q.Upstream == nil {
@@ -29,12 +39,10 @@ func (g *Gate) Rewrite(query []byte, _ netip.AddrPort, stream bool) (upstream []
 	return q.Upstream, func(response []byte) []byte { return q.Finish(response, g.cfg.Shard.Now()) }
 }
 
-// recordName writes down that a name was denied.
+// recordName records that a name was denied.
 func (g *Gate) recordName(q egress.Question, from netip.AddrPort) {
 	if g.recorder.Write == nil {
 		return
 	}
-	r := egress.NewRecord(egress.Flow{Name: q.Name}, q.Verdict, from)
-	r.Protocol, r.Time = "dns", time.Now()
-	g.write(r)
+	g.write(egress.Event{Time: time.Now(), Flow: egress.Flow{Name: q.Name}, Verdict: q.Verdict, Asked: true, Source: from})
 }

@@ -18,10 +18,10 @@ type Resolver interface {
 	Ask(query []byte, stream bool, reply func(response []byte)) bool
 }
 
-// Config of a Gate. What may be nil says so.
+// Config of a Gate. Fields may be nil only where they say so.
 type Config struct {
 	Rules policy.Decider        // what addresses mean
-	IsOwn func(netip.Addr) bool // whether an address stands for the host, of its plan
+	IsOwn func(netip.Addr) bool // whether an address stands for the host in the plan
 	// IsMember reports whether an address can be another member's of the guest's network;
 	// nil: it has no neighbours.
 	IsMember func(netip.Addr) bool
@@ -36,28 +36,28 @@ type Config struct {
 	// Memory is shared by the gates of one guest, one for each of its workers; nil: the
 	// gate has its own.
 	Memory *Memory
-	// Share is how many gates the limits are for; zero: this one.
+	// Share is how many gates share the limits; zero: one.
 	Share int
 }
 
-// Memory is what the gates of a guest remember together: a name that one of them has
-// answered leads to the same place at all.
+// Memory is shared by the gates of a guest: a name that one of them has answered leads to the
+// same place in all.
 type Memory struct {
 	names egress.Names
 	pins  egress.Pins
 }
 
-// NewMemory has room for one part of so many of what a process may remember.
+// NewMemory makes a memory with room for one of share parts of what a process may remember.
 func NewMemory(share int) *Memory {
 	m := new(Memory)
 	m.names.Max, m.pins.Max = part(egress.MaxNames, share), part(egress.MaxPins, share)
-	// Whoever still has an address of another memory, that of a process that was
-	// killed, hardly meets another name there.
+	// So that a guest's address from a memory that is gone, that of a killed process,
+	// hardly ever stands for another name here.
 	m.names.Skip(rand.Uint32())
 	return m
 }
 
-// part is what one of so many has of a limit.
+// part is the part of a limit that one of share gates has.
 func part(limit, share int) int { return max(1, limit/max(1, share)) }
 
 // Gate implements policy.Decider. All of it belongs to the shard's thread.
@@ -74,19 +74,19 @@ type Gate struct {
 	recorder  egress.Recorder
 	flush     shard.Timer
 	watches   map[*watch]struct{}
-	sessions  map[talkKey]*watch // of clients of published UDP ports, each from its source to the guest
+	sessions  map[talkKey]*watch // of clients of published UDP ports, from the client to the guest
 	counts    Counts
 	closed    bool
 }
 
-// Counts are how often rules have decided, since they are in force.
+// Counts are how often rules have decided since the policy came into force.
 type Counts struct {
 	Rules   []uint64 // by egress.Rule.ID
 	Default uint64   // decided by none, and allowed
 	Denied  uint64   // in all
 }
 
-// Add adds those of another gate under the same policy.
+// Add adds the counts of another gate under the same policy.
 func (c *Counts) Add(o Counts) {
 	if c.Rules == nil {
 		c.Rules = make([]uint64, len(o.Rules))
@@ -117,8 +117,8 @@ func New(cfg Config) *Gate {
 	return g
 }
 
-// Set replaces the policy. Flows that were allowed go on, unless the new one denies them
-// and says flows kill.
+// Set replaces the policy. Flows that were allowed go on, unless the new policy says flows
+// kill and denies them.
 func (g *Gate) Set(p *egress.Policy) {
 	g.policy = p
 	g.counts = Counts{Rules: make([]uint64, len(p.Rules()))}
@@ -135,7 +135,7 @@ func (g *Gate) Set(p *egress.Policy) {
 	g.talks.forgetAll()
 }
 
-// Attach tells by whom real addresses are looked up.
+// Attach sets the resolver that looks up real addresses.
 func (g *Gate) Attach(r Resolver) { g.resolver = r }
 
 // Policy is the one in force.
@@ -148,7 +148,7 @@ func (g *Gate) Counts() Counts {
 	return c
 }
 
-// Close ends the timers, and nothing that still waits is allowed.
+// Close stops the timers. Flows that still wait will be refused.
 func (g *Gate) Close() {
 	g.closed = true
 	g.talks.forgetAll()
@@ -169,49 +169,25 @@ func (g *Gate) Decide(q policy.Request) policy.Decision {
 	case q.Direction == policy.In:
 		return g.decideReply(q)
 	}
-	d := g.cfg.Rules.Decide(q)
-	if d.Action != policy.Allow {
-		return d
+	if t := g.talks.find(q); t != nil {
+		return t.decision() // what was allowed goes on
 	}
-	if egress.IsSynthetic(q.Dst.Addr()) {
-		return g.decideName(q)
+	j := g.judge(q)
+	switch {
+	case j.decision.Action != policy.Allow:
+		return j.decision
+	case !j.verdict.Allow && !g.passes(j.verdict):
+		return g.act(q, j.decision, j.flow, j.verdict)
+	case goesByProxy(j.verdict):
+		return g.decideProxy(q, j.flow, j.verdict)
+	case j.binding != nil:
+		return g.decideName(q, j.flow, j.binding)
 	}
+	d := g.act(q, j.decision, j.flow, j.verdict)
 	if q.Proto != unix.IPPROTO_TCP {
-		return g.talks.decide(q, d, nil)
+		return g.talks.begin(q, d, j.flow, j.verdict, nil)
 	}
-	v, f := g.judgeAddr(q)
-	if goesByProxy(v) {
-		return g.decideProxy(q, f, v)
-	}
-	return g.act(q, d, f, v)
-}
-
-// judgeAddr decides about an address that came from no name, by the names that it is
-// pinned for if there are any.
-func (g *Gate) judgeAddr(q policy.Request) (egress.Verdict, egress.Flow) {
-	a := q.Dst.Addr()
-	f := egress.Flow{Proto: protoOf(q.Proto), Addr: a, Port: q.Dst.Port(), Host: g.cfg.IsOwn(a), Member: g.isMember(a)}
-	if f.Proto == egress.ICMP {
-		f.Port = 0
-	}
-	v := g.policy.Decide(f)
-	// The kernel is asked only where its answer matters: not for each address of a scan.
-	if !f.Host && (v.Allow || g.policy.NamesHost()) && g.hosts.has(a, g.cfg.Shard.Now()) {
-		f.Host = true
-		v = g.policy.Decide(f)
-	}
-	if v.Allow || !g.policy.Pin {
-		return v, f
-	}
-	for _, name := range g.pins.Names(f.Addr, g.cfg.Shard.Now()) {
-		named := f
-		named.Name = name
-		named.Host = f.Host || g.hosts.has(a, g.cfg.Shard.Now())
-		if v := g.policy.Decide(named); v.Allow {
-			return v, named
-		}
-	}
-	return v, f
+	return d
 }
 
 func (g *Gate) isMember(a netip.Addr) bool { return g.cfg.IsMember != nil && g.cfg.IsMember(a) }
@@ -226,11 +202,11 @@ func protoOf(proto uint8) egress.Proto {
 	return egress.ICMP
 }
 
-// act makes a decision of a verdict, and records it where the flow ends with it.
+// act turns a verdict into a decision, and records it if it refuses the flow.
 func (g *Gate) act(q policy.Request, d policy.Decision, f egress.Flow, v egress.Verdict) policy.Decision {
 	g.count(v)
 	if !v.Allow && !g.passes(v) {
-		g.record(f, v, q, egress.Record{})
+		g.record(f, v, q, egress.Ending{})
 		return policy.Decision{Action: policy.Refuse, Errno: unix.EACCES}
 	}
 	if q.Proto == unix.IPPROTO_TCP {
@@ -239,8 +215,8 @@ func (g *Gate) act(q policy.Request, d policy.Decision, f egress.Flow, v egress.
 	return d
 }
 
-// passes reports whether what a verdict denies passes nevertheless, to be recorded.
-// Another resolver would see what is asked, and teach nothing about names.
+// passes reports whether what a verdict denies passes nevertheless, because of learn. Queries
+// to other resolvers do not: they would teach us nothing about names.
 func (g *Gate) passes(v egress.Verdict) bool {
 	return g.policy.Learn && v.Reason != egress.OtherDNS && v.Reason != egress.Unresolved
 }
@@ -263,7 +239,7 @@ func (g *Gate) decideIn(q policy.Request) policy.Decision {
 	if d.Action != policy.Allow {
 		return d
 	}
-	if w := g.sessions[talkKey{q.Proto, q.Src, q.Dst}]; w != nil {
+	if w := g.sessions[keyOf(q)]; w != nil {
 		d.Watch = w // what was allowed goes on
 		return d
 	}
@@ -272,32 +248,30 @@ func (g *Gate) decideIn(q policy.Request) policy.Decision {
 	v := g.policy.Decide(f)
 	if !v.Allow && !g.passes(v) {
 		g.count(v)
-		g.record(f, v, q, egress.Record{})
+		g.record(f, v, q, egress.Ending{})
 		return policy.Decision{Action: policy.Refuse, Errno: unix.ECONNREFUSED}
 	}
-	d.Watch = &watch{g: g, flow: f, verdict: v, request: q} // counted if it is a flow of its own
+	d.Watch = &watch{g: g, flow: f, verdict: v, request: q} // counted once it is a flow
 	return d
 }
 
-// record writes down a verdict, and what is known of the flow's end.
-func (g *Gate) record(f egress.Flow, v egress.Verdict, q policy.Request, end egress.Record) {
+// record records a verdict, with what is known of the flow's end.
+func (g *Gate) record(f egress.Flow, v egress.Verdict, q policy.Request, end egress.Ending) {
 	if g.recorder.Write == nil {
 		return
 	}
-	r := egress.NewRecord(f, v, q.Src)
-	r.Time = time.Now()
+	e := egress.Event{Time: time.Now(), Flow: f, Verdict: v, Learned: !v.Allow && g.passes(v), Source: q.Src, Ending: end}
+	if f.Direction == egress.In {
+		e.Source, e.Server = netip.AddrPortFrom(f.Addr, q.Src.Port()), q.Dst
+	}
 	if q.Guest != nil {
-		r.Guest = q.Guest.Name
+		e.Guest = q.Guest.Name
 	}
-	if !v.Allow && g.passes(v) {
-		r.Verdict = egress.Learned
-	}
-	r.Seen, r.In, r.Out, r.Duration = end.Seen, end.In, end.Out, end.Duration
-	g.write(r)
+	g.write(e)
 }
 
-func (g *Gate) write(r egress.Record) {
-	if due := g.recorder.Add(r, g.cfg.Shard.Now()); due > 0 && !g.cfg.Shard.Armed(&g.flush) {
+func (g *Gate) write(e egress.Event) {
+	if due := g.recorder.Add(e, g.cfg.Shard.Now()); due > 0 && !g.cfg.Shard.Armed(&g.flush) {
 		g.cfg.Shard.ArmAt(&g.flush, due, shard.TaskFunc(g.recorder.Flush))
 	}
 }

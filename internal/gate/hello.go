@@ -12,8 +12,8 @@ import (
 	"epiphyte/internal/sniff"
 )
 
-// watch accompanies one flow that was allowed: a TCP connection, or a client of a
-// published port. It implements policy.Watch.
+// watch follows one allowed flow: a TCP connection, or a client of a published port. It
+// implements policy.Watch.
 type watch struct {
 	g       *Gate
 	flow    egress.Flow
@@ -28,13 +28,13 @@ type watch struct {
 // Flow implements policy.Watch.
 func (w *watch) Flow(f *flow.Flow, to netip.AddrPort) {
 	g := w.g
-	if w.record != nil && w.record != f { // by another port of the same server
+	if w.record != nil && w.record != f { // through another port of the same server
 		other := *w
 		other.record, other.binding = nil, nil
 		other.Flow(f, to)
 		return
 	}
-	if egress.IsSynthetic(w.request.Dst.Addr()) && !goesByProxy(w.verdict) { // whose address tells nothing
+	if egress.IsSynthetic(w.request.Dst.Addr()) && !goesByProxy(w.verdict) { // a proxy's address says nothing
 		w.flow.Addr = to.Addr()
 		w.flow.Host, w.flow.Member = g.hosts.has(to.Addr(), g.cfg.Shard.Now()), g.isMember(to.Addr())
 	}
@@ -43,6 +43,9 @@ func (w *watch) Flow(f *flow.Flow, to netip.AddrPort) {
 	}
 	w.record = f
 	f.Ended = w.ended
+	if w.verdict.Rule != nil {
+		f.Rule = w.verdict.Rule
+	}
 	if w.binding = g.names.Find(w.request.Dst.Addr()); w.binding != nil {
 		g.names.Hold(w.binding)
 	}
@@ -50,25 +53,23 @@ func (w *watch) Flow(f *flow.Flow, to netip.AddrPort) {
 	if w.flow.Direction == egress.In {
 		g.count(w.verdict)
 		if w.flow.Proto == egress.UDP {
-			g.sessions[w.key()] = w
+			g.sessions[keyOf(w.request)] = w
 		}
 	}
 }
-
-func (w *watch) key() talkKey { return talkKey{w.request.Proto, w.request.Src, w.request.Dst} }
 
 func (w *watch) ended(lasted time.Duration) {
 	delete(w.g.watches, w)
 	if w.binding != nil {
 		w.g.names.Release(w.binding)
 	}
-	if w.g.sessions[w.key()] == w {
-		delete(w.g.sessions, w.key())
+	if w.g.sessions[keyOf(w.request)] == w {
+		delete(w.g.sessions, keyOf(w.request))
 	}
 	if w.flow.Direction == egress.In && w.verdict.Allow && w.verdict.Rule == nil {
-		return // or strangers that knock would crowd out what the guest does
+		return // else strangers' connections would crowd out the guest's own flows
 	}
-	w.g.record(w.flow, w.verdict, w.request, egress.Record{Seen: w.seen, In: w.record.In, Out: w.record.Out, Duration: lasted.Seconds()})
+	w.g.record(w.flow, w.verdict, w.request, egress.Ending{Seen: w.seen, In: w.record.In, Out: w.record.Out, Duration: lasted})
 }
 
 // Sees implements policy.Watch.
@@ -97,8 +98,8 @@ func (w *watch) Sees(b []byte, last bool) policy.Sight {
 	return policy.Forbidden
 }
 
-// judgeSeen decides about what traffic on an allowed flow names. name is that, if it is
-// another than the flow's.
+// judgeSeen decides about the server that traffic on an allowed flow names. name is that
+// name, if it is not the flow's.
 func (g *Gate) judgeSeen(f egress.Flow, r sniff.Result) (v egress.Verdict, name string) {
 	switch r.State {
 	case sniff.Malformed:
@@ -110,7 +111,7 @@ func (g *Gate) judgeSeen(f egress.Flow, r sniff.Result) (v egress.Verdict, name 
 	}
 	name, err := egress.Canonical(r.Name)
 	if a, ok := literal(r.Name); ok {
-		// A server that is asked by its address has no name to be taken for.
+		// Traffic that names the server by its address is for no other name.
 		if f.Name == "" && a == f.Addr {
 			return egress.Verdict{Allow: true}, ""
 		}
@@ -128,7 +129,7 @@ func (g *Gate) judgeSeen(f egress.Flow, r sniff.Result) (v egress.Verdict, name 
 	return v, name
 }
 
-// literal is the address that a name in the traffic is, without its zone, which may be of
+// literal reads a name in the traffic that is an address. It drops the zone, which may be of
 // any length.
 func literal(name string) (netip.Addr, bool) {
 	a, err := netip.ParseAddr(strings.Trim(name, "[]"))

@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// hostFor is how long it is believed that an address is the host's, or is not.
+	// hostFor is how long an answer about an address is believed.
 	hostFor = time.Second
-	// hostMost are the addresses that this is remembered of.
+	// hostMost bounds the addresses remembered.
 	hostMost = 1024
 )
 
@@ -53,7 +53,7 @@ func isHost(a netip.Addr) bool {
 	}
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return true // rather refused than wrongly allowed
+		return true // better refused than wrongly allowed
 	}
 	defer unix.Close(fd)
 	const discard = 9

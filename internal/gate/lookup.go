@@ -13,17 +13,17 @@ import (
 )
 
 const (
-	// minKept and maxKept bound how long an answer is kept; a failure is kept for the
-	// least, so that a guest that tries again and again asks once a second.
+	// minKept and maxKept bound how long an answer is kept. A failure is kept for minKept,
+	// so that a guest that keeps trying causes one query a second.
 	minKept = time.Second
 	maxKept = 30 * time.Second
-	// keptMost are the names whose answers are kept or awaited.
+	// keptMost bounds the names whose answers are kept or awaited.
 	keptMost = 4096
-	// waitMost are the flows that wait for one look-up, and waitAll those that wait for
-	// any: who has given up meanwhile still counts.
+	// waitMost bounds the flows that wait for one look-up, and waitAll those that wait for
+	// any, including flows that have given up meanwhile.
 	waitMost = 256
 	waitAll  = 4096
-	// tries are the addresses of a name that a connection tries.
+	// tries bounds the addresses of a name that a connection tries.
 	tries = 8
 )
 
@@ -34,17 +34,17 @@ type lookups struct {
 	waiting int // flows
 }
 
-// lookup is what is known of a name's addresses, or awaited.
+// lookup is the addresses of a name, known or awaited.
 type lookup struct {
 	addrs   found
 	until   time.Duration
-	left    int // answers that are awaited
+	left    int // answers still awaited
 	ttl     time.Duration
 	waiting []func(found)
 }
 
-// find calls then with the addresses of a name, at once or later; with none where it
-// has none, or nobody said.
+// find calls then with the addresses of a name, at once or later; with none if it has none or
+// the look-up failed.
 func (x *lookups) find(name string, then func(found)) {
 	now := x.g.cfg.Shard.Now()
 	l := x.names[name]
@@ -78,7 +78,7 @@ func (x *lookups) find(name string, then func(found)) {
 	}
 }
 
-// trim forgets what is over.
+// trim forgets expired answers.
 func (x *lookups) trim(now time.Duration) {
 	for name, l := range x.names {
 		if l.left == 0 && l.until <= now {
@@ -95,7 +95,7 @@ func (x *lookups) ask(l *lookup, name string, i int, t dnsmessage.Type, stream b
 			x.ask(l, name, i, t, true)
 			return
 		}
-		if len(r.Addrs) > 0 { // that there are none of one family says nothing of the other's
+		if len(r.Addrs) > 0 { // an answer without addresses does not limit the other family's
 			l.addrs[i] = r.Addrs
 			l.ttl = min(l.ttl, max(r.TTL, minKept))
 		}
@@ -126,9 +126,9 @@ func (x *lookups) answered(l *lookup) {
 // found is the addresses of a name, of IPv4 and of IPv6.
 type found [2][]netip.Addr
 
-// from is their order for who connects to an address that stands for the name: those of
-// its family first. So a guest that tries both families, as RFC 8305 has it, does not meet
-// the same one twice.
+// from orders the addresses for a connection to the synthetic address dst: those of its
+// family first, so that a guest that tries both families (RFC 8305) does not get the same one
+// twice.
 func (x found) from(dst netip.Addr) []netip.Addr {
 	if dst.Is4() {
 		return slices.Concat(x[0], x[1])
@@ -136,55 +136,51 @@ func (x found) from(dst netip.Addr) []netip.Addr {
 	return slices.Concat(x[1], x[0])
 }
 
-// decideName decides about a flow to a synthetic address.
-func (g *Gate) decideName(q policy.Request) policy.Decision {
-	b := g.names.Find(q.Dst.Addr())
-	f := egress.Flow{Proto: protoOf(q.Proto), Port: q.Dst.Port()}
-	if f.Proto == egress.ICMP {
-		f.Port = 0
-	}
-	if b == nil {
-		f.Addr = q.Dst.Addr()
-		return g.act(q, policy.Decision{}, f, g.policy.Decide(f))
-	}
-	f.Name = b.Name
-	if t := g.talks.find(q); t != nil {
-		return t.decision() // what was allowed goes on
-	}
-	v := g.policy.Decide(f)
-	switch {
-	case !v.Allow && !g.passes(v):
-		return g.act(q, policy.Decision{}, f, v)
-	case goesByProxy(v):
-		return g.decideProxy(q, f, v)
-	}
-	d := policy.Decision{Action: policy.Allow}
-	if f.Proto != egress.TCP {
-		return g.talks.decide(q, d, b)
-	}
-	return g.resolveBound(b, func(addrs found) policy.Decision { return g.lead(q, f, addrs) })
-}
-
-// resolveBound has the addresses of a binding decided about, which is held meanwhile.
-func (g *Gate) resolveBound(b *egress.Binding, decide func(found) policy.Decision) policy.Decision {
-	g.names.Hold(b)
-	return g.resolve(b.Name, func(addrs found) policy.Decision {
-		g.names.Release(b)
-		return decide(addrs)
+// decideName decides about a flow to an allowed name by where the name leads.
+func (g *Gate) decideName(q policy.Request, f egress.Flow, b *egress.Binding) policy.Decision {
+	return g.resolve(q, b.Name, b, func(addrs found) policy.Decision {
+		if q.Proto == unix.IPPROTO_TCP {
+			return g.lead(q, f, addrs)
+		}
+		if t := g.talks.find(q); t != nil { // begun by another datagram that waited
+			return t.decision()
+		}
+		d := g.lead(q, f, addrs)
+		if d.Action == policy.Allow {
+			f.Addr = d.To.Addr()
+			f.Host, f.Member = g.hosts.has(f.Addr, g.cfg.Shard.Now()), g.isMember(f.Addr)
+		}
+		return g.talks.begin(q, d, f, g.policy.Decide(f), b)
 	})
 }
 
-// resolve has the addresses of a name decided about, now or later.
-func (g *Gate) resolve(name string, decide func(found) policy.Decision) policy.Decision {
+// resolve decides about the addresses of a name, now or later, and holds b meanwhile; nil: there
+// is nothing to hold. Under a policy that has come meanwhile the flow may need none of these
+// addresses, or another name's, so it is decided anew.
+func (g *Gate) resolve(q policy.Request, name string, b *egress.Binding, decide func(found) policy.Decision) policy.Decision {
 	var now policy.Decision
 	var pending *policy.Pending
+	under := g.policy
+	if b != nil {
+		g.names.Hold(b)
+	}
 	g.look.find(name, func(addrs found) {
-		if g.closed {
+		if b != nil {
+			g.names.Release(b)
+		}
+		switch {
+		case g.closed:
 			now = policy.Decision{Action: policy.Refuse, Errno: unix.EACCES}
-		} else {
+		case g.policy != under:
+			now = g.Decide(q)
+		default:
 			now = decide(addrs)
 		}
-		if pending != nil {
+		switch {
+		case pending == nil:
+		case now.Action == policy.Wait:
+			now.Pending.Then(pending.Resolve)
+		default:
 			pending.Resolve(now)
 		}
 	})
@@ -195,7 +191,7 @@ func (g *Gate) resolve(name string, decide func(found) policy.Decision) policy.D
 	return policy.Decision{Action: policy.Wait, Pending: pending}
 }
 
-// lead decides about where a name leads: its addresses that may be, in their order.
+// lead decides about where a name leads: its allowed addresses, in order.
 func (g *Gate) lead(q policy.Request, f egress.Flow, addrs found) policy.Decision {
 	var d policy.Decision
 	var to egress.Flow
@@ -205,7 +201,7 @@ func (g *Gate) lead(q policy.Request, f egress.Flow, addrs found) policy.Decisio
 		f.Addr = a
 		f.Host, f.Member = g.hosts.has(a, g.cfg.Shard.Now()), g.isMember(a)
 		v := g.policy.Decide(f)
-		// The socket of a port or of an identifier is of one family, the guest's.
+		// A UDP or ping socket has one family, that of the guest's datagram.
 		other := f.Proto != egress.TCP && a.Is4() != q.Dst.Addr().Is4()
 		at := netip.AddrPortFrom(a, f.Port)
 		switch {
@@ -213,7 +209,7 @@ func (g *Gate) lead(q policy.Request, f egress.Flow, addrs found) policy.Decisio
 		case !reachable(a), !v.Allow && !g.passes(v):
 			if refusal.Reason == egress.Unresolved {
 				refused, refusal = f, v
-				if v.Allow { // by its rules: nothing can be there
+				if v.Allow { // allowed, but no server can be there
 					refusal = egress.Verdict{Reason: egress.NotPublic, Rule: v.Rule}
 				}
 			}
@@ -227,15 +223,15 @@ func (g *Gate) lead(q policy.Request, f egress.Flow, addrs found) policy.Decisio
 		return g.act(q, d, to, allowed)
 	}
 	g.count(refusal)
-	g.record(refused, refusal, q, egress.Record{})
+	g.record(refused, refusal, q, egress.Ending{})
 	if refusal.Reason == egress.Unresolved {
 		return policy.Decision{Action: policy.Refuse, Errno: unix.EHOSTUNREACH}
 	}
 	return policy.Decision{Action: policy.Refuse, Errno: unix.EACCES}
 }
 
-// reachable reports whether a name's address can be one that a host socket connects to:
-// loopback and the like never are, whatever rules say.
+// reachable reports whether a host socket may connect to a name's address: never to loopback
+// and the like, whatever rules say.
 func reachable(a netip.Addr) bool {
 	return policy.Routable(a) && !a.IsLinkLocalUnicast() && !egress.IsSynthetic(a)
 }

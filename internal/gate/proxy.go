@@ -10,11 +10,12 @@ import (
 	"epiphyte/internal/proxy"
 )
 
-// goesByProxy reports whether a verdict has a flow go by a proxy.
+// goesByProxy reports whether a verdict sends a flow through a proxy.
 func goesByProxy(v egress.Verdict) bool { return v.Allow && v.Rule != nil && v.Rule.Via != nil }
 
-// decideProxy decides about a connection that a proxy is to make. It gets the name, which
-// no nameserver is asked about; its own is the user's choice, and leads anywhere.
+// decideProxy decides about a connection through a proxy. The proxy gets the name, and no
+// nameserver is asked about it. The proxy's own name may lead anywhere, since the user chose
+// it.
 func (g *Gate) decideProxy(q policy.Request, f egress.Flow, v egress.Verdict) policy.Decision {
 	s := v.Rule.Via
 	host := f.Name
@@ -32,7 +33,7 @@ func (g *Gate) decideProxy(q policy.Request, f egress.Flow, v egress.Verdict) po
 	toAny := func(all found) policy.Decision {
 		addrs := all.from(q.Dst.Addr())
 		if len(addrs) == 0 {
-			g.record(f, egress.Verdict{Reason: egress.NoProxy, Rule: v.Rule}, q, egress.Record{})
+			g.record(f, egress.Verdict{Reason: egress.NoProxy, Rule: v.Rule}, q, egress.Ending{})
 			return policy.Decision{Action: policy.Refuse, Errno: unix.EHOSTUNREACH}
 		}
 		for _, a := range addrs[:min(len(addrs), tries)] {
@@ -44,7 +45,7 @@ func (g *Gate) decideProxy(q policy.Request, f egress.Flow, v egress.Verdict) po
 	if s.Host == "localhost" { // which nameservers do not know
 		return toAny(found{{loopback4()}, {netip.IPv6Loopback()}})
 	}
-	return g.resolve(s.Host, toAny)
+	return g.resolve(q, s.Host, nil, toAny)
 }
 
 func loopback4() netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 0, 1}) }

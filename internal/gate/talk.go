@@ -15,23 +15,23 @@ import (
 )
 
 const (
-	// talksMost are what is remembered at once. Beyond, any gives way, and its next
-	// datagram is decided anew.
+	// talksMost bounds the talks remembered at once. Beyond it, a random one gives way, and
+	// its next datagram is decided anew.
 	talksMost = 16 << 10
-	// talkIdle is how long one is remembered without a datagram: as long as the
-	// mapping that its datagrams leave by, and its server, may be.
+	// talkIdle is how long a talk is remembered without a datagram: as long as its mapping
+	// and its server may be idle.
 	talkIdle = 5 * time.Minute
-	// quicMost are the talks whose hellos are kept, 256 kB each at most. Beyond, the
-	// oldest have to begin anew.
+	// quicMost bounds the talks whose hellos are kept, 256 kB each at most. Beyond it, the
+	// oldest has to begin anew.
 	quicMost = 128
 )
 
-// talks are what ports of the guest say to addresses by datagrams.
+// talks are the datagram exchanges of the guest's ports.
 type talks struct {
 	g      *Gate
-	byDst  map[talkKey]*talk // by where the guest sends
-	byPeer map[talkKey]*talk // by where that is
-	quic   []*talk           // that have hellos, the oldest first
+	byDst  map[talkKey]*talk // by the address that the guest sends to
+	byPeer map[talkKey]*talk // by the real address
+	quic   []*talk           // with hellos, the oldest first
 	timer  shard.Timer
 }
 
@@ -41,7 +41,10 @@ type talkKey struct {
 	src, dst netip.AddrPort
 }
 
-// talk is one of them. It implements policy.Watch.
+func keyOf(q policy.Request) talkKey { return talkKey{q.Proto, q.Src, q.Dst} }
+
+// talk is the datagrams between a port of the guest and one address. It implements
+// policy.Watch.
 type talk struct {
 	g       *Gate
 	key     talkKey
@@ -51,49 +54,25 @@ type talk struct {
 	request policy.Request
 	used    time.Duration
 	quic    *sniff.QUIC
-	named   policy.Pending // datagrams that wait until a hello is whole,
-	waits   int            // that of this connection; 0: none
+	named   policy.Pending // for datagrams that wait until a hello is complete
+	waits   int            // the connection of that hello; 0: none
 }
 
-// find is the talk that a datagram of the guest belongs to, nil if it begins one.
+// find returns the talk of a guest's datagram, nil if it begins one.
 func (x *talks) find(q policy.Request) *talk {
-	t := x.byDst[talkKey{q.Proto, q.Src, q.Dst}]
+	if q.Proto == unix.IPPROTO_TCP {
+		return nil
+	}
+	t := x.byDst[keyOf(q)]
 	if t != nil {
 		t.used = x.g.cfg.Shard.Now()
 	}
 	return t
 }
 
-// decide decides about a datagram to an address, which b stands for a name with. d is
-// what is allowed where b is nil.
-func (x *talks) decide(q policy.Request, d policy.Decision, b *egress.Binding) policy.Decision {
-	g := x.g
-	key := talkKey{q.Proto, q.Src, q.Dst}
-	if t := x.find(q); t != nil {
-		return t.decision()
-	}
-	f := egress.Flow{Proto: protoOf(q.Proto), Port: q.Dst.Port()}
-	if b == nil {
-		v, f := g.judgeAddr(q)
-		d = g.act(q, d, f, v)
-		return x.begin(key, q, d, f, v, nil)
-	}
-	f.Name = b.Name
-	return g.resolveBound(b, func(addrs found) policy.Decision {
-		if t := x.byDst[key]; t != nil { // of an earlier datagram that waited
-			return t.decision()
-		}
-		d := g.lead(q, f, addrs)
-		if d.Action == policy.Allow {
-			f.Addr = d.To.Addr()
-			f.Host, f.Member = g.hosts.has(f.Addr, g.cfg.Shard.Now()), g.isMember(f.Addr)
-		}
-		return x.begin(key, q, d, f, g.policy.Decide(f), b)
-	})
-}
-
-// begin remembers a talk that was allowed.
-func (x *talks) begin(key talkKey, q policy.Request, d policy.Decision, f egress.Flow, v egress.Verdict, b *egress.Binding) policy.Decision {
+// begin remembers an allowed talk, and decides about its first datagram. b is the binding of
+// its destination; nil: none.
+func (x *talks) begin(q policy.Request, d policy.Decision, f egress.Flow, v egress.Verdict, b *egress.Binding) policy.Decision {
 	if d.Action != policy.Allow {
 		return d
 	}
@@ -107,13 +86,14 @@ func (x *talks) begin(key talkKey, q policy.Request, d policy.Decision, f egress
 			break
 		}
 	}
+	key := keyOf(q)
 	t := &talk{g: g, key: key, to: d.To, binding: b, flow: f, request: q, used: g.cfg.Shard.Now()}
 	x.byDst[key] = t
 	x.byPeer[t.peer()] = t
 	if b != nil {
 		g.names.Hold(b)
 	}
-	g.record(f, v, q, egress.Record{})
+	g.record(f, v, q, egress.Ending{})
 	if !g.cfg.Shard.Armed(&x.timer) {
 		g.cfg.Shard.Arm(&x.timer, talkIdle, x)
 	}
@@ -151,7 +131,7 @@ func (x *talks) forgetAll() {
 	}
 }
 
-// Run implements shard.Task for the timer: it forgets talks that are over.
+// Run implements shard.Task for the timer: it forgets idle talks.
 func (x *talks) Run() {
 	now := x.g.cfg.Shard.Now()
 	for _, t := range x.byDst {
@@ -164,8 +144,8 @@ func (x *talks) Run() {
 	}
 }
 
-// decideReply says as whom the guest sees the sender of a datagram: only one that it has
-// sent to is seen at all.
+// decideReply decides under which address the guest sees the sender of a datagram. It drops
+// those from addresses that the guest has not sent to.
 func (g *Gate) decideReply(q policy.Request) policy.Decision {
 	src := netip.AddrPortFrom(q.Src.Addr().Unmap().WithZone(""), q.Src.Port())
 	t := g.talks.byPeer[talkKey{q.Proto, q.Dst, src}]
@@ -178,8 +158,8 @@ func (g *Gate) decideReply(q policy.Request) policy.Decision {
 	return policy.Decision{Action: policy.Allow, From: t.key.dst, To: q.Dst}
 }
 
-// unread forgets what has been read of QUIC, and the datagrams that wait for the rest:
-// what is read next has the same numbers again.
+// unread forgets what has been read of QUIC, and drops the datagrams that wait for the rest:
+// the next reader numbers connections from 1 again.
 func (t *talk) unread() {
 	t.quic, t.waits = nil, 0
 	t.named.Resolve(policy.Decision{})
@@ -188,7 +168,7 @@ func (t *talk) unread() {
 // Flow implements policy.Watch; a mapping has many talks.
 func (t *talk) Flow(*flow.Flow, netip.AddrPort) {}
 
-// Sees implements policy.Watch for a datagram: what begins a QUIC connection waits until
+// Sees implements policy.Watch for a datagram: those that begin a QUIC connection wait until
 // it has named its server.
 func (t *talk) Sees(b []byte, _ bool) policy.Sight {
 	if len(b) == 0 || b[0]&0x80 == 0 {
@@ -216,7 +196,7 @@ func (t *talk) Sees(b []byte, _ bool) policy.Sight {
 	v, name := t.g.judgeSeen(t.flow, d.Result)
 	if !v.Allow {
 		t.g.count(v)
-		t.g.record(t.flow, v, t.request, egress.Record{Seen: name})
+		t.g.record(t.flow, v, t.request, egress.Ending{Seen: name})
 	}
 	if v.Allow || t.g.passes(v) {
 		if whole {

@@ -41,6 +41,7 @@ import (
 	"epiphyte/internal/gate"
 	"epiphyte/internal/outbound"
 	"epiphyte/internal/policy"
+	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/sockdiag"
 	"epiphyte/internal/steer"
@@ -53,36 +54,34 @@ type Config struct {
 	Device stack.Device
 	// Queues are further queues of the same device.
 	Queues []stack.Device
-	// Shard of worker 0, which the Guest closes in the end, even if New fails. nil: a
-	// new one.
+	// Shard of worker 0, which the Guest closes, even if New fails. nil: a new one.
 	Shard *shard.Shard
 	// Members are the guests of a device that several share; nil: there is one guest.
 	// Not with Queues.
 	Members Members
 	// Rules decide what the guest may reach, and where.
 	Rules policy.Rules
-	// Policy says what of that the guest may reach by name, network and port; nil: all.
-	// Not with Members, which each have their own: SetMemberPolicy.
+	// Policy restricts that by name, network and port; nil: no restriction. Not with
+	// Members, which each have their own: SetMemberPolicy.
 	Policy *egress.Policy
-	// Record takes the record of flows under a Policy, on the thread of the shard; nil:
-	// there is none.
+	// Record gets the records of flows under a Policy, on the shard's thread; may be nil.
 	Record func(egress.Record)
 	// StaticIPv4 and StaticIPv6 say that the guest has been given Rules.Plan.Guest and
-	// Guest6. Then nothing else is taken for its address, and router advertisements do not
-	// have it make another one.
+	// Guest6. Then no other address is taken for its own, and router advertisements do not
+	// make it choose another one.
 	StaticIPv4, StaticIPv6 bool
 	// MTU of the guest's link in bytes, 1500 if zero.
 	MTU int
 	// Source of the host's sockets; nil: the kernel chooses.
 	Source *outbound.Source
-	// Host says what the host's main addresses are, which the plan's HostAddrs stand
-	// for; nil: it has none. It stays the caller's, who closes it after the Guest.
+	// Host tells the host's main addresses, which the plan's HostAddrs stand for; nil: it
+	// has none. It stays the caller's, who closes it after the Guest.
 	Host Host
 	// ResolvConf names the host's resolvers; /etc/resolv.conf if empty. Nameservers, if
 	// there are any, are asked instead.
 	ResolvConf  string
 	Nameservers []netip.Addr
-	// Names are what the guest is told of by DHCP and router advertisements.
+	// Names are told to the guest by DHCP and router advertisements.
 	Names Names
 	// DisableAdvertisements sends no router advertisements, and DisableNDP answers
 	// nothing of neighbour discovery at all.
@@ -96,10 +95,16 @@ type Config struct {
 	// go through the device. Not with Members.
 	Sockets     Sockets
 	PublishMode portfwd.Mode
+	// Carrier makes ends in the one guest for connections that have moved CarryAfter bytes
+	// within a second, to hand them over, unless Stay says that they stay; nil: none is.
+	// Not with Members or Queues.
+	Carrier    relay.Carrier
+	CarryAfter uint64
+	Stay       func() bool
 	// GuestSockets makes further ones, for ports that are exposed later; nil: there are
 	// no such ports.
 	GuestSockets portfwd.GuestSockets
-	// HostPorts and GuestPorts tell the servers of either side, for ports that follow them;
+	// HostPorts and GuestPorts list the servers of either side, for ports that follow them;
 	// nil: there are no such ports. The Guest closes them, even if New fails.
 	HostPorts, GuestPorts *sockdiag.Socket
 	Logger                *slog.Logger
@@ -113,7 +118,7 @@ type Host interface {
 	Main(v6 bool) netip.Addr
 }
 
-// Names are told to a guest that asks for its configuration, each if it is there.
+// Names are told to a guest that asks for its configuration, as far as they are set.
 type Names struct {
 	// Resolvers of either family; nil: the plan's, unless the guest's subnets lie
 	// outside.
@@ -123,10 +128,10 @@ type Names struct {
 	FQDN      string   // and as others know it
 }
 
-// Members are the guests that share one device. But for Neighbor, the methods are
+// Members are the guests that share one device. Except for Neighbor, the methods are
 // called on the thread of the shard.
 type Members interface {
-	// Attach says who is called when frames for the gateway or for outside wait.
+	// Attach sets the handler to call when frames for the gateway or for outside wait.
 	Attach(shard.Handler)
 	// Neighbor is the Ethernet address of the member that has an IP address. Any
 	// goroutine may call it.
@@ -142,8 +147,8 @@ type Members interface {
 	Answer(query []byte, from netip.AddrPort, stream bool) (answer []byte, ok bool)
 }
 
-// Sockets are handed out on the thread of one shard, which they are attached to
-// before it serves.
+// Sockets are handed out on the thread of one shard, to which they are attached before
+// it serves.
 type Sockets interface {
 	portfwd.Sockets
 	Attach(*shard.Shard) error
@@ -180,7 +185,7 @@ func New(cfg Config) (_ *Guest, err error) {
 		if err != nil {
 			g.Close()
 		}
-		if g.ports == nil { // which closes them
+		if g.ports == nil { // else it closes them
 			for _, s := range [...]*sockdiag.Socket{cfg.HostPorts, cfg.GuestPorts} {
 				if s != nil {
 					s.Close()

@@ -10,8 +10,8 @@ import (
 	"epiphyte/internal/shard"
 )
 
-// decider is what decides about the flows of a worker: the rules, and before them the
-// policy of the guest, or of each member, if there is one.
+// decider returns the Decider of a worker's flows: the rules, and if there is one, the
+// policy of the guest or of each member in front of them.
 func (g *Guest) decider(w *worker, cfg *Config) policy.Decider {
 	w.rules = &cfg.Rules
 	switch {
@@ -45,8 +45,8 @@ type farResolver struct {
 	theirs, ours *shard.Shard
 }
 
-// Ask implements gate.Resolver. A response that cannot be read is that of a resolver that
-// did not take the question.
+// Ask implements gate.Resolver. If the resolver does not take the question, reply gets a
+// response that cannot be read.
 func (r *farResolver) Ask(query []byte, stream bool, reply func(response []byte)) bool {
 	answered := func(response []byte) {
 		response = append([]byte(nil), response...) // it is overwritten
@@ -75,7 +75,8 @@ func (g *Guest) Policy() (p *egress.Policy, counts gate.Counts) {
 	return p, counts
 }
 
-// memberShare is which part of what a gate may remember a member's has: 10 MB at most, a half of it for names pin.
+// memberShare: a member's gate may remember one part in memberShare of what a gate may: 10 MB
+// at most, half of it for pinned names.
 const memberShare = 16
 
 // memberGates apply the policies of members, each its own. It belongs to the shard's thread.
@@ -85,9 +86,9 @@ type memberGates struct {
 	gates map[*flow.Guest]*gate.Gate
 }
 
-// Decide implements policy.Decider. Members that have no policy are decided about by the
-// rules. While others have one, nobody reaches anything from an address that is not known
-// to be a member's, as every member has link-local ones.
+// Decide implements policy.Decider. The rules decide about members without a policy. While
+// others have one, nothing is reached from an address that is not known to be a member's,
+// since every member may use further link-local ones.
 func (m *memberGates) Decide(q policy.Request) policy.Decision {
 	if x := m.gates[q.Guest]; x != nil {
 		return x.Decide(q)
@@ -113,7 +114,7 @@ func (m *memberGates) Answer(query []byte, from netip.AddrPort, stream bool) (an
 	return nil, false
 }
 
-// Rewrite has nameservers asked as the policy of the one that asks has it.
+// Rewrite rewrites a query as the policy of the member that asks wants it.
 func (m *memberGates) Rewrite(query []byte, from netip.AddrPort, stream bool) (upstream []byte, finish func([]byte) []byte) {
 	if x := m.of(from.Addr()); x != nil {
 		return x.Rewrite(query, from, stream)
@@ -121,9 +122,8 @@ func (m *memberGates) Rewrite(query []byte, from netip.AddrPort, stream bool) (u
 	return nil, nil
 }
 
-// SetMemberPolicy gives one of the Members a policy, or another in its place; nil takes
-// it away. record takes its records; nil: nobody reads them. It must be called on the
-// thread of the shard.
+// SetMemberPolicy sets or replaces the policy of one of the Members; nil removes it.
+// record gets its records, and may be nil. It must be called on the thread of the shard.
 func (g *Guest) SetMemberPolicy(of *flow.Guest, p *egress.Policy, record func(egress.Record)) {
 	x, w := g.members.gates[of], g.workers[0]
 	switch {
@@ -143,7 +143,21 @@ func (g *Guest) SetMemberPolicy(of *flow.Guest, p *egress.Policy, record func(eg
 			x.Attach(g.resolver)
 		}
 		g.members.gates[of] = x
+		if p.KillFlows { // nothing has watched the present ones
+			g.EndFlows(of)
+		}
 	}
+}
+
+// MemberPolicy returns that of one of the Members, and how often its rules have decided; nil
+// if it has none. It waits for the shard as Flows does.
+func (g *Guest) MemberPolicy(of *flow.Guest) (p *egress.Policy, counts gate.Counts) {
+	g.ask(func(*worker) {
+		if x := g.members.gates[of]; x != nil {
+			p, counts = x.Policy(), x.Counts()
+		}
+	})
+	return p, counts
 }
 
 // closeGates is called when all flows have ended.

@@ -12,6 +12,7 @@ import (
 	"epiphyte/internal/dns"
 	"epiphyte/internal/flow"
 	"epiphyte/internal/gate"
+	"epiphyte/internal/names"
 	"epiphyte/internal/policy"
 	"epiphyte/internal/relay"
 	"epiphyte/internal/shard"
@@ -21,7 +22,7 @@ import (
 	"epiphyte/stack"
 )
 
-// worker is what one thread moves: a queue of the device, and a stack, a table of
+// worker is what one thread runs: a queue of the device, and a stack, a table of
 // flows, a forwarder and a relay of its own.
 type worker struct {
 	rules   *policy.Rules
@@ -33,7 +34,7 @@ type worker struct {
 	gate    *gate.Gate    // nil: there is no policy, or one for each of several members
 }
 
-// newWorker builds worker i as far as it goes; after an error the caller closes it.
+// newWorker builds worker i; after an error the caller closes what has been built.
 // Worker 0 has the services.
 func (g *Guest) newWorker(i int, cfg *Config) (w *worker, err error) {
 	w = new(worker)
@@ -47,10 +48,11 @@ func (g *Guest) newWorker(i int, cfg *Config) (w *worker, err error) {
 		guests = cfg.Members.Guest
 	}
 	w.table = flow.New(w.shard, cfg.Limits)
+	w.table.Trace(cmp.Or(cfg.Logger, slog.Default()))
 	w.table.OnFull = func() {
 		cmp.Or(cfg.Logger, slog.Default()).Warn("a limit of flows is reached: the least used ones give way, or new ones are refused; more open files (ulimit -n) allow more")
 	}
-	w.relay = relay.New(relay.Config{Shard: w.shard, Table: w.table})
+	w.relay = relay.New(relay.Config{Shard: w.shard, Table: w.table, Carrier: cfg.Carrier, CarryAfter: cfg.CarryAfter, Stay: cfg.Stay})
 	batch := new(sockio.Batch)
 	decider := g.decider(w, cfg)
 	fc := forwarder.Config{
@@ -93,7 +95,7 @@ func (g *Guest) newWorker(i int, cfg *Config) (w *worker, err error) {
 		Guests: guests, Plan: cfg.Rules.Plan, Policy: decider, Shard: w.shard, Table: w.table, Relay: w.relay, Batch: batch,
 		Stack: w.stack, Mode: cfg.PublishMode, Logger: cfg.Logger,
 		GuestSockets: cfg.GuestSockets, HostPorts: cfg.HostPorts, GuestPorts: cfg.GuestPorts,
-		LoopbackServers: cfg.Rules.LoopbackToLoopback,
+		LoopbackServers: cfg.Rules.LoopbackToLoopback || cfg.Rules.Plan.LoopbackOnly(),
 	}
 	if cfg.Sockets != nil {
 		if err := cfg.Sockets.Attach(w.shard); err != nil {
@@ -112,8 +114,8 @@ func (g *Guest) newWorker(i int, cfg *Config) (w *worker, err error) {
 	return w, nil
 }
 
-// socketsFor has the one guest's sockets lead to its own addresses, and those that were
-// asked for to any.
+// socketsFor returns the one guest's sockets for its own addresses, and for any address if
+// the user has asked for the direct path.
 func (w *worker) socketsFor(cfg *Config) func(netip.Addr) portfwd.Sockets {
 	return func(a netip.Addr) portfwd.Sockets {
 		own := cfg.Rules.Plan.IsGuest(a) || a == w.stack.GuestAddr4() || a == w.stack.GuestAddr6()
@@ -131,13 +133,19 @@ func (g *Guest) serve0(w *worker, cfg *Config, fc *forwarder.Config, sc *stack.C
 		Plan: p, MTU: cfg.MTU, Resolvers: cfg.Names.Resolvers, Search: cfg.Names.Search, Hostname: cfg.Names.Hostname, FQDN: cfg.Names.FQDN,
 	}
 	rc := dns.Config{Shard: w.shard, ResolvConf: cfg.ResolvConf, Nameservers: cfg.Nameservers, Source: cfg.Source, Logger: cfg.Logger}
+	host := &hostNames{
+		table: names.NewHost(hostAddrs(&cfg.Rules), cfg.Members == nil), // a network's gateway has a name
+		gate:  func(netip.Addr) *gate.Gate { return w.gate },
+		next:  func([]byte, netip.AddrPort, bool) ([]byte, bool) { return nil, false },
+	}
 	if m := cfg.Members; m != nil {
 		dc.AddressOf, sc.Neighbors = m.AddressOf, m.Neighbor
-		rc.Local, rc.Rewrite = g.members.Answer, g.members.Rewrite
+		host.gate, host.next, rc.Rewrite = g.members.of, g.members.Answer, g.members.Rewrite
 	}
 	if w.gate != nil {
-		rc.Local, rc.Rewrite = w.gate.Answer, w.gate.Rewrite
+		host.next, rc.Rewrite = w.gate.Answer, w.gate.Rewrite
 	}
+	rc.Local = host.Answer
 	fc.DHCP = dhcp.New(dc)
 	if p.IPv6() && !cfg.DisableAdvertisements {
 		sc.RouterAdvertisement = dhcp.RouterAdvertisement(dc, !cfg.StaticIPv6)

@@ -11,14 +11,14 @@ import (
 	"epiphyte/internal/rtnetlink"
 )
 
-// ErrNoInterface says that there is no interface of a name.
+// ErrNoInterface means that no interface has the name.
 var ErrNoInterface = errors.New("no such interface")
 
 // Network is what the host had when it was read.
 type Network struct {
 	Links     []Link    // by index
 	Addresses []Address // in the kernel's order
-	Routes    []Route   // of the main table, to single machines and nets, those of a net by metric
+	Routes    []Route   // of the main table, unicast; those to one destination by metric
 }
 
 // Link is a network interface.
@@ -29,36 +29,36 @@ type Link struct {
 	Loopback bool
 }
 
-// Address is an address of an interface. Those that are bound to a link, that the kernel
-// still examines or found to be another's are left out.
+// Address is an address of an interface. Link-local addresses are left out, and those that
+// duplicate address detection has not confirmed.
 type Address struct {
 	Link       int
 	Prefix     netip.Prefix // with its host part
-	Deprecated bool         // no new flow is to begin with it
+	Deprecated bool         // new flows should not use it
 }
 
-// Route is a route by one interface; one by several is as many.
+// Route is a route through one interface; a route through several becomes several.
 type Route struct {
 	Link int
 	Dst  netip.Prefix
 	Hop
-	More    []Hop      // of the same interface, which share the flows with the first
-	Source  netip.Addr // of packets whose sender does not choose; not valid: any
+	More    []Hop      // further ones on the same interface, which share the flows with the first
+	Source  netip.Addr // of packets whose sender does not choose one; not valid: any
 	Metric  uint32
-	Metrics []byte // attributes of what is known of the way, MTU and the like (RTA_METRICS); nil: nothing
+	Metrics []byte // attributes of the path, such as its MTU (RTA_METRICS); nil: none
 	Scope   uint8  // RT_SCOPE_*
 	TOS     uint8
-	Kernel  bool // made by the kernel with an address
+	Kernel  bool // made by the kernel for an address
 }
 
 // Hop is where a route leads on its interface.
 type Hop struct {
-	Gateway netip.Addr // not valid: whoever has the address is on the link. May be of IPv6 for an IPv4 route (RFC 5549)
+	Gateway netip.Addr // not valid: the destination is on the link. May be IPv6 for an IPv4 route (RFC 5549)
 	OnLink  bool       // the gateway is on the link, although no route says so
 	Weight  uint8      // of a route with several hops: its share, less one (rtnh_hops of linux/rtnetlink.h)
 }
 
-// Default reports whether the route leads to everywhere.
+// Default reports whether the route is a default route.
 func (r *Route) Default() bool { return r.Dst.Bits() == 0 }
 
 // read asks for all lists.
@@ -94,8 +94,8 @@ func (n *Network) Interface(name string) (Link, error) {
 	return n.Links[i], nil
 }
 
-// defaultRoute is the preferred of the routes of a family that lead to everywhere, nil if
-// there is none; link, if not zero, is the interface that it must lead by.
+// defaultRoute returns the preferred default route of a family, nil if there is none; link,
+// if not zero, is the interface that it must go through.
 func (n *Network) defaultRoute(v6 bool, link int) (best *Route) {
 	for i := range n.Routes {
 		r := &n.Routes[i]
@@ -106,7 +106,7 @@ func (n *Network) defaultRoute(v6 bool, link int) (best *Route) {
 	return best
 }
 
-// addresses are those of a family that an interface has, deprecated ones last.
+// addresses returns an interface's addresses of a family, deprecated ones last.
 func (n *Network) addresses(link int, v6 bool) (list []netip.Prefix) {
 	for _, deprecated := range [...]bool{false, true} {
 		for _, a := range n.Addresses {
@@ -118,10 +118,10 @@ func (n *Network) addresses(link int, v6 bool) (list []netip.Prefix) {
 	return list
 }
 
-// Main is the host's main address of a family: the first of the interface that its
-// default route leads by, or the one that the route names; of another interface, if it
-// has no such route or that has none. It is not valid if there is no address but
-// loopback's. prefer, if it names an interface that has an address, is asked first.
+// Main is the host's main address of a family: the source that its default route names, or
+// else the first address of that route's interface; if there is no such route or address, one
+// of another interface. It is not valid if there are only loopback addresses. An interface
+// prefer that has an address takes precedence.
 func (n *Network) Main(v6 bool, prefer string) netip.Addr {
 	if l, err := n.Interface(prefer); err == nil {
 		if a := n.mainOf(l.Index, n.defaultRoute(v6, l.Index), v6); a.IsValid() {

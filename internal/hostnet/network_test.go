@@ -12,7 +12,7 @@ import (
 func pre(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 
 func addr(s string) netip.Addr {
-	a, _ := netip.ParseAddr(s) // "" is no address
+	a, _ := netip.ParseAddr(s) // "" is not an address
 	return a
 }
 

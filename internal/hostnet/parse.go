@@ -12,13 +12,12 @@ import (
 	"epiphyte/internal/rtnetlink"
 )
 
-// strict has the kernel list only what is asked for (Linux 4.20): the main table. Without
-// it the rest is passed over here.
+// strict has the kernel list only the main table (Linux 4.20). Without it we skip the rest.
 func strict(c *rtnetlink.Conn) {
 	unix.SetsockoptInt(c.FD, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
 }
 
-// list asks for all that there is. What changes all the time is taken as it comes.
+// list asks for everything of a type. A list that keeps changing is taken as it comes.
 func list(c *rtnetlink.Conn, typ int, header nl.NetlinkRequestData) ([][]byte, error) {
 	all, err := c.List(typ, header)
 	if err == rtnetlink.ErrInterrupted {
@@ -66,7 +65,7 @@ func parseAddress(m []byte) (Address, bool) {
 		switch typ {
 		case unix.IFA_ADDRESS:
 			ip, _ = netip.AddrFromSlice(value)
-		case unix.IFA_LOCAL: // where the link has two ends, the former is the other one's
+		case unix.IFA_LOCAL: // on a point-to-point link IFA_ADDRESS is the peer's
 			local, _ = netip.AddrFromSlice(value)
 		case unix.IFA_FLAGS:
 			flags = word(value)
@@ -101,7 +100,7 @@ func readRoutes(n *Network, c *rtnetlink.Conn) error {
 	return nil
 }
 
-// parseRoute is a route of the main table by interfaces, none if it is another.
+// parseRoute reads a route of the main table, one for each interface; none if it is another.
 func parseRoute(m []byte) []Route {
 	if len(m) < unix.SizeofRtMsg {
 		return nil
@@ -146,7 +145,7 @@ func parseRoute(m []byte) []Route {
 	return []Route{r}
 }
 
-// hop takes an attribute that says where a route leads.
+// hop takes an attribute of a next hop.
 func (r *Route) hop(typ uint16, value []byte) {
 	switch typ {
 	case unix.RTA_OIF:
@@ -160,8 +159,7 @@ func (r *Route) hop(typ uint16, value []byte) {
 	}
 }
 
-// each is the route by each of the interfaces of several hops (struct rtnexthop of
-// linux/rtnetlink.h).
+// each splits a route with several hops (struct rtnexthop of linux/rtnetlink.h) by interface.
 func (r Route) each(hops []byte) (all []Route) {
 	for len(hops) >= unix.SizeofRtNexthop {
 		size := int(binary.NativeEndian.Uint16(hops))
@@ -184,8 +182,8 @@ func (r Route) each(hops []byte) (all []Route) {
 	return all
 }
 
-// attributes are those of b (struct rtattr of linux/rtnetlink.h), by type, up to one that
-// is cut short.
+// attributes iterates over those of b (struct rtattr of linux/rtnetlink.h), by type, up to
+// one that is truncated.
 func attributes(b []byte) iter.Seq2[uint16, []byte] {
 	return func(yield func(uint16, []byte) bool) {
 		for len(b) >= unix.SizeofRtAttr {
@@ -204,7 +202,7 @@ func attributes(b []byte) iter.Seq2[uint16, []byte] {
 // nested are the flags of an attribute's type (NLA_TYPE_MASK of linux/netlink.h).
 const nested = unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER
 
-// aligned is a size rounded up to where the next begins (RTA_ALIGN, RTNH_ALIGN).
+// aligned rounds a size up to where the next element begins (RTA_ALIGN, RTNH_ALIGN).
 func aligned(size int) int { return (size + 3) &^ 3 }
 
 // word reads an attribute of four bytes, zero if it is of another size.

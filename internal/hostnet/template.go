@@ -2,21 +2,20 @@ package hostnet
 
 import "net/netip"
 
-// Template is what a guest gets of one family.
+// Template is what a guest gets for one family.
 type Template struct {
 	Link      Link
 	Addresses []netip.Prefix // at least one, the main one first
-	// Routes lead by the interface, and have no source: the guest's are its own.
+	// Routes go through the interface, and have no source: the guest uses its own.
 	Routes []Route
 	// Gateway is the router of the default route, not valid if there is none, as on a
-	// link of two ends.
+	// point-to-point link.
 	Gateway netip.Addr
 }
 
-// Template is what the host has to copy of a family: the interface of the preferred
-// default route or, if there is no such route, the only one that has an address. name, if
-// not empty, is the interface meant; ErrNoInterface: there is none of that name. ok is
-// false if there is nothing to copy.
+// Template returns what to copy from the host for a family: from the interface name or, if
+// that is empty, the one of the preferred default route or else the only one that has an
+// address. ErrNoInterface: none has that name. ok is false if there is nothing to copy.
 func (n *Network) Template(name string, v6 bool) (t Template, ok bool, err error) {
 	link, ok := n.templateLink(v6)
 	if name != "" {

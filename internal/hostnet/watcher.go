@@ -15,10 +15,10 @@ import (
 	"epiphyte/internal/shard"
 )
 
-// lookEvery is the least time from one look at the host's network to the next.
+// lookEvery is the least time between two looks at the host's network.
 const lookEvery = 100 * time.Millisecond
 
-// changes are the groups of messages about what Main depends on.
+// changes are the multicast groups of what Main depends on.
 const changes = unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE
 
 // Config of a Watcher.
@@ -43,8 +43,8 @@ type Watcher struct {
 	stale  bool          // something has changed since
 }
 
-// Open opens the sockets in the calling thread's network namespace and reads what there
-// is. The caller closes the Watcher when the shard has stopped.
+// Open opens the sockets in the calling thread's network namespace and reads the network. The
+// caller closes the Watcher when the shard has stopped.
 func Open(cfg Config) (_ *Watcher, err error) {
 	w := &Watcher{cfg: cfg, looked: -lookEvery}
 	if w.events, err = rtnetlink.Open(changes); err != nil {
@@ -63,15 +63,15 @@ func Open(cfg Config) (_ *Watcher, err error) {
 	return w, nil
 }
 
-// Network is what there was when the Watcher was opened.
+// Network is the host's network when the Watcher was opened.
 func (w *Watcher) Network() *Network { return w.first }
 
 // Main is the host's main address of a family now, not valid if it has none; see
 // Network.Main. Before Attach it is that of Network. Any goroutine may call it.
 func (w *Watcher) Main(v6 bool) netip.Addr { return *w.main[index(v6)].Load() }
 
-// Has reports whether an address is one of the host's now, as far as it is listed in Network.
-// Any goroutine may call it.
+// Has reports whether an address is one of the host's now, of those that a Network lists. Any
+// goroutine may call it.
 func (w *Watcher) Has(a netip.Addr) bool { return (*w.own.Load())[a] }
 
 func index(v6 bool) int {
@@ -93,7 +93,7 @@ func (w *Watcher) take(n *Network) {
 	w.own.Store(&own)
 }
 
-// Attach has a shard follow what changes.
+// Attach has a shard follow changes.
 func (w *Watcher) Attach(s *shard.Shard) (err error) {
 	w.shard = s
 	if w.watch, err = s.Watch(w.events.FD, unix.EPOLLIN, w); err != nil {
@@ -110,12 +110,12 @@ func (w *Watcher) Close() error {
 	return errors.Join(w.events.Close(), w.asked.Close())
 }
 
-// readMax messages are read in a turn; the rest is reported again.
+// readMax bounds the messages read in a turn; epoll reports the rest again.
 const readMax = 64
 
-// Ready implements shard.Handler. It looks again when no message is left: once some were
-// lost the kernel drops others without a word until all have been read (netlink_overrun
-// in net/netlink/af_netlink.c).
+// Ready implements shard.Handler. It looks again only when no message is left: once some were
+// lost, the kernel silently drops others until all have been read (netlink_overrun in
+// net/netlink/af_netlink.c).
 func (w *Watcher) Ready(uint32) {
 	for range readMax {
 		msgs, err := w.events.Receive()
@@ -132,7 +132,7 @@ func (w *Watcher) Ready(uint32) {
 	}
 }
 
-// look looks again, now or when it may, if something has changed.
+// look looks again if something has changed, now or once lookEvery has passed.
 func (w *Watcher) look() {
 	if !w.stale || w.shard.Armed(&w.timer) {
 		return
@@ -144,7 +144,7 @@ func (w *Watcher) look() {
 	w.Run()
 }
 
-// Run implements shard.Task: it looks. What cannot be read stays as it was.
+// Run implements shard.Task: it looks. If the kernel cannot be asked, all stays as it was.
 func (w *Watcher) Run() {
 	w.looked, w.stale = w.shard.Now(), false
 	if n, err := read(w.asked); err == nil {

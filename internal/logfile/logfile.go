@@ -54,8 +54,8 @@ func open(path string, limit int64, first string) (*File, error) {
 	return f, nil
 }
 
-// Write implements io.Writer. line ends with a newline. One that is longer than there is
-// room for at all loses its end.
+// Write implements io.Writer. line ends with a newline. It truncates one that is longer than
+// the whole room.
 func (f *File) Write(line []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -79,7 +79,7 @@ func (f *File) Write(line []byte) (int, error) {
 	return given, nil
 }
 
-// drop drops the older half of the lines, or as many as make room for so many bytes.
+// drop drops the older half of the lines, or as many as make room for room bytes.
 func (f *File) drop(room int64) error {
 	from := max(f.first+(f.limit-f.first)/2, f.size+room-(f.limit-f.first))
 	from, err := f.nextLine(from)
@@ -101,7 +101,7 @@ func (f *File) drop(room int64) error {
 	return f.file.Truncate(to)
 }
 
-// nextLine is where the first line begins that begins at the offset at or behind it.
+// nextLine returns the offset of the first line that begins at at or later.
 func (f *File) nextLine(at int64) (int64, error) {
 	at--
 	b := make([]byte, 4096)

@@ -29,10 +29,9 @@ const (
 
 var errManyOPT = errors.New("more than one OPT record")
 
-// Answer answers a query from the table. ok is false for a query that is others' to
-// answer, and for a message that is none. With stream it came over TCP, and an answer
-// may have any length. answer is overwritten by the next call; query is neither changed
-// nor kept.
+// Answer answers a query from the table. ok is false for a query that nameservers are to
+// answer, and for a message that is no query. With stream it came over TCP, and an answer may
+// have any length. The next call overwrites answer; query is neither changed nor kept.
 func (t *Table) Answer(query []byte, stream bool) (answer []byte, ok bool) {
 	var p dnsmessage.Parser
 	h, err := p.Start(query)
@@ -100,8 +99,8 @@ func reply(h dnsmessage.Header) dnsmessage.Header {
 	}
 }
 
-// resolve fills in what exists at the name asked, with the spelling of the asker; e
-// is nil if nothing does. zone is the offset of the zone's name in the name asked.
+// resolve fills in what exists at the name asked, in the asker's spelling; e is nil if
+// nothing does. zone is the offset of the zone's name in the name asked.
 func (t *Table) resolve(m *dnsmessage.Message, e *entry, zone int) {
 	q := &m.Questions[0]
 	m.Authoritative = true
@@ -125,7 +124,7 @@ func (t *Table) resolve(m *dnsmessage.Message, e *entry, zone int) {
 	}
 }
 
-// resource makes a record with TTL 0, for nobody to keep: members come and go.
+// resource makes a record with TTL 0, so that nobody caches it: members come and go.
 func resource(name dnsmessage.Name, body dnsmessage.ResourceBody) dnsmessage.Resource {
 	return dnsmessage.Resource{
 		Header: dnsmessage.ResourceHeader{Name: name, Class: dnsmessage.ClassINET},
@@ -133,8 +132,8 @@ func resource(name dnsmessage.Name, body dnsmessage.ResourceBody) dnsmessage.Res
 	}
 }
 
-// records lists what an entry has of a type. Asked for any (RFC 8482 lets us choose)
-// it is all that there is.
+// records lists an entry's records of a type, or all of them for ANY (RFC 8482 lets us
+// choose).
 func (e *entry) records(asked dnsmessage.Type) []dnsmessage.ResourceBody {
 	want := func(kind dnsmessage.Type) bool { return asked == kind || asked == dnsmessage.TypeALL }
 	var bodies []dnsmessage.ResourceBody
@@ -160,9 +159,8 @@ func (e *entry) records(asked dnsmessage.Type) []dnsmessage.ResourceBody {
 	return bodies
 }
 
-// rotated lists all the addresses of one family. Each answer begins with the one
-// after that with which the last one began. The families take turns apart, because
-// most clients ask for both.
+// rotated lists all the addresses of one family. Each answer begins one address later than
+// the last one. The families rotate separately, because most clients ask for both.
 func (e *entry) rotated(family int) []netip.Addr {
 	var addrs []netip.Addr
 	for _, m := range e.holders {
@@ -230,8 +228,8 @@ func findOPT(p *dnsmessage.Parser) (opt *dnsmessage.ResourceHeader, err error) {
 // version is the EDNS version of an OPT record: RFC 6891, section 6.1.3.
 func version(opt *dnsmessage.ResourceHeader) uint8 { return uint8(opt.TTL >> 16) }
 
-// payload is how long an answer over UDP may be to a query with this OPT record, if
-// any: RFC 6891, section 6.2.3 has smaller sizes mean minPayload.
+// payload bounds an answer over UDP to a query with this OPT record, if any: by RFC 6891,
+// section 6.2.3, smaller sizes mean minPayload.
 func payload(opt *dnsmessage.ResourceHeader) int {
 	if opt == nil {
 		return minPayload

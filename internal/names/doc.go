@@ -4,9 +4,8 @@
 // # Theory of operation
 //
 // A Table maps full names to what exists there. Members enter and leave by Add and
-// Remove; Answer is what the network's resolver asks before any nameserver
-// (dns.Config.Local). It answers or says that the query is others' to answer; then the
-// resolver forwards it.
+// Remove; the network's resolver asks Answer before any nameserver (dns.Config.Local). It
+// answers, or leaves the query to the resolver, which forwards it.
 //
 // The table is pure: no socket, goroutine, clock or lock. It belongs to the
 // goroutine of its shard, as the resolver does.
@@ -15,32 +14,35 @@
 //
 // A member has a name, a hostname and aliases. Each exists as it is, under the name of
 // the network, and under dns.podman, where containers on podman's own networks find
-// each other. No other suffix is made up, nor names below a member's. Members may share
+// each other. There are no other suffixes, and no names below a member's. Members may share
 // a name; then it has the addresses of all. The gateway is _gateway, as nss-myhostname(8)
-// calls a default router, so that its address has a name and that name its address.
+// calls a default router, so that its address has a name, too.
+//
+// NewHost makes another table, for every guest: host.epiphyte.internal and its like, the
+// names of the host as the guest reaches it. We answer for them and for all names below them,
+// so that no nameserver ever sees them.
 //
 // Names are compared without regard to the case of ASCII letters (RFC 4343), and
-// answered with the letters of the asker, who may have mixed them against forgery.
+// answered in the asker's spelling, which may mix cases against forgery.
 //
 // # Whose a query is
 //
 // The full names make up zones, and each zone is ours as a whole or in part:
 //
-//	dns.podman                     as a whole: it is nobody's on the Internet
+//	dns.podman                     as a whole: nobody on the Internet has it
 //	in-addr.arpa, ip6.arpa,        as a whole, as far as the network's subnets go:
 //	                               private addresses mean nothing elsewhere (RFC 6303)
 //	the network's name             in part: somebody may have called it "dev" or "com"
 //	the root                       in part
 //
 // In a zone that is ours as a whole, a name without an entry does not exist: NXDOMAIN.
-// In the others it is a nameserver's to answer. On an internal network all zones are
-// ours as a whole, and nothing is forwarded.
+// In the others a nameserver answers. On an internal network all zones are ours as a whole,
+// and nothing is forwarded.
 //
-// A name that was a member's and is not now does not exist either. A nameserver is not
-// told what ran here, and no stranger who has the name elsewhere is taken for the member.
-// Former names are remembered as long as the table lives, up to maxFormer of them;
-// beyond that the one given up longest ago is forgotten. A guest cannot make names
-// come and go: whoever runs the members does.
+// A member's former name does not exist either: nameservers do not learn what ran here, and
+// no stranger who has the name elsewhere is taken for the member. Former names are remembered
+// as long as the table lives, up to maxFormer of them; beyond that the one given up longest
+// ago is forgotten. Guests cannot make names come and go, only those who run the members.
 //
 // A name that exists only because others exist below it is empty, not missing (RFC 8020):
 // the entry counts those below. Such an entry counts in zones that are ours as a whole
@@ -48,10 +50,10 @@
 //
 // # Answers
 //
-// All addresses of the family asked, the first one another in each answer; PTR with the
-// member's name under the network's; for other types of a name that exists, nothing. TTL
-// is 0 everywhere. Empty answers and NXDOMAIN carry the SOA of their zone, whose minimum
-// is 0 too, so that no cache keeps them; without one some would, by rules of their own.
+// All addresses of the family asked, rotated with each answer; PTR with the member's name
+// under the network's; for other types of a name that exists, nothing. TTL is 0 everywhere.
+// Empty answers and NXDOMAIN carry the SOA of their zone, whose minimum is 0 too, so that no
+// cache keeps them; without it some would, by rules of their own.
 // A nameserver is not asked for other types of our names, such as MX: it would answer
 // NXDOMAIN, and resolvers apply that to the name with all its types.
 //
@@ -59,8 +61,8 @@
 // unsigned and never have AD. A query with an OPT record gets one back, without
 // options; EDNS versions other than 0 get BADVERS.
 //
-// Over UDP an answer is as long as the client says that it takes, 512 bytes if it does
-// not say, 1232 at most. The addresses beyond are left out and TC is set; the client
+// Over UDP an answer has at most the size that the client accepts, 512 bytes if it names
+// none, and never more than 1232. Further addresses are left out and TC is set; the client
 // may ask again over TCP.
 //
 // A query that is well-formed but not plain (another opcode than QUERY, another class
@@ -72,6 +74,6 @@
 //
 // It does not check who asks: all members see all names. It gives link-local addresses
 // no AAAA record, which has no place for their scope; they have a PTR record only. It
-// takes no registrations from guests, and follows no search list: that is the
-// resolv.conf of the member.
+// takes no registrations from guests, and follows no search list: the member's resolv.conf
+// does.
 package names

@@ -2,8 +2,8 @@ package names
 
 import "container/list"
 
-// maxFormer is how many former names are remembered: with names of 253 bytes they
-// take 1 MiB and their bookkeeping as much again.
+// maxFormer bounds the former names remembered: names of 253 bytes take 1 MiB, and their
+// bookkeeping as much again.
 const maxFormer = 4096
 
 // former remembers the full names that members gave up, even if others have them

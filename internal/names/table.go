@@ -13,8 +13,8 @@ const (
 	// default router, nss-myhostname(8). No member may have it.
 	Gateway = "_gateway"
 
-	// podmanZone is the domain in which podman's own networks have the names of
-	// their containers. Nobody else has names in it.
+	// podmanZone is the domain of containers' names on podman's own networks. Nobody else
+	// has names in it.
 	podmanZone = "dns.podman"
 )
 
@@ -27,11 +27,11 @@ type Config struct {
 	// Gateways are the addresses of the name Gateway, of either family.
 	Gateways []netip.Addr
 
-	// Subnets are the network's. No nameserver is asked who has an address in
+	// Subnets are the network's. No nameserver is asked for the name of an address in
 	// them.
 	Subnets []netip.Prefix
 
-	// Internal says that names of others do not exist.
+	// Internal says that no names exist but the network's.
 	Internal bool
 }
 
@@ -43,8 +43,7 @@ type Member struct {
 	Addrs    []netip.Addr
 }
 
-// Table has the names of one network. It belongs to one goroutine. The zero value
-// is of no use: see New.
+// Table has the names of one network. It belongs to one goroutine. New makes one.
 type Table struct {
 	network string // lower-case
 	members map[string]*member
@@ -70,11 +69,11 @@ type member struct {
 	ptr     dnsmessage.Name
 }
 
-// entry is what exists at one full name. With neither holders nor owners it is
-// there for names below it alone.
+// entry is what exists at one full name. With neither holders nor owners it exists only
+// because of names below it.
 type entry struct {
-	holders []*member      // whose name it is, in the order in which they came
-	owners  []*member      // whose address it stands for, in a reverse zone
+	holders []*member      // members with this name, in the order in which they came
+	owners  []*member      // in a reverse zone: members with this address
 	below   int            // entries one label longer
 	turn    [families]uint // the address that comes first in the next answer
 }
@@ -84,14 +83,11 @@ func (e *entry) known() bool { return len(e.holders)+len(e.owners) > 0 }
 
 // New makes a table in which only the gateway has a name.
 func New(cfg Config) *Table {
-	t := &Table{
-		members: make(map[string]*member),
-		entries: make(map[string]*entry),
-		zones:   map[string]bool{"": cfg.Internal, podmanZone: true},
-	}
+	t := newTable(map[string]bool{"": cfg.Internal, podmanZone: true})
 	if Valid(cfg.Network) == nil {
 		t.network = strings.ToLower(cfg.Network)
 		t.zones[t.network] = cfg.Internal || t.zones[t.network]
+		t.soa.NS = t.qualified(Gateway)
 	}
 	for _, p := range cfg.Subnets {
 		for _, zone := range reverseZones(p) {
@@ -99,9 +95,15 @@ func New(cfg Config) *Table {
 		}
 	}
 	t.link(t.named([]string{Gateway}, cfg.Gateways))
+	return t
+}
+
+// newTable makes a table without names.
+func newTable(zones map[string]bool) *Table {
+	t := &Table{members: make(map[string]*member), entries: make(map[string]*entry), zones: zones}
 	t.soa = dnsmessage.SOAResource{
 		NS: t.qualified(Gateway),
-		// The address of nobody, and numbers for zones that nobody copies: RFC
+		// A mailbox that nobody has, and numbers for zones that nobody copies: RFC
 		// 6303, section 3. MinTTL 0 keeps negative answers out of caches, RFC
 		// 2308, section 5.
 		MBox:    dnsmessage.MustNewName("nobody.invalid."),
@@ -113,9 +115,9 @@ func New(cfg Config) *Table {
 	return t
 }
 
-// Add gives the member id its names and addresses, in place of those it had. Names
-// that do not satisfy Valid are left out: nobody can ask us for them. A name or an
-// address that others have too stays theirs as well.
+// Add gives the member id its names and addresses, in place of those it had. It leaves out
+// names that do not satisfy Valid: nobody can ask us for them. Members may share names and
+// addresses.
 func (t *Table) Add(id string, m Member) {
 	added := t.newMember(m)
 	t.link(added)
@@ -130,7 +132,7 @@ func (t *Table) Remove(id string) {
 	delete(t.members, id)
 }
 
-// newMember makes of m what the answers need.
+// newMember converts m into the form that the answers need.
 func (t *Table) newMember(m Member) *member {
 	var valid []string
 	for _, name := range append([]string{m.Name, m.Hostname}, m.Aliases...) {
@@ -141,8 +143,8 @@ func (t *Table) newMember(m Member) *member {
 	return t.named(valid, m.Addrs)
 }
 
-// named makes a member with valid names, the first of which is given for its
-// addresses. Without any its addresses belong to nobody.
+// named makes a member with valid names, the first of which is the answer for its addresses.
+// Without any its addresses have no name.
 func (t *Table) named(names []string, addrs []netip.Addr) *member {
 	m := &member{}
 	for _, name := range names {
@@ -228,7 +230,7 @@ func without(list []*member, m *member) []*member {
 	return slices.DeleteFunc(list, func(other *member) bool { return other == m })
 }
 
-// grow returns the entry at a name, made if need be with all those above it.
+// grow returns the entry at a name, and makes it with all those above it if need be.
 func (t *Table) grow(name string) *entry {
 	e := t.entries[name]
 	if e == nil {
@@ -241,8 +243,8 @@ func (t *Table) grow(name string) *entry {
 	return e
 }
 
-// prune deletes the entry at a name if nothing is there or below, and those above
-// it that were there for its sake.
+// prune deletes the entry at a name if nothing is there or below, and those above it that
+// existed only because of it.
 func (t *Table) prune(name string) {
 	if e := t.entries[name]; e.known() || e.below > 0 {
 		return
@@ -277,9 +279,8 @@ func (t *Table) zone(name []byte) (offset int, whole bool) {
 	return len(name), t.zones[""]
 }
 
-// find looks for a name that was asked. If it is ours to answer for, e is what we
-// have there, or nil if the name does not exist. zone is the offset in name of the
-// zone that it is in.
+// find looks for a name that was asked. If we answer for it, e is what we have there, or nil
+// if the name does not exist. zone is the offset in name of the zone that it is in.
 func (t *Table) find(name *dnsmessage.Name) (e *entry, zone int, ours bool) {
 	var folded [len(name.Data)]byte
 	n := int(name.Length) - 1 // without the last dot
@@ -292,4 +293,23 @@ func (t *Table) find(name *dnsmessage.Name) (e *entry, zone int, ours bool) {
 	zone, whole := t.zone(folded[:n])
 	e = t.entries[string(folded[:n])]
 	return e, zone, whole || e != nil && e.known() || t.former.has(folded[:n])
+}
+
+// Lookup returns the addresses of a name, those of IPv4 first. ours says that the network
+// answers for the name, whether anybody has it or not.
+func (t *Table) Lookup(name string) (addrs []netip.Addr, ours bool) {
+	n, err := dnsmessage.NewName(strings.TrimSuffix(name, ".") + ".")
+	if err != nil {
+		return nil, false
+	}
+	e, _, ours := t.find(&n)
+	if e == nil {
+		return nil, ours
+	}
+	for family := range families {
+		for _, m := range e.holders {
+			addrs = append(addrs, m.addrs[family]...)
+		}
+	}
+	return addrs, ours
 }

@@ -15,21 +15,21 @@ const (
 
 // Errors of Valid, wrapped in the name that has them.
 var (
-	errEmpty     = errors.New("a name or a part between dots is empty")
-	errLong      = fmt.Errorf("longer than %d bytes, or than %d between dots", maxName, maxLabel)
-	errCharacter = errors.New("a part is not of letters, digits, '-' and '_', or has '-' at an end")
-	errAddress   = errors.New("reads as an IP address")
-	errReserved  = errors.New("has a meaning of its own")
+	errEmpty     = errors.New("it is empty, or a part of it between dots is")
+	errLong      = fmt.Errorf("it is longer than %d bytes, or than %d between dots", maxName, maxLabel)
+	errCharacter = errors.New("use letters, digits and '_', inside also '-', with dots between parts")
+	errAddress   = errors.New("it reads as an IP address")
+	errReserved  = errors.New("it has a meaning of its own")
 )
 
-// Valid reports why name cannot be the name of a member, nil if it can: a host name
-// as of RFC 952 and RFC 1123, section 2.1, without a dot at its end, in which '_' may
-// stand for a letter, as container engines allow. It is none that resolvers answer by
-// themselves: no IP address, in whatever notation inet_aton(3) takes with a dot, not
-// localhost (RFC 6761, section 6.3), not Gateway.
+// Valid returns why name cannot be the name of a member, nil if it can: a host name as of RFC
+// 952 and RFC 1123, section 2.1, without a dot at its end, in which '_' counts as a letter,
+// as container engines allow. Names that resolvers answer by themselves are not valid: IP
+// addresses in any notation that inet_aton(3) takes with a dot, localhost (RFC 6761, section
+// 6.3), and Gateway.
 func Valid(name string) error {
 	if err := invalid(name); err != nil {
-		return fmt.Errorf("check name %q: %w", name, err)
+		return fmt.Errorf("the name %q cannot be: %w", name, err)
 	}
 	return nil
 }
@@ -57,6 +57,21 @@ func invalid(name string) error {
 		return errReserved
 	}
 	return nil
+}
+
+// Domain returns s without a dot at its end, if a DNS message can carry it as a name other
+// than the root. The further limits of a host's name do not apply (RFC 2181, section 11).
+func Domain(s string) (name string, ok bool) {
+	name = strings.TrimSuffix(s, ".")
+	if len(name) > maxName {
+		return "", false
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || len(label) > maxLabel {
+			return "", false
+		}
+	}
+	return name, true
 }
 
 func notInName(r rune) bool {

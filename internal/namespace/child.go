@@ -16,18 +16,18 @@ import (
 // childName is argv[0] of the re-executed role.
 const childName = "epiphyte-command"
 
-// ownName is who speaks where nobody else is named.
+// ownName is the default of Config.Speaker.
 const ownName = "epiphyte"
 
 // IsChild reports whether this process was started as the child of Start. main
-// must ask before it looks at flags or builds anything.
+// must call it before it looks at flags or builds anything.
 func IsChild() bool {
 	return len(os.Args) > 2 && os.Args[0] == childName || isEntered()
 }
 
-// ChildMain is the child's main function. It becomes the command and does not
-// return then; otherwise it returns the exit status, 126 or 127 as a shell has
-// them when the command cannot be executed.
+// ChildMain is the child's main function. It becomes the command and does not return, unless
+// it fails: then it returns the exit status, which is 126 or 127, as in a shell, if the
+// command cannot be executed.
 func ChildMain() int {
 	if isEntered() {
 		return execute(os.Args[1:], false, ownName)
@@ -50,23 +50,26 @@ func ChildMain() int {
 	if n, err := read(control, buf); err != nil || string(buf[:n]) != release {
 		return 1
 	}
-	// The parent-death signal is the thread's, and the thread that executes the
-	// command lives on in it: not necessarily the one that Start set it on.
+	// The parent-death signal belongs to a thread. Only the thread that executes the
+	// command survives in it, and that need not be the one that Start set it on.
 	runtime.LockOSThread()
+	if err := keepNone(); err != nil {
+		return 1
+	}
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil || !connected(control) {
 		return 1
 	}
 	return execute(os.Args[2:], cfg.Login, cmp.Or(cfg.Speaker, ownName))
 }
 
-// connected reports whether the parent lives. Its process id tells nothing in a PID
-// namespace of the child's own.
+// connected reports whether the parent lives. Its process id says nothing if the child has a
+// PID namespace of its own.
 func connected(control int) bool {
 	_, _, err := unix.Recvfrom(control, make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	return err == unix.EAGAIN
 }
 
-// prepare does what must be done inside.
+// prepare does what must be done inside the namespaces.
 func (cfg Config) prepare() report {
 	var rep report
 	if cfg.Hostname != "" {
@@ -88,7 +91,7 @@ func (cfg Config) prepare() report {
 			rep.Warnings = append(rep.Warnings, warning)
 		}
 	}
-	rep.Warnings = append(rep.Warnings, applySettings("/proc/sys/net")...)
+	rep.Warnings = append(rep.Warnings, applySettings("/proc/sys/net", cfg.IDs)...)
 	for _, name := range cfg.Interfaces {
 		if err := tap.Make(name, cfg.Queues); err != nil {
 			return report{Fault: err.Error()}
@@ -97,7 +100,7 @@ func (cfg Config) prepare() report {
 	return rep
 }
 
-// read is read(2), begun again when a signal interrupts it.
+// read is read(2), restarted when a signal interrupts it.
 func read(fd int, buf []byte) (int, error) {
 	for {
 		n, err := unix.Read(fd, buf)

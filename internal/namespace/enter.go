@@ -9,13 +9,13 @@ import (
 	"epiphyte/tap"
 )
 
-// enteredName is argv[0] of the role that becomes a command in namespaces that exist.
+// enteredName is argv[0] of the role that becomes a command in existing namespaces.
 const enteredName = "epiphyte-entered"
 
 func isEntered() bool { return len(os.Args) > 1 && os.Args[0] == enteredName }
 
-// Enter starts a command in the namespaces of a target, with a network or without one. It
-// has our environment, and our working directory where that is there as well.
+// Enter starts a command in the namespaces of a target, with a network or without one. The
+// command has our environment, and our working directory if that exists there.
 func Enter(target tap.Target, command []string) (*Process, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -24,7 +24,7 @@ func Enter(target tap.Target, command []string) (*Process, error) {
 	p := &Process{done: make(chan struct{}), started: make(chan error, 1)}
 	p.tty, _ = os.OpenFile("/dev/tty", os.O_RDWR|syscall.O_NOCTTY, 0)
 	go func() {
-		runtime.LockOSThread() // whose end would be the command's
+		runtime.LockOSThread() // the thread's end would end the command
 		defer runtime.UnlockOSThread()
 		process, err := tap.Enter(target, tap.Program{Args: append([]string{enteredName}, command...), Env: os.Environ(), Dir: dir})
 		p.process = process

@@ -27,8 +27,8 @@ func readSetting(path string) string {
 	return strings.TrimSpace(string(b))
 }
 
-// hint is what to do about err, the refusal of a step that needs a user
-// namespace, to be put behind its text. read gives the value of a setting.
+// hint returns what to do about err, from a step that needs a user namespace, for the end of
+// its message. read returns the value of a setting.
 func hint(err error, read func(path string) string) string {
 	switch {
 	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EACCES):
@@ -56,7 +56,7 @@ func sysctlName(path string) string {
 	return strings.ReplaceAll(strings.TrimPrefix(path, "/proc/sys/"), "/", ".")
 }
 
-// errnoOf is the errno in err, whose text has no path, or err itself.
+// errnoOf returns the errno in err, whose text has no path, or err itself.
 func errnoOf(err error) error {
 	var errno syscall.Errno
 	if errors.As(err, &errno) {

@@ -4,9 +4,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+
+	"epiphyte/internal/subid"
 )
 
 func TestResolvConfContent(t *testing.T) {
@@ -35,12 +38,11 @@ func TestResolvConfContent(t *testing.T) {
 	}
 }
 
-func TestResolvConfMissingIsAWarning(t *testing.T) {
+func TestResolvConfMissing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "resolv.conf")
 	for _, want := range []string{path + " does not exist", path + " leads to stub.conf, which does not exist"} {
-		warning, err := Config{}.mountResolvConf(path)
-		if err != nil || !strings.HasPrefix(warning, want) || strings.Contains(warning, "\n") {
-			t.Errorf("warning %q, error %v", warning, err)
+		if got := missing(path); !strings.HasPrefix(got, want) || strings.Contains(got, "\n") {
+			t.Error(got)
 		}
 		if err := os.Symlink("stub.conf", path); err != nil && !os.IsExist(err) {
 			t.Fatal(err)
@@ -64,7 +66,7 @@ func TestPlaceBesideIsNotAboveTheTarget(t *testing.T) {
 
 func TestSettings(t *testing.T) {
 	root := t.TempDir()
-	for _, s := range settings {
+	for _, s := range settings(IDs{}) {
 		file := filepath.Join(root, s.name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 			t.Fatal(err)
@@ -73,26 +75,26 @@ func TestSettings(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if w := applySettings(root); w != nil {
+	if w := applySettings(root, IDs{}); w != nil {
 		t.Errorf("warnings %q", w)
 	}
-	for _, s := range settings {
+	for _, s := range settings(IDs{}) {
 		b, err := os.ReadFile(filepath.Join(root, s.name))
 		if err != nil || string(b) != s.value {
 			t.Errorf("%s is %q, %v; want %q", s.name, b, err, s.value)
 		}
 	}
-	if w := applySettings(filepath.Join(root, "none")); w != nil {
+	if w := applySettings(filepath.Join(root, "none"), IDs{}); w != nil {
 		t.Errorf("a kernel without the settings: warnings %q", w)
 	}
-	file := filepath.Join(root, settings[0].name)
+	file := filepath.Join(root, settings(IDs{})[0].name)
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Mkdir(file, 0o700); err != nil { // cannot be written, by anybody
 		t.Fatal(err)
 	}
-	if w := applySettings(root); len(w) != 1 || !strings.Contains(w[0], "net/ipv4/ping_group_range: is a directory; ping") {
+	if w := applySettings(root, IDs{}); len(w) != 1 || !strings.Contains(w[0], "net/ipv4/ping_group_range: is a directory; ping") {
 		t.Errorf("warnings %q", w)
 	}
 }
@@ -116,6 +118,25 @@ func TestB2_HintNamesTheSetting(t *testing.T) {
 		got := hint(tc.err, func(path string) string { return tc.settings[path] })
 		if !strings.Contains(got, tc.want) || (tc.want == "") != (got == "") || strings.Contains(got, "\n") {
 			t.Errorf("%v, %v: %q, want %q in it", tc.err, tc.settings, got, tc.want)
+		}
+	}
+}
+
+func TestMapAround(t *testing.T) {
+	type m = syscall.SysProcIDMap
+	for _, tt := range []struct {
+		inside int
+		block  subid.Block
+		want   []m
+	}{
+		{0, subid.Block{}, []m{{ContainerID: 0, HostID: 1001, Size: 1}}},
+		{0, subid.Block{First: 100000, Count: 1}, []m{{ContainerID: 0, HostID: 1001, Size: 1}}},
+		{0, subid.Block{First: 100000, Count: 3}, []m{{ContainerID: 0, HostID: 1001, Size: 1}, {ContainerID: 1, HostID: 100000, Size: 2}}},
+		{2, subid.Block{First: 100000, Count: 5}, []m{{ContainerID: 2, HostID: 1001, Size: 1}, {ContainerID: 0, HostID: 100000, Size: 2}, {ContainerID: 3, HostID: 100002, Size: 2}}},
+		{9, subid.Block{First: 100000, Count: 5}, []m{{ContainerID: 9, HostID: 1001, Size: 1}, {ContainerID: 0, HostID: 100000, Size: 5}}},
+	} {
+		if got := mapAround(tt.inside, 1001, tt.block); !slices.Equal(got, tt.want) {
+			t.Errorf("%d, %+v: %+v", tt.inside, tt.block, got)
 		}
 	}
 }

@@ -6,8 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountsApart has what is mounted here not show on the host; what the host mounts may show
-// here.
+// mountsApart keeps mounts made here from the host; the host's may still show here.
 func mountsApart() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)

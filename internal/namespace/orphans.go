@@ -9,14 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Orphans are what a command has left running: processes whose parents have ended.
+// Orphans are processes that a command has left running, whose parents have ended.
 type Orphans struct {
 	children *os.File // ours, as the kernel lists them; nil where it does not
 	others   func(pid int) bool
 }
 
-// AdoptOrphans has them become children of this process, before any command is started and
-// before a sandbox forbids it. others tells children of ours that are none.
+// AdoptOrphans has orphans become children of this process. It is called before any command
+// is started and before a sandbox forbids it. others reports children that are no orphans.
 func AdoptOrphans(others func(pid int) bool) *Orphans {
 	o := &Orphans{others: others}
 	if unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == nil {
@@ -26,12 +26,12 @@ func AdoptOrphans(others func(pid int) bool) *Orphans {
 	return o
 }
 
-// Living are those that have not ended. Those that have are reaped.
+// Living returns the orphans that have not ended, and reaps the others.
 func (o *Orphans) Living() (pids []int) {
 	if o.children == nil {
 		return nil
 	}
-	buf := make([]byte, 16<<10) // more than anybody lists
+	buf := make([]byte, 16<<10) // more than any real list
 	n, _ := o.children.ReadAt(buf, 0)
 	for _, field := range strings.Fields(string(buf[:n])) {
 		pid, err := strconv.Atoi(field)
@@ -45,5 +45,5 @@ func (o *Orphans) Living() (pids []int) {
 	return pids
 }
 
-// Close lets go of the list.
+// Close closes the list.
 func (o *Orphans) Close() { o.children.Close() }

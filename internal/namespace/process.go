@@ -15,34 +15,38 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/subid"
 )
 
-// Config is a command and what its namespaces shall hold. All but the command is
-// handed to the child.
+// Config is a command and what its namespaces are to hold. All but the command is handed to
+// the child.
 type Config struct {
 	Command []string `json:"-"` // the program and its arguments; looked up in PATH inside
 	// Nameservers go to the command's resolv.conf. None: the host's file is
 	// left visible, and Search and Options do nothing.
 	Nameservers []netip.Addr
 	Search      []string // domains, before those of the host's search list
-	Options     []string // of resolv.conf(5), such as ndots:0; they replace the host's of the same name
+	Options     []string // of resolv.conf(5), such as ndots:0; they override the host's of the same name
 	// Interfaces are the names of the TAPs that the child makes and that the
 	// caller attaches to between Start and Release.
 	Interfaces []string
-	Queues     int // that each TAP shall have; 0: one
+	Queues     int // of each TAP; 0: one
 	// Hostname is the command's, in a UTS namespace of its own; at most 64 bytes.
 	// Empty: it has the host's, and the host's namespace.
 	Hostname string
 	// Isolated has the command in PID and IPC namespaces of its own, too, as process 1,
 	// with a /proc of its own.
 	Isolated bool
-	// User and Group are outside what root is inside, for a caller who is root; 0: the
-	// caller's own.
+	// User and Group are the ids outside that root inside maps to, for a caller that is root;
+	// 0: the caller's own.
 	User, Group int
+	// IDs are the users and groups inside, unless User is set.
+	IDs IDs
 	// Login makes a shell the user's login shell, as login(1) does: its name begins with a
 	// dash.
 	Login bool
-	// Speaker is who says that the command cannot be executed. Empty: epiphyte.
+	// Speaker begins the message that the command cannot be executed. Empty: epiphyte.
 	Speaker string
 }
 
@@ -75,9 +79,9 @@ const release = "go"
 // maxMessage bounds a message between parent and child, in bytes.
 const maxMessage = 4096
 
-// Start makes the namespaces and the child in them and returns when they are
-// ready and have their persistent TAPs. Errors are one line and name the kernel setting
-// that stands in the way where one does.
+// Start makes the namespaces and the child in them, and returns when they are ready and have
+// their persistent TAPs. Errors are one line, and name the kernel setting that is in the way,
+// if there is one.
 func Start(cfg Config) (*Process, error) {
 	if len(cfg.Command) == 0 {
 		return nil, errors.New("start command: none given")
@@ -102,9 +106,15 @@ func Start(cfg Config) (*Process, error) {
 	if cfg.Isolated {
 		p.status, _ = os.Open(fmt.Sprintf("/proc/%d/status", p.PID())) // likewise
 	}
-	if err := p.prepare(cfg); err != nil {
+	err = cfg.IDs.write(p.PID())
+	if err == nil {
+		if err = p.prepare(cfg); err != nil {
+			err = fmt.Errorf("prepare namespaces: %w", err)
+		}
+	}
+	if err != nil {
 		p.Close()
-		return nil, fmt.Errorf("prepare namespaces: %w", err)
+		return nil, err
 	}
 	return p, nil
 }
@@ -119,12 +129,13 @@ func (cfg Config) child(control int) *exec.Cmd {
 	if cfg.Isolated {
 		flags |= syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC
 	}
-	attr := &syscall.SysProcAttr{
-		Cloneflags:  flags,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: cmp.Or(cfg.User, os.Geteuid()), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: cmp.Or(cfg.Group, os.Getegid()), Size: 1}},
-		Pdeathsig:   syscall.SIGKILL,
+	attr := &syscall.SysProcAttr{Cloneflags: flags, Pdeathsig: syscall.SIGKILL}
+	ids := cfg.IDs
+	if len(ids.Users) == 0 {
+		ids.Users = mapAround(0, cmp.Or(cfg.User, os.Geteuid()), subid.Block{})
+		ids.Groups = mapAround(0, cmp.Or(cfg.Group, os.Getegid()), subid.Block{})
 	}
+	ids.prepare(attr)
 	if cfg.User != 0 {
 		attr.GidMappingsEnableSetgroups, attr.Credential = true, &syscall.Credential{}
 	}
@@ -138,8 +149,8 @@ func (cfg Config) child(control int) *exec.Cmd {
 	}
 }
 
-// own starts the child and waits for it on one thread, which the child's death
-// signal is bound to.
+// own starts the child and waits for it on one thread: the child's death signal comes when
+// that thread ends.
 func (p *Process) own(cmd *exec.Cmd, theirs int) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -157,7 +168,7 @@ func (p *Process) own(cmd *exec.Cmd, theirs int) {
 	close(p.done)
 }
 
-// startCause strips the path of ourselves from the error.
+// startCause strips our own path from the error.
 func startCause(err error) error {
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
@@ -198,10 +209,10 @@ func (p *Process) prepare(cfg Config) error {
 	return nil
 }
 
-// PID is the process whose namespaces are the command's.
+// PID is the process whose namespaces the command has.
 func (p *Process) PID() int { return p.process.Pid }
 
-// Child is the process to be signalled.
+// Child is the process to signal.
 func (p *Process) Child() *os.Process { return p.process }
 
 // Release lets the command run.
@@ -246,10 +257,9 @@ func (p *Process) Close() error {
 	return p.control.Close()
 }
 
-// controlPair makes the connection between parent and child. SOCK_SEQPACKET
-// keeps messages whole and shows the death of either side as end of file. The
-// child's end is inherited by number, so that the descriptors which the caller
-// passed to the command keep theirs.
+// controlPair makes the connection between parent and child. SOCK_SEQPACKET keeps messages
+// whole and shows the death of either side as end of file. The child inherits its end under
+// the same number, so that descriptors which the caller passed to the command keep theirs.
 func controlPair() (ours, theirs int, err error) {
 	sp, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {

@@ -9,13 +9,13 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/names"
 )
 
-// resolvConf is the command's resolv.conf(5): our name servers, with the search
-// list and options of the host's file, which name what they mean on the host's
-// network too.
+// resolvConf returns the command's resolv.conf(5): our name servers, with the search list and
+// options of the host's file, which are valid here, too.
 func (cfg Config) resolvConf(host []byte) []byte {
 	search, options := parseResolvConf(host)
 	var b bytes.Buffer
@@ -27,8 +27,8 @@ func (cfg Config) resolvConf(host []byte) []byte {
 	return b.Bytes()
 }
 
-// HostSearch is the search list of the resolv.conf(5) at path, empty if there is none. Domains
-// have no final dot; what is none is left out.
+// HostSearch returns the search list of the resolv.conf(5) at path, empty if there is none.
+// Domains have no final dot; invalid ones are left out.
 func HostSearch(path string) []string {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -37,9 +37,9 @@ func HostSearch(path string) []string {
 	search, _ := parseResolvConf(text)
 	var list []string
 	for _, domain := range keepFirst(search) {
-		// The root says that there is no list (systemd-resolved).
-		if _, ok := dns.IsDomainName(domain); ok && domain != "." {
-			list = append(list, strings.TrimSuffix(domain, "."))
+		// The root alone means that there is no list (systemd-resolved).
+		if name, ok := names.Domain(domain); ok {
+			list = append(list, name)
 		}
 	}
 	return list
@@ -69,8 +69,7 @@ func writeList(b *bytes.Buffer, keyword string, values []string) {
 	}
 }
 
-// keepFirst drops domains that came before in the list, which would be asked for
-// twice.
+// keepFirst drops repeated domains, which would be asked for twice.
 func keepFirst(domains []string) (list []string) {
 	seen := map[string]bool{}
 	for _, d := range domains {
@@ -94,23 +93,30 @@ func keepLast(options []string) (list []string) {
 	return list
 }
 
-// mountResolvConf puts our file over the one that path leads to, in this mount
-// namespace only. A path that leads nowhere cannot be mounted over: that is a
-// warning, for the command may not need names.
+// mountResolvConf puts our file over the one that path leads to, in this mount namespace
+// only. If that does not exist, nothing can be mounted over it: its directory is shown with
+// our file in it, read-only. If the kernel refuses that (before Linux 5.11, or with other
+// mounts below the directory) it returns a warning, since the command may not need names.
 func (cfg Config) mountResolvConf(path string) (warning string, err error) {
 	host, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return missing(path), nil
+	lacks, cover := errors.Is(err, os.ErrNotExist), coverFile
+	leads := path
+	if lacks {
+		cover, leads = coverDir, filepath.Dir(path)
 	}
-	// A file that may not be read is still mounted over.
-	target, err := filepath.EvalSymlinks(path)
+	// A file that we may not read is still mounted over.
+	target, err := filepath.EvalSymlinks(leads)
 	if err != nil {
-		return "", fmt.Errorf("find %s: %w", path, errnoOf(err))
+		return "", fmt.Errorf("find %s: %w", leads, errnoOf(err))
 	}
 	if err := mountsApart(); err != nil {
 		return "", err
 	}
-	return "", mountFile(target, cfg.resolvConf(host))
+	err = mountFile(target, cfg.resolvConf(host), cover)
+	if lacks && err != nil {
+		return missing(path), nil
+	}
+	return "", err
 }
 
 // missing says what to do about a file that does not exist.
@@ -121,10 +127,9 @@ func missing(path string) string {
 	return fmt.Sprintf("%s does not exist, so the command has no name server; create it (empty is enough)", path)
 }
 
-// mountFile mounts a new file in memory over target. The file system that holds
-// it needs a directory to be mounted on for a moment; only this process sees it
-// there.
-func mountFile(target string, content []byte) error {
+// mountFile covers target with a new file in memory. Its file system needs a directory to be
+// mounted on for a moment; only this process sees it there.
+func mountFile(target string, content []byte, cover func(place, target string) error) error {
 	place, err := placeBeside(target)
 	if err != nil {
 		return err
@@ -133,28 +138,41 @@ func mountFile(target string, content []byte) error {
 	if err := unix.Mount("tmpfs", place, "tmpfs", flags, "size=64k,mode=755"); err != nil {
 		return fmt.Errorf("mount tmpfs: %w", err)
 	}
-	err = coverFile(filepath.Join(place, "resolv.conf"), target, content)
+	if err = os.WriteFile(filepath.Join(place, confName), content, 0o644); err != nil {
+		err = fmt.Errorf("write resolv.conf: %w", errnoOf(err))
+	} else {
+		err = cover(place, target)
+	}
 	if e := unix.Unmount(place, unix.MNT_DETACH); err == nil && e != nil {
 		err = fmt.Errorf("unmount tmpfs: %w", e)
 	}
 	return err
 }
 
-func coverFile(file, target string, content []byte) error {
-	if err := os.WriteFile(file, content, 0o644); err != nil {
-		return fmt.Errorf("write resolv.conf: %w", errnoOf(err))
-	}
-	if err := unix.Mount(file, target, "", unix.MS_BIND, ""); err != nil {
+// confName is the new file's name.
+const confName = "resolv.conf"
+
+// coverFile mounts the new file over target.
+func coverFile(place, target string) error {
+	if err := unix.Mount(filepath.Join(place, confName), target, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("mount over %s: %w", target, err)
 	}
 	return nil
 }
 
-// placeBeside finds a directory to mount on that does not contain target.
+// coverDir shows the directory target with the new file added.
+func coverDir(place, target string) error {
+	if err := unix.Mount("overlay", target, "overlay", unix.MS_RDONLY, "lowerdir="+place+":"+target); err != nil {
+		return fmt.Errorf("mount over %s: %w", target, err)
+	}
+	return nil
+}
+
+// placeBeside finds a directory to mount on that neither is nor contains target.
 func placeBeside(target string) (string, error) {
 	for _, dir := range [...]string{"/tmp", "/run", "/var", "/mnt", "/dev"} {
 		real, err := filepath.EvalSymlinks(dir)
-		if err != nil || strings.HasPrefix(target, real+"/") {
+		if err != nil || strings.HasPrefix(target+"/", real+"/") {
 			continue
 		}
 		return real, nil

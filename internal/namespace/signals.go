@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// forwarded are the signals that somebody sends to us and means the command.
-// SIGKILL and SIGSTOP cannot be caught. SIGTSTP, SIGTTIN and SIGTTOU stop us
-// and the command together, for both are in the terminal's process group.
+// forwarded are the signals sent to us that are meant for the command. SIGKILL and SIGSTOP
+// cannot be caught. SIGTSTP, SIGTTIN and SIGTTOU stop us and the command together, since both
+// are in the terminal's process group.
 var forwarded = [...]os.Signal{
 	syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT,
 	syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH, syscall.SIGALRM,
@@ -21,8 +21,8 @@ var forwarded = [...]os.Signal{
 	syscall.SIGCHLD, // not passed on: see Process.followStop
 }
 
-// Signals is a subscription to the signals to be forwarded. It must begin
-// before the command does, and end by Close.
+// Signals is a subscription to the forwarded signals. It must begin before the command, and
+// be ended by Close.
 type Signals struct{ ch chan os.Signal }
 
 // CatchSignals begins to collect signals instead of dying by them. A signal
@@ -43,8 +43,8 @@ func (s *Signals) Close() { signal.Stop(s.ch) }
 // C delivers the signals.
 func (s *Signals) C() <-chan os.Signal { return s.ch }
 
-// Forward passes a caught signal on to the command, unless the terminal that
-// made it has sent it there too.
+// Forward passes a caught signal on to the command, unless the terminal has sent it there,
+// too.
 func (p *Process) Forward(sig os.Signal) {
 	n, ok := sig.(syscall.Signal)
 	switch {
@@ -61,7 +61,7 @@ func (p *Process) Forward(sig os.Signal) {
 }
 
 // immune reports whether a signal that ends other processes would not end the command, since
-// it is process 1 and handles it in no way (pid_namespaces(7)). Nobody means that.
+// it is process 1 and does not handle it (pid_namespaces(7)).
 func (p *Process) immune(sig syscall.Signal) bool {
 	if p.status == nil || sig == syscall.SIGWINCH || sig == syscall.SIGCONT {
 		return false
@@ -71,8 +71,7 @@ func (p *Process) immune(sig syscall.Signal) bool {
 	return n > 0 && !handles(string(buf[:n]), sig)
 }
 
-// handles reports whether a process whose /proc/PID/status this is catches a signal, or
-// ignores it.
+// handles reports whether a process with this /proc/PID/status catches or ignores a signal.
 func handles(status string, sig syscall.Signal) bool {
 	for line := range strings.Lines(status) {
 		name, set, _ := strings.Cut(line, ":")
@@ -101,7 +100,7 @@ func fromTerminal(sig syscall.Signal) bool {
 // the controlling terminal.
 func (p *Process) inForeground() bool { return p.foreground() == unix.Getpgrp() }
 
-// foreground is the process group that has the controlling terminal, 0 if there is none.
+// foreground returns the process group that has the controlling terminal, 0 if there is none.
 func (p *Process) foreground() int {
 	if p.tty == nil {
 		return 0
@@ -113,9 +112,9 @@ func (p *Process) foreground() int {
 	return group
 }
 
-// followStop stops us as well if the command has been stopped, by itself as a shell does on
-// 'suspend': whoever waits for us learns of it, and has the terminal back. When we are
-// continued, so is the command, with the terminal if it had it.
+// followStop stops us as well if the command has stopped, as a shell does on 'suspend': so
+// our parent learns of it, and gets the terminal back. When we are continued, so is the
+// command, with the terminal if it had it.
 func (p *Process) followStop() {
 	var info unix.Siginfo
 	err := unix.Waitid(unix.P_PID, p.process.Pid, &info, unix.WSTOPPED|unix.WNOHANG, nil)
@@ -123,7 +122,8 @@ func (p *Process) followStop() {
 		return
 	}
 	group := p.foreground()
-	// To this thread, which goes no further then: another would take one to the process.
+	// To this thread, so that it stops here: another thread might take a signal to the
+	// process.
 	runtime.LockOSThread()
 	unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGSTOP)
 	runtime.UnlockOSThread()

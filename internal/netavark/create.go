@@ -55,8 +55,8 @@ func (p *Plugin) restore(name string, old netdef.Definition, defined bool) error
 	return p.Paths.Remove(name)
 }
 
-// makeWay ends a network of the same name that nobody is a member of. One that has
-// members is what podman creates, or in its way; d gets its subnets.
+// makeWay ends a running network of the same name that has no members. If it has some, it
+// must be the one that podman creates, and d gets its subnets; else it is in the way.
 func (p *Plugin) makeWay(ctx context.Context, d *netdef.Definition) (running bool, err error) {
 	c, info, err := network.Inspect(ctx, p.Paths.Socket(d.Name))
 	if err == network.ErrNotRunning {
@@ -79,7 +79,7 @@ func (p *Plugin) makeWay(ctx context.Context, d *netdef.Definition) (running boo
 	return false, network.AwaitEnd(ctx, p.Paths, d.Name)
 }
 
-// adopt gives d what it leaves open of a network that runs, and reports whether it is the
+// adopt fills in what d leaves open from a running network, and reports whether both are the
 // same then.
 func adopt(d, running *netdef.Definition) bool {
 	same := *d

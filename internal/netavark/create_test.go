@@ -137,7 +137,7 @@ func TestCreateRefuses(t *testing.T) {
 		{`{"name":"web","ipam_options":{"driver":"dhcp"}}`, `"dhcp"`},
 		{`{"name":"web","subnets":[{"subnet":"10.77.5.0/24","gateway":"10.77.5.2"}]}`, "--gateway"},
 		{`{"name":"web","subnets":[{"subnet":"10.77.5.0/24"},{"subnet":"10.77.6.0/24"}]}`, "of one family"},
-		{`{"name":"web","subnets":[{"subnet":"fd77::/48"}]}`, "not a /64"},
+		{`{"name":"web","subnets":[{"subnet":"fd77::/48"}]}`, "not an IPv6 subnet"},
 	} {
 		p := newPlugin(t)
 		answer, ok := run(t, p, tt.stdin, Create)

@@ -12,7 +12,7 @@ import (
 	"epiphyte/internal/netdef"
 )
 
-// podmanNetwork is a network as podman describes it, as far as it matters to us.
+// podmanNetwork is podman's description of a network, as far as it matters to us.
 type podmanNetwork struct {
 	Name        string            `json:"name"`
 	Interface   string            `json:"network_interface"`
@@ -32,7 +32,7 @@ type subnet struct {
 	LeaseRange json.RawMessage `json:"lease_range,omitempty"`
 }
 
-// definition is the network that podman means, with its subnets as far as it names them.
+// definition returns the network that podman describes, with the subnets that it names.
 func (n *podmanNetwork) definition() (netdef.Definition, error) {
 	d := netdef.Definition{Name: n.Name, Internal: n.Internal, NoDNS: !n.DNS}
 	err := errors.Join(n.refuse(), n.setSubnets(&d), n.setOptions(&d))
@@ -43,7 +43,7 @@ func (n *podmanNetwork) definition() (netdef.Definition, error) {
 	return d, err
 }
 
-// refuse is the error of what these networks do not have.
+// refuse returns an error for what our networks do not support.
 func (n *podmanNetwork) refuse() error {
 	switch {
 	case n.Interface != "":
@@ -59,7 +59,7 @@ func (n *podmanNetwork) refuse() error {
 	return nil
 }
 
-// setSubnets takes over what podman was told: at most one subnet of either family.
+// setSubnets takes over podman's subnets: at most one of either family.
 func (n *podmanNetwork) setSubnets(d *netdef.Definition) error {
 	for _, s := range n.Subnets {
 		place := &d.Subnet
@@ -102,7 +102,7 @@ func (n *podmanNetwork) setOptions(d *netdef.Definition) error {
 }
 
 // fill returns podman's description with the subnets of d, each with its gateway, so that
-// podman gives that address to no container. All else is as it came.
+// podman gives that address to no container. All else is unchanged.
 func (n *podmanNetwork) fill(description []byte, d netdef.Definition) ([]byte, error) {
 	subnets := slices.Clone(n.Subnets)
 	for _, p := range [...]netip.Prefix{d.Subnet, d.Subnet6} {

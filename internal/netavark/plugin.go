@@ -23,7 +23,7 @@ const (
 	Teardown = "teardown"
 )
 
-// IsCommand reports whether a first argument is netavark's.
+// IsCommand reports whether a first argument is a command of netavark's.
 func IsCommand(s string) bool {
 	return s == Info || s == Create || s == Setup || s == Teardown
 }
@@ -38,24 +38,24 @@ const maxInput = 16 << 20
 type Plugin struct {
 	Paths   netdef.Paths
 	Version string // of the program
-	// Rootless says that podman runs as a plain user, and that networks cannot be
-	// started by setup, but by create.
+	// Rootless says that podman runs as a plain user: create can start networks, but setup
+	// cannot.
 	Rootless bool
-	// Join opens a device for a container, makes it a member by the client, and
-	// configures it. What it returns is what was granted.
+	// Join opens a device for a container, makes it a member through the client, and
+	// configures it. It returns the member as granted.
 	Join func(ctx context.Context, c *network.Client, device tap.Config, wish network.Member) (network.Member, *network.Info, error)
-	// CheckPolicy is the error of a file that is no policy for members.
+	// CheckPolicy returns an error for a file that is no policy for members.
 	CheckPolicy func(path string) error
-	// Logger of what is worth a warning; podman shows it when asked to (--log-level).
+	// Logger of warnings; podman shows them when asked to (--log-level).
 	Logger *slog.Logger
 }
 
-// RunsRootless reports whether podman, which has called us, runs as a plain user. It
-// knows itself by the same variable, which it sets before it joins its user namespace
-// (containers/storage, pkg/unshare).
+// RunsRootless reports whether podman, which has called us, runs as a plain user. podman sets
+// this variable before it joins its user namespace, to know it itself (containers/storage,
+// pkg/unshare).
 func RunsRootless() bool { return os.Getenv("_CONTAINERS_USERNS_CONFIGURED") != "" }
 
-// Run executes one command, and answers on stdout. An error has been told there.
+// Run executes one command, and answers on stdout, also with the error that it returns.
 func (p *Plugin) Run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
 	answer, err := p.answer(ctx, args, stdin)
 	if err != nil {
@@ -72,8 +72,8 @@ func Fail(stdout io.Writer, err error) {
 	json.NewEncoder(stdout).Encode(map[string]string{"error": text})
 }
 
-// patience is how long one command may take. A network is started and joined within
-// milliseconds, unless the machine is busy.
+// patience bounds one command. A network is started and joined within milliseconds, unless
+// the machine is busy.
 const patience = 30 * time.Second
 
 var errPatience = fmt.Errorf("the network has not answered within %v: epiphyte network inspect, and its log, tell more", patience)

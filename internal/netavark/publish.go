@@ -21,13 +21,13 @@ type portMapping struct {
 	Protocol      string `json:"protocol"` // several with commas between
 }
 
-// rules are what portfwd.Parse reads for the mapping. A port of all addresses is one of
-// both families if the network has both.
+// rules returns the mapping in the form of portfwd.Parse. A port on all addresses is
+// published for both families if the network has both.
 func (m *portMapping) rules(ipv6 bool) (rules []string, err error) {
 	hosts := []netip.Addr{{}}
 	if m.HostIP != "" {
 		if hosts[0], err = netip.ParseAddr(m.HostIP); err != nil {
-			return nil, fmt.Errorf("publish port %d: %q is no address of a host", m.HostPort, m.HostIP)
+			return nil, fmt.Errorf("publish port %d: %q is not an address of a host", m.HostPort, m.HostIP)
 		}
 	} else if ipv6 {
 		hosts = append(hosts, netip.IPv6Unspecified())
@@ -51,7 +51,7 @@ func (m *portMapping) rules(ipv6 bool) (rules []string, err error) {
 	return rules, nil
 }
 
-// rulesOf are what portfwd.Parse reads for several mappings.
+// rulesOf returns several mappings in the form of portfwd.Parse.
 func rulesOf(ports []portMapping, ipv6 bool) (rules []string, err error) {
 	for i := range ports {
 		some, err := ports[i].rules(ipv6)
@@ -63,14 +63,14 @@ func rulesOf(ports []portMapping, ipv6 bool) (rules []string, err error) {
 	return rules, nil
 }
 
-// place is a container's on one of our networks.
+// place is a container's membership of one of our networks.
 type place struct {
 	network string
 	member  network.Member
 }
 
-// places are those by which the container with an id can be reached from outside, by the
-// names of their interfaces: the ports of a container are published by the first.
+// places returns the memberships through which a container can be reached from outside, in
+// the order of their interfaces' names: the first one publishes the container's ports.
 func (p *Plugin) places(ctx context.Context, id string) (places []place) {
 	running, _ := p.Paths.Running().List() // broken ones do not run
 	for _, d := range running {
@@ -89,7 +89,7 @@ func (p *Plugin) places(ctx context.Context, id string) (places []place) {
 	return places
 }
 
-// setPorts publishes ports of a container by the network of a place.
+// setPorts has the network of a place publish ports of a container.
 func (p *Plugin) setPorts(ctx context.Context, at place, rules []string) error {
 	c, _, err := network.Open(ctx, p.Paths.Socket(at.network), nil)
 	if err != nil {
@@ -99,8 +99,8 @@ func (p *Plugin) setPorts(ctx context.Context, at place, rules []string) error {
 	return c.SetPorts(ctx, at.member.ID, rules)
 }
 
-// claim returns the rules by which a container's ports are published at a new place, and
-// takes them from the place that had them. There are none if that one comes before.
+// claim returns the rules of a container's ports for a new place, and takes them from the
+// place that had them. There are none if that one precedes the new one.
 func (p *Plugin) claim(ctx context.Context, r *request, n *network.Info) (rules []string, err error) {
 	if len(r.Ports) == 0 || n.Internal {
 		return nil, nil
@@ -119,8 +119,8 @@ func (p *Plugin) claim(ctx context.Context, r *request, n *network.Info) (rules 
 	return rulesOf(r.Ports, n.Subnet6.IsValid())
 }
 
-// move publishes ports of a container that has left a network by the next place that it
-// has, if there is one.
+// move has the next place of a container that has left a network publish its ports, if it has
+// another place.
 func (p *Plugin) move(ctx context.Context, id string, rules []string) {
 	if len(rules) == 0 {
 		return
@@ -134,6 +134,6 @@ func (p *Plugin) move(ctx context.Context, id string, rules []string) {
 	}
 }
 
-// hintReserved is added to the refusal of a port, which podman run by root takes before
-// it calls us, so that nobody else has it meanwhile.
+// hintReserved is added to the error of a busy port: podman run by root binds the ports
+// before it calls us, so that nobody else takes them meanwhile.
 const hintReserved = "if it is podman that reserves it: enable_port_reservation = false in containers.conf, [engine]"

@@ -33,7 +33,7 @@ type portRequest struct {
 // PublishRootless does the work of podman's rootlessport for members of our networks:
 // their networks publish the ports. It stays while the container runs, because podman
 // tells it when the container's networks have changed. For other containers it executes
-// podman's own program, and does not return. An error has been told on stdout.
+// podman's own program, and does not return. It has printed an error that it returns.
 func (p *Plugin) PublishRootless(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 	err := p.publishRootless(ctx, stdin)
 	if err != nil {
@@ -78,11 +78,11 @@ func (p *Plugin) publishRootless(ctx context.Context, stdin io.Reader) error {
 	return err
 }
 
-// settle has the network of the container's first place publish its ports, and no other.
+// settle has only the network of the container's first place publish its ports.
 func (p *Plugin) settle(ctx context.Context, r *portRequest) error {
 	places := p.places(ctx, r.ContainerID)
 	if len(places) == 0 {
-		return nil // it is about to end, or was disconnected from all of ours
+		return nil // it is about to end, or has left all our networks
 	}
 	rules, err := rulesOf(r.Mappings, places[0].member.IPv6.IsValid())
 	if err != nil {
@@ -96,8 +96,8 @@ func (p *Plugin) settle(ctx context.Context, r *portRequest) error {
 	return p.setPorts(ctx, places[0], rules)
 }
 
-// listen listens where podman tells that the container's networks have changed:
-// TmpDir/rp/ID, as in pkg/rootlessport.
+// listen listens on the socket by which podman says that the container's networks have
+// changed: TmpDir/rp/ID, as in pkg/rootlessport.
 func (r *portRequest) listen() (*net.UnixListener, error) {
 	dir := filepath.Join(r.TmpDir, "rp")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -110,15 +110,15 @@ func (r *portRequest) listen() (*net.UnixListener, error) {
 	return net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
 }
 
-// answerChanges obeys podman until l is closed. What it sends is the address that its own
-// program would connect to.
+// answerChanges settles the ports anew at each of podman's messages, until l is closed. Their
+// content, the address that podman's own program would connect to, does not matter.
 func (p *Plugin) answerChanges(ctx context.Context, l net.Listener, r *portRequest) {
 	for {
 		c, err := l.Accept()
 		if err != nil {
 			return
 		}
-		c.Read(make([]byte, 256)) // a connection with something unread would be reset
+		c.Read(make([]byte, 256)) // closing a connection with unread data would reset it
 		answer := "OK"
 		if err := p.settle(ctx, r); err != nil {
 			answer = err.Error()
@@ -128,7 +128,7 @@ func (p *Plugin) answerChanges(ctx context.Context, l net.Listener, r *portReque
 	}
 }
 
-// helperDirs are where podman looks for its programs, in its order (containers/common,
+// helperDirs is where podman looks for its programs, in its order (containers/common,
 // pkg/config).
 var helperDirs = [...]string{"/usr/local/libexec/podman", "/usr/local/lib/podman", "/usr/libexec/podman", "/usr/lib/podman"}
 
@@ -151,7 +151,7 @@ func executeNext(input []byte) error {
 	return errors.New("podman's own rootlessport is in none of " + strings.Join(helperDirs[:], ", "))
 }
 
-// provide has stdin read as input from its beginning.
+// provide replaces stdin by input.
 func provide(input []byte) error {
 	fd, err := unix.MemfdCreate("stdin", unix.MFD_CLOEXEC)
 	if err != nil {

@@ -24,7 +24,7 @@ type request struct {
 	Wishes   wishes        `json:"network_options"`
 }
 
-// wishes are what a container asks of one network.
+// wishes is what a container asks of one network.
 type wishes struct {
 	Aliases   []string          `json:"aliases"`
 	Interface string            `json:"interface_name"`
@@ -33,7 +33,7 @@ type wishes struct {
 	Options   map[string]string `json:"options"`
 }
 
-// status is what a container has got of one network.
+// status is what a container has got from one network.
 type status struct {
 	Search     []string                `json:"dns_search_domains"`
 	DNS        []netip.Addr            `json:"dns_server_ips"`
@@ -72,7 +72,7 @@ func (p *Plugin) setup(ctx context.Context, netns string, r *request) (*status, 
 	if info, err = c.Info(ctx); err != nil {
 		return nil, err
 	}
-	// One that was killed may have come back before podman has cleaned up after it.
+	// A killed container may come back before podman has cleaned up after it.
 	if slices.ContainsFunc(info.Members, func(m network.Member) bool { return m.ID == r.ID }) {
 		if err := c.Leave(ctx, r.ID); err != nil {
 			return nil, err
@@ -96,7 +96,7 @@ func (p *Plugin) setup(ctx context.Context, netns string, r *request) (*status, 
 	return statusOf(&granted, info), nil
 }
 
-// member is what the container wants to be.
+// member returns the member that the container wants to be.
 func (r *request) member(netns string) (network.Member, error) {
 	m := network.Member{
 		ID: r.ID, Name: r.Name, Aliases: r.Wishes.Aliases, Hostname: r.Hostname,
@@ -118,8 +118,8 @@ func (r *request) member(netns string) (network.Member, error) {
 	return m, nil
 }
 
-// define saves podman's definition of a network that is not defined, since it was removed
-// behind podman's back.
+// define saves podman's definition of a network whose own was removed without podman's
+// knowledge.
 func (p *Plugin) define(n *podmanNetwork) error {
 	if _, defined, err := p.Paths.Load(n.Name); err != nil || defined {
 		return err
@@ -132,7 +132,7 @@ func (p *Plugin) define(n *podmanNetwork) error {
 	return p.Paths.Save(d)
 }
 
-// check is the error of a network that runs and is not the one that podman means.
+// check returns an error if a running network is not the one that podman means.
 func (n *podmanNetwork) check(running *netdef.Definition) error {
 	for _, s := range n.Subnets {
 		if p := s.Subnet.Masked(); p != running.Subnet && p != running.Subnet6 {
@@ -150,7 +150,7 @@ func statusOf(m *network.Member, n *network.Info) *status {
 		s.Search, s.DNS = append(s.Search, n.Name), append(s.DNS, n.Gateway)
 	}
 	gateway, gateway6 := n.Gateway, n.Gateway6
-	if n.Internal { // there is no route by it
+	if n.Internal { // there is no route through it
 		gateway, gateway6 = netip.Addr{}, netip.Addr{}
 	}
 	i := netInterface{MAC: m.MAC, Subnets: []netAddress{{netip.PrefixFrom(m.IPv4, n.Subnet.Bits()), gateway}}}
@@ -161,8 +161,8 @@ func statusOf(m *network.Member, n *network.Info) *status {
 	return s
 }
 
-// teardown has the container leave. That it has left already, or that the network is
-// gone, is fine.
+// teardown has the container leave. It is no error if it has left already, or if the network
+// is gone.
 func (p *Plugin) teardown(ctx context.Context, r *request) error {
 	c, info, err := network.Inspect(ctx, p.Paths.Socket(r.Network.Name))
 	if err == network.ErrNotRunning {

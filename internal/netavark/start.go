@@ -11,11 +11,11 @@ import (
 	"epiphyte/internal/network"
 )
 
-// managerPatience is how long the user's service manager may take to start a network.
+// managerPatience bounds how long the user's service manager may take to start a network.
 const managerPatience = 10 * time.Second
 
-// startFromHost starts the network's process from the host's network namespace. It
-// returns when the network can be connected to.
+// startFromHost starts the network's process from the host's network namespace. It returns
+// when the network accepts connections.
 func (p *Plugin) startFromHost(ctx context.Context, name string) error {
 	if p.Rootless && p.startUnit(ctx, name) == nil {
 		return nil
@@ -23,7 +23,7 @@ func (p *Plugin) startFromHost(ctx context.Context, name string) error {
 	return network.Start(p.Paths, name)(ctx)
 }
 
-// startFromSetup starts it from where setup runs.
+// startFromSetup starts it from the namespace that setup runs in.
 func (p *Plugin) startFromSetup(ctx context.Context, name string) error {
 	if !p.Rootless {
 		return p.startFromHost(ctx, name)
@@ -44,7 +44,7 @@ func (p *Plugin) startUnit(ctx context.Context, name string) error {
 	cmd.Stderr = &stderr
 	err := cmd.Run()
 	if err == nil {
-		// It may have other directories than we have.
+		// The manager's environment may name other directories than ours.
 		var c *network.Client
 		if c, err = network.Dial(p.Paths.Socket(name)); err == nil {
 			return c.Close()

@@ -21,9 +21,8 @@ func pool6(n int) netip.Prefix {
 
 // Choose returns d with the subnets that it leaves open: the lowest 10.90.N.0/24 and
 // fd90:0:0:N::/64 that overlap with none of taken, with the same N for both if there
-// is one. Subnets that d names stay, even if they are taken. Where a route covers all
-// that there is to choose, as a company's 10.0.0.0/8 does, it does not count: few of its
-// addresses are in use.
+// is one. Subnets that d names stay, even if they are taken. A route that covers all pools,
+// as a company's 10.0.0.0/8 does, does not count: few of its addresses are in use.
 func Choose(d Definition, taken []netip.Prefix) (Definition, error) {
 	chosen, err := choose(d, taken)
 	if err != nil {
@@ -32,7 +31,7 @@ func Choose(d Definition, taken []netip.Prefix) (Definition, error) {
 	return chosen, err
 }
 
-// coversPools reports whether p is more than all pools of its family together.
+// coversPools reports whether p covers all pools of its family, and more.
 func coversPools(p netip.Prefix) bool {
 	return p.Bits() < 16 && p.Contains(pool4(0).Addr()) || p.Bits() < 56 && p.Contains(pool6(0).Addr())
 }
@@ -61,8 +60,8 @@ func choose(d Definition, taken []netip.Prefix) (Definition, error) {
 	return d, nil
 }
 
-// fits reports whether a network that names the subnet, or with the zero Prefix none,
-// may have this pool.
+// fits reports whether a network may have this pool; named is the subnet that it names, zero
+// for none.
 func fits(named, pool netip.Prefix, taken []netip.Prefix) bool {
 	if named.IsValid() {
 		return named == pool
@@ -71,7 +70,7 @@ func fits(named, pool netip.Prefix, taken []netip.Prefix) bool {
 	return !overlaps
 }
 
-// lowest is the lowest N that is free, or pools.
+// lowest returns the lowest N that is free, or pools if there is none.
 func lowest(free func(n int) bool) int {
 	for n := range pools {
 		if free(n) {
@@ -81,7 +80,7 @@ func lowest(free func(n int) bool) int {
 	return pools
 }
 
-// Overlap is the first of taken that covers p or part of it.
+// Overlap returns the first of taken that overlaps p.
 func Overlap(p netip.Prefix, taken []netip.Prefix) (netip.Prefix, bool) {
 	for _, t := range taken {
 		if p.Overlaps(t) {

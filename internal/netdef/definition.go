@@ -43,15 +43,15 @@ type Definition struct {
 	// NoDNS leaves members without names and resolver, as podman's
 	// dns_enabled=false does.
 	NoDNS bool `json:"no_dns,omitempty"`
-	// Policy is the absolute path of the policy of members that bring none; empty: none.
+	// Policy is the absolute path of the policy for members without one; empty: none.
 	Policy string `json:"policy,omitempty"`
 	// Stay keeps the network when its last member has left, for members that cannot
 	// start it.
 	Stay bool `json:"stay,omitempty"`
 }
 
-// Validate is the error of a definition that no network can have, in one line that
-// says what to change.
+// Validate returns an error for a definition that no network can have, in one line that says
+// what to change.
 func (d *Definition) Validate() error {
 	if err := ValidName(d.Name); err != nil {
 		return err
@@ -88,7 +88,7 @@ func (d *Definition) check() error {
 	return err
 }
 
-// ValidName is the error of a name that is no network's. The names are podman's
+// ValidName returns an error for a name that no network can have. The names are podman's
 // ([a-zA-Z0-9][a-zA-Z0-9_.-]*, where capitals are other letters), but no longer than
 // 63 bytes and with no empty label, since they end domain names.
 func ValidName(name string) error {
@@ -108,8 +108,8 @@ func ValidName(name string) error {
 	return nil
 }
 
-// reserved are the values of podman's and Docker's own --network that are no networks of
-// theirs: somebody who gives one means it, and podman would not take the name.
+// reserved are the values of podman's and Docker's own --network that name no network there:
+// who gives one means podman's, which would not accept such a name.
 func reserved() []string {
 	return []string{"bridge", "container", "default", "host", "none", "ns", "pasta", "private", "slirp4netns"}
 }

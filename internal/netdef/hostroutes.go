@@ -11,14 +11,14 @@ import (
 	"epiphyte/internal/rtnetlink"
 )
 
-// broadRoute is the prefix length below which a route is one to everywhere, and no
+// broadRoute is the prefix length below which a route counts as one to everywhere, not to a
 // network.
 const broadRoute = 7
 
 // HostRoutes lists the prefixes that the addresses and routes of all tables of the
-// calling thread's network namespace cover, sorted and each once. Left out are its own
-// loopback and default routes, among them the parts of one by which VPNs take over
-// without replacing it (0.0.0.0/1 and 128.0.0.0/1).
+// calling thread's network namespace cover, sorted and each once. It leaves out loopback and
+// default routes, including the halves with which VPNs override a default route without
+// replacing it (0.0.0.0/1 and 128.0.0.0/1).
 func HostRoutes() ([]netip.Prefix, error) {
 	c, err := rtnetlink.Open(0)
 	if err != nil {
@@ -48,7 +48,7 @@ func HostRoutes() ([]netip.Prefix, error) {
 	return slices.Compact(all), nil
 }
 
-// prefix is the network of an address or a route, whose header has the prefix's length in
+// prefix returns the network of an address or a route, whose header has the prefix length in
 // its second byte; not valid for a default route.
 func prefix(m []byte, header int, attr uint16) netip.Prefix {
 	if len(m) < header {

@@ -18,8 +18,8 @@ type Paths struct{ Runtime, Config string }
 // or else /run/user/UID, and where there is neither, networks in a directory named
 // after the user in the directory for temporary files; Config is epiphyte/networks
 // below XDG_CONFIG_HOME or else ~/.config. Root's are below /run instead of
-// /run/user/0, which is there only while root is logged in. Runtime is there when it
-// returns, and nobody else may enter it; Config need not be.
+// /run/user/0, which exists only while root is logged in. Runtime exists when it returns, and
+// nobody else may enter it; Config need not exist.
 func DefaultPaths() (Paths, error) {
 	config, err := configDir()
 	if err != nil {
@@ -36,8 +36,8 @@ func DefaultPaths() (Paths, error) {
 	return p, nil
 }
 
-// GuestsDir is the directory of the sockets of running guests that have no network in
-// common: made if need be, with mode 0700.
+// GuestsDir is the directory for the sockets of running guests that are no members of
+// networks. It is made if need be, with mode 0700.
 func GuestsDir() (string, error) {
 	private, err := runtimeDir()
 	if err != nil {
@@ -90,8 +90,8 @@ func privateDir(xdg, run, temp string) (string, error) {
 	return dir, checkPrivate(dir)
 }
 
-// checkPrivate is the error of a directory that is not ours or that others may enter.
-// A link is not followed: in the directory for temporary files anybody can make one.
+// checkPrivate returns an error for a directory that is not ours or that others may enter. It
+// does not follow a link: in the directory for temporary files anybody can make one.
 func checkPrivate(dir string) error {
 	info, err := os.Lstat(dir)
 	if err != nil {
@@ -106,7 +106,7 @@ func checkPrivate(dir string) error {
 	return nil
 }
 
-// checkOwned is the error of a directory that is not the user's.
+// checkOwned returns an error for a directory that is not the user's.
 func checkOwned(dir string) error {
 	if !filepath.IsAbs(dir) {
 		return fmt.Errorf("%s is a relative path", dir)
@@ -120,7 +120,7 @@ func checkOwned(dir string) error {
 
 func owned(dir string, info fs.FileInfo) error {
 	if !info.IsDir() {
-		return fmt.Errorf("%s is no directory", dir)
+		return fmt.Errorf("%s is not a directory", dir)
 	}
 	if st, ok := info.Sys().(*syscall.Stat_t); !ok || int(st.Uid) != os.Getuid() {
 		return fmt.Errorf("%s belongs to another user", dir)
@@ -128,8 +128,8 @@ func owned(dir string, info fs.FileInfo) error {
 	return nil
 }
 
-// Running are the definitions of networks that run, with the subnets that they have
-// chosen. They are kept as those that users have made.
+// Running is the directory of the definitions of running networks, with the subnets that they
+// have chosen, in the same form as users' definitions.
 func (p Paths) Running() Paths { return Paths{Runtime: p.Runtime, Config: p.Runtime} }
 
 // Socket is where members join the network.
@@ -138,7 +138,7 @@ func (p Paths) Socket(name string) string { return filepath.Join(p.Runtime, name
 // API is the socket of the network's control interface.
 func (p Paths) API(name string) string { return filepath.Join(p.Runtime, name+".api") }
 
-// Lock is the file that whoever starts the network locks.
+// Lock is the file that the network's process locks.
 func (p Paths) Lock(name string) string { return filepath.Join(p.Runtime, name+".lock") }
 
 // MembersSuffix ends the name of a file of members.
@@ -147,7 +147,7 @@ const MembersSuffix = ".members"
 // Members is the file in which a running network lists its members.
 func (p Paths) Members(name string) string { return filepath.Join(p.Runtime, name+MembersSuffix) }
 
-// Log is what the network's process has to say.
+// Log is the log of the network's process.
 func (p Paths) Log(name string) string { return filepath.Join(p.Runtime, name+".log") }
 
 // File is the file of the network's definition.

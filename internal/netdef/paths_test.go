@@ -90,8 +90,8 @@ func TestPrivateDirRefuses(t *testing.T) {
 			}
 			return os.Chmod(dir, 0o750)
 		}, "chmod 700"},
-		{"link", func(dir string) error { return os.Symlink(t.TempDir(), dir) }, "no directory"},
-		{"file", func(dir string) error { return os.WriteFile(dir, nil, 0o600) }, "no directory"},
+		{"link", func(dir string) error { return os.Symlink(t.TempDir(), dir) }, "not a directory"},
+		{"file", func(dir string) error { return os.WriteFile(dir, nil, 0o600) }, "not a directory"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			temp := t.TempDir()

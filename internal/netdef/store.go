@@ -26,7 +26,7 @@ func (p Paths) Load(name string) (Definition, bool, error) {
 	return p.read(name)
 }
 
-// read is Load for a file that is there under whatever name.
+// read is Load without checking that the name is valid.
 func (p Paths) read(name string) (Definition, bool, error) {
 	b, err := os.ReadFile(p.File(name))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -57,8 +57,8 @@ func decode(b []byte) (d Definition, err error) {
 	return d, d.Validate()
 }
 
-// Save writes the definition, in the place of one of the same name. It is on the disk
-// when Save returns.
+// Save writes the definition, replacing one of the same name. It is on the disk when Save
+// returns.
 func (p Paths) Save(d Definition) error {
 	if err := d.Validate(); err != nil {
 		return err
@@ -76,8 +76,8 @@ func (p Paths) Save(d Definition) error {
 	return nil
 }
 
-// Replace writes a file of mode 0600 beside the path and renames it, so that whoever reads
-// has the old content or the new. It is on the disk when Replace returns.
+// Replace writes a file of mode 0600 beside the path and renames it, so that a reader gets
+// the old content or the new. It is on the disk when Replace returns.
 func Replace(path string, content []byte) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
@@ -102,7 +102,7 @@ func Replace(path string, content []byte) (err error) {
 	return syncDir(dir)
 }
 
-// syncDir has the names in a directory reach the disk.
+// syncDir writes the names in a directory to the disk.
 func syncDir(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -124,8 +124,8 @@ func (p Paths) Remove(name string) error {
 	return nil
 }
 
-// List reads all definitions, sorted by name. The error is about files that are no
-// definitions and names their paths; the others are listed all the same.
+// List reads all definitions, sorted by name. The error names the files that are no
+// definitions; the others are listed all the same.
 func (p Paths) List() ([]Definition, error) {
 	entries, err := os.ReadDir(p.Config)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -152,8 +152,8 @@ func (p Paths) List() ([]Definition, error) {
 	return all, errors.Join(broken...)
 }
 
-// Subnets lists what the definitions of other networks than the named one have taken.
-// The error is that of List, and the subnets of unbroken definitions are there.
+// Subnets lists the subnets of all definitions except the named one. With an error, which is
+// List's, it still returns those of the valid definitions.
 func (p Paths) Subnets(name string) ([]netip.Prefix, error) {
 	all, err := p.List()
 	var taken []netip.Prefix

@@ -15,14 +15,14 @@ import (
 	"epiphyte/tap"
 )
 
-// ErrNotRunning is of a network without a process.
-var ErrNotRunning = errors.New("the network is not running")
+// ErrNotRunning means that no process serves the network.
+var ErrNotRunning = errors.New("it is not running")
 
-// errRetry is of a network that ended while it was asked: it is to be started anew.
+// errRetry means that the network ended while it was being asked: start it anew.
 var errRetry = errors.New("the network has ended")
 
-// Starter starts a network's processes where there are none. It returns when the network
-// can be connected to, or why it cannot.
+// Starter starts a network's processes if there are none. It returns when the network
+// accepts connections, or the reason why it does not.
 type Starter func(ctx context.Context) error
 
 // Client is a connection to a running network. It serves one request at a time.
@@ -30,7 +30,7 @@ type Client struct {
 	conn   *net.UnixConn
 	path   string
 	start  Starter // nil: where the network has ended, that is an error
-	reopen bool    // it came by Open
+	reopen bool    // made by Open, so Join may connect anew
 }
 
 // Dial connects to the network whose socket is at path. ErrNotRunning: nobody listens.
@@ -52,17 +52,17 @@ func Dial(path string) (*Client, error) {
 	return &Client{conn: c, path: path}, nil
 }
 
-// checkPath is the error of a path that no socket can have: the kernel calls it an invalid
-// argument.
+// checkPath returns an error for a path too long for a socket: the kernel only calls that an
+// invalid argument.
 func checkPath(path string) error {
-	const longest = len(unix.RawSockaddrUnix{}.Path) - 1 // its end is marked, unix(7)
+	const longest = len(unix.RawSockaddrUnix{}.Path) - 1 // a NUL ends it, unix(7)
 	if len(path) > longest {
 		return fmt.Errorf("%s is %d bytes too long for a socket: set XDG_RUNTIME_DIR to a shorter path, or shorten the network's name", path, len(path)-longest)
 	}
 	return nil
 }
 
-// Close ends the connection, and with it the membership that came by it.
+// Close ends the connection, and with it a membership made over it.
 func (c *Client) Close() error { return c.conn.Close() }
 
 // ask sends a request with descriptors, which stay the caller's, and returns the answer.
@@ -84,7 +84,7 @@ func (c *Client) ask(ctx context.Context, r request, fds ...int) (*reply, error)
 	return &answer, nil
 }
 
-// ended tells the end of a network from other errors.
+// ended returns errRetry if err is the end of the network, and ctx's cause if ctx has ended.
 func ended(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
@@ -115,7 +115,7 @@ func (c *Client) Info(ctx context.Context) (*Info, error) {
 	}
 }
 
-// hello asks for the network.
+// hello asks for the network, without its members.
 func (c *Client) hello(ctx context.Context) (*Info, error) {
 	r, err := c.ask(ctx, request{Op: opInfo})
 	if err != nil {
@@ -124,21 +124,28 @@ func (c *Client) hello(ctx context.Context) (*Info, error) {
 	return r.Info, nil
 }
 
-// Leave has a member leave, by its id or name. Its interface is gone when it returns.
+// Leave removes the member with the id or name who. Its interface is gone when Leave returns.
 func (c *Client) Leave(ctx context.Context, who string) error {
 	_, err := c.ask(ctx, request{Op: opLeave, Who: who})
 	return err
 }
 
-// SetPorts publishes ports of the host for a member, by its id or name, in place of those
-// that it has. When one cannot be, it has none.
+// SetPorts replaces the published ports of the member with the id or name who. If one of
+// them cannot be published, none is.
 func (c *Client) SetPorts(ctx context.Context, who string, rules []string) error {
 	_, err := c.ask(ctx, request{Op: opPorts, Who: who, Publish: rules})
 	return err
 }
 
-// Upgrade has the program at path go on in place of the network's process, which has
-// ended when it returns. Whoever opens the network next waits for the program.
+// SetPolicy replaces the policy of the member with the id or name who by one from SealPolicy.
+// It is in force when SetPolicy returns; after an error the old one is. name is for people.
+func (c *Client) SetPolicy(ctx context.Context, who, name string, sealed *os.File) error {
+	_, err := c.ask(ctx, request{Op: opPolicy, Who: who, Policy: name, Roles: []role{rolePolicy}}, int(sealed.Fd()))
+	return err
+}
+
+// Upgrade replaces the network's process, which has ended when Upgrade returns, by the
+// program at path. The next client to open the network waits for that program.
 func (c *Client) Upgrade(ctx context.Context, path string) error {
 	_, err := c.ask(ctx, request{Op: opUpgrade, Program: path})
 	if err == nil { // it may end before it can say so
@@ -149,13 +156,13 @@ func (c *Client) Upgrade(ctx context.Context, path string) error {
 	return unlessEnded(err)
 }
 
-// Stop ends the network, whoever is a member.
+// Stop ends the network, even if it has members.
 func (c *Client) Stop(ctx context.Context) error {
 	_, err := c.ask(ctx, request{Op: opStop})
 	return unlessEnded(err)
 }
 
-// unlessEnded is the error of a request that ends the network's process.
+// unlessEnded drops errRetry, which is success for a request that ends the network's process.
 func unlessEnded(err error) error {
 	if err == errRetry {
 		return nil
@@ -163,26 +170,26 @@ func unlessEnded(err error) error {
 	return err
 }
 
-// Handover is what the network takes over of a member. All of it stays open with the
-// caller, too, whose it is to close.
+// Handover is what a member hands to the network. The caller's own copies stay open, and are
+// its to close.
 type Handover struct {
 	// TAP was opened in the member's namespaces, with the virtio-net header.
 	TAP int
-	// Agent makes sockets there, for published TCP ports, and has started; nil: they go
-	// by the TAP.
+	// Agent has started, and makes sockets there for published TCP ports; nil: they go
+	// through the TAP.
 	Agent *tap.AgentProcess
-	// Policy is what the member may reach, of SealPolicy; nil: there is none. Record is
-	// a file that takes the record of its flows; nil: there is none, either.
+	// Policy, from SealPolicy, is what the member may reach; Record takes the record of its
+	// flows. Either may be nil.
 	Policy, Record *os.File
-	// Process is a pidfd, whose end is that of a detached member; nil: none.
+	// Process is a pidfd: a detached member leaves when that process ends; nil: none.
 	Process *os.File
 }
 
-// Join makes a member of what is handed over, and returns it with what it has got. A
-// client of Open joins anew where the network's process ends meanwhile, as it does for an
-// upgrade.
+// Join makes a member of what is handed over, and returns it as granted. A client made by
+// Open joins anew if the network's process ends meanwhile, as it does for an upgrade.
 func (c *Client) Join(ctx context.Context, m Member, h Handover) (*Member, *Info, error) {
 	with := descriptors{roleTAP: h.TAP}
+	m.TakesPolicy = true
 	if h.Agent != nil {
 		with[roleAgent] = h.Agent.FD()
 		m.Transparent4, m.Transparent6 = h.Agent.Transparent()
@@ -215,7 +222,7 @@ func (c *Client) Join(ctx context.Context, m Member, h Handover) (*Member, *Info
 	return r.Member, r.Info, nil
 }
 
-// renew is a client's connection to the next process of its network.
+// renew connects to the next process of the client's network.
 func (c *Client) renew(ctx context.Context) error {
 	next, _, err := Open(ctx, c.path, c.start)
 	if err != nil {
@@ -240,8 +247,8 @@ func Inspect(ctx context.Context, path string) (*Client, *Info, error) {
 	return c, info, nil
 }
 
-// Open connects to the network at path, which start starts if need be, and asks for it,
-// but not for its members.
+// Open connects to the network at path, after calling start, unless that is nil, if it is not
+// running. It asks for the network, but not for its members.
 func Open(ctx context.Context, path string, start Starter) (*Client, *Info, error) {
 	var err error
 	for range openTries {
@@ -267,5 +274,5 @@ func Open(ctx context.Context, path string, start Starter) (*Client, *Info, erro
 	return nil, nil, err
 }
 
-// openTries bounds the tries to meet a network that ends whenever it is asked.
+// openTries bounds the tries to reach a network that ends whenever it is asked.
 const openTries = 10

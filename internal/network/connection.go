@@ -17,10 +17,10 @@ import (
 	"epiphyte/internal/shard"
 )
 
-// maxConns bounds the clients at once: each member may have one, and some may ask.
+// maxConns bounds the clients at once: one for each member, and some that only ask.
 const maxConns = maxMembers + 64
 
-// acceptPause is how long no client is accepted when descriptors have run out.
+// acceptPause is the pause before the next accept when descriptors have run out.
 const acceptPause = 100 * time.Millisecond
 
 // accept serves clients until the listener is closed.
@@ -45,14 +45,14 @@ func (w *Worker) accept(ctx context.Context) {
 	}
 }
 
-// Clients that are not permitted are told so, if they ask soon and are few.
+// Clients that are not permitted are told so, within these bounds.
 const (
 	maxRefused      = 16
 	refusedPatience = time.Second
 )
 
-// refuse answers a client's first request with an error. It is none of the network's
-// connections: guests that reach the socket's file could take all of those.
+// refuse answers a client's first request with an error. The client does not count as one of
+// the network's connections: guests that reach the socket's file could use all of those up.
 func (w *Worker) refuse(ctx context.Context, c *net.UnixConn, reason error) {
 	select {
 	case w.refusing <- struct{}{}:
@@ -73,8 +73,8 @@ func (w *Worker) refuse(ctx context.Context, c *net.UnixConn, reason error) {
 	})
 }
 
-// serve answers the requests of a connection, and has its member leave in the end. own is
-// a member that came by it before this worker was started; nil: there is none.
+// serve answers the requests of a connection; its member leaves when it ends. own is a member
+// that came by it before this worker was started; nil: none.
 func (w *Worker) serve(ctx context.Context, c *net.UnixConn, own *membership) {
 	if !w.busy(c) {
 		send(c, reply{Error: errEnding.Error(), Ending: true})
@@ -97,14 +97,19 @@ func (w *Worker) serve(ctx context.Context, c *net.UnixConn, own *membership) {
 			answer, joined = w.handleJoin(ctx, c, &req, fds)
 			own = joined
 		} else {
-			answer = w.handle(ctx, &req)
+			answer = w.handle(ctx, &req, fds)
 		}
 		closeAll(fds)
 		if send(c, answer) != nil {
-			if joined != nil { // its client does not know, detached or not
+			if joined != nil { // its client was not told, detached or not
 				w.leave(joined)
 			}
 			break
+		}
+		if joined != nil {
+			w.mu.Lock()
+			joined.told = true
+			w.mu.Unlock()
 		}
 	}
 	if own != nil && !own.Detached && ctx.Err() == nil {
@@ -112,10 +117,9 @@ func (w *Worker) serve(ctx context.Context, c *net.UnixConn, own *membership) {
 	}
 }
 
-// checkPeer returns an error for clients that are not permitted, as those of a single
-// guest's control socket: other users than ours and root, and guests, which are in other
-// network namespaces. A network that stays is rootless podman's, which asks from a
-// namespace of its own.
+// checkPeer returns an error for the clients that a single guest's control socket refuses,
+// too: users other than ours and root, and guests, which are in other network namespaces. A
+// network that stays is rootless podman's, which asks from a namespace of its own.
 func (w *Worker) checkPeer(c *net.UnixConn) error {
 	err := api.CheckUser(c)
 	if err == nil && !w.def.Stay && w.netns != 0 {
@@ -131,7 +135,7 @@ func refusal(err error) reply {
 	return reply{Error: err.Error(), Ending: errors.Is(err, errEnding)}
 }
 
-// handleJoin makes a member of what has come with its request.
+// handleJoin makes a member of what came with the request.
 func (w *Worker) handleJoin(ctx context.Context, c *net.UnixConn, req *request, fds []int) (reply, *membership) {
 	with, err := assign(req.Roles, fds)
 	if err == nil && req.Member == nil {
@@ -148,7 +152,7 @@ func (w *Worker) handleJoin(ctx context.Context, c *net.UnixConn, req *request, 
 	return reply{Member: &granted, Info: w.info()}, m
 }
 
-// keep has the keeper hold what a new worker needs to go on with a member.
+// keep gives the keeper what a new worker needs to go on with a member.
 func (w *Worker) keep(m *membership, with descriptors) error {
 	if m.conn == nil {
 		return w.keepWith(m, with)
@@ -172,14 +176,14 @@ func (w *Worker) keepWith(m *membership, with descriptors) error {
 	return w.tell(order{Op: opKeep, Member: &known, Roles: roles}, fds...)
 }
 
-// restore makes a member again what it was before this worker was started.
+// restore takes on a member of the worker before this one.
 func (w *Worker) restore(ctx context.Context, r restored) {
 	defer r.with.close()
 	var conn *net.UnixConn
 	if fd, ok := r.with[roleConnection]; ok {
 		var err error
 		conn, err = connOf(fd)
-		delete(r.with, roleConnection) // closed
+		delete(r.with, roleConnection) // connOf has closed it
 		if err != nil {
 			w.cfg.Logger.Error("the connection of a member is lost", "member", r.member.Name, "error", err)
 		}
@@ -188,7 +192,7 @@ func (w *Worker) restore(ctx context.Context, r restored) {
 	switch {
 	case err != nil:
 		w.cfg.Logger.Error("a member is lost", "member", r.member.Name, "error", err)
-		w.tell(order{Op: opDrop, ID: r.member.ID}) // also if nothing was reserved
+		w.tell(order{Op: opDrop, ID: r.member.ID}) // leave does not, if nothing was reserved
 		if conn != nil {
 			conn.Close()
 		}
@@ -200,7 +204,7 @@ func (w *Worker) restore(ctx context.Context, r restored) {
 	}
 }
 
-// watchProcess ends a detached member with its process, of which process is a descriptor.
+// watchProcess has a detached member leave when its process ends; process is its pidfd.
 // Shard's thread.
 func (w *Worker) watchProcess(m *membership, process int) error {
 	pidfd, err := unix.FcntlInt(uintptr(process), unix.F_DUPFD_CLOEXEC, 0)
@@ -215,7 +219,7 @@ func (w *Worker) watchProcess(m *membership, process int) error {
 	return nil
 }
 
-// processEnd is a member whose process is watched.
+// processEnd handles the end of a member's process.
 type processEnd struct {
 	w *Worker
 	m *membership
@@ -227,7 +231,7 @@ func (p *processEnd) Ready(uint32) { p.w.tasks.Go(func() { p.w.leave(p.m) }) }
 var _ shard.Handler = (*processEnd)(nil)
 
 // handle answers requests of all kinds but join.
-func (w *Worker) handle(ctx context.Context, req *request) reply {
+func (w *Worker) handle(ctx context.Context, req *request, fds []int) reply {
 	switch req.Op {
 	case opInfo:
 		return reply{Info: w.info()}
@@ -245,6 +249,15 @@ func (w *Worker) handle(ctx context.Context, req *request) reply {
 		m, err := w.find(req.Who)
 		if err == nil {
 			err = w.setPorts(ctx, m, req.Publish)
+		}
+		if err != nil {
+			return refusal(err)
+		}
+		return reply{}
+	case opPolicy:
+		m, err := w.find(req.Who)
+		if err == nil {
+			err = w.changePolicy(m, req, fds)
 		}
 		if err != nil {
 			return refusal(err)
@@ -295,7 +308,7 @@ func (w *Worker) list() []*membership {
 	return all
 }
 
-// describe is what is known of a member at this moment.
+// describe returns what is known of a member at this moment.
 func (w *Worker) describe(m *membership) Member {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -315,8 +328,8 @@ func (w *Worker) info() *Info {
 	}
 }
 
-// page is members in the order of their IPv4 addresses, from behind one on, as many as a
-// message has room for.
+// page returns members in the order of their IPv4 addresses, beginning after one, as many as
+// a message has room for.
 func (w *Worker) page(after netip.Addr) (page []Member, more bool) {
 	for _, m := range w.list() {
 		if after.IsValid() && m.IPv4.Compare(after) <= 0 {
@@ -328,12 +341,14 @@ func (w *Worker) page(after netip.Addr) (page []Member, more bool) {
 		known := w.describe(m)
 		stats := m.port.Stats()
 		known.Stats = &stats
+		_, counts := w.guest.MemberPolicy(m.guest)
+		known.Denied = counts.Denied
 		page = append(page, known)
 	}
 	return page, false
 }
 
-// tell sends the keeper a message. A keeper that does not read is as good as gone.
+// tell sends the keeper a message. A keeper that does not read it in time counts as gone.
 func (w *Worker) tell(o order, fds ...int) error {
 	w.telling.Lock()
 	defer w.telling.Unlock()
@@ -341,5 +356,5 @@ func (w *Worker) tell(o order, fds ...int) error {
 	return send(w.control, o, fds...)
 }
 
-// otherPatience is how long keeper and worker may take to take a message of each other.
+// otherPatience bounds how long sending waits for the receiving process to read.
 const otherPatience = 5 * time.Second

@@ -3,16 +3,18 @@ package network
 import (
 	"context"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 )
 
-// Holder is a member's own side: it keeps the membership alive, whatever
-// becomes of the network's processes.
+// Holder is the member's side: it keeps the membership, whatever becomes of the network's
+// processes.
 type Holder struct {
 	own    Handover
 	member Member // as it was granted
 	log    *slog.Logger
+	taken  *os.File // a policy received since joining; nil: none
 
 	cancel context.CancelFunc
 	done   chan struct{} // closed when hold has returned
@@ -22,8 +24,8 @@ type Holder struct {
 	client *Client
 }
 
-// Pauses between tries to meet a network again: it is started within milliseconds, or
-// somebody has to mend something first.
+// Pauses between tries to join again: the network starts within milliseconds, or somebody
+// has to mend something first.
 const (
 	firstPause = 20 * time.Millisecond
 	lastPause  = 2 * time.Second
@@ -57,13 +59,24 @@ func (h *Holder) Close() error {
 // hold waits for the end of the connection, and joins again.
 func (h *Holder) hold(ctx context.Context) {
 	defer close(h.done)
-	defer func() { h.client.Close() }()
+	defer func() {
+		h.client.Close()
+		if h.taken != nil {
+			h.taken.Close()
+		}
+	}()
 	for {
 		var unasked reply
-		if _, err := receive(h.client.conn, &unasked); err == nil && unasked.Removed {
+		fds, err := receive(h.client.conn, &unasked)
+		if err == nil && unasked.Removed {
 			close(h.ended)
 			return
 		}
+		if err == nil && unasked.Policy != "" && len(fds) == 1 {
+			h.takePolicy(unasked.Policy, fds[0])
+			continue
+		}
+		closeAll(fds)
 		if ctx.Err() != nil {
 			return
 		}
@@ -75,7 +88,16 @@ func (h *Holder) hold(ctx context.Context) {
 	}
 }
 
-// rejoin tries until the member is one again, and reports false when ctx has ended.
+// takePolicy replaces the policy with which the member would join again.
+func (h *Holder) takePolicy(name string, fd int) {
+	if h.taken != nil {
+		h.taken.Close()
+	}
+	h.taken = os.NewFile(uintptr(fd), "policy")
+	h.own.Policy, h.member.Policy = h.taken, name
+}
+
+// rejoin tries until the member has joined again, and returns false when ctx has ended.
 func (h *Holder) rejoin(ctx context.Context) bool {
 	said := ""
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {

@@ -11,14 +11,14 @@ import (
 
 var errImpostor = errors.New("a guest listens at the network's socket: end the guest, and remove the socket")
 
-// checkServer is the error of a socket that a guest listens at. A guest of run has the
-// user's files, and may put a socket of its own in the place of a network's: whoever joined
+// checkServer returns an error if a guest listens at the socket. A guest of run has the
+// user's files, and may put a socket of its own in place of a network's: a member that joined
 // there would hand it the TAP. Guests are in user and network namespaces beneath ours,
-// where we may look. A process where we may not, or that we do not see, is none: it is in
+// which we may inspect. A process that we may not inspect or do not see is no guest: it is in
 // an ancestor of our namespaces, as a network's is for podman's plugin.
 //
-// ErrNotRunning: who listened is gone, but the socket is not, as in a network's last
-// moment.
+// ErrNotRunning: the listening process is gone but its socket is not yet, as when a network
+// is ending.
 func checkServer(c *net.UnixConn) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -38,7 +38,7 @@ func checkListener(fd int) error {
 	}
 	guest := differs(int(cred.Pid), "user") && differs(int(cred.Pid), "net")
 	switch {
-	case !isAlive(fd): // asked last: the number was not another's meanwhile
+	case !isAlive(fd): // asked last: so the pid was not reused before
 		return ErrNotRunning
 	case guest:
 		return errImpostor
@@ -53,8 +53,8 @@ func differs(pid int, kind string) bool {
 	return err == nil && theirErr == nil && !os.SameFile(own, theirs)
 }
 
-// isAlive reports whether the process that listened at the other end of a connection is
-// still there. Before Linux 6.5 it is taken to be.
+// isAlive reports whether the process that listens at the other end of a connection still
+// exists. Before Linux 6.5 it assumes so.
 func isAlive(fd int) bool {
 	pidfd, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
 	if err != nil {

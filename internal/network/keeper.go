@@ -22,13 +22,13 @@ import (
 // KeeperConfig of Keep.
 type KeeperConfig struct {
 	Definition netdef.Definition // with its subnets
-	// Members is the file in which the members are listed; empty: they are not.
+	// Members is the path of the file that lists the members; empty: none.
 	Members string
 	// Listener takes the network's clients. Keep closes it.
 	Listener *net.UnixListener
 	// Program is run as the worker; the path of an executable.
 	Program string
-	// Stay has the network wait for members for ever, without a worker while there are
+	// Stay has the network wait for members indefinitely, without a worker while there are
 	// none.
 	Stay bool
 	// Ready is called when clients are served for the first time.
@@ -36,33 +36,33 @@ type KeeperConfig struct {
 	Logger *slog.Logger
 }
 
-// Pauses before a worker that has died is replaced. It is replaced at once, so that its
-// members miss as little as possible, unless it was a replacement that served for less
-// than steadyFor: that would keep a processor busy with starts.
+// A worker that has died is replaced at once, so that its members miss as little as possible.
+// One that replaced another and served for less than steadyFor is replaced after a pause:
+// otherwise starts would keep a processor busy.
 const (
 	restartPause = time.Second
 	steadyFor    = 5 * time.Second
 )
 
-// errNotReady is of a worker that ended before it served anybody.
+// errNotReady means that a worker ended before it served anybody.
 var errNotReady = errors.New("the network's process ended before it was ready")
 
 // keeper is the state of Keep.
 type keeper struct {
 	cfg      KeeperConfig
-	removals *removals // of the paths of detached members' namespaces; nil: they are not watched
-	// proven is a program that has served, "" before the first one has.
+	removals *removals // of the paths of detached members' namespaces; nil: not watched
+	// proven is the last program that has served; "": none has yet.
 	proven    string
 	empty     bool  // the worker ends because nobody is there
-	upgrading bool  // the worker ends because another program is to go on
-	stopped   bool  // somebody has asked for the end
+	upgrading bool  // the worker ends because another program takes over
+	stopped   bool  // a client has asked for the end
 	failed    error // why the worker cannot serve
 
-	telling sync.Mutex // messages to the worker go one after the other
+	telling sync.Mutex // held while a message is sent to the worker
 
 	mu      sync.Mutex
 	kept    []kept
-	control *net.UnixConn // to the worker of the moment
+	control *net.UnixConn // to the current worker
 }
 
 // kept is a member, with descriptors that outlive the worker.
@@ -72,8 +72,8 @@ type kept struct {
 }
 
 // Keep starts the network's worker, replaces it whenever it dies, and returns when the
-// network has been empty for a while or ctx ends. It is an error that the first worker
-// cannot serve.
+// network has been empty for a while or ctx ends. It returns an error only if the first
+// worker cannot serve.
 func Keep(ctx context.Context, cfg KeeperConfig) error {
 	k := &keeper{cfg: cfg}
 	defer k.close()
@@ -181,7 +181,7 @@ func (k *keeper) introduce() error {
 	return k.tell(order{Op: opServe})
 }
 
-// tell sends the worker of the moment a message. One that does not read is not waited for.
+// tell sends the current worker a message, and gives up on one that does not read.
 func (k *keeper) tell(o order, fds ...int) error {
 	k.telling.Lock()
 	defer k.telling.Unlock()
@@ -192,13 +192,13 @@ func (k *keeper) tell(o order, fds ...int) error {
 	return send(control, o, fds...)
 }
 
-// listen obeys the worker until it has closed its end.
+// listen handles the worker's messages until it has closed its end.
 func (k *keeper) listen(w *workerProcess) {
 	for {
 		var o order
 		fds, err := receive(k.control, &o)
 		if err != nil {
-			w.kill() // it is gone, or nothing that we know
+			w.kill() // it is gone, or sends nonsense
 			return
 		}
 		switch o.Op {
@@ -207,12 +207,12 @@ func (k *keeper) listen(w *workerProcess) {
 				k.cfg.Ready()
 			}
 			k.proven = k.cfg.Program
-			k.expelRemoved() // while there was no worker to be told
+			k.expelRemoved() // those removed while there was no worker
 		case opFailed:
 			k.failed = errors.New(o.Text)
 		case opKeep:
 			with, err := assign(o.Roles, fds)
-			if err != nil {
+			if err != nil || o.Member == nil {
 				w.kill()
 				break
 			}
@@ -220,13 +220,19 @@ func (k *keeper) listen(w *workerProcess) {
 			k.hold(*o.Member, with)
 			k.list()
 			fds = nil
+		case opPolicy:
+			if len(fds) == 1 && slices.Equal(o.Roles, []role{rolePolicy}) && k.changePolicy(&o, fds[0]) {
+				fds = nil
+			}
 		case opChange:
-			k.change(o.Member) // of what other networks do not read
+			if o.Member != nil {
+				k.change(o.Member) // other networks do not read what has changed
+			}
 		case opDrop:
 			if k.drop(o.ID) {
 				k.list()
 			}
-			k.tell(order{Op: opDrop, ID: o.ID}) // a worker that is about to end does not read it
+			k.tell(order{Op: opDrop, ID: o.ID}) // fails for a worker that is about to end
 		case opEmpty:
 			k.empty = true
 		case opUpgrade:
@@ -240,7 +246,7 @@ func (k *keeper) listen(w *workerProcess) {
 	}
 }
 
-// list writes the members down for other networks.
+// list writes the file of members, for other networks.
 func (k *keeper) list() {
 	if k.cfg.Members == "" {
 		return
@@ -261,13 +267,13 @@ func (k *keeper) hold(m Member, with descriptors) {
 	k.mu.Lock()
 	k.kept = append(k.kept, kept{m, with})
 	k.mu.Unlock()
-	if m.NetNS == "" || k.removals == nil {
+	if !m.heldByPath() || k.removals == nil {
 		return
 	}
 	if err := k.removals.add(m.NetNS); err != nil {
 		k.cfg.Logger.Warn("the end of a member's namespace will not be noticed", "member", m.Name, "error", err)
 	}
-	if isRemoved(m.NetNS) { // before it was watched
+	if isRemoved(m.NetNS) { // before the watch began
 		k.expelRemoved()
 	}
 }
@@ -282,12 +288,30 @@ func (k *keeper) change(m *Member) {
 	}
 }
 
-// expelRemoved has the worker see off the members whose namespaces have lost their paths.
+// changePolicy replaces the kept policy of a member, and reports whether that member exists.
+func (k *keeper) changePolicy(o *order, fd int) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i := range k.kept {
+		m := &k.kept[i]
+		if m.member.ID != o.ID {
+			continue
+		}
+		if before, ok := m.with[rolePolicy]; ok {
+			unix.Close(before)
+		}
+		m.with[rolePolicy], m.member.Policy = fd, o.Text
+		return true
+	}
+	return false
+}
+
+// expelRemoved has the worker remove the members whose namespaces have lost their paths.
 func (k *keeper) expelRemoved() {
 	k.mu.Lock()
 	var gone []string
 	for _, m := range k.kept {
-		if m.member.NetNS != "" && isRemoved(m.member.NetNS) {
+		if m.member.heldByPath() && isRemoved(m.member.NetNS) {
 			gone = append(gone, m.member.ID)
 		}
 	}
@@ -299,7 +323,7 @@ func (k *keeper) expelRemoved() {
 	}
 }
 
-// drop lets go of a member, and reports whether there was one.
+// drop removes a member and closes its descriptors. It reports whether there was one.
 func (k *keeper) drop(id string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -316,7 +340,7 @@ func (k *keeper) drop(id string) bool {
 // awaitClient waits until somebody connects, and leaves the connection for the next
 // worker to accept.
 func (k *keeper) awaitClient(ctx context.Context) error {
-	// A copy, because a net.Listener can wait only to accept.
+	// A copy, because a net.Listener cannot wait without accepting.
 	f, err := k.cfg.Listener.File()
 	if err != nil {
 		return err
@@ -327,7 +351,7 @@ func (k *keeper) awaitClient(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Called at once as well, before anybody has connected.
+	// Polls, because Read calls it once before anybody has connected.
 	return raw.Read(func(fd uintptr) bool {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 		return n > 0 || err != nil && err != unix.EINTR
@@ -341,8 +365,8 @@ type workerProcess struct {
 	done    chan error
 }
 
-// own starts the worker and waits for it on one thread, which its death signal is bound
-// to.
+// own starts the worker and waits for it on one thread: its death signal comes when the
+// thread that started it ends.
 func (w *workerProcess) own(program string, listener, control *os.File) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -365,7 +389,7 @@ func (w *workerProcess) own(program string, listener, control *os.File) {
 
 func (w *workerProcess) kill() { w.process.Kill() }
 
-// pair is the connection to a worker, whose end is inherited.
+// pair makes the connection to a worker, which inherits theirs.
 func pair() (ours *net.UnixConn, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"epiphyte/portfwd"
 )
 
-// members is the worker as guest.Members; all methods but Neighbor are called on the
-// shard's thread.
+// members implements guest.Members; all methods but Neighbor are called on the shard's
+// thread.
 type members struct {
 	*bridge.Bridge
 	w *Worker
@@ -33,8 +33,8 @@ func (m members) Sockets(a netip.Addr) portfwd.Sockets {
 	return nil
 }
 
-// Answer answers by this network's names, then by those of other networks that the asker
-// is a member of. Only then does a name not exist.
+// Answer looks in this network's names, then in those of the asker's other networks, before
+// it says that a name does not exist.
 func (m members) Answer(query []byte, from netip.AddrPort, stream bool) ([]byte, bool) {
 	asker := m.w.byAddress[from.Addr()]
 	answer, ok := m.w.names.Answer(query, stream)

@@ -22,26 +22,27 @@ import (
 	"epiphyte/tap"
 )
 
-// membership is a member of the network, and what it holds.
+// membership is a member of the network with its resources.
 type membership struct {
 	Member
 	mac     [6]byte
 	device  *tap.Device
-	agent   *tap.Agent // makes sockets in its namespaces; nil: none came
+	agent   *tap.Agent // makes sockets in its namespaces; nil: none
 	port    *bridge.Port
 	guest   *flow.Guest
-	conn    *net.UnixConn // that it came by; nil: it is detached
-	process *shard.Watch  // of a detached member's process, whose end is the member's; nil: none
+	conn    *net.UnixConn // over which it joined; nil: it is detached
+	process *shard.Watch  // for the end of a detached member's process; nil: none
 	pidfd   int
 	policy  *egress.Policy // nil: none
 	record  *flowlog.Log   // nil: its flows are not recorded
-	kept    bool           // by the keeper, too
-	settled chan struct{}  // closed when it has become a member, or failed to
+	kept    bool           // the keeper has it, too
+	settled chan struct{}  // closed when join has succeeded or failed
 	left    chan struct{}  // closed when nothing of it is left
 
 	// Guarded by Worker.mu, as Member is:
 	joined  bool // it is a member
-	leaving bool // or is about to be none
+	leaving bool // leave has begun
+	told    bool // its client has the reply to its join
 }
 
 // Errors of join.
@@ -51,12 +52,12 @@ var (
 	errFull     = errors.New("the network has no address left: give it a larger subnet (epiphyte network create --subnet)")
 )
 
-// join makes a member of what comes with it, which stays the caller's. conn is the client's,
-// whose end is the member's unless it is detached. kept says that the keeper has it
-// already.
+// join makes a member of the descriptors in with, which stay the caller's. Unless the member
+// is detached, it leaves when its client's connection conn ends. kept says that the keeper
+// has it already.
 func (w *Worker) join(ctx context.Context, wish Member, with descriptors, conn *net.UnixConn, kept bool) (_ *membership, err error) {
 	m := &membership{
-		Member: wish, guest: &flow.Guest{}, kept: kept,
+		Member: wish, guest: &flow.Guest{}, kept: kept, told: kept,
 		settled: make(chan struct{}), left: make(chan struct{}),
 	}
 	if !m.Detached {
@@ -78,7 +79,8 @@ func (w *Worker) join(ctx context.Context, wish Member, with descriptors, conn *
 	return m, nil
 }
 
-// admit gives a member what it has reserved. What is done when it fails is leave's to undo.
+// admit puts a member that has its reservation into service. If it fails, leave undoes what
+// it has done.
 func (w *Worker) admit(ctx context.Context, m *membership, with descriptors) (err error) {
 	tun, ok := with[roleTAP]
 	if !ok {
@@ -131,7 +133,7 @@ func (w *Worker) publish(ctx context.Context, m *membership) error {
 	}
 	granted, err := m.addPorts(ctx, w.guest.Ports(), m.Publish)
 	w.mu.Lock()
-	m.Publish = granted // as they are to be found again
+	m.Publish = granted // as Remove will look for them
 	w.mu.Unlock()
 	return err
 }
@@ -161,8 +163,8 @@ func (m *membership) addPorts(ctx context.Context, ports api.Ports, texts []stri
 	return granted, nil
 }
 
-// addressFor is where clients of a host's address go: to the address of the same family,
-// if there is one.
+// addressFor returns where clients of a host's address go: the member's address of the same
+// family, if it has one.
 func (m *membership) addressFor(host netip.Addr) netip.Addr {
 	if host.Is6() && m.IPv6.IsValid() {
 		return m.IPv6
@@ -173,8 +175,8 @@ func (m *membership) addressFor(host netip.Addr) netip.Addr {
 // has reports whether an address is the member's.
 func (m *membership) has(a netip.Addr) bool { return a.IsValid() && (a == m.IPv4 || a == m.IPv6) }
 
-// introduce makes a member's addresses its own, and has its policy decide about what they
-// are in: clients of its ports may come before it is on the bridge. Shard's thread.
+// introduce records whose the member's addresses are, and puts its policy in force: clients
+// of its ports may come before it is on the bridge. Shard's thread.
 func (w *Worker) introduce(m *membership) {
 	for _, a := range m.addresses() {
 		w.guests[a] = m.guest
@@ -184,8 +186,7 @@ func (w *Worker) introduce(m *membership) {
 	}
 }
 
-// connect puts the member onto the bridge, and watches its process if that is known. Shard's
-// thread.
+// connect puts the member onto the bridge, and watches its process if known. Shard's thread.
 func (w *Worker) connect(m *membership, with descriptors) (err error) {
 	if process, known := with[roleProcess]; known && m.Detached {
 		if err := w.watchProcess(m, process); err != nil {
@@ -209,7 +210,7 @@ func (w *Worker) connect(m *membership, with descriptors) (err error) {
 	return nil
 }
 
-// named is the member as tables of names have it.
+// named returns the member as an entry for tables of names.
 func (m *Member) named() names.Member {
 	return names.Member{Name: m.Name, Aliases: m.Aliases, Hostname: m.Hostname, Addrs: m.addresses()}
 }
@@ -221,9 +222,9 @@ func (m *Member) addresses() []netip.Addr {
 	return []netip.Addr{m.IPv4}
 }
 
-// leave takes a member off the network, once it is clear whether it has become one, and
-// returns when nothing of it is left: its names and addresses may be another's then. It
-// reports whether it was the first to do so.
+// leave takes a member off the network, once its join has succeeded or failed, and returns
+// when nothing of it is left: another may have its names and addresses then. It reports
+// whether this was the first call.
 func (w *Worker) leave(m *membership) (first bool) {
 	<-m.settled
 	w.mu.Lock()
@@ -245,7 +246,7 @@ func (w *Worker) leave(m *membership) (first bool) {
 		}
 	}
 	if w.on(func() { w.disconnect(m) }) {
-		m.record.Close() // else the guest has it still
+		m.record.Close() // else the guest still uses it, and Close closes it
 	}
 	if m.device != nil {
 		m.device.Close()
@@ -273,13 +274,13 @@ func (w *Worker) leave(m *membership) (first bool) {
 // soon. Shard's thread.
 func (w *Worker) disconnect(m *membership) {
 	if m.process != nil {
-		m.process.Close() // the keeper has a copy
+		m.process.Close() // explicitly: the keeper has a copy of the descriptor
 		unix.Close(m.pidfd)
 	}
 	if m.agent != nil {
 		m.agent.Close()
 	}
-	w.guest.EndFlows(m.guest) // which resets them, as long as frames reach the member
+	w.guest.EndFlows(m.guest) // sends resets, so while frames still reach the member
 	w.guest.SetMemberPolicy(m.guest, nil, nil)
 	for _, a := range m.addresses() {
 		if w.guests[a] == m.guest {
@@ -297,14 +298,15 @@ func (w *Worker) disconnect(m *membership) {
 	}
 }
 
-// expel has a member leave that has not asked for it, and tells its client.
+// expel removes a member that has not asked to leave, and tells its client.
 func (w *Worker) expel(m *membership) {
 	if w.leave(m) && m.conn != nil {
+		m.conn.SetWriteDeadline(time.Now().Add(otherPatience)) // it may have been stopped
 		send(m.conn, reply{Removed: true})
 	}
 }
 
-// portGone is told of a TAP that was deleted in its namespace. Shard's thread.
+// portGone is called when a TAP was deleted in its namespace. Shard's thread.
 func (w *Worker) portGone(p *bridge.Port) {
 	gone := w.byAddress[p.Address().IPv4]
 	w.cfg.Logger.Warn("the interface of a member was deleted", "member", gone.Name)

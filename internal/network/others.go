@@ -19,8 +19,8 @@ import (
 // A guest on several networks asks one resolver, and expects it to know its neighbours
 // on all of them. Networks are processes that do not know each other, so each keeper
 // writes its members into a file, and a worker reads those of the other networks. A
-// name of another network is answered to those guests alone that are its members, too,
-// which their ids tell.
+// name of another network is answered only to guests that are its members, too, as their
+// ids tell.
 
 // memberFile is what a keeper writes.
 type memberFile struct {
@@ -41,13 +41,12 @@ func writeMembers(path, network string, members []Member) error {
 type others struct {
 	dir      string     // of the files
 	own      string     // this network's
-	read     []fileInfo // those that networks are from
+	read     []fileInfo // from which networks was made
 	networks []*other
 }
 
-// fileInfo tells a file from those that it replaces or is replaced by. A time alone would
-// not do, since it may stand still for some milliseconds, nor would the inode, which some
-// file systems use again.
+// fileInfo tells a file from its predecessor and successor. The time alone does not, since it
+// may stand still for some milliseconds, nor the inode, which some file systems reuse.
 type fileInfo struct {
 	name     string
 	inode    uint64
@@ -55,7 +54,7 @@ type fileInfo struct {
 	modified unix.Timespec
 }
 
-// other is a network as its file had it.
+// other is a network as its file describes it.
 type other struct {
 	ids   []string
 	names *names.Table
@@ -66,8 +65,8 @@ func newOthers(paths netdef.Paths, network string) *others {
 	return &others{dir: filepath.Dir(own), own: filepath.Base(own)}
 }
 
-// answer answers a query of the guest with an id about its neighbours on other networks.
-// ok is false if it has none of that name.
+// answer answers a query of the guest with this id about its neighbours on other networks.
+// ok is false if none has that name.
 func (o *others) answer(id string, query []byte, stream bool) (answer []byte, ok bool) {
 	o.refresh()
 	for _, n := range o.networks {
@@ -86,12 +85,12 @@ func denies(answer []byte) bool {
 	return len(answer) > 3 && dnsmessage.RCode(answer[3]&0xf) == dnsmessage.RCodeNameError
 }
 
-// maxMemberFiles is how much is read of other networks, in bytes: what twenty full ones
-// write, and what the shard's thread reads in a tenth of a second. Guests that have the
-// user's files may have put anything there.
+// maxMemberFiles bounds what is read of other networks' files, in bytes: what twenty full
+// networks write, and what the shard's thread reads in a tenth of a second. Guests that have
+// the user's files may have put anything there.
 const maxMemberFiles = 8 << 20
 
-// refresh reads the files if any of them is another than the last time.
+// refresh reads the files if any of them has changed.
 func (o *others) refresh() {
 	files := o.files()
 	if slices.Equal(files, o.read) {
@@ -111,7 +110,7 @@ func (o *others) refresh() {
 	}
 }
 
-// files are those of the other networks, by name.
+// files returns the files of the other networks, by name.
 func (o *others) files() (list []fileInfo) {
 	entries, err := os.ReadDir(o.dir)
 	if err != nil {
@@ -129,8 +128,8 @@ func (o *others) files() (list []fileInfo) {
 	return list
 }
 
-// readRegular reads a file of at most size bytes. Anything but a regular file is an error,
-// found without waiting: the network stands still meanwhile.
+// readRegular reads a file of at most size bytes. It must not block, since the network
+// stands still meanwhile: anything but a regular file is an error.
 func readRegular(path string, size int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -147,7 +146,7 @@ func readRegular(path string, size int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, size)) // it may grow
 }
 
-// parseOther is nil if it is no file of a keeper's.
+// parseOther returns nil if b is not from a keeper.
 func parseOther(b []byte) *other {
 	var f memberFile
 	if json.Unmarshal(b, &f) != nil {

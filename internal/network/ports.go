@@ -11,8 +11,8 @@ import (
 	"epiphyte/portfwd"
 )
 
-// ports are the published ports of a network. A member's are remembered, so that they are
-// back after the worker was replaced.
+// ports are the published ports of a network. They are remembered with their members, so that
+// the next worker has them, too.
 type ports struct {
 	*portfwd.Manager
 	w *Worker
@@ -21,7 +21,7 @@ type ports struct {
 // Ports publishes ports of members. Rules must name the member's address.
 func (w *Worker) Ports() api.Ports { return ports{w.guest.Ports(), w} }
 
-// setPorts publishes ports of a member in place of those that it has.
+// setPorts replaces the published ports of a member.
 func (w *Worker) setPorts(ctx context.Context, m *membership, texts []string) error {
 	for _, e := range w.Ports().List() {
 		if m.has(e.Rule.Guest) {
@@ -70,7 +70,7 @@ func (p ports) Remove(id int) error {
 	})
 }
 
-// at is the member with an address, nil if there is none.
+// at returns the member with an address, nil if there is none.
 func (w *Worker) at(a netip.Addr) *membership {
 	for _, m := range w.list() {
 		if m.has(a) {

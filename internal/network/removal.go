@@ -10,19 +10,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// removals tells when paths of namespaces may have been removed: it watches their
-// directories. It sees what is done to the directory from any mount namespace. The file
-// systems of processes (/proc) report nothing.
+// removals tells when paths of namespaces may have been removed, by watching their
+// directories. It sees changes made from any mount namespace, but none in /proc, which
+// reports no events.
 type removals struct {
 	inotify *os.File
-	done    chan struct{} // closed when changed is not called any more
+	done    chan struct{} // closed after the last call of changed
 }
 
-// removal is the events of a directory, or of the directory itself, that may end a path.
+// removal is the events in a directory, or of the directory itself, that may end a path.
 const removal = unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_ONLYDIR
 
-// watchRemovals calls changed, on a goroutine of its own, whenever one of the
-// directories that are added has lost something.
+// watchRemovals calls changed, on a goroutine of its own, whenever one of the added
+// directories has lost an entry.
 func watchRemovals(changed func()) (*removals, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
@@ -33,7 +33,7 @@ func watchRemovals(changed func()) (*removals, error) {
 		defer close(r.done)
 		var events [16 * (unix.SizeofInotifyEvent + unix.NAME_MAX + 1)]byte
 		for {
-			// What was removed is seen by looking, lost events included.
+			// The events are not parsed: changed looks for itself, so lost ones do no harm.
 			if _, err := r.inotify.Read(events[:]); err != nil {
 				return
 			}
@@ -43,7 +43,7 @@ func watchRemovals(changed func()) (*removals, error) {
 	return r, nil
 }
 
-// add watches the directory of a path, once however often it is added.
+// add watches the directory of a path. Adding it again changes nothing.
 func (r *removals) add(path string) error {
 	raw, err := r.inotify.SyscallConn()
 	if err != nil {

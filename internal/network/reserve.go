@@ -19,8 +19,8 @@ import (
 // maxMembers bounds the members of a network; the default subnet has room for 253.
 const maxMembers = 1000
 
-// reserve decides what the member gets, and enters it, so that no other gets the same. What
-// one that is about to leave still has is waited for: it may be the same guest's.
+// reserve decides what the member gets, and enters it, so that no other gets the same. It
+// waits for what a leaving member still has: that may be the same guest.
 func (w *Worker) reserve(ctx context.Context, m *membership) error {
 	wish := m.Member
 	for {
@@ -37,7 +37,7 @@ func (w *Worker) reserve(ctx context.Context, m *membership) error {
 	}
 }
 
-// tryReserve names a member that is leaving, if there is one, where it fails.
+// tryReserve also returns, when it fails, a member that is leaving, if there is one.
 func (w *Worker) tryReserve(m *membership) (leaving *membership, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -99,8 +99,8 @@ func (w *Worker) enter(m *membership) error {
 	return nil
 }
 
-// chooseAddresses gives a member its addresses: those that it wants, or had under its
-// name, or else the first that are free.
+// chooseAddresses gives a member the addresses that it wants, or had under its name, or else
+// the first that are free.
 func (w *Worker) chooseAddresses(m *membership) error {
 	taken := func(a netip.Addr) bool {
 		for _, other := range w.members {
@@ -121,7 +121,7 @@ func (w *Worker) chooseAddresses(m *membership) error {
 	switch had := w.remembered[m.Name]; {
 	case m.IPv4.IsValid():
 		if !w.plan.IsMember(m.IPv4) {
-			return fmt.Errorf("%v is no address of a member of %v", m.IPv4, w.plan.Prefix)
+			return fmt.Errorf("%v is not an address of a member of %v", m.IPv4, w.plan.Prefix)
 		}
 		if taken(m.IPv4) {
 			return fmt.Errorf("%v is another member's", m.IPv4)
@@ -145,7 +145,7 @@ func (w *Worker) chooseAddresses(m *membership) error {
 		m.IPv6 = w.plan.MemberIPv6(m.IPv4)
 	}
 	if !w.plan.Prefix6.Contains(m.IPv6) || w.plan.IsOwn(m.IPv6) {
-		return fmt.Errorf("%v is no address of a member of %v", m.IPv6, w.plan.Prefix6)
+		return fmt.Errorf("%v is not an address of a member of %v", m.IPv6, w.plan.Prefix6)
 	}
 	if taken(m.IPv6) {
 		return fmt.Errorf("%v is another member's", m.IPv6)
@@ -158,7 +158,7 @@ func (w *Worker) chooseMAC(m *membership) error {
 	if m.MAC != "" {
 		mac, err := net.ParseMAC(m.MAC)
 		if err != nil || len(mac) != 6 || mac[0]&1 != 0 {
-			return fmt.Errorf("%q is no Ethernet address of an interface", m.MAC)
+			return fmt.Errorf("%q is not an Ethernet address of an interface", m.MAC)
 		}
 		m.mac = [6]byte(mac)
 	}
@@ -174,7 +174,7 @@ func (w *Worker) chooseMAC(m *membership) error {
 	return nil
 }
 
-// named is the member with a name, nil if there is none. mu must be held.
+// named returns the member with a name, nil if there is none. mu must be held.
 func (w *Worker) named(name string) *membership {
 	for _, m := range w.members {
 		if strings.EqualFold(m.Name, name) {

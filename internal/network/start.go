@@ -23,11 +23,11 @@ import (
 	"epiphyte/internal/retry"
 )
 
-// ErrRunning is of a network that another process serves already.
+// ErrRunning means that another process serves the network already.
 var ErrRunning = errors.New("the network is running already")
 
 // ReadyText is what a network's process writes to its standard output when clients can
-// connect. Anything else is the reason why it cannot be served.
+// connect. Anything else is the reason why it cannot serve.
 const ReadyText = "ready\n"
 
 // Start returns a Starter that runs this program in the background as the network's
@@ -58,7 +58,7 @@ func Start(paths netdef.Paths, name string) Starter {
 		if err != nil {
 			return fmt.Errorf("start network %s: %w", name, err)
 		}
-		go cmd.Wait() // it goes on when we end
+		go cmd.Wait() // it outlives us
 		defer context.AfterFunc(ctx, func() { answer.Close() })()
 		text, err := io.ReadAll(answer)
 		switch {
@@ -81,19 +81,19 @@ type RunConfig struct {
 	Name  string
 	Stay  bool // see KeeperConfig; a definition may say so, too
 	Ready func()
-	// Logger of what the network's keeper does.
+	// Logger of the network's keeper.
 	Logger *slog.Logger
 }
 
-// Run serves a network that nobody serves yet (else ErrRunning), until it has been empty
-// for a while or ctx ends. Its definition is the one on disk, or else the default.
+// Run serves a network until it has been empty for a while or ctx ends; ErrRunning: another
+// process serves it. Its definition is the one on disk, or else the default.
 func Run(ctx context.Context, cfg RunConfig) error {
 	lock, err := takeLock(cfg.Paths.Lock(cfg.Name))
 	if err != nil {
 		return err
 	}
-	// Removed by nobody: whoever waits for the lock of a removed file would hold another
-	// one than those who come later.
+	// Never removed: a process that waits for the lock of a removed file would hold another
+	// lock than those that come later.
 	defer lock.Close()
 	def, err := define(ctx, cfg.Paths, cfg.Name, cfg.Logger)
 	if err != nil {
@@ -113,7 +113,7 @@ func Run(ctx context.Context, cfg RunConfig) error {
 	})
 }
 
-// define is the network's definition with its subnets, which no other network gets from
+// define returns the network's definition with its subnets, which no other network gets from
 // now on.
 func define(ctx context.Context, paths netdef.Paths, name string, log *slog.Logger) (netdef.Definition, error) {
 	def, _, err := paths.Load(name)
@@ -125,8 +125,8 @@ func define(ctx context.Context, paths netdef.Paths, name string, log *slog.Logg
 	return ChooseSubnets(ctx, paths, def, paths.Running(), log)
 }
 
-// ChooseSubnets chooses what def leaves open, as netdef.Choose does, and saves it in to
-// before anybody else chooses.
+// ChooseSubnets chooses what def leaves open, as netdef.Choose does, and saves the result in
+// to before any other process can choose.
 func ChooseSubnets(ctx context.Context, paths netdef.Paths, def netdef.Definition, to netdef.Paths, log *slog.Logger) (netdef.Definition, error) {
 	choosing, err := waitForLock(ctx, filepath.Join(paths.Runtime, "subnets.lock"))
 	if err != nil {
@@ -152,8 +152,8 @@ func ChooseSubnets(ctx context.Context, paths netdef.Paths, def netdef.Definitio
 	return def, to.Save(def)
 }
 
-// running is the subnets of other networks that run. What one left behind that was killed
-// is removed.
+// running returns the subnets of other networks that run. It removes what killed ones left
+// behind.
 func running(paths netdef.Paths, name string) (taken []netip.Prefix) {
 	all, _ := paths.Running().List()
 	for _, d := range all {
@@ -168,8 +168,8 @@ func running(paths netdef.Paths, name string) (taken []netip.Prefix) {
 	return taken
 }
 
-// openLock opens a file and locks it, or looks whether it is locked: how is a command of
-// fcntl(2) about locks of open file descriptions, which end with the process.
+// openLock opens a file and locks it or asks whether it is locked, as the fcntl(2) command
+// how says. Its locks are those of open file descriptions, which end with the process.
 func openLock(path string, how int) (*os.File, *unix.Flock_t, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -200,7 +200,7 @@ func takeLock(path string) (*os.File, error) {
 	return f, err
 }
 
-// waitForLock waits for a lock that others hold for a moment.
+// waitForLock waits for a lock that others hold only briefly.
 func waitForLock(ctx context.Context, path string) (f *os.File, err error) {
 	ended := retry.While(ctx, lockPatience, lockPause, func() bool {
 		f, err = takeLock(path)
@@ -212,14 +212,14 @@ func waitForLock(ctx context.Context, path string) (f *os.File, err error) {
 	return f, cmp.Or(ended, err)
 }
 
-// A lock is held while routes are listed and a file is written.
+// The lock is held while routes are listed and a file is written.
 const (
 	lockPatience = 10 * time.Second
 	lockPause    = 5 * time.Millisecond
 )
 
-// locked reports whether somebody has the lock of a file, without taking it for a moment,
-// in which whoever wanted it would be refused.
+// locked reports whether a file is locked. It does not try to take the lock: another process
+// that wants it would be refused meanwhile.
 func locked(path string) bool {
 	f, lock, err := openLock(path, unix.F_OFD_GETLK)
 	if err != nil {
@@ -229,8 +229,8 @@ func locked(path string) bool {
 	return lock.Type != unix.F_UNLCK
 }
 
-// AwaitEnd waits until the network's process, which was stopped, is gone; ErrRunning: it
-// is still there after endPatience.
+// AwaitEnd waits until the network's process, which was stopped, has ended; ErrRunning: it
+// has not after endPatience.
 func AwaitEnd(ctx context.Context, paths netdef.Paths, name string) error {
 	there := true
 	err := retry.While(ctx, endPatience, endPause, func() bool {

@@ -18,7 +18,7 @@ import (
 	"epiphyte/internal/retry"
 )
 
-// Member is what a member of a network asks for, and once it is one, what it has got.
+// Member is what a member of a network asks for and, once it has joined, what it has.
 type Member struct {
 	// ID tells members apart and outlives their names: a container's id, say. Empty:
 	// chosen.
@@ -29,6 +29,9 @@ type Member struct {
 	Hostname string   `json:"hostname,omitempty"`
 	// Interface in the member's namespace, for people.
 	Interface string `json:"interface,omitempty"`
+	// Process is the pid of one in the member's namespaces, as the client that joined sees
+	// it, for people; 0: not known.
+	Process int `json:"process,omitempty"`
 	// MAC of the interface; empty: chosen.
 	MAC string `json:"mac,omitempty"`
 	// IPv4 and IPv6 are its addresses; not valid: chosen.
@@ -36,24 +39,32 @@ type Member struct {
 	IPv6 netip.Addr `json:"ipv6,omitzero"`
 	// Publish are ports of the host, as portfwd.Parse reads them.
 	Publish []string `json:"publish,omitempty"`
-	// Detached members stay when the connection ends by which they came, until Leave
-	// or until their namespace is gone.
+	// Detached members stay when their client's connection ends, until Leave or until their
+	// namespace is gone.
 	Detached bool `json:"detached,omitempty"`
-	// NetNS is the path of a detached member's network namespace. Its removal ends the
-	// membership.
+	// NetNS is the path of the network namespace of a member without a process. Its removal
+	// ends the membership of a detached one.
 	NetNS string `json:"netns,omitempty"`
-	// Transparent4 and Transparent6 say what the sockets can do of the agent that comes
-	// with the member, as tap.AdoptConfig has it. Without an agent they mean nothing.
+	// Transparent4 and Transparent6 say what sockets of the member's agent can do, as in
+	// tap.AdoptConfig. Without an agent they mean nothing.
 	Transparent4 bool `json:"transparent_ipv4,omitempty"`
 	Transparent6 bool `json:"transparent_ipv6,omitempty"`
 
-	// Policy is what its policy is called, for people; empty: it has none.
+	// Policy is the name of its policy, for people; empty: it has none.
 	Policy string `json:"policy,omitempty"`
+	// TakesPolicy says that its process accepts another policy while it is a member, and
+	// uses that one if it has to join again.
+	TakesPolicy bool `json:"takes_policy,omitempty"`
+	// Denied counts the flows and names that the policy in force has denied.
+	Denied uint64 `json:"denied,omitempty"`
 
 	Since time.Time `json:"since,omitzero"`
 	// Stats are the frames that its port of the bridge has carried.
 	Stats *bridge.Stats `json:"stats,omitempty"`
 }
+
+// heldByPath reports whether the membership ends with the path of its namespace.
+func (m *Member) heldByPath() bool { return m.Detached && m.NetNS != "" }
 
 // Info describes a running network.
 type Info struct {
@@ -63,7 +74,7 @@ type Info struct {
 	Version  string     `json:"version"`
 	Worker   int        `json:"worker_pid"`
 	Keeper   int        `json:"keeper_pid"`
-	// Members are known to Client.Info and Inspect alone.
+	// Members are set by Client.Info and Inspect alone.
 	Members []Member `json:"members"`
 }
 
@@ -72,8 +83,9 @@ type Info struct {
 type request struct {
 	Op      operation  `json:"op"`
 	Member  *Member    `json:"member,omitempty"`  // of join, with its descriptors
+	Policy  string     `json:"policy,omitempty"`  // of policy: its name; it comes as a descriptor
 	Roles   []role     `json:"roles,omitempty"`   // of the descriptors
-	Who     string     `json:"who,omitempty"`     // of leave and ports: an id, or a name
+	Who     string     `json:"who,omitempty"`     // of leave, ports and policy: an id, or a name
 	Program string     `json:"program,omitempty"` // of upgrade: a path
 	After   netip.Addr `json:"after,omitzero"`    // of members: those with higher IPv4 addresses
 	Publish []string   `json:"publish,omitempty"` // of ports, which are those of Who
@@ -87,6 +99,7 @@ const (
 	opJoin    operation = "join"
 	opLeave   operation = "leave"
 	opPorts   operation = "ports"
+	opPolicy  operation = "policy" // also worker to keeper: it replaces the member's
 	opUpgrade operation = "upgrade"
 	opStop    operation = "stop"
 )
@@ -95,33 +108,36 @@ const (
 type reply struct {
 	Error  string `json:"error,omitempty"`
 	Ending bool   `json:"ending,omitempty"` // the network is about to end: start it anew
-	// Removed is sent unasked: the member of this connection is none any more.
-	Removed bool    `json:"removed,omitempty"`
-	Info    *Info   `json:"info,omitempty"`
-	Member  *Member `json:"member,omitempty"`
+	// Removed is sent unasked: the member of this connection was removed.
+	Removed bool `json:"removed,omitempty"`
+	// Policy is sent unasked, with a descriptor: the name of the new policy of this
+	// connection's member.
+	Policy string  `json:"policy,omitempty"`
+	Info   *Info   `json:"info,omitempty"`
+	Member *Member `json:"member,omitempty"`
 	// Members are as many as fit, by IPv4 address; More says that there are others.
 	Members []Member `json:"members,omitempty"`
 	More    bool     `json:"more,omitempty"`
 }
 
-// order is a message between the keeper and its worker, of either direction. Of leave it
-// is the keeper's: a detached member's namespace is gone.
+// order is a message between the keeper and its worker, in either direction. The keeper sends
+// leave when a detached member's namespace is gone.
 type order struct {
 	Op         operation          `json:"op"`
 	Definition *netdef.Definition `json:"definition,omitempty"` // of start
 	Member     *Member            `json:"member,omitempty"`     // of keep, with its descriptors
 	Roles      []role             `json:"roles,omitempty"`      // of the descriptors
-	ID         string             `json:"id,omitempty"`         // of drop and leave
-	Text       string             `json:"text,omitempty"`       // of failed: why; of upgrade: a path
+	ID         string             `json:"id,omitempty"`         // of drop, leave and policy
+	Text       string             `json:"text,omitempty"`       // of failed: why; of upgrade: a path; of policy: its name
 }
 
 const (
 	opStart  operation = "start"  // keeper: what to serve
 	opKeep   operation = "keep"   // keeper: a member from before; worker: a new one
-	opServe  operation = "serve"  // keeper: that was all
+	opServe  operation = "serve"  // keeper: nothing more comes before serving
 	opReady  operation = "ready"  // worker: clients are served
 	opFailed operation = "failed" // worker: it cannot serve
-	opChange operation = "change" // worker: what is known of a member, whose descriptors stay
+	opChange operation = "change" // worker: a member's new description; its descriptors stay
 	opDrop   operation = "drop"   // worker: a member has left; keeper: its descriptors are closed
 	opEmpty  operation = "empty"  // worker: nobody is there, and it ends
 )
@@ -132,12 +148,12 @@ const (
 	maxMessage = 160 << 10
 	// maxMember bounds what is known of one member: several fit into a message.
 	maxMember = 32 << 10
-	// maxFDs come with a message at most: a TAP, an agent, a policy and a record, and the
-	// connection or the process of their member.
+	// maxFDs bounds the descriptors of a message: a TAP, an agent, a policy, a record, and
+	// the connection or the process of their member.
 	maxFDs = 5
 )
 
-// role says what a descriptor is for. Each message names those that come with it, in
+// role says what a descriptor is for. Each message lists the roles of its descriptors, in
 // their order.
 type role string
 
@@ -145,15 +161,15 @@ const (
 	roleTAP        role = "tap"
 	roleAgent      role = "agent"      // the socket of an agent in the member's namespaces
 	roleProcess    role = "process"    // a pidfd: its end is the end of a detached member
-	roleConnection role = "connection" // by which the member came
-	rolePolicy     role = "policy"     // of SealPolicy
-	roleRecord     role = "record"     // where flows that the policy decided are written down
+	roleConnection role = "connection" // over which the member joined
+	rolePolicy     role = "policy"     // from SealPolicy
+	roleRecord     role = "record"     // of the flows that the policy decided
 )
 
 // descriptors are a member's.
 type descriptors map[role]int
 
-// list is what a message says of descriptors, and what goes with it.
+// list returns the descriptors as a message carries them, with their roles.
 func (d descriptors) list() (roles []role, fds []int) {
 	for r, fd := range d {
 		roles, fds = append(roles, r), append(fds, fd)
@@ -182,9 +198,9 @@ func (d descriptors) close() {
 	}
 }
 
-// While too many of the user's descriptors are on their way, between any processes, others
-// are refused (unix(7), ETOOMANYREFS). Whoever they are meant for takes them within
-// milliseconds, or seconds on a busy machine.
+// While too many of the user's descriptors are in flight, between any processes, the kernel
+// refuses more (unix(7), ETOOMANYREFS). Their receivers take them within milliseconds, or
+// seconds on a busy machine.
 const (
 	inFlightPatience = 2 * time.Second
 	inFlightPause    = 5 * time.Millisecond
@@ -244,7 +260,7 @@ func receive(c *net.UnixConn, message any) (fds []int, err error) {
 	return fds, nil
 }
 
-// advised is the error with what helps against it, if that is known.
+// advised adds to an error what helps against it, if that is known.
 func advised(err error) error {
 	if errors.Is(err, unix.EMFILE) {
 		return fmt.Errorf("%w (raise the limit of open files, ulimit -n)", err)
@@ -252,7 +268,7 @@ func advised(err error) error {
 	return err
 }
 
-// nextSize waits for a message and is its size, so that a connection at rest holds no
+// nextSize waits for a message and returns its size, so that an idle connection holds no
 // buffer.
 func nextSize(c *net.UnixConn) (size int, err error) {
 	raw, err := c.SyscallConn()
@@ -293,7 +309,7 @@ func closeAll(fds []int) {
 	}
 }
 
-// connOf makes a connection of a descriptor, which it closes.
+// connOf makes a connection from a descriptor, which it closes even on an error.
 func connOf(fd int) (*net.UnixConn, error) {
 	f := os.NewFile(uintptr(fd), "connection")
 	defer f.Close()

@@ -29,7 +29,7 @@ import (
 // workerName is argv[0] of the worker.
 const workerName = "epiphyte-network"
 
-// IsWorker reports whether this process was started as a network's worker. main must ask
+// IsWorker reports whether this process was started as a network's worker. main must call it
 // before it looks at flags.
 func IsWorker() bool { return len(os.Args) == 1 && os.Args[0] == workerName }
 
@@ -39,8 +39,8 @@ const (
 	controlFD  = 4
 )
 
-// linger is how long a network without members is served: members that are restarted
-// find it as they left it.
+// linger is how long a network is served without members: those that restart find it as they
+// left it.
 const linger = 5 * time.Second
 
 // WorkerConfig of OpenWorker. Paths is required.
@@ -48,7 +48,7 @@ type WorkerConfig struct {
 	Paths      netdef.Paths
 	ResolvConf string // of the host; /etc/resolv.conf if empty
 	Logger     *slog.Logger
-	// Version is told to those who ask.
+	// Version is what clients are told.
 	Version string
 }
 
@@ -61,27 +61,28 @@ type Worker struct {
 	listener *net.UnixListener
 	netns    uint64 // cookie of the host's network namespace; 0: not known
 	control  *net.UnixConn
-	restored []restored // members from before, until Serve
+	restored []restored // members of the worker before, until Serve
 
 	shard  *shard.Shard
 	bridge *bridge.Bridge
-	frames pcap.Tee // what passes the bridge, each frame once: as members send it, and the gateway
+	frames pcap.Tee // what passes the bridge, each frame once: as a member or the gateway sends it
 	names  *names.Table
 	guest  *guest.Guest
 	served chan struct{} // closed when guest.Serve has returned
 
 	// The shard's thread only:
-	byAddress map[netip.Addr]*membership // that are on the bridge
-	guests    map[netip.Addr]*flow.Guest // whose addresses are whose
+	byAddress map[netip.Addr]*membership // on the bridge
+	guests    map[netip.Addr]*flow.Guest // set before they are on the bridge
 	leases    map[[6]byte]netip.Addr
 	others    *others
 
-	telling  sync.Mutex    // messages to the keeper go one after the other
+	changing sync.Mutex    // held while a member's policy changes
+	telling  sync.Mutex    // held while a message is sent to the keeper
 	refusing chan struct{} // one element for each client that is being refused
 
 	mu         sync.Mutex
 	members    map[string]*membership   // by id
-	remembered map[string]netip.Addr    // addresses of names that were members
+	remembered map[string]netip.Addr    // by name, also of members that have left
 	dropping   map[string]chan struct{} // closed when the keeper has dropped a member
 	conns      map[*net.UnixConn]struct{}
 	ending     bool
@@ -94,8 +95,8 @@ type restored struct {
 	with   descriptors
 }
 
-// OpenWorker builds the network that the keeper orders. An error has been told to the
-// keeper.
+// OpenWorker builds the network that the keeper orders. It has told the keeper of an error
+// that it returns.
 func OpenWorker(cfg WorkerConfig) (_ *Worker, err error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -164,7 +165,6 @@ func (w *Worker) receiveOrders() error {
 	}
 }
 
-// build makes the parts.
 func (w *Worker) build() (err error) {
 	if w.plan, err = addressing.NewNetwork(w.def.Subnet, w.def.Subnet6); err != nil {
 		return err
@@ -208,7 +208,7 @@ func (w *Worker) build() (err error) {
 	return err
 }
 
-// Definition is what is served.
+// Definition is that of the network.
 func (w *Worker) Definition() netdef.Definition { return w.def }
 
 // Guest is the network that the members share.
@@ -218,8 +218,8 @@ func (w *Worker) Guest() *guest.Guest { return w.guest }
 func (w *Worker) Frames() *pcap.Tee { return &w.frames }
 
 // Serve serves members and clients until ctx ends, or until nobody has been there for a
-// while. The program must have been confined before, by ready: it is called when
-// everything that needs rights is done.
+// while. It calls ready once nothing more needs privileges, and before it accepts clients:
+// ready confines the program.
 func (w *Worker) Serve(ctx context.Context, ready func() error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -259,7 +259,7 @@ func (w *Worker) end(cancel func()) {
 		w.idle.Stop()
 	}
 	w.listener.Close()
-	w.control.SetReadDeadline(time.Now()) // obey ends; what remains is told all the same
+	w.control.SetReadDeadline(time.Now()) // obey ends; tell still works
 	for c := range w.conns {
 		c.Close()
 	}
@@ -267,7 +267,7 @@ func (w *Worker) end(cancel func()) {
 	w.tasks.Wait()
 }
 
-// obey does what the keeper orders while members are served.
+// obey handles the keeper's messages while members are served.
 func (w *Worker) obey() {
 	for {
 		var o order
@@ -312,7 +312,7 @@ func (w *Worker) unbusy(c *net.UnixConn) {
 	}
 }
 
-// endIfIdle ends a network that nobody has joined or asked for some time.
+// endIfIdle ends a network that has neither members nor clients.
 func (w *Worker) endIfIdle(cancel func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -359,8 +359,8 @@ func (w *Worker) Close() error {
 	return errors.Join(err, w.control.Close())
 }
 
-// on runs f on the shard's thread and waits for it. It reports false if the shard does
-// not serve any more.
+// on runs f on the shard's thread and waits for it. It returns false if the shard has
+// stopped serving.
 func (w *Worker) on(f func()) bool {
 	done := make(chan struct{})
 	if !w.shard.Post(shard.TaskFunc(func() { f(); close(done) })) {

@@ -18,10 +18,10 @@ import (
 type Watch struct {
 	fd     int
 	events int16
-	gone   func() bool // looks whether the namespace is there
+	gone   func() bool // looks whether the namespace is gone
 }
 
-// Never is a watch of a namespace that shall be outlived.
+// Never is a watch that never ends, for a program that outlives the namespace.
 func Never() *Watch { return &Watch{fd: -1, gone: func() bool { return false }} }
 
 // Process watches the namespace of a process, which ends with it. The error wraps ESRCH if
@@ -53,7 +53,7 @@ func Path(path string) (*Watch, error) {
 	return &Watch{fd: fd, events: unix.POLLPRI, gone: func() bool {
 		is, err := identify(path)
 		if err != nil {
-			// A directory that is closed to us now says nothing about what is in it.
+			// A directory that we may no longer enter says nothing about what is in it.
 			return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR)
 		}
 		return is != was
@@ -71,9 +71,9 @@ func identify(path string) (file, error) {
 	return file{st.Dev, st.Ino}, nil
 }
 
-// processOf is the process in whose directory of /proc a path is, or through whose root
-// directory it leads: that ends with the process, too, and what is mounted there does not
-// show in our table of mounts.
+// processOf returns the process in whose /proc directory a path is, or through whose root
+// directory it leads: that ends with the process, too, and its mounts do not show in our
+// table.
 func processOf(path string) (pid int, ok bool) {
 	if self, err := os.Readlink("/proc/self"); err != nil || self != strconv.Itoa(os.Getpid()) {
 		return 0, false // no /proc, or one of another PID namespace
@@ -88,7 +88,7 @@ func processOf(path string) (pid int, ok bool) {
 	return below(dir)
 }
 
-// below is the process whose directory of /proc a path begins with.
+// below returns the process with whose /proc directory a path begins.
 func below(path string) (pid int, ok bool) {
 	rest, ok := strings.CutPrefix(filepath.Clean(path), "/proc/")
 	if !ok {

@@ -22,8 +22,8 @@ type device struct {
 	looked time.Time // guarded by mu
 }
 
-// SetDevice4 has IPv4 packets leave by an interface that exists, which it is no privilege to
-// ask for since Linux 5.7 (SO_BINDTODEVICE, socket(7)).
+// SetDevice4 has IPv4 packets leave by an interface, which must exist. That takes no
+// privilege since Linux 5.7 (SO_BINDTODEVICE, socket(7)).
 func (s *Source) SetDevice4(name string) error { return s.by4.set(name) }
 
 // SetDevice6 does so for IPv6.
@@ -37,8 +37,8 @@ func (d *device) set(name string) error {
 	return nil
 }
 
-// SetOwn tells which addresses are the host's own, besides those of loopback: no device
-// leads to them.
+// SetOwn sets the function that reports whether an address is the host's own, besides those
+// of loopback: no device leads to these.
 func (s *Source) SetOwn(own func(netip.Addr) bool) { s.own = own }
 
 // by is the device that leads to dst; nil: the routing table decides.
@@ -56,8 +56,9 @@ func (s *Source) by(dst netip.Addr) *device {
 	return d
 }
 
-// Bind binds a fresh socket that is going to be connected to dst, as far as the kernel is not
-// to choose. ENETUNREACH and EADDRNOTAVAIL: there is no such interface or address now.
+// Bind binds a fresh socket that is going to be connected to dst, to the interface and the
+// address that are set. ENETUNREACH and EADDRNOTAVAIL: there is no such interface or address
+// now.
 func (s *Source) Bind(fd int, dst netip.Addr) unix.Errno {
 	if d := s.by(dst); d != nil {
 		if err := unix.SetsockoptString(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, d.name); err != nil {
@@ -67,8 +68,8 @@ func (s *Source) Bind(fd int, dst netip.Addr) unix.Errno {
 	return s.bindAddress(fd, dst, true)
 }
 
-// BindAddress is Bind for a socket that may be used for other destinations of dst's family,
-// too: each datagram has its Way.
+// BindAddress is Bind for a socket that may have other destinations of dst's family, too. It
+// sets no interface: each datagram has its Way.
 func (s *Source) BindAddress(fd int, dst netip.Addr) unix.Errno {
 	return s.bindAddress(fd, dst, false)
 }
@@ -89,8 +90,8 @@ func (s *Source) bindAddress(fd int, dst netip.Addr, connects bool) unix.Errno {
 	return sockio.Bind(fd, &sa)
 }
 
-// Way is a control message that has a datagram to dst leave by its interface, nil if the
-// routing table decides. Any socket will do as fd. The errors are those of Bind.
+// Way returns a control message that has a datagram to dst leave by its interface, nil if
+// the routing table decides. fd may be any socket. The errors are those of Bind.
 func (s *Source) Way(fd int, dst netip.Addr) ([]byte, unix.Errno) {
 	d := s.by(dst)
 	if d == nil {
@@ -108,13 +109,12 @@ func (s *Source) Way(fd int, dst netip.Addr) ([]byte, unix.Errno) {
 	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, req); err != nil {
 		return nil, reached(err.(unix.Errno))
 	}
-	// A new slice: the one before may wait in a batch of another thread.
+	// A new slice: another thread's batch may still hold the last one.
 	d.way, d.looked = leaveBy(req.Uint32(), dst.Is6()), time.Now()
 	return d.way, 0
 }
 
-// leaveBy is a control message that names an interface, and leaves the address open (ip(7),
-// ipv6(7)).
+// leaveBy is a control message that names an interface and no address (ip(7), ipv6(7)).
 func leaveBy(index uint32, v6 bool) []byte {
 	if v6 {
 		info := unix.Inet6Pktinfo{Ifindex: index}
@@ -124,7 +124,7 @@ func leaveBy(index uint32, v6 bool) []byte {
 	return sockio.AppendControl(nil, unix.IPPROTO_IP, unix.IP_PKTINFO, (*[unix.SizeofInet4Pktinfo]byte)(unsafe.Pointer(&info))[:])
 }
 
-// reached says of an interface that has gone what a guest understands.
+// reached turns the errno for an interface that has gone into one that a guest understands.
 func reached(errno unix.Errno) unix.Errno {
 	if errno == unix.ENODEV {
 		return unix.ENETUNREACH

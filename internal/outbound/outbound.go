@@ -4,15 +4,15 @@
 // # Theory of operation
 //
 // A Source stands for --outbound-addr and --outbound-addr6: for each family an
-// address, or an interface whose first address of the family is meant. It is
+// address, or an interface, of which the first address of the family is used. It is
 // asked for every socket that is opened towards the outside, the resolver's
 // included. An interface is looked up again when the last look is older than a
 // second, so that a new lease or a reconnect is followed; between looks the
-// answer is a field read under a lock that nobody holds for long.
+// answer is a field read under a lock that is never held for long.
 //
-// An interface without an address has none to give: the socket then fails to
-// bind, which the guest hears of as an unreachable network, rather than leaving
-// from an address that the user did not choose.
+// If an interface has no address, the socket fails to bind, and the guest sees an
+// unreachable network, rather than packets leaving from an address that the user
+// did not choose.
 //
 // This binds to an address, as that contract has it, not to a device: the
 // routing table still decides where packets leave. Pasta's --outbound-if4 and
@@ -41,7 +41,7 @@ const lookEvery = time.Second
 type Source struct {
 	v4, v6   choice
 	by4, by6 device
-	own      func(netip.Addr) bool // nil: nobody can tell
+	own      func(netip.Addr) bool // nil: not known
 }
 
 // choice is one family's.
@@ -54,7 +54,7 @@ type choice struct {
 	looked time.Time  // guarded by mu
 }
 
-// ErrNoAddress says that there is no address to bind to at the moment.
+// ErrNoAddress is the error while there is no address to bind to.
 var ErrNoAddress = errors.New("the outbound interface has no address")
 
 // SetIPv4 takes the argument of --outbound-addr: an IPv4 address, or the name
@@ -70,7 +70,7 @@ func (c *choice) configure(arg string, v4 bool) error {
 			return fmt.Errorf("%v is of the other family", a)
 		}
 		if a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
-			return fmt.Errorf("%v is no address of an interface", a)
+			return fmt.Errorf("%v is not an address of an interface", a)
 		}
 		c.set, c.addr, c.name = true, a, ""
 		return nil
@@ -82,12 +82,12 @@ func (c *choice) configure(arg string, v4 bool) error {
 	return nil
 }
 
-// ByInterface reports whether addresses are those of an interface, which are looked
-// up time and again.
+// ByInterface reports whether an address is that of an interface, which is looked up
+// repeatedly.
 func (s *Source) ByInterface() bool { return s != nil && (s.v4.name != "" || s.v6.name != "") }
 
-// For gives the address to bind to for a socket towards dst; ok is false when
-// the kernel is to choose. ErrNoAddress: there should be one and is not.
+// For returns the address to bind to for a socket towards dst; ok is false if the
+// kernel chooses. ErrNoAddress: the interface has none.
 func (s *Source) For(dst netip.Addr) (a netip.Addr, ok bool, err error) {
 	if s == nil {
 		return netip.Addr{}, false, nil
@@ -144,8 +144,8 @@ func InterfaceAddrs(name string) ([]netip.Addr, error) {
 	return addrs, nil
 }
 
-// Missing says of each choice that gives no address now why, in a line. That may
-// change: an interface may get one.
+// Missing says in a line for each choice that has no address now why. That may change:
+// an interface may get one.
 func (s *Source) Missing() (lines []string) {
 	if s == nil {
 		return nil

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// Sides of a Table, as pesto --clear and requests name them: ports of the host, and ports of
-// the namespace's loopback.
+// Sides of a Table, as pesto --clear and requests name them: ports of the host, and of the
+// namespace's loopback.
 const (
 	HostSide   = "HOST"
 	SpliceSide = "SPLICE"
@@ -20,8 +20,8 @@ type Change struct {
 	Add    []Forward
 }
 
-// Apply is the table after the change. The errors are about a side that does not exist, and
-// those of Add.
+// Apply returns the table after the change. It is an error if a side does not exist; other
+// errors are Add's.
 func (t Table) Apply(c Change) (Table, error) {
 	for _, side := range c.Clear {
 		out, err := parseSide(side)
@@ -43,8 +43,8 @@ func parseSide(s string) (out bool, err error) {
 	return false, fmt.Errorf("%q has no ports to clear: %s has the host's, %s the namespace's", s, HostSide, SpliceSide)
 }
 
-// ParseLine reads an option and its argument, as Forward's String writes them; white space
-// around and between them is not regarded.
+// ParseLine reads an option and its argument, as Forward's String writes them, with any white
+// space around and between them.
 func ParseLine(line string) ([]Forward, error) {
 	name, spec, _ := strings.Cut(strings.TrimSpace(line), " ")
 	for _, o := range Options() {
@@ -55,8 +55,7 @@ func ParseLine(line string) ([]Forward, error) {
 	return nil, fmt.Errorf("%q is none of -t, -u, -T and -U with ports, as in -t 8080:80", line)
 }
 
-// Show is the table for a reader: a line for each Forward, in a block for each side that
-// has some.
+// Show prints the table for people: a line for each Forward, in a block for each side.
 func (t Table) Show() string {
 	var b strings.Builder
 	for _, side := range [...]string{HostSide, SpliceSide} {
@@ -78,7 +77,7 @@ func (f Forward) show() string {
 	var b strings.Builder
 	b.WriteString(strings.ToUpper(f.Option.Proto()) + " ")
 	if f.Addr.IsValid() {
-		fmt.Fprintf(&b, "[%v]", f.Addr)
+		b.WriteString("[" + f.Addr.String() + "]")
 	} else {
 		b.WriteByte('*')
 	}
@@ -89,7 +88,7 @@ func (f Forward) show() string {
 	writeRange(&b, f.First, f.Last)
 	b.WriteString("  =>  ")
 	if f.To.IsValid() {
-		fmt.Fprintf(&b, "[%v]:", f.To)
+		b.WriteString("[" + f.To.String() + "]:")
 	}
 	writeRange(&b, f.ToFirst, f.ToLast())
 	switch {

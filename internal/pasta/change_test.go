@@ -45,7 +45,7 @@ func TestParseLine(t *testing.T) {
 		"-U 53,54":    "-U 53 -U 54",
 		"8080":        `"8080" is none of -t, -u, -T and -U with ports, as in -t 8080:80`,
 		"-x 80":       `"-x 80" is none of -t, -u, -T and -U with ports, as in -t 8080:80`,
-		"-t 0":        `-t "0": "0" is no port, 1 to 65535, as in 8080, 8080:80 or 127.0.0.1/8080:80`,
+		"-t 0":        `-t "0": "0" is not a port, 1 to 65535, as in 8080, 8080:80 or 127.0.0.1/8080:80`,
 		"-t":          `-t "": a port is missing, as in 8080, 8080:80 or 127.0.0.1/8080:80`,
 	} {
 		list, err := ParseLine(line)

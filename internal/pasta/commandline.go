@@ -11,11 +11,10 @@ import (
 // DefaultMTU is that of the guest's interface, in bytes.
 const DefaultMTU = 65520
 
-// DefaultLogSize is from where on a log file loses its oldest lines, in bytes.
+// DefaultLogSize is the size beyond which a log file loses its oldest lines, in bytes.
 const DefaultLogSize = 1 << 20
 
-// CommandLine is all that pasta's command line says. The zero value is not what no option
-// means: NewCommandLine is.
+// CommandLine is a command line of pasta's. NewCommandLine makes the one without options.
 type CommandLine struct {
 	Target
 	Life
@@ -25,7 +24,7 @@ type CommandLine struct {
 	Ports
 }
 
-// Life is how the process lives, and what it tells.
+// Life is how the process runs, and what it reports.
 type Life struct {
 	Foreground bool
 	Quiet      bool // warnings and errors alone
@@ -55,7 +54,7 @@ type Link struct {
 	NoTAP     bool // --splice-only
 }
 
-// Family is what is said of one IP version. What is not valid has not been said.
+// Family is the options for one IP version. Addresses that were not given are not valid.
 type Family struct {
 	Off         bool
 	Address     netip.Addr
@@ -69,16 +68,16 @@ type Family struct {
 	MapLoopback netip.Addr
 }
 
-// Addresses are the guest's, and what stands for the host. The first of Family is IPv4.
+// Addresses are the guest's, and those that stand for the host.
 type Addresses struct {
 	V4, V6       Family
 	Template     string // the host's interface whose addresses and routes are copied
-	NoMapGateway bool   // it does not stand for the host's loopback
+	NoMapGateway bool   // the gateway does not stand for the host's loopback
 	NoCopyRoutes bool
 	NoCopyAddrs  bool
 }
 
-// Names are what the guest is told of resolvers.
+// Names are what the guest is told about resolvers.
 type Names struct {
 	DNS        []netip.Addr // empty: ours
 	NoDNS      bool
@@ -90,7 +89,7 @@ type Names struct {
 	FQDN       string
 }
 
-// Ports are what is carried in from the host, and from the guest out to the host.
+// Ports are the ports forwarded in from the host, and out from the guest to the host.
 type Ports struct {
 	// Forwards are in the order given. An option that was not given is auto, once
 	// Complete has been called.
@@ -102,7 +101,7 @@ type Ports struct {
 	given map[Option]bool
 }
 
-// NewCommandLine is one that says nothing.
+// NewCommandLine returns a command line without options.
 func NewCommandLine() *CommandLine {
 	return &CommandLine{
 		Link: Link{MTU: DefaultMTU},
@@ -149,13 +148,13 @@ func (l *Link) addTo(f flags) {
 	f.on(&l.NoDHCP, "no-dhcp", "", "answer no DHCP")
 	f.on(&l.NoDHCPv6, "no-dhcpv6", "", "answer no DHCPv6")
 	f.on(&l.NoNDP, "no-ndp", "", "answer no neighbour or router solicitation")
-	f.on(&l.NoRA, "no-ra", "", "send no router advertisement")
-	f.on(&l.NoTAP, "splice-only", "", "forward loopback ports only, without an interface")
+	f.on(&l.NoRA, "no-ra", "", "send no router advertisement, as with --config-net")
+	f.on(&l.NoTAP, "splice-only", "", "make no interface: forward ports between the loopbacks alone")
 }
 
 func (a *Addresses) addTo(f flags) {
-	f.on(&a.V6.Off, "ipv4-only", "4", "without IPv6")
-	f.on(&a.V4.Off, "ipv6-only", "6", "without IPv4")
+	f.only(&a.V4, &a.V6, "ipv4-only", "4", "without IPv6; of this and the next the last one counts")
+	f.only(&a.V6, &a.V4, "ipv6-only", "6", "without IPv4")
 	f.interfaceName(&a.Template, "interface", "i", "copy addresses and routes from the host's interface `NAME`")
 	f.fs.FuncP("address", "a", "give the guest the address `ADDR[/BITS]`; once for each family", a.setAddress)
 	f.fs.FuncP("netmask", "n", "use the IPv4 `MASK`, as an address or in bits", a.setMask)

@@ -81,6 +81,8 @@ func TestCallers(t *testing.T) {
 			c.DNS, c.Search = []netip.Addr{addr("1.1.1.1")}, []string{"example.com"}
 		}},
 		"a shell":      {"--address=2001:db8::2/56", func(c *CommandLine) { c.V6.Address, c.V6.Bits = addr("2001:db8::2"), 56 }},
+		"one family":   {"--ipv4-only --ipv6-only", func(c *CommandLine) { c.V4.Off = true }},
+		"the other":    {"--ipv6-only --ipv4-only", func(c *CommandLine) { c.V6.Off = true }},
 		"no map":       {"--map-host-loopback=none --map-guest-addr=none", func(c *CommandLine) { c.NoMapGateway = true }},
 		"path of proc": {"--netns=/proc/7/ns/net --userns=/proc/7/ns/user", func(c *CommandLine) { c.NetNS, c.UserNS = "/proc/7/ns/net", "/proc/7/ns/user" }},
 	} {
@@ -112,6 +114,10 @@ func TestPortsNotNamedAreAuto(t *testing.T) {
 	want := []string{"-u 53:5353", "-T auto", "-U auto"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+	c, err = read("--no-tcp", "--udp-ports=none")
+	if err != nil || len(c.Forwards) != 1 || c.Forwards[0].String() != "-U auto" {
+		t.Errorf("without TCP: %v, %v", c, err)
 	}
 }
 
@@ -145,8 +151,11 @@ func TestFaults(t *testing.T) {
 		"0":                                   "not the number of a process",
 		"99999999999":                         "not the number of a process",
 		"--dns=1.1.1.1 --dns=none":            "contradict",
+		"--no-tcp --tcp-ports=80":             "--no-tcp and -t 80 contradict",
+		"--no-udp --udp-ns=auto":              "--no-udp and -U auto contradict",
+		"--no-splice --host-lo-to-ns-lo":      "contradict",
+		"--no-splice --splice-only":           "leave no way",
 		"--search=none --search=a.example":    "contradict",
-		"--ipv4-only --ipv6-only":             "leave nothing",
 		"--map-guest-addr=1.2.3.4 --map-host-loopback=1.2.3.4": "both 1.2.3.4",
 		"--search=" + long: "63 between",
 		"--fqdn=" + long:   "63 between",

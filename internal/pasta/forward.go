@@ -1,8 +1,8 @@
 package pasta
 
 import (
-	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -58,18 +58,18 @@ type Forward struct {
 	To netip.Addr
 	// ToFirst is the port that First leads to; the ports after it count up.
 	ToFirst uint16
-	// BestEffort leaves out ports that cannot be bound, and those that the kernel gives to
-	// clients. It comes of all and of exclusions without a port.
+	// BestEffort leaves out ports that cannot be bound, and the kernel's ephemeral ones. all
+	// sets it, and exclusions alone.
 	BestEffort bool
-	// Auto forwards those of the ports that a server of the other side listens on, at
-	// each moment.
+	// Auto forwards only those of the ports that a server of the other side listens on at
+	// the moment.
 	Auto bool
 }
 
 // ToLast is the port that Last leads to.
 func (f Forward) ToLast() uint16 { return f.ToFirst + (f.Last - f.First) }
 
-// String is an option and an argument that Option.Parse reads as this Forward.
+// String returns an option and an argument that Option.Parse reads as this Forward.
 func (f Forward) String() string {
 	return f.Option.String() + " " + f.Spec()
 }
@@ -77,11 +77,8 @@ func (f Forward) String() string {
 // Spec is String without the option.
 func (f Forward) Spec() string {
 	var b strings.Builder
-	switch {
-	case f.Addr.Is6():
-		fmt.Fprintf(&b, "[%v]", f.Addr)
-	case f.Addr.IsValid():
-		fmt.Fprint(&b, f.Addr)
+	if f.Addr.IsValid() {
+		b.WriteString(bracketed(f.Addr))
 	}
 	if f.Interface != "" {
 		b.WriteString("%" + f.Interface)
@@ -125,9 +122,9 @@ func (f Forward) writeExcluded(b *strings.Builder) {
 }
 
 func writeRange(b *strings.Builder, first, last uint16) {
-	fmt.Fprint(b, first)
+	b.WriteString(strconv.Itoa(int(first)))
 	if last != first {
-		fmt.Fprintf(b, "-%d", last)
+		b.WriteString("-" + strconv.Itoa(int(last)))
 	}
 }
 

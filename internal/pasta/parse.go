@@ -19,11 +19,11 @@ const maxInterface = 15
 //
 //	FIRST[-LAST][:[TOADDR/]TOFIRST[-TOLAST]]
 //	~FIRST[-LAST]   not these, whatever else the list has
-//	all[:TOADDR]    every port that can be bound; so are exclusions alone
+//	all[:TOADDR]    every port that can be bound; exclusions alone mean the same
 //	auto            every port that has a server on the other side
 //
-// Addresses may stand in brackets, and IPv6 ones need not. What stands before the first
-// slash is ADDR if it is an address.
+// Addresses may stand in brackets; IPv6 ones need not. What stands before the first slash is
+// ADDR if it is an address.
 func (o Option) Parse(spec string) ([]Forward, error) {
 	list, err := o.parse(spec)
 	if err != nil {
@@ -72,7 +72,7 @@ func (o Option) parse(spec string) ([]Forward, error) {
 	return list, nil
 }
 
-// parseListen takes the address and the interface off the front, if they are there.
+// parseListen takes the address and the interface off the front, if given.
 func (f *Forward) parseListen(spec string) (ports string, err error) {
 	head, ports, ok := strings.Cut(spec, "/")
 	if !ok {
@@ -96,7 +96,7 @@ func (f *Forward) parseListen(spec string) (ports string, err error) {
 		return "", errors.New("an address is missing before the slash, as in 127.0.0.1/8080")
 	}
 	if hasName && (!isInterface(name) || strings.ContainsAny(name, "[]")) {
-		return "", fmt.Errorf("%q is no name of an interface, as in %%eth0/8080", name)
+		return "", fmt.Errorf("%q is not a name of an interface, as in %%eth0/8080", name)
 	}
 	f.Interface = name
 	return ports, nil
@@ -108,15 +108,15 @@ func isInterface(name string) bool {
 	return name != "" && len(name) <= maxInterface && name != "." && name != ".." && !strings.ContainsAny(name, "/:% \t\n\v\f\r")
 }
 
-// beginsWithPorts reports whether the text before the first slash of an argument is the
-// begin of its ports.
+// beginsWithPorts reports whether the text before the first slash of an argument belongs to
+// its ports.
 func beginsWithPorts(head string) bool {
 	item, _, _ := strings.Cut(head, ",")
 	first, _, mapped := strings.Cut(item, ":")
 	return (mapped || item != head) && first != "" && strings.Trim(first, "~0123456789-") == "" || item == "auto" || first == "all"
 }
 
-// parseItem reads one item of the list that is no exclusion.
+// parseItem reads one item of the list, other than an exclusion.
 func (f *Forward) parseItem(item string) error {
 	first, to, mapped := strings.Cut(item, ":")
 	switch first {
@@ -191,7 +191,7 @@ func parseAddr(s string) (netip.Addr, error) {
 	}
 	a, err := netip.ParseAddr(text)
 	if err != nil || a.Zone() != "" {
-		return netip.Addr{}, fmt.Errorf("%q is no IP address, as in 127.0.0.1/8080:80 or [::1]/8080:80", s)
+		return netip.Addr{}, fmt.Errorf("%q is not an IP address, as in 127.0.0.1/8080:80 or [::1]/8080:80", s)
 	}
 	return a.Unmap(), nil
 }
@@ -230,7 +230,7 @@ func parsePort(s string) (uint16, error) {
 	}
 	n, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || n == 0 {
-		return 0, fmt.Errorf("%q is no port, 1 to 65535, as in 8080, 8080:80 or 127.0.0.1/8080:80", s)
+		return 0, fmt.Errorf("%q is not a port, 1 to 65535, as in 8080, 8080:80 or 127.0.0.1/8080:80", s)
 	}
 	return uint16(n), nil
 }

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// Table is what several Forwards say together, in the order in which they were given. Its
-// methods leave it as it is and return another.
+// Table is several Forwards in the order in which they were given. Its methods do not change
+// it, but return another.
 type Table []Forward
 
 // ConflictError says that a port leads elsewhere already.
@@ -19,7 +19,7 @@ func (e *ConflictError) Error() string {
 	return fmt.Sprintf("%v conflicts with %v: port %d is forwarded already; delete that one first, or choose another port", e.Wanted, e.Present, e.Port)
 }
 
-// Add adds Forwards. Ports that lead where they shall already stay as they are. The error is
+// Add adds Forwards. Ports that already lead to the same place stay as they are. The error is
 // a *ConflictError, and nothing is added then.
 func (t Table) Add(list ...Forward) (Table, error) {
 	t = slices.Clip(t)
@@ -44,8 +44,8 @@ func (t Table) Add(list ...Forward) (Table, error) {
 	return t, nil
 }
 
-// Delete removes ports that lead where the Forwards say. Others are left alone, also if they
-// are in use for another target.
+// Delete removes the ports of the Forwards that lead where these say. A port that leads
+// elsewhere stays.
 func (t Table) Delete(list ...Forward) Table {
 	var left Table
 	for _, f := range t {
@@ -75,8 +75,8 @@ func (t Table) Clear(out bool) Table {
 	return left
 }
 
-// Effective has every port once: by precedence, each Forward without the ports that
-// another has got. What names its ports stands first.
+// Effective returns a table that has every port once: each Forward without the ports of those
+// that take precedence, which come first.
 func (t Table) Effective() Table {
 	var all Table
 	for rank := range ranks {
@@ -100,8 +100,8 @@ func (t Table) Effective() Table {
 	return all
 }
 
-// Blocks reports whether a Forward of the table has to be gone before one of the others can
-// listen: both want a port, and not by the same socket.
+// Blocks reports whether a Forward of the table must be removed before one of the others can
+// listen: both want a port, but not with the same socket.
 func (t Table) Blocks(others Table) bool {
 	for i := range t {
 		for j := range others {
@@ -130,18 +130,18 @@ func (f *Forward) rank() int {
 	return 0
 }
 
-// agrees reports whether two Forwards that overlap lead the ports of both to the same
-// place, by the same socket.
+// agrees reports whether two overlapping Forwards lead their common ports to the same place,
+// with the same socket.
 func (f *Forward) agrees(o *Forward) bool {
 	return f.Addr == o.Addr && f.Interface == o.Interface && f.To == o.To && f.ToFirst-f.First == o.ToFirst-o.First
 }
 
-// apart reports whether two Forwards have no port in common. Of the thousands that a call may
-// bring each is held against each, so this is asked first, and inlined.
+// apart reports whether two Forwards have no port in common. A call may bring thousands, each
+// of which is compared with each, so this is asked first, and inlined.
 func (f *Forward) apart(o *Forward) bool { return f.Last < o.First || o.Last < f.First }
 
-// overlap is the ports that two Forwards cannot both listen on: the kernel gives a port of
-// an address to one socket, unless both are for different interfaces
+// overlap returns the ports that two Forwards cannot both listen on: the kernel gives a port
+// of an address to one socket, unless both are for different interfaces
 // (net/ipv4/inet_connection_sock.c, inet_csk_bind_conflict).
 func (f *Forward) overlap(o *Forward) (both portRange, ok bool) {
 	both = portRange{max(f.First, o.First), min(f.Last, o.Last)}
@@ -156,7 +156,7 @@ func (f *Forward) overlap(o *Forward) (both portRange, ok bool) {
 	return both, f.Addr.Is4() == o.Addr.Is4() && (f.Addr.IsUnspecified() || o.Addr.IsUnspecified())
 }
 
-// without is the Forward without some ports.
+// without returns the Forward without some ports.
 func (f Forward) without(excluded []portRange) []Forward {
 	if len(excluded) == 0 {
 		return []Forward{f}

@@ -10,19 +10,19 @@ import (
 // netnsDir is where named network namespaces are (ip-netns(8)).
 const netnsDir = "/run/netns/"
 
-// Target says whose network is served: that of a process, that of a namespace's path, or
-// that of a command in namespaces made for it, in this order.
+// Target is the namespace to serve: that of a process, the one at a path, or one made for a
+// command, in this order.
 type Target struct {
 	PID         int
 	NetNS       string // a path
 	UserNS      string // a path, to be joined first; empty: the owner of the network
 	Command     []string
-	NetNSOnly   bool // UserNS is not to be said; a foreign owner is joined all the same
+	NetNSOnly   bool // UserNS must not be given; a foreign owner is joined all the same
 	NoNetNSQuit bool // the program outlives the namespace's path
 }
 
-// NewNamespaces reports whether namespaces are made, for Command or, if that is empty, for
-// the user's shell.
+// NewNamespaces reports whether namespaces are made: for Command, or if that is empty for the
+// user's shell.
 func (t *Target) NewNamespaces() bool { return t.PID == 0 && t.NetNS == "" }
 
 func (t *Target) addTo(f flags) {
@@ -42,27 +42,37 @@ func (t *Target) addTo(f flags) {
 	f.on(&t.NoNetNSQuit, "no-netns-quit", "", "go on when the path of the network namespace is gone")
 }
 
-// Complete takes what follows the options, and checks the whole.
+// Complete takes the operands, and checks the whole.
 func (o *CommandLine) Complete(operands []string) error {
 	if err := o.Target.complete(operands); err != nil {
 		return err
 	}
 	switch {
-	case o.V4.Off && o.V6.Off:
-		return errors.New("--ipv4-only and --ipv6-only leave nothing: give one of them")
 	case o.NoDNS && len(o.DNS) > 0:
 		return errors.New("--dns none and --dns with an address contradict each other")
 	case o.NoSearch && len(o.Search) > 0:
 		return errors.New("--search none and --search with domains contradict each other")
-	case o.NoTAP:
-		return errors.New("--splice-only is not to be had: leave it out; ports of loopback are forwarded beside the interface as well")
+	case o.HostLoToGuestLo && o.NoSplice:
+		return errors.New("--host-lo-to-ns-lo and --no-splice contradict each other: no interface leads to a loopback")
+	case o.NoTAP && o.NoSplice:
+		return errors.New("--splice-only and --no-splice leave no way for any port: give one of them")
 	}
 	for _, x := range [...]*Family{&o.V4, &o.V6} {
 		if x.MapGuest.IsValid() && x.MapGuest == x.MapLoopback {
 			return fmt.Errorf("--map-guest-addr and --map-host-loopback are both %v: each needs an address of its own", x.MapGuest)
 		}
 	}
-	return o.Ports.auto()
+	for _, f := range o.Forwards {
+		if o.off(f.Option) {
+			return fmt.Errorf("--no-%s and %v contradict each other", f.Option.Proto(), f)
+		}
+	}
+	return o.Ports.auto(o.off)
+}
+
+// off reports whether the protocol of an option is not carried.
+func (l *Link) off(option Option) bool {
+	return l.NoTCP && option.Proto() == HostTCP.Proto() || l.NoUDP && option.Proto() == HostUDP.Proto()
 }
 
 func (t *Target) complete(operands []string) error {
@@ -76,7 +86,7 @@ func (t *Target) complete(operands []string) error {
 		return nil
 	}
 	if len(operands) == 1 {
-		// A number too large for a process is one that does not exist.
+		// A number too large for a process is a process that does not exist.
 		if n, err := strconv.ParseInt(operands[0], 10, 32); err == nil || errors.Is(err, strconv.ErrRange) {
 			if err != nil || n <= 0 {
 				return fmt.Errorf("%s is not the number of a process", operands[0])

@@ -9,11 +9,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/miekg/dns"
 	"github.com/spf13/pflag"
+
+	"epiphyte/internal/names"
 )
 
-// flags declares options of the kinds that there are.
+// flags declares options of several kinds.
 type flags struct{ fs *pflag.FlagSet }
 
 // on declares an option without a value.
@@ -21,9 +22,15 @@ func (f flags) on(dst *bool, name, letter, usage string) {
 	f.fs.BoolFuncP(name, letter, usage, func(string) error { *dst = true; return nil })
 }
 
-// off declares an option that takes another one back.
+// off declares an option that undoes another one.
 func (f flags) off(dst *bool, name, usage string) {
 	f.fs.BoolFunc(name, usage, func(string) error { *dst = false; return nil })
+}
+
+// only declares an option that turns one family on and the other off, whatever came before:
+// callers put the options of a user's configuration before those of one call.
+func (f flags) only(on, off *Family, name, letter, usage string) {
+	f.fs.BoolFuncP(name, letter, usage, func(string) error { on.Off, off.Off = false, true; return nil })
 }
 
 func (f flags) ignored(name, letter, usage string) {
@@ -57,10 +64,10 @@ func (f flags) ports(p *Ports, option Option, usage string) {
 	})
 }
 
-// auto is what options that were not given mean.
-func (p *Ports) auto() (err error) {
+// auto makes the options that were not given auto, except those of a protocol that is off.
+func (p *Ports) auto(off func(Option) bool) (err error) {
 	for _, option := range Options() {
-		if p.given[option] || err != nil {
+		if p.given[option] || off(option) || err != nil {
 			continue
 		}
 		var list []Forward
@@ -95,7 +102,7 @@ func (f flags) seconds(dst *time.Duration, name, usage string) {
 	})
 }
 
-// Bounds of a TAP's MTU in bytes: what RFC 791 asks of every link, and what a frame of
+// Bounds of a TAP's MTU in bytes: what RFC 791 requires of every link, and what a frame of
 // 65535 bytes carries with its header.
 const (
 	minMTU = 68
@@ -136,7 +143,7 @@ func (f flags) mac(dst *net.HardwareAddr, name, letter, usage string) {
 
 func (f flags) hostname(dst *string, name, letter, usage string) {
 	f.fs.FuncP(name, letter, usage, func(s string) error {
-		host, ok := domain(s)
+		host, ok := names.Domain(s)
 		if !ok {
 			return fmt.Errorf("--%s %q: must be a name of at most 253 bytes, and 63 between two dots", name, s)
 		}
@@ -145,15 +152,7 @@ func (f flags) hostname(dst *string, name, letter, usage string) {
 	})
 }
 
-// domain is a name without its final dot, if it can be told in the form of DNS (RFC 1035,
-// section 2.3.4).
-func domain(s string) (name string, ok bool) {
-	_, ok = dns.IsDomainName(s)
-	name = strings.TrimSuffix(s, ".")
-	return name, ok && name != "" && len(name) <= 253
-}
-
-// family declares an option that has an address of each family.
+// family declares an option that takes an address of either family.
 func (f flags) family(a *Addresses, field func(*Family) *netip.Addr, name, letter, usage string) {
 	f.fs.FuncP(name, letter, usage, func(s string) error {
 		addr, err := hostAddr(s)
@@ -165,7 +164,8 @@ func (f flags) family(a *Addresses, field func(*Family) *netip.Addr, name, lette
 	})
 }
 
-// familyOr declares one that may be none instead, which takes back the addresses of both.
+// familyOr declares an option that also takes none, which undoes the addresses of both
+// families.
 func (f flags) familyOr(a *Addresses, field func(*Family) *netip.Addr, isNone func(), name, usage string) {
 	f.fs.Func(name, usage, func(s string) error {
 		if s == none {
@@ -182,10 +182,10 @@ func (f flags) familyOr(a *Addresses, field func(*Family) *netip.Addr, isNone fu
 	})
 }
 
-// of is the family of an address.
+// of returns the family of an address.
 func (a *Addresses) of(addr netip.Addr) *Family { return a.Family(addr.Is6()) }
 
-// Family is what is said of one IP version.
+// Family returns the options for one IP version.
 func (a *Addresses) Family(v6 bool) *Family {
 	if v6 {
 		return &a.V6
@@ -193,7 +193,7 @@ func (a *Addresses) Family(v6 bool) *Family {
 	return &a.V4
 }
 
-// none is said instead of an address or a list.
+// none stands in place of an address or a list.
 const none = "none"
 
 var errAddress = errors.New("must be an IPv4 or IPv6 address of one machine")
@@ -233,7 +233,7 @@ func (a *Addresses) setAddress(s string) error {
 	return nil
 }
 
-// errMask: the contract refuses to be told the same thing twice.
+// errMask refuses a prefix that is given twice, as the contract does.
 var errMask = errors.New("the IPv4 prefix is said twice: give it by --address ADDR/BITS or by --netmask")
 
 func (a *Addresses) setMask(s string) error {
@@ -276,7 +276,7 @@ func (n *Names) setSearch(s string) error {
 		return nil
 	}
 	for _, field := range strings.Fields(s) {
-		name, ok := domain(field)
+		name, ok := names.Domain(field)
 		if !ok {
 			return fmt.Errorf("--search %q: must be domains of at most 253 bytes, and 63 between two dots, or %s", s, none)
 		}

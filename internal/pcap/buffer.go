@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bounds of a buffer. At 10 Gbit/s the bytes are 7 ms, in which the capture's goroutine
-// must have its turn.
+// Bounds of a buffer. At 10 Gbit/s the bytes last 7 ms, in which the capture's goroutine must
+// get its turn.
 const (
 	bufferBytes  = 8 << 20
 	bufferFrames = 1 << 15
@@ -30,7 +30,7 @@ type frame struct {
 	virtio virtioHeader // zero without
 }
 
-// virtioHeader is struct virtio_net_hdr of linux/virtio_net.h, as far as it says what a
+// virtioHeader is the part of struct virtio_net_hdr (linux/virtio_net.h) that says what a
 // network card would do to the frame.
 type virtioHeader struct {
 	needsChecksum       bool
@@ -58,8 +58,8 @@ func parseVirtio(b *[virtioSize]byte) virtioHeader {
 	}
 }
 
-// add copies the frame of n bytes, of which prefix stand before the Ethernet header, and
-// at most snaplen from there on if that is not 0. It reports whether there was room.
+// add copies a frame of n bytes, of which prefix stand before the Ethernet header, and at
+// most snaplen from there on if that is not 0. It reports whether there was room.
 func (b *buffer) add(iov []unix.Iovec, n, prefix, snaplen int, dir Direction) bool {
 	f := frame{at: time.Now().UnixNano(), size: n - prefix, kept: n - prefix, dir: dir}
 	if prefix > 0 {

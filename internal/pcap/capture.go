@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Config of a capture. The zero value is one of everything.
+// Config of a capture. The zero value captures everything.
 type Config struct {
 	// Snaplen is how many bytes of each frame are kept, from the Ethernet header on;
 	// 0: all. What is shortened keeps a checksum that the kernel was left to fill in.
@@ -21,13 +21,13 @@ type Config struct {
 	Interface, Program string
 }
 
-// ErrLimit ends a capture that has its Limit.
+// ErrLimit ends a capture that has reached its Limit.
 var ErrLimit = errors.New("the capture has the size that it may have")
 
 // writeBytes is how many bytes of blocks are written at once.
 const writeBytes = 256 << 10
 
-// Capture is one that runs.
+// Capture is a running capture.
 type Capture struct {
 	tee     *Tee
 	cfg     Config
@@ -51,8 +51,8 @@ func Open(path string) (*os.File, error) {
 	return f, nil
 }
 
-// Begin begins a capture: what crosses the devices from now on is in it. Its Run must be
-// called. The error is ErrTooMany.
+// Begin begins a capture of what crosses the devices from now on. Its Run must be called. The
+// error is ErrTooMany.
 func (t *Tee) Begin(cfg Config) (*Capture, error) {
 	c := &Capture{tee: t, cfg: cfg, wake: make(chan struct{}, 1)}
 	t.mu.Lock()
@@ -94,7 +94,7 @@ func (c *Capture) Run(ctx context.Context, w io.Writer) error {
 	return c.write()
 }
 
-// end has no more frames come, if they still do.
+// end removes the capture from its Tee, if it is still there.
 func (c *Capture) end() {
 	t := c.tee
 	t.mu.Lock()
@@ -103,7 +103,7 @@ func (c *Capture) end() {
 	t.running.Store(int32(len(t.captures)))
 }
 
-// drain writes what waits, and that frames were lost behind it if more were than before.
+// drain writes what waits, and then how many frames were lost, if that has grown.
 func (c *Capture) drain(b *buffer, lost uint64) error {
 	var err error
 	bytes := b.bytes
@@ -148,7 +148,7 @@ func (c *Capture) write() error {
 	return err
 }
 
-// wholeBlocks is as many of the blocks as fit.
+// wholeBlocks returns as many of the blocks as fit.
 func wholeBlocks(b []byte, room int64) []byte {
 	var n int64
 	for n < int64(len(b)) {

@@ -79,13 +79,13 @@ func (c *Config) header(b []byte) []byte {
 	})
 }
 
-// stamp appends a time as blocks have it.
+// stamp appends a time in the form of blocks.
 func stamp(b []byte, at int64) []byte {
 	b = le.AppendUint32(b, uint32(uint64(at)>>32))
 	return le.AppendUint32(b, uint32(at))
 }
 
-// packet appends a frame of which the bytes in content are there.
+// packet appends a frame of size bytes, of which content was kept.
 func packet(b []byte, at int64, dir Direction, content []byte, size int) []byte {
 	return block(b, blockPacket, func(b []byte) []byte {
 		b = le.AppendUint32(b, 0) // the interface

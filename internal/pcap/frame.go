@@ -8,7 +8,7 @@ import (
 )
 
 // onWire calls each with the frames that a network card would have made of f, whose first
-// f.kept bytes are b: what of each is there, and its whole size. b is changed.
+// f.kept bytes are b: with the bytes kept of each, and its whole size. It changes b.
 func (f *frame) onWire(b []byte, each func(b []byte, size int)) {
 	if f.virtio.gso == virtioGSOUDP && cutDatagrams(b, int(f.virtio.segment), each) {
 		return
@@ -19,8 +19,8 @@ func (f *frame) onWire(b []byte, each func(b []byte, size int)) {
 	each(b, f.size)
 }
 
-// fillChecksum does what virtio 1.2, section 5.1.6.2 has a card do: the field holds the
-// sum of a pseudo header already. What does not fit the frame stays as it is.
+// fillChecksum does what a card does by virtio 1.2, section 5.1.6.2: the field already holds
+// the sum of a pseudo header. Offsets beyond the frame leave it unchanged.
 func fillChecksum(b []byte, start, offset int) {
 	at := start + offset
 	if start > len(b) || at+2 > len(b) {
@@ -28,13 +28,13 @@ func fillChecksum(b []byte, start, offset int) {
 	}
 	sum := ^checksum.Checksum(b[start:], 0)
 	if sum == 0 {
-		sum = 0xffff // the same number, and to UDP not "no checksum"
+		sum = 0xffff // the same number, but for UDP 0 means no checksum
 	}
 	binary.BigEndian.PutUint16(b[at:], sum)
 }
 
 // cutDatagrams cuts a UDP super-datagram as the kernel does (__udp_gso_segment in
-// net/ipv4/udp_offload.c). It reports false, and has done nothing, if b is none.
+// net/ipv4/udp_offload.c). It does nothing and returns false if b is none.
 func cutDatagrams(b []byte, segment int, each func(b []byte, size int)) bool {
 	const eth, udpSize = header.EthernetMinimumSize, header.UDPMinimumSize
 	if len(b) < eth || segment == 0 {

@@ -11,7 +11,7 @@ import (
 	"epiphyte/stack"
 )
 
-// MaxCaptures is how many captures of a Tee run at once.
+// MaxCaptures bounds the captures of a Tee at once.
 const MaxCaptures = 4
 
 // ErrTooMany refuses a capture beyond MaxCaptures.
@@ -27,6 +27,9 @@ type Tee struct {
 	captures []*Capture // guarded by mu
 }
 
+// Running reports whether there is a capture.
+func (t *Tee) Running() bool { return t.running.Load() > 0 }
+
 // Lost is how many frames are missing in captures because those were written too slowly.
 func (t *Tee) Lost() uint64 { return t.lost.Load() }
 
@@ -40,7 +43,7 @@ const (
 	Both        = FromGuest | TowardGuest
 )
 
-// Device is dev with what crosses it copied.
+// Device wraps dev so that what crosses it is copied.
 func (t *Tee) Device(dev stack.Device, which Direction) stack.Device {
 	d := &device{Device: dev, tee: t, which: which}
 	if dev.VNetHdr() {
@@ -59,7 +62,7 @@ type device struct {
 // Readv implements stack.Device.
 func (d *device) Readv(iov []unix.Iovec) (int, unix.Errno) {
 	n, errno := d.Device.Readv(iov)
-	if d.tee.running.Load() > 0 && d.which&FromGuest != 0 && errno == 0 && n > d.prefix {
+	if d.tee.Running() && d.which&FromGuest != 0 && errno == 0 && n > d.prefix {
 		d.tee.mu.Lock()
 		d.tee.add(iov, n, d.prefix, FromGuest)
 		d.tee.mu.Unlock()
@@ -69,7 +72,7 @@ func (d *device) Readv(iov []unix.Iovec) (int, unix.Errno) {
 
 // Writev implements stack.Device.
 func (d *device) Writev(iov []unix.Iovec) (int, unix.Errno) {
-	if d.tee.running.Load() == 0 || d.which&TowardGuest == 0 {
+	if !d.tee.Running() || d.which&TowardGuest == 0 {
 		return d.Device.Writev(iov)
 	}
 	d.tee.mu.Lock() // see Invariants
@@ -102,7 +105,7 @@ func (t *Tee) add(iov []unix.Iovec, n, prefix int, dir Direction) {
 	}
 }
 
-// scatter copies the bytes from the offset at on out of iov until b is full.
+// scatter copies bytes of iov, from the offset at on, until b is full.
 func scatter(b []byte, iov []unix.Iovec, at int) {
 	for i := range iov {
 		v := sockio.Bytes(&iov[i])

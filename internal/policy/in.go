@@ -8,10 +8,9 @@ import (
 )
 
 // decideReply says under which address the guest sees a host-side sender, and
-// whether it may see it at all. It is the inverse of decideOut: who the guest has asked
-// answers by the address that was asked; what comes from the host's loopback comes from
-// what stands for that, and only where the guest may reach host loopback in the first
-// place.
+// whether it may see it at all. It is the inverse of decideOut: an answer comes from the
+// address that the guest asked; packets from the host's loopback come from the address that
+// stands for it, and only where the guest may reach host loopback in the first place.
 func (r *Rules) decideReply(q *Request) Decision {
 	src := netip.AddrPortFrom(q.Src.Addr().Unmap().WithZone(""), q.Src.Port())
 	a := src.Addr()
@@ -26,7 +25,7 @@ func (r *Rules) decideReply(q *Request) Decision {
 	return Decision{Action: Allow, From: netip.AddrPortFrom(a, src.Port()), To: q.Dst}
 }
 
-// inverts reports whether what the guest has asked still leads to src.
+// inverts reports whether the address that the guest has asked still leads to src.
 func (r *Rules) inverts(q *Request, src netip.Addr) bool {
 	if !q.Asked.IsValid() {
 		return false
@@ -35,7 +34,7 @@ func (r *Rules) inverts(q *Request, src netip.Addr) bool {
 	return d.Action == Allow && d.To.Addr() == src
 }
 
-// seenAs is not valid where the guest may not see the sender.
+// seenAs is the address under which the guest sees a sender, not valid if it may not.
 func (r *Rules) seenAs(src netip.AddrPort, guest netip.Addr) netip.Addr {
 	a := src.Addr()
 	switch {
@@ -68,20 +67,20 @@ func (r *Rules) speaksForUs(src netip.AddrPort) bool {
 	}
 }
 
-// decidePublished says as whom the guest sees a client of a published port.
+// decidePublished says under which address the guest sees a client of a published port. A
+// guest without a device has no such clients.
 func (r *Rules) decidePublished(q *Request) Decision {
-	if r.off(q.Proto) {
+	if r.off(q.Proto) || r.Plan.LoopbackOnly() {
 		return Decision{Action: Refuse, Errno: unix.ECONNREFUSED}
 	}
 	return Decision{Action: Allow, From: r.visible(q.Src, q.Dst.Addr()), To: q.Dst}
 }
 
-// visible is the address under which the guest sees a client of a published port,
-// by which its answers have to find the way back to us. That is the client's own,
-// except where the guest would not send answers to the TAP: loopback and
-// link-local addresses, and those of a subnet that is the guest's alone or of the guest
-// itself; or where the server is of the other family. Such clients are what stands for
-// them, or the gateway.
+// visible is the address under which the guest sees a client of a published port;
+// answers to it must come back to us. That is the client's own, except where the
+// guest would not send answers to the TAP: loopback and link-local addresses, and those
+// of a subnet that is the guest's alone or of the guest itself; or where the server is of
+// the other family. Such clients get the address that stands for theirs, or the gateway's.
 func (r *Rules) visible(client netip.AddrPort, server netip.Addr) netip.AddrPort {
 	a, p := client.Addr().Unmap(), &r.Plan
 	var seen netip.Addr
@@ -99,8 +98,8 @@ func (r *Rules) visible(client netip.AddrPort, server netip.Addr) netip.AddrPort
 	return netip.AddrPortFrom(cmp.Or(seen, p.GatewayFor(server)), client.Port())
 }
 
-// linkLocal reports whether the guest would take a to be on a link that it is not on.
-// Where its subnets lie outside, it is on the host's as far as IPv4 can tell.
+// linkLocal reports whether a is an address that the guest would wrongly take to be on its
+// link. A guest whose subnets lie outside is on the host's link, as far as IPv4 can tell.
 func (r *Rules) linkLocal(a netip.Addr) bool {
 	return a.IsLinkLocalUnicast() && (a.Is6() || !r.Plan.Outside)
 }

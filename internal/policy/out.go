@@ -35,7 +35,7 @@ func (r *Rules) decideOut(q *Request) Decision {
 	case p.IsOwn(addr):
 		return Decision{Action: Refuse, Errno: unix.ENETUNREACH}
 	case p.Outside && reachesGroup(q):
-		// The host's neighbours are the guest's, as pasta's contract has it.
+		// The host's neighbours are the guest's, as in pasta.
 		return Decision{Action: Allow, To: q.Dst}
 	case !Routable(addr), p.Inside(addr):
 		return Decision{}
@@ -43,15 +43,15 @@ func (r *Rules) decideOut(q *Request) Decision {
 	return Decision{Action: Allow, To: q.Dst}
 }
 
-// reachesGroup reports whether a datagram is for several machines. Requests for a lease are
-// none of theirs: the guest is no host of their network.
+// reachesGroup reports whether a datagram goes to several machines. Requests for a lease do
+// not: the guest is no host of their network.
 func reachesGroup(q *Request) bool {
 	addr, port := q.Dst.Addr(), q.Dst.Port()
 	return q.Proto == unix.IPPROTO_UDP && (addr.IsMulticast() && !addr.IsInterfaceLocalMulticast() || addr == limitedBroadcast()) &&
 		port != portDHCPServer && port != portDHCP6Server
 }
 
-// decideDHCP says whether our servers of leases are asked, and drops all else.
+// decideDHCP says whether our DHCP servers answer; for all else it returns Drop.
 func (r *Rules) decideDHCP(q *Request) Decision {
 	addr, port := q.Dst.Addr(), q.Dst.Port()
 	switch {
@@ -77,8 +77,7 @@ func (r *Rules) off(proto uint8) bool {
 	return false
 }
 
-// decideDNS decides about what is not for the resolver at an address that it has for
-// itself.
+// decideDNS decides about everything but DNS at an address that is the resolver's alone.
 func (r *Rules) decideDNS(q *Request) Decision {
 	switch {
 	case r.DisableDNS && q.Dst.Addr().IsLinkLocalUnicast():
@@ -92,8 +91,8 @@ func (r *Rules) decideDNS(q *Request) Decision {
 	}
 }
 
-// decideNameServer leads to the host's first nameserver, over TCP of either family.
-// Replies to datagrams keep their family, so theirs is the guest's.
+// decideNameServer leads to the host's first nameserver, over TCP of either family. For
+// datagrams, whose replies keep their family, it must be of the guest's.
 func (r *Rules) decideNameServer(q *Request) Decision {
 	var to netip.Addr
 	if r.NameServer != nil {
@@ -105,7 +104,7 @@ func (r *Rules) decideNameServer(q *Request) Decision {
 	return Decision{Action: Allow, To: netip.AddrPortFrom(to, q.Dst.Port())}
 }
 
-// decideLoopback decides about what stands for the host's loopback.
+// decideLoopback decides about addresses that stand for the host's loopback.
 func (r *Rules) decideLoopback(dst netip.AddrPort) Decision {
 	if r.DisableHostLoopback {
 		return Decision{Action: Refuse, Errno: unix.ENETUNREACH}
@@ -121,7 +120,7 @@ func loopbackLike(a netip.Addr) netip.Addr {
 	return netip.IPv6Loopback()
 }
 
-// decideHostAddr decides about what stands for the host's main address.
+// decideHostAddr decides about addresses that stand for the host's main address.
 func (r *Rules) decideHostAddr(dst netip.AddrPort) Decision {
 	a := r.hostAddr(dst.Addr().Is6())
 	if !Routable(a) || a.Is6() != dst.Addr().Is6() {
@@ -137,9 +136,9 @@ func (r *Rules) hostAddr(v6 bool) netip.Addr {
 	return r.HostAddr(v6)
 }
 
-// Routable reports whether a host socket may be asked to reach addr. The kernel would
-// treat all other addresses as local or multicast: connecting to 0.0.0.0 or :: reaches
-// loopback, and IPv4-mapped and IPv4-compatible addresses hide IPv4 ones.
+// Routable reports whether a host socket may connect to addr. The kernel treats all other
+// addresses as local or multicast: connecting to 0.0.0.0 or :: reaches loopback, and
+// IPv4-mapped and IPv4-compatible addresses hide IPv4 ones.
 func Routable(addr netip.Addr) bool {
 	switch {
 	case !addr.IsValid(), addr.IsUnspecified(), addr.IsLoopback(), addr.IsMulticast(), addr.Is4In6():

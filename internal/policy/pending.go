@@ -1,23 +1,26 @@
 package policy
 
-import "container/list"
+import (
+	"container/list"
 
-// Pending is a decision that is not there yet. It belongs to the shard's thread.
+	"epiphyte/internal/flow"
+)
+
+// Pending is a decision to come. It belongs to the shard's thread.
 // Its zero value is ready to use.
 type Pending struct {
 	waiting list.List // of func(Decision)
 }
 
 // Then has f called with the decision, once, unless forget is called first. A caller
-// that stops waiting must call forget: what it registered stays until the decision
-// otherwise.
+// that stops waiting must call forget, or f stays registered until the decision.
 func (p *Pending) Then(f func(Decision)) (forget func()) {
 	e := p.waiting.PushBack(f)
 	return func() { p.waiting.Remove(e) }
 }
 
-// Resolve gives the decision to everybody who waits for it, in the order of Then. Its
-// action is not Wait.
+// Resolve gives the decision, which must not be Wait, to all that wait for it, in the order
+// of Then.
 func (p *Pending) Resolve(d Decision) {
 	for e := p.waiting.Front(); e != nil; e = p.waiting.Front() {
 		p.waiting.Remove(e).(func(Decision))(d)
@@ -25,29 +28,46 @@ func (p *Pending) Resolve(d Decision) {
 }
 
 const (
-	// backlogMax packets wait for decisions at most; further ones are lost, as
-	// the kernel does while it resolves a neighbour (arp(7), unres_qlen).
+	// backlogMax bounds the packets of a guest that wait for decisions; further ones are
+	// lost, as in the kernel while it resolves a neighbour (arp(7), unres_qlen).
 	backlogMax = 128
+	// backlogAll bounds those of all guests, but for the first backlogOwn of each, which
+	// others leave room for.
+	backlogAll = 1024
+	backlogOwn = 8
 	// backlogBytes is the largest packet that waits.
 	backlogBytes = 2048
 )
 
 // Backlog bounds the packets that wait for decisions. It holds none of them: the
 // caller copies a packet before it waits. Its zero value is ready to use.
-type Backlog struct{ waiting int }
+type Backlog struct {
+	waiting map[*flow.Guest]int // those with packets that wait
+	all     int
+}
 
-// Room reports whether a packet of so many bytes may wait.
-func (b *Backlog) Room(size int) bool { return b.waiting < backlogMax && size <= backlogBytes }
+// Room reports whether a guest's packet of so many bytes may wait.
+func (b *Backlog) Room(g *flow.Guest, size int) bool {
+	n := b.waiting[g]
+	return size <= backlogBytes && n < backlogMax && (n < backlogOwn || b.all < backlogAll)
+}
 
-// Hold has then called with the decision on a packet of size bytes, and reports
+// Hold has then called with the decision on a guest's packet of size bytes, and reports
 // whether there was room: if not, the packet is lost.
-func (b *Backlog) Hold(p *Pending, size int, then func(Decision)) bool {
-	if !b.Room(size) {
+func (b *Backlog) Hold(g *flow.Guest, p *Pending, size int, then func(Decision)) bool {
+	if !b.Room(g, size) {
 		return false
 	}
-	b.waiting++
+	if b.waiting == nil {
+		b.waiting = make(map[*flow.Guest]int)
+	}
+	b.waiting[g]++
+	b.all++
 	p.Then(func(d Decision) {
-		b.waiting--
+		b.all--
+		if b.waiting[g]--; b.waiting[g] == 0 {
+			delete(b.waiting, g)
+		}
 		then(d)
 	})
 	return true

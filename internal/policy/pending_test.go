@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/flow"
 )
 
 // Everybody who waits is told once, in the order of asking, but for those who have
@@ -63,7 +65,7 @@ func TestBacklogIsBounded(t *testing.T) {
 	var one, two Pending
 	told := 0
 	tell := func(Decision) { told++ }
-	if b.Hold(&one, backlogBytes+1, tell) || b.Room(backlogBytes+1) {
+	if b.Hold(nil, &one, backlogBytes+1, tell) || b.Room(nil, backlogBytes+1) {
 		t.Errorf("a packet of %d bytes waits, the bound is %d", backlogBytes+1, backlogBytes)
 	}
 	held := 0
@@ -72,8 +74,8 @@ func TestBacklogIsBounded(t *testing.T) {
 		if i%2 == 1 {
 			p = &two
 		}
-		room := b.Room(backlogBytes)
-		if b.Hold(p, backlogBytes, tell) {
+		room := b.Room(nil, backlogBytes)
+		if b.Hold(nil, p, backlogBytes, tell) {
 			held++
 		}
 		if room != (i < backlogMax) || held != min(i+1, backlogMax) {
@@ -85,7 +87,7 @@ func TestBacklogIsBounded(t *testing.T) {
 		t.Errorf("%d told by one of two decisions, want %d", told, backlogMax/2)
 	}
 	for i := range backlogMax {
-		if got, want := b.Hold(&one, 0, tell), i < backlogMax/2; got != want {
+		if got, want := b.Hold(nil, &one, 0, tell), i < backlogMax/2; got != want {
 			t.Fatalf("packet %d after half were told: waits %v, want %v", i, got, want)
 		}
 	}
@@ -94,7 +96,35 @@ func TestBacklogIsBounded(t *testing.T) {
 	if want := backlogMax + backlogMax/2; told != want {
 		t.Errorf("%d told in all, want %d", told, want)
 	}
-	if !b.Room(0) {
+	if !b.Room(nil, 0) {
 		t.Error("no room with nobody waiting")
+	}
+}
+
+// TestBacklogIsShared: no number of guests that have as many packets wait as they can keeps
+// another's first ones from waiting, and all together are bounded.
+func TestBacklogIsShared(t *testing.T) {
+	var b Backlog
+	var p Pending
+	held := 0
+	fill := func() (n int) {
+		g := new(flow.Guest)
+		for ; b.Hold(g, &p, backlogBytes, func(Decision) { held-- }); n++ {
+			held++
+		}
+		return n
+	}
+	const greedy = 100
+	for i := range greedy {
+		if n := fill(); i < backlogAll/backlogMax && n != backlogMax || n < backlogOwn {
+			t.Errorf("guest %d finds room for %d packets", i+1, n)
+		}
+	}
+	if most := backlogAll + greedy*backlogOwn; held > most {
+		t.Errorf("%d packets wait, want %d at most", held, most)
+	}
+	p.Resolve(Decision{})
+	if held != 0 || b.all != 0 || len(b.waiting) != 0 {
+		t.Errorf("%d wait still: %+v", held, b)
 	}
 }

@@ -10,8 +10,7 @@ import (
 	"epiphyte/internal/proxy"
 )
 
-// Direction is the way in which the first packet of a flow, or the datagram that
-// is asked about, travels.
+// Direction is that of a flow's first packet, or of the datagram in question.
 type Direction uint8
 
 // The directions.
@@ -20,30 +19,30 @@ const (
 	In                   // to the guest
 )
 
-// Request is a flow that is about to be, or a datagram of one.
+// Request is a flow that is about to begin, or a datagram of one.
 type Request struct {
 	Guest     *flow.Guest
 	Direction Direction
 	Origin    flow.Origin
 	Proto     uint8 // unix.IPPROTO_TCP, _UDP, _ICMP or _ICMPV6
-	// Direct says, of a client of a published port, that it is to be connected within
-	// the guest's kernel, by a socket of its namespace, and not by way of the device.
+	// Direct says that a client of a published port is to be connected within the
+	// guest's kernel, by a socket of its namespace, and not by way of the device.
 	Direct bool
 	// Src and Dst are the sender and the destination as the sender knows them,
-	// but for FromExposed, where Dst is the host's server that the rule names. The
+	// except for FromExposed, where Dst is the host's server that the rule names. The
 	// ports of ICMP are zero.
 	Src, Dst netip.AddrPort
-	// Asked, of a datagram that may be an answer (In, FromGuest), is the address by
-	// which Dst has last asked Src, if that is another than Src's own and is known.
+	// Asked is set for a datagram that may be an answer (In, FromGuest): the address by
+	// which Dst has last asked Src, if it is known and not Src's own.
 	Asked netip.Addr
 }
 
-// Action is what becomes of a request.
+// Action is the outcome of a request.
 type Action uint8
 
 // The actions. The zero Decision drops.
 const (
-	Drop       Action = iota // say nothing: the destination cannot be
+	Drop       Action = iota // say nothing: there can be no such destination
 	Allow                    // between Decision.From and Decision.To
 	Refuse                   // with Decision.Errno
 	ServeDNS                 // our resolver answers
@@ -55,43 +54,42 @@ const (
 // Decision is the answer to a Request.
 type Decision struct {
 	Action Action
-	// Errno is what a program of the guest is to see: ENETUNREACH, ECONNREFUSED
-	// or EACCES.
+	// Errno is what a program of the guest sees: ENETUNREACH, ECONNREFUSED or EACCES.
 	Errno unix.Errno
-	// From is the sender as the receiver is to see it. For what the guest's device
-	// sends it is not valid: the host's kernel chooses.
+	// From is the sender as the receiver sees it. For packets from the guest's device it
+	// is not valid: the host's kernel chooses.
 	From netip.AddrPort
-	// To is where it goes.
+	// To is the destination.
 	To netip.AddrPort
-	// Inside says, of a Direct request, that From is an address of the guest's own, by
-	// which nothing can come by its device. To go by that one asks again.
+	// Inside says of a Direct request that From is the guest's own address, which nothing
+	// that comes by its device may have. To use the device, the caller asks again.
 	Inside  bool
 	Pending *Pending
-	// Others are where it goes if To does not answer, in their order; of TCP.
+	// Others are the destinations to try, in order, if To does not answer; TCP only.
 	Others []netip.AddrPort
-	// Proxy, of TCP, is asked to connect to the destination: To and Others are its
-	// addresses, or Path its Unix socket. nil: nobody is asked.
+	// Proxy is asked to connect to the destination; TCP only. To and Others are the
+	// proxy's addresses, or Path is its Unix socket. nil: there is no proxy.
 	Proxy *proxy.Talk
 	Path  string
-	// Watch accompanies the flow that Allow is about; nil: nobody does.
+	// Watch accompanies the allowed flow; may be nil.
 	Watch Watch
 }
 
-// Watch is who wants to know what becomes of a flow that was allowed, and may end it
-// still. It is called on the shard's thread.
+// Watch follows a flow that was allowed, and may still end it. It is called on the shard's
+// thread.
 type Watch interface {
-	// Flow tells of the record of a TCP connection, an echo mapping or a session of a
-	// published port, before anything is sent, and where it leads; again where it leads
-	// elsewhere because nobody answers there. The watch may set its Ended.
+	// Flow gets the record of a TCP connection, an echo mapping or a session of a
+	// published port, and its destination, before anything is sent; again if another
+	// destination is tried because the first does not answer. It may set f.Ended.
 	Flow(f *flow.Flow, to netip.AddrPort)
-	// Sees looks at what the guest sends first on a connection of its own, and reports whether it
-	// may go on. Until then nothing of it is sent. b is what came since the last call.
-	// At the guest's end of stream, or when nothing more has come for long, last is
-	// true, and the answer is not Undecided.
+	// Sees inspects the guest's first bytes on a connection of its own, and reports
+	// whether it may go on. Until then nothing is sent. b is what came since the last
+	// call. last is true at the guest's end of stream, or when nothing more has come for
+	// long; then the result must not be Undecided.
 	Sees(b []byte, last bool) Sight
 }
 
-// Sight is what a Watch has seen.
+// Sight is what a Watch concludes.
 type Sight uint8
 
 // The sights.
@@ -105,38 +103,37 @@ const (
 // block.
 type Decider interface{ Decide(Request) Decision }
 
-// Rules are the configured part of decisions. They are the same for all guests, and
-// asked by all workers at once.
+// Rules are the configured part of decisions. They are the same for all guests; all
+// workers use them concurrently.
 type Rules struct {
 	Plan addressing.Plan
 	// DisableHostLoopback refuses what stands for the host's 127.0.0.1 and ::1.
 	DisableHostLoopback bool
-	// DisableDNS makes the plan's DNS address an ordinary destination, or whatever
-	// else it is.
+	// DisableDNS leaves the plan's DNS address to its other role, if it has one; else it
+	// is an ordinary destination.
 	DisableDNS bool
-	// Splice has Direct clients that come from the host's loopback seen as the guest's own
-	// address, as pasta has them; else they are the gateway, as all others of its kind.
+	// Splice shows Direct clients from the host's loopback under the guest's own address,
+	// as pasta does; else they are seen as the gateway, like others from there.
 	Splice bool
-	// LoopbackToLoopback has these clients go from the guest's loopback to the guest's
-	// loopback, which makes servers that listen there alone public on the host's.
+	// LoopbackToLoopback connects these clients from the guest's loopback to the guest's
+	// loopback, which publishes servers that listen there alone on the host's.
 	LoopbackToLoopback bool
-	// DisableDHCP and DisableDHCP6 have nobody answer who asks for a lease.
+	// DisableDHCP and DisableDHCP6 leave requests for a lease unanswered.
 	DisableDHCP, DisableDHCP6 bool
-	// DisableTCP and its like drop all flows of a protocol, but for leases.
+	// DisableTCP and its like drop all flows of a protocol, except requests for a lease.
 	DisableTCP, DisableUDP, DisableICMP bool
-	// HostAddr is the host's main address of a family at this moment, which the
-	// plan's HostAddrs stand for. nil, or not valid: there is none. Any worker calls
+	// HostAddr returns the host's current main address of a family, which the plan's
+	// HostAddrs stand for; not valid, or a nil function: there is none. Any worker calls
 	// it.
 	HostAddr func(v6 bool) netip.Addr
-	// NameServer is the host's first nameserver at this moment, for DNS over TLS;
-	// likewise. Worker 0 alone calls it.
+	// NameServer likewise returns the host's current first nameserver, for DNS over TLS.
+	// Only worker 0 calls it.
 	NameServer func() netip.Addr
 	// Internal refuses all flows between the guest and anything beyond its own
 	// network, in both directions: the outside, the host's loopback, clients of
-	// published ports. What we serve ourselves, DNS and DHCP, goes on. Clients of
-	// published ports are refused because that is what users of Docker know by
-	// the name: its internal networks publish no ports, and who relies on that
-	// does not expect one to be open.
+	// published ports. Our own services, DNS and DHCP, go on. Clients of published
+	// ports are refused as on Docker's internal networks, which publish no ports, so
+	// that users who know those find none open.
 	Internal bool
 }
 
@@ -163,9 +160,9 @@ func (r *Rules) decide(q *Request) Decision {
 	return r.decideOut(q)
 }
 
-// decideExposed lets the guest reach the servers of the host that rules name, most
-// often on its loopback, whatever DisableHostLoopback says. The rule alone says where a
-// port leads, so no address comes from the guest.
+// decideExposed lets the guest reach the host's servers that rules name, mostly on its
+// loopback, whatever DisableHostLoopback says. No address comes from the guest: the rule
+// alone says where a port leads.
 func decideExposed(q *Request) Decision {
 	if a := q.Dst.Addr(); !a.IsLoopback() && !Routable(a) {
 		return Decision{Action: Refuse, Errno: unix.ECONNREFUSED}

@@ -414,6 +414,37 @@ func TestDecidePublished(t *testing.T) {
 	}
 }
 
+// TestDecideLoopbackOnly: a guest without an interface is reached by itself, and by nobody
+// else.
+func TestDecideLoopbackOnly(t *testing.T) {
+	r := Rules{Plan: addressing.NewLoopback(true, true), Splice: true}
+	for _, tt := range []struct {
+		client, server string
+		direct         bool
+		to             string // empty: refused
+	}{
+		{"127.0.0.1:5000", "127.0.0.1:80", true, "127.0.0.1:80"},
+		{"[::1]:5000", "[::1]:80", true, "[::1]:80"},
+		{"127.0.0.1:5000", "10.89.0.2:80", true, "10.89.0.2:80"},
+		{"127.0.0.1:5000", "127.0.0.1:80", false, ""},
+		{"192.0.2.1:5000", "127.0.0.1:80", true, ""},
+		{"192.0.2.1:5000", "10.89.0.2:80", true, ""},
+	} {
+		got := r.Decide(Request{
+			Direction: In, Origin: flow.FromPublished, Proto: unix.IPPROTO_TCP, Direct: tt.direct,
+			Src: netip.MustParseAddrPort(tt.client), Dst: netip.MustParseAddrPort(tt.server),
+		})
+		want := refuse(unix.ECONNREFUSED)
+		if tt.to != "" {
+			to := netip.MustParseAddrPort(tt.to)
+			want = Decision{Action: Allow, Inside: true, From: netip.AddrPortFrom(to.Addr(), 0), To: to}
+		}
+		if diff := cmp.Diff(want, got, compareAddrs()); diff != "" {
+			t.Errorf("%+v: (-want +got)\n%s", tt, diff)
+		}
+	}
+}
+
 // TestDecideSplice: only where it was asked for, and only within the guest's kernel, is a
 // client of the host's loopback the guest itself.
 func TestDecideSplice(t *testing.T) {

@@ -1,15 +1,15 @@
-// Package proxy is what is said to the proxies that connect in our place: SOCKS5 (RFC 1928)
-// and CONNECT of HTTP (RFC 9110 section 9.3.6).
+// Package proxy speaks the protocols of proxies that connect in our place: SOCKS5 (RFC
+// 1928) and CONNECT of HTTP (RFC 9110 section 9.3.6).
 //
 // # Theory of operation
 //
-// A Talk is the words of one connection, without the connection: it says what to send, and
-// is shown what has come. It takes of that exactly what is the proxy's own, so that what
-// follows, the first words of the server behind it, is left for whoever asked.
+// A Talk is the dialogue on one connection, without the connection: it says what to send,
+// and is shown what has come. It takes exactly the proxy's own bytes of that, and leaves
+// what follows, the first bytes of the server behind it, to the caller.
 //
 // Invariants: a Talk ends after MaxWords bytes at the latest.
 //
-// What it does not do: it has no socket and no clock; it knows no user names and passwords.
+// What it does not do: it has no socket and no clock, and sends no user name or password.
 package proxy
 
 import (
@@ -37,7 +37,7 @@ type Server struct {
 	Path string
 }
 
-// MaxWords is how much a proxy says at most before it has connected, in bytes.
+// MaxWords bounds what a proxy says before it has connected, in bytes.
 const MaxWords = 4096
 
 // Talk has a proxy connect to a destination.
@@ -74,7 +74,7 @@ type Answer struct {
 	Errno unix.Errno
 }
 
-// Hear takes what has come and was not the proxy's own before.
+// Hear takes what has arrived, without the bytes that earlier Answers counted as Words.
 func (t *Talk) Hear(b []byte) Answer {
 	switch {
 	case t.kind == HTTP:
@@ -117,7 +117,7 @@ func (t *Talk) hearMethod(b []byte) Answer {
 	case b[0] != 5:
 		return Answer{Errno: unix.ECONNREFUSED} // no proxy
 	case b[1] != 0:
-		return Answer{Errno: unix.EACCES} // it wants to know who we are
+		return Answer{Errno: unix.EACCES} // it wants authentication
 	}
 	t.said = true
 	say := []byte{5, 1, 0} // CONNECT
@@ -131,7 +131,7 @@ func (t *Talk) hearMethod(b []byte) Answer {
 	return Answer{Words: 2, Say: append(say, byte(t.port>>8), byte(t.port))}
 }
 
-// hearReply reads whether the proxy has connected, and where from, which nobody needs.
+// hearReply reads whether the proxy has connected. Its bound address is ignored.
 func hearReply(b []byte) Answer {
 	if len(b) < 5 {
 		return Answer{}

@@ -36,7 +36,9 @@ type conn struct {
 	queued                       bool // runnable again in the next turn
 	watchesOut                   bool // the watch tells when the host's end can take more
 	keepalive                    keepalive
-	held                         *held // what the guest sends first is looked at; nil: it is not, or no longer
+	over                         *handover // the hand-over under way; nil: none
+	pace                         pace
+	held                         *held // the guest's first bytes, while a watch inspects them; nil: none does
 }
 
 // hostEvents are what the host's end of a connection is watched for,
@@ -52,8 +54,8 @@ func (r *Relay) Start(c *stack.Conn, s connect.Socket, record *flow.Flow) {
 	r.StartWatched(c, s, record, nil)
 }
 
-// StartWatched is Start for a connection of which a watch, if it is not nil, sees what
-// the guest sends first, and before the host does.
+// StartWatched is Start with a watch, unless it is nil, that sees the guest's first bytes
+// before the host does.
 func (r *Relay) StartWatched(c *stack.Conn, s connect.Socket, record *flow.Flow, watch policy.Watch) {
 	fl := &conn{
 		r: r, record: record, guest: c, host: s, watchesOut: s.Watch != nil,
@@ -62,13 +64,14 @@ func (r *Relay) StartWatched(c *stack.Conn, s connect.Socket, record *flow.Flow,
 	if watch != nil {
 		fl.hold(watch)
 	}
+	r.begin(&fl.pace)
 	fl.note(s.Events)
 	record.Owner, record.FD = fl, s.FD
 	r.table.Establish(record)
 	if s.Watch != nil {
 		s.Watch.SetHandler(fl)
 	} else if w, err := r.shard.Watch(s.FD, hostEvents, fl); err == nil {
-		fl.host.Watch = w // what is there already is told in the next turn
+		fl.host.Watch = w // what has arrived already is reported in the next turn
 	} else {
 		fl.abortGuest()
 		return
@@ -94,6 +97,9 @@ func (fl *conn) note(events uint32) {
 // Ready implements shard.Handler: the host's end moved.
 func (fl *conn) Ready(events uint32) {
 	fl.note(events)
+	if fl.over.frozen() {
+		return // the socket that takes over finds it
+	}
 	if fl.hostDone && events&unix.EPOLLERR != 0 {
 		// Nobody reads any more, so nobody would see the reset.
 		fl.abortGuest()
@@ -105,7 +111,7 @@ func (fl *conn) Ready(events uint32) {
 	fl.pump()
 }
 
-// guestReady is told by the stack that the guest's end moved.
+// guestReady is called by the stack when the guest's end has moved.
 func (fl *conn) guestReady(r stack.Readiness) {
 	if fl.host.FD < 0 {
 		return
@@ -130,18 +136,24 @@ func (fl *conn) Run() {
 
 // pump moves what can be moved, both ways.
 func (fl *conn) pump() {
+	if fl.over.frozen() {
+		return
+	}
 	if fl.guestReadable && fl.hostWritable && !fl.guestDone {
 		fl.pumpOut()
 	}
-	if fl.host.FD >= 0 && fl.hostReadable && fl.guestWritable && !fl.hostDone {
+	if fl.host.FD >= 0 && fl.hostReadable && fl.guestWritable && !fl.hostDone && !fl.over.pausesHost() {
 		fl.pumpIn()
 	}
+	if fl.r.carrier != nil && fl.host.FD >= 0 {
+		fl.tendHandover()
+	}
 	switch {
-	case fl.host.FD < 0:
+	case fl.host.FD < 0, fl.over.frozen():
 	case fl.guestDone && fl.hostDone:
 		fl.close()
 	case !fl.queued && (fl.guestReadable && fl.hostWritable && !fl.guestDone ||
-		fl.hostReadable && fl.guestWritable && !fl.hostDone):
+		fl.hostReadable && fl.guestWritable && !fl.hostDone && !fl.over.pausesHost()):
 		fl.queued = true
 		fl.r.shard.Again(fl)
 	}
@@ -280,8 +292,7 @@ func (fl *conn) close() {
 	fl.guest.Close()
 }
 
-// End implements flow.Owner. Where the table closes, the stack closes its connections
-// itself.
+// End implements flow.Owner. When the table closes, the stack closes its own connections.
 func (fl *conn) End(why flow.Reason) {
 	if why == flow.Evicted {
 		connect.SetAbortiveClose(fl.host.FD)
@@ -289,6 +300,9 @@ func (fl *conn) End(why flow.Reason) {
 	}
 	if fl.held != nil {
 		fl.release()
+	}
+	if fl.over != nil {
+		fl.over.abandon()
 	}
 	fl.host.Close()
 }

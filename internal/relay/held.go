@@ -11,16 +11,16 @@ import (
 )
 
 const (
-	// heldMost is how much of what the guest sends is held while it is looked at, in
-	// bytes; beyond, its window closes.
+	// heldMost bounds what is held of the guest's data while a watch inspects it, in
+	// bytes; beyond that its window closes.
 	heldMost = 16<<10 + 1
-	// heldFor is how long the guest may take from its first byte to what says enough.
+	// heldFor is how long the guest may take from its first byte until the watch decides.
 	heldFor = 3 * time.Second
 )
 
-// held is what the guest has sent on a connection that is watched, before the watch has
-// seen enough. It is taken from the stack, which shows only so many pieces at once, and
-// leaves first once it may.
+// held is what the guest has sent on a watched connection before the watch has seen
+// enough. It is copied out of the stack, which shows a limited number of pieces at once,
+// and is sent first once the watch permits.
 type held struct {
 	fl     *conn
 	watch  policy.Watch
@@ -29,7 +29,7 @@ type held struct {
 	timer  shard.Timer
 }
 
-// hold has a watch see what the guest sends first.
+// hold shows the guest's first bytes to a watch.
 func (fl *conn) hold(watch policy.Watch) { fl.held = &held{fl: fl, watch: watch} }
 
 // release ends the holding.
@@ -38,8 +38,8 @@ func (fl *conn) release() {
 	fl.held = nil
 }
 
-// pump takes what the guest has sent, and reports whether the connection goes on as
-// others do: nothing is held any more.
+// pump takes what the guest has sent, and reports whether nothing is held any longer, so
+// that the connection goes on like any other.
 func (h *held) pump() bool {
 	if h.passed {
 		return h.flush()
@@ -77,7 +77,7 @@ func (h *held) pump() bool {
 	}
 }
 
-// see has the watch see bytes, and reports whether all that was held has left.
+// see shows bytes to the watch, and reports whether all that was held has been sent.
 func (h *held) see(b []byte, last bool) bool {
 	switch sight := h.watch.Sees(b, last); {
 	case sight == policy.Passed:

@@ -80,12 +80,12 @@ func (fl *conn) updateKeepalive() {
 	}
 }
 
-// updateKeepalive probes the host's end of a joined connection, and either end
-// that has closed its side.
+// updateKeepalive probes the host's end of a joined connection, the guest's if its segments
+// might come by the device again, and either end that has closed its side.
 func (s *splice) updateKeepalive() {
 	for _, e := range [2]*spliceEnd{&s.host, &s.guest} {
 		want := e.keepalive
-		if e == &s.host {
+		if e == &s.host || s.carried != nil {
 			want = keepaliveOpen
 		}
 		if e.done && !e.peer.done {
@@ -98,8 +98,8 @@ func (s *splice) updateKeepalive() {
 	}
 }
 
-// probe sets up keepalive of the kernel's. Sockets that are not TCP, as those
-// of the resolver's streams, have and need none.
+// probe sets up the kernel's keepalive. Sockets other than TCP, such as those of
+// the resolver's streams, have and need none.
 func probe(fd int, k keepalive) {
 	idle, interval := k.times()
 	for _, o := range [...]struct{ level, name, value int }{

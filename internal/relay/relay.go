@@ -11,9 +11,15 @@
 // window closes, and the sender waits.
 //
 // Where the guest's end is a socket too, made in its network namespace, the two
-// are joined by splice(2) (splice.go), whichever side has asked for the other: a
-// pipe between them for as long as bytes are on the way, and one more round in our
-// memory only for urgent data or when there is no descriptor for a pipe.
+// are joined by splice(2) (splice.go), whichever side has asked for the other, with a
+// pipe between them while bytes are on the way. Bytes pass through our memory only if
+// they are urgent or no descriptor is left for a pipe.
+//
+// A connection of the first kind that moves much becomes one of the second
+// (handover.go, and docs/design.md): the guest's kernel takes the stack's part, by a socket
+// in its namespace that continues the same connection (repair.go). This happens when nothing
+// is in flight in either direction, which is brought about and waited for; until the guest's
+// kernel has taken over, everything can be undone.
 //
 // Each connection is a record of the flow.Table, whose owner it becomes. Life of a
 // connection: Start or Join, pumping whenever an end moves, then one of
@@ -27,7 +33,8 @@
 //
 // Timers: one that sets up TCP keepalive on connections that have lived
 // for some seconds (keepalive.go), and one that closes spare pipes when nothing has
-// been joined for a while (pipe.go).
+// been joined for a while (pipe.go); one for each hand-over, and one for each connection that
+// was handed over and has ended, until the guest knows (carried.go).
 //
 // What it does not do: it neither connects nor accepts, and knows no address.
 package relay
@@ -44,6 +51,15 @@ type Config struct {
 	Shard *shard.Shard
 	// Table that holds the records of the connections.
 	Table *flow.Table
+	// Carrier makes ends in the guest for connections that move much; nil: all stay on the
+	// device.
+	Carrier Carrier
+	// CarryAfter is how many bytes a connection moves within a second before it is handed
+	// over; 0: at once.
+	CarryAfter uint64
+	// Stay reports whether no connection leaves the device for now; nil: they may. It is
+	// called on the shard's thread.
+	Stay func() bool
 }
 
 // Relay moves bytes for the flows of one table.
@@ -58,11 +74,22 @@ type Relay struct {
 	pipes       []*pipe // empty ones, at most sparePipes
 	sparesTimer shard.Timer
 	scratch     []byte // made when first needed
+
+	carrier     Carrier
+	carryAfter  uint64
+	stay        func() bool // may be nil
+	mostCarried int
+	carried     int                   // connections handed over, being handed over, or lingering
+	lingering   map[*carried]struct{} // those whose flow has ended
 }
 
 // New makes a relay.
 func New(cfg Config) *Relay {
-	return &Relay{shard: cfg.Shard, table: cfg.Table}
+	return &Relay{
+		shard: cfg.Shard, table: cfg.Table,
+		carrier: cfg.Carrier, carryAfter: cfg.CarryAfter, stay: cfg.Stay,
+		mostCarried: min(mostCarried, cfg.Table.Descriptors()/carriedShare), lingering: make(map[*carried]struct{}),
+	}
 }
 
 func (r *Relay) scratchSpace() []byte {
@@ -72,5 +99,10 @@ func (r *Relay) scratchSpace() []byte {
 	return r.scratch
 }
 
-// Close closes the pipes. The table must have been closed.
-func (r *Relay) Close() { r.closeSparePipes() }
+// Close closes the pipes and what lingers. The table must have been closed.
+func (r *Relay) Close() {
+	for c := range r.lingering {
+		c.close()
+	}
+	r.closeSparePipes()
+}

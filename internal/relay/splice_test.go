@@ -28,6 +28,7 @@ type world struct {
 	t     *testing.T
 	shard *shard.Shard
 	joins int
+	last  *flow.Flow // of the last join
 }
 
 func newWorld(t *testing.T) *world {
@@ -122,6 +123,7 @@ func (w *world) joinAfter(before func(host *net.TCPConn)) (host, guest *net.TCPC
 		w.joins++
 		record := &flow.Flow{Kind: flow.Client, Src: netip.MustParseAddrPort("10.0.2.100:80"), Proto: unix.IPPROTO_TCP}
 		w.table.Add(record)
+		w.last = record
 		w.Join(ends[0], ends[1], record)
 	})
 	return host, guest
@@ -400,6 +402,69 @@ func TestJoinUrgentFirst(t *testing.T) {
 		})
 		if got, err := io.ReadAll(guest); err != nil || string(got) != "12345" {
 			t.Errorf("%q, %v", got, err)
+		}
+		guest.Close()
+		w.wantIdle()
+	}
+}
+
+// The peer has room again, and urgent data and the end of the stream arrive behind a few
+// bytes, all told in one turn. The watch was not to tell of arrivals until then, so the end
+// is told without the urgent byte before it.
+func TestJoinUrgentWhileFull(t *testing.T) {
+	w := newWorld(t)
+	for range 2 { // with either end watched before
+		host, guest := w.join()
+		var want, got []byte
+		send := func(part []byte) {
+			if _, err := host.Write(part); err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, part...)
+		}
+		full := func() (yes bool) {
+			w.do(func() {
+				s := w.last.Owner.(*splice)
+				yes = s.host.pipe != nil && !s.guest.writable && !s.host.hasBytes()
+			})
+			return yes
+		}
+		for !full() {
+			send(random(4<<10, byte(len(want)>>12)))
+		}
+		send([]byte("abc"))
+		w.wait("ends that are told of arrivals", func() int {
+			if w.last.Owner.(*splice).host.muted {
+				return 0
+			}
+			return 1
+		})
+		var from, to syscall.RawConn
+		var err error
+		if from, err = host.SyscallConn(); err == nil {
+			to, err = guest.SyscallConn()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.do(func() { // so that no event is taken meanwhile
+			to.Control(func(fd uintptr) {
+				b := make([]byte, 1<<20)
+				for {
+					n, err := unix.Read(int(fd), b)
+					if n <= 0 || err != nil {
+						return
+					}
+					got = append(got, b[:n]...)
+				}
+			})
+			from.Control(func(fd uintptr) {
+				err = errors.Join(unix.Send(int(fd), []byte("!"), unix.MSG_OOB), unix.Shutdown(int(fd), unix.SHUT_WR))
+			})
+		})
+		rest, readErr := io.ReadAll(guest)
+		if err := errors.Join(err, readErr); err != nil || !bytes.Equal(append(got, rest...), append(want, '!')) {
+			t.Errorf("%d bytes of %d arrived, or others, %v", len(got)+len(rest), len(want)+1, err)
 		}
 		guest.Close()
 		w.wantIdle()

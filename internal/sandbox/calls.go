@@ -12,9 +12,9 @@ import (
 	"epiphyte/internal/seccomp"
 )
 
-// filter is the list of system calls that the program makes once it is ready, each
-// with its reason. What checks arguments stands first: these rules are run at each
-// call, the others never (see package seccomp).
+// filter is the list of system calls that the program makes once it is ready, each with its
+// reason. Rules that check arguments come first: they run at each call, the others never (see
+// package seccomp).
 func (cfg *Config) filter() (seccomp.Filter, error) {
 	f := seccomp.Filter{Kill: hostile, Otherwise: unix.EPERM}
 	f.Allow = append(f.Allow, checked...)
@@ -24,7 +24,7 @@ func (cfg *Config) filter() (seccomp.Filter, error) {
 	}
 	if len(cfg.Own) > 0 {
 		// A file is written beside the one that it replaces, and its directory is removed
-		// (forwards, netdef). Files that are there are not opened for writing.
+		// (forwards, netdef). Existing files are not opened for writing.
 		f.Allow = append(f.Allow,
 			is(unix.SYS_OPENAT, 2, unix.O_ACCMODE|unix.O_CREAT|unix.O_EXCL|unix.O_TRUNC|unix.O_APPEND, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL),
 			is(unix.SYS_UNLINKAT, 2, anyBit, unix.AT_REMOVEDIR),
@@ -108,8 +108,8 @@ func (cfg *Config) sockets() []seccomp.Rule {
 			{Index: 1, Mask: socketType, Values: types},
 			{Index: 2, Values: []uint32{0, unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6}},
 		}},
-		// A stream of DNS queries (dns). One of datagrams could be sent from to any
-		// socket of the host.
+		// A stream of DNS queries (dns). A datagram socket could send to any socket of
+		// the host.
 		{Call: unix.SYS_SOCKETPAIR, Args: []seccomp.Arg{
 			{Index: 0, Values: []uint32{unix.AF_UNIX}},
 			{Index: 1, Mask: socketType, Values: []uint32{unix.SOCK_STREAM}},
@@ -130,8 +130,8 @@ func (cfg *Config) sockets() []seccomp.Rule {
 	return rules
 }
 
-// signals reach the program itself, as the runtime preempts its threads and ends by
-// them, and the children named.
+// signals may go to the program itself, since the runtime preempts its threads and ends by
+// them, and to the named children.
 func (cfg *Config) signals() ([]seccomp.Rule, error) {
 	self := uint32(os.Getpid())
 	rules := []seccomp.Rule{is(unix.SYS_TGKILL, 0, anyBit, self), is(unix.SYS_KILL, 0, anyBit, self)}
@@ -160,7 +160,7 @@ var plain = []uintptr{
 	// Waiting: the shard, the runtime's poller, the exit descriptor.
 	unix.SYS_EPOLL_CREATE1, unix.SYS_EPOLL_CTL, unix.SYS_EPOLL_PWAIT, unix.SYS_EPOLL_PWAIT2, unix.SYS_PPOLL,
 	unix.SYS_EVENTFD2, unix.SYS_PIPE2, unix.SYS_CLOSE, unix.SYS_DUP3,
-	// resolv.conf and the control sockets' files. Metadata is all that they tell.
+	// resolv.conf and the control sockets' files. These calls reveal only metadata.
 	unix.SYS_STATX, unix.SYS_NEWFSTATAT, unix.SYS_FSTAT,
 	// The limit of processors, which the runtime reads again and again from a
 	// descriptor of its own.
@@ -178,9 +178,9 @@ var plain = []uintptr{
 	unix.SYS_GETPID, unix.SYS_GETPPID, unix.SYS_GETPGID, unix.SYS_GETUID, unix.SYS_GETEUID, unix.SYS_GETGID, unix.SYS_GETEGID,
 }
 
-// hostile end the process. No library tries them on a chance, and each is a way to
-// more: another program, another process, another namespace, or the parts of the kernel
-// where most of its faults have been.
+// hostile calls end the process. No library tries them speculatively, and each leads further:
+// to another program, process or namespace, or to the parts of the kernel where most of its
+// faults have been.
 var hostile = []uintptr{
 	unix.SYS_EXECVE, unix.SYS_EXECVEAT,
 	unix.SYS_PTRACE, unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV, unix.SYS_PIDFD_GETFD, unix.SYS_KCMP,

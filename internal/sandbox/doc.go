@@ -1,12 +1,12 @@
-// Package sandbox takes from the running program what it no longer needs once
-// everything is open, so that whoever subverts it by what the guest sends gains
+// Package sandbox takes rights from the running program that it no longer needs once
+// everything is open, so that an attacker who subverts it through the guest's traffic gains
 // little.
 //
 // # Theory of operation
 //
-// A program with threads cannot change its root or its namespaces, and needs not: it
-// gives up the right to reach files and to make system calls instead, which takes no
-// privilege. [Confine] does it in layers, for all threads and for good:
+// A program with threads cannot change its root or its namespaces. Instead it gives up the
+// right to reach files and to make system calls, which needs no privilege. [Confine] does it
+// in layers, for all threads and irrevocably:
 //
 //	core dumps, tracing   not dumpable: other processes of the user cannot look in
 //	user                  Config.User, for a program that root has started
@@ -17,16 +17,16 @@
 //	                      the directories of Config.Own; nothing else
 //	system calls          seccomp: the list in calls.go
 //
-// The last two overlap on purpose. Landlock knows paths, but an older kernel has none,
-// or less of it; seccomp knows no paths, but refuses every opening for writing.
+// The last two overlap on purpose. Landlock knows paths, but older kernels lack it or parts
+// of it; seccomp knows no paths, but refuses to open anything for writing.
 //
 // # Refusal
 //
 // A call that is not on the list fails with EPERM, and the program goes on: a runtime or
-// library that asks for something new has a way around, and the guest's network must
-// not end because of it. The calls by which an intruder would go on (execve, ptrace,
-// mount, setns and the like) are none that a library tries, and they end the
-// process: whoever makes one of them is not this program any more.
+// library that tries something new has a fallback, and the guest's network must not end
+// because of it. The calls by which an intruder would get further (execve, ptrace, mount,
+// setns and the like), which no library tries, end the process: the program has been
+// subverted.
 //
 // # Threads
 //
@@ -37,9 +37,9 @@
 // # Invariants
 //
 // A layer that the kernel does not have is left out, unless Config requires it.
-// Children must have been started before: they keep their rights. Signals to them pass
-// as long as they are named in Config.Children.
+// Children must have been started before: they keep their rights. Only those named in
+// Config.Children can be signalled.
 //
-// What it does not do: restrict which hosts are connected to. Connecting is what the
-// program is for, and package policy decides on it.
+// What it does not do: restrict which hosts are connected to. Connecting is the program's
+// purpose, and package policy decides about it.
 package sandbox

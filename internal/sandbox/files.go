@@ -9,8 +9,7 @@ import (
 	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
 )
 
-// maxLinks is how many symbolic links in a row are followed, as many as the kernel
-// does (MAXSYMLINKS).
+// maxLinks bounds the symbolic links followed in a row, as in the kernel (MAXSYMLINKS).
 const maxLinks = 40
 
 // restrictFiles has the kernel refuse all files but those named.
@@ -19,9 +18,9 @@ func (cfg *Config) restrictFiles() error {
 		return errors.New("the kernel has no Landlock, or it is switched off (Linux 5.13, CONFIG_SECURITY_LANDLOCK, lsm=landlock)")
 	}
 	limits := landlock.V11
-	limits.HandledAccessNet = 0 // connecting is what the program is for
+	limits.HandledAccessNet = 0 // the program must connect anywhere
 	if len(cfg.Children) > 0 {
-		// They were started before and are outside; the filter names them.
+		// They are outside the domain; the seccomp filter names them instead.
 		limits.Scoped &^= landlock.ScopedSet(llsys.ScopeSignal)
 	}
 	var rules []landlock.Rule
@@ -49,9 +48,8 @@ func (cfg *Config) restrictFiles() error {
 	return limits.BestEffort().Restrict(rules...)
 }
 
-// places are the directories in which path, or what its symbolic links lead to, may be
-// replaced. The root directory, which would be everything, is never one of them: in its
-// place stands the file.
+// places returns the directories in which path, or a target of its symbolic links, may be
+// replaced. In place of the root directory, which would be everything, it returns the file.
 func places(path string) []string {
 	if abs, err := filepath.Abs(path); err == nil {
 		path = abs
@@ -70,7 +68,7 @@ func places(path string) []string {
 			break // a file, or nothing yet
 		}
 		if !filepath.IsAbs(target) {
-			// Not cleaned by its text alone: dir may be a symbolic link, too.
+			// Not just cleaned as text: dir may be a symbolic link, too.
 			if real, err := filepath.EvalSymlinks(dir); err == nil {
 				dir = real
 			}
@@ -81,7 +79,7 @@ func places(path string) []string {
 	return all
 }
 
-// existing is the nearest directory around one that may be made later.
+// existing returns the nearest existing ancestor of a directory that may be made later.
 func existing(dir string) string {
 	for {
 		if _, err := os.Stat(dir); err == nil || dir == "/" {

@@ -8,11 +8,11 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/psx"
 )
 
-// kept are the capabilities that serve later: ports below 1024 may be published at any
-// time, and raw sockets send echo requests where there are no ping sockets.
+// kept are the capabilities needed later: ports below 1024 may be published at any time, and
+// raw sockets send echo requests if there are no ping sockets.
 const kept = 1<<unix.CAP_NET_BIND_SERVICE | 1<<unix.CAP_NET_RAW
 
-// capabilities are the calling thread's, which are every thread's.
+// capabilities returns the calling thread's, which all threads have.
 func capabilities() (unix.CapUserHeader, [2]unix.CapUserData, error) {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
@@ -22,8 +22,8 @@ func capabilities() (unix.CapUserHeader, [2]unix.CapUserData, error) {
 	return header, data, nil
 }
 
-// dropCapabilities on all threads. Ambient ones go with the others; the bounding set
-// has no meaning for a program that cannot execute another.
+// dropCapabilities drops them on all threads, ambient ones with the others. The bounding set
+// does not matter to a program that cannot execute another.
 func dropCapabilities() error {
 	header, data, err := capabilities()
 	if err != nil {

@@ -14,26 +14,25 @@ import (
 // Config says what is still needed. The zero value is a program that moves packets
 // between descriptors that are open and sockets of the internet.
 type Config struct {
-	// Read are files to be read, also when they have been replaced by others, or
-	// their symbolic links by links to other files in the same directories.
+	// Read are files to be read, even if they are replaced, or their symbolic links are
+	// replaced by links to other files in the same directories.
 	Read []string
 	// ReadIn are directories whose files are to be read, and listed.
 	ReadIn []string
 	// Remove are files to be removed at the end.
 	Remove []string
-	// Own are directories of the program's own: files in them are read, made, replaced by
-	// others and removed, and in the end the directories themselves, if they are empty.
+	// Own are the program's own directories: it reads, makes, replaces and removes files in
+	// them, and in the end removes the directories, if they are empty.
 	Own []string
 	// Connect are Unix sockets to be connected to.
 	Connect []string
-	// Overwrite keeps it possible to overwrite and shorten files that are open: the log's.
+	// Overwrite permits overwriting and shortening open files: the log.
 	Overwrite bool
-	// Interfaces keeps it possible to ask the kernel for the addresses of the host's
-	// interfaces.
+	// Interfaces permits asking the kernel for the addresses of the host's interfaces.
 	Interfaces bool
-	// Devices keeps it possible to take over TAPs that other processes have opened.
+	// Devices permits taking over TAPs that other processes have opened.
 	Devices bool
-	// User to become; nil: the program stays who it is.
+	// User to become; nil: the user stays the same.
 	User *User
 	// Children may be signalled.
 	Children []*os.Process
@@ -76,7 +75,7 @@ func Confine(cfg Config) error {
 	return cfg.settle("system calls", cfg.RequireCalls, err)
 }
 
-// settle decides what becomes of a layer that is not to be had.
+// settle decides what to do about a layer that the kernel does not have.
 func (cfg *Config) settle(layer string, required bool, err error) error {
 	if err == nil {
 		return nil

@@ -8,10 +8,10 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/psx"
 )
 
-// User is somebody to become, without supplementary groups.
+// User is a user to become, without supplementary groups.
 type User struct{ UID, GID int }
 
-// become changes all threads' user. Capabilities that are kept later stay permitted.
+// become changes all threads' user. Capabilities stay permitted until dropCapabilities.
 func (u *User) become() error {
 	if _, _, errno := psx.Syscall3(unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1, 0); errno != 0 {
 		return fmt.Errorf("keep capabilities: %w", errno)

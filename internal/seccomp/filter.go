@@ -81,7 +81,7 @@ func (r Rule) compile() []bpf.Instruction {
 	if len(r.Args) == 0 {
 		return []bpf.Instruction{bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(r.Call), SkipFalse: 1}, allow}
 	}
-	// From the end, so that the way to it is known.
+	// From the end, so that the distance to it is known.
 	body := []bpf.Instruction{allow, bpf.LoadAbsolute{Off: offsetCall, Size: 4}}
 	for i := len(r.Args) - 1; i >= 0; i-- {
 		body = append(r.Args[i].compile(len(body)-1), body...)
@@ -90,8 +90,8 @@ func (r Rule) compile() []bpf.Instruction {
 	return append([]bpf.Instruction{skip}, body...)
 }
 
-// compile goes on behind its own instructions when the argument matches, and
-// otherwise skips further instructions from there.
+// compile's instructions fall through if the argument matches, and otherwise skip further
+// ones from there.
 func (a Arg) compile(skip int) []bpf.Instruction {
 	list := []bpf.Instruction{bpf.LoadAbsolute{Off: offsetArgs + 8*uint32(a.Index), Size: 4}}
 	if a.Mask != 0 {

@@ -9,8 +9,7 @@ import (
 )
 
 // Install puts all threads of the process, and those that they start, under a filter
-// for good. It sets no_new_privs on them, which the kernel wants of those who are not
-// root.
+// irrevocably. It sets no_new_privs on them, which the kernel requires unless one is root.
 func Install(filter []unix.SockFilter) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -19,8 +18,7 @@ func Install(filter []unix.SockFilter) error {
 	}
 	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	// Without SPEC_ALLOW, kernels before 5.16 turn off speculation for filtered
-	// processes, which protects a program that runs the code of others, and costs
-	// every branch.
+	// processes, which protects a program that runs others' code, and slows every branch.
 	const flags = unix.SECCOMP_FILTER_FLAG_TSYNC | unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW
 	thread, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&program)))
 	switch {

@@ -24,8 +24,8 @@
 // time stands still within a turn, except that handlers of events see the time at
 // which the poller woke, not that at which it went to sleep.
 //
-// An idle shard makes no system call and no wake-up at all: timers are armed
-// only while a flow needs one.
+// An idle shard makes no system call and never wakes up: timers are armed only
+// while a flow needs one.
 //
 // The clock and the poller are interfaces so that a test drives a shard event
 // by event (see package shardtest); the zero Config uses the kernel's.
@@ -211,8 +211,8 @@ func (s *Shard) poll(wait time.Duration) (int, error) {
 	return s.poller.Wait(s.events[:], wait)
 }
 
-// BeforeSleep adds a task that runs whenever the shard is about to sleep. For later
-// work it must arm a timer or Post.
+// BeforeSleep adds a task that runs whenever the shard is about to sleep. It must arm a
+// timer or Post for later work.
 func (s *Shard) BeforeSleep(t Task) { s.idle = append(s.idle, t) }
 
 // Post hands a task to the shard's thread; it runs in the next turn. Any
@@ -259,8 +259,8 @@ func (s *Shard) Now() time.Duration { return s.now }
 // Clock is the shard's clock. Any goroutine may read it.
 func (s *Shard) Clock() Clock { return s.clock }
 
-// Close releases the poller. Serve must have returned; watched descriptors are
-// their owners' to close.
+// Close releases the poller. Serve must have returned; owners close the watched
+// descriptors.
 func (s *Shard) Close() error {
 	s.mu.Lock()
 	closed := s.closed

@@ -20,7 +20,7 @@ const sliceFactor = 2
 // of the slice: beside a busy program, 4 % of the processor were left to a thread that
 // called it every 50 us.
 //
-// The calling thread must be locked. undo gives it back its slice.
+// The calling thread must be locked. undo restores its slice.
 func yieldToWoken() (undo func()) {
 	attr, err := unix.SchedGetAttr(0, 0)
 	if err != nil || attr.Policy != unix.SCHED_NORMAL || attr.Runtime == 0 {
@@ -29,7 +29,7 @@ func yieldToWoken() (undo func()) {
 	own := attr.Runtime
 	ask := func(slice uint64) {
 		attr.Runtime = slice
-		_ = unix.SchedSetAttr(0, attr, 0) // goes on as before where it is forbidden
+		_ = unix.SchedSetAttr(0, attr, 0) // where it is forbidden, nothing changes
 	}
 	ask(sliceFactor * own)
 	return func() { ask(own) }

@@ -8,13 +8,20 @@ import "time"
 // (make bench ROWS=rtt-tcp,connect-1). So where events have been coming in quick
 // succession, the shard waits for the next one awake.
 const (
-	// spinFor bounds one such wait. 20 us were too short for most answers and worth
-	// nothing; 30 are worth as much as 50 on a good day.
+	// spinFor bounds one such wait. 20 us were too short for most answers and gained
+	// nothing; 30 gain as much as 50 at best.
 	spinFor = 50 * time.Microsecond
-	// shortSleep is a sleep that spinning would have spared: spinFor, and what a
-	// wake-up takes.
+	// yieldFor is the longest time between two looks in which no other thread has run on
+	// this processor: a look and a sched_yield take 2 us, a switch to another thread and
+	// back 10 and more. If another has run, spinning does not pay: a thread that yields
+	// waits for the end of the other's slice, while one that sleeps is woken in the middle
+	// of it. Programs of several threads, such as those in Go, behave so, and their round
+	// trips take half as long again if the shard spins (make bench ROWS=rtt-go).
+	yieldFor = 10 * time.Microsecond
+	// shortSleep is the longest sleep that spinning would have spared: spinFor, and the
+	// time of a wake-up.
 	shortSleep = 100 * time.Microsecond
-	// spinAfter short sleeps in a row spinning begins. Each failure doubles the
+	// Spinning begins after spinAfter short sleeps in a row. Each failure doubles the
 	// number, up to spinAtMost: a wrong guess costs spinFor in 256 wake-ups, and a
 	// program at rest never spins.
 	spinAfter  = 4
@@ -38,10 +45,26 @@ func (s *spin) slept(d time.Duration) {
 	}
 }
 
+// looked learns whether a look for events found some, the time since the one before, and
+// since the wait began. It reports whether the wait is over.
+func (s *spin) looked(found bool, since, waited time.Duration) (over bool) {
+	switch {
+	case since > yieldFor:
+		s.failed()
+	case found:
+		s.succeeded()
+	case waited > spinFor:
+		s.failed()
+	default:
+		return false
+	}
+	return true
+}
+
 // succeeded learns that an event came while spinning.
 func (s *spin) succeeded() { s.penalty /= 2 }
 
-// failed learns that none came within spinFor.
+// failed learns that none came within spinFor, or that others need the processor.
 func (s *spin) failed() {
 	s.shortSleeps = 0
 	s.penalty = min(2*(spinAfter+s.penalty), spinAtMost) - spinAfter

@@ -59,3 +59,26 @@ func TestSpinInVainBecomesRare(t *testing.T) {
 		t.Error("the successes are forgotten")
 	}
 }
+
+// Where another thread runs on the shard's processor whenever it is offered, events are
+// found at each look, and the shard yet sleeps.
+func TestSpinLeavesTheProcessorToOthers(t *testing.T) {
+	var s spin
+	const sleeps = 10 * spinAtMost
+	spins := 0
+	for range sleeps {
+		if s.worthTrying() {
+			spins++
+			if s.looked(false, time.Microsecond, time.Microsecond) {
+				t.Fatal("ends after one look")
+			}
+			if !s.looked(true, 2*yieldFor, 3*yieldFor) {
+				t.Fatal("goes on with an event")
+			}
+		}
+		s.slept(shortSleep / 2)
+	}
+	if most := sleeps/spinAtMost + 8; spins > most {
+		t.Errorf("spun %d times in %d wake-ups, want at most %d", spins, sleeps, most)
+	}
+}

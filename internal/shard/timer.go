@@ -21,7 +21,7 @@ type Timer struct {
 }
 
 // timers are all armed timers of a shard. The lock is for those that other
-// goroutines arm; on the shard's own thread it is free.
+// goroutines arm, and seldom contended.
 type timers struct {
 	mu    sync.Mutex
 	heap  timerHeap // guarded by mu, and so are the fields of its timers
@@ -82,9 +82,9 @@ func (s *Shard) fireTimers() {
 	}
 }
 
-// due takes the next timer out that is due and was among the first last ones
-// to be armed, and returns its task, nil if there is none. It lowers last to
-// the number armed so far.
+// due removes the next timer that is due and was armed as number last or earlier,
+// and returns its task, nil if there is none. It lowers last to the number armed
+// so far.
 func (ts *timers) due(now time.Duration, last uint64) (Task, uint64) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()

@@ -1,42 +1,39 @@
-// Package sniff reads which server traffic is for, from its first bytes as a client
-// sends them: the server name of TLS (RFC 6066) and QUIC (RFC 9001), and the Host of
-// HTTP/1 (RFC 9112).
+// Package sniff reads which server traffic is for from the first bytes that a client sends:
+// the server name of TLS (RFC 6066) and QUIC (RFC 9001), and the Host of HTTP/1 (RFC 9112).
 //
 // # Theory of operation
 //
-// A reader is fed what comes, in pieces of any size, until its Result is not More. It
-// keeps a copy of what it has not understood yet, MaxHello at most, and nothing else. It
-// decides nothing: whoever asks holds the traffic meanwhile, and knows which names may be.
+// A reader is fed traffic in pieces of any size until its Result is not More. It keeps a copy
+// of what it has not understood yet, MaxHello at most, and nothing else. It decides nothing:
+// its caller holds the traffic meanwhile, and knows which names are allowed.
 //
-// Reading is strict where servers differ. What one server takes for one name and another
-// for a second (two names, two Host lines, contradictory copies of the same bytes,
-// something after the end) is Malformed: nobody sends it by accident, and no guess could
-// be right for both.
+// Reading is strict where servers differ. What servers could read as different names (two
+// names, two Host lines, contradictory copies of the same bytes, something after the end) is
+// Malformed: no client sends it by accident, and no guess could be right for all servers.
 //
 // # TLS
 //
 // Records are joined, so a ClientHello may be split in any way. Encrypted Client Hello
-// (RFC 9849) shows the name of the front, and is noted. Clients send the extension as a
-// dummy as well, so its presence says little.
+// (RFC 9849) shows only the front's name; its presence is noted, but says little, since
+// clients also send the extension as a dummy.
 //
 // # QUIC
 //
 // The first packets are encrypted with keys that follow from the packet itself (RFC 9001
-// section 5.2), for versions 1 and 2 (RFC 9369). A QUIC is the reader of what one client
-// sends to one server; each of its datagrams may begin another connection, so all long
-// headers are looked at, as long as the flow lives. CRYPTO frames come in any order.
-// Since servers tell connections apart by their identifiers alone, a part of a hello
-// sent from elsewhere counts there as well: no part may be let through before the whole
-// is known.
+// section 5.2), for versions 1 and 2 (RFC 9369). A QUIC reads what one client sends to one
+// server; each datagram may begin another connection, so all long headers are read, as long
+// as the flow lives. CRYPTO frames come in any order. Since servers tell connections apart by
+// their identifiers alone, they also accept part of a hello from another address: no part may
+// pass before the whole is known.
 //
 // # What it does not see
 //
-// Names inside of TLS, further requests of one HTTP connection, HTTP/2 without TLS, and
-// TLS that begins in the midst of a connection (STARTTLS).
+// Names inside TLS, further requests on an HTTP connection, HTTP/2 without TLS, and TLS that
+// begins in the middle of a connection (STARTTLS).
 package sniff
 
-// MaxHello is how long a hello, or the head of a request, may be, in bytes. Clients send
-// less than 2 kB, with post-quantum keys.
+// MaxHello bounds a hello, or the head of a request, in bytes. Clients send less than 2 kB
+// with post-quantum keys.
 const MaxHello = 16 << 10
 
 // State is how far reading has come.
@@ -45,7 +42,7 @@ type State uint8
 // The states.
 const (
 	More      State = iota // feed what comes next
-	Named                  // Result.Name is what it is for
+	Named                  // it is for the server Result.Name
 	Nameless               // it is this protocol, and names no server
 	Other                  // it is something else
 	Malformed              // it is this protocol, and cannot be read or is too long
@@ -62,6 +59,6 @@ type Result struct {
 	// Name as it was sent: letters of either case, perhaps a dot at the end,
 	// perhaps no valid name at all.
 	Name string
-	// ECH says that the hello may carry another, encrypted; Name is of the outer.
+	// ECH says that the hello may carry another one, encrypted; Name is the outer one's.
 	ECH bool
 }

@@ -16,8 +16,8 @@ const (
 // handshakeHeader is type and length, RFC 8446 section 4.
 const handshakeHeader = 4
 
-// helloSize is the length of a handshake message with its header; ok is false if m is
-// too short to tell, or if it is no ClientHello, or longer than MaxHello.
+// helloSize is the length of a handshake message with its header, if state is Named. It is
+// More if m is too short to tell, and Malformed if m is no ClientHello or too long.
 func helloSize(m []byte) (size int, state State) {
 	if len(m) > 0 && m[0] != handshakeClientHello {
 		return 0, Malformed
@@ -81,7 +81,7 @@ func serverName(body []byte) (name string, ok bool) {
 	return string(host), ok
 }
 
-// cursor reads from the front; bad is set when there is too little.
+// cursor reads from the front; bad is set when bytes are missing.
 type cursor struct {
 	rest []byte
 	bad  bool

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// feedHTTP takes what has come of a request's head.
+// feedHTTP takes the next piece of a request's head.
 func (s *Stream) feedHTTP(b []byte) {
 	scanned := len(s.buf)
 	s.buf = append(s.buf, b[:min(len(b), MaxHello+1-len(s.buf))]...)
@@ -13,7 +13,9 @@ func (s *Stream) feedHTTP(b []byte) {
 	for s.blank < len(s.buf) && isBlank(s.buf[s.blank]) {
 		s.blank++
 	}
+	from := max(scanned-3, s.blank) // the end is in what is new, or has begun before
 	if !s.requested {
+		from = s.blank
 		var may bool
 		if s.requested, may = looksLikeRequest(s.buf[s.blank:]); !may {
 			s.result.State = Other
@@ -21,8 +23,7 @@ func (s *Stream) feedHTTP(b []byte) {
 			return
 		}
 	}
-	// The end is looked for in what is new, and in what may have begun it.
-	if end := headEnd(s.buf, max(0, scanned-3, s.blank)); s.requested && end >= 0 {
+	if end := headEnd(s.buf, from); s.requested && end >= 0 {
 		s.result = parseRequest(string(s.buf[s.blank:end]))
 		return
 	}
@@ -33,7 +34,7 @@ func (s *Stream) feedHTTP(b []byte) {
 
 func isBlank(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }
 
-// isToken reports whether a method may have a character, RFC 9110 section 5.6.2.
+// isToken reports whether a method may contain c, RFC 9110 section 5.6.2.
 func isToken(c byte) bool {
 	return 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
 }
@@ -54,10 +55,15 @@ func headEnd(b []byte, from int) int {
 	return -1
 }
 
-// looksLikeRequest reports whether b begins with what some server takes for the line of a
-// request of HTTP/1, or may go on to do so: a method of any kind, a target, and a version
-// at the end.
+// preface begins HTTP/2 (RFC 9113 section 3.4). It has the form of a request.
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// looksLikeRequest reports whether b begins with what some server takes for an HTTP/1 request
+// line, or may still become one: any method, a target, and a version at the end.
 func looksLikeRequest(b []byte) (is, may bool) {
+	if start := b[:min(len(b), len(preface))]; strings.HasPrefix(preface, string(start)) {
+		return false, len(start) < len(preface)
+	}
 	n := 0
 	for n < len(b) && isToken(b[n]) {
 		n++
@@ -69,30 +75,30 @@ func looksLikeRequest(b []byte) (is, may bool) {
 		return false, false
 	}
 	line, _, whole := bytes.Cut(b, []byte("\n"))
-	if bytes.IndexByte(line, 0) >= 0 {
-		return false, false // as in git's own protocol
+	if b[0] == '0' && bytes.IndexByte(line, 0) >= 0 {
+		return false, false // git's own protocol, which begins with a length
 	}
 	is = whole && hasVersion(string(line))
 	return is, is || !whole
 }
 
-// hasVersion reports whether a line ends with a version that is not HTTP/2's, whose
-// preface has the form of a request.
+// hasVersion reports whether a line ends with a version. Some servers take any, such as
+// HTTP/2.0.
 func hasVersion(line string) bool {
 	const protocol = "HTTP/"
 	line = strings.TrimRight(line, " \t\r")
 	last := line[strings.LastIndexAny(line, " \t")+1:]
-	return len(last) > len(protocol) && strings.EqualFold(last[:len(protocol)], protocol) && last[len(protocol)] != '2'
+	return len(last) > len(protocol) && strings.EqualFold(last[:len(protocol)], protocol)
 }
 
-// parseRequest reads a request's head. The authority in its target goes before the Host
-// (RFC 9112 section 3.2.2), but not every server has it so: both must agree.
+// parseRequest reads a request's head. An authority in the target overrides the Host (RFC
+// 9112 section 3.2.2), but not in every server: both must agree.
 func parseRequest(head string) Result {
 	line, fields, _ := strings.Cut(head, "\n")
 	line = strings.TrimSuffix(line, "\r")
 	method, target, _ := strings.Cut(line, " ")
 	target, _, _ = strings.Cut(target, " ")
-	// Servers take other white space, and other versions, in several ways.
+	// Servers differ in how they read other white space and other versions.
 	if strings.Count(line, " ") != 2 || strings.ContainsAny(line, "\t\r\x00") || !strings.HasSuffix(line, " HTTP/1.1") && !strings.HasSuffix(line, " HTTP/1.0") {
 		return Result{State: Malformed}
 	}
@@ -110,8 +116,8 @@ func parseRequest(head string) Result {
 			break
 		}
 		name, value, colon := strings.Cut(field, ":")
-		// Folded lines, and spaces before the colon, are read in several ways: RFC 9112
-		// sections 5.1 and 5.2.
+		// Servers differ in how they read folded lines and spaces before the colon: RFC
+		// 9112 sections 5.1 and 5.2.
 		if !colon || name == "" || strings.ContainsAny(name, " \t\r\x00") || strings.ContainsAny(value, "\r\x00") {
 			return Result{State: Malformed}
 		}
@@ -133,7 +139,7 @@ func parseRequest(head string) Result {
 	return Result{State: Named, Name: name}
 }
 
-// hostOf is an authority without its port. Credentials before it are not taken.
+// hostOf returns an authority without its port. It refuses credentials.
 func hostOf(authority string) (host string, ok bool) {
 	if strings.ContainsAny(authority, "@ \t,/\\") {
 		return "", false

@@ -18,7 +18,7 @@ type long struct {
 }
 
 // parseLong reads the packet at the front of a datagram; next is what follows it. ok is
-// false for versions that are not known, and for a Retry, which no client sends.
+// false for malformed packets, unknown versions, and a Retry, which no client sends.
 func parseLong(b []byte) (p long, next []byte, ok bool) {
 	const maxID = 20 // RFC 9000 section 17.2
 	c := cursor{rest: b}
@@ -72,7 +72,7 @@ func initialKeys(version uint32, id []byte) *keys {
 		salt = []byte{0x0d, 0xed, 0xe3, 0xde, 0xf7, 0x00, 0xa6, 0xdb, 0x81, 0x93, 0x81, 0xbe, 0x6e, 0x26, 0x9d, 0xcb, 0xf9, 0xbd, 0x2e, 0xd9}
 		prefix = "quicv2"
 	}
-	// None of these fail with lengths that are constants.
+	// None of these fail, since the lengths are constant.
 	initial, _ := hkdf.Extract(sha256.New, id, salt)
 	client := expandLabel(initial, "client in", sha256.Size)
 	block, _ := aes.NewCipher(expandLabel(client, prefix+" key", 16))
@@ -90,8 +90,8 @@ func expandLabel(secret []byte, label string, length int) []byte {
 	return key
 }
 
-// open removes header protection and decrypts, RFC 9001 sections 5.3 and 5.4. The
-// packet is not changed. largest is the greatest number so far, -1 if there is none.
+// open removes header protection and decrypts, RFC 9001 sections 5.3 and 5.4, without
+// changing the packet. largest is the greatest packet number so far, -1 if there is none.
 func (k *keys) open(p *long, largest int64) (payload []byte, number int64, ok bool) {
 	const sample = 16
 	if p.number+4+sample > len(p.packet) {

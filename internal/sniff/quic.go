@@ -8,23 +8,22 @@ const (
 	version2 = 0x6b3343cf
 )
 
-// maxConnections are the connections of one client to one server that are remembered;
-// beyond, the oldest is forgotten, and is a new one if it sends another Initial.
+// maxConnections bounds the connections of one client to one server that are remembered.
+// Beyond it, the oldest is forgotten, and counts as new if it sends another Initial.
 const maxConnections = 8
 
-// QUIC reads the datagrams that one client sends to one server. Its zero value is ready
-// to use. A datagram with the state More is not to be let through before one that the
-// state Named or Nameless is said of with the same Connection.
+// QUIC reads the datagrams that one client sends to one server. Its zero value is ready to
+// use. A datagram with the state More must not pass before one of the same Connection has the
+// state Named or Nameless.
 type QUIC struct {
-	// Strict says that what is there is QUIC, so that a version that cannot be read is
-	// Malformed, not Other.
+	// Strict says that the traffic must be QUIC: an unknown version is Malformed, not Other.
 	Strict bool
 
 	connections []*connection // the oldest first
 	serial      int
 }
 
-// Datagram is what a datagram says.
+// Datagram is what was read from a datagram.
 type Datagram struct {
 	Result
 	// Connection numbers the connections of a QUIC from 1 on; 0: the datagram begins
@@ -43,16 +42,15 @@ type connection struct {
 	result  Result
 }
 
-// Feed reads one datagram. Result is that of the connection, also for the further
-// Initials of one that is known. Packets with a short header, and others that begin
-// nothing, are Other.
+// Feed reads one datagram. Result is that of its connection, also for further Initials of a
+// known one. Packets with a short header, and others that begin no connection, are Other.
 func (q *QUIC) Feed(datagram []byte) Datagram {
 	d := Datagram{Result: Result{State: Other}}
 	for rest := datagram; len(rest) > 0 && rest[0]&0x80 != 0; {
 		p, next, ok := parseLong(rest)
 		switch {
 		case !ok && !q.Strict && d.Connection == 0:
-			return d // it is something else, which looked like it
+			return d // something else that looked like QUIC
 		case !ok:
 			return Datagram{Result: Result{State: Malformed}}
 		case p.initial:
@@ -71,11 +69,11 @@ func (q *QUIC) Feed(datagram []byte) Datagram {
 	return d
 }
 
-// read takes an Initial's frames into the connection that it belongs to; nil if it
-// cannot be read.
+// read adds an Initial's frames to its connection, and returns that; nil if the packet cannot
+// be read.
 func (q *QUIC) read(p *long) *connection {
 	for _, c := range q.connections {
-		// After the server's answer the destination id is another, the keys are not.
+		// The server's answer changes the destination id, but not the keys.
 		if payload, ok := c.open(p); ok {
 			c.take(payload)
 			return c
@@ -156,7 +154,7 @@ func (c *connection) take(payload []byte) {
 	}
 }
 
-// skipACK passes over the fields of RFC 9000 section 19.3, and counts after them.
+// skipACK skips the fields of RFC 9000 section 19.3, and as many ECN counts as counts says.
 func skipACK(b *cursor, counts int) {
 	b.varint() // largest
 	b.varint() // delay
@@ -177,8 +175,8 @@ func (c *connection) crypto(offset uint64, data []byte) {
 	case Malformed:
 		return
 	case Named, Nameless:
-		// Who knows whether the server took the first hello: another in its place would
-		// be what counts. Beyond it is what answers a HelloRetryRequest.
+		// The server may not have got the first hello, so a different one in its place
+		// must not pass. Data after it answers a HelloRetryRequest.
 		if n := uint64(len(c.hello)); offset < n && !bytes.HasPrefix(c.hello[offset:], data[:min(uint64(len(data)), n-offset)]) {
 			c.end(Result{State: Malformed})
 		}
@@ -196,7 +194,7 @@ func (c *connection) crypto(offset uint64, data []byte) {
 	for i, b := range data {
 		at := int(offset) + i
 		if c.have[at] == 1 && c.hello[at] != b {
-			c.end(Result{State: Malformed}) // who knows which of them the server takes
+			c.end(Result{State: Malformed}) // the server may take either
 			return
 		}
 		c.hello[at], c.have[at] = b, 1

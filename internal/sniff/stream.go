@@ -30,9 +30,16 @@ const (
 	unknownKind streamKind = iota
 	tlsKind
 	httpKind
+	oldKind // perhaps TLS, with a hello in the form of SSL 2.0
 )
 
-// Feed takes what has come since the last call. Once the state is not More, it stays.
+// Of a hello in that form, RFC 5246 appendix E.2.
+const (
+	oldHeader = 4 // length, type, and the first byte of the version
+	oldLeast  = 9 // bytes that the length counts: the fields of fixed size
+)
+
+// Feed takes what has come since the last call. A state other than More is final.
 func (s *Stream) Feed(b []byte) Result {
 	for s.result.State == More && len(b) > 0 {
 		switch s.kind {
@@ -43,6 +50,9 @@ func (s *Stream) Feed(b []byte) Result {
 		case httpKind:
 			s.feedHTTP(b)
 			b = nil
+		case oldKind:
+			s.feedOld(b)
+			b = nil
 		}
 	}
 	if s.result.State != More {
@@ -52,7 +62,7 @@ func (s *Stream) Feed(b []byte) Result {
 }
 
 // Protocol is "tls" or "http" once the first byte has come, "" for anything else.
-func (s *Stream) Protocol() string { return [...]string{"", "tls", "http"}[s.kind] }
+func (s *Stream) Protocol() string { return [...]string{"", "tls", "http", ""}[s.kind] }
 
 // begin tells protocols apart by their first byte.
 func (s *Stream) begin(first byte) {
@@ -61,8 +71,23 @@ func (s *Stream) begin(first byte) {
 		s.kind = tlsKind
 	case isToken(first), isBlank(first):
 		s.kind = httpKind
+	case first>>6 == 2: // a length below 16 KiB
+		s.kind = oldKind
 	default:
 		s.result.State = Other
+	}
+}
+
+// feedOld takes what may begin a hello in the form of SSL 2.0, which names no server. Servers
+// take one for any version up to TLS 1.2.
+func (s *Stream) feedOld(b []byte) {
+	s.buf = append(s.buf, b[:min(len(b), oldHeader-len(s.buf))]...)
+	h := s.buf
+	switch {
+	case len(h) > 1 && int(h[0]&0x3f)<<8|int(h[1]) < oldLeast, len(h) > 2 && h[2] != handshakeClientHello, len(h) > 3 && h[3] != 3:
+		s.result.State = Other
+	case len(h) == oldHeader:
+		s.result.State = Nameless
 	}
 }
 
@@ -84,16 +109,16 @@ func (s *Stream) feedTLS(b []byte) (rest []byte) {
 	case state == Named && len(s.buf) == size && s.record == 0:
 		s.result = parseHello(s.buf)
 	case state == Named && len(s.buf)+s.record > size:
-		// RFC 8446 section 5.1 has no message follow a hello in its record, for the
+		// RFC 8446 section 5.1: no message may follow a hello in its record, since the
 		// keys change there.
 		s.result.State = Malformed
 	}
 	return b[n:]
 }
 
-// beginRecord looks at a record's header as far as it has come. Servers pass over other
-// records before a hello, such as a warning: what begins with one is TLS as well. Some take
-// a first one of any version below 16.
+// beginRecord checks a record's header as far as it has come. Servers skip other records
+// before a hello, such as a warning: what begins with one is TLS as well. Some accept any
+// version below 16 in the first.
 func (s *Stream) beginRecord() {
 	h := s.header
 	switch {

@@ -246,6 +246,10 @@ func TestHTTP(t *testing.T) {
 		"GET / HTTP/1.1\r\nHost:\r\n\r\n":                                        nameless,
 		"GET /" + strings.Repeat("x", MaxHello) + " HTTP/1.1\r\n":                malformed,
 		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n":                                       other,
+		"PRI * HTTP/2.0\r\nHost: a.com\r\n\r\n":                                  malformed,
+		"PRI * HTTP/2.0\r\n\r\nSM\r\nHost: a.com\r\n\r\n":                        malformed,
+		"GET / HTTP/2.0\r\nHost: a.com\r\n\r\n":                                  malformed, // Node serves it
+		"GET /\x00 HTTP/1.1\r\nHost: a.com\r\n\r\n":                              malformed, // Python's http.server serves it
 		"EHLO example.com\r\n":                                                   other,
 		"USER anonymous\r\n":                                                     other,
 		"PING\r\n":                                                               other,
@@ -264,6 +268,30 @@ func TestHTTP(t *testing.T) {
 			}
 			if r != want {
 				t.Errorf("%.80q in steps of %d: %+v, want %+v", request, step, r, want)
+			}
+		}
+	}
+}
+
+// TestOldHello: a hello in the form of SSL 2.0 names no server, and OpenSSL takes it.
+func TestOldHello(t *testing.T) {
+	for b, want := range map[string]State{
+		"\x80\x2e\x01\x03\x03": Nameless,
+		"\x80\x2e\x01\x03":     Nameless,
+		"\x80\x2e\x01":         More,
+		"\x80\x2e\x02":         Other,
+		"\x80\x2e\x01\x02":     Other,
+		"\x80\x00\x01\x03":     Other, // a record of ONC RPC (RFC 5531)
+		"\xff\xfd\x01":         Other, // telnet
+	} {
+		for _, step := range []int{1, len(b)} {
+			var s Stream
+			var r Result
+			for rest := b; rest != "" && r.State == More; rest = rest[step:] {
+				r = s.Feed([]byte(rest[:step]))
+			}
+			if r.State != want {
+				t.Errorf("%x in steps of %d: %v, want %v", b, step, r.State, want)
 			}
 		}
 	}

@@ -12,8 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Socket asks about one network namespace. Its methods are called by one goroutine at a
-// time.
+// Socket asks about one network namespace. Only one goroutine may call its methods at a time.
 type Socket struct {
 	fd       int
 	sequence uint32
@@ -36,12 +35,12 @@ func New(fd int) *Socket { return &Socket{fd: fd} }
 // Close closes the socket.
 func (s *Socket) Close() error { return unix.Close(s.fd) }
 
-// patience is how long the kernel may take for a part of its answer, which it gives at
-// once; a socket that keeps us waiting is none of sock_diag's.
+// patience bounds the wait for a part of the kernel's answer. The kernel answers at once; a
+// socket that keeps us waiting is not sock_diag's.
 const patience = time.Second
 
-// Ports adds the ports of TCP or UDP (unix.IPPROTO_TCP, _UDP), of both families, which
-// have a server at an address that is wanted.
+// Ports adds the ports of proto (unix.IPPROTO_TCP or _UDP), of both families, that have a
+// server at an address for which wanted returns true.
 func (s *Socket) Ports(proto uint8, into *Ports, wanted func(netip.Addr) bool) error {
 	for _, family := range [...]uint8{unix.AF_INET, unix.AF_INET6} {
 		err := s.dump(family, proto, into, wanted)
@@ -129,7 +128,7 @@ func (s *Socket) read(b []byte, into *Ports, wanted func(netip.Addr) bool) (done
 	}
 	for _, m := range messages {
 		if m.Header.Seq != s.sequence {
-			continue // the rest of an answer that was given up
+			continue // left over from an abandoned dump
 		}
 		switch m.Header.Type {
 		case unix.NLMSG_DONE:
@@ -152,7 +151,7 @@ func (s *Socket) read(b []byte, into *Ports, wanted func(netip.Addr) bool) (done
 	return false, nil
 }
 
-// address is the one that the socket is bound to.
+// address returns the address that the socket is bound to.
 func (d *message) address() netip.Addr {
 	if d.family == unix.AF_INET {
 		return netip.AddrFrom4([4]byte(d.id.src[:4]))

@@ -9,7 +9,7 @@
 // system call. All sockets are non-blocking, so the calls are raw too: they do
 // not tell the scheduler, which costs more than they do.
 //
-// It holds no state and does nothing that a socket of its caller would not.
+// It holds no global state and opens no sockets: callers do.
 package sockio
 
 import (
@@ -25,7 +25,7 @@ type Addr struct {
 	len uint32
 }
 
-// Set makes it the given address.
+// Set sets the address.
 func (s *Addr) Set(a netip.AddrPort) {
 	port := a.Port()
 	be := [2]byte{byte(port >> 8), byte(port)}
@@ -41,8 +41,8 @@ func (s *Addr) Set(a netip.AddrPort) {
 	s.len = unix.SizeofSockaddrInet6
 }
 
-// SetScope adds the index of the interface that a link-local IPv6 address is
-// meant on; of a zone's name Set knows nothing.
+// SetScope sets the index of the interface that a link-local IPv6 address is on;
+// Set ignores zones.
 func (s *Addr) SetScope(index uint32) { s.raw.Scope_id = index }
 
 // Is6 reports whether it is an IPv6 address.
@@ -62,18 +62,18 @@ func (s *Addr) AddrPort() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// Name makes the address the one that a message is sent to.
+// Name sets the address as a message's destination.
 func (s *Addr) Name(h *unix.Msghdr) {
 	h.Name, h.Namelen = (*byte)(unsafe.Pointer(&s.raw)), s.len
 }
 
-// Room makes the address the place where the kernel writes a message's sender.
+// Room has the kernel write a message's sender into the address.
 func (s *Addr) Room(h *unix.Msghdr) {
 	h.Name, h.Namelen = (*byte)(unsafe.Pointer(&s.raw)), unix.SizeofSockaddrInet6
 }
 
-// took notes how many bytes the kernel has written. What an address of the other family
-// has left behind them would make one peer two that differ.
+// took notes how many bytes the kernel has written, and clears the rest: leftovers of the
+// other family would make equal addresses differ.
 func (s *Addr) took(n uint32) {
 	s.len = n
 	if n < unix.SizeofSockaddrInet6 {
@@ -94,13 +94,17 @@ func Connect(fd int, to *Addr) unix.Errno {
 }
 
 // Connected reports whether a stream socket has a peer (getpeername(2)). A connect
-// on this machine is often through when connect(2) says that it is under way.
+// on this machine is often complete when connect(2) reports that it is in progress.
 func Connected(fd int) bool {
 	var a Addr
 	size := uint32(unix.SizeofSockaddrInet6)
 	_, _, errno := unix.RawSyscall(unix.SYS_GETPEERNAME, uintptr(fd), uintptr(unsafe.Pointer(&a.raw)), uintptr(unsafe.Pointer(&size)))
 	return errno == 0
 }
+
+// Closed reports whether a TCP connection is over, TIME-WAIT included, which the kernel
+// keeps without the socket.
+func Closed(fd int) bool { return !Connected(fd) }
 
 // Error takes the pending error of a socket (SO_ERROR).
 func Error(fd int) unix.Errno {
@@ -117,10 +121,10 @@ func Bind(fd int, to *Addr) unix.Errno {
 	return errno
 }
 
-// DeferPort has the coming bind(2) of a stream socket to an address without a port
+// DeferPort has the next bind(2) of a stream socket to an address without a port
 // leave the port to connect(2) (IP_BIND_ADDRESS_NO_PORT, Linux 4.2, of either
-// family). A port that bind chose would serve one destination alone, so that the
-// host's some 28000 would be used up over all of them.
+// family). A port chosen by bind is used for one destination only, so all
+// destinations together would share the host's some 28000.
 func DeferPort(fd int) { unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1) }
 
 // LocalAddr is getsockname(2), not valid for a socket without an IP address.

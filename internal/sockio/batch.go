@@ -13,12 +13,12 @@ const (
 	RunMax   = 64
 	RunBytes = 1<<16 - 1 - 48
 
-	// BatchSize messages are moved by one system call at most. More bring little:
-	// the call itself is a tenth of a microsecond of each.
+	// BatchSize messages are moved by one system call at most. More gain little:
+	// the call itself costs a tenth of a microsecond per message.
 	BatchSize = 16
-	// TurnBatches are taken from one socket before others get their turn, fewer
+	// TurnBatches are read from one socket before others get their turn, fewer
 	// if they bring TurnBytes: where the guest's device takes joined datagrams
-	// one by one only, 1 MB of them takes some 2 ms.
+	// only one by one, 1 MB of them takes some 2 ms.
 	TurnBatches = 4
 	TurnBytes   = 512 << 10
 	// datagramMax is the largest datagram, rounded up to whole pages.
@@ -26,8 +26,8 @@ const (
 	// ReceiveBuffer is asked for as receive buffer of sockets that many datagrams
 	// may arrive at; the kernel grants up to net.core.rmem_max.
 	ReceiveBuffer = 1 << 20
-	// controlMax is room for the control messages that anybody here asks for or
-	// sends: IPV6_PKTINFO takes 40 bytes, UDP_GRO, UDP_SEGMENT and TTLs 24 each.
+	// controlMax is room for all control messages received or sent: IPV6_PKTINFO
+	// takes 40 bytes, UDP_GRO, UDP_SEGMENT and TTLs 24 each.
 	controlMax = 96
 )
 
@@ -65,7 +65,7 @@ func (b *Batch) Receive(fd int, control bool) (int, unix.Errno) {
 	}
 	n, errno := ReceiveMessages(fd, b.Msgs[:])
 	for i := range n {
-		b.Addrs[i].took(b.Msgs[i].Hdr.Namelen) // so that one can be answered
+		b.Addrs[i].took(b.Msgs[i].Hdr.Namelen) // so that it can be answered
 	}
 	return n, errno
 }
@@ -75,11 +75,11 @@ func (b *Batch) Receive(fd int, control bool) (int, unix.Errno) {
 // datagram if Receive asked for control messages. An older kernel does not.
 func Join(fd int) { unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1) }
 
-// Run finds the datagrams, from the i-th of n messages received on, that may go
-// on as one message: from one sender and all of segment bytes, but for the last,
-// which may be shorter. Each of their parts is a whole number of segments, but
-// for the last part; they are valid until the next call. next is the first
-// message behind them. A message whose boundaries were lost is passed over.
+// Run finds the datagrams, from the i-th of n received messages on, that may be
+// passed on as one message: from one sender and all of segment bytes, except the
+// last, which may be shorter. Each part is a whole number of segments, except the
+// last part; parts are valid until the next call. next is the first message after
+// them. A message whose boundaries were lost is skipped.
 func (b *Batch) Run(i, n int) (segment int, parts [][]byte, next int) {
 	parts = b.parts[:0]
 	total := 0

@@ -11,13 +11,13 @@ type Datagram struct {
 	To Addr
 	// Payload lies in the caller's memory, which is stable until Batch.Flush.
 	Payload [2][]byte
-	// TTL is the one it leaves with; 0: the host's default.
+	// TTL is that of the packet; 0: the host's default.
 	TTL uint8
 	// Segment is not zero for a super-datagram: the payload is to be cut into
-	// datagrams of so many bytes, the last of which may be shorter.
+	// datagrams of this many bytes, the last of which may be shorter.
 	Segment uint16
-	// Source is a control message that says from which of the host's addresses
-	// it leaves (IP_PKTINFO, IPV6_PKTINFO); nil: the socket's.
+	// Source is a control message that names the host's address to send from
+	// (IP_PKTINFO, IPV6_PKTINFO); nil: the socket's.
 	Source []byte
 }
 
@@ -27,9 +27,9 @@ func (d *Datagram) Size() int { return len(d.Payload[0]) + len(d.Payload[1]) }
 // DatagramOwner is told what a DatagramSocket receives and what it cannot send.
 type DatagramOwner interface {
 	// Received takes datagrams of one sender, of segment bytes each, in parts as
-	// [Batch.Run] makes them. The last one's control messages come with them. All
-	// of it is valid during the call only, and lies in the Batch, none of whose methods
-	// may be called meanwhile.
+	// [Batch.Run] makes them, with the control messages of the last. All of it is valid
+	// during the call only, and lies in the Batch, none of whose methods may be called
+	// meanwhile.
 	Received(from *Addr, control []byte, segment int, parts [][]byte)
 	// SendFailed takes a datagram that the kernel refuses to send.
 	SendFailed(d *Datagram, errno unix.Errno)
@@ -40,13 +40,13 @@ type DatagramOwner interface {
 type DatagramSocket struct {
 	FD    int // -1: closed
 	Owner DatagramOwner
-	// Control has Received called with control messages always; else they come
+	// Control has Received always called with control messages; else they come only
 	// once the kernel joins datagrams.
 	Control bool
 
 	pending []Datagram // to be sent by Batch.Flush
 	joins   bool       // the kernel may join what arrives
-	single  bool       // the kernel does not cut super-datagrams on the way out
+	single  bool       // the kernel does not cut super-datagrams that are sent
 }
 
 // pendingMax datagrams of one socket wait for a Flush.
@@ -127,16 +127,16 @@ func (b *Batch) sendFailed(s *DatagramSocket, d *Datagram, errno unix.Errno) {
 }
 
 // cannotSegment reports whether an error of a message with UDP_SEGMENT may mean
-// that the kernel does not cut what is sent by this way.
+// that the kernel cannot cut messages on this route.
 func cannotSegment(errno unix.Errno) bool {
 	return errno == unix.EINVAL || errno == unix.EIO || errno == unix.EMSGSIZE || errno == unix.EOPNOTSUPP
 }
 
 // sendSome sends the first of the datagrams, as many as one system call takes,
-// and returns how many went; or, with an error, how many it is about.
+// and returns how many were sent; or, with an error, how many the error concerns.
 //
 // Neighbours of one size for one peer go as one message, which the kernel cuts
-// again at the end of its way: 2.4 us a datagram instead of 4.2
+// just before the device: 2.4 us a datagram instead of 4.2
 // (make bench ROWS=udp-1400).
 func (b *Batch) sendSome(s *DatagramSocket, pending []Datagram) (int, unix.Errno) {
 	n, vecs, messages := 0, b.vecs[:0], 0
@@ -245,7 +245,7 @@ func (b *Batch) Read(s *DatagramSocket) (bytes int, more bool) {
 			return bytes, false // Received has closed it
 		}
 		if n > 1 && !s.joins {
-			// Most sockets see one query and its answer, and are spared this call.
+			// Most sockets see one query and its answer, and do not need this call.
 			s.joins = true
 			Join(s.FD)
 		}

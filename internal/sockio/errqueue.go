@@ -9,13 +9,13 @@ import (
 )
 
 // QueuedError is an ICMP error that the kernel has queued on a socket (ip(7),
-// IP_RECVERR): struct sock_extended_err, the offender behind it, and what it is
-// about.
+// IP_RECVERR): struct sock_extended_err, the offender after it, and the beginning of
+// the packet concerned.
 type QueuedError struct {
 	Errno              unix.Errno
 	Origin, Type, Code uint8      // Origin: SO_EE_ORIGIN_*
 	Info               uint32     // of EMSGSIZE: the path MTU; of a parameter problem: the offset; both in bytes
-	Offender           netip.Addr // the router that says so
+	Offender           netip.Addr // the router that sent it
 	To                 netip.AddrPort
 	Data               []byte // the beginning of what was sent; valid during the call
 }
@@ -25,8 +25,8 @@ func (e *QueuedError) FromICMP() bool {
 	return e.Origin == unix.SO_EE_ORIGIN_ICMP || e.Origin == unix.SO_EE_ORIGIN_ICMP6
 }
 
-// errorsPerEvent bounds what one event makes us read; the queue is itself
-// bounded by the socket's buffer.
+// errorsPerEvent bounds how many are read for one event; the socket's buffer bounds
+// the queue itself.
 const errorsPerEvent = 32
 
 // ReadErrors hands the errors queued on the socket to each.
@@ -43,7 +43,7 @@ func (s *DatagramSocket) ReadErrors(each func(*QueuedError)) {
 		h.SetControllen(len(oob))
 		n, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(s.FD), uintptr(unsafe.Pointer(&h)), unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
 		if errno != 0 {
-			// An error without a message, as one of a plain socket call.
+			// Takes an error that has no message, such as one of a socket call.
 			Error(s.FD)
 			return
 		}

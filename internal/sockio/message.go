@@ -13,7 +13,7 @@ type Message struct {
 	_   [4]byte
 }
 
-// SendMessages sends a batch and returns how many went; an error is the first
+// SendMessages sends a batch and returns how many were sent; an error is the first
 // message's.
 func SendMessages(fd int, msgs []Message) (int, unix.Errno) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), 0, 0, 0)

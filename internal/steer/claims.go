@@ -10,8 +10,8 @@ import (
 // many claims as slots, two of three do. 16 kB.
 const claimSlots = 4096
 
-// claims are the flows that worker 0 has begun. Every worker looks whether a frame
-// is of one, with a single load as long as there are none.
+// claims are the flows that worker 0 has begun. Every worker checks each frame against
+// them, with a single load as long as there are none.
 type claims struct {
 	count atomic.Int32
 	slots [claimSlots]atomic.Int32 // claims of each hash

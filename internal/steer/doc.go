@@ -14,8 +14,8 @@
 //   - everything else belongs to worker 0: ARP, neighbour discovery, echo, DHCP, the
 //     DNS address, and whatever is malformed.
 //
-// One thing is not in the frame: whether we have begun the flow, towards the guest.
-// Such flows belong to worker 0, too, and are claimed (claims.go).
+// A frame does not show whether the flow was begun by us, towards the guest. Such flows
+// belong to worker 0, too, and are claimed (claims.go).
 //
 // The kernel deals frames out by itself: to the queue that the flow was last
 // answered by, for 3 s, and else by a hash of its own with a secret key
@@ -24,10 +24,10 @@
 // does not is copied into its owner's inbox, and the owner's shard is told when the
 // batch that it was read in is over.
 //
-// A Worker does all that below the stack: it is the stack.Device of its queue, and
-// hands out what is in its inbox before it reads the queue, as those frames are
-// older. A frame read for another worker looks like an interrupted read, so it
-// counts in the batch of its reader.
+// A Worker does this below the stack: it is the stack.Device of its queue, and hands
+// out the frames in its inbox before it reads the queue, as they are older. A frame
+// read for another worker looks like an interrupted read, so it counts in the batch of
+// its reader.
 //
 // Frames of one flow stay in order while they come by one queue. While a flow
 // changes queues, a frame may overtake those in the inbox, as on any card with
@@ -39,5 +39,5 @@
 //
 // Timers: none.
 //
-// What it does not do: it drops no frame for what is in it. The owner's stack does.
+// What it does not do: it drops no frame for its contents. The owner's stack does.
 package steer

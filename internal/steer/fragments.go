@@ -7,14 +7,14 @@ import (
 	"epiphyte/stack"
 )
 
-// fragmentSlots datagrams in parts are remembered; one more takes the place of
-// another. A guest's kernel sends the parts of a datagram one right after the
-// other, so more than a handful are hardly ever on their way.
+// fragmentSlots bounds the fragmented datagrams that are remembered; a further one
+// replaces another. A guest's kernel sends the parts of a datagram one right after
+// the other, so there are hardly ever more than a handful.
 const fragmentSlots = 64
 
-// fragments remembers where the first parts of datagrams have gone, by the
-// ports in them, so that the others follow. A part that comes before the first is
-// worker 0's, and its datagram is lost; Linux does not send them so.
+// fragments remembers the owners of the first parts of datagrams, which have the
+// ports, so that the others follow. A part that comes before the first is worker
+// 0's, and its datagram is lost; Linux does not send them so.
 type fragments struct {
 	mu    sync.Mutex
 	slots [fragmentSlots]fragment // guarded by mu
@@ -23,7 +23,7 @@ type fragments struct {
 type fragment struct {
 	src, dst netip.Addr
 	id       uint32
-	owner    int // of a slot never used: 0, as without it
+	owner    int // 0 in an unused slot, as for an unknown datagram
 }
 
 // first notes the owner of the first part.

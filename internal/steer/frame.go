@@ -6,8 +6,8 @@ import (
 	"epiphyte/internal/sockio"
 )
 
-// Sizes of a frame's memory. What is small takes most: acknowledgements, and
-// segments of an ordinary MTU.
+// Sizes of a frame's memory. Most frames are small: acknowledgements, and segments of an
+// ordinary MTU.
 const (
 	smallFrame = 2048
 	largeFrame = 65536 + 2048

@@ -41,8 +41,8 @@ func New(cfg Config) *Group {
 // Worker is the worker of queue i.
 func (g *Group) Worker(i int) *Worker { return g.workers[i] }
 
-// Claim brings what the guest sends of a flow to worker 0, until Release has been
-// called as often. Any goroutine may call it.
+// Claim directs the guest's frames of a flow to worker 0, until Release has been called
+// as often. Any goroutine may call it.
 func (g *Group) Claim(proto uint8, guest, outside netip.AddrPort) {
 	g.claims.change(1, proto, guest, outside)
 }

@@ -57,7 +57,7 @@ func (g *Group) owner(etherType tcpip.NetworkProtocolNumber, head, tail []byte) 
 	return owner
 }
 
-// rules say which worker a flow belongs to, but for claims and fragments.
+// rules say which worker a flow belongs to, apart from claims and fragments.
 type rules struct {
 	workers    uint64
 	plan       addressing.Plan
@@ -83,7 +83,7 @@ func (r *rules) owner(f *flow) int {
 // gateway's, and on multicast and broadcast addresses.
 const (
 	portDNS         = 53
-	portDNSTLS      = 853 // leads to whom the resolver knows
+	portDNSTLS      = 853 // leads to the resolver's first nameserver
 	portDHCPServer  = 67
 	portDHCP6Server = 547
 )
@@ -108,12 +108,12 @@ func toMany(a netip.Addr) bool {
 	return a.IsMulticast() || a.Is4() && a.As4()[0] >= 224
 }
 
-// hash is of both endpoints. It needs no secret: a guest that chooses its ports
-// so as to meet in one worker has only itself to wait for.
+// hash covers both endpoints. It needs no secret: a guest that chooses ports so
+// that all flows meet in one worker slows only itself.
 func (f *flow) hash() uint64 { return hash(f.outside, hash(f.guest, 0)) }
 
-// hash multiplies and folds, as wyhash does, with wyhash's constants. Owners are
-// told apart by the uppermost bits, which the second round makes depend on all.
+// hash multiplies and folds like wyhash, with its constants. The uppermost bits,
+// which select the owner, depend on all input bits after the second round.
 func hash(e netip.AddrPort, seed uint64) uint64 {
 	var a, b uint64
 	if e.Addr().Is4() {

@@ -16,8 +16,8 @@ const (
 	// inboxFrames is what a queue of the TAP holds (TUN_READQ_SIZE in
 	// drivers/net/tun.c), twice: two of them may fill one inbox.
 	inboxFrames = 1000
-	// inboxBytes bounds super-segments of 64 kB, which a flow that changes queues
-	// has a window full of: the largest of TCP's (stack/options.go).
+	// inboxBytes bounds super-segments of 64 kB. A flow that changes queues has at most a
+	// window of them under way: TCP's largest (stack/options.go).
 	inboxBytes = 4 << 20
 )
 
@@ -33,7 +33,7 @@ type Worker struct {
 	handler shard.Handler
 	taken   []*frame // out of the inbox; those before next are delivered
 	next    int
-	own     uint64    // frames of ours by our queue
+	own     uint64    // our frames that came by our queue
 	tell    []*Worker // owners of frames in this batch, to be told
 
 	filled atomic.Bool // the inbox is not empty; spares readers the lock
@@ -53,8 +53,8 @@ type Stats struct {
 	Lost   uint64 // that came by another's and found the inbox full
 }
 
-// Attach says who reads the worker's frames, on which shard: what is called when
-// its descriptor is readable. It must be called before any worker reads.
+// Attach sets the handler that reads the worker's frames, and its shard: the one called
+// when the descriptor is readable. It must be called before any worker reads.
 func (w *Worker) Attach(s *shard.Shard, h shard.Handler) { w.shard, w.handler = s, h }
 
 // Stats must be called on the worker's shard.
@@ -83,8 +83,8 @@ func (w *Worker) Readv(iov []unix.Iovec) (int, unix.Errno) {
 		return n, 0
 	}
 	if owner.deliver(iov, n) {
-		// Told at once, the owner would take the first frame alone and send alone what
-		// could go together. So it is told when the batch has been read.
+		// The owner is told when the batch has been read: told at once, it would take the
+		// first frame alone, and send alone what could go together.
 		if w.tell = append(w.tell, owner); len(w.tell) == 1 {
 			w.shard.Again((*teller)(w))
 		}
@@ -138,8 +138,8 @@ func (w *Worker) deliver(iov []unix.Iovec, n int) (tell bool) {
 	return tell
 }
 
-// take is the oldest frame handed over, nil if there is none. As all that wait
-// are taken at once, twice the bounds may be held.
+// take returns the oldest frame handed over, nil if there is none. All waiting frames
+// are taken at once, so up to twice the bounds may be held.
 func (w *Worker) take() *frame {
 	if w.next == len(w.taken) {
 		if !w.filled.Load() {

@@ -30,6 +30,7 @@ const (
 	loadDNS      = "dns"       // queries, all threads by one socket
 	loadDNSFresh = "dns-fresh" // queries, a new socket for each
 	loadFirst    = "first"     // TCP, tries until a byte has gone to and fro
+	loadDenied   = "denied"    // frames that a policy denies; the server gets none
 
 	loadEchoGo    = "echo-go"    // as echo, by Go's net
 	loadConnectGo = "connect-go" // as connect, by Go's net
@@ -84,7 +85,7 @@ func (l load) threads() int {
 func (l load) dns() bool { return l.Kind == loadDNS || l.Kind == loadDNSFresh }
 
 func (l load) udp() bool {
-	return l.dns() || l.Kind == loadEchoUDP || l.Kind == loadFloodUDP || l.Kind == loadUDPIn
+	return l.dns() || l.Kind == loadEchoUDP || l.Kind == loadFloodUDP || l.Kind == loadUDPIn || l.Kind == loadDenied
 }
 
 // generate runs a generator until it is killed or can do no more.
@@ -132,6 +133,7 @@ func servers() map[string]generator {
 		loadDNS:      serveDNS,
 		loadDNSFresh: serveDNS,
 		loadFirst:    serveConnect,
+		loadDenied:   serveSinkUDP,
 
 		loadEchoGo:    serveGo,
 		loadConnectGo: serveGo,
@@ -152,6 +154,7 @@ func clients() map[string]generator {
 		loadDNS:      newDNSClient(),
 		loadDNSFresh: runDNSFresh,
 		loadFirst:    runFirst,
+		loadDenied:   runDenied,
 
 		loadEchoGo:    runEchoGo,
 		loadConnectGo: runConnectGo,

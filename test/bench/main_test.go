@@ -58,6 +58,9 @@ func TestEveryLoadRuns(t *testing.T) {
 					t.Fatal(err)
 				}
 				v, err := rows[0].run(t.Context(), s, 100*time.Millisecond)
+				if err != nil { // a busy machine may let nothing happen in so short a time
+					v, err = rows[0].run(t.Context(), s, 3*time.Second)
+				}
 				if err != nil {
 					t.Fatal(err)
 				}

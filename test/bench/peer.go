@@ -69,7 +69,7 @@ func (p peer) takes(r row) bool {
 	switch {
 	case p.network():
 		return r.neighbour
-	case r.neighbour:
+	case r.neighbour, r.policy != "":
 		return p.Kind == kindOurs
 	case r.face:
 		return p.Kind == kindOurs || p.Kind == kindPasta

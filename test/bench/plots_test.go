@@ -22,8 +22,8 @@ func TestPicturesAndTablesOfARun(t *testing.T) {
 			t.Errorf("%s is drawn", name)
 		}
 	}
-	if got, want := pictureLinks(drawn, "docs/performance.md"),
-		"\n### Plots\n\n![connections](performance/connections.svg)\n![dns](performance/dns.svg)\n![growth-connections-memory](performance/growth-connections-memory.svg)\n"; got != want {
+	if got, want := pictureLinks(drawn, "docs/performance/results.md"),
+		"\n### Plots\n\n![connections](results/connections.svg)\n![dns](results/dns.svg)\n![growth-connections-memory](results/growth-connections-memory.svg)\n"; got != want {
 		t.Error(got)
 	}
 	var w strings.Builder

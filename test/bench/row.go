@@ -25,6 +25,7 @@ type row struct {
 	neighbour bool       // the server is in another guest, on the same network
 	published *published // the server is in the guest; nil: on the host
 	dns       bool       // the server is the host's resolver
+	policy    string     // the guest is under it; empty: under none
 	cpus      int        // processors that the helper is kept to; 0: all
 	together  bool       // client, helper and server are kept to one processor
 	beside    bool       // beside a program that never rests
@@ -79,6 +80,7 @@ func allRows() []row {
 	for _, n := range []int{1000, 5000, 9000} {
 		rows = append(rows, hold(n))
 	}
+	rows = append(rows, denials())
 	rows = append(rows, faceRows(rows)...)
 	rows = append(rows, coreRows()...)
 	rows = append(rows, programRows()...)

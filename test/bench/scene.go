@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 
 	"github.com/vishvananda/netlink"
 
@@ -18,6 +19,7 @@ const (
 	hostGateway   = "192.0.2.254" // what pasta offers its guest as the host
 	slirpGateway  = "10.0.2.2"    // what slirp4netns and we offer
 	slirpResolver = "10.0.2.3"
+	slirpGuest    = "10.0.2.100"
 	pastaResolver = "192.0.2.253"
 	vethHost      = "198.51.100.1/24"
 	vethGuest     = "198.51.100.2/24"
@@ -45,6 +47,8 @@ type scene struct {
 
 	servers   *harness.NetNS // where servers run
 	published *published     // a port of the host leads to the server, in the guest; nil: none
+
+	policed string // directory of the policy's files; empty: there is none
 }
 
 // newScene makes the namespaces for a peer, without a helper.
@@ -123,6 +127,9 @@ func (s *scene) arrange(r row) (err error) {
 	if r.dns {
 		s.resolve()
 	}
+	if r.policy != "" {
+		return s.police(r.policy)
+	}
 	return nil
 }
 
@@ -151,6 +158,9 @@ func (s *scene) close() {
 	}
 	if s.host != nil {
 		s.host.Close()
+	}
+	if s.policed != "" {
+		os.RemoveAll(s.policed)
 	}
 }
 

@@ -235,6 +235,17 @@ func TestTimeOfDayIsOnlyShown(t *testing.T) {
 	}
 }
 
+// TestProgramStartsQuickly: what every start would pay for and few need is not linked, nor
+// what brings it.
+func TestProgramStartsQuickly(t *testing.T) {
+	reached := reach(load(t), "cmd/epiphyte")
+	for _, large := range []string{"crypto/tls", "net/http", "github.com/miekg/dns"} {
+		if slices.Contains(reached, large) {
+			t.Errorf("the program reaches %s", large)
+		}
+	}
+}
+
 // TestNoInitFunctions: what a package does at start, every start pays for.
 func TestNoInitFunctions(t *testing.T) {
 	for key, p := range load(t) {

@@ -67,7 +67,7 @@ func suites() []suite {
 	return []suite{
 		podmanSuite(), bridgeSuite(), pluginSuite("plugin", false), pluginSuite("plugin-root", true), rootlesskitSuite(), dockerSuite(), dockerPolicySuite(),
 		pastaSuite(), pastaBridgeSuite(), pastaNextSuite(), pastaKitSuite(), pastaDockerSuite(), pastaBatsSuite(),
-		policySuite(), packageSuite(),
+		policySuite(), usersSuite(), packageSuite(),
 	}
 }
 

@@ -49,12 +49,16 @@
 // The suite policy has no caller: clients of everyday (curl, git, apt-get, npm, go, ssh, psql)
 // run in a guest of ours, with the rules that learning made of what they do.
 //
+// The suite users has none either: what cannot be root, or gives root up, in a guest with
+// the ids for it.
+//
 // Checks named policy have the callers give a policy to their guests, by the environment or
 // by options that they hand on; docker-policy has a daemon of its own under one.
 //
 // The suite package has no caller either: our Debian package is installed in a Debian that
-// debootstrap has made, and a user who was made there takes the first steps. The tree and
-// the package are fetched and built only when CHECKS names the suite.
+// debootstrap has made, and a user who was made there takes the first steps, and sets the
+// distribution's own podman up as docs/podman.md says. lintian checks the package. The tree
+// and the package are fetched and built only when CHECKS names the suite.
 //
 // Images hold a static busybox and the probe, and are imported from a tar
 // archive; no registry is asked for anything.

@@ -25,23 +25,44 @@ const freshDir = "/tmp/fresh"
 
 // packageSuite does what a new user of a fresh Debian does, one thing after the other.
 func packageSuite() suite {
-	return suite{
+	s := suite{
 		needs: []need{beyond, freshDebian},
 		checks: []check{
+			{name: "package/lintian", says: "lintian has no complaint about the package that would be an error", needs: []need{program("lintian")}, run: packageLintian, limit: 4 * checkTime},
 			{name: "package/install", says: "dpkg installs the package, and the program is there", run: installPackage},
 			{name: "package/doctor", says: "a new user hears that a guest can run, and of each lack who mends it", run: packageDoctor},
 			{name: "package/first-guest", says: "the new user's first guest has a network", run: packageGuest},
 			{name: "package/pasta", says: "linked to that name the program stands in for pasta", run: packagePasta},
 			{name: "package/manual", says: "manual pages and completions are where programs look", run: packageManual},
-			{name: "package/upgrade-remove", says: "a second installation goes on, and a purge leaves nothing", run: removePackage},
+		},
+		clean: func(_ context.Context, m *machine) error {
+			own := *m
+			own.helper = freshDir + "/usr/bin/epiphyte"
+			if _, err := os.Stat(own.helper); err != nil {
+				return nil
+			}
+			return own.noHelpers()
 		},
 		end: func(context.Context, *machine) error {
-			for _, dir := range []string{"/dev/net/tun", "/proc"} {
+			for _, dir := range []string{"/dev/net/tun", "/proc", "/sys"} {
 				unix.Unmount(freshDir+dir, unix.MNT_DETACH)
 			}
 			return os.RemoveAll(freshDir)
 		},
 	}
+	s.checks = append(s.checks, packagePodman()...)
+	s.checks = append(s.checks, check{name: "package/upgrade-remove", says: "a second installation goes on, and a purge leaves nothing", run: removePackage})
+	return s
+}
+
+// packageLintian is the distribution's checker of packages, on the one to be installed.
+func packageLintian(ctx context.Context, m *machine) error {
+	debs, err := filepath.Glob(packagesDir + "/epiphyte_*_amd64.deb")
+	if err != nil || len(debs) != 1 {
+		return fmt.Errorf("%d packages in %s", len(debs), packagesDir)
+	}
+	_, err = m.do(ctx, "lintian", "--fail-on", "error", debs[0])
+	return err
 }
 
 // freshDebian copies the tree, once.
@@ -78,14 +99,15 @@ func makeFresh() error {
 		os.WriteFile(freshDir+"/dev/net/tun", nil, 0o666),
 		unix.Mount("/dev/net/tun", freshDir+"/dev/net/tun", "", unix.MS_BIND, ""),
 		unix.Mount("/proc", freshDir+"/proc", "", unix.MS_BIND|unix.MS_REC, ""),
-		os.WriteFile(freshDir+"/etc/resolv.conf", []byte("nameserver 198.51.100.1\n"), 0o644))
+		os.WriteFile(freshDir+"/etc/resolv.conf", []byte("nameserver "+resolverIPv4+"\n"), 0o644),
+		readyForContainers())
 }
 
 // inFresh runs a script there, as root or as the new user, and gives what it printed. The
 // tree is the root of a mount namespace, not of a chroot alone, which the kernel allows no
 // user namespaces in.
 func inFresh(ctx context.Context, user, script string) (string, error) {
-	const enter = `mount --rbind "$0" "$0"; cd "$0"; mkdir -p old; pivot_root . old; umount -l /old; rmdir /old 2>/dev/null || true; `
+	const enter = `mount --rbind "$0" "$0"; cd "$0"; mkdir -p old; pivot_root . old; umount -l /old; rmdir /old 2>/dev/null || true; mount --make-rshared /; `
 	become := `exec sh -c "$1"`
 	if user != "" {
 		become = `exec su - "$2" -c "$1"`

@@ -117,7 +117,10 @@ func pluginAgain(ctx context.Context, d *driver) error {
 func (d *driver) killAll() error {
 	pids, err := d.helpers()
 	for _, pid := range pids {
-		err = errors.Join(err, unix.Kill(pid, unix.SIGKILL))
+		// One may have ended with another: a worker does with its keeper.
+		if killErr := unix.Kill(pid, unix.SIGKILL); killErr != unix.ESRCH {
+			err = errors.Join(err, killErr)
+		}
 	}
 	return first(err, d.helperCount(0))
 }

@@ -94,7 +94,7 @@ func (c client) under(ctx context.Context, m *machine, policy string, flags ...s
 		return err
 	}
 	// So that what an earlier run has left tells nothing.
-	work := policyDir + "/work"
+	work := policyDir + "/here"
 	if err := errors.Join(os.RemoveAll(work), os.Mkdir(work, 0o755), os.Chown(work, userID, userID)); err != nil {
 		return err
 	}

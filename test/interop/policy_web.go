@@ -157,13 +157,16 @@ git clone -q --bare . ../repository.git`
 }
 
 // aptScript has apt keep all that it writes below the directory that it runs in.
-const aptScript = `mkdir -p etc lists/partial cache/archives/partial state
+const aptScript = "user=root\n" + aptUpdate
+
+// aptUpdate has apt fetch as $user.
+const aptUpdate = `mkdir -p etc lists/partial cache/archives/partial state
 cat >etc/sources.list <<END
 deb [trusted=yes] http://mirror.policy.test/ ./
 deb [trusted=yes] https://security.policy.test/ ./
 END
 : >state/status
-apt-get -qq -o APT::Update::Error-Mode=any -o APT::Sandbox::User=root -o Acquire::Retries=0 -o Acquire::https::CAInfo=$CA \
+apt-get -qq -o APT::Update::Error-Mode=any -o APT::Sandbox::User=$user -o Acquire::Retries=0 -o Acquire::https::CAInfo=$CA \
 	-o Dir::Etc::sourcelist=$PWD/etc/sources.list -o Dir::Etc::sourceparts=- -o Dir::State=$PWD/state -o Dir::State::status=$PWD/state/status \
 	-o Dir::State::Lists=$PWD/lists -o Dir::Cache=$PWD/cache update
 ls lists/mirror*Packages* lists/security*Packages*`

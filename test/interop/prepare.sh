@@ -57,15 +57,18 @@ fetch "$newest" "the newest podman" 'podman buildah catatonit netavark aardvark-
 fetch "$newest/next" "podman's next version" 'podman netavark aardvark-dns conmon crun' next
 sh test/bench/peers.sh rootlesskit
 
-# A Debian with nothing of ours, and our package for it.
+# A Debian with its podman and nothing of ours, and our package for it.
 case "${CHECKS-}" in
 package*)
 	debian=$newest/debian
-	if [ ! -e "$debian/usr/bin/dpkg" ] && [ "$(id -u)" = 0 ]; then
-		command -v debootstrap >/dev/null || apt-get -qq install -y --no-install-recommends debootstrap </dev/null >/dev/null || true
+	for tool in debootstrap lintian; do
+		[ "$(id -u)" = 0 ] && ! command -v $tool >/dev/null || continue
+		apt-get -qq install -y --no-install-recommends $tool </dev/null >/dev/null || true
+	done
+	if [ ! -e "$debian/usr/bin/podman" ] && [ "$(id -u)" = 0 ]; then
 		echo "making a Debian by debootstrap"
 		rm -rf "$debian.new"
-		if debootstrap --variant=minbase --include=uidmap,iproute2,iputils-ping stable "$debian.new" >"$newest/debootstrap.log" 2>&1; then
+		if debootstrap --variant=minbase --include=uidmap,iproute2,iputils-ping,podman stable "$debian.new" >"$newest/debootstrap.log" 2>&1; then
 			rm -rf "$debian" "$debian.new/var/cache/apt/archives"
 			mv "$debian.new" "$debian"
 		else

@@ -4,7 +4,9 @@
 // # Theory of operation
 //
 // The built program, by pasta's name, serves network namespaces that root owns, on a host
-// that is a namespace of the test's own. Elsewhere than as root the tests are skipped.
+// that is a namespace of the test's own. By its own name a plain user runs it, to whom root
+// has given subordinate ids, by files that only the test sees. Elsewhere than as root the
+// tests are skipped.
 package root
 
 import (
@@ -27,13 +29,15 @@ import (
 )
 
 // pasta is the program by this name, built for the test.
-func pasta(t *testing.T) string {
+func pasta(t *testing.T) string { return build(t, "pasta") }
+
+func build(t *testing.T, name string) string {
 	t.Helper()
 	ids, err := os.ReadFile("/proc/self/uid_map")
 	if err != nil || os.Getuid() != 0 || strings.Join(strings.Fields(string(ids)), " ") != "0 0 4294967295" {
 		t.Skip("this test is about root outside of all user namespaces")
 	}
-	program := filepath.Join(t.TempDir(), "pasta")
+	program := filepath.Join(t.TempDir(), name)
 	build := exec.Command("go", "build", "-o", program, "epiphyte/cmd/epiphyte")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if said, err := build.CombinedOutput(); err != nil {

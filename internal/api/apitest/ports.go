@@ -83,7 +83,7 @@ func (p *Ports) Remove(id int) error {
 	defer p.mu.Unlock()
 	i := slices.IndexFunc(p.rules, func(e portfwd.Entry) bool { return e.ID == id })
 	if i < 0 {
-		return fmt.Errorf("remove published port %d: %w", id, portfwd.ErrNoRule)
+		return fmt.Errorf("id %d: %w", id, portfwd.ErrNoRule)
 	}
 	p.rules = slices.Delete(p.rules, i, i+1)
 	return nil

@@ -2,9 +2,9 @@
 //
 // # Theory of operation
 //
-// Read is a reader of pcapng of its own, written from the draft and not from package
-// pcap, and strict: what another reader would forgive is an error here. What the frames
-// hold is for testnet.Parse to check.
+// Read is an independent reader of pcapng, written from the draft and not from package pcap.
+// It is strict: what another reader would forgive is an error here. testnet.Parse checks the
+// content of frames.
 package pcaptest
 
 import (

@@ -12,7 +12,7 @@ import (
 	"epiphyte/internal/netdef"
 )
 
-// probe is what attempts work on.
+// probe is the state that attempts work on.
 type probe struct {
 	path  string // the operand, if there is one
 	child *exec.Cmd
@@ -155,7 +155,7 @@ func fork(flags uintptr) error {
 	return nil
 }
 
-// executable memory is where code of an intruder's own would have to be.
+// executable makes executable memory, which an intruder's own code would need.
 func executable() error {
 	b, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
@@ -186,8 +186,8 @@ func (p *probe) endChild() error {
 	return nil
 }
 
-// threads are started and collected, with a stack that grows and a heap that is
-// collected, which is what every Go program does.
+// threads does what every Go program does: it starts and ends threads, grows a stack and
+// collects the heap.
 func threads() error {
 	done := make(chan struct{})
 	for range 16 {

@@ -1,13 +1,13 @@
-// Command probe confines itself as the program does and then tries what a subverted
-// program would: it is the tests' measure of package sandbox, and is never installed.
+// Command probe confines itself as the program does, and then tries what a subverted program
+// would. It is for the tests of package sandbox, and is never installed.
 //
 //	probe [OPTION]... ATTEMPT
 //
 // # Theory of operation
 //
-// One attempt is one process, because a refusal may be its end. The first line of its
-// output says that it is confined; then comes "done", or the name of the errno with
-// which the attempt failed.
+// Each attempt is one process, because a refusal may end it. The first line of its output
+// says that it is confined; then comes "done", or the name of the errno with which the
+// attempt failed.
 package main
 
 import (
@@ -25,8 +25,8 @@ import (
 )
 
 func main() {
-	// The attempts are the first thread's: a thread that asks to be traced, and is not
-	// the first, is not waited for by whoever waits for the process.
+	// The first thread makes the attempts: if another one asks to be traced, waiting for
+	// the process does not wait for that thread.
 	runtime.LockOSThread()
 	off := flag.Bool("off", false, "do not confine")
 	child := flag.Bool("child", false, "start a child that may be signalled")
@@ -70,8 +70,8 @@ func main() {
 	if !ok {
 		panic("no such attempt")
 	}
-	// The Go runtime starts threads while others are in system calls, as it does in the
-	// program. These are until the probe ends.
+	// The Go runtime starts threads while others are in system calls, as in the program.
+	// These threads block until the probe ends.
 	var blocked sync.WaitGroup
 	for range 8 {
 		blocked.Add(1)

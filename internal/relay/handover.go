@@ -1,0 +1,381 @@
+package relay
+
+import (
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/connect"
+	"epiphyte/internal/shard"
+	"epiphyte/internal/sockio"
+	"epiphyte/stack"
+)
+
+// Carrier makes the outer ends of connections within the guest's kernel, so that segments
+// bypass the device. tap.Agent implements it and documents the methods. Methods and
+// callbacks run on the shard's thread; EPIPE means that the Carrier is gone.
+type Carrier interface {
+	Repair(family int, take func(fd int) (kept bool))
+	Hold(guest, outside netip.AddrPort, done func(unix.Errno))
+	LetGo(guest, outside netip.AddrPort, done func(unix.Errno))
+	Carry(guest, outside netip.AddrPort, fd int, done func(unix.Errno))
+	Drop(guest, outside netip.AddrPort, fd int, done func(unix.Errno))
+}
+
+const (
+	// CarryAfter is how much a connection moves within carryWithin before it is handed
+	// over, in bytes: a hand-over takes half a millisecond, as half a megabyte does.
+	CarryAfter  = 1 << 20
+	carryWithin = time.Second
+	// mostCarried bounds the connections that are carried, or about to be: the guest's
+	// kernel checks a packet that has no route yet against one rule for each. Each also takes
+	// a descriptor; at most one in carriedShare of all may be used for this.
+	mostCarried  = 64
+	carriedShare = 32
+	// carryPatience is how long the host's bytes wait until nothing is in flight. A guest
+	// that has read everything acknowledges it within 200 ms (TCP_DELACK_MAX).
+	carryPatience = 300 * time.Millisecond
+	// orderPatience is how long the carrier may take for an order, which takes microseconds
+	// unless it has been stopped.
+	orderPatience = 2 * time.Second
+	// answerFirst and answerPatience are how long the guest may take to answer the first
+	// segment, at first and in all. As a rule the answer is there before the carrier's.
+	answerFirst    = time.Millisecond
+	answerPatience = 200 * time.Millisecond
+)
+
+// stage of a hand-over: what it waits for.
+type stage uint8
+
+const (
+	wantSocket stage = iota // one in repair mode, from the carrier
+	wantAcks                // for all that was written to the guest; no more is written
+	wantHold                // the guest's kernel to hold back what it would send
+	wantQuiet               // all that the guest has sent to reach the host
+	wantCarry               // the guest's kernel to take the other end; the connection is frozen from here on
+	wantAnswer              // a segment of the guest to reach the other end
+	wantBack                // the guest's kernel to send by the device again
+	ended
+)
+
+// handover moves one connection off the device.
+type handover struct {
+	fl             *conn
+	stage          stage
+	held           bool // a rule holds back the guest's segments
+	stuck          bool // and it cannot be removed
+	fd             int  // the socket that will be the other end; -1: none yet
+	guest, outside netip.AddrPort
+	timer          shard.Timer
+	wait           time.Duration // for an answer
+}
+
+// pace is how fast a connection moves.
+type pace struct {
+	need  uint64 // bytes in carryWithin
+	from  uint64 // bytes that had been moved by since
+	since time.Duration
+}
+
+// begin starts to measure a connection's pace.
+func (r *Relay) begin(p *pace) {
+	if r.carrier != nil {
+		p.need, p.since = r.carryAfter, r.shard.Now()
+	}
+}
+
+// bulk reports whether a connection moves enough to be handed over.
+func (fl *conn) bulk() bool {
+	p, sum := &fl.pace, fl.record.In+fl.record.Out
+	if sum-p.from < p.need {
+		return false
+	}
+	now := fl.r.shard.Now()
+	fast := now-p.since <= carryWithin || p.need == 0
+	p.from, p.since = sum, now
+	return fast
+}
+
+// tendHandover begins a hand-over or advances it.
+func (fl *conn) tendHandover() {
+	switch {
+	case fl.over != nil:
+		fl.over.proceed()
+	case fl.bulk() && fl.mayLeave():
+		fl.leave()
+	}
+}
+
+// mayLeave reports whether the connection can be handed over.
+func (fl *conn) mayLeave() bool {
+	r := fl.r
+	return fl.held == nil && !fl.ending() && r.carried < r.mostCarried && (r.stay == nil || !r.stay()) && isTCP(fl.host.FD)
+}
+
+// ending reports whether either side has begun to close; such a connection stays.
+func (fl *conn) ending() bool { return fl.hostDone || fl.guestDone || fl.hostHangup }
+
+func isTCP(fd int) bool {
+	protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+	return err == nil && protocol == unix.IPPROTO_TCP
+}
+
+// leave begins to hand the connection over.
+func (fl *conn) leave() {
+	h := &handover{fl: fl, fd: -1, guest: fl.guest.RemoteAddr(), outside: fl.guest.LocalAddr()}
+	fl.over = h
+	fl.r.carried++
+	fl.r.shard.Arm(&h.timer, orderPatience, h)
+	h.want(h.probe)
+}
+
+// want asks for a socket in repair mode.
+func (h *handover) want(take func(fd int) (kept bool)) {
+	family := unix.AF_INET
+	if h.guest.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	h.fl.r.carrier.Repair(family, take)
+}
+
+// probe continues only if the guest's end is a socket of the namespace that may use any
+// interface: then a second socket cannot take its place. Connections of a container in the
+// guest, or of a program that is bound to the device, must stay there.
+func (h *handover) probe(fd int) (kept bool) {
+	if h.stage == ended {
+		return false
+	}
+	if fd < 0 {
+		h.giveUp()
+		return false
+	}
+	var from, to sockio.Addr
+	from.Set(h.guest)
+	to.Set(h.outside)
+	errno := sockio.Bind(fd, &from)
+	taken := errno == 0 && sockio.Connect(fd, &to) == unix.EADDRNOTAVAIL
+	unix.Close(fd)
+	if !taken {
+		h.giveUp()
+		return true
+	}
+	h.want(h.takeSocket)
+	return true
+}
+
+// takeSocket gets the socket that will be the other end.
+func (h *handover) takeSocket(fd int) (kept bool) {
+	if h.stage == ended {
+		return false
+	}
+	if fd < 0 {
+		h.giveUp()
+		return false
+	}
+	h.fd = fd
+	var at sockio.Addr
+	at.Set(h.outside)
+	if errno := sockio.Bind(fd, &at); errno != 0 {
+		h.giveUp()
+		return true
+	}
+	h.stage = wantAcks
+	h.fl.guest.TellAcks(true)
+	h.fl.r.shard.Arm(&h.timer, carryPatience, h)
+	h.proceed()
+	return true
+}
+
+// pausesHost reports whether the host's bytes wait.
+func (h *handover) pausesHost() bool { return h != nil && h.stage >= wantAcks }
+
+// frozen reports whether both directions wait.
+func (h *handover) frozen() bool { return h != nil && h.stage >= wantCarry && h.stage < ended }
+
+// proceed takes the next step if the connection is ready for it.
+func (h *handover) proceed() {
+	fl := h.fl
+	switch {
+	case h.stage > wantSocket && fl.ending():
+		h.giveUp()
+	case h.stage == wantAcks && fl.guest.Acknowledged():
+		h.stage = wantHold
+		fl.r.carrier.Hold(h.guest, h.outside, h.holds)
+	case h.stage == wantQuiet:
+		if f, ok := fl.guest.Freeze(); ok {
+			h.carry(&f)
+		}
+	}
+}
+
+// holds is called when the guest's segments are held back. Earlier ones are on the device.
+func (h *handover) holds(errno unix.Errno) {
+	fl := h.fl
+	switch {
+	case h.stage == ended:
+		if errno == 0 {
+			fl.r.carrier.LetGo(h.guest, h.outside, ignore)
+		}
+	case errno == unix.EPIPE:
+		fl.abortGuest() // its segments may be held back, and nobody can release them
+	case errno != 0:
+		h.giveUp()
+		fl.pump()
+	default:
+		h.held, h.stage = true, wantQuiet
+		fl.guest.ReadAll()
+		if h.stage == wantQuiet {
+			fl.guestReadable = true
+			fl.pump()
+		}
+	}
+}
+
+// carry has the guest's kernel take over the frozen connection.
+func (h *handover) carry(f *stack.Frozen) {
+	fl := h.fl
+	if restore(h.fd, f) != nil {
+		fl.guest.Thaw()
+		h.giveUp()
+		return
+	}
+	// If we are killed, the guest must see a reset, not an end of stream.
+	connect.SetAbortiveClose(h.fd)
+	h.stage = wantCarry
+	fl.r.shard.Arm(&h.timer, orderPatience, h)
+	fl.r.carrier.Carry(h.guest, h.outside, h.fd, h.carries)
+	h.letGo()
+}
+
+// letGo removes the rule that holds the guest's segments, if there is one. Where that fails,
+// nothing that the guest sends would arrive any more, and the connection is reset as soon as
+// the caller is done with it.
+func (h *handover) letGo() {
+	if !h.held {
+		return
+	}
+	h.held = false
+	r := h.fl.r
+	r.carrier.LetGo(h.guest, h.outside, func(errno unix.Errno) {
+		if errno != 0 && h.fl.host.FD >= 0 {
+			h.stuck = true
+			r.shard.Arm(&h.timer, 0, h)
+		}
+	})
+}
+
+// carries is called when the guest's segments reach the socket.
+func (h *handover) carries(errno unix.Errno) {
+	fl := h.fl
+	switch {
+	case h.stage == ended:
+		fl.r.carrier.Drop(h.guest, h.outside, -1, ignore)
+	case errno == unix.EPIPE:
+		fl.abortGuest()
+	case errno != 0:
+		fl.r.carrier.Drop(h.guest, h.outside, -1, ignore) // it may have failed halfway
+		h.giveUp()
+		fl.pump()
+	default:
+		h.stage, h.wait = wantAnswer, answerFirst
+		h.awaitAnswer()
+	}
+}
+
+// awaitAnswer goes on when the guest has answered the socket. A guest whose lo is down, or
+// that filters what passes it, never does.
+func (h *handover) awaitAnswer() {
+	switch {
+	case answered(h.fd):
+		h.finish()
+	case h.wait < answerPatience:
+		h.fl.r.shard.Arm(&h.timer, h.wait, h)
+		h.wait *= 2
+	default:
+		h.stage = wantBack
+		h.fl.r.shard.Arm(&h.timer, orderPatience, h)
+		h.fl.r.carrier.Drop(h.guest, h.outside, h.fd, h.goesBack)
+	}
+}
+
+// answered reports whether a TCP socket has received a segment.
+func answered(fd int) bool {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	return err == nil && info.Segs_in > 0
+}
+
+// goesBack is called when the guest's segments come by the device again. Nothing has been
+// said to the guest and nothing was heard, so the connection goes on as it was.
+func (h *handover) goesBack(errno unix.Errno) {
+	switch {
+	case h.stage == ended:
+	case errno != 0, answered(h.fd): // after all; what it has heard is lost
+		h.fl.r.carrier.Drop(h.guest, h.outside, -1, ignore) // the order may have been refused
+		h.fl.abortGuest()
+	default:
+		h.giveUp()
+		h.fl.pump()
+	}
+}
+
+// finish joins the two sockets.
+func (h *handover) finish() {
+	fl := h.fl
+	h.stage = ended
+	fl.r.shard.Disarm(&h.timer)
+	fl.r.table.Carried(true)
+	// The guest may bind a server to the same port, as it may during TIME-WAIT.
+	unix.SetsockoptInt(h.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	host := fl.host.Release()
+	host.Events = unix.EPOLLIN
+	if fl.hostHangup {
+		host.Events |= unix.EPOLLRDHUP
+	}
+	host.Watch.Modify(connect.Events)
+	c := &carried{r: fl.r, conn: fl.guest, guest: h.guest, outside: h.outside}
+	fl.guest.Leave(c.renew)
+	fl.r.join(host, connect.Socket{FD: h.fd}, fl.record, c)
+}
+
+// giveUp leaves the connection on the device. The next attempt needs twice as many bytes.
+func (h *handover) giveUp() {
+	h.abandon()
+	h.fl.r.table.Carried(false)
+	h.fl.over = nil
+	h.fl.guest.TellAcks(false)
+	h.fl.pace.need = max(2*h.fl.pace.need, CarryAfter)
+}
+
+// abandon frees what the hand-over holds.
+func (h *handover) abandon() {
+	if h.frozen() {
+		h.fl.guest.Thaw()
+	}
+	h.stage = ended
+	r := h.fl.r
+	r.shard.Disarm(&h.timer)
+	r.carried--
+	if h.fd >= 0 {
+		unix.Close(h.fd)
+		h.fd = -1
+	}
+	h.letGo()
+}
+
+// Run implements shard.Task for the timer: there was no quiet moment, or the carrier does not
+// do what it is told, and nobody knows where the guest's segments go.
+func (h *handover) Run() {
+	switch fl := h.fl; {
+	case fl.host.FD < 0: // it has ended, or left
+	case h.stuck, h.stage == wantCarry, h.stage == wantBack:
+		fl.abortGuest()
+	case h.stage == wantAnswer:
+		h.awaitAnswer()
+	default:
+		h.giveUp()
+		fl.pump()
+	}
+}
+
+func ignore(unix.Errno) {}

@@ -1,0 +1,457 @@
+package test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"epiphyte/test/harness"
+)
+
+// carriedBy is how many connections a program has handed over to the guest's kernel.
+func carriedBy(t testing.TB, socket string) int {
+	t.Helper()
+	h := startClient(t, "stats", "--json", "--http-socket", socket)
+	if code, _, err := h.Exit(timeout(t, deadline)); code != 0 || err != nil {
+		t.Fatalf("stats: %d, %v: %s", code, err, h.Stderr)
+	}
+	var all struct {
+		N int `json:"connections_carried"`
+	}
+	if err := json.Unmarshal([]byte(h.Stdout.String()), &all); err != nil {
+		t.Fatalf("%v: %s", err, h.Stdout)
+	}
+	return all.N
+}
+
+// onDevice are flags of a test that says why its connections must stay on the device, also
+// where EPIPHYTE_FLAGS has those of all others leave it.
+func onDevice() []string {
+	if !env.Product {
+		return nil
+	}
+	return []string{"--bulk=never"}
+}
+
+// bulkWorld is a guest whose connections are handed over as soon as they can be.
+func bulkWorld(t testing.TB, flags ...string) (*world, func() int) {
+	t.Helper()
+	ours(t, "--bulk")
+	oneQueue(t)
+	socket := filepath.Join(t.TempDir(), "http")
+	w := serve(t, append(flags, "--bulk=always", "--http-socket="+socket)...)
+	return w, func() int { return carriedBy(t, socket) }
+}
+
+// handOver connects from the guest and returns when the connection has left the device.
+func handOver(t testing.TB, w *world, carried func() int, network, to string) *net.TCPConn {
+	t.Helper()
+	before := carried()
+	c := w.dial(t, network, to).(*net.TCPConn)
+	eventually(t, deadline, func() error {
+		if carried() == before {
+			return errors.New("the connection stays on the device")
+		}
+		return nil
+	})
+	return c
+}
+
+// rules are those of the guest's for single connections.
+func rulesOf(g *harness.Guest) (some []string, err error) {
+	err = g.Do(func() error {
+		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+			all, err := netlink.RuleList(family)
+			if err != nil {
+				return err
+			}
+			for _, r := range all {
+				if r.Sport != nil {
+					some = append(some, r.String())
+				}
+			}
+		}
+		return nil
+	})
+	return some, err
+}
+
+// noRules wants the rules of connections that have ended to go.
+func noRules(t testing.TB, g *harness.Guest) {
+	t.Helper()
+	eventually(t, deadline, func() error {
+		some, err := rulesOf(g)
+		if err == nil && len(some) > 0 {
+			err = fmt.Errorf("rules are left: %q", some)
+		}
+		return err
+	})
+}
+
+// TestBulkKeepsEveryByte: connections that leave the device while both sides send at once
+// lose nothing. BULK_COUNT is how many must leave for each MTU and family, of twice as many that
+// are tried.
+func TestBulkKeepsEveryByte(t *testing.T) {
+	count := 50
+	if n, err := strconv.Atoi(os.Getenv("BULK_COUNT")); err == nil {
+		count = n
+	}
+	var sum atomic.Int64
+	t.Cleanup(func() { t.Logf("%d connections left the device in all", sum.Load()) })
+	for _, mtu := range []string{"65520", "1500"} {
+		t.Run(mtu, func(t *testing.T) {
+			t.Parallel()
+			w, carried := bulkWorld(t, "--mtu="+mtu)
+			eachFamily(t, func(t *testing.T, f family) {
+				addr := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), echoTCP)
+				before := carried()
+				var wg sync.WaitGroup
+				for i := range 4 {
+					wg.Go(func() {
+						for k := range count / 2 {
+							if err := w.echoesSlowly("tcp"+f.v, hostPort(f.server, addr), random(uint64(i*count+k), 1_500_000)); err != nil {
+								t.Errorf("connection %d of %d: %v", k, i, err)
+								return
+							}
+						}
+					})
+				}
+				wg.Wait()
+				n := carried() - before
+				sum.Add(int64(n))
+				t.Logf("%d of %d connections left the device", n, 4*(count/2))
+				if n < count {
+					t.Errorf("only %d of %d connections left the device", n, 4*(count/2))
+				}
+				noRules(t, w.Guest)
+			})
+		})
+	}
+}
+
+// echoesSlowly sends data in pieces, with a moment of quiet after the first as a client
+// that waits for an answer has, and wants all of it back.
+func (w *world) echoesSlowly(network, to string, data []byte) error {
+	conn, err := w.DialWith(context.Background(), net.Dialer{Timeout: deadline}, network, to)
+	if err != nil {
+		return err
+	}
+	c := conn.(*net.TCPConn)
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(3 * deadline)); err != nil {
+		return err
+	}
+	if err := echoes(c, string(data[:1000])); err != nil {
+		return err
+	}
+	sent := make(chan error, 1)
+	go func() {
+		err := writeChunks(c, data[1000:], 100_000)
+		sent <- errors.Join(err, c.CloseWrite())
+	}()
+	got, err := io.ReadAll(c)
+	if err := errors.Join(err, <-sent); err != nil {
+		return err
+	}
+	if !bytes.Equal(got, data[1000:]) {
+		return fmt.Errorf("%d bytes came back of %d, or others", len(got), len(data)-1000)
+	}
+	return nil
+}
+
+// TestBulkLeavesTheDevice: what a connection moves once it has been handed over does not
+// cross the device, and is counted as the connection's.
+func TestBulkLeavesTheDevice(t *testing.T) {
+	t.Parallel()
+	w, carried := bulkWorld(t)
+	eachFamily(t, func(t *testing.T, f family) {
+		addr := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), echoTCP)
+		c := handOver(t, w, carried, "tcp"+f.v, hostPort(f.server, addr))
+		before := received(t, w)
+		if err := echoes(c, strings.Repeat("x", 100_000)); err != nil {
+			t.Fatal(err)
+		}
+		if n := received(t, w) - before; n > 10_000 {
+			t.Errorf("%d bytes came by the device", n)
+		}
+		if some, err := rulesOf(w.Guest); len(some) != 1 || err != nil {
+			t.Errorf("rules: %q, %v", some, err)
+		}
+		c.Close()
+		noRules(t, w.Guest)
+	})
+}
+
+// TestBulkRulesFlushed: a guest that removes rules that it does not know keeps its connections.
+func TestBulkRulesFlushed(t *testing.T) {
+	t.Parallel()
+	w, carried := bulkWorld(t)
+	eachFamily(t, func(t *testing.T, f family) {
+		addr := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), echoTCP)
+		c := handOver(t, w, carried, "tcp"+f.v, hostPort(f.server, addr))
+		if err := c.SetDeadline(time.Now().Add(deadline)); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := w.Do(func() error {
+				all, err := netlink.RuleList(f.af)
+				for _, r := range all {
+					if r.Sport != nil {
+						err = errors.Join(err, netlink.RuleDel(&r))
+					}
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if err := echoes(c, strings.Repeat("x", 100_000)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.Close()
+		noRules(t, w.Guest)
+	})
+}
+
+// TestBulkLeavesOthersAlone: a program that is bound to the device could not be reached by
+// another way.
+func TestBulkLeavesOthersAlone(t *testing.T) {
+	t.Parallel()
+	w, carried := bulkWorld(t)
+	eachFamily(t, func(t *testing.T, f family) {
+		addr := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), echoTCP)
+		before := carried()
+		d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
+			failed := c.Control(func(fd uintptr) { err = unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, tapName) })
+			return errors.Join(failed, err)
+		}}
+		c := must(w.DialWith(timeout(t, deadline), d, "tcp"+f.v, hostPort(f.server, addr)))(t)
+		defer c.Close()
+		if err := c.SetDeadline(time.Now().Add(deadline)); err != nil {
+			t.Fatal(err)
+		}
+		for range 20 {
+			if err := echoes(c, strings.Repeat("x", 200_000)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := carried() - before; n > 0 {
+			t.Errorf("%d connections left the device", n)
+		}
+	})
+}
+
+// TestBulkWaitsForCaptures: whoever captures a connection sees it whole.
+func TestBulkWaitsForCaptures(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "capture")
+	w, carried := bulkWorld(t, "--pcap="+file)
+	addr := serveTCP(t, env.Net.Net, "tcp4", net.JoinHostPort(harness.NetIPv4, "0"), echoTCP)
+	data := random(1, 4<<20)
+	comesBack(t, w.dial(t, "tcp4", hostPort(harness.NetIPv4, addr)), data)
+	if n := carried(); n > 0 {
+		t.Errorf("%d connections left the device", n)
+	}
+	eventually(t, deadline, func() error {
+		info, err := os.Stat(file)
+		if err == nil && info.Size() < int64(2*len(data)) {
+			err = fmt.Errorf("the capture has %d bytes of the %d", info.Size(), 2*len(data))
+		}
+		return err
+	})
+}
+
+// TestBulkAlwaysStartsAnAgent: it takes no control socket and no published port.
+func TestBulkAlwaysStartsAnAgent(t *testing.T) {
+	t.Parallel()
+	ours(t, "--bulk")
+	oneQueue(t)
+	w := serve(t, "--bulk=always")
+	addr := serveTCP(t, env.Net.Net, "tcp4", net.JoinHostPort(harness.NetIPv4, "0"), echoTCP)
+	w.dial(t, "tcp4", hostPort(harness.NetIPv4, addr))
+	eventually(t, deadline, func() error {
+		if some, err := rulesOf(w.Guest); len(some) == 0 {
+			return fmt.Errorf("the connection stays on the device: %v", err)
+		}
+		return nil
+	})
+}
+
+// TestBulkEnds: a connection that was handed over ends as any other: each direction by
+// itself, or by a reset of either side.
+func TestBulkEnds(t *testing.T) {
+	t.Parallel()
+	w, carried := bulkWorld(t)
+	eachFamily(t, func(t *testing.T, f family) {
+		accepted := make(chan *net.TCPConn, 1)
+		release := make(chan struct{})
+		addr := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), func(c *net.TCPConn) {
+			accepted <- c
+			<-release
+		})
+		defer close(release)
+		for name, end := range map[string]func(guest, server *net.TCPConn) error{
+			"guest closes first":  halfCloses,
+			"server closes first": func(guest, server *net.TCPConn) error { return halfCloses(server, guest) },
+			"guest resets":        resets,
+			"server resets":       func(guest, server *net.TCPConn) error { return resets(server, guest) },
+		} {
+			guest := handOver(t, w, carried, "tcp"+f.v, hostPort(f.server, addr))
+			server := <-accepted
+			for _, c := range []net.Conn{guest, server} {
+				if err := c.SetDeadline(time.Now().Add(deadline)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := end(guest, server); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			guest.Close()
+			server.Close()
+			noRules(t, w.Guest)
+		}
+	})
+}
+
+// halfCloses has one side close its direction, and the other answer after that.
+func halfCloses(first, second *net.TCPConn) error {
+	if err := first.CloseWrite(); err != nil {
+		return err
+	}
+	if b, err := io.ReadAll(second); len(b) > 0 || err != nil {
+		return fmt.Errorf("the end of the stream came as %q, %v", b, err)
+	}
+	if _, err := second.Write([]byte("still here")); err != nil {
+		return err
+	}
+	if err := second.CloseWrite(); err != nil {
+		return err
+	}
+	if b, err := io.ReadAll(first); string(b) != "still here" || err != nil {
+		return fmt.Errorf("the other direction came as %q, %v", b, err)
+	}
+	return nil
+}
+
+// resets has one side reset the connection.
+func resets(first, second *net.TCPConn) error {
+	if err := errors.Join(first.SetLinger(0), first.Close()); err != nil {
+		return err
+	}
+	if b, err := io.ReadAll(second); !isErrno(err, unix.ECONNRESET) {
+		return fmt.Errorf("the reset came as %q, %v", b, err)
+	}
+	return nil
+}
+
+// TestBulkProgramKilled: the guest sees a reset, not an end of the stream, when the program
+// that carried its connection is killed.
+func TestBulkProgramKilled(t *testing.T) {
+	t.Parallel()
+	w, carried := bulkWorld(t)
+	addr := serveTCP(t, env.Net.Net, "tcp4", net.JoinHostPort(harness.NetIPv4, "0"), echoTCP)
+	c := handOver(t, w, carried, "tcp4", hostPort(harness.NetIPv4, addr))
+	if err := c.SetDeadline(time.Now().Add(deadline)); err != nil {
+		t.Fatal(err)
+	}
+	w.helper.Kill()
+	if b, err := io.ReadAll(c); !isErrno(err, unix.ECONNRESET) {
+		t.Errorf("the end came as %q, %v", b, err)
+	}
+}
+
+// TestBulkAgentKilled: connections that were handed over go on without the agent, and new
+// ones by the device.
+func TestBulkAgentKilled(t *testing.T) {
+	t.Parallel()
+	w, carried := bulkWorld(t)
+	addr := serveTCP(t, env.Net.Net, "tcp4", net.JoinHostPort(harness.NetIPv4, "0"), echoTCP)
+	to := hostPort(harness.NetIPv4, addr)
+	old := handOver(t, w, carried, "tcp4", to)
+	if err := unix.Kill(agentOf(t, w.helper), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []net.Conn{old, w.dial(t, "tcp4", to), w.dial(t, "tcp4", to)} {
+		if err := c.SetDeadline(time.Now().Add(deadline)); err != nil {
+			t.Fatal(err)
+		}
+		if err := echoes(c, strings.Repeat("x", 100_000)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestBulkAgentStopped: while the agent does not answer, connections go on by the device.
+func TestBulkAgentStopped(t *testing.T) {
+	t.Parallel()
+	w, _ := bulkWorld(t)
+	addr := serveTCP(t, env.Net.Net, "tcp4", net.JoinHostPort(harness.NetIPv4, "0"), echoTCP)
+	agent := agentOf(t, w.helper)
+	if err := unix.Kill(agent, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	goOn := func() { _ = unix.Kill(agent, unix.SIGCONT) }
+	t.Cleanup(goOn)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			if err := w.echoesSlowly("tcp4", hostPort(harness.NetIPv4, addr), random(uint64(i), 1_500_000)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	goOn()
+	noRules(t, w.Guest)
+}
+
+// TestBulkLeftRules: what a program that was killed has left is removed, and rules of others
+// stay.
+func TestBulkLeftRules(t *testing.T) {
+	t.Parallel()
+	ours(t, "--bulk")
+	oneQueue(t)
+	g := newGuest(t)
+	const left, others = 7, 9
+	if err := g.Do(func() (err error) {
+		for port, origin := range map[uint16]uint8{left: 0xe9, others: 0} {
+			r := netlink.NewRule()
+			r.Priority, r.IPProto, r.Table, r.Protocol = 1, unix.IPPROTO_TCP, unix.RT_TABLE_MAIN, origin
+			r.Sport = netlink.NewRulePortRange(port, port)
+			err = errors.Join(err, netlink.RuleAdd(r))
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	attach(t, g, harness.HelperConfig{}, "--bulk=always", "--http-socket="+filepath.Join(t.TempDir(), "http"))
+	var kept []uint16
+	if err := g.Do(func() error {
+		all, err := netlink.RuleList(unix.AF_INET)
+		for _, r := range all {
+			if r.Sport != nil {
+				kept = append(kept, r.Sport.Start)
+			}
+		}
+		return err
+	}); err != nil || !slices.Equal(kept, []uint16{others}) {
+		t.Errorf("rules of ports %v are kept, want that of %d; %v", kept, others, err)
+	}
+}
