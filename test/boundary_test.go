@@ -75,7 +75,11 @@ func TestB40_HostLoopbackByTheGateway(t *testing.T) {
 				if _, err := s.WriteTo([]byte("x"), udpAddr(f.gateway, u.LocalAddr())); err != nil {
 					t.Fatal(err)
 				}
-				_, from, err := receive(s, 500*time.Millisecond)
+				wait := deadline
+				if disabled {
+					wait = 500 * time.Millisecond
+				}
+				_, from, err := receive(s, wait)
 				if disabled != (err != nil) {
 					t.Errorf("UDP to the gateway: answer from %v, %v", from, err)
 				}
@@ -140,7 +144,7 @@ func TestB40_HostLoopbackByRawPackets(t *testing.T) {
 				if _, err := c.WriteTo([]byte("fence"), &net.UDPAddr{IP: net.ParseIP(host), Port: v.port}); err != nil {
 					t.Fatal(err)
 				}
-				if _, _, err := receive(c, 2*time.Second); err != nil {
+				if _, _, err := receive(c, deadline); err != nil {
 					t.Errorf("the host's own address does not answer after the flood: %v", err)
 				}
 			})
@@ -205,7 +209,7 @@ func TestB43_NoApplicationGateway(t *testing.T) {
 			if _, err := c.WriteTo([]byte("\x00\x01file\x00octet\x00"), udpAddr(f.server, s.LocalAddr())); err != nil {
 				t.Fatal(err)
 			}
-			if got, _, err := receive(c, 2*time.Second); err != nil || string(got) != "\x00\x01file\x00octet\x00" {
+			if got, _, err := receive(c, deadline); err != nil || string(got) != "\x00\x01file\x00octet\x00" {
 				t.Errorf("port %s: %q came back, %v", port, got, err)
 			}
 		}

@@ -206,7 +206,7 @@ func TestB27_MessagesPassUnchanged(t *testing.T) {
 			q, a := must(c.q.Pack())(t), must(c.a.Pack())(t)
 			answer.Store(&a)
 			for _, network := range []string{"udp" + f.v, "tcp" + f.v} {
-				got, err := w.query(t, network, f.dns, q, 3*time.Second)
+				got, err := w.query(t, network, f.dns, q, deadline)
 				if err != nil {
 					t.Errorf("%s by %s: %v", name, network, err)
 					continue
@@ -310,7 +310,7 @@ func TestB28_ResolvConfIsFollowed(t *testing.T) {
 			t.Parallel()
 			dir := etc(t, first)
 			w := serveWith(t, harness.HelperConfig{Etc: dir})
-			if _, got, err := w.lookup(t, "udp4", dns4, "a.example.", 2*time.Second); err != nil || got != first {
+			if _, got, err := w.lookup(t, "udp4", dns4, "a.example.", deadline); err != nil || got != first {
 				t.Fatalf("answered by %q, %v, want %s", got, err, first)
 			}
 			replace(t, filepath.Join(dir, "resolv.conf"))
@@ -333,7 +333,7 @@ func TestB28_MissingResolvConf(t *testing.T) {
 	dir := t.TempDir()
 	w := serveWith(t, harness.HelperConfig{Etc: dir})
 	for _, network := range []string{"udp4", "tcp4"} {
-		if rcode, _, err := w.lookup(t, network, dns4, "a.example.", 3*time.Second); err != nil || rcode != dns.RcodeServerFailure {
+		if rcode, _, err := w.lookup(t, network, dns4, "a.example.", deadline); err != nil || rcode != dns.RcodeServerFailure {
 			t.Errorf("%s: %s, %v, want SERVFAIL", network, dns.RcodeToString[rcode], err)
 		}
 	}
@@ -360,7 +360,7 @@ func TestB29_NextNameserverAnswers(t *testing.T) {
 			for _, network := range []string{"udp4", "tcp4"} {
 				ask := func() time.Duration {
 					begin := time.Now()
-					_, got, err := w.lookup(t, network, dns4, "a.example.", 5*time.Second)
+					_, got, err := w.lookup(t, network, dns4, "a.example.", deadline)
 					if err != nil || got != live {
 						t.Errorf("by %s answered by %q, %v, want %s", network, got, err, live)
 					}
@@ -370,7 +370,7 @@ func TestB29_NextNameserverAnswers(t *testing.T) {
 				for range 4 {
 					next = min(next, ask())
 				}
-				if first > 4*time.Second || name == "silent" && next > first/2 {
+				if late(t, first, 4*time.Second) || name == "silent" && next > first/2 {
 					t.Errorf("by %s the first answer took %v, later ones %v at best", network, first, next)
 				}
 			}
@@ -389,7 +389,7 @@ func TestB29_EitherFamilyServesBoth(t *testing.T) {
 		w := serveWith(t, harness.HelperConfig{Etc: etc(t, only)})
 		eachFamily(t, func(t *testing.T, f family) {
 			for _, network := range []string{"udp" + f.v, "tcp" + f.v} {
-				if _, got, err := w.lookup(t, network, f.dns, "a.example.", 3*time.Second); err != nil || got != want {
+				if _, got, err := w.lookup(t, network, f.dns, "a.example.", deadline); err != nil || got != want {
 					t.Errorf("%s to %s with only %s: %q, %v", network, f.dns, only, got, err)
 				}
 			}
@@ -422,7 +422,7 @@ func TestB29_LinkLocalNameserver(t *testing.T) {
 	serveDNS(t, env.Net.Router, fmt.Sprintf("%s%%%d", local, index), named("192.0.2.80"))
 	w := serveWith(t, harness.HelperConfig{Etc: etc(t, local+"%up0")})
 	for _, network := range []string{"udp4", "tcp4"} {
-		if _, got, err := w.lookup(t, network, dns4, "a.example.", 3*time.Second); err != nil || got != "192.0.2.80" {
+		if _, got, err := w.lookup(t, network, dns4, "a.example.", deadline); err != nil || got != "192.0.2.80" {
 			t.Errorf("%s: %q, %v", network, got, err)
 		}
 	}
@@ -434,7 +434,7 @@ func TestB29_LoopbackResolverDespiteDisabledLoopback(t *testing.T) {
 	serveDNS(t, env.Host, "127.0.0.53", named("192.0.2.53"))
 	w := serveWith(t, harness.HelperConfig{Etc: etc(t, "127.0.0.53")}, "--disable-host-loopback")
 	for _, network := range []string{"udp4", "tcp4"} {
-		if _, got, err := w.lookup(t, network, dns4, "a.example.", 3*time.Second); err != nil || got != "192.0.2.53" {
+		if _, got, err := w.lookup(t, network, dns4, "a.example.", deadline); err != nil || got != "192.0.2.53" {
 			t.Errorf("%s: %q, %v", network, got, err)
 		}
 	}

@@ -3,12 +3,14 @@ package test
 import (
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/doctor"
+	"epiphyte/internal/subid"
 	"epiphyte/test/harness"
 )
 
@@ -62,6 +64,13 @@ func about(t *testing.T, r doctor.Report, thing string) doctor.Finding {
 func TestDoctorNamesWhatIsMissing(t *testing.T) {
 	ours(t, "doctor")
 	const bare = "mount -t tmpfs none /proc/sys/kernel\n"
+	idmap := t.TempDir() // where newuidmap is, whether or not this machine has it
+	for _, name := range []string{subid.NewUIDMap, subid.NewGIDMap} {
+		writeFile(t, filepath.Join(idmap, name), "")
+		if err := os.Chmod(filepath.Join(idmap, name), os.ModeSetuid|0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, tt := range []struct {
 		name, thing string
 		lack        lack
@@ -81,7 +90,7 @@ func TestDoctorNamesWhatIsMissing(t *testing.T) {
 		{"NoTUN", "TAP device", lack{script: "mount -t tmpfs none /dev/net"}, doctor.Fault, "modprobe tun", 1},
 		{"ClosedTUN", "TAP device", lack{script: "f=$(mktemp); chmod 0 $f; mount --bind $f /dev/net/tun; rm $f"}, doctor.Fault, "chmod 0666 /dev/net/tun", 1},
 		{"NoNewuidmap", "subordinate ids", lack{script: "export PATH=/nonexistent"}, doctor.Limited, "uidmap", 0},
-		{"NoSubordinateIDs", "subordinate ids", lack{script: "mount --bind /dev/null /etc/subuid"}, doctor.Limited, "100000", 0},
+		{"NoSubordinateIDs", "subordinate ids", lack{script: "export PATH=" + idmap + ":$PATH; mount --bind /dev/null /etc/subuid"}, doctor.Limited, "100000", 0},
 		{"Ping", "ping", lack{}, doctor.Limited, "net.ipv4.ping_group_range", 0},
 		{"LowPorts", "low ports", lack{script: "echo 1024 >/proc/sys/net/ipv4/ip_unprivileged_port_start"}, doctor.Limited, "ip_unprivileged_port_start=80", 0},
 		{"Descriptors", "open files", lack{script: "ulimit -n 200"}, doctor.Limited, "prlimit --pid ", 0},

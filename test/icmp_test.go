@@ -140,7 +140,7 @@ func TestB26_PingKeepsWhatItSent(t *testing.T) {
 						}
 						payload := random(uint64(size), size)
 						p.echo(t, dst, 0xbeef, uint16(seq), payload)
-						got, from := p.wait(t, 2*time.Second, reply)
+						got, from := p.wait(t, deadline, reply)
 						if got == nil {
 							t.Errorf("ping %s with %d bytes: no reply", dst, size)
 							continue
@@ -172,7 +172,7 @@ func TestB26_TwoPingsDoNotMix(t *testing.T) {
 			}
 		}
 		for range len(want) {
-			got, _ := p.wait(t, 2*time.Second, reply)
+			got, _ := p.wait(t, deadline, reply)
 			if got == nil {
 				t.Fatalf("no reply to %v", want)
 			}
@@ -201,7 +201,7 @@ func TestB26_UnreachableNeverAnswers(t *testing.T) {
 		}
 		for _, dst := range []string{f.noHost, f.noNet} {
 			p.echo(t, dst, 2, 1, nil)
-			if got, _ := p.wait(t, 2*time.Second, reply, unreachable); got == nil || got[0] != unreachable {
+			if got, _ := p.wait(t, deadline, reply, unreachable); got == nil || got[0] != unreachable {
 				t.Errorf("ping %s gave % x, want destination unreachable", dst, got)
 			}
 		}
@@ -228,7 +228,7 @@ func TestB26_EveryHopShowsItself(t *testing.T) {
 			if env.Product { // slirp4netns ignores the TTL of echo requests
 				p.setTTL(t, i+1)
 				p.echo(t, f.server, 7, uint16(i), []byte("hop"))
-				got, from := p.wait(t, 2*time.Second, reply, exceeded, unreachable)
+				got, from := p.wait(t, deadline, reply, exceeded, unreachable)
 				if got == nil || got[0] != hop.echo || !sameHop(f, from, hop.from) {
 					t.Errorf("echo with TTL %d: % x from %q, want type %d from %s", i+1, got, from, hop.echo, hop.from)
 				}
@@ -240,7 +240,7 @@ func TestB26_EveryHopShowsItself(t *testing.T) {
 			if _, err := sender.WriteTo([]byte("hop"), &net.UDPAddr{IP: net.ParseIP(f.server), Port: 33434 + i}); err != nil {
 				t.Fatal(err)
 			}
-			got, from := p.wait(t, 2*time.Second, reply, exceeded, unreachable)
+			got, from := p.wait(t, deadline, reply, exceeded, unreachable)
 			if got == nil || got[0] != hop.udp || !sameHop(f, from, hop.from) {
 				t.Errorf("UDP with TTL %d: % x from %q, want type %d from %s", i+1, got, from, hop.udp, hop.from)
 			}
@@ -267,7 +267,7 @@ func TestB26_RefusedPingSocketIsExplainedOnce(t *testing.T) {
 			p.echo(t, f.server, 9+seq, seq, nil)
 		}
 		p.echo(t, f.gateway, 1, 1, nil)
-		if got, _ := p.wait(t, 2*time.Second, reply); got == nil {
+		if got, _ := p.wait(t, deadline, reply); got == nil {
 			t.Error("the gateway does not answer without ping sockets")
 		}
 	})
@@ -303,13 +303,13 @@ func TestB26_RawSocketWhereThereIsNoPingSocket(t *testing.T) {
 		for id := range uint16(5) {
 			payload := fmt.Appendf(nil, "ping %d", id)
 			p.echo(t, f.server, id, 100+id, payload)
-			got, from := p.wait(t, 2*time.Second, reply)
+			got, from := p.wait(t, deadline, reply)
 			if from != f.server || got == nil || !bytes.Equal(got[4:], echoRequest(f, id, 100+id, payload)[4:]) {
 				t.Errorf("ping %d: % x from %q", id, got, from)
 			}
 		}
 		p.echo(t, f.noNet, 2, 1, nil)
-		if got, _ := p.wait(t, 2*time.Second, reply, unreachable); got == nil || got[0] != unreachable {
+		if got, _ := p.wait(t, deadline, reply, unreachable); got == nil || got[0] != unreachable {
 			t.Errorf("ping %s gave % x, want destination unreachable", f.noNet, got)
 		}
 	})

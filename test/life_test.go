@@ -160,9 +160,10 @@ func TestB3_VanishedTAPEndsIt(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	code, sig, err := w.helper.Exit(timeout(t, time.Second))
-	if err != nil || sig != 0 || code == 0 {
-		t.Errorf("exit status %d, signal %v, %v, want a failure within 1 s", code, sig, err)
+	begin := time.Now()
+	code, sig, err := w.helper.Exit(timeout(t, deadline))
+	if took := time.Since(begin); err != nil || sig != 0 || code == 0 || late(t, took, time.Second) {
+		t.Errorf("exit status %d, signal %v, %v after %v, want a failure within 1 s", code, sig, err, took)
 	}
 	if lines := strings.Count(w.helper.Stderr.String(), "\n"); lines != 1 {
 		t.Errorf("%d lines on stderr, want 1:\n%s", lines, w.helper.Stderr)
@@ -274,7 +275,7 @@ func TestExitFDThatIsNotOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer h.Kill()
-	if code, sig, err := h.Exit(timeout(t, time.Second)); err != nil || code != 0 {
+	if code, sig, err := h.Exit(timeout(t, deadline)); err != nil || code != 0 {
 		t.Errorf("exit status %d, signal %v, %v, want 0", code, sig, err)
 	}
 }

@@ -124,7 +124,7 @@ func TestN2_NetworksDoNotSeeEachOther(t *testing.T) {
 			}
 			for _, to := range targets {
 				for way, try := range ways {
-					if err := try(stranger, t, f, to); err == nil {
+					if err := try(stranger, t, f, to, patience); err == nil {
 						t.Errorf("%s: %s by %s", why, to, way)
 					}
 				}
@@ -173,7 +173,7 @@ func TestN2_NetworksDoNotSeeEachOther(t *testing.T) {
 	}
 	// What would have been carried has been when an answer comes; and a neighbour's frame
 	// is seen.
-	if err := stranger.tryPing(t, families()[0], stranger.gateway[unix.AF_INET]); err != nil {
+	if err := stranger.tryPing(t, families()[0], stranger.gateway[unix.AF_INET], deadline); err != nil {
 		t.Errorf("the stranger has no gateway any more: %v", err)
 	}
 	if watch.saw("raw frame") {
@@ -218,7 +218,7 @@ func TestN2_Internal(t *testing.T) {
 		loop := serveTCP(t, env.Host, "tcp"+f.v, net.JoinHostPort(f.loop, "0"), echoTCP)
 		for _, to := range []string{outside.of(f), f.host()} {
 			for way, try := range ways {
-				if err := try(a, t, f, to); err == nil {
+				if err := try(a, t, f, to, patience); err == nil {
 					t.Errorf("%s is reached by %s", to, way)
 				}
 			}
@@ -229,7 +229,7 @@ func TestN2_Internal(t *testing.T) {
 		}
 		for _, transport := range []string{"udp" + f.v, "tcp" + f.v} {
 			begin := time.Now()
-			if r := a.asks(t, transport, "name.example", dns.TypeA); r.Rcode != dns.RcodeNameError || time.Since(begin) > time.Second {
+			if r := a.asks(t, transport, "name.example", dns.TypeA); r.Rcode != dns.RcodeNameError || late(t, time.Since(begin), time.Second) {
 				t.Errorf("an outside name by %s: %s after %v", transport, dns.RcodeToString[r.Rcode], time.Since(begin))
 			}
 		}
@@ -250,10 +250,10 @@ func TestN2_Isolate(t *testing.T) {
 	b.serveEcho(t)
 	for _, f := range families() {
 		for way, try := range ways {
-			if err := try(a, t, f, outside.of(f)); err != nil {
+			if err := try(a, t, f, outside.of(f), deadline); err != nil {
 				t.Errorf("outside by %s over %s: %v", way, f.name, err)
 			}
-			if err := try(a, t, f, b.address(f)); err == nil {
+			if err := try(a, t, f, b.address(f), patience); err == nil {
 				t.Errorf("a neighbour is reached by %s over %s", way, f.name)
 			}
 		}
@@ -268,7 +268,7 @@ func TestN2_Isolate(t *testing.T) {
 			wire.frame(t, to, from, udpPacket(a.IPv4, b.IPv4, 4000, 7000, "raw frame"))
 		}
 	}
-	if err := a.tryPing(t, families()[0], outside.v4); err != nil {
+	if err := a.tryPing(t, families()[0], outside.v4, deadline); err != nil {
 		t.Error(err)
 	}
 	if watch.saw("raw frame") {

@@ -325,19 +325,19 @@ func (m *member) serveEcho(t testing.TB) {
 }
 
 // ways are how a member reaches another: each gives an error if it does not.
-var ways = map[string]func(*member, testing.TB, family, string) error{
+var ways = map[string]func(*member, testing.TB, family, string, time.Duration) error{
 	"TCP":  (*member).tryTCP,
 	"UDP":  (*member).tryUDP,
 	"ping": (*member).tryPing,
 }
 
-// patience is how long a way is tried that should not lead anywhere, and must be long
-// enough for one that does.
+// patience is how long a way is tried that should not lead anywhere, and one that is tried
+// again when it does not lead there yet. Where a single try has to succeed it has the deadline.
 const patience = 500 * time.Millisecond
 
-func (m *member) tryTCP(t testing.TB, f family, to string) error {
+func (m *member) tryTCP(t testing.TB, f family, to string, wait time.Duration) error {
 	t.Helper()
-	c, err := m.Dial(timeout(t, patience), "tcp"+f.v, net.JoinHostPort(to, echoPort))
+	c, err := m.Dial(timeout(t, wait), "tcp"+f.v, net.JoinHostPort(to, echoPort))
 	if err != nil {
 		return err
 	}
@@ -345,17 +345,17 @@ func (m *member) tryTCP(t testing.TB, f family, to string) error {
 	return errors.Join(c.SetDeadline(time.Now().Add(deadline)), says(c, "hello"), echoesWhole(c, random(1, 300_000)))
 }
 
-func (m *member) tryUDP(t testing.TB, f family, to string) error {
+func (m *member) tryUDP(t testing.TB, f family, to string, wait time.Duration) error {
 	t.Helper()
-	c, err := m.Dial(timeout(t, patience), "udp"+f.v, net.JoinHostPort(to, echoPort))
+	c, err := m.Dial(timeout(t, wait), "udp"+f.v, net.JoinHostPort(to, echoPort))
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	return errors.Join(c.SetDeadline(time.Now().Add(patience)), says(c, "hello"))
+	return errors.Join(c.SetDeadline(time.Now().Add(wait)), says(c, "hello"))
 }
 
-func (m *member) tryPing(t testing.TB, f family, to string) error {
+func (m *member) tryPing(t testing.TB, f family, to string, wait time.Duration) error {
 	t.Helper()
 	p := m.pinger(t, f)
 	defer p.Close()
@@ -369,7 +369,7 @@ func (m *member) tryPing(t testing.TB, f family, to string) error {
 	}
 	reply, _, _ := p.types()
 	for {
-		switch msg, _ := p.wait(t, patience, reply); {
+		switch msg, _ := p.wait(t, wait, reply); {
 		case msg == nil:
 			return fmt.Errorf("no reply: %w", os.ErrDeadlineExceeded)
 		case binary.BigEndian.Uint16(msg[4:]) == id:

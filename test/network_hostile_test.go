@@ -155,7 +155,7 @@ func TestN7_HostileMember(t *testing.T) {
 	db.serveEcho(t)
 	app.finds(t, db)
 	for _, f := range families() {
-		if err := app.tryTCP(t, f, outside.of(f)); err != nil {
+		if err := app.tryTCP(t, f, outside.of(f), deadline); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -196,7 +196,7 @@ func TestN7_HostileMember(t *testing.T) {
 		for _, f := range families() {
 			// A SYN that finds a queue full of the flood follows a second later.
 			for _, to := range []string{db.address(f), outside.of(f)} {
-				eventually(t, deadline, func() error { return app.tryTCP(t, f, to) })
+				eventually(t, deadline, func() error { return app.tryTCP(t, f, to, patience) })
 			}
 		}
 		wantRecords(t, app, "udp4", "db", dns.TypeA, db.IPv4.String())
@@ -257,8 +257,8 @@ func TestN7_StoppedMember(t *testing.T) {
 	stop := meanwhile(t, func() { _, _ = blast.Write(make([]byte, 8000)) })
 	resume := make(chan struct{})
 	close(resume)
-	known := func() error {
-		r, err := app.tryAsk(t, "udp4", "stopped", dns.TypeA, patience)
+	known := func(wait time.Duration) error {
+		r, err := app.tryAsk(t, "udp4", "stopped", dns.TypeA, wait)
 		if err == nil && len(r.Answer) != 1 {
 			err = fmt.Errorf("stopped is not known: %v", r)
 		}
@@ -268,11 +268,11 @@ func TestN7_StoppedMember(t *testing.T) {
 		t.Helper()
 		_, done := transfer(t, app, db, 64<<20, resume)
 		for range 10 {
-			if err := app.tryTCP(t, f, db.address(f)); err != nil {
+			if err := app.tryTCP(t, f, db.address(f), deadline); err != nil {
 				t.Errorf("%s: %v", what, err)
 			}
 		}
-		if err := known(); err != nil {
+		if err := known(deadline); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
 		if err := <-done; err != nil {
@@ -289,7 +289,7 @@ func TestN7_StoppedMember(t *testing.T) {
 	// It cannot help when the worker is replaced, and need not.
 	kill(t, n.inspect(t, "web").Worker)
 	soon(t, 2*time.Second, func() error {
-		return errors.Join(app.tryTCP(t, f, db.address(f)), known())
+		return errors.Join(app.tryTCP(t, f, db.address(f), patience), known(patience))
 	})
 }
 

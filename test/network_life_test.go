@@ -98,33 +98,33 @@ func newSurvivors(t testing.TB, port string) *survives {
 }
 
 // works is an error if something of the network is not as it was.
-func (s *survives) works(t testing.TB, port string) error {
+func (s *survives) works(t testing.TB, port string, wait time.Duration) error {
 	for _, f := range families() {
 		for way, try := range ways {
-			if err := try(s.app, t, f, s.db.address(f)); err != nil {
+			if err := try(s.app, t, f, s.db.address(f), wait); err != nil {
 				return fmt.Errorf("app to db by %s over %s: %w", way, f.name, err)
 			}
-			if err := try(s.app, t, f, s.outside.of(f)); err != nil {
+			if err := try(s.app, t, f, s.outside.of(f), wait); err != nil {
 				return fmt.Errorf("app to outside by %s over %s: %w", way, f.name, err)
 			}
 		}
 	}
 	for _, name := range []string{"db", "front.web"} {
-		r, err := s.app.tryAsk(t, "udp4", name, dns.TypeA, patience)
+		r, err := s.app.tryAsk(t, "udp4", name, dns.TypeA, wait)
 		if err != nil || len(r.Answer) != 1 {
 			return fmt.Errorf("%s: %v, %w", name, r, err)
 		}
 	}
-	return publishedEchoes(t, port)
+	return publishedEchoes(t, port, wait)
 }
 
-func publishedEchoes(t testing.TB, port string) error {
+func publishedEchoes(t testing.TB, port string, wait time.Duration) error {
 	for network, to := range map[string]string{"tcp4": harness.HostIPv4, "udp6": harness.HostIPv6} {
-		c, err := env.Net.Net.Dial(timeout(t, patience), network, net.JoinHostPort(to, port))
+		c, err := env.Net.Net.Dial(timeout(t, wait), network, net.JoinHostPort(to, port))
 		if err != nil {
 			return fmt.Errorf("the published port: %w", err)
 		}
-		c.SetDeadline(time.Now().Add(patience))
+		c.SetDeadline(time.Now().Add(wait))
 		err = says(c, "hello")
 		c.Close()
 		if err != nil {
@@ -154,7 +154,7 @@ func TestN4_Survives(t *testing.T) {
 			t.Parallel()
 			port := fmt.Sprint(19100 + i)
 			s := newSurvivors(t, port)
-			if err := s.works(t, port); err != nil {
+			if err := s.works(t, port, deadline); err != nil {
 				t.Fatal(err)
 			}
 			before := s.inspect(t, "web")
@@ -163,7 +163,7 @@ func TestN4_Survives(t *testing.T) {
 			<-half
 			what.do(t, s, before)
 			begin := time.Now()
-			soon(t, 2*time.Second, func() error { return s.works(t, port) })
+			soon(t, 2*time.Second, func() error { return s.works(t, port, patience) })
 			t.Logf("everything works after %v", time.Since(begin))
 			close(resume)
 			if err := <-done; err != nil {
@@ -233,7 +233,7 @@ func TestN4_DetachedMembers(t *testing.T) {
 	kill(t, n.inspect(t, "web").Worker)
 	soon(t, 2*time.Second, func() error {
 		for _, f := range families() {
-			if err := a.tryTCP(t, f, b.address(f)); err != nil {
+			if err := a.tryTCP(t, f, b.address(f), patience); err != nil {
 				return err
 			}
 		}
@@ -276,7 +276,7 @@ func TestN5_DisconnectedFromOneOfTwo(t *testing.T) {
 		return nil
 	})
 	for _, f := range families() {
-		if err := app.tryTCP(t, f, outside.of(f)); err != nil {
+		if err := app.tryTCP(t, f, outside.of(f), deadline); err != nil {
 			t.Errorf("outside over %s: %v", f.name, err)
 		}
 	}

@@ -200,7 +200,7 @@ func TestN1_SeveralNetworksOfOneGuest(t *testing.T) {
 	for _, f := range families() {
 		for way, try := range ways {
 			for _, to := range []string{back.address(f), behind.address(f)} {
-				if err := try(front, t, f, to); err == nil {
+				if err := try(front, t, f, to, patience); err == nil {
 					t.Errorf("the front reaches %s by %s", to, way)
 				}
 			}
@@ -208,7 +208,7 @@ func TestN1_SeveralNetworksOfOneGuest(t *testing.T) {
 	}
 	outside := newOutside(t)
 	for _, f := range families() {
-		if err := both.tryTCP(t, f, outside.of(f)); err != nil {
+		if err := both.tryTCP(t, f, outside.of(f), deadline); err != nil {
 			t.Errorf("outside over %s: %v", f.name, err)
 		}
 	}

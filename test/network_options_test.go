@@ -180,7 +180,7 @@ func TestN8_Shows(t *testing.T) {
 	db := n.run(t, "web", "db", "--alias", "postgres", "-p", "127.0.0.1:19301:5432")
 	app := n.run(t, "web", "app")
 	db.serveEcho(t)
-	if err := app.tryTCP(t, families()[0], db.address(families()[0])); err != nil {
+	if err := app.tryTCP(t, families()[0], db.address(families()[0]), deadline); err != nil {
 		t.Fatal(err)
 	}
 	for _, tc := range []struct{ what, want string }{

@@ -118,7 +118,7 @@ func TestN6_ControlSocket(t *testing.T) {
 	n.do(t, "publish", "--network", "web", "--guest", db.IPv6.String(), "[::1]:19221:7000")
 	reached := func() error {
 		for _, to := range []string{"127.0.0.1:19221", "[::1]:19221"} {
-			c, err := env.Host.Dial(timeout(t, patience), "tcp", to)
+			c, err := env.Host.Dial(timeout(t, deadline), "tcp", to)
 			if err != nil {
 				return err
 			}

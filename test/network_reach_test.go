@@ -52,7 +52,7 @@ func (m *member) finds(t *testing.T, to *member) {
 			continue
 		}
 		for way, try := range ways {
-			if err := try(m, t, f, to.address(f)); err != nil {
+			if err := try(m, t, f, to.address(f), deadline); err != nil {
 				t.Errorf("%s to %s by %s over %s: %v", m.Name, to.Name, way, f.name, err)
 			}
 		}
@@ -82,7 +82,7 @@ func addrOf(ip net.IP) netip.Addr {
 // asks sends the gateway a query and gives the answer.
 func (m *member) asks(t testing.TB, transport, name string, kind uint16) *dns.Msg {
 	t.Helper()
-	r, err := m.tryAsk(t, transport, name, kind, 6*time.Second)
+	r, err := m.tryAsk(t, transport, name, kind, deadline)
 	if err != nil {
 		t.Fatalf("%s asks for %s by %s: %v", m.Name, name, transport, err)
 	}

@@ -112,6 +112,15 @@ func (d *daemon) ends(within time.Duration) bool {
 	}
 }
 
+// endsSoon wants it to end as soon as its namespace is gone, which pasta looks for once a second.
+func (d *daemon) endsSoon(t testing.TB) {
+	t.Helper()
+	begin := time.Now()
+	if gone := d.ends(deadline); !gone || late(t, time.Since(begin), 1200*time.Millisecond) {
+		t.Fatalf("it goes on without its namespace: after %v it has ended: %v", time.Since(begin), gone)
+	}
+}
+
 // pastaDaemon has pasta serve a guest in the background.
 func pastaDaemon(t testing.TB, g *harness.Guest, args ...string) *daemon {
 	t.Helper()

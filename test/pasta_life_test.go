@@ -102,9 +102,7 @@ func TestPastaEndsWithItsNamespace(t *testing.T) {
 	const port = "127.0.0.1:18081"
 	free := func(t *testing.T, d *daemon) {
 		t.Helper()
-		if !d.ends(1200 * time.Millisecond) {
-			t.Fatal("it goes on")
-		}
+		d.endsSoon(t)
 		l, err := env.Host.Listen("tcp4", port)
 		if err != nil {
 			t.Fatalf("its port is not free: %v", err)

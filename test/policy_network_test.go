@@ -54,10 +54,10 @@ func (p *policedNetwork) policy(t testing.TB, name, text string) string {
 }
 
 // reaches is nil where a member reaches the server by a name, over both families.
-func (p *policedNetwork) reaches(t testing.TB, m *member, name string) error {
+func (p *policedNetwork) reaches(t testing.TB, m *member, name string, wait time.Duration) error {
 	t.Helper()
 	for _, f := range families() {
-		r, err := m.tryAsk(t, "udp4", name, f.kind(), patience)
+		r, err := m.tryAsk(t, "udp4", name, f.kind(), wait)
 		if err != nil {
 			return err
 		}
@@ -65,7 +65,7 @@ func (p *policedNetwork) reaches(t testing.TB, m *member, name string) error {
 		if len(found) == 0 {
 			return fmt.Errorf("%s has no address over %s: %s", name, f.name, dns.RcodeToString[r.Rcode])
 		}
-		if err := p.dials(t, m, f, found[0]); err != nil {
+		if err := p.dials(t, m, f, found[0], wait); err != nil {
 			return err
 		}
 	}
@@ -73,9 +73,9 @@ func (p *policedNetwork) reaches(t testing.TB, m *member, name string) error {
 }
 
 // dials is nil where a member reaches the server by an address.
-func (p *policedNetwork) dials(t testing.TB, m *member, f family, addr string) error {
+func (p *policedNetwork) dials(t testing.TB, m *member, f family, addr string, wait time.Duration) error {
 	t.Helper()
-	c, err := m.Dial(timeout(t, patience), "tcp"+f.v, net.JoinHostPort(addr, p.server))
+	c, err := m.Dial(timeout(t, wait), "tcp"+f.v, net.JoinHostPort(addr, p.server))
 	if err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func (p *policedNetwork) dials(t testing.TB, m *member, f family, addr string) e
 func (p *policedNetwork) wantReach(t testing.TB, m *member, names ...string) {
 	t.Helper()
 	for _, name := range []string{"one.example", "two.example"} {
-		err := p.reaches(t, m, name)
+		err := p.reaches(t, m, name, deadline)
 		if want := strings.Contains(strings.Join(names, " "), name); (err == nil) != want {
 			t.Errorf("%s to %s: %v", m.Name, name, err)
 		}
@@ -113,7 +113,7 @@ func TestPolicyOfMembers(t *testing.T) {
 		for _, m := range members {
 			p.wantReach(t, m, want[m]...)
 			for _, f := range families() {
-				if err := p.dials(t, m, f, f.server); (err == nil) != (m == d) || errors.Is(err, os.ErrDeadlineExceeded) {
+				if err := p.dials(t, m, f, f.server, deadline); (err == nil) != (m == d) || errors.Is(err, os.ErrDeadlineExceeded) {
 					t.Errorf("%s to an address over %s: %v", m.Name, f.name, err)
 				}
 			}
@@ -123,7 +123,7 @@ func TestPolicyOfMembers(t *testing.T) {
 	a.finds(t, b)
 	// What a name of a's leads to leads b nowhere.
 	theirs := records(a.asks(t, "udp4", "one.example", dns.TypeA))[0]
-	if err := p.dials(t, b, families()[0], theirs); err == nil {
+	if err := p.dials(t, b, families()[0], theirs, deadline); err == nil {
 		t.Errorf("b reaches a name of a's by its address %s", theirs)
 	}
 	eventually(t, deadline, func() error {
@@ -149,13 +149,13 @@ func TestPolicyOfMembers(t *testing.T) {
 func (p *policedNetwork) recovers(t testing.TB, before shown, m *member, name string) {
 	t.Helper()
 	eventually(t, deadline, func() error {
-		if err := p.dials(t, m, families()[0], harness.NetIPv4); err == nil {
+		if err := p.dials(t, m, families()[0], harness.NetIPv4, patience); err == nil {
 			t.Fatalf("%s reaches anything while the network is started again", m.Name)
 		}
 		if now, err := p.tryInspect(t, "web"); err != nil || now.Worker == before.Worker {
 			return fmt.Errorf("the worker is still %d: %w", before.Worker, err)
 		}
-		return p.reaches(t, m, name)
+		return p.reaches(t, m, name, patience)
 	})
 }
 
@@ -173,7 +173,7 @@ func TestPolicyOfMembersChanges(t *testing.T) {
 	f := families()[0]
 	transfer := func(m *member, name string) *load {
 		found := records(m.asks(t, "udp4", name, f.kind()))
-		return loadOver(t, must(m.Dial(timeout(t, patience), "tcp4", net.JoinHostPort(found[0], p.server)))(t))
+		return loadOver(t, must(m.Dial(timeout(t, deadline), "tcp4", net.JoinHostPort(found[0], p.server)))(t))
 	}
 	kept, ended := transfer(a, "one.example"), transfer(b, "one.example")
 	kept.goesOn(t)

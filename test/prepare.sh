@@ -25,6 +25,7 @@ need ss iproute2
 need nft nftables
 need bwrap bubblewrap
 need prometheus prometheus
+need newuidmap uidmap
 need zsh zsh
 need fish fish
 need tmux tmux

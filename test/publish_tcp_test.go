@@ -252,7 +252,7 @@ func TestB12_PublishedReset(t *testing.T) {
 					t.Fatal(err)
 				}
 				begin := time.Now()
-				if err := errors.Join(a.SetLinger(0), a.Close(), b.SetReadDeadline(begin.Add(5*time.Second))); err != nil {
+				if err := errors.Join(a.SetLinger(0), a.Close(), b.SetReadDeadline(begin.Add(deadline))); err != nil {
 					t.Fatal(err)
 				}
 				_, err := b.Read(make([]byte, 1))

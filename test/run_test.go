@@ -32,7 +32,7 @@ func run(t testing.TB, cfg harness.HelperConfig, args ...string) *harness.Helper
 func script(t testing.TB, cfg harness.HelperConfig, text string, args ...string) (h *harness.Helper, code int) {
 	t.Helper()
 	h = run(t, cfg, append([]string{"--", "bash", "-c", text, "bash"}, args...)...)
-	code, sig, err := h.Exit(timeout(t, 20*time.Second))
+	code, sig, err := h.Exit(timeout(t, 2*deadline))
 	if err != nil || sig != 0 {
 		t.Fatalf("signal %v, %v: %s%s", sig, err, h.Stdout, h.Stderr)
 	}
@@ -126,7 +126,7 @@ func TestRunPassesSignalsOn(t *testing.T) {
 			if err := h.Signal(sig); err != nil {
 				t.Fatal(err)
 			}
-			if code, got, err := h.Exit(timeout(t, 3*time.Second)); err != nil || code != 9 || !strings.Contains(h.Stdout.String(), "got it") {
+			if code, got, err := h.Exit(timeout(t, deadline)); err != nil || code != 9 || !strings.Contains(h.Stdout.String(), "got it") {
 				t.Errorf("exit status %d, signal %v, %v: %s%s", code, got, err, h.Stdout, h.Stderr)
 			}
 		})

@@ -165,7 +165,7 @@ func TestB12_ResetReachesTheOtherSide(t *testing.T) {
 				if err := reset(a); err != nil {
 					t.Fatal(err)
 				}
-				if err := b.SetReadDeadline(begin.Add(5 * time.Second)); err != nil {
+				if err := b.SetReadDeadline(begin.Add(deadline)); err != nil {
 					t.Fatal(err)
 				}
 				_, err := b.Read(make([]byte, 1))
@@ -288,7 +288,7 @@ func TestB15_UnreachableIsNotRefused(t *testing.T) {
 			f.noNet: {unix.ENETUNREACH, unix.EHOSTUNREACH},
 		} {
 			begin := time.Now()
-			c, err := w.Dial(timeout(t, 5*time.Second), "tcp"+f.v, net.JoinHostPort(dst, "80"))
+			c, err := w.Dial(timeout(t, deadline), "tcp"+f.v, net.JoinHostPort(dst, "80"))
 			if !isErrno(err, want...) {
 				t.Errorf("connect to %s gave %v, %v after %v, want %v", dst, c, err, time.Since(begin), want)
 			}

@@ -95,7 +95,7 @@ func joins(t testing.TB, c *net.UDPConn) {
 // gives the last one's sender.
 func wantDatagrams(t testing.TB, what string, c *net.UDPConn, want [][]byte) (from netip.AddrPort) {
 	t.Helper()
-	if err := c.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(deadline)); err != nil {
 		t.Fatal(err)
 	}
 	b, oob := make([]byte, 1<<16), make([]byte, 128)

@@ -53,7 +53,7 @@ func TestB20_DatagramsComeBackInOrder(t *testing.T) {
 		if _, err := c.WriteTo([]byte("first"), to); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := receive(c, 2*time.Second); err != nil {
+		if _, _, err := receive(c, deadline); err != nil {
 			t.Fatal(err)
 		}
 		for i := range 100 {
@@ -64,7 +64,7 @@ func TestB20_DatagramsComeBackInOrder(t *testing.T) {
 		var want, got []string
 		for i := range 100 {
 			want = append(want, fmt.Sprintf("datagram %d from %v", i, to))
-			b, from, err := receive(c, 2*time.Second)
+			b, from, err := receive(c, deadline)
 			if err != nil {
 				break
 			}
@@ -94,7 +94,7 @@ func TestB20_ReplyShowsWhoAnswered(t *testing.T) {
 		if _, err := other.WriteTo([]byte("answer"), <-seen); err != nil {
 			t.Fatal(err)
 		}
-		got, from, err := receive(c, 2*time.Second)
+		got, from, err := receive(c, deadline)
 		if err != nil || string(got) != "answer" || from.String() != other.LocalAddr().String() {
 			t.Errorf("received %q from %v, %v, want the answer from %v", got, from, err, other.LocalAddr())
 		}
@@ -115,7 +115,7 @@ func TestB21_MappingIsEndpointIndependent(t *testing.T) {
 			if _, err := c.WriteTo([]byte("who am I?"), udpAddr(host, s.LocalAddr())); err != nil {
 				t.Fatal(err)
 			}
-			got, _, err := receive(c, 2*time.Second)
+			got, _, err := receive(c, deadline)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -135,7 +135,7 @@ func TestB22_ClosedPortRefuses(t *testing.T) {
 		if _, err := c.Write([]byte("anyone?")); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+		if err := c.SetReadDeadline(time.Now().Add(deadline)); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := c.Read(make([]byte, 1)); !isErrno(err, unix.ECONNREFUSED) {
@@ -159,7 +159,7 @@ func TestB23_LargeDatagrams(t *testing.T) {
 			if _, err := c.WriteTo(data, udpAddr(f.server, s.LocalAddr())); err != nil {
 				t.Fatal(err)
 			}
-			got, _, err := receive(c, 5*time.Second)
+			got, _, err := receive(c, deadline)
 			if err != nil || !bytes.Equal(got, data) {
 				t.Errorf("%d bytes out, %d back, equal: %v, %v", size, len(got), bytes.Equal(got, data), err)
 			}
@@ -185,7 +185,7 @@ func TestB24_BurstsLoseNothing(t *testing.T) {
 			}
 		}
 		var mapping net.Addr
-		late := time.After(5 * time.Second)
+		late := time.After(deadline)
 		for i := range burst {
 			select {
 			case mapping = <-arrived:
@@ -200,7 +200,7 @@ func TestB24_BurstsLoseNothing(t *testing.T) {
 			}
 		}
 		for i := range burst {
-			if _, _, err := receive(c, 2*time.Second); err != nil {
+			if _, _, err := receive(c, deadline); err != nil {
 				t.Fatalf("in: %d of %d datagrams arrived: %v", i, burst, err)
 			}
 		}
@@ -222,7 +222,7 @@ func TestB20_RunsBeyondTheMTU(t *testing.T) {
 		if _, err := c.WriteTo([]byte("first"), udpAddr(f.server, s.LocalAddr())); err != nil {
 			t.Fatal(err)
 		}
-		late := time.After(5 * time.Second)
+		late := time.After(deadline)
 		select {
 		case <-arrived:
 		case <-late:

@@ -36,7 +36,7 @@ func Eventually(d time.Duration, f func() error) error {
 // Leaks names what the tests have left behind: goroutines, descriptors and
 // processes. Everything made from e must have been closed.
 func (e *Env) Leaks() error {
-	return Eventually(2*time.Second, func() error {
+	return Eventually(10*time.Second, func() error {
 		if err := goleak.Find(
 			goleak.IgnoreAnyFunction("epiphyte/test/harness.(*spawner).loop"),
 			goleak.IgnoreTopFunction("testing.(*M).Run"),
