@@ -130,7 +130,9 @@ func findGuests(ctx context.Context) (list []foundGuest, err error) {
 		cancel()
 		switch {
 		case errors.Is(err, unix.ECONNREFUSED):
-			os.Remove(path) // its program was killed
+			if killed(path) {
+				os.Remove(path)
+			}
 		case err == nil:
 			list = append(list, foundGuest{Guest: g, socket: path})
 		}
@@ -140,6 +142,13 @@ func findGuests(ctx context.Context) (list []foundGuest, err error) {
 	slices.SortFunc(list, func(a, b foundGuest) int { return a.Started.Compare(b.Started) })
 	members, err := findMembers(ctx)
 	return append(list, members...), err
+}
+
+// killed reports whether the program that a socket is named after is gone. That nobody listens
+// is not enough: a program that starts binds its socket before it listens.
+func killed(path string) bool {
+	pid, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), findSuffix))
+	return err == nil && unix.Kill(pid, 0) == unix.ESRCH
 }
 
 // findMembers lists the members of the user's networks.
