@@ -56,7 +56,6 @@ type spliceEnd struct {
 	muted    bool // the watch does not tell of arrivals
 	done     bool // its end of stream was passed on
 	hangup   bool // its end of stream or an error is yet to be read
-	allPlain bool // its end of stream has arrived, and no urgent byte is left before it
 	urgent   bool // it has had urgent data, which splice does not pass
 
 	keepalive keepalive
@@ -155,10 +154,6 @@ func (e *spliceEnd) Ready(events uint32) {
 func (e *spliceEnd) note(events uint32) {
 	e.urgent = e.urgent || events&unix.EPOLLPRI != 0
 	e.hangup = e.hangup || events&hangups != 0
-	// The kernel reports EPOLLIN with EPOLLRDHUP, unless we are muted, and then no EPOLLPRI
-	// means that there is no urgent byte (tcp_poll). After a FIN none can come.
-	const end = unix.EPOLLIN | unix.EPOLLRDHUP
-	e.allPlain = e.allPlain || events&(end|unix.EPOLLPRI) == end
 }
 
 // Run implements shard.Task: another turn for a connection with work left.
@@ -223,7 +218,7 @@ func (e *spliceEnd) fill() bool {
 		return true
 	}
 	e.s.r.givePipe(p)
-	if errno == 0 && !e.allPlain && e.hasBytes() {
+	if errno == 0 && e.hasBytes() {
 		// Not the end: an urgent byte is next, and the FIN is there already. Its event may be
 		// yet to come, even if one has told of the FIN: the watch was muted then.
 		e.urgent = true
