@@ -301,6 +301,19 @@ func TestAgent_Killed(t *testing.T) {
 	if _, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err != nil {
 		t.Errorf("a socket in use went with the agent: %v", err)
 	}
+	// No rule has been added, and whether one was removed is not known.
+	there, outside := netip.MustParseAddrPort("10.0.2.100:1"), netip.MustParseAddrPort("192.0.2.7:1")
+	a.do(func() {
+		a.Hold(there, outside, func(errno unix.Errno) { wantErrno(t, "hold", errno, unix.ENOTCONN) })
+		a.LetGo(there, outside, func(errno unix.Errno) { wantErrno(t, "let go", errno, unix.EPIPE) })
+	})
+}
+
+func wantErrno(t *testing.T, what string, got, want unix.Errno) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: %v, want %v", what, got, want)
+	}
 }
 
 // Many more clients come at once than there are sockets in stock: each gets one,

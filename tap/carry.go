@@ -34,7 +34,8 @@ func (a *Agent) Repair(family int, take func(fd int) (kept bool)) {
 
 // Hold has the guest's kernel keep what it would send on one connection: it finds no
 // route. done gets the outcome, here as below, on the shard's thread. EPIPE means that the
-// agent is gone, so that nothing can be undone.
+// agent is gone, so that nothing can be undone; ENOTCONN that it was gone before a rule was
+// added.
 func (a *Agent) Hold(guest, outside netip.AddrPort, done func(unix.Errno)) {
 	a.rule(unix.RTM_NEWRULE, ruleMessage(guest, outside, holdPriority, unix.FR_ACT_UNREACHABLE), -1, done)
 }
@@ -68,7 +69,12 @@ type unsent struct {
 // orders. Beyond that no rule is added, and those that remove one wait, since nobody else
 // would; there are no more of them than rules.
 func (a *Agent) rule(typ uint16, parts []nl.NetlinkRequestData, fd int, done func(unix.Errno)) {
-	if a.sock < 0 {
+	switch {
+	case a.sock >= 0:
+	case typ == unix.RTM_NEWRULE:
+		done(unix.ENOTCONN)
+		return
+	default:
 		done(unix.EPIPE)
 		return
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -72,6 +73,53 @@ func TestBulkPolicyChanges(t *testing.T) {
 		wantReset(t, c)
 		noRules(t, p.Guest)
 	})
+}
+
+// TestBulkEndedMeanwhile: connections that a policy ends while they leave the device leave no
+// rule behind. lo is down, so that each waits for an answer that does not come.
+func TestBulkEndedMeanwhile(t *testing.T) {
+	t.Parallel()
+	oneQueue(t)
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o777); err != nil { // a plain user makes the socket
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "http")
+	const connections = 16
+	server := hostPort(harness.NetIPv4, serveTCP(t, env.Net.Net, "tcp4", net.JoinHostPort(harness.NetIPv4, "0"), echoTCP))
+	allow := "allow " + harness.NetIPv4 + "\n"
+	p := underPolicy(t, allow, "--bulk=always", "--http-socket="+socket)
+	if out, err := p.Run(timeout(t, deadline), needs(t, "ip"), "link", "set", "lo", "down"); err != nil {
+		t.Fatal(err, out)
+	}
+	for range 5 {
+		var all []net.Conn
+		var wg sync.WaitGroup
+		for range connections {
+			c := p.dial(t, "tcp4", server)
+			all = append(all, c)
+			wg.Go(func() {
+				for echoes(c, "\x00hello") == nil {
+				}
+			})
+		}
+		eventually(t, deadline, func() error {
+			if some, err := rulesOf(p.Guest); err != nil || len(some) < connections/2 {
+				return fmt.Errorf("there are no rules to leave behind: %q, %w", some, err)
+			}
+			return nil
+		})
+		for _, text := range []string{"allow nothing.example\nflows kill\n", allow} {
+			if got := overHTTP(t, socket, "PUT", "/v1/policy", text); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
+				t.Fatalf("PUT: %s", got)
+			}
+		}
+		for _, c := range all { // the reset does not come by lo, either
+			c.Close()
+		}
+		wg.Wait()
+	}
+	noRules(t, p.Guest)
 }
 
 // TestBulkOfPublishedPort: a client that came by the stack path is listed with all that it has

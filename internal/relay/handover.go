@@ -14,7 +14,8 @@ import (
 
 // Carrier makes the outer ends of connections within the guest's kernel, so that segments
 // bypass the device. tap.Agent implements it and documents the methods. Methods and
-// callbacks run on the shard's thread; EPIPE means that the Carrier is gone.
+// callbacks run on the shard's thread; EPIPE means that the Carrier is gone, and that nobody
+// knows whether it has carried out the order.
 type Carrier interface {
 	Repair(family int, take func(fd int) (kept bool))
 	Hold(guest, outside netip.AddrPort, done func(unix.Errno))
@@ -215,7 +216,8 @@ func (h *handover) holds(errno unix.Errno) {
 	switch {
 	case h.stage == ended:
 		if errno == 0 {
-			fl.r.carrier.LetGo(h.guest, h.outside, ignore)
+			h.held = true
+			h.letGo()
 		}
 	case errno == unix.EPIPE:
 		fl.abortGuest() // its segments may be held back, and nobody can release them
@@ -248,9 +250,10 @@ func (h *handover) carry(f *stack.Frozen) {
 	h.letGo()
 }
 
-// letGo removes the rule that holds the guest's segments, if there is one. Where that fails,
-// nothing that the guest sends would arrive any more, and the connection is reset as soon as
-// the caller is done with it.
+// letGo removes the rule that holds the guest's segments, if there is one; the guest's root may
+// have done so before (ENOENT). Where that fails, nothing that the guest sends would arrive any
+// more, and the connection is reset as soon as the caller is done with it. While the guest's
+// kernel carries it, that rule comes first.
 func (h *handover) letGo() {
 	if !h.held {
 		return
@@ -258,8 +261,11 @@ func (h *handover) letGo() {
 	h.held = false
 	r := h.fl.r
 	r.carrier.LetGo(h.guest, h.outside, func(errno unix.Errno) {
-		if errno != 0 && h.fl.host.FD >= 0 {
-			h.stuck = true
+		if errno == 0 || errno == unix.ENOENT || h.fl.host.FD < 0 {
+			return
+		}
+		h.stuck = true
+		if h.stage != wantAnswer {
 			r.shard.Arm(&h.timer, 0, h)
 		}
 	})
@@ -310,7 +316,7 @@ func answered(fd int) bool {
 func (h *handover) goesBack(errno unix.Errno) {
 	switch {
 	case h.stage == ended:
-	case errno != 0, answered(h.fd): // after all; what it has heard is lost
+	case errno != 0, h.stuck, answered(h.fd): // the last: after all; what it has heard is lost
 		h.fl.r.carrier.Drop(h.guest, h.outside, -1, ignore) // the order may have been refused
 		h.fl.abortGuest()
 	default:
@@ -352,6 +358,7 @@ func (h *handover) abandon() {
 	if h.frozen() {
 		h.fl.guest.Thaw()
 	}
+	routed := h.stage == wantAnswer
 	h.stage = ended
 	r := h.fl.r
 	r.shard.Disarm(&h.timer)
@@ -359,6 +366,9 @@ func (h *handover) abandon() {
 	if h.fd >= 0 {
 		unix.Close(h.fd)
 		h.fd = -1
+	}
+	if routed {
+		r.carrier.Drop(h.guest, h.outside, -1, ignore)
 	}
 	h.letGo()
 }
@@ -368,10 +378,10 @@ func (h *handover) abandon() {
 func (h *handover) Run() {
 	switch fl := h.fl; {
 	case fl.host.FD < 0: // it has ended, or left
-	case h.stuck, h.stage == wantCarry, h.stage == wantBack:
-		fl.abortGuest()
 	case h.stage == wantAnswer:
 		h.awaitAnswer()
+	case h.stuck, h.stage == wantCarry, h.stage == wantBack:
+		fl.abortGuest()
 	default:
 		h.giveUp()
 		fl.pump()
