@@ -66,7 +66,9 @@ func TestB1_IPv6AddressAtReady(t *testing.T) {
 }
 
 // TestStartIsQuick: from exec to ready takes no more than some times what the same
-// program takes to print its version, so that a busy machine slows both.
+// program takes to print its version, so that a busy machine slows both. It is three to four
+// times that, and has been six, as it takes several processes and threads to their turn; a wait
+// for anything would be many more. How fast it is the benchmark says (ROWS=start).
 func TestStartIsQuick(t *testing.T) {
 	ours(t, "its start")
 	var took, version []time.Duration
@@ -82,7 +84,7 @@ func TestStartIsQuick(t *testing.T) {
 	}
 	m, v := median(took), median(version)
 	t.Logf("exec to ready: median %v, --version: %v", m, v)
-	if m > 6*v {
+	if m > 15*v {
 		t.Errorf("exec to ready takes %v, and --version %v", took, version)
 	}
 }

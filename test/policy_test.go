@@ -199,7 +199,7 @@ func (p *policed) wantDenied(t testing.TB, network, addr string) {
 	}
 }
 
-// records are the lines of the log about a name or destination.
+// records are the lines of the log about a name, or a destination that no name led to.
 func (p *policed) records(t testing.TB, about string) (list []map[string]any) {
 	t.Helper()
 	f, err := os.Open(p.log)
@@ -212,7 +212,7 @@ func (p *policed) records(t testing.TB, about string) (list []map[string]any) {
 		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
 			t.Fatalf("%s: %v", lines.Text(), err)
 		}
-		if r["name"] == about || r["destination"] == about {
+		if r["name"] == about || r["name"] == nil && r["destination"] == about {
 			list = append(list, r)
 		}
 	}
