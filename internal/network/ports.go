@@ -82,6 +82,8 @@ func (w *Worker) at(a netip.Addr) *membership {
 
 // remember changes what is known of a member, here and at the keeper.
 func (w *Worker) remember(m *membership, change func()) error {
+	w.changing.Lock() // so that the keeper hears last what is so last
+	defer w.changing.Unlock()
 	w.mu.Lock()
 	change()
 	w.mu.Unlock()

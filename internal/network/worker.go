@@ -76,7 +76,7 @@ type Worker struct {
 	leases    map[[6]byte]netip.Addr
 	others    *others
 
-	changing sync.Mutex    // held while a member's policy changes
+	changing sync.Mutex    // held while what is known of a member changes, here and at the keeper
 	telling  sync.Mutex    // held while a message is sent to the keeper
 	refusing chan struct{} // one element for each client that is being refused
 
