@@ -40,6 +40,31 @@ func TestWhy(t *testing.T) {
 	}
 }
 
+// Under learn it says that what no rule allows passes, but not to another resolver.
+func TestWhy_Learn(t *testing.T) {
+	t.Parallel()
+	n := newNetworks(t, "198.51.100.4")
+	file := filepath.Join(n.dir, "rules")
+	if err := os.WriteFile(file, []byte("default deny\ndeny 192.0.2.0/24\nlearn\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.start(t, "run", "--quiet", "--policy="+file, "sleep", "100")
+	n.awaitGuests(t, 1)
+	for flow, want := range map[string]string{
+		"203.0.113.9:80":    "allowed|no rule of the policy allows it|under learn it passes|203.0.113.9:80",
+		"192.0.2.1:80":      "allowed|deny 192.0.2.0/24|under learn it passes",
+		"other.example:443": "allowed|under learn it passes",
+		"203.0.113.9:53":    "refused|other resolver|EACCES",
+	} {
+		out := n.do(t, "why", flow)
+		for _, word := range strings.Split(want, "|") {
+			if !strings.Contains(out, word) {
+				t.Errorf("why %s: no %q in %s", flow, word, out)
+			}
+		}
+	}
+}
+
 // Under a policy it names the rule.
 func TestWhy_Policy(t *testing.T) {
 	t.Parallel()

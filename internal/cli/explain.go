@@ -33,7 +33,7 @@ func (x *explainer) explain(text string, f egress.Flow, why guest.Why) *api.Why 
 		doc.Verdict = "served"
 	}
 	if v := why.Verdict; v != nil {
-		if !v.Allow {
+		if !v.Allow && !why.Learned {
 			doc.Verdict, doc.Errno, doc.To, doc.From = "refused", "EACCES", "", ""
 		}
 		if v.Rule != nil {
@@ -67,7 +67,10 @@ func endpoint(f egress.Flow, to netip.AddrPort) string {
 
 // reason says in words why a decision is what it is.
 func (x *explainer) reason(f egress.Flow, why guest.Why) string {
-	if text := verdictReason(why.Verdict); text != "" {
+	switch text := verdictReason(why.Verdict); {
+	case why.Learned:
+		return text + ", but under learn it passes, and is recorded"
+	case text != "":
 		return text
 	}
 	hasServer := why.NameServer.IsValid()

@@ -105,6 +105,12 @@ type Policy struct {
 	out, in index
 }
 
+// Passes reports whether what a verdict denies passes nevertheless, because of learn. Queries
+// to other resolvers do not: they would teach us nothing about names.
+func (p *Policy) Passes(v Verdict) bool {
+	return p.Learn && !v.Allow && v.Reason != OtherDNS && v.Reason != Unresolved
+}
+
 // NamesHost reports whether a rule is about the host's own addresses.
 func (p *Policy) NamesHost() bool {
 	b := &p.out.groups[hostGroup]

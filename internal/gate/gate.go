@@ -215,11 +215,7 @@ func (g *Gate) act(q policy.Request, d policy.Decision, f egress.Flow, v egress.
 	return d
 }
 
-// passes reports whether what a verdict denies passes nevertheless, because of learn. Queries
-// to other resolvers do not: they would teach us nothing about names.
-func (g *Gate) passes(v egress.Verdict) bool {
-	return g.policy.Learn && v.Reason != egress.OtherDNS && v.Reason != egress.Unresolved
-}
+func (g *Gate) passes(v egress.Verdict) bool { return g.policy.Passes(v) }
 
 func (g *Gate) count(v egress.Verdict) {
 	switch {

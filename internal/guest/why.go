@@ -14,6 +14,7 @@ import (
 type Why struct {
 	Decision   policy.Decision // of the rules; of a name: to allow
 	Verdict    *egress.Verdict // of the policy; nil: there is none, or it was not asked
+	Learned    bool            // what Verdict denies passes, because of learn
 	NameServer netip.Addr      // the host's first one; not valid: there is none
 }
 
@@ -51,6 +52,7 @@ func (g *Guest) Why(of *flow.Guest, f egress.Flow) (why Why) {
 		default:
 			why.Decision = w.rules.Decide(q)
 		}
+		why.Learned = why.Verdict != nil && x.Policy().Passes(*why.Verdict)
 	})
 	return why
 }
