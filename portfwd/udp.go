@@ -133,6 +133,9 @@ func (u *udpPort) newSession(client sockio.Addr, d policy.Decision, seen netip.A
 	return s
 }
 
+// Client is the client as the host knows it; package gate asks for it.
+func (s *session) Client() netip.AddrPort { return s.client.AddrPort() }
+
 func (s *session) end() {
 	s.port.m.cfg.Table.Remove(s.record)
 	s.End(flow.Evicted)

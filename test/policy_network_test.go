@@ -225,12 +225,59 @@ func TestPolicyOfMembersChanges(t *testing.T) {
 	p.wantReach(t, a, "two.example") // b was connected and is a member no more
 }
 
-// TestPolicyOfMembersLinkLocal: a member's own addresses are not all that it can send from.
-func TestPolicyOfMembersLinkLocal(t *testing.T) {
+// TestPolicyOfMembersOlderFlows: what a member began before its first policy, and what clients
+// of its published ports did, goes on under that, and ends under a later one that says so.
+func TestPolicyOfMembersOlderFlows(t *testing.T) {
 	t.Parallel()
 	p := newPolicedNetwork(t)
-	m := p.run(t, "web", "a", "--allow", "one.example:"+p.server)
-	var own net.IP
+	const deny = "allow nothing.example\nallow in from 203.0.113.99\n"
+	keep, kill := p.policy(t, "keep", deny), p.policy(t, "kill", deny+"flows kill\n")
+	at := harness.HostIPv4 + ":18087"
+	m := p.run(t, "web", "a", "-p", at+":8080", "-p", at+":8080/udp")
+	serveTCP(t, m.NetNS, "tcp4", "0.0.0.0:8080", echoTCP)
+	servePacket(t, m.NetNS, "udp4", "0.0.0.0:8080", echoPacket)
+	datagrams := servePacket(t, env.Net.Net, "udp4", harness.NetIPv4+":0", echoPacket)
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: fromLinkLocal(t, m), Zone: "eth0"}}
+	transfers := []*load{
+		loadOver(t, must(m.Dial(timeout(t, deadline), "tcp4", net.JoinHostPort(harness.NetIPv4, p.server)))(t)),
+		loadOver(t, must(env.Net.Net.Dial(timeout(t, deadline), "tcp4", at))(t)),
+		loadOver(t, must(m.NetNS.DialWith(timeout(t, deadline), d, "tcp6", net.JoinHostPort(harness.NetIPv6, p.server)))(t)),
+	}
+	talk := must(m.Dial(timeout(t, deadline), "udp4", datagrams.LocalAddr().String()))(t)
+	defer talk.Close()
+	client := must(env.Net.Net.Dial(timeout(t, deadline), "udp4", at))(t)
+	defer client.Close()
+	goOn := func() {
+		t.Helper()
+		for _, x := range transfers {
+			x.goesOn(t)
+		}
+		for _, c := range []net.Conn{talk, client} {
+			if err := answers(t, c, "by UDP"); err != nil {
+				t.Errorf("UDP from %v: %v", c.LocalAddr(), err)
+			}
+		}
+	}
+	goOn()
+	p.do(t, "network", "policy", "web", "a", keep)
+	goOn()
+	p.do(t, "network", "policy", "web", "a", kill)
+	for _, x := range transfers {
+		x.isReset(t)
+	}
+	if err := answers(t, talk, "denied"); err == nil || os.IsTimeout(err) {
+		t.Errorf("UDP: %v, want to be refused at once", err)
+	}
+	client.Write([]byte("denied")) // that nobody listens is as good
+	client.SetReadDeadline(time.Now().Add(patience))
+	if n, err := client.Read(make([]byte, 100)); err == nil {
+		t.Errorf("a client of UDP has %d bytes from the member", n)
+	}
+}
+
+// fromLinkLocal is the address of a member's own making, once it can send from it.
+func fromLinkLocal(t testing.TB, m *member) (own net.IP) {
+	t.Helper()
 	eventually(t, deadline, func() error {
 		err := m.Do(func() error {
 			link, err := netlink.LinkByName("eth0")
@@ -250,6 +297,15 @@ func TestPolicyOfMembersLinkLocal(t *testing.T) {
 		}
 		return nil
 	})
+	return own
+}
+
+// TestPolicyOfMembersLinkLocal: a member's own addresses are not all that it can send from.
+func TestPolicyOfMembersLinkLocal(t *testing.T) {
+	t.Parallel()
+	p := newPolicedNetwork(t)
+	m := p.run(t, "web", "a", "--allow", "one.example:"+p.server)
+	own := fromLinkLocal(t, m)
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: own, Zone: "eth0"}}
 	if c, err := m.NetNS.DialWith(timeout(t, patience), d, "tcp6", net.JoinHostPort(harness.NetIPv6, p.server)); err == nil {
 		t.Error("a server is reached from a link-local address")

@@ -209,15 +209,20 @@ func (t *Table) Each(k Kind, do func(*Flow)) {
 	}
 }
 
-// EndOf ends the flows of a guest.
-func (t *Table) EndOf(g *Guest) {
+// EachOf calls do for the flows of a guest, as Each does.
+func (t *Table) EachOf(g *Guest, do func(*Flow)) {
 	for k := range kinds {
 		t.Each(k, func(f *Flow) {
 			if f.Guest == g {
-				t.end(f, Evicted)
+				do(f)
 			}
 		})
 	}
+}
+
+// EndOf ends the flows of a guest.
+func (t *Table) EndOf(g *Guest) {
+	t.EachOf(g, func(f *Flow) { t.end(f, Evicted) })
 }
 
 // Close ends all flows. The shard must have stopped serving.

@@ -29,6 +29,11 @@
 // Under a new policy, flows allowed before go on, or with flows kill end at once if it denies
 // them.
 //
+// A member of a network may have flows before it has a policy, and so a gate. Its datagrams were
+// noted meanwhile (before.go) and are talks of the new gate, and its UDP clients are watched. Its
+// connections are not: nobody knows by which names they go, so that the first policy with flows
+// kill ends them all.
+//
 // # Several gates
 //
 // A guest whose device has several queues has a gate for each, with one Memory: a name that

@@ -38,6 +38,10 @@ type Config struct {
 	Memory *Memory
 	// Share is how many gates share the limits; zero: one.
 	Share int
+	// Guest is whose flows these are, of which some may be under way already; nil in a process
+	// with one guest. Before has its datagrams so far; nil: there were none.
+	Guest  *flow.Guest
+	Before *Before
 }
 
 // Memory is shared by the gates of a guest: a name that one of them has answered leads to the
@@ -74,7 +78,8 @@ type Gate struct {
 	recorder  egress.Recorder
 	flush     shard.Timer
 	watches   map[*watch]struct{}
-	sessions  map[talkKey]*watch // of clients of published UDP ports, from the client to the guest
+	older     map[*flow.Flow]struct{} // connections from before the gate, which nothing watches
+	sessions  map[talkKey]*watch      // of clients of published UDP ports, from the client to the guest
 	counts    Counts
 	closed    bool
 }
@@ -100,7 +105,10 @@ func (c *Counts) Add(o Counts) {
 
 // New makes a gate.
 func New(cfg Config) *Gate {
-	g := &Gate{cfg: cfg, watches: make(map[*watch]struct{}), sessions: make(map[talkKey]*watch)}
+	g := &Gate{
+		cfg: cfg, policy: cfg.Policy,
+		watches: make(map[*watch]struct{}), older: make(map[*flow.Flow]struct{}), sessions: make(map[talkKey]*watch),
+	}
 	if cfg.Memory == nil {
 		cfg.Memory = NewMemory(cfg.Share)
 	}
@@ -113,26 +121,37 @@ func New(cfg Config) *Gate {
 	g.look.g = g
 	g.talks.g = g
 	g.recorder.Write = cfg.Log
+	g.adopt()
 	g.Set(cfg.Policy)
 	return g
 }
 
 // Set replaces the policy. Flows that were allowed go on, unless the new policy says flows
-// kill and denies them.
+// kill and denies them. Connections from before the gate end under any such policy: their
+// servers' names are not known, nor all clients of published ports.
 func (g *Gate) Set(p *egress.Policy) {
 	g.policy = p
 	g.counts = Counts{Rules: make([]uint64, len(p.Rules()))}
-	if !p.KillFlows {
-		return
+	if p.KillFlows {
+		g.endDenied()
 	}
+}
+
+// endDenied ends the flows that the policy denies.
+func (g *Gate) endDenied() {
 	for w := range g.watches {
-		f := w.flow
-		if v := p.Decide(f); !v.Allow && !p.Learn {
+		if v := g.policy.Decide(w.flow); !v.Allow && !g.passes(v) {
 			w.verdict = v
 			g.cfg.Table.End(w.record)
 		}
 	}
-	g.talks.forgetAll()
+	g.talks.forgetAll() // the next datagram of each is decided anew
+	if g.policy.Learn {
+		return
+	}
+	for f := range g.older {
+		g.cfg.Table.End(f)
+	}
 }
 
 // Attach sets the resolver that looks up real addresses.
@@ -239,8 +258,7 @@ func (g *Gate) decideIn(q policy.Request) policy.Decision {
 		d.Watch = w // what was allowed goes on
 		return d
 	}
-	f := egress.Flow{Direction: egress.In, Proto: protoOf(q.Proto), Addr: q.Src.Addr().Unmap().WithZone(""), Port: q.Dst.Port()}
-	f.Host = f.Addr.IsLoopback() || g.hosts.has(f.Addr, g.cfg.Shard.Now())
+	f := g.flowIn(q)
 	v := g.policy.Decide(f)
 	if !v.Allow && !g.passes(v) {
 		g.count(v)
@@ -249,6 +267,13 @@ func (g *Gate) decideIn(q policy.Request) policy.Decision {
 	}
 	d.Watch = &watch{g: g, flow: f, verdict: v, request: q} // counted once it is a flow
 	return d
+}
+
+// flowIn is a client of a published port as policies see it.
+func (g *Gate) flowIn(q policy.Request) egress.Flow {
+	f := egress.Flow{Direction: egress.In, Proto: protoOf(q.Proto), Addr: q.Src.Addr().Unmap().WithZone(""), Port: q.Dst.Port()}
+	f.Host = f.Addr.IsLoopback() || g.hosts.has(f.Addr, g.cfg.Shard.Now())
+	return f
 }
 
 // record records a verdict, with what is known of the flow's end.

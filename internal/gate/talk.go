@@ -76,28 +76,32 @@ func (x *talks) begin(q policy.Request, d policy.Decision, f egress.Flow, v egre
 	if d.Action != policy.Allow {
 		return d
 	}
+	t := &talk{g: x.g, key: keyOf(q), to: d.To, binding: b, flow: f, request: q, used: x.g.cfg.Shard.Now()}
+	x.add(t)
+	x.g.record(f, v, q, egress.Ending{})
+	return t.decision()
+}
+
+// add remembers a talk.
+func (x *talks) add(t *talk) {
 	g := x.g
 	if x.byDst == nil {
 		x.byDst, x.byPeer = make(map[talkKey]*talk), make(map[talkKey]*talk)
 	}
 	if len(x.byDst) >= part(talksMost, g.cfg.Share) {
-		for _, t := range x.byDst {
-			x.forget(t)
+		for _, other := range x.byDst {
+			x.forget(other)
 			break
 		}
 	}
-	key := keyOf(q)
-	t := &talk{g: g, key: key, to: d.To, binding: b, flow: f, request: q, used: g.cfg.Shard.Now()}
-	x.byDst[key] = t
+	x.byDst[t.key] = t
 	x.byPeer[t.peer()] = t
-	if b != nil {
-		g.names.Hold(b)
+	if t.binding != nil {
+		g.names.Hold(t.binding)
 	}
-	g.record(f, v, q, egress.Ending{})
 	if !g.cfg.Shard.Armed(&x.timer) {
 		g.cfg.Shard.Arm(&x.timer, talkIdle, x)
 	}
-	return t.decision()
 }
 
 func (t *talk) peer() talkKey { return talkKey{t.key.proto, t.key.src, t.to} }

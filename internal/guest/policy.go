@@ -16,7 +16,7 @@ func (g *Guest) decider(w *worker, cfg *Config) policy.Decider {
 	w.rules = &cfg.Rules
 	switch {
 	case cfg.Members != nil:
-		g.members = &memberGates{g: g, cfg: cfg, gates: make(map[*flow.Guest]*gate.Gate)}
+		g.members = &memberGates{g: g, cfg: cfg, gates: make(map[*flow.Guest]*gate.Gate), before: make(map[*flow.Guest]*gate.Before)}
 		return g.members
 	case cfg.Policy != nil:
 		w.gate = gate.New(gate.Config{
@@ -81,9 +81,10 @@ const memberShare = 16
 
 // memberGates apply the policies of members, each its own. It belongs to the shard's thread.
 type memberGates struct {
-	g     *Guest
-	cfg   *Config
-	gates map[*flow.Guest]*gate.Gate
+	g      *Guest
+	cfg    *Config
+	gates  map[*flow.Guest]*gate.Gate
+	before map[*flow.Guest]*gate.Before // of members without a policy
 }
 
 // Decide implements policy.Decider. The rules decide about members without a policy. While
@@ -94,10 +95,23 @@ func (m *memberGates) Decide(q policy.Request) policy.Decision {
 		return x.Decide(q)
 	}
 	d := m.cfg.Rules.Decide(q)
-	if q.Guest == nil && len(m.gates) > 0 && (d.Action == policy.Allow || d.Action == policy.ServeDNS) {
+	switch {
+	case q.Guest == nil && len(m.gates) > 0 && (d.Action == policy.Allow || d.Action == policy.ServeDNS):
 		return policy.Decision{}
+	case q.Guest != nil && d.Action == policy.Allow:
+		m.note(q)
 	}
 	return d
+}
+
+// note remembers a member's datagrams, in case it gets a policy.
+func (m *memberGates) note(q policy.Request) {
+	b := m.before[q.Guest]
+	if b == nil {
+		b = gate.NewBefore(memberShare)
+		m.before[q.Guest] = b
+	}
+	b.Note(q, m.g.workers[0].shard.Now())
 }
 
 // of is the gate of the member with an address, nil if there is none.
@@ -126,6 +140,11 @@ func (m *memberGates) Rewrite(query []byte, from netip.AddrPort, stream bool) (u
 // record gets its records, and may be nil. It must be called on the thread of the shard.
 func (g *Guest) SetMemberPolicy(of *flow.Guest, p *egress.Policy, record func(egress.Record)) {
 	x, w := g.members.gates[of], g.workers[0]
+	before := g.members.before[of]
+	delete(g.members.before, of)
+	if p != nil && p.KillFlows {
+		g.EndFlows(nil) // from addresses that nobody is known by: of any member
+	}
 	switch {
 	case p == nil && x == nil:
 	case p == nil:
@@ -137,15 +156,12 @@ func (g *Guest) SetMemberPolicy(of *flow.Guest, p *egress.Policy, record func(eg
 		rules := &g.members.cfg.Rules
 		x = gate.New(gate.Config{
 			Rules: rules, IsOwn: rules.Plan.IsOwn, IsMember: rules.Plan.Inside, Policy: p, IPv6: g.ipv6,
-			Shard: w.shard, Table: w.table, Log: record, Share: memberShare,
+			Shard: w.shard, Table: w.table, Log: record, Share: memberShare, Guest: of, Before: before,
 		})
 		if g.resolver != nil {
 			x.Attach(g.resolver)
 		}
 		g.members.gates[of] = x
-		if p.KillFlows { // nothing has watched the present ones
-			g.EndFlows(of)
-		}
 	}
 }
 
