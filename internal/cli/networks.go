@@ -7,7 +7,6 @@ import (
 	"io"
 	"math"
 	"net/netip"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -232,7 +231,7 @@ func (n *Networks) create(ctx context.Context, e *env) error {
 	d.Name = n.operands[0]
 	if d.Policy != "" {
 		var err error
-		if d.Policy, err = filepath.Abs(d.Policy); err != nil {
+		if d.Policy, err = wholePolicyPath(d.Policy); err != nil {
 			return err
 		}
 		if _, err := (PolicyOptions{File: d.Policy}).ofMember(); err != nil {

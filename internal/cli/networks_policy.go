@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
@@ -55,7 +54,7 @@ func (n *Networks) policy(ctx context.Context, e *env) error {
 		}
 		return showPolicy(e.stdout, &doc)
 	}
-	file, err := filepath.Abs(n.operands[2])
+	file, err := wholePolicyPath(n.operands[2])
 	if err != nil {
 		return err
 	}

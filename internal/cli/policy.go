@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -134,7 +135,11 @@ func faults(err error) []error {
 
 // check says what a policy decides about a flow, or only counts its rules.
 func (p *Policies) check(stdin io.Reader, stdout io.Writer) (code int, err error) {
-	text, err := readPolicy(p.operands[0], stdin)
+	read := readPolicy
+	if p.operands[0] == "-" {
+		read = func(name string) (string, error) { return policyText(name, stdin) }
+	}
+	text, err := read(p.operands[0])
 	if err != nil {
 		return exitUnknown, err
 	}
@@ -197,17 +202,41 @@ func (p *Policies) suggest(stdin io.Reader, stdout io.Writer) (code int, err err
 	return 0, nil
 }
 
-// readPolicy reads the text of a policy, but no more than a policy may have.
-func readPolicy(path string, stdin io.Reader) (string, error) {
-	in := stdin
-	if path != "-" {
-		f, err := os.Open(path)
-		if err != nil {
-			return "", fmt.Errorf("read policy: %w", err)
-		}
-		defer f.Close()
-		in = f
+// checkPolicyPath refuses what names no file. Programs that run long may read a policy again,
+// which stdin cannot be.
+func checkPolicyPath(path string) error {
+	switch path {
+	case "":
+		return errors.New("read policy: the path is empty")
+	case "-":
+		return errors.New("read policy: - is stdin, and a policy may be read again later: give the path of a file")
 	}
+	return nil
+}
+
+// wholePolicyPath returns the path for a process in another directory.
+func wholePolicyPath(path string) (string, error) {
+	if err := checkPolicyPath(path); err != nil {
+		return "", err
+	}
+	return filepath.Abs(path)
+}
+
+// readPolicy reads the text of a policy's file.
+func readPolicy(path string) (string, error) {
+	if err := checkPolicyPath(path); err != nil {
+		return "", err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("read policy: %w", err)
+	}
+	defer f.Close()
+	return policyText(path, f)
+}
+
+// policyText reads the text of a policy, but no more than a policy may have.
+func policyText(path string, in io.Reader) (string, error) {
 	b, err := io.ReadAll(io.LimitReader(in, egress.MaxText+1))
 	if err != nil {
 		return "", fmt.Errorf("read policy: %w", err)

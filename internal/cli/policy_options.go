@@ -83,7 +83,7 @@ func (o *PolicyOptions) load() (*egress.Policy, error) {
 // sources returns the texts of the policy, nil if there is no policy.
 func (o *PolicyOptions) sources() (list []egress.Source, err error) {
 	if o.File != "" {
-		text, err := readPolicy(o.File, nil)
+		text, err := readPolicy(o.File)
 		if err != nil {
 			return nil, err
 		}

@@ -69,3 +69,44 @@ func TestPolicyCheckTellsAllFaults(t *testing.T) {
 		}
 	}
 }
+
+// What runs long takes its policy from a file: stdin and an empty path are refused, in a line,
+// wherever one is named.
+func TestPolicyIsAFile(t *testing.T) {
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	load := func(file string) error {
+		_, err := (&PolicyOptions{File: file}).load()
+		return err
+	}
+	ofMember := func(file string) error {
+		_, err := PolicyOptions{File: file}.ofMember()
+		return err
+	}
+	command := func(args ...string) error {
+		n, exit := ParseNetworks("epiphyte", args)
+		if exit != nil {
+			return exit
+		}
+		return n.command.run(n, t.Context(), &env{prog: "epiphyte"})
+	}
+	const stdin, empty = "read policy: - is stdin, and a policy may be read again later: give the path of a file", "read policy: the path is empty"
+	for _, tt := range []struct {
+		name, want string
+		err        error
+	}{
+		{"a guest", stdin, load("-")},
+		{"a member", stdin, ofMember("-")},
+		{"a network", stdin, command("create", "web", "--policy", "-")},
+		{"another of a member", stdin, command("policy", "web", "db", "-")},
+		{"another of a member, empty", empty, command("policy", "web", "db", "")},
+	} {
+		if tt.err == nil || tt.err.Error() != tt.want {
+			t.Errorf("%s: %v, want %q", tt.name, tt.err, tt.want)
+		}
+	}
+	t.Setenv(policyVariable, "-")
+	if err := (PolicyOptions{}).checkMember(); err == nil || err.Error() != stdin {
+		t.Errorf("by the environment: %v", err)
+	}
+}
