@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // extension of the files of definitions.
@@ -28,7 +30,7 @@ func (p Paths) Load(name string) (Definition, bool, error) {
 
 // read is Load without checking that the name is valid.
 func (p Paths) read(name string) (Definition, bool, error) {
-	b, err := os.ReadFile(p.File(name))
+	b, err := readRegular(p.File(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Definition{}, false, nil
 	}
@@ -43,6 +45,27 @@ func (p Paths) read(name string) (Definition, bool, error) {
 		return Definition{}, false, fmt.Errorf("read definition %s: %w", p.File(name), err)
 	}
 	return d, true, nil
+}
+
+// maxFile bounds what is read of a definition, in bytes.
+const maxFile = 1 << 20
+
+// readRegular reads a file. Guests that have the user's files may have put anything in its
+// place, so what is no regular file is not waited for.
+func readRegular(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxFile {
+		return nil, fmt.Errorf("%s is not a regular file of %d bytes at most", path, maxFile)
+	}
+	return io.ReadAll(io.LimitReader(f, maxFile)) // it may grow
 }
 
 func decode(b []byte) (d Definition, err error) {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -165,5 +166,29 @@ func TestList(t *testing.T) {
 	taken, err := p.Subnets("web-2")
 	if want := prefixes("10.90.1.0/24 fd90:0:0:1::/64"); !slices.Equal(taken, want) || err == nil {
 		t.Errorf("others than web-2 take %v (%v), want %v and the errors", taken, err, want)
+	}
+}
+
+// What a guest has put in the place of a definition is neither waited for nor read without end.
+func TestList_OddFiles(t *testing.T) {
+	p := testPaths(t)
+	write(t, p, "web", `{"name":"web"}`)
+	write(t, p, "sparse", "")
+	for _, err := range []error{
+		syscall.Mkfifo(p.File("pipe"), 0o600), os.Truncate(p.File("sparse"), 1<<40),
+		os.Mkdir(p.File("dir"), 0o700), os.Symlink("/dev/zero", p.File("zero")), os.Symlink("web.json", p.File("link")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := p.List()
+	if len(all) != 1 || all[0].Name != "web" {
+		t.Errorf("listed %+v", all)
+	}
+	for _, name := range []string{"pipe", "sparse", "dir", "zero", "link"} {
+		if err == nil || !strings.Contains(err.Error(), p.File(name)) {
+			t.Errorf("%v, want an error that names %s", err, p.File(name))
+		}
 	}
 }
