@@ -43,8 +43,8 @@ func TestFind_Members(t *testing.T) {
 	for _, c := range []struct{ args, says string }{
 		{"exec true", "choose one by --id: dev/db (sleep 100), dev/web ("},
 		{"exec -i nobody true", `there is no guest "nobody"; running are dev/db`},
-		{"flows -i web", "2 guests are running; choose one by --id: dev/web"},
-		{"why --network dev 192.0.2.1:80", "choose one by --id: dev/db"},
+		{"flows -i web", `"web" means 2 guests; choose one by --id: dev/web (sleep 200), other/web (`},
+		{"why --network dev 192.0.2.1:80", `"dev" means 2 guests; choose one by --id: dev/db`},
 		{"why --network nosuch 192.0.2.1:80", "network nosuch is not running"},
 	} {
 		if _, err, code := n.try(t, strings.Fields(c.args)...); code != 1 || !strings.Contains(err, c.says) || strings.Count(err, "\n") != 1 {

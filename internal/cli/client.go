@@ -214,7 +214,7 @@ func (c *Client) findGuest(ctx context.Context) error {
 
 // choose takes the only guest of a list.
 func (c *Client) choose(list []foundGuest) error {
-	g, err := onlyGuest(list)
+	g, err := onlyGuest(list, cmp.Or(c.id, c.network))
 	if err != nil {
 		return err
 	}

@@ -76,7 +76,7 @@ func targetOf(ctx context.Context, id string) (target tap.Target, err error) {
 	}
 	g, err := onlyGuest(slices.CompactFunc(list, func(a, b foundGuest) bool {
 		return a.Process > 0 && a.Process == b.Process || a.NetNS != "" && a.NetNS == b.NetNS
-	}))
+	}), id)
 	switch {
 	case err != nil:
 		return target, err

@@ -210,13 +210,16 @@ func guestsNamed(ctx context.Context, id string) (named []foundGuest, err error)
 	return named, nil
 }
 
-// onlyGuest returns the guest of a list, which must not be empty; it is an error if there are
-// several.
-func onlyGuest(list []foundGuest) (g foundGuest, err error) {
-	if len(list) > 1 {
+// onlyGuest returns the guest of a list, which must not be empty. It is an error if there are
+// several; name is the id or the network that means them, empty if they are all that run.
+func onlyGuest(list []foundGuest, name string) (g foundGuest, err error) {
+	switch {
+	case len(list) == 1:
+		return list[0], nil
+	case name == "":
 		return g, fmt.Errorf("%d guests are running; choose one by --id: %s", len(list), namesOf(list))
 	}
-	return list[0], nil
+	return g, fmt.Errorf("%q means %d guests; choose one by --id: %s", name, len(list), namesOf(list))
 }
 
 func namesOf(list []foundGuest) string {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/api"
 	"epiphyte/internal/netdef"
 )
 
@@ -46,5 +47,24 @@ func TestFindGuests_Starting(t *testing.T) {
 	}
 	if _, err := os.Lstat(killed); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the socket of a program that was killed: %v", err)
+	}
+}
+
+// Of several guests it is said whether all run or all have the name that was given.
+func TestOnlyGuest(t *testing.T) {
+	list := []foundGuest{
+		{Guest: &api.Guest{Command: []string{"one"}}, Network: "a", Member: "db"},
+		{Guest: &api.Guest{Command: []string{"two"}}, Network: "b", Member: "db"},
+	}
+	for name, want := range map[string]string{
+		"":   "2 guests are running; choose one by --id: a/db (one), b/db (two)",
+		"db": `"db" means 2 guests; choose one by --id: a/db (one), b/db (two)`,
+	} {
+		if _, err := onlyGuest(list, name); err == nil || err.Error() != want {
+			t.Errorf("%q: %v, want %s", name, err, want)
+		}
+	}
+	if g, err := onlyGuest(list[:1], "db"); err != nil || g.Network != "a" {
+		t.Errorf("%+v, %v", g, err)
 	}
 }
