@@ -191,11 +191,8 @@ func (c *Client) find(ctx context.Context) error {
 	}
 	members, err := findMembers(ctx)
 	members = slices.DeleteFunc(members, func(g foundGuest) bool { return g.Network != c.network })
-	if err == nil && len(members) == 0 {
-		err = fmt.Errorf("network %s has no members", c.network)
-	}
-	if err != nil {
-		return err
+	if len(members) == 0 {
+		return cmp.Or(err, fmt.Errorf("network %s has no members", c.network))
 	}
 	return c.choose(members)
 }

@@ -113,7 +113,8 @@ func (g foundGuest) command() string {
 }
 
 // findGuests lists the user's running guests, the oldest first, and then the members of
-// networks, by name. It removes the sockets of programs that have been killed.
+// networks, by name. It removes the sockets of programs that have been killed. With an error
+// that is about some of the networks it lists the others.
 func findGuests(ctx context.Context) (list []foundGuest, err error) {
 	dir, err := netdef.GuestsDir()
 	if err != nil {
@@ -151,7 +152,8 @@ func killed(path string) bool {
 	return err == nil && unix.Kill(pid, 0) == unix.ESRCH
 }
 
-// findMembers lists the members of the user's networks.
+// findMembers lists the members of the user's networks. With an error that is about some of
+// the networks it lists the others'.
 func findMembers(ctx context.Context) (list []foundGuest, err error) {
 	paths, err := netdef.DefaultPaths()
 	if err != nil {
@@ -190,24 +192,23 @@ func commandOf(pid int) []string {
 var errNoGuest = errors.New("no guest of yours is running that 'ps' would list")
 
 // guestsNamed returns the running guests that id names, or all if id is empty. It is an error
-// if there are none.
+// if there are none; only then does it matter that others may not have been found.
 func guestsNamed(ctx context.Context, id string) (named []foundGuest, err error) {
-	all, err := findGuests(ctx)
-	if err != nil {
-		return nil, err
-	}
+	all, hidden := findGuests(ctx)
 	for _, g := range all {
 		if id == "" || g.is(id) {
 			named = append(named, g)
 		}
 	}
 	switch {
+	case len(named) > 0:
+		return named, nil
+	case hidden != nil:
+		return nil, fmt.Errorf("no such guest is found, and not all can be listed: %w", hidden)
 	case len(all) == 0:
 		return nil, errNoGuest
-	case len(named) == 0:
-		return nil, fmt.Errorf("there is no guest %q; running are %s", id, namesOf(all))
 	}
-	return named, nil
+	return nil, fmt.Errorf("there is no guest %q; running are %s", id, namesOf(all))
 }
 
 // onlyGuest returns the guest of a list, which must not be empty. It is an error if there are

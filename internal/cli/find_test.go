@@ -1,11 +1,14 @@
 package cli
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -47,6 +50,59 @@ func TestFindGuests_Starting(t *testing.T) {
 	}
 	if _, err := os.Lstat(killed); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the socket of a program that was killed: %v", err)
+	}
+}
+
+// A file that is no network's hides no guest, and is named where they are listed or none is
+// found.
+func TestGuests_BrokenNetwork(t *testing.T) {
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	dir, err := netdef.GuestsDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := api.ListenHTTP(t.Context(), filepath.Join(dir, "1"+findSuffix), api.Config{Guest: &api.Guest{Program: 4711, Process: 4712, Command: []string{"sleep"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(t.Context()) }()
+	t.Cleanup(func() { server.Close(); <-done })
+	paths, err := netdef.DefaultPaths()
+	if err != nil {
+		t.Fatal(err)
+	}
+	junk := paths.Running().File("junk")
+	if err := os.WriteFile(junk, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"", "4711", "4712"} {
+		if list, err := guestsNamed(t.Context(), id); err != nil || len(list) != 1 || list[0].Program != 4711 {
+			t.Errorf("guest %q: %+v, %v", id, list, err)
+		}
+	}
+	if list, err := guestsNamed(t.Context(), "web"); err == nil || !strings.Contains(err.Error(), junk) {
+		t.Errorf("a guest that may be hidden: %+v, %v", list, err)
+	}
+	for _, command := range []struct {
+		run  func(stdout, stderr io.Writer) int
+		says string
+	}{
+		{func(stdout, stderr io.Writer) int { return psMain(t.Context(), "epiphyte", nil, stdout, stderr) }, "4711"},
+		{func(stdout, stderr io.Writer) int {
+			n, exit := ParseNetworks("epiphyte", []string{"ls"})
+			if exit != nil {
+				t.Fatal(exit)
+			}
+			return n.run(t.Context(), "epiphyte", stdout, stderr)
+		}, "SUBNET"},
+	} {
+		var stdout, stderr bytes.Buffer
+		code := command.run(&stdout, &stderr)
+		if said := stderr.String(); code != 1 || !strings.Contains(stdout.String(), command.says) || !strings.Contains(said, junk) || strings.Count(said, "\n") != 1 {
+			t.Errorf("status %d, %q, %q", code, stdout.String(), said)
+		}
 	}
 }
 

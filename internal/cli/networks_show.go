@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -22,10 +23,7 @@ type listed struct {
 
 func (n *Networks) list(ctx context.Context, e *env) error {
 	defined, listErr := e.paths.List() // broken ones do not hide the others
-	running, err := runningNetworks(ctx, e.paths)
-	if err != nil {
-		return err
-	}
+	running, runErr := runningNetworks(ctx, e.paths)
 	all := []listed{}
 	for _, info := range running {
 		all = append(all, listed{info.Definition, true, len(info.Members)})
@@ -39,14 +37,15 @@ func (n *Networks) list(ctx context.Context, e *env) error {
 	if err := n.showList(e.stdout, all); err != nil {
 		return err
 	}
-	return listErr
+	return errors.Join(listErr, runErr)
 }
 
 // answerPatience is how long a list waits for each program on it, which answers within
 // milliseconds unless it has been stopped.
 const answerPatience = 2 * time.Second
 
-// runningNetworks inspects all running networks that answer.
+// runningNetworks inspects all running networks that answer. With an error, which names
+// broken definitions, it returns the others.
 func runningNetworks(ctx context.Context, paths netdef.Paths) (list []*network.Info, err error) {
 	running, err := paths.Running().List()
 	for _, d := range running {

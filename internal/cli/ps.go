@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -28,9 +29,10 @@ func psMain(ctx context.Context, prog string, args []string, stdout, stderr io.W
 	if exit != nil {
 		return exit.write(prog, stdout, stderr)
 	}
-	list, err := findGuests(ctx)
-	if err == nil {
-		err = showGuests(stdout, list, json)
+	list, hidden := findGuests(ctx) // broken networks do not hide the others
+	err := hidden
+	if len(list) > 0 || hidden == nil {
+		err = cmp.Or(showGuests(stdout, list, json), hidden)
 	}
 	if err != nil {
 		return lineFault(fs.Name(), err).write(prog, stdout, stderr)
