@@ -130,3 +130,47 @@ func TestWhy_Member(t *testing.T) {
 		t.Errorf("of the only member of a network: %s", out)
 	}
 }
+
+// why knows what DNS says of the host's names, and of names on the member's other networks.
+func TestWhy_Names(t *testing.T) {
+	t.Parallel()
+	n := newNetworks(t, "198.51.100.4")
+	n.do(t, "network", "create", "open", "--allow-host-loopback")
+	n.do(t, "network", "create", "--isolate", "apart")
+	n.start(t, "run", "--quiet", "--network=a", "--network=b", "--network=apart", "--name=x", "sleep", "100")
+	n.awaitGuests(t, 3)
+	for _, args := range []string{"a only", "b db", "apart y", "open o"} {
+		network, name, _ := strings.Cut(args, " ")
+		n.start(t, "run", "--quiet", "--network="+network, "--name="+name, "sleep", "100")
+	}
+	n.awaitGuests(t, 7)
+	n.start(t, "run", "--quiet", "--disable-host-loopback", "sleep", "101")
+	n.start(t, "run", "--quiet", "--disable-dns", "sleep", "102")
+	address, program := map[string]string{}, map[string]string{}
+	for _, g := range n.awaitGuests(t, 9) {
+		address[g.Network+"/"+g.Member] = g.IPv4
+		program[strings.Join(g.Command, " ")] = fmt.Sprint(g.Program)
+	}
+	closed, noDNS := program["sleep 101"], program["sleep 102"]
+	for _, c := range []struct{ who, flow, says string }{
+		{"a/x", "db:80", "allowed|neighbour|to          " + address["b/db"] + ":80|member      b/db"},
+		{"a/x", "db.b:80", "allowed|member      b/db"},
+		{"a/x", address["b/db"] + ":80", "allowed|member      b/db"},
+		{"a/x", address["b/x"] + ":80", "allowed|own"},
+		{"a/x", "y:80", "dropped|apart"},
+		{"a/x", "only:80", "allowed|member      only"},
+		{"a/only", "db:80", "allowed|looked up|nameserver  198.51.100.4"},
+		{"a/x", "host.docker.internal:80", "refused|the name does not exist|--allow-host-loopback"},
+		{"a/x", "x.host.docker.internal:80", "refused|the name does not exist"},
+		{"open/o", "host.docker.internal:80", "allowed|127.0.0.1:80"},
+		{closed, "host.docker.internal:80", "refused|the name does not exist|--disable-host-loopback"},
+		{noDNS, "host.docker.internal:80", "cannot be looked up|--disable-dns"},
+	} {
+		out := n.do(t, "why", "--id", c.who, c.flow)
+		for _, word := range strings.Split(c.says, "|") {
+			if !strings.Contains(out, word) {
+				t.Errorf("why %s of %s: no %q in %s", c.flow, c.who, word, out)
+			}
+		}
+	}
+}

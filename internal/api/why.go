@@ -14,7 +14,7 @@ type Why struct {
 	Reason     string `json:"reason"`               // in words
 	To         string `json:"to,omitempty"`         // where it would lead on the host
 	From       string `json:"from,omitempty"`       // the host's source address or interface, if one is set
-	Member     string `json:"member,omitempty"`     // the network's member that has the address
+	Member     string `json:"member,omitempty"`     // the network's member that has the address; with its network, if that is another
 	Errno      string `json:"errno,omitempty"`      // the symbol of the error that the guest would see
 	Rule       string `json:"rule,omitempty"`       // of the policy that decided
 	Where      string `json:"where,omitempty"`      // the rule's file and line

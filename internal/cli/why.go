@@ -25,7 +25,10 @@ func (o *Options) why(g *guest.Guest, member, text string) (*api.Why, error) {
 	if err != nil {
 		return nil, err
 	}
-	f = g.HostFlow(f)
+	f, absent := g.HostFlow(f)
+	if absent {
+		return absentHost(text), nil
+	}
 	return (&explainer{&o.Plan, o.Source}).explain(text, f, g.Why(nil, f)), nil
 }
 
@@ -40,7 +43,12 @@ func whyOfMember(w *network.Worker, member, text string) (*api.Why, error) {
 		return nil, err
 	}
 	doc := &api.Why{Flow: text, Verdict: "allowed", Member: why.Neighbor}
+	if why.Elsewhere != "" {
+		doc.Member = why.Elsewhere + "/" + why.Neighbor
+	}
 	switch {
+	case why.NoHost:
+		doc = absentHost(text)
 	case why.Unknown:
 		doc.Verdict, doc.Reason = "refused", "no member has the name, and the network answers for it itself"
 	case why.Own:
@@ -58,6 +66,12 @@ func whyOfMember(w *network.Worker, member, text string) (*api.Why, error) {
 		}
 	}
 	return doc, nil
+}
+
+// absentHost explains a name of the host's that does not exist for the guest.
+func absentHost(text string) *api.Why {
+	return &api.Why{Flow: text, Verdict: "refused", Reason: "the name does not exist: the host's names lead to it where the guest may reach it " +
+		"(--disable-host-loopback closes it; of a network, --allow-host-loopback opens it), and nothing is below them"}
 }
 
 // parseAsked reads the flow of a question.

@@ -31,13 +31,19 @@ func hostAddrs(r *policy.Rules) []netip.Addr {
 	return r.Plan.HostLoopback
 }
 
-// HostFlow returns f with an address in place of a name of the host, if the guest reaches
-// it. Any goroutine may call it.
-func (g *Guest) HostFlow(f egress.Flow) egress.Flow {
-	if addrs := hostAddrs(g.workers[0].rules); names.IsHost(f.Name) && len(addrs) > 0 {
+// HostFlow returns f with an address in place of a name of the host. absent says that there is
+// no such name, since the guest may not reach the host, or that it is below one of the host's.
+// Without the resolver nobody answers for these names. Any goroutine may call it.
+func (g *Guest) HostFlow(f egress.Flow) (_ egress.Flow, absent bool) {
+	rules := g.workers[0].rules
+	if f.Name == "" || rules.DisableDNS {
+		return f, false
+	}
+	addrs, ours := names.NewHost(hostAddrs(rules), false).Lookup(f.Name)
+	if len(addrs) > 0 {
 		f.Name, f.Addr = "", addrs[0]
 	}
-	return f
+	return f, ours && len(addrs) == 0
 }
 
 // Answer answers queries for the host, and leaves others to next; see dns.Config.Local.

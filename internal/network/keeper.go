@@ -257,7 +257,7 @@ func (k *keeper) list() {
 		all[i] = m.member
 	}
 	k.mu.Unlock()
-	if err := writeMembers(k.cfg.Members, k.cfg.Definition.Name, all); err != nil {
+	if err := writeMembers(k.cfg.Members, k.cfg.Definition, all); err != nil {
 		k.cfg.Logger.Warn("other networks do not learn of the members here", "error", err)
 	}
 }

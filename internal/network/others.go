@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,12 +26,13 @@ import (
 // memberFile is what a keeper writes.
 type memberFile struct {
 	Network string   `json:"network"`
+	Isolate bool     `json:"isolate,omitempty"`
 	Members []Member `json:"members"`
 }
 
 // writeMembers replaces the file at path.
-func writeMembers(path, network string, members []Member) error {
-	b, err := json.Marshal(memberFile{network, members})
+func writeMembers(path string, network netdef.Definition, members []Member) error {
+	b, err := json.Marshal(memberFile{network.Name, network.Isolate, members})
 	if err != nil {
 		return err
 	}
@@ -56,8 +58,10 @@ type fileInfo struct {
 
 // other is a network as its file describes it.
 type other struct {
-	ids   []string
-	names *names.Table
+	name    string
+	isolate bool // its members are kept from each other
+	members []Member
+	names   *names.Table
 }
 
 func newOthers(paths netdef.Paths, network string) *others {
@@ -68,16 +72,48 @@ func newOthers(paths netdef.Paths, network string) *others {
 // answer answers a query of the guest with this id about its neighbours on other networks.
 // ok is false if none has that name.
 func (o *others) answer(id string, query []byte, stream bool) (answer []byte, ok bool) {
-	o.refresh()
-	for _, n := range o.networks {
-		if !slices.Contains(n.ids, id) {
-			continue
-		}
+	for _, n := range o.of(id) {
 		if answer, ok := n.names.Answer(query, stream); ok && !denies(answer) {
 			return answer, true
 		}
 	}
 	return nil, false
+}
+
+// lookup returns the addresses of a name, as answer does.
+func (o *others) lookup(id, name string) []netip.Addr {
+	for _, n := range o.of(id) {
+		if addrs, _ := n.names.Lookup(name); len(addrs) > 0 {
+			return addrs
+		}
+	}
+	return nil
+}
+
+// at returns whom an address of one of the guest's other networks belongs to; nil: nobody.
+func (o *others) at(id string, a netip.Addr) (*other, *Member) {
+	if !a.IsValid() {
+		return nil, nil
+	}
+	for _, n := range o.of(id) {
+		for i := range n.members {
+			if slices.Contains(n.members[i].addresses(), a) {
+				return n, &n.members[i]
+			}
+		}
+	}
+	return nil, nil
+}
+
+// of returns the other networks of the guest with this id.
+func (o *others) of(id string) (list []*other) {
+	o.refresh()
+	for _, n := range o.networks {
+		if slices.ContainsFunc(n.members, func(m Member) bool { return m.ID == id }) {
+			list = append(list, n)
+		}
+	}
+	return list
 }
 
 // denies reports whether an answer says that there is no such name.
@@ -152,9 +188,8 @@ func parseOther(b []byte) *other {
 	if json.Unmarshal(b, &f) != nil {
 		return nil
 	}
-	n := &other{names: names.New(names.Config{Network: f.Network})}
+	n := &other{name: f.Network, isolate: f.Isolate, members: f.Members, names: names.New(names.Config{Network: f.Network})}
 	for _, m := range f.Members {
-		n.ids = append(n.ids, m.ID)
 		n.names.Add(m.ID, m.named())
 	}
 	return n

@@ -11,11 +11,13 @@ import (
 
 // Why says what would become of a member's flow.
 type Why struct {
-	guest.Why             // set if Neighbor is empty and not Unknown
+	guest.Why             // set if Neighbor is empty, and neither NoHost nor Unknown
 	Flow      egress.Flow // with an address where the network knows its name
 	Neighbor  string      // the member that the flow is for; may be the one that asks
+	Elsewhere string      // another network of the asker's, if Neighbor is on that
 	Own       bool        // Neighbor is the one that asks
 	Apart     bool        // members are kept from each other
+	NoHost    bool        // the name is one of the host's, which the member may not reach
 	Unknown   bool        // the name belongs to the network, and no member has it
 }
 
@@ -32,7 +34,10 @@ func (w *Worker) Why(who string, f egress.Flow) (why Why, err error) {
 	if err != nil {
 		return why, fmt.Errorf("network %s: %w", w.def.Name, err)
 	}
-	why.Flow, why.Apart = w.guest.HostFlow(f), w.def.Isolate
+	why.Apart = w.def.Isolate
+	if why.Flow, why.NoHost = w.guest.HostFlow(f); why.NoHost {
+		return why, nil
+	}
 	served := w.on(func() { why.resolve(w, m) })
 	if !served {
 		return why, fmt.Errorf("network %s: %w", w.def.Name, errEnding)
@@ -59,6 +64,9 @@ func (w *Worker) asked(who string) (*membership, error) {
 func (why *Why) resolve(w *Worker, m *membership) {
 	if why.Flow.Name != "" && !w.def.NoDNS {
 		addrs, ours := w.names.Lookup(why.Flow.Name)
+		if len(addrs) == 0 {
+			addrs = w.others.lookup(m.ID, why.Flow.Name)
+		}
 		switch {
 		case len(addrs) > 0:
 			why.Flow.Name, why.Flow.Addr = "", addrs[0]
@@ -68,5 +76,7 @@ func (why *Why) resolve(w *Worker, m *membership) {
 	}
 	if n := w.byAddress[why.Flow.Addr]; n != nil {
 		why.Neighbor, why.Own = n.Name, n == m
+	} else if n, neighbor := w.others.at(m.ID, why.Flow.Addr); n != nil { // the guest's kernel sends it there
+		why.Neighbor, why.Own, why.Elsewhere, why.Apart = neighbor.Name, neighbor.ID == m.ID, n.name, n.isolate
 	}
 }
