@@ -16,7 +16,7 @@ import (
 
 // IDs are the users and groups inside. The zero value has the caller alone, as root.
 type IDs struct {
-	Users, Groups []syscall.SysProcIDMap // empty: the zero value's
+	Users, Groups []syscall.SysProcIDMap // the caller's first; empty: the zero value's
 	// Subordinate says that there are others than the caller's: newuidmap and newgidmap map
 	// them.
 	Subordinate bool
@@ -73,13 +73,23 @@ func mapAround(inside, outside int, block subid.Block) []syscall.SysProcIDMap {
 // root reports whether the caller is root inside.
 func (ids IDs) root() bool { return len(ids.Users) == 0 || ids.Users[0].ContainerID == 0 }
 
-// groupRange returns the first and the last group inside.
+// groupRange returns the first and the last group inside of a range with the caller's and as
+// many others as one range can have. The kernel compares groups by their numbers outside, where
+// a range must not be empty either. There the block is on one side of the caller's, so what
+// is on the same side inside leads to its far end.
 func (ids IDs) groupRange() (first, last int) {
-	for i, m := range ids.Groups {
-		if i == 0 || m.ContainerID < first {
+	if len(ids.Groups) == 0 {
+		return 0, 0
+	}
+	own := ids.Groups[0]
+	first, last = own.ContainerID, own.ContainerID
+	for _, m := range ids.Groups[1:] {
+		switch inside, outside := m.ContainerID > own.ContainerID, m.HostID > own.HostID; {
+		case inside && outside:
+			last = m.ContainerID + m.Size - 1
+		case !inside && !outside:
 			first = m.ContainerID
 		}
-		last = max(last, m.ContainerID+m.Size-1)
 	}
 	return first, last
 }

@@ -99,6 +99,35 @@ func TestSettings(t *testing.T) {
 	}
 }
 
+// The range of groups with ping sockets has the caller's own by its number outside, which is
+// what the kernel compares, and all others where one range can have them.
+func TestGroupRange(t *testing.T) {
+	high := subid.Block{First: 100000, Count: 65536}
+	low := subid.Block{First: 100, Count: 500}
+	for _, tt := range []struct {
+		inside, outside int
+		block           subid.Block
+		first, last     int
+	}{
+		{0, 1001, subid.Block{}, 0, 0},
+		{1001, 1001, subid.Block{}, 1001, 1001},
+		{0, 1001, high, 0, 65535},
+		{1001, 1001, high, 1001, 65535},
+		{0, 1001, low, 0, 0},
+		{400, 1001, low, 0, 400},
+		{1001, 1001, low, 0, 1001},
+		{70000, 70000, high, 70000, 70000},
+	} {
+		ids := IDs{Groups: mapAround(tt.inside, tt.outside, tt.block)}
+		if first, last := ids.groupRange(); first != tt.first || last != tt.last {
+			t.Errorf("%d for %d and %+v: %d to %d, want %d to %d", tt.inside, tt.outside, tt.block, first, last, tt.first, tt.last)
+		}
+	}
+	if first, last := (IDs{}).groupRange(); first != 0 || last != 0 {
+		t.Errorf("of the zero value: %d to %d", first, last)
+	}
+}
+
 func TestB2_HintNamesTheSetting(t *testing.T) {
 	for _, tc := range []struct {
 		err      error

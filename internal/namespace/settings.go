@@ -18,7 +18,7 @@ type setting struct {
 func settings(ids IDs) []setting {
 	first, last := ids.groupRange()
 	return []setting{
-		// Ping sockets, for all groups.
+		// Ping sockets, for all groups that one range can have.
 		{"ipv4/ping_group_range", fmt.Sprintf("%d %d", first, last), "ping needs privileges"},
 		// Any user in the guest may use any port.
 		{"ipv4/ip_unprivileged_port_start", "0", "ports below 1024 need privileges"},

@@ -52,6 +52,10 @@ func TestSubordinateIDs(t *testing.T) {
 		{"changes user", `./epiphyte run --map-auto --kill-children -- setpriv --reuid=33 --regid=34 --groups=35 bash -c 'id -u; id -G; : 3<>/dev/udp/10.0.2.3/53'; ` +
 			`./epiphyte run --map-auto -- sh -c ': >file; chown 33:34 file; su -s /bin/sh nobody -c "id -un"'; stat -c %u:%g file`,
 			`33\n34 35\nnobody\n100032:100033\n`},
+		{"pings", `for as in "" --map-current; do ./epiphyte run --map-auto $as -- python3 -c '
+import socket
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)
+print("open")'; done`, `open\nopen\n`},
 		{"serves", `
 			./epiphyte run --quiet --map-auto -p 127.0.0.1:8080:80 -- setpriv --reuid=33 --regid=33 --clear-groups python3 -c '
 import socket
