@@ -206,7 +206,7 @@ func (u *reader) serves(typed string, host *harness.Guest) bool {
 		info, err := os.Stat(filepath.Join(u.home, "here/capture"))
 		return err == nil && info.Size() > 0
 	}
-	if host == nil {
+	if host == nil || strings.Contains(typed, "network connect") { // which ends, and only then has a member
 		return false
 	}
 	links, err := host.Links()
