@@ -20,8 +20,6 @@ const (
 	// takes a limited number of pieces, of a segment (MAX_SKB_FRAGS) or into the pipe; one
 	// that returns fewer bytes than that was not cut short.
 	wholeBelow = 16
-	// arrivals are the events of bytes that can be read.
-	arrivals = unix.EPOLLIN | unix.EPOLLPRI
 	// hangups are those of an end of stream, or of an error.
 	hangups = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
 )
@@ -53,7 +51,6 @@ type spliceEnd struct {
 	readable bool
 	writable bool
 	outward  bool // the watch tells when it can take more
-	muted    bool // the watch does not tell of arrivals
 	done     bool // its end of stream was passed on
 	hangup   bool // its end of stream or an error is yet to be read
 	urgent   bool // it has had urgent data, which splice does not pass
@@ -100,48 +97,23 @@ func (e *spliceEnd) take(from connect.Socket) {
 // already are reported in the next turn.
 func (e *spliceEnd) observe() (err error) {
 	if e.Watch == nil {
-		e.Watch, err = e.s.r.shard.Watch(e.FD, e.events(), e)
+		events := uint32(hostEvents)
+		if e.outward {
+			events = connect.Events
+		}
+		e.Watch, err = e.s.r.shard.Watch(e.FD, events, e)
 	}
 	return err
-}
-
-// events are what the watch tells.
-func (e *spliceEnd) events() uint32 {
-	events := uint32(hostEvents)
-	if e.outward {
-		events = connect.Events
-	}
-	if e.muted {
-		events &^= arrivals
-	}
-	return events
-}
-
-// mute stops or resumes the news of arrivals. While the peer is full each segment would
-// wake us up in vain: a fifth of our time in a bulk transfer
-// (make bench ROWS='pasta-published-tcp-*'). What has arrived by then is told when they resume.
-func (e *spliceEnd) mute(on bool) {
-	if e.muted != on {
-		e.muted = on
-		e.Watch.Modify(e.events())
-	}
 }
 
 // Ready implements shard.Handler.
 func (e *spliceEnd) Ready(events uint32) {
 	e.note(events)
-	if events&(arrivals|hangups) != 0 {
+	if events&(unix.EPOLLIN|unix.EPOLLPRI|hangups) != 0 {
 		e.readable = true
 	}
-	onlyArrivals := events&hangups == 0
 	if events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-		onlyArrivals = onlyArrivals && e.writable // each event tells of the room that there is
 		e.writable = true
-		e.peer.mute(false)
-	}
-	if onlyArrivals && e.pipe != nil && !e.peer.writable {
-		e.mute(true)
-		return
 	}
 	e.s.pump()
 	if events&unix.EPOLLERR != 0 && !e.s.closed && (e.done || e.pipe != nil || !e.peer.writable) {
@@ -220,7 +192,7 @@ func (e *spliceEnd) fill() bool {
 	e.s.r.givePipe(p)
 	if errno == 0 && e.hasBytes() {
 		// Not the end: an urgent byte is next, and the FIN is there already. Its event may be
-		// yet to come, even if one has told of the FIN: the watch was muted then.
+		// yet to come.
 		e.urgent = true
 		e.copy()
 		return false
@@ -285,7 +257,7 @@ func (e *spliceEnd) full() {
 	if !e.outward {
 		e.outward = true
 		if e.Watch != nil {
-			e.Watch.Modify(e.events()) // tells at once if there is room again
+			e.Watch.Modify(connect.Events) // tells at once if there is room again
 		}
 	}
 }

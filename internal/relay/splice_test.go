@@ -408,69 +408,6 @@ func TestJoinUrgentFirst(t *testing.T) {
 	}
 }
 
-// The peer has room again, and urgent data and the end of the stream arrive behind a few
-// bytes, all told in one turn. The watch was not to tell of arrivals until then, so the end
-// is told without the urgent byte before it.
-func TestJoinUrgentWhileFull(t *testing.T) {
-	w := newWorld(t)
-	for range 2 { // with either end watched before
-		host, guest := w.join()
-		var want, got []byte
-		send := func(part []byte) {
-			if _, err := host.Write(part); err != nil {
-				t.Fatal(err)
-			}
-			want = append(want, part...)
-		}
-		full := func() (yes bool) {
-			w.do(func() {
-				s := w.last.Owner.(*splice)
-				yes = s.host.pipe != nil && !s.guest.writable && !s.host.hasBytes()
-			})
-			return yes
-		}
-		for !full() {
-			send(random(4<<10, byte(len(want)>>12)))
-		}
-		send([]byte("abc"))
-		w.wait("ends that are told of arrivals", func() int {
-			if w.last.Owner.(*splice).host.muted {
-				return 0
-			}
-			return 1
-		})
-		var from, to syscall.RawConn
-		var err error
-		if from, err = host.SyscallConn(); err == nil {
-			to, err = guest.SyscallConn()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.do(func() { // so that no event is taken meanwhile
-			to.Control(func(fd uintptr) {
-				b := make([]byte, 1<<20)
-				for {
-					n, err := unix.Read(int(fd), b)
-					if n <= 0 || err != nil {
-						return
-					}
-					got = append(got, b[:n]...)
-				}
-			})
-			from.Control(func(fd uintptr) {
-				err = errors.Join(unix.Send(int(fd), []byte("!"), unix.MSG_OOB), unix.Shutdown(int(fd), unix.SHUT_WR))
-			})
-		})
-		rest, readErr := io.ReadAll(guest)
-		if err := errors.Join(err, readErr); err != nil || !bytes.Equal(append(got, rest...), append(want, '!')) {
-			t.Errorf("%d bytes of %d arrived, or others, %v", len(got)+len(rest), len(want)+1, err)
-		}
-		guest.Close()
-		w.wantIdle()
-	}
-}
-
 // B19: with no descriptor for a pipe the bytes go by our memory.
 func TestB19_JoinWithoutPipes(t *testing.T) {
 	w := newWorld(t)
