@@ -180,3 +180,17 @@ func documents(t *testing.T) []string {
 	paths = append(paths, behind...)
 	return append(paths, filepath.Join(root, "README.md"), filepath.Join(root, "CONTRIBUTING.md"), filepath.Join(root, "CHANGELOG.md"))
 }
+
+// Every package has its line in the README.
+func TestPackagesAreListed(t *testing.T) {
+	readme := read(t, filepath.Join(root, "README.md"))
+	packages, err := filepath.Glob(filepath.Join(root, "internal/*"))
+	if err != nil || len(packages) == 0 {
+		t.Fatalf("found %q, %v", packages, err)
+	}
+	for _, path := range packages {
+		if dir := strings.TrimPrefix(path, root+"/"); !strings.Contains(readme, "`"+dir+"`") {
+			t.Errorf("README.md does not name %s", dir)
+		}
+	}
+}
