@@ -30,7 +30,7 @@ func (p Paths) Load(name string) (Definition, bool, error) {
 
 // read is Load without checking that the name is valid.
 func (p Paths) read(name string) (Definition, bool, error) {
-	b, err := readRegular(p.File(name))
+	b, err := ReadRegular(p.File(name), maxFile, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Definition{}, false, nil
 	}
@@ -50,10 +50,11 @@ func (p Paths) read(name string) (Definition, bool, error) {
 // maxFile bounds what is read of a definition, in bytes.
 const maxFile = 1 << 20
 
-// readRegular reads a file. Guests that have the user's files may have put anything in its
-// place, so what is no regular file is not waited for.
-func readRegular(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+// ReadRegular reads a file of at most size bytes; flags are further ones of open(2). Guests that
+// have the user's files may have put anything in its place, so anything but a regular file is
+// an error, and not waited for.
+func ReadRegular(path string, size int64, flags int) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|flags, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -62,10 +63,10 @@ func readRegular(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() || info.Size() > maxFile {
-		return nil, fmt.Errorf("%s is not a regular file of %d bytes at most", path, maxFile)
+	if !info.Mode().IsRegular() || info.Size() > size {
+		return nil, fmt.Errorf("%s is not a regular file of %d bytes at most", path, size)
 	}
-	return io.ReadAll(io.LimitReader(f, maxFile)) // it may grow
+	return io.ReadAll(io.LimitReader(f, size)) // it may grow
 }
 
 func decode(b []byte) (d Definition, err error) {

@@ -2,8 +2,6 @@ package network
 
 import (
 	"encoding/json"
-	"fmt"
-	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -135,7 +133,7 @@ func (o *others) refresh() {
 	o.read, o.networks = files, nil
 	left := int64(maxMemberFiles)
 	for _, f := range files {
-		b, err := readRegular(filepath.Join(o.dir, f.name), left)
+		b, err := netdef.ReadRegular(filepath.Join(o.dir, f.name), left, unix.O_NOFOLLOW)
 		if err != nil { // it may have just gone
 			continue
 		}
@@ -162,24 +160,6 @@ func (o *others) files() (list []fileInfo) {
 		}
 	}
 	return list
-}
-
-// readRegular reads a file of at most size bytes. It must not block, since the network
-// stands still meanwhile: anything but a regular file is an error.
-func readRegular(path string, size int64) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || info.Size() > size {
-		return nil, fmt.Errorf("read %s: not a regular file of %d bytes at most", path, size)
-	}
-	return io.ReadAll(io.LimitReader(f, size)) // it may grow
 }
 
 // parseOther returns nil if b is not from a keeper.
