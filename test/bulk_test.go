@@ -106,39 +106,43 @@ func noRules(t testing.TB, g *harness.Guest) {
 }
 
 // TestBulkKeepsEveryByte: connections that leave the device while both sides send at once
-// lose nothing. BULK_COUNT is how many must leave for each MTU and family, of twice as many that
-// are tried.
+// lose nothing. BULK_COUNT is how many must leave for each MTU and family. Not all do, as on a
+// busy machine there is seldom a moment in which nothing is in flight.
 func TestBulkKeepsEveryByte(t *testing.T) {
 	count := 50
 	if n, err := strconv.Atoi(os.Getenv("BULK_COUNT")); err == nil {
 		count = n
 	}
-	var sum atomic.Int64
-	t.Cleanup(func() { t.Logf("%d connections left the device in all", sum.Load()) })
+	var left atomic.Int64
+	t.Cleanup(func() { t.Logf("%d connections left the device in all", left.Load()) })
 	for _, mtu := range []string{"65520", "1500"} {
 		t.Run(mtu, func(t *testing.T) {
 			t.Parallel()
 			w, carried := bulkWorld(t, "--mtu="+mtu)
 			eachFamily(t, func(t *testing.T, f family) {
 				addr := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), echoTCP)
-				before := carried()
-				var wg sync.WaitGroup
-				for i := range 4 {
-					wg.Go(func() {
-						for k := range count / 2 {
-							if err := w.echoesSlowly("tcp"+f.v, hostPort(f.server, addr), random(uint64(i*count+k), 1_500_000)); err != nil {
-								t.Errorf("connection %d of %d: %v", k, i, err)
-								return
+				before, tried, n := carried(), 0, 0
+				for n < count && tried < 20*count && !t.Failed() {
+					var wg sync.WaitGroup
+					for range 4 {
+						first := tried
+						tried += 5
+						wg.Go(func() {
+							for k := first; k < first+5; k++ {
+								if err := w.echoesSlowly("tcp"+f.v, hostPort(f.server, addr), random(uint64(k), 1_500_000)); err != nil {
+									t.Errorf("connection %d: %v", k, err)
+									return
+								}
 							}
-						}
-					})
+						})
+					}
+					wg.Wait()
+					n = carried() - before
 				}
-				wg.Wait()
-				n := carried() - before
-				sum.Add(int64(n))
-				t.Logf("%d of %d connections left the device", n, 4*(count/2))
+				left.Add(int64(n))
+				t.Logf("%d of %d connections left the device", n, tried)
 				if n < count {
-					t.Errorf("only %d of %d connections left the device", n, 4*(count/2))
+					t.Errorf("only %d of %d connections left the device", n, tried)
 				}
 				noRules(t, w.Guest)
 			})
