@@ -54,7 +54,9 @@ func TestPolicyRefusal(t *testing.T) {
 			if err := answers(t, c, "denied"); !isErrno(err, unix.EHOSTUNREACH, unix.EACCES, unix.ENETUNREACH) {
 				t.Errorf("UDP: %v", err)
 			}
-			if took := time.Since(begin); late(t, took, time.Second) {
+			// An ICMP error is ignored while connect still has its socket locked (tcp_v6_err), and
+			// the SYN is sent again after a second: on a busy machine, now and then.
+			if took := time.Since(begin); late(t, took, 2*time.Second) {
 				t.Errorf("refused after %v", took)
 			}
 			if i > 0 {
@@ -66,11 +68,12 @@ func TestPolicyRefusal(t *testing.T) {
 			}
 		}
 		const want = 2*times + 1
-		if n := denied(t, socket); n != want {
+		n := denied(t, socket)
+		if n < want || n > want+times {
 			t.Errorf("%d flows are counted as denied, want %d", n, want)
 		}
 		metrics := overHTTP(t, socket, "GET", "/metrics", "")
-		if !strings.Contains(metrics, fmt.Sprintf("policy_denied_total %d\n", want)) {
+		if !strings.Contains(metrics, fmt.Sprintf("policy_denied_total %d\n", n)) {
 			t.Errorf("no such count in\n%s", metrics)
 		}
 		for _, port := range []string{"443", "444"} {
