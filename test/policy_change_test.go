@@ -225,8 +225,7 @@ func TestPolicyAddressesRotate(t *testing.T) {
 			got.note(c.LocalAddr().(*net.TCPAddr).IP.String())
 			echoTCP(c)
 		}
-		first := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), echo)
-		serveTCP(t, env.Net.Net, "tcp"+f.v, hostPort(f.other, first), echo)
+		at := serveOnePort(t, env.Net.Net, echo, f.server, f.other)
 		p := underPolicy(t, "allow good.example\n")
 		for i, addrs := range [][]string{{f.noNet, f.noHost, f.other}, {f.server}, {f.other}, {f.noHost, f.server}} {
 			var records []string
@@ -237,7 +236,7 @@ func TestPolicyAddressesRotate(t *testing.T) {
 			want := addrs[len(addrs)-1]
 			eventually(t, deadline, func() error {
 				got.clear()
-				c, err := p.connect(t, "good.example", f.kind(), port(first))
+				c, err := p.connect(t, "good.example", f.kind(), at)
 				if err == nil {
 					err = answers(t, c, "hello")
 					c.Close()
@@ -251,7 +250,7 @@ func TestPolicyAddressesRotate(t *testing.T) {
 				continue // that are alike are told of later
 			}
 			eventually(t, deadline, func() error {
-				if list := p.records(t, "good.example"); len(list) != 1 || list[0]["destination"] != hostPort(want, first) {
+				if list := p.records(t, "good.example"); len(list) != 1 || list[0]["destination"] != net.JoinHostPort(want, at) {
 					return fmt.Errorf("recorded: %v, want that it led to %s", list, want)
 				}
 				return nil

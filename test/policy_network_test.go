@@ -40,8 +40,7 @@ func newPolicedNetwork(t testing.TB) *policedNetwork {
 		p.zone.set(name, "A", name+" 60 IN A "+harness.NetIPv4)
 		p.zone.set(name, "AAAA", name+" 60 IN AAAA "+harness.NetIPv6)
 	}
-	p.server = port(serveTCP(t, env.Net.Net, "tcp4", harness.NetIPv4+":0", echoTCP))
-	serveTCP(t, env.Net.Net, "tcp6", net.JoinHostPort(harness.NetIPv6, p.server), echoTCP)
+	p.server = serveOnePort(t, env.Net.Net, echoTCP, harness.NetIPv4, harness.NetIPv6)
 	return p
 }
 

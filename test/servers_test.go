@@ -27,6 +27,37 @@ func onceFree[T any](t testing.TB, bind func() (T, error)) (bound T) {
 func serveTCP(t testing.TB, ns *harness.NetNS, network, addr string, handle func(*net.TCPConn)) net.Addr {
 	t.Helper()
 	l := onceFree(t, func() (net.Listener, error) { return ns.Listen(network, addr) })
+	serveListener(t, l, handle)
+	return l.Addr()
+}
+
+// serveOnePort is serveTCP at the same port of several addresses. It tries others if one that is
+// free at the first is another test's at the next.
+func serveOnePort(t testing.TB, ns *harness.NetNS, handle func(*net.TCPConn), hosts ...string) (at string) {
+	t.Helper()
+	var listeners []net.Listener
+	eventually(t, deadline, func() error {
+		at = "0"
+		for _, host := range hosts {
+			l, err := ns.Listen("tcp", net.JoinHostPort(host, at))
+			if err != nil {
+				for _, l := range listeners {
+					l.Close()
+				}
+				listeners = nil
+				return err
+			}
+			listeners, at = append(listeners, l), port(l.Addr())
+		}
+		return nil
+	})
+	for _, l := range listeners {
+		serveListener(t, l, handle)
+	}
+	return at
+}
+
+func serveListener(t testing.TB, l net.Listener, handle func(*net.TCPConn)) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	live := map[net.Conn]bool{}
@@ -59,7 +90,6 @@ func serveTCP(t testing.TB, ns *harness.NetNS, network, addr string, handle func
 		mu.Unlock()
 		wg.Wait()
 	})
-	return l.Addr()
 }
 
 // echoTCP sends everything back, and the end of the stream too.
