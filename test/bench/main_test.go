@@ -57,16 +57,19 @@ func TestEveryLoadRuns(t *testing.T) {
 				if err := s.arrange(rows[0]); err != nil {
 					t.Fatal(err)
 				}
-				v, err := rows[0].run(t.Context(), s, 100*time.Millisecond)
+				window := 100 * time.Millisecond
+				v, err := rows[0].run(t.Context(), s, window)
 				if err != nil { // a busy machine may let nothing happen in so short a time
-					v, err = rows[0].run(t.Context(), s, 3*time.Second)
+					window = 3 * time.Second
+					v, err = rows[0].run(t.Context(), s, window)
 				}
 				if err != nil {
 					t.Fatal(err)
 				}
 				errors := 0.0
 				if strings.HasSuffix(name, "rtt-udp") || rows[0].dns {
-					errors = 2 // a busy machine may lose a datagram, and the client says so
+					// A busy machine may lose datagrams, and the client says so.
+					errors = 2 + v["per_s"]*window.Seconds()/20
 				}
 				for _, m := range rows[0].metrics {
 					if !m.lower && v[m.key] <= 0 || v["errors"] > errors {
