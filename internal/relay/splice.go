@@ -20,6 +20,9 @@ const (
 	// takes a limited number of pieces, of a segment (MAX_SKB_FRAGS) or into the pipe; one
 	// that returns fewer bytes than that was not cut short.
 	wholeBelow = 16
+	// bulkPiece is how much a splice moves at least in a bulk transfer: half a segment of the
+	// largest size. Fewer bytes are as likely an answer that someone waits for.
+	bulkPiece = 32 << 10
 	// hangups are those of an end of stream, or of an error.
 	hangups = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
 )
@@ -291,6 +294,9 @@ func (e *spliceEnd) copy() {
 
 func (e *spliceEnd) count(n int) {
 	*e.moved += uint64(n)
+	if n >= bulkPiece {
+		e.s.r.shard.Bulk()
+	}
 	e.s.r.table.Used(e.s.record)
 }
 

@@ -52,7 +52,7 @@ func (e *epoll) Modify(fd int, events, serial uint32) error {
 func (e *epoll) Remove(fd int) error { return e.ctl(unix.EPOLL_CTL_DEL, fd, 0, 0) }
 
 // Spin implements Poller.
-func (e *epoll) Spin(events []Event) (int, error) {
+func (e *epoll) Spin(events []Event, bulk bool) (int, error) {
 	if !e.spin.worthTrying() {
 		return 0, nil
 	}
@@ -61,7 +61,7 @@ func (e *epoll) Spin(events []Event) (int, error) {
 		e.woken = false
 		n, err := e.poll(events)
 		now := time.Now()
-		if e.spin.looked(n > 0 || err != nil || e.woken, now.Sub(last), now.Sub(begun)) {
+		if e.spin.looked(n > 0 || err != nil || e.woken, bulk, now.Sub(last), now.Sub(begun)) {
 			return n, err
 		}
 		last = now

@@ -76,8 +76,8 @@ type Poller interface {
 	Wait(events []Event, timeout time.Duration) (int, error)
 	// Spin fills events if there are any soon. It does not sleep, and comes
 	// back at once unless events have been coming in quick succession, or
-	// after Wake.
-	Spin(events []Event) (int, error)
+	// after Wake. In a bulk transfer others may have the processor meanwhile.
+	Spin(events []Event, bulk bool) (int, error)
 	Wake()
 	Close() error
 }
@@ -103,6 +103,8 @@ type Shard struct {
 	idle    []Task // to run before sleeping
 	events  [eventBatch]Event
 
+	bulkUntil time.Duration // when a transfer in bulk is taken to have ended
+
 	sleeping atomic.Bool // set while Wait may block; the goroutine that clears it calls Wake
 
 	mu     sync.Mutex
@@ -115,6 +117,10 @@ type Shard struct {
 // tasks get their turn. 128 events are 1.5 kB of the shard and, at about 1 us
 // each, a tenth of a millisecond.
 const eventBatch = 128
+
+// bulkFor outlasts the turns of a bulk transfer in which a socket is full and nothing moves,
+// and the slices of other threads between them, most of which took 0.5 to 1 ms.
+const bulkFor = 10 * time.Millisecond
 
 // New makes a shard. It holds descriptors until Close.
 func New(cfg Config) (*Shard, error) {
@@ -194,7 +200,7 @@ func (s *Shard) poll(wait time.Duration) (int, error) {
 	if !idle {
 		return s.poller.Wait(s.events[:], 0)
 	}
-	if n, err := s.poller.Spin(s.events[:]); n > 0 || err != nil {
+	if n, err := s.poller.Spin(s.events[:], s.now < s.bulkUntil); n > 0 || err != nil {
 		return n, err
 	}
 	for _, t := range s.idle {
@@ -210,6 +216,10 @@ func (s *Shard) poll(wait time.Duration) (int, error) {
 	}
 	return s.poller.Wait(s.events[:], wait)
 }
+
+// Bulk tells that a handler has moved much at once. For as long as that goes on, moving more
+// at a time is better than moving it sooner.
+func (s *Shard) Bulk() { s.bulkUntil = s.now + bulkFor }
 
 // BeforeSleep adds a task that runs whenever the shard is about to sleep. It must arm a
 // timer or Post for later work.

@@ -361,3 +361,21 @@ func (q *quietTask) Ready(uint32) { q.ready++ }
 type handlerFunc func(events uint32)
 
 func (f handlerFunc) Ready(events uint32) { f(events) }
+
+// A bulk transfer lasts beyond turns in which nothing moves, and ends by itself.
+func TestBulk(t *testing.T) {
+	b := newBench(t)
+	wait := func(want bool) {
+		t.Helper()
+		if err := b.Turn(-1); err != nil || b.poller.Bulk() != want {
+			t.Errorf("waits as in bulk: %v, %v; want %v", b.poller.Bulk(), err, want)
+		}
+	}
+	wait(false)
+	b.Again(shard.TaskFunc(b.Bulk))
+	wait(true)
+	b.clock.Advance(time.Millisecond)
+	wait(true)
+	b.clock.Advance(time.Second)
+	wait(false)
+}

@@ -55,6 +55,7 @@ type Poller struct {
 	set     map[int]interest // guarded by mu
 	pending []shard.Event    // guarded by mu
 	waits   []time.Duration  // guarded by mu
+	bulk    bool             // guarded by mu
 	wakes   int              // guarded by mu
 	closed  bool             // guarded by mu
 	err     error            // guarded by mu
@@ -146,7 +147,19 @@ func (p *Poller) Wait(events []shard.Event, timeout time.Duration) (int, error) 
 }
 
 // Spin implements shard.Poller: it never pays.
-func (p *Poller) Spin([]shard.Event) (int, error) { return 0, nil }
+func (p *Poller) Spin(_ []shard.Event, bulk bool) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.bulk = bulk
+	return 0, nil
+}
+
+// Bulk reports whether the shard last waited for more of a bulk transfer.
+func (p *Poller) Bulk() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.bulk
+}
 
 // maxWaits bounds what Waits gives when nobody asks for long.
 const maxWaits = 1 << 16
