@@ -250,7 +250,7 @@ func trace(pid int) error {
 // The agent holds its socket and nothing else, and little power.
 func TestAgent_HoldsNothing(t *testing.T) {
 	if os.Geteuid() == 0 {
-		t.Skip("nothing to see: capabilities are root's")
+		t.Skip("root has capabilities of its own; make test runs this as an unprivileged user")
 	}
 	g := newGuest(t, nesting{})
 	agentFor(t, g, true)

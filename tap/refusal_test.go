@@ -74,7 +74,7 @@ func TestOpen_PermissionErrors(t *testing.T) {
 	})
 	t.Run("another user's namespaces", func(t *testing.T) {
 		if os.Getenv(envForeign) == "" {
-			t.Skip("takes root to set up")
+			t.Skip("takes root to set up, as make test does when root calls it")
 		}
 		_, err := Open(t.Context(), Config{Target: Target{NetNS: foreignUserNet}, Name: "tap0"})
 		wantError(t, err, unix.EPERM, "setns(CLONE_NEWUSER): operation not permitted", "belongs to user 0 and we are user")
