@@ -3,6 +3,7 @@ package test
 import (
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -13,19 +14,23 @@ import (
 	"epiphyte/test/harness"
 )
 
+// enoughThreads is more than a program of ours has had under load (package cli).
+const enoughThreads = 12
+
 // TestThreadsExhausted: a process limit that is full when the helper is ready, which
-// ends a Go program that needs one more thread, does not end the guest's network.
+// ends a Go program that needs one more thread, does not end the guest's network. On a host
+// of many processors Go's collector would use as many threads.
 func TestThreadsExhausted(t *testing.T) {
 	ours(t, "its threads before it is ready")
 	socket := filepath.Join(t.TempDir(), "api")
-	w := serve(t, "--mtu=65520", "--api-socket="+socket)
+	w := serveWith(t, harness.HelperConfig{Env: []string{"GOMAXPROCS=64"}}, "--mtu=65520", "--api-socket="+socket)
 	f := families()[0]
 	// One thread is allowed, and there are more: the kernel refuses each further one.
 	if err := unix.Prlimit(w.helper.PID, unix.RLIMIT_NPROC, &unix.Rlimit{Cur: 1, Max: 1}, nil); err != nil {
 		t.Fatal(err)
 	}
 	before := w.usage(t)
-	if before.Threads < 17 {
+	if before.Threads < enoughThreads {
 		t.Errorf("%d threads when ready: load may need more", before.Threads)
 	}
 	addr := serveTCP(t, env.Net.Net, "tcp4", net.JoinHostPort(f.server, "0"), echoTCP)
@@ -63,6 +68,47 @@ func TestThreadsExhausted(t *testing.T) {
 	case <-w.helper.Done():
 		t.Fatal(fmt.Errorf("the helper has ended: %s", w.helper.Stderr))
 	default:
+	}
+}
+
+// TestN_ThreadsExhausted: nor does it end a network, whose two processes have the same limit.
+func TestN_ThreadsExhausted(t *testing.T) {
+	n := newNetworks(t)
+	n.cfg.Env = append(n.cfg.Env, "GOMAXPROCS=64")
+	a, b := n.run(t, "net", "a"), n.run(t, "net", "b")
+	before := n.inspect(t, "net")
+	for _, pid := range [...]int{before.Keeper, before.Worker} {
+		if all, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid)); err != nil || len(all) < enoughThreads {
+			t.Errorf("%d threads: load may need more (%v)", len(all), err)
+		}
+		if err := unix.Prlimit(pid, unix.RLIMIT_NPROC, &unix.Rlimit{Cur: 1, Max: 1}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	resume := make(chan struct{})
+	close(resume)
+	_, done := transfer(t, a, b, 64<<20, resume)
+	var asking sync.WaitGroup
+	for range 8 {
+		asking.Go(func() {
+			if _, err := n.tryInspect(t, "net"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	asking.Wait()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	c := n.run(t, "net", "c")
+	c.serveEcho(t)
+	for _, f := range families() {
+		if err := a.tryTCP(t, f, c.address(f), deadline); err != nil {
+			t.Error(err)
+		}
+	}
+	if now := n.inspect(t, "net"); now.Keeper != before.Keeper || now.Worker != before.Worker {
+		t.Errorf("keeper %d, worker %d; before %d, %d", now.Keeper, now.Worker, before.Keeper, before.Worker)
 	}
 }
 

@@ -29,6 +29,8 @@ func (n *Networks) serve(ctx context.Context, e *env) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	closeInherited()
+	limitProcessors(1)
+	<-startThreads(spareThreads)
 	name := n.operands[0]
 	log := slog.New(slog.NewTextHandler(e.stderr, nil)).With("network", name)
 	setProcessName(log)
@@ -110,6 +112,7 @@ func NetworkMain(ctx context.Context, stderr io.Writer) int {
 	defer stop()
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	limitMemory()
+	limitProcessors(1)
 	threads := startThreads(spareThreads)
 	setProcessName(log)
 	paths, err := netdef.DefaultPaths()

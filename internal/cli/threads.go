@@ -9,8 +9,19 @@ import (
 // The runtime starts one whenever a goroutine may run and all threads are in system calls,
 // and never ends one; but it ends the whole program when the kernel refuses a thread, because
 // the user's process limit (RLIMIT_NPROC) or the cgroup's (pids.max) is exhausted, which the
-// guest itself may have done. Under load of every kind a helper has had eight to eleven.
-const spareThreads = 16
+// guest itself may have done. Without spare ones, a helper with maxProcessors has had seven to
+// eleven in all under load of every kind (the goals of make bench), and four when it is ready.
+const spareThreads = 10
+
+// maxProcessors is how many threads run Go code at a time, besides those of further queues: one
+// moves the packets; the others are for what is rare, and for the collector, which would else
+// start a thread for each of the host's processors.
+const maxProcessors = 4
+
+// limitProcessors bounds the threads of a program that serves a number of queues.
+func limitProcessors(queues int) {
+	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), maxProcessors+queues-1))
+}
 
 // startThreads starts n idle threads besides the caller's, and closes the channel when all of
 // them exist. That takes a fifth of a start, whose other steps leave a processor free
