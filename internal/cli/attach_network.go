@@ -120,6 +120,7 @@ func (a *AttachMember) run(ctx context.Context, prog string, stderr io.Writer) i
 	if a.Detached {
 		return 0
 	}
+	<-reserveThreads(0)
 	for _, m := range members {
 		m.hold(r)
 	}

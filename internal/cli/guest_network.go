@@ -68,8 +68,7 @@ func (o *Options) tapConfig(target tap.Target, name string, configure bool, mac 
 // which it takes over. It leaves nothing behind when it fails.
 func (o *Options) startNetwork(ctx context.Context, p *prepared, cfg tap.Config, r *reporter) (_ *guestNetwork, err error) {
 	limitMemory()
-	limitProcessors(max(1, o.Queues))
-	threads := startThreads(spareThreads + o.Queues)
+	threads := reserveThreads(o.Queues)
 	o.warn(r)
 	n := &guestNetwork{config: cfg, threads: threads, ended: make(chan struct{})}
 	n.records, p.records = p.records, nil

@@ -29,8 +29,7 @@ func (n *Networks) serve(ctx context.Context, e *env) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	closeInherited()
-	limitProcessors(1)
-	<-startThreads(spareThreads)
+	<-reserveThreads(0)
 	name := n.operands[0]
 	log := slog.New(slog.NewTextHandler(e.stderr, nil)).With("network", name)
 	setProcessName(log)
@@ -112,8 +111,7 @@ func NetworkMain(ctx context.Context, stderr io.Writer) int {
 	defer stop()
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	limitMemory()
-	limitProcessors(1)
-	threads := startThreads(spareThreads)
+	threads := reserveThreads(1)
 	setProcessName(log)
 	paths, err := netdef.DefaultPaths()
 	if err != nil {

@@ -71,6 +71,7 @@ func (c *Run) runMember(ctx context.Context, prog string, stderr io.Writer) int 
 			return r.fail(err)
 		}
 	}
+	<-reserveThreads(0)
 	for _, m := range members {
 		m.hold(r)
 	}

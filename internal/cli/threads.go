@@ -18,9 +18,12 @@ const spareThreads = 10
 // start a thread for each of the host's processors.
 const maxProcessors = 4
 
-// limitProcessors bounds the threads of a program that serves a number of queues.
-func limitProcessors(queues int) {
-	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), maxProcessors+queues-1))
+// reserveThreads is for a program that will run on its own: it bounds the threads that the
+// runtime will need, of which queues move packets, and starts them. The channel is closed when
+// they exist.
+func reserveThreads(queues int) <-chan struct{} {
+	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), maxProcessors+max(queues, 1)-1))
+	return startThreads(spareThreads + queues)
 }
 
 // startThreads starts n idle threads besides the caller's, and closes the channel when all of
