@@ -176,7 +176,7 @@ func (a *Agent) end(err error) {
 	a.release()
 	a.err = fmt.Errorf("socket agent: %w", err)
 	if !a.dismissed(err) {
-		a.log.Warn("published ports go by the TAP only", "error", err)
+		a.log.Warn("published ports and bulk go by the TAP only", "error", err)
 	}
 	if a.process != nil {
 		a.process.cancel()

@@ -20,7 +20,7 @@ type AgentConfig struct {
 	Subnet4, Subnet6   netip.Prefix
 	Gateway4, Gateway6 netip.Addr
 	// Datagrams has the Agent hold UDP sockets, too: see Agent.Datagrams. With NoStreams it
-	// holds no TCP sockets: they are made on request.
+	// holds no TCP sockets, and those that are made on request do not get through to servers.
 	Datagrams, NoStreams bool
 	// Carries says that Agent.Carry will be called: what an agent that was killed has left of
 	// it in the namespace is removed first.
@@ -82,8 +82,7 @@ func (p *AgentProcess) hold(theirs int) {
 func (p *AgentProcess) fork(theirs int) (*child, error) {
 	if p.cfg.Subnet4.IsValid() || p.cfg.Subnet6.IsValid() {
 		var err error
-		p.transparent, err = routeMarked(p.join, [2]subnet{{p.cfg.Subnet4, p.cfg.Gateway4}, {p.cfg.Subnet6, p.cfg.Gateway6}}, p.cfg.Carries)
-		if err != nil {
+		if p.transparent, err = p.cfg.route(p.join); err != nil {
 			return nil, fmt.Errorf("set up policy routing: %w", err)
 		}
 	}

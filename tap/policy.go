@@ -30,33 +30,39 @@ type subnet struct {
 	gateway netip.Addr
 }
 
-// routeMarked sets up the routing of marked packets, and reports for which of the
-// families that worked. The others have plain sockets only.
-func routeMarked(j *join, subnets [2]subnet, carries bool) (marked [2]bool, err error) {
-	setting := func(name string) request { return openFile("/proc/sys/net/"+name, unix.O_WRONLY) }
-	got, err := ask(j, openRtnetlink(),
+// route sets up the routing that transparent sockets need, and reports for which of the
+// families that worked. The others have plain sockets only. Connections that are carried have
+// rules of their own, each while it is.
+func (cfg *AgentConfig) route(j *join) (transparent [2]bool, err error) {
+	requests := []request{openRtnetlink()}
+	if !cfg.NoStreams {
+		setting := func(name string) request { return openFile("/proc/sys/net/"+name, unix.O_WRONLY) }
 		// Connections take over the mark of the segment that opens them. A reset,
 		// which belongs to no connection, takes that of the segment it answers.
-		setting("ipv4/tcp_fwmark_accept"), setting("ipv4/fwmark_reflect"), setting("ipv6/fwmark_reflect"))
-	if err != nil {
-		return marked, err
+		requests = append(requests, setting("ipv4/tcp_fwmark_accept"), setting("ipv4/fwmark_reflect"), setting("ipv6/fwmark_reflect"))
 	}
-	defer closeResults(got[1:])
+	got, err := ask(j, requests...)
+	if err != nil {
+		return transparent, err
+	}
+	settings := got[1:]
+	defer closeResults(settings)
 	c, err := newRtnetlinkConn(got[0])
 	if err != nil {
-		return marked, err
+		return transparent, err
 	}
 	defer c.Close()
-	if !switchOn(got[1]) {
-		return marked, nil
+	if !cfg.NoStreams && !switchOn(settings[0]) {
+		return transparent, nil
 	}
-	if carries {
+	if cfg.Carries {
 		c.dropLeftRules()
 	}
-	for f, s := range subnets {
-		marked[f] = s.prefix.IsValid() && switchOn(got[2+f]) && c.addPolicy(s) == nil
+	for f, s := range [...]subnet{{cfg.Subnet4, cfg.Gateway4}, {cfg.Subnet6, cfg.Gateway6}} {
+		transparent[f] = s.prefix.IsValid() && c.addLocalTable(s) == nil &&
+			(cfg.NoStreams || switchOn(settings[1+f]) && c.addRules(s) == nil)
 	}
-	return marked, nil
+	return transparent, nil
 }
 
 // dropLeftRules deletes the rules that a predecessor which was killed has left for carried
@@ -84,19 +90,21 @@ func switchOn(setting result) bool {
 	return err == nil
 }
 
-func (c *rtnetlinkConn) addPolicy(s subnet) error {
+// addLocalTable makes the table that leads to lo.
+func (c *rtnetlinkConn) addLocalTable(s subnet) error {
 	if err := c.setLink(loIndex); err != nil {
 		return err
 	}
-	network, router := s.prefix.Masked().Addr().AsSlice(), s.gateway.AsSlice()
-	table := nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(directTable))
 	route := nl.NewRtMsg()
-	route.Family, route.Table = uint8(family(network)), unix.RT_TABLE_UNSPEC
+	route.Family, route.Table = uint8(family(s.prefix.Addr().AsSlice())), unix.RT_TABLE_UNSPEC
 	route.Type, route.Scope = unix.RTN_LOCAL, unix.RT_SCOPE_HOST
-	if err := c.Change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, route,
-		table, nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(loIndex))); err != nil {
-		return err
-	}
+	return c.Change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, route,
+		nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(directTable)), nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(loIndex)))
+}
+
+// addRules leads marked packets of the subnet to that table.
+func (c *rtnetlinkConn) addRules(s subnet) error {
+	network, router := s.prefix.Masked().Addr().AsSlice(), s.gateway.AsSlice()
 	for i, r := range []struct {
 		action   uint8
 		dst, src uint8 // lengths of their prefixes
@@ -109,7 +117,7 @@ func (c *rtnetlinkConn) addPolicy(s subnet) error {
 		{unix.FR_ACT_TO_TBL, 0, uint8(s.prefix.Bits()), nl.NewRtAttr(nl.FRA_SRC, network)},
 	} {
 		rule := nl.NewRtMsg()
-		rule.Family, rule.Table, rule.Type = route.Family, unix.RT_TABLE_UNSPEC, r.action
+		rule.Family, rule.Table, rule.Type = uint8(family(network)), unix.RT_TABLE_UNSPEC, r.action
 		rule.Dst_len, rule.Src_len = r.dst, r.src
 		parts := []nl.NetlinkRequestData{rule, r.attr,
 			nl.NewRtAttr(nl.FRA_PRIORITY, nl.Uint32Attr(rulePriority+uint32(i))),

@@ -138,7 +138,7 @@ func TestDirectPathFallsBack(t *testing.T) {
 		if kids := w.helper.Descendants(); len(kids) > 0 {
 			return fmt.Errorf("processes: %q", kids)
 		}
-		if said := w.helper.Stderr.String(); !strings.Contains(said, "published ports go by the TAP only") {
+		if said := w.helper.Stderr.String(); !strings.Contains(said, "published ports and bulk go by the TAP only") {
 			return fmt.Errorf("said %q", said)
 		}
 		return nil

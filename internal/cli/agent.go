@@ -10,8 +10,9 @@ import (
 	"epiphyte/tap"
 )
 
-// startAgent starts the agent that the direct path of published ports needs; nil: that path
-// will not be taken. We may configure the namespace if we configure the device in it.
+// startAgent starts the agent that the direct path of published ports needs, and connections
+// that leave the device; nil: they all go by the device. We may configure the namespace if we
+// configure the device in it.
 func (o *Options) startAgent(ctx context.Context, cfg tap.Config, r *reporter) (*tap.Agent, error) {
 	if !o.wantsAgent(cfg) {
 		return nil, nil
@@ -21,10 +22,10 @@ func (o *Options) startAgent(ctx context.Context, cfg tap.Config, r *reporter) (
 		return nil, errors.New("--publish-mode=direct: a TAP file descriptor does not tell which namespace it is of")
 	}
 	ac := tap.AgentConfig{
-		Target: cfg.Target, Datagrams: o.Splice, NoStreams: !o.mayPublishTCP() && !o.carriesAll(cfg), Carries: o.carries(cfg),
+		Target: cfg.Target, Datagrams: o.splices(), NoStreams: !o.takesDirectPath(cfg), Carries: o.carries(cfg),
 		Unconfined: o.Unconfined, Logger: r.log,
 	}
-	if configures(cfg) && !ac.NoStreams {
+	if configures(cfg) && (ac.Carries || !ac.NoStreams) {
 		ac.Subnet4, ac.Gateway4 = o.Plan.Prefix, o.Plan.Gateway
 		ac.Subnet6, ac.Gateway6 = o.Plan.Prefix6, o.Plan.Gateway6
 		if o.Plan.Outside { // the namespace has no other address of it
@@ -35,7 +36,7 @@ func (o *Options) startAgent(ctx context.Context, cfg tap.Config, r *reporter) (
 	if err == nil || must {
 		return a, err
 	}
-	r.log.Warn("published ports go by the TAP only", "error", err)
+	r.log.Warn("published ports and bulk go by the TAP only", "error", err)
 	return nil, nil
 }
 
@@ -45,14 +46,16 @@ func configures(cfg tap.Config) bool { return cfg.Configure != nil && !cfg.Confi
 // single is the prefix of one address; it is invalid if the address is.
 func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
-// wantsAgent reports whether sockets of the guest's namespace are needed later: for TCP ports
-// published by the direct path, for exposed ports, or for the handovers of --bulk=always.
-// Where servers would not see the clients' addresses, ports take the direct
-// path only if asked to, or if their clients are to appear as the guest itself.
+// wantsAgent reports whether sockets of the guest's namespace are needed later: for published
+// ports, for exposed ones, or for connections that leave the device.
 func (o *Options) wantsAgent(cfg tap.Config) bool {
-	if cfg.Target.FD == 0 && (o.LivePorts || o.exposesLater() || o.carriesAll(cfg)) {
-		return true
-	}
+	return o.carries(cfg) || o.takesDirectPath(cfg) || cfg.Target.FD == 0 && (o.LivePorts || o.exposesLater() || o.splices())
+}
+
+// takesDirectPath reports whether clients of published TCP ports may get sockets of the
+// guest's namespace. Where servers would not see the clients' addresses, ports take the direct
+// path only if asked to, or if their clients are to appear as the guest itself.
+func (o *Options) takesDirectPath(cfg tap.Config) bool {
 	switch o.PublishMode {
 	case portfwd.StackOnly:
 		return false
@@ -61,7 +64,13 @@ func (o *Options) wantsAgent(cfg tap.Config) bool {
 			return false
 		}
 	}
-	return o.mayPublishTCP() || o.Splice && slices.ContainsFunc(o.Publish, takesLoopback)
+	return o.mayPublishTCP()
+}
+
+// splices reports whether clients of the host's loopback may come to published ports that let
+// them in as the guest itself, by UDP as well.
+func (o *Options) splices() bool {
+	return o.Splice && o.PublishMode != portfwd.StackOnly && (o.LivePorts || slices.ContainsFunc(o.Publish, takesLoopback))
 }
 
 // takesLoopback reports whether a port may have clients of the host's loopback.

@@ -18,9 +18,6 @@ func (o *Options) carries(cfg tap.Config) bool {
 	return o.Bulk != bulkNever && o.Queues <= 1 && configures(cfg) && cfg.Target.FD == 0
 }
 
-// carriesAll reports whether all are; only then is an agent started for them.
-func (o *Options) carriesAll(cfg tap.Config) bool { return o.Bulk == bulkAlways && o.carries(cfg) }
-
 // carryAfter is relay.Config.CarryAfter.
 func (o *Options) carryAfter() uint64 {
 	if o.Bulk == bulkAlways {

@@ -29,7 +29,7 @@ func (m *member) startAgent(ctx context.Context, o *Options, cfg tap.Config, wis
 		Unconfined: o.Unconfined,
 	})
 	if err != nil {
-		cfg.Logger.Warn("published ports go by the TAP only", "error", err)
+		cfg.Logger.Warn("published ports and bulk go by the TAP only", "error", err)
 		return
 	}
 	m.agent = p
@@ -41,7 +41,7 @@ func (m *member) awaitAgent(ctx context.Context, log *slog.Logger) {
 		return
 	}
 	if err := m.agent.Started(ctx); err != nil {
-		log.Warn("published ports go by the TAP only", "error", err)
+		log.Warn("published ports and bulk go by the TAP only", "error", err)
 		m.agent.Close()
 		m.agent = nil
 	}
