@@ -99,7 +99,7 @@ func newAgent(sock int, log *slog.Logger) *Agent {
 		{family: unix.AF_INET6, flags: orderPlain},
 		datagrams4: {family: unix.AF_INET, flags: orderPlain | orderDatagrams},
 		datagrams6: {family: unix.AF_INET6, flags: orderPlain | orderDatagrams},
-		{family: unix.AF_INET, flags: orderRepair},
+		repair4: {family: unix.AF_INET, flags: orderRepair},
 		{family: unix.AF_INET6, flags: orderRepair},
 	}
 	return a
@@ -127,7 +127,8 @@ func (a *Agent) Wait(ctx context.Context) error {
 			return err
 		}
 		for f, yes := range p.transparent {
-			a.stocks[f].transparent = yes
+			a.stocks[f].transparent = yes && !p.cfg.NoStreams
+			a.stocks[repair4+f].transparent = yes
 		}
 	}
 	first := a.stocks[v4 : v6+1]

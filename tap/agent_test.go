@@ -31,16 +31,20 @@ type served struct {
 // agentFor starts an agent that makes transparent sockets when asked to.
 func agentFor(t *testing.T, g *guest, transparent bool) *served {
 	t.Helper()
+	a, err := StartAgent(t.Context(), agentConfig(g, transparent))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serve(t, a)
+}
+
+func agentConfig(g *guest, transparent bool) AgentConfig {
 	cfg := AgentConfig{Target: Target{PID: g.pid}, Logger: slog.New(slog.DiscardHandler)}
 	if transparent {
 		cfg.Subnet4, cfg.Gateway4 = netip.MustParsePrefix("10.0.2.0/24"), netip.MustParseAddr("10.0.2.2")
 		cfg.Subnet6, cfg.Gateway6 = netip.MustParsePrefix("fd00::/64"), netip.MustParseAddr("fd00::2")
 	}
-	a, err := StartAgent(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return serve(t, a)
+	return cfg
 }
 
 // serve puts an agent on a shard of its own.
@@ -370,6 +374,29 @@ func TestAgent_NobodyWantsThem(t *testing.T) {
 	a.wantFull()
 	if now := len(openFDs(t)); now > before {
 		t.Errorf("%d descriptors are held, %d before", now, before)
+	}
+}
+
+// An agent that only carries connections has no sockets for clients of published ports.
+func TestAgent_CarriesOnly(t *testing.T) {
+	g := newGuest(t, nesting{})
+	open(t, Config{Target: Target{PID: g.pid}, Name: "tap0", Configure: network()})
+	cfg := agentConfig(g, true)
+	cfg.NoStreams, cfg.Carries = true, true
+	agent, err := StartAgent(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := serve(t, agent)
+	for _, family := range [...]int{unix.AF_INET, unix.AF_INET6} {
+		if a.transparent(family) {
+			t.Errorf("family %d: clients would take its sockets", family)
+		}
+		got := make(chan int, 1)
+		a.do(func() { a.Repair(family, func(fd int) bool { got <- fd; return false }) })
+		if <-got < 0 {
+			t.Errorf("family %d: no socket to take a connection over", family)
+		}
 	}
 }
 

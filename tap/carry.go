@@ -25,11 +25,12 @@ const farewell = 50 * time.Millisecond
 // Repair calls take with a TCP socket of a family in repair mode, which may be bound to
 // any address: see Socket. Without transparent sockets take gets -1.
 func (a *Agent) Repair(family int, take func(fd int) (kept bool)) {
-	if !a.Transparent(family) {
+	s := a.stockOf(byte(family) | orderRepair)
+	if !s.transparent {
 		take(-1)
 		return
 	}
-	a.take(a.stockOf(byte(family)|orderRepair), take)
+	a.take(s, take)
 }
 
 // Hold has the guest's kernel keep what it would send on one connection: it finds no

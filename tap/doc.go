@@ -90,8 +90,9 @@
 // The agent also helps to hand connections over from the device to the guest's kernel
 // (carry.go): it makes sockets in repair mode, adds and deletes rules for single connections
 // by an rtnetlink socket of its own, and takes a socket that comes with an order out of
-// repair mode. The program itself has given up the capabilities for that. Rules left by a
-// predecessor that was killed are deleted at the start.
+// repair mode. The program itself has given up the capabilities for that. An agent that does
+// nothing else (AgentConfig.NoStreams) adds the table and no more. Rules left by a predecessor
+// that was killed are deleted at the start.
 //
 // # Several networks
 //

@@ -28,10 +28,12 @@ const (
 	maxWaiting = 4096
 )
 
-// Indexes of UDP sockets among the stocks; v4 and v6 are those of TCP.
+// Indexes of UDP sockets among the stocks, and of those that take connections over; v4 and v6
+// are those of TCP.
 const (
 	datagrams4 = 4 + iota
 	datagrams6
+	repair4
 )
 
 // stock is the sockets of one kind.

@@ -282,19 +282,43 @@ func TestBulkWaitsForCaptures(t *testing.T) {
 	})
 }
 
-// TestBulkAlwaysStartsAnAgent: it takes no control socket and no published port.
-func TestBulkAlwaysStartsAnAgent(t *testing.T) {
+// TestBulkWithoutPorts: it takes no option, no control socket and no published port, and the
+// guest's routing is as the kernel has it but for connections that have left.
+func TestBulkWithoutPorts(t *testing.T) {
 	t.Parallel()
 	ours(t, "--bulk")
 	oneQueue(t)
-	w := serve(t, "--bulk=always")
-	addr := serveTCP(t, env.Net.Net, "tcp4", net.JoinHostPort(harness.NetIPv4, "0"), echoTCP)
-	w.dial(t, "tcp4", hostPort(harness.NetIPv4, addr))
-	eventually(t, deadline, func() error {
-		if some, err := rulesOf(w.Guest); len(some) == 0 {
-			return fmt.Errorf("the connection stays on the device: %v", err)
+	w := serve(t)
+	onlyKernels := func() error {
+		return w.Do(func() error {
+			all, err := netlink.RuleList(netlink.FAMILY_ALL)
+			for _, r := range all {
+				if r.Table != unix.RT_TABLE_LOCAL && r.Table != unix.RT_TABLE_MAIN && r.Table != unix.RT_TABLE_DEFAULT {
+					err = errors.Join(err, fmt.Errorf("the guest has the rule %v", r))
+				}
+			}
+			return err
+		})
+	}
+	if err := onlyKernels(); err != nil {
+		t.Error(err)
+	}
+	eachFamily(t, func(t *testing.T, f family) {
+		addr := serveTCP(t, env.Net.Net, "tcp"+f.v, net.JoinHostPort(f.server, "0"), echoTCP)
+		c := w.dial(t, "tcp"+f.v, hostPort(f.server, addr))
+		data := strings.Repeat("x", 100_000)
+		eventually(t, deadline, func() error {
+			err := echoes(c, data)
+			if some, errRules := rulesOf(w.Guest); err == nil && len(some) == 0 {
+				err = fmt.Errorf("the connection stays on the device: %v", errRules)
+			}
+			return err
+		})
+		if err := echoes(c, data); err != nil {
+			t.Error(err)
 		}
-		return nil
+		c.Close()
+		eventually(t, deadline, onlyKernels)
 	})
 }
 
