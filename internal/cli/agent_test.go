@@ -7,8 +7,8 @@ import (
 	"epiphyte/tap"
 )
 
-// TestWantsAgent: one is there for those ports alone that need sockets of the guest's
-// namespace, and it holds TCP sockets for TCP alone.
+// TestWantsAgent: one is there for connections that leave the device, and for those ports alone
+// that need sockets of the guest's namespace; it holds TCP sockets for TCP alone.
 func TestWantsAgent(t *testing.T) {
 	for args, want := range map[string]struct{ agent, tcp bool }{
 		"":                             {false, false},
@@ -23,24 +23,27 @@ func TestWantsAgent(t *testing.T) {
 		"-c /run/s":                    {true, true},
 		"-T 80":                        {false, false},
 		"-T auto":                      {true, false},
-		"--publish-mode=stack -t 80":   {false, true},
+		"--publish-mode=stack -t 80":   {false, false},
 		"--splice-only -u 53 -t none":  {true, false},
 		"--splice-only -u none -T 80 ": {false, false},
+		"--bulk=auto":                  {true, false},
+		"--bulk=auto --queues=2":       {false, false},
+		"--bulk=auto --splice-only":    {false, false},
 	} {
 		for _, option := range []string{"-t", "-u", "-T", "-U"} {
 			if !strings.Contains(args, option+" ") {
 				args += " " + option + " none"
 			}
 		}
-		p, exit := ParsePasta(append(strings.Fields(args), "--netns=/n"))
+		p, exit := ParsePasta(append([]string{"--netns=/n", "--bulk=never"}, strings.Fields(args)...))
 		if exit != nil {
 			t.Fatal(exit)
 		}
-		cfg := tap.Config{Target: tap.Target{NetNS: "/n"}, Configure: new(tap.Network)}
+		cfg := tap.Config{Target: tap.Target{NetNS: "/n"}, Configure: new(tap.Network), LoopbackOnly: p.Line.NoTAP}
 		if got := p.wantsAgent(cfg); got != want.agent {
 			t.Errorf("%s: an agent: %v", args, got)
 		}
-		if got := p.mayPublishTCP(); got != want.tcp {
+		if got := p.takesDirectPath(cfg); got != want.tcp {
 			t.Errorf("%s: with TCP sockets: %v", args, got)
 		}
 	}

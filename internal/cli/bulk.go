@@ -15,7 +15,7 @@ const (
 // carries reports whether connections may be handed over to the guest's kernel: we may change
 // the routing of the namespace, and one thread moves them all.
 func (o *Options) carries(cfg tap.Config) bool {
-	return o.Bulk != bulkNever && o.Queues <= 1 && configures(cfg) && cfg.Target.FD == 0
+	return o.Bulk != bulkNever && o.Queues <= 1 && configures(cfg) && !cfg.LoopbackOnly && cfg.Target.FD == 0
 }
 
 // carryAfter is relay.Config.CarryAfter.
