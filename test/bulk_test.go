@@ -322,6 +322,61 @@ func TestBulkWithoutPorts(t *testing.T) {
 	})
 }
 
+// TestBulkOfSmallPieces: so does a connection that moves little, but often. One that is used
+// now and then stays, and half the room is left for those that move much.
+func TestBulkOfSmallPieces(t *testing.T) {
+	t.Parallel()
+	ours(t, "--bulk")
+	oneQueue(t)
+	const (
+		files = 300
+		most  = (files - 24) / 32 // see TestBulkLimit
+	)
+	socket := filepath.Join(t.TempDir(), "http")
+	w := serveWith(t, harness.HelperConfig{Wrap: []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, files)}},
+		"--bulk=auto", "--http-socket="+socket)
+	addr := serveTCP(t, env.Net.Net, "tcp4", net.JoinHostPort(harness.NetIPv4, "0"), echoTCP)
+	exchange := func(c net.Conn, times int, size int) {
+		t.Helper()
+		for range times {
+			if err := echoes(c, strings.Repeat("x", size)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	exchange(w.dial(t, "tcp4", hostPort(harness.NetIPv4, addr)), 20, 1)
+	if n := carriedBy(t, socket); n != 0 {
+		t.Errorf("a connection has left the device after 20 exchanges")
+	}
+	var conns []net.Conn
+	for range most {
+		conns = append(conns, w.dial(t, "tcp4", hostPort(harness.NetIPv4, addr)))
+	}
+	eventually(t, deadline, func() error {
+		for _, c := range conns {
+			exchange(c, 1000, 1)
+		}
+		if n := carriedBy(t, socket); n < most/2 {
+			return fmt.Errorf("%d connections have left the device, want %d", n, most/2)
+		}
+		return nil
+	})
+	for _, c := range conns {
+		exchange(c, 1000, 1)
+	}
+	if n := carriedBy(t, socket); n > most/2 {
+		t.Errorf("%d connections have left the device, want %d at most", n, most/2)
+	}
+	last := conns[most-1]
+	eventually(t, deadline, func() error {
+		exchange(last, 100, 100_000)
+		if n := carriedBy(t, socket); n == most/2 {
+			return errors.New("there is no room for one that moves much")
+		}
+		return nil
+	})
+}
+
 // TestBulkEnds: a connection that was handed over ends as any other: each direction by
 // itself, or by a reset of either side.
 func TestBulkEnds(t *testing.T) {
