@@ -99,7 +99,7 @@ func newAgent(sock int, log *slog.Logger) *Agent {
 		{family: unix.AF_INET6, flags: orderPlain},
 		datagrams4: {family: unix.AF_INET, flags: orderPlain | orderDatagrams},
 		datagrams6: {family: unix.AF_INET6, flags: orderPlain | orderDatagrams},
-		repair4: {family: unix.AF_INET, flags: orderRepair},
+		repair4:    {family: unix.AF_INET, flags: orderRepair},
 		{family: unix.AF_INET6, flags: orderRepair},
 	}
 	return a

@@ -59,10 +59,22 @@ func (cfg *AgentConfig) route(j *join) (transparent [2]bool, err error) {
 		c.dropLeftRules()
 	}
 	for f, s := range [...]subnet{{cfg.Subnet4, cfg.Gateway4}, {cfg.Subnet6, cfg.Gateway6}} {
-		transparent[f] = s.prefix.IsValid() && c.addLocalTable(s) == nil &&
+		transparent[f] = s.prefix.IsValid() && c.hasRules(s) && c.addLocalTable(s) == nil &&
 			(cfg.NoStreams || switchOn(settings[1+f]) && c.addRules(s) == nil)
 	}
 	return transparent, nil
+}
+
+// hasRules reports whether the kernel has policy routing (IP_MULTIPLE_TABLES,
+// IPV6_MULTIPLE_TABLES). One without puts a route of any table into the main one, where ours
+// would take the place of the guest's default route.
+func (c *rtnetlinkConn) hasRules(s subnet) bool {
+	rule := nl.NewRtMsg()
+	rule.Family, rule.Table, rule.Type = uint8(family(s.prefix.Addr().AsSlice())), unix.RT_TABLE_UNSPEC, unix.FR_ACT_UNSPEC
+	// There is none like this to delete.
+	err := c.Change(unix.RTM_DELRULE, 0, rule, nl.NewRtAttr(nl.FRA_PRIORITY, nl.Uint32Attr(rulePriority-1)),
+		nl.NewRtAttr(unix.FRA_PROTOCOL, []byte{ruleOrigin}))
+	return err == unix.ENOENT
 }
 
 // dropLeftRules deletes the rules that a predecessor which was killed has left for carried

@@ -2,6 +2,7 @@ package test
 
 import (
 	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +19,8 @@ func TestBulkNeedsLo(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w, carried := bulkWorld(t)
+			socket := filepath.Join(t.TempDir(), "http")
+			w, carried := bulkWorldAt(t, socket)
 			if out, err := w.Run(timeout(t, deadline), needs(t, command[0]), command[1:]...); err != nil {
 				t.Fatalf("%q: %v: %s", command, err, out)
 			}
@@ -36,6 +38,16 @@ func TestBulkNeedsLo(t *testing.T) {
 				t.Errorf("%d connections left the device", n)
 			}
 			noRules(t, w.Guest)
+
+			// Attempts after the first come 1, 3, 7, 15 and 31 s later.
+			for range 20 {
+				if err := echoes(w.dial(t, "tcp4", hostPort(harness.NetIPv4, addr)), "x"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n := stat(t, socket, "connections_stayed"); n > 6 {
+				t.Errorf("%d connections have tried to leave", n)
+			}
 		})
 	}
 }

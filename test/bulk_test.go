@@ -28,17 +28,25 @@ import (
 // carriedBy is how many connections a program has handed over to the guest's kernel.
 func carriedBy(t testing.TB, socket string) int {
 	t.Helper()
+	return stat(t, socket, "connections_carried")
+}
+
+// stat is one of a program's statistics.
+func stat(t testing.TB, socket, name string) (n int) {
+	t.Helper()
 	h := startClient(t, "stats", "--json", "--http-socket", socket)
 	if code, _, err := h.Exit(timeout(t, deadline)); code != 0 || err != nil {
 		t.Fatalf("stats: %d, %v: %s", code, err, h.Stderr)
 	}
-	var all struct {
-		N int `json:"connections_carried"`
+	var all map[string]json.RawMessage
+	err := json.Unmarshal([]byte(h.Stdout.String()), &all)
+	if err == nil {
+		err = json.Unmarshal(all[name], &n)
 	}
-	if err := json.Unmarshal([]byte(h.Stdout.String()), &all); err != nil {
-		t.Fatalf("%v: %s", err, h.Stdout)
+	if err != nil {
+		t.Fatalf("%s: %v: %s", name, err, h.Stdout)
 	}
-	return all.N
+	return n
 }
 
 // onDevice are flags of a test that says why its connections must stay on the device, also
@@ -53,9 +61,13 @@ func onDevice() []string {
 // bulkWorld is a guest whose connections are handed over as soon as they can be.
 func bulkWorld(t testing.TB, flags ...string) (*world, func() int) {
 	t.Helper()
+	return bulkWorldAt(t, filepath.Join(t.TempDir(), "http"), flags...)
+}
+
+func bulkWorldAt(t testing.TB, socket string, flags ...string) (*world, func() int) {
+	t.Helper()
 	ours(t, "--bulk")
 	oneQueue(t)
-	socket := filepath.Join(t.TempDir(), "http")
 	w := serve(t, append(flags, "--bulk=always", "--http-socket="+socket)...)
 	return w, func() int { return carriedBy(t, socket) }
 }

@@ -93,7 +93,7 @@ func (o *Options) startNetwork(ctx context.Context, p *prepared, cfg tap.Config,
 	if n.agent, err = o.startAgent(ctx, cfg, r); err != nil {
 		return nil, err
 	}
-	if err := o.capture(n, p, cfg.Name, r); err != nil {
+	if err := o.capture(n, p, r); err != nil {
 		return nil, err
 	}
 	gc := guest.Config{

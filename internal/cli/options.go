@@ -91,7 +91,7 @@ func (o *Options) addOwn(fs *pflag.FlagSet, p string) {
 	letter := map[string]string{p: "p"}
 	fs.VarP(publishValue(&o.Publish), "publish", letter["publish"], publishUsage)
 	fs.Var(modeValue(&o.PublishMode), "publish-mode", "how TCP clients are carried in, a `MODE`: auto, stack (through the TAP), direct (sockets of the guest's namespace)")
-	fs.Var(choiceValue("bulk", &o.Bulk, bulkAuto, bulkAlways, bulkNever), "bulk", "which connections leave the TAP for the guest's kernel, a `MODE`: auto (those that move much), always (all, for tests), never")
+	fs.Var(choiceValue("bulk", &o.Bulk, bulkAuto, bulkAlways, bulkNever), "bulk", "which connections leave the TAP for the guest's kernel, a `MODE`: auto (those that move much, or often), always (all, for tests), never")
 	fs.Var(exposeValue(&o.Expose), "expose-host", "show a TCP port of the host's 127.0.0.1 on the guest's own; `RULE` is PORT[:GUESTPORT]; repeatable")
 	fs.Var(socketValue(httpSocket, &o.HTTPSocket), "http-socket", "accept HTTP requests about ports, flows and statistics on the socket `PATH`")
 	o.addPcap(fs, letter["pcap"])

@@ -44,12 +44,12 @@ type frames struct {
 }
 
 // capture begins the capture into the file of --pcap, and prepares for those that clients ask for.
-func (o *Options) capture(n *guestNetwork, p *prepared, name string, r *reporter) error {
+func (o *Options) capture(n *guestNetwork, p *prepared, r *reporter) error {
 	if o.Pcap == "" && o.HTTPSocket == "" && o.ConfSocket == "" && !o.FindSocket {
 		return nil
 	}
-	f := &frames{Tee: new(pcap.Tee), name: name}
-	if n.agent != nil {
+	f := &frames{Tee: new(pcap.Tee), name: n.config.Name}
+	if n.agent != nil && (o.takesDirectPath(n.config) || o.splices()) {
 		f.begun = sync.OnceFunc(func() {
 			r.log.Info("connections of published ports that do not cross the TAP are in no capture; with --publish-mode=stack all of them cross it")
 		})

@@ -11,7 +11,7 @@ import (
 // the user's process limit (RLIMIT_NPROC) or the cgroup's (pids.max) is exhausted, which the
 // guest itself may have done. Without spare ones, a helper with maxProcessors has had seven to
 // eleven in all under load of every kind (the goals of make bench), and four when it is ready.
-const spareThreads = 10
+const spareThreads = 12
 
 // maxProcessors is how many threads run Go code at a time, besides those of further queues: one
 // moves the packets; the others are for what is rare, and for the collector, which would else

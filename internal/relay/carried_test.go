@@ -5,7 +5,46 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/flow"
 )
+
+// A connection is handed over for what it moves within a second, whatever the size of its pieces,
+// also where others have taken the places of those that exchange much.
+func TestBusy(t *testing.T) {
+	w := newWorld(t)
+	for _, c := range []struct {
+		piece, carried int
+		most           uint64 // bytes, when it is handed over; 0: it is not
+	}{
+		{1, 0, 256},
+		{1448, 0, CarryAfter},
+		{1448, mostCarried / 2, CarryAfter},
+		{64 << 10, mostCarried / 2, CarryAfter},
+		{1, mostCarried / 2, 0},
+	} {
+		w.do(func() {
+			w.carried, w.mostCarried, w.carryAfter = c.carried, mostCarried, CarryAfter
+			w.carrier = noCarrier{}
+			defer func() { w.carried, w.carrier = 0, nil }()
+			fl := &conn{r: w.Relay, record: new(flow.Flow)}
+			w.begin(&fl.pace)
+			var got uint64
+			for range 10_000 {
+				fl.record.In += uint64(c.piece)
+				if fl.busy() {
+					got = fl.record.In
+					break
+				}
+			}
+			if got > c.most || got == 0 && c.most > 0 {
+				t.Errorf("pieces of %d bytes, %d connections carried: handed over after %d bytes, want %d at most", c.piece, c.carried, got, c.most)
+			}
+		})
+	}
+}
+
+type noCarrier struct{ Carrier }
 
 // TestCarriedSlowReader: a guest that takes what is left for it, however slowly, gets all of
 // it; one that takes nothing is not waited for without end.

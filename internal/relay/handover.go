@@ -104,8 +104,11 @@ func (fl *conn) busy() bool {
 	}
 	now := fl.r.shard.Now()
 	fast, bulk := now-p.since <= carryWithin || p.need == 0, bytes-p.bytes >= p.need/2
+	if fast && !bulk && fl.r.carried >= fl.r.mostCarried/2 {
+		return false // it may yet move enough within this second
+	}
 	p.from, p.since, p.bytes = cost, now, bytes
-	return fast && (bulk || fl.r.carried < fl.r.mostCarried/2)
+	return fast
 }
 
 // tendHandover begins a hand-over or advances it.
@@ -121,7 +124,8 @@ func (fl *conn) tendHandover() {
 // mayLeave reports whether the connection can be handed over.
 func (fl *conn) mayLeave() bool {
 	r := fl.r
-	return fl.held == nil && !fl.ending() && r.carried < r.mostCarried && (r.stay == nil || !r.stay()) && isTCP(fl.host.FD)
+	return fl.held == nil && !fl.ending() && r.carried < r.mostCarried && (r.stay == nil || !r.stay()) &&
+		r.lo(fl.guest.RemoteAddr()).free(r.shard.Now()) && isTCP(fl.host.FD)
 }
 
 // ending reports whether either side has begun to close; such a connection stays.
@@ -137,6 +141,7 @@ func (fl *conn) leave() {
 	h := &handover{fl: fl, fd: -1, guest: fl.guest.RemoteAddr(), outside: fl.guest.LocalAddr()}
 	fl.over = h
 	fl.r.carried++
+	h.lo().trying++
 	fl.r.shard.Arm(&h.timer, orderPatience, h)
 	h.want(h.probe)
 }
@@ -310,6 +315,7 @@ func (h *handover) awaitAnswer() {
 		h.wait *= 2
 	default:
 		h.stage = wantBack
+		h.lo().fails(h.fl.r.shard.Now())
 		h.fl.r.shard.Arm(&h.timer, orderPatience, h)
 		h.fl.r.carrier.Drop(h.guest, h.outside, h.fd, h.goesBack)
 	}
@@ -339,6 +345,8 @@ func (h *handover) goesBack(errno unix.Errno) {
 func (h *handover) finish() {
 	fl := h.fl
 	h.stage = ended
+	h.lo().trying--
+	h.lo().works, h.lo().wait = true, 0
 	fl.r.shard.Disarm(&h.timer)
 	fl.r.table.Carried(true)
 	// The guest may bind a server to the same port, as it may during TIME-WAIT.
@@ -373,6 +381,7 @@ func (h *handover) abandon() {
 	r := h.fl.r
 	r.shard.Disarm(&h.timer)
 	r.carried--
+	h.lo().trying--
 	if h.fd >= 0 {
 		unix.Close(h.fd)
 		h.fd = -1
