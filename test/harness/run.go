@@ -147,11 +147,7 @@ func binary(dir string) (string, error) {
 	out := filepath.Join(dir, "epiphyte")
 	if named := os.Getenv(EnvBinary); named != "" {
 		// A copy, because the uid dropped to may not reach the original.
-		b, err := os.ReadFile(named)
-		if err != nil {
-			return "", err
-		}
-		return out, os.WriteFile(out, b, 0o755)
+		return out, install(named, out)
 	}
 	mod, err := exec.Command("go", "env", "GOMOD").Output()
 	if err != nil {
@@ -164,6 +160,28 @@ func binary(dir string) (string, error) {
 		return "", fmt.Errorf("build helper: %w\n%s", err, msg)
 	}
 	return out, nil
+}
+
+// install copies a program, and has the kernel read it from the disk when it is executed, as
+// one that was installed some time ago: what was just written in one go is in its memory as
+// pages of 2 MB, which count in full as resident when a byte of them is used.
+func install(from, to string) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o755)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Write(b); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
 }
 
 // reexec runs this program again in the given stage and waits for it.
