@@ -10,7 +10,7 @@ import (
 // and never ends one; but it ends the whole program when the kernel refuses a thread, because
 // the user's process limit (RLIMIT_NPROC) or the cgroup's (pids.max) is exhausted, which the
 // guest itself may have done. Without spare ones, a helper with maxProcessors has had seven to
-// eleven in all under load of every kind (the goals of make bench), and four when it is ready.
+// eleven threads in all under load of every kind (the goals of make bench); with them it has 16.
 const spareThreads = 12
 
 // maxProcessors is how many threads run Go code at a time, besides those of further queues: one

@@ -47,7 +47,7 @@ func (r *Rules) decideOut(q *Request) Decision {
 // not: the guest is no host of their network.
 func reachesGroup(q *Request) bool {
 	addr, port := q.Dst.Addr(), q.Dst.Port()
-	return q.Proto == unix.IPPROTO_UDP && (addr.IsMulticast() && !addr.IsInterfaceLocalMulticast() || addr == limitedBroadcast()) &&
+	return q.Proto == unix.IPPROTO_UDP && (addr.Is4() && addr.IsMulticast() || leavesMachine(addr) || addr == limitedBroadcast()) &&
 		port != portDHCPServer && port != portDHCP6Server
 }
 
@@ -110,6 +110,12 @@ func (r *Rules) decideLoopback(dst netip.AddrPort) Decision {
 		return Decision{Action: Refuse, Errno: unix.ENETUNREACH}
 	}
 	return Decision{Action: Allow, To: netip.AddrPortFrom(loopbackLike(dst.Addr()), dst.Port())}
+}
+
+// leavesMachine reports whether a datagram for an IPv6 multicast address may leave its sender:
+// its scope is neither reserved (0) nor interface-local (RFC 4291 section 2.7).
+func leavesMachine(a netip.Addr) bool {
+	return a.Is6() && a.IsMulticast() && a.As16()[1]&0xf > 1
 }
 
 // loopbackLike is the loopback address of a's family.

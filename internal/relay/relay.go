@@ -55,7 +55,7 @@ type Config struct {
 	// device.
 	Carrier Carrier
 	// CarryAfter is how many bytes a connection moves within a second before it is handed
-	// over; 0: at once.
+	// over, where each turn counts for some as well; 0: at once.
 	CarryAfter uint64
 	// Stay reports whether no connection leaves the device for now; nil: they may. It is
 	// called on the shard's thread.
