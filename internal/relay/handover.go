@@ -345,8 +345,7 @@ func (h *handover) goesBack(errno unix.Errno) {
 func (h *handover) finish() {
 	fl := h.fl
 	h.stage = ended
-	h.lo().trying--
-	h.lo().works, h.lo().wait = true, 0
+	h.lo().passes()
 	fl.r.shard.Disarm(&h.timer)
 	fl.r.table.Carried(true)
 	// The guest may bind a server to the same port, as it may during TIME-WAIT.

@@ -37,6 +37,12 @@ func (l *loopback) free(now time.Duration) bool {
 	return l.works || l.trying == 0 && now >= l.again
 }
 
+// passes is called when a hand-over is done.
+func (l *loopback) passes() {
+	l.trying--
+	l.works, l.wait = true, 0
+}
+
 // fails is called when a connection's segments were not answered. Those that were tried at the
 // same time say no more than it does.
 func (l *loopback) fails(now time.Duration) {
