@@ -25,9 +25,9 @@ type loopback struct {
 // lo is that of a guest's address.
 func (r *Relay) lo(guest netip.AddrPort) *loopback {
 	if guest.Addr().Is6() {
-		return &r.los[1]
+		return &r.loopbacks[1]
 	}
-	return &r.los[0]
+	return &r.loopbacks[0]
 }
 
 func (h *handover) lo() *loopback { return h.fl.r.lo(h.guest) }

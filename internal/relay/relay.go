@@ -81,7 +81,7 @@ type Relay struct {
 	mostCarried int
 	carried     int                   // connections handed over, being handed over, or lingering
 	lingering   map[*carried]struct{} // those whose flow has ended
-	los         [2]loopback           // by address family
+	loopbacks   [2]loopback           // by address family
 }
 
 // New makes a relay.
