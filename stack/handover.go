@@ -7,11 +7,13 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
-// Frozen is the state from which another endpoint continues a connection where gVisor's
-// has stopped, with nothing in flight in either direction.
+// Frozen is the state from which another endpoint continues a connection where one
+// has stopped.
 type Frozen struct {
 	Guest, Outside     netip.AddrPort
 	SendNext, RecvNext uint32 // sequence numbers
+	// Unacknowledged is data from SendNext on that was sent, and may have arrived.
+	Unacknowledged []byte
 	// SendWindow is what the guest accepts, and RecvWindow what it has been offered, in
 	// bytes.
 	SendWindow, RecvWindow uint32

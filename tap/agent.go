@@ -60,6 +60,7 @@ type AdoptConfig struct {
 	FD int
 	// Transparent4 and Transparent6 are what AgentProcess.Transparent said.
 	Transparent4, Transparent6 bool
+	NoStreams                  bool         // as in AgentConfig there
 	Logger                     *slog.Logger // nil: the default one
 }
 
@@ -81,8 +82,19 @@ func AdoptAgent(cfg AdoptConfig) (*Agent, error) {
 		return nil, fail(op, err, "")
 	}
 	a := newAgent(sock, cfg.Logger)
-	a.stocks[v4].transparent, a.stocks[v6].transparent = cfg.Transparent4, cfg.Transparent6
+	a.setTransparent([2]bool{cfg.Transparent4, cfg.Transparent6}, cfg.NoStreams)
 	return a, nil
+}
+
+// setTransparent notes for which families there are sockets that may have any address.
+func (a *Agent) setTransparent(transparent [2]bool, noStreams bool) {
+	for f, yes := range transparent {
+		a.stocks[f].transparent = yes && !noStreams
+		a.stocks[repair4+f].transparent = yes
+		if noStreams {
+			a.stocks[f].size = 0
+		}
+	}
 }
 
 func newAgent(sock int, log *slog.Logger) *Agent {
@@ -126,10 +138,7 @@ func (a *Agent) Wait(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		for f, yes := range p.transparent {
-			a.stocks[f].transparent = yes && !p.cfg.NoStreams
-			a.stocks[repair4+f].transparent = yes
-		}
+		a.setTransparent(p.transparent, p.cfg.NoStreams)
 	}
 	first := a.stocks[v4 : v6+1]
 	if first[v4].size == 0 {

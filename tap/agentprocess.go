@@ -115,6 +115,9 @@ func (p *AgentProcess) FD() int { return p.sock }
 // address. Started must have returned nil.
 func (p *AgentProcess) Transparent() (ipv4, ipv6 bool) { return p.transparent[v4], p.transparent[v6] }
 
+// NoStreams is AgentConfig's.
+func (p *AgentProcess) NoStreams() bool { return p.cfg.NoStreams }
+
 // Process is the agent's, for those who restrict what may be signalled; nil if it
 // could not be started. Started must have returned nil or an error other than its
 // context's.

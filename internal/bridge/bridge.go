@@ -32,6 +32,9 @@ type Config struct {
 	// Gone is called, on the shard's thread, with a port that was removed because its
 	// device has vanished.
 	Gone func(*Port)
+	// Busy is called, on the shard's thread, with a connection that has become busy
+	// (Port.Follow), and again whenever it has moved as much again.
+	Busy func(*Conn)
 	// Logger gets a warning, once for each member whose frames are dropped as spoofed.
 	// The default is slog's.
 	Logger *slog.Logger
@@ -48,6 +51,7 @@ type Bridge struct {
 	// The shard's thread only:
 	current *Port // being read
 	in      frame // read last
+	conns   map[tuple]followed
 }
 
 var _ stack.Device = (*Bridge)(nil)
@@ -61,7 +65,7 @@ func New(cfg Config) (*Bridge, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open bridge: make eventfd: %w", err)
 	}
-	b := &Bridge{cfg: cfg, gateway: cfg.Plan.MAC, fd: fd}
+	b := &Bridge{cfg: cfg, gateway: cfg.Plan.MAC, fd: fd, conns: make(map[tuple]followed)}
 	b.table.Store(new(table))
 	return b, nil
 }
@@ -115,6 +119,11 @@ func (b *Bridge) Remove(p *Port) {
 	if b.current == p {
 		b.current = nil
 	}
+	for _, known := range b.conns {
+		if c := known.conn; c.ends[0].port == p || c.ends[1].port == p {
+			c.end()
+		}
+	}
 	for p.writers.Load() > 0 { // writers never block
 		runtime.Gosched()
 	}
@@ -128,6 +137,9 @@ func (b *Bridge) Lookup(a netip.Addr) ([6]byte, bool) {
 	}
 	return [6]byte{}, false
 }
+
+// Port is where the member that has a is; nil: there is none.
+func (b *Bridge) Port(a netip.Addr) *Port { return b.table.Load().byAddr[a] }
 
 // Close removes the ports. The shard must have stopped serving, and the stack been
 // closed.

@@ -40,7 +40,9 @@ func (b *Bridge) forward(p *Port, f *frame) (toStack bool) {
 		p.other.Add(1)
 		return false
 	case !toMany(dst):
-		b.pass(p, t.byMAC[dst], f)
+		if to := t.byMAC[dst]; to == nil || b.follow(t, p, to, f) {
+			b.pass(p, to, f)
+		}
 		return false
 	case k == forGateway:
 		return true

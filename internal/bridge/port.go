@@ -20,6 +20,7 @@ type Port struct {
 
 	bucket *rate.Limiter // shard's thread only, like
 	warned bool          // of a spoofed frame
+	asked  *asked        // nil: its connections are not followed
 
 	removed atomic.Bool
 	writers atomic.Int32 // goroutines that are writing to dev

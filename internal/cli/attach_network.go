@@ -166,7 +166,7 @@ func (a *AttachMember) join(ctx context.Context, i int, m *member, process *os.F
 		wish.NetNS = path
 	}
 	device := tap.Config{Target: a.Target, Name: a.Interface, Logger: log}
-	m.startAgent(ctx, &a.Options, device, wish)
+	m.startAgent(ctx, &a.Options, device, &wish)
 	if i == 0 && a.Interface != "" {
 		return m.join(ctx, device, wish, process)
 	}

@@ -8,31 +8,31 @@ import (
 	"epiphyte/tap"
 )
 
-// wantsMemberAgent reports whether a member joins with an agent. An agent is one more process
-// per member, and most have no use for it, so only those that publish TCP ports when they
-// join get one. A port published later goes through the stack, where the server sees its
-// clients' addresses as well. A detached member's agent would end with this program.
-func (o *Options) wantsMemberAgent(wish network.Member) bool {
-	return len(wish.Publish) > 0 && o.publishesTCP() && !wish.Detached
-}
-
-// startAgent starts the agent for the direct path of the member's published ports, if it has
-// any. join comes next.
-func (m *member) startAgent(ctx context.Context, o *Options, cfg tap.Config, wish network.Member) {
-	if !o.wantsMemberAgent(wish) {
+// startAgent starts the agent that a member needs for the direct path of its published ports,
+// and for its kernel to carry connections to neighbours. join comes next.
+//
+// A detached member has none: it would end with this program. Ports published later than the
+// membership go through the stack, where the server sees its clients' addresses as well.
+func (m *member) startAgent(ctx context.Context, o *Options, cfg tap.Config, wish *network.Member) {
+	publishes, carries := len(wish.Publish) > 0 && o.publishesTCP(), o.Bulk != bulkNever
+	if wish.Detached || !publishes && !carries {
 		return
 	}
 	p, err := tap.StartAgentProcess(ctx, tap.AgentConfig{
 		Target:  cfg.Target,
 		Subnet4: m.info.Subnet, Gateway4: m.info.Gateway,
 		Subnet6: m.info.Subnet6, Gateway6: m.info.Gateway6,
-		Unconfined: o.Unconfined,
+		NoStreams: !publishes, Carries: carries, Unconfined: o.Unconfined,
 	})
 	if err != nil {
 		cfg.Logger.Warn("published ports and bulk go by the TAP only", "error", err)
 		return
 	}
 	m.agent = p
+	if carries {
+		after := o.carryAfter()
+		wish.Carries = &after
+	}
 }
 
 // awaitAgent waits for the agent to start, if there is one, and drops it if it fails.

@@ -66,7 +66,7 @@ func (c *Run) runMember(ctx context.Context, prog string, stderr io.Writer) int 
 		device := tap.Config{Target: tap.Target{PID: p.PID()}, Name: interfaceOf(i), Transient: true, Logger: r.log}
 		wish := c.wish(i, c.publishTexts())
 		wish.Process = p.PID()
-		m.startAgent(ctx, &c.Options, device, wish)
+		m.startAgent(ctx, &c.Options, device, &wish)
 		if err := m.join(ctx, device, wish, nil); err != nil {
 			return r.fail(err)
 		}

@@ -193,6 +193,7 @@ func (c *Client) Join(ctx context.Context, m Member, h Handover) (*Member, *Info
 	if h.Agent != nil {
 		with[roleAgent] = h.Agent.FD()
 		m.Transparent4, m.Transparent6 = h.Agent.Transparent()
+		m.NoStreams = h.Agent.NoStreams()
 	}
 	if h.Process != nil {
 		with[roleProcess] = int(h.Process.Fd())

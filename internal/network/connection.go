@@ -82,6 +82,10 @@ func (w *Worker) serve(ctx context.Context, c *net.UnixConn, own *membership) {
 		return
 	}
 	defer w.unbusy(c)
+	if own != nil {
+		w.carryFor(own)
+		send(c, reply{List: own.Carries != nil})
+	}
 	for {
 		var req request
 		fds, err := receive(c, &req)
@@ -93,10 +97,13 @@ func (w *Worker) serve(ctx context.Context, c *net.UnixConn, own *membership) {
 		}
 		var answer reply
 		var joined *membership
-		if req.Op == opJoin && own == nil {
+		switch {
+		case req.Op == opJoin && own == nil:
 			answer, joined = w.handleJoin(ctx, c, &req, fds)
 			own = joined
-		} else {
+		case own != nil && (req.Op == opCarried || req.Op == opEnded):
+			w.hearOfCarried(own, &req)
+		default:
 			answer = w.handle(ctx, &req, fds)
 		}
 		closeAll(fds)
@@ -110,6 +117,7 @@ func (w *Worker) serve(ctx context.Context, c *net.UnixConn, own *membership) {
 			w.mu.Lock()
 			joined.told = true
 			w.mu.Unlock()
+			w.carryFor(joined)
 		}
 	}
 	if own != nil && !own.Detached && ctx.Err() == nil {

@@ -6,15 +6,18 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"epiphyte/internal/bypass"
 )
 
 // Holder is the member's side: it keeps the membership, whatever becomes of the network's
 // processes.
 type Holder struct {
-	own    Handover
-	member Member // as it was granted
-	log    *slog.Logger
-	taken  *os.File // a policy received since joining; nil: none
+	own     Handover
+	member  Member // as it was granted
+	log     *slog.Logger
+	taken   *os.File // a policy received since joining; nil: none
+	splicer *splicer // nil: no connection has been received
 
 	cancel context.CancelFunc
 	done   chan struct{} // closed when hold has returned
@@ -22,6 +25,7 @@ type Holder struct {
 
 	mu     sync.Mutex
 	client *Client
+	untold []bypass.Pair // connections that have ended while no network was there to be told
 }
 
 // Pauses between tries to join again: the network starts within milliseconds, or somebody
@@ -61,6 +65,9 @@ func (h *Holder) hold(ctx context.Context) {
 	defer close(h.done)
 	defer func() {
 		h.client.Close()
+		if h.splicer != nil {
+			h.splicer.close()
+		}
 		if h.taken != nil {
 			h.taken.Close()
 		}
@@ -76,7 +83,15 @@ func (h *Holder) hold(ctx context.Context) {
 			h.takePolicy(unasked.Policy, fds[0])
 			continue
 		}
+		if err == nil && unasked.Take != nil && len(fds) == 2 {
+			h.take(*unasked.Take, fds)
+			continue
+		}
 		closeAll(fds)
+		if err == nil {
+			h.hear(&unasked)
+			continue
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -105,9 +120,10 @@ func (h *Holder) rejoin(ctx context.Context) bool {
 		if err == nil {
 			if _, _, err = c.Join(ctx, h.member, h.own); err == nil {
 				h.mu.Lock()
-				defer h.mu.Unlock()
 				h.client.Close()
 				h.client = c
+				h.mu.Unlock()
+				h.tellCarried()
 				return ctx.Err() == nil
 			}
 			c.Close()

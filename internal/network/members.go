@@ -27,7 +27,7 @@ func (m members) Guest(a netip.Addr) *flow.Guest {
 }
 
 func (m members) Sockets(a netip.Addr) portfwd.Sockets {
-	if member := m.w.byAddress[a]; member != nil && member.agent != nil {
+	if member := m.w.byAddress[a]; member != nil && member.agent != nil && !member.NoStreams {
 		return member.agent
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 
 	"epiphyte/internal/api"
 	"epiphyte/internal/bridge"
+	"epiphyte/internal/bypass"
 	"epiphyte/internal/egress"
 	"epiphyte/internal/flow"
 	"epiphyte/internal/flowlog"
@@ -29,6 +30,8 @@ type membership struct {
 	device  *tap.Device
 	agent   *tap.Agent // makes sockets in its namespaces; nil: none
 	port    *bridge.Port
+	carrier *bypass.Member // nil: its connections stay on the bridge
+	parted  bool           // it is being disconnected
 	guest   *flow.Guest
 	conn    *net.UnixConn // over which it joined; nil: it is detached
 	process *shard.Watch  // for the end of a detached member's process; nil: none
@@ -121,7 +124,7 @@ func (w *Worker) adoptAgent(m *membership, with descriptors) (*tap.Agent, error)
 		return nil, nil
 	}
 	return tap.AdoptAgent(tap.AdoptConfig{
-		FD: fd, Transparent4: m.Transparent4, Transparent6: m.Transparent6,
+		FD: fd, Transparent4: m.Transparent4, Transparent6: m.Transparent6, NoStreams: m.NoStreams,
 		Logger: w.cfg.Logger.With("member", m.Name),
 	})
 }
@@ -273,6 +276,7 @@ func (w *Worker) leave(m *membership) (first bool) {
 // disconnect undoes connect, and ends the member's flows: its address may be another's
 // soon. Shard's thread.
 func (w *Worker) disconnect(m *membership) {
+	w.stopCarrying(m)
 	if m.process != nil {
 		m.process.Close() // explicitly: the keeper has a copy of the descriptor
 		unix.Close(m.pidfd)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/bridge"
+	"epiphyte/internal/bypass"
 	"epiphyte/internal/netdef"
 	"epiphyte/internal/retry"
 )
@@ -49,6 +50,12 @@ type Member struct {
 	// tap.AdoptConfig. Without an agent they mean nothing.
 	Transparent4 bool `json:"transparent_ipv4,omitempty"`
 	Transparent6 bool `json:"transparent_ipv6,omitempty"`
+
+	// NoStreams says that the agent makes no sockets for published ports.
+	NoStreams bool `json:"no_streams,omitempty"`
+	// Carries says that its client takes connections to other such members that move as many
+	// bytes within a second; nil: it takes none.
+	Carries *uint64 `json:"carries,omitempty"`
 
 	// Policy is the name of its policy, for people; empty: it has none.
 	Policy string `json:"policy,omitempty"`
@@ -89,6 +96,8 @@ type request struct {
 	Program string     `json:"program,omitempty"` // of upgrade: a path
 	After   netip.Addr `json:"after,omitzero"`    // of members: those with higher IPv4 addresses
 	Publish []string   `json:"publish,omitempty"` // of ports, which are those of Who
+	// Connections, of carried and ended, are spliced by the client of this connection's member.
+	Connections []bypass.Pair `json:"connections,omitempty"`
 }
 
 type operation string
@@ -102,6 +111,8 @@ const (
 	opPolicy  operation = "policy" // also worker to keeper: it replaces the member's
 	opUpgrade operation = "upgrade"
 	opStop    operation = "stop"
+	opCarried operation = "carried" // the client splices connections
+	opEnded   operation = "ended"   // and these no longer
 )
 
 // reply is the answer to a request.
@@ -112,7 +123,13 @@ type reply struct {
 	Removed bool `json:"removed,omitempty"`
 	// Policy is sent unasked, with a descriptor: the name of the new policy of this
 	// connection's member.
-	Policy string  `json:"policy,omitempty"`
+	Policy string `json:"policy,omitempty"`
+	// Take is sent unasked, with two descriptors: a connection's ends, which the client is to
+	// splice; End: one that it is to end; List: it is to say which it splices.
+	Take *bypass.Pair `json:"take,omitempty"`
+	End  *bypass.Pair `json:"end,omitempty"`
+	List bool         `json:"list,omitempty"`
+
 	Info   *Info   `json:"info,omitempty"`
 	Member *Member `json:"member,omitempty"`
 	// Members are as many as fit, by IPv4 address; More says that there are others.

@@ -14,6 +14,7 @@ import (
 	"epiphyte/internal/addressing"
 	"epiphyte/internal/api"
 	"epiphyte/internal/bridge"
+	"epiphyte/internal/bypass"
 	"epiphyte/internal/flow"
 	"epiphyte/internal/guest"
 	"epiphyte/internal/names"
@@ -65,6 +66,7 @@ type Worker struct {
 
 	shard  *shard.Shard
 	bridge *bridge.Bridge
+	bypass *bypass.Manager
 	frames pcap.Tee // what passes the bridge, each frame once: as a member or the gateway sends it
 	names  *names.Table
 	guest  *guest.Guest
@@ -178,11 +180,14 @@ func (w *Worker) build() (err error) {
 		Isolate: w.def.Isolate,
 		USO:     tap.KernelHasUSO(),
 		Gone:    w.portGone,
+		Busy:    func(c *bridge.Conn) { w.bypass.Busy(c) },
 		Logger:  w.cfg.Logger,
 	})
 	if err != nil {
 		return err
 	}
+	// Who captures wants to see the frames.
+	w.bypass = bypass.New(bypass.Config{Shard: w.shard, Bridge: w.bridge, Stay: w.frames.Running})
 	w.others = newOthers(w.cfg.Paths, w.def.Name)
 	w.names = names.New(names.Config{
 		Network:  w.def.Name,

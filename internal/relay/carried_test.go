@@ -62,19 +62,20 @@ func TestCarriedSlowReader(t *testing.T) {
 		written += n
 	}
 	w.do(func() {
-		c := &carried{r: w.Relay}
-		c.end(fd, true)
-		defer func() {
-			w.shard.Disarm(&c.timer)
-			delete(w.lingering, c)
-			unix.Close(fd)
-		}()
+		closed := false
+		w.linger(fd, true, func() { closed = true })
+		if len(w.lingering) != 1 {
+			t.Fatalf("%d sockets linger, want 1", len(w.lingering))
+		}
+		var l *lingering
+		for l = range w.lingering {
+		}
 		looks := func(progress bool) {
 			t.Helper()
-			c.waited = lookFor / 2
-			c.Run()
-			if (c.waited == 0) != progress {
-				t.Errorf("waited %v, progress %v", c.waited, progress)
+			l.waited = lookFor / 2
+			l.Run()
+			if (l.waited == 0) != progress {
+				t.Errorf("waited %v, progress %v", l.waited, progress)
 			}
 		}
 		looks(true)
@@ -83,5 +84,9 @@ func TestCarriedSlowReader(t *testing.T) {
 			t.Error(err)
 		}
 		looks(true)
+		l.waited = lookFor
+		if l.Run(); !closed {
+			t.Error("a guest that takes nothing is waited for without end")
+		}
 	})
 }

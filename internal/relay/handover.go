@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/connect"
+	"epiphyte/internal/repair"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/sockio"
 	"epiphyte/stack"
@@ -45,10 +46,6 @@ const (
 	// orderPatience is how long the carrier may take for an order, which takes microseconds
 	// unless it has been stopped.
 	orderPatience = 2 * time.Second
-	// answerFirst and answerPatience are how long the guest may take to answer the first
-	// segment, at first and in all. As a rule the answer is there before the carrier's.
-	answerFirst    = time.Millisecond
-	answerPatience = 200 * time.Millisecond
 )
 
 // stage of a hand-over: what it waits for.
@@ -125,7 +122,7 @@ func (fl *conn) tendHandover() {
 func (fl *conn) mayLeave() bool {
 	r := fl.r
 	return fl.held == nil && !fl.ending() && r.carried < r.mostCarried && (r.stay == nil || !r.stay()) &&
-		r.lo(fl.guest.RemoteAddr()).free(r.shard.Now()) && isTCP(fl.host.FD)
+		r.lo(fl.guest.RemoteAddr()).Free(r.shard.Now()) && isTCP(fl.host.FD)
 }
 
 // ending reports whether either side has begun to close; such a connection stays.
@@ -141,10 +138,20 @@ func (fl *conn) leave() {
 	h := &handover{fl: fl, fd: -1, guest: fl.guest.RemoteAddr(), outside: fl.guest.LocalAddr()}
 	fl.over = h
 	fl.r.carried++
-	h.lo().trying++
+	h.lo().Begin()
 	fl.r.shard.Arm(&h.timer, orderPatience, h)
 	h.want(h.probe)
 }
+
+// lo is that of a guest's address.
+func (r *Relay) lo(guest netip.AddrPort) *repair.Loopback {
+	if guest.Addr().Is6() {
+		return &r.loopbacks[1]
+	}
+	return &r.loopbacks[0]
+}
+
+func (h *handover) lo() *repair.Loopback { return h.fl.r.lo(h.guest) }
 
 // want asks for a socket in repair mode.
 func (h *handover) want(take func(fd int) (kept bool)) {
@@ -155,9 +162,7 @@ func (h *handover) want(take func(fd int) (kept bool)) {
 	h.fl.r.carrier.Repair(family, take)
 }
 
-// probe continues only if the guest's end is a socket of the namespace that may use any
-// interface: then a second socket cannot take its place. Connections of a container in the
-// guest, or of a program that is bound to the device, must stay there.
+// probe continues only if a socket of the namespace is the guest's end.
 func (h *handover) probe(fd int) (kept bool) {
 	if h.stage == ended {
 		return false
@@ -166,13 +171,9 @@ func (h *handover) probe(fd int) (kept bool) {
 		h.giveUp()
 		return false
 	}
-	var from, to sockio.Addr
-	from.Set(h.guest)
-	to.Set(h.outside)
-	errno := sockio.Bind(fd, &from)
-	taken := errno == 0 && sockio.Connect(fd, &to) == unix.EADDRNOTAVAIL
+	occupied := repair.Occupied(fd, h.guest, h.outside)
 	unix.Close(fd)
-	if !taken {
+	if !occupied {
 		h.giveUp()
 		return true
 	}
@@ -252,7 +253,7 @@ func (h *handover) holds(errno unix.Errno) {
 // carry has the guest's kernel take over the frozen connection.
 func (h *handover) carry(f *stack.Frozen) {
 	fl := h.fl
-	if restore(h.fd, f) != nil {
+	if repair.Restore(h.fd, f) != nil {
 		fl.guest.Thaw()
 		h.giveUp()
 		return
@@ -299,7 +300,7 @@ func (h *handover) carries(errno unix.Errno) {
 		h.giveUp()
 		fl.pump()
 	default:
-		h.stage, h.wait = wantAnswer, answerFirst
+		h.stage, h.wait = wantAnswer, repair.AnswerFirst
 		h.awaitAnswer()
 	}
 }
@@ -308,23 +309,17 @@ func (h *handover) carries(errno unix.Errno) {
 // that filters what passes it, never does.
 func (h *handover) awaitAnswer() {
 	switch {
-	case answered(h.fd):
+	case repair.Answered(h.fd):
 		h.finish()
-	case h.wait < answerPatience:
+	case h.wait < repair.AnswerPatience:
 		h.fl.r.shard.Arm(&h.timer, h.wait, h)
 		h.wait *= 2
 	default:
 		h.stage = wantBack
-		h.lo().fails(h.fl.r.shard.Now())
+		h.lo().Fails(h.fl.r.shard.Now())
 		h.fl.r.shard.Arm(&h.timer, orderPatience, h)
 		h.fl.r.carrier.Drop(h.guest, h.outside, h.fd, h.goesBack)
 	}
-}
-
-// answered reports whether a TCP socket has received a segment.
-func answered(fd int) bool {
-	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-	return err == nil && info.Segs_in > 0
 }
 
 // goesBack is called when the guest's segments come by the device again. Nothing has been
@@ -332,7 +327,7 @@ func answered(fd int) bool {
 func (h *handover) goesBack(errno unix.Errno) {
 	switch {
 	case h.stage == ended:
-	case errno != 0, h.stuck, answered(h.fd): // the last: after all; what it has heard is lost
+	case errno != 0, h.stuck, repair.Answered(h.fd): // the last: after all; what it has heard is lost
 		h.fl.r.carrier.Drop(h.guest, h.outside, -1, ignore) // the order may have been refused
 		h.fl.abortGuest()
 	default:
@@ -345,7 +340,7 @@ func (h *handover) goesBack(errno unix.Errno) {
 func (h *handover) finish() {
 	fl := h.fl
 	h.stage = ended
-	h.lo().passes()
+	h.lo().Passes()
 	fl.r.shard.Disarm(&h.timer)
 	fl.r.table.Carried(true)
 	// The guest may bind a server to the same port, as it may during TIME-WAIT.
@@ -358,7 +353,7 @@ func (h *handover) finish() {
 	host.Watch.Modify(connect.Events)
 	c := &carried{r: fl.r, conn: fl.guest, guest: h.guest, outside: h.outside}
 	fl.guest.Leave(c.renew)
-	fl.r.join(host, connect.Socket{FD: h.fd}, fl.record, c)
+	fl.r.join(host, connect.Socket{FD: h.fd}, fl.record, nil, c.ended)
 }
 
 // giveUp leaves the connection on the device. The next attempt needs twice as many bytes.
@@ -380,7 +375,7 @@ func (h *handover) abandon() {
 	r := h.fl.r
 	r.shard.Disarm(&h.timer)
 	r.carried--
-	h.lo().trying--
+	h.lo().Ends()
 	if h.fd >= 0 {
 		unix.Close(h.fd)
 		h.fd = -1

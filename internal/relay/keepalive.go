@@ -85,7 +85,7 @@ func (fl *conn) updateKeepalive() {
 func (s *splice) updateKeepalive() {
 	for _, e := range [2]*spliceEnd{&s.host, &s.guest} {
 		want := e.keepalive
-		if e == &s.host || s.carried != nil {
+		if e == &s.host || e.carried != nil {
 			want = keepaliveOpen
 		}
 		if e.done && !e.peer.done {

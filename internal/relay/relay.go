@@ -17,9 +17,10 @@
 //
 // A connection of the first kind that moves much becomes one of the second
 // (handover.go, and docs/design.md): the guest's kernel takes the stack's part, by a socket
-// in its namespace that continues the same connection (repair.go). This happens when nothing
+// in its namespace that continues the same connection (package repair). This happens when nothing
 // is in flight in either direction, which is brought about and waited for; until the guest's
-// kernel has taken over, everything can be undone.
+// kernel has taken over, everything can be undone. Both ends of a connection between members of a
+// network are such sockets (JoinCarried); package bypass makes them.
 //
 // Each connection is a record of the flow.Table, whose owner it becomes. Life of a
 // connection: Start or Join, pumping whenever an end moves, then one of
@@ -34,7 +35,7 @@
 // Timers: one that sets up TCP keepalive on connections that have lived
 // for some seconds (keepalive.go), and one that closes spare pipes when nothing has
 // been joined for a while (pipe.go); one for each hand-over, and one for each connection that
-// was handed over and has ended, until the guest knows (carried.go).
+// was handed over and has ended, until the guest knows (linger.go).
 //
 // What it does not do: it neither connects nor accepts, and knows no address.
 package relay
@@ -43,6 +44,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/flow"
+	"epiphyte/internal/repair"
 	"epiphyte/internal/shard"
 )
 
@@ -79,9 +81,9 @@ type Relay struct {
 	carryAfter  uint64
 	stay        func() bool // may be nil
 	mostCarried int
-	carried     int                   // connections handed over, being handed over, or lingering
-	lingering   map[*carried]struct{} // those whose flow has ended
-	loopbacks   [2]loopback           // by address family
+	carried     int // connections handed over, being handed over, or lingering
+	lingering   map[*lingering]struct{}
+	loopbacks   [2]repair.Loopback // by address family
 }
 
 // New makes a relay.
@@ -89,7 +91,7 @@ func New(cfg Config) *Relay {
 	return &Relay{
 		shard: cfg.Shard, table: cfg.Table,
 		carrier: cfg.Carrier, carryAfter: cfg.CarryAfter, stay: cfg.Stay,
-		mostCarried: min(mostCarried, cfg.Table.Descriptors()/carriedShare), lingering: make(map[*carried]struct{}),
+		mostCarried: min(mostCarried, cfg.Table.Descriptors()/carriedShare), lingering: make(map[*lingering]struct{}),
 	}
 }
 
@@ -102,8 +104,8 @@ func (r *Relay) scratchSpace() []byte {
 
 // Close closes the pipes and what lingers. The table must have been closed.
 func (r *Relay) Close() {
-	for c := range r.lingering {
-		c.close()
+	for l := range r.lingering {
+		l.close()
 	}
 	r.closeSparePipes()
 }

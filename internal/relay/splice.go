@@ -35,10 +35,8 @@ type splice struct {
 	record *flow.Flow
 	host   spliceEnd
 	guest  spliceEnd
-	// carried is not nil for a connection that began on the device.
-	carried *carried
-	queued  bool
-	closed  bool
+	queued bool
+	closed bool
 }
 
 // spliceEnd is one socket, and the direction that begins at it.
@@ -57,6 +55,9 @@ type spliceEnd struct {
 	done     bool // its end of stream was passed on
 	hangup   bool // its end of stream or an error is yet to be read
 	urgent   bool // it has had urgent data, which splice does not pass
+	// carried is called when the socket is closed; nil: the guest's kernel needs no rule to
+	// reach it.
+	carried func()
 
 	keepalive keepalive
 }
@@ -66,14 +67,28 @@ type spliceEnd struct {
 // which connect.Prepare was called for, and the record, which is in the table.
 func (r *Relay) Join(host, guest connect.Socket, record *flow.Flow) {
 	r.table.Establish(record)
-	r.join(host, guest, record, nil)
+	r.join(host, guest, record, nil, nil)
 }
 
-// join is Join for a flow that is established; from is not nil if it was handed over.
-func (r *Relay) join(host, guest connect.Socket, record *flow.Flow, from *carried) {
-	s := &splice{r: r, record: record, carried: from}
-	s.host = spliceEnd{s: s, peer: &s.guest, moved: &record.In}
-	s.guest = spliceEnd{s: s, peer: &s.host, moved: &record.Out}
+// JoinCarried is Join for a connection between two members, each of whose kernels carries it:
+// their sockets' close is abortive. ended is called when the flow has ended, and neither kernel
+// needs its rule any longer.
+func (r *Relay) JoinCarried(a, b connect.Socket, record *flow.Flow, ended func()) {
+	r.table.Establish(record)
+	left := 2
+	one := func() {
+		if left--; left == 0 {
+			ended()
+		}
+	}
+	r.join(a, b, record, one, one)
+}
+
+// join is Join for a flow that is established. The functions are the ends' carried.
+func (r *Relay) join(host, guest connect.Socket, record *flow.Flow, hostCarried, guestCarried func()) {
+	s := &splice{r: r, record: record}
+	s.host = spliceEnd{s: s, peer: &s.guest, moved: &record.In, carried: hostCarried}
+	s.guest = spliceEnd{s: s, peer: &s.host, moved: &record.Out, carried: guestCarried}
 	record.Owner, record.FD = s, host.FD
 	r.spliced++
 	s.host.take(host)
@@ -322,8 +337,8 @@ func (s *splice) End(why flow.Reason) {
 		if why == flow.Evicted {
 			connect.SetAbortiveClose(e.FD)
 		}
-		if e == &s.guest && s.carried != nil {
-			s.endCarried()
+		if e.carried != nil {
+			e.linger(s.host.done && s.guest.done)
 		}
 		e.Close()
 		if e.pipe != nil {
@@ -333,13 +348,13 @@ func (s *splice) End(why flow.Reason) {
 	}
 }
 
-// endCarried hands the guest's socket on, since the last segments still need it.
-func (s *splice) endCarried() {
-	socket := s.guest.Release()
+// linger hands the socket on, since the last segments still need it.
+func (e *spliceEnd) linger(inOrder bool) {
+	socket := e.Release()
 	if socket.Watch != nil {
 		socket.Watch.Close()
 	}
-	s.carried.end(socket.FD, s.host.done && s.guest.done)
+	e.s.r.linger(socket.FD, inOrder, e.carried)
 }
 
 // spliceBytes is splice(2). Zero bytes without an error are the end of the

@@ -1,0 +1,340 @@
+package bridge
+
+import (
+	"net/netip"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"epiphyte/stack"
+)
+
+const (
+	// busyWithin is how soon a connection has to move what makes it busy.
+	busyWithin = time.Second
+	// mostFollowed is how many connections that a member has asked for are followed, at 400
+	// bytes each. Beyond that the oldest one is forgotten, and stays on the bridge.
+	mostFollowed = 256
+	// turnCost is what a segment with data counts for, in bytes, besides what it moves: a round
+	// trip of two costs the bridge 30 microseconds of processor time more than sockets that are
+	// joined (make bench ROWS=neighbour-rtt-tcp), and a hand-over a millisecond, of which one
+	// per 256 segments is a small part.
+	turnCost = 4 << 10
+	// mostKept bounds what is kept of an end's data while the connection is handed over, in
+	// bytes: what it has sent and nobody has acknowledged, where that is a request or an
+	// answer. Of more the kernel sends the rest again.
+	mostKept = 16 << 10
+)
+
+// Conn is a TCP connection between two members that the bridge follows: it has seen the
+// handshake, and reads the headers of what passes, so that sockets can take the place of either
+// end (package bypass). A member that lies in its segments lies about its own connections.
+// Shard's thread only.
+type Conn struct {
+	b       *Bridge
+	ends    [2]end // the first one asked for the connection
+	ending  bool   // either has sent FIN or RST, or begun anew
+	need    uint64 // bytes within busyWithin that make it busy
+	moved   uint64 // since, of what counts
+	bulk    bool   // it is busy by its bytes
+	since   time.Duration
+	passed  func()           // after each segment; nil: nobody waits for one
+	strayed func(member int) // of a connection that has left; nil: it has not
+	slot    int              // in what the first end has asked for
+}
+
+// end is one member's side of a connection, as its segments say.
+type end struct {
+	port   *Port
+	addr   netip.AddrPort
+	syn    header.TCPSynOptions
+	next   uint32 // after the last byte, or SYN, that it has sent
+	ack    uint32 // of the last byte that it has received, and one
+	window uint16 // not scaled
+	stamp  uint32 // the last timestamp
+	talks  bool   // it has sent more than its SYN
+	moved  uint64 // bytes, within busyWithin
+	kept   []byte // the last ones that it has sent, while somebody waits
+}
+
+// tuple is a connection as one end sends on it.
+type tuple struct{ from, to netip.AddrPort }
+
+// followed is a connection, and which end has sent.
+type followed struct {
+	conn *Conn
+	from int
+}
+
+// asked is the connections that a member has asked for, the oldest one being overwritten next.
+type asked struct {
+	busyAfter uint64
+	conns     [mostFollowed]*Conn
+	next      int
+}
+
+// Port is where a member is on the bridge; member is 0 for the one that asked for the
+// connection, else 1.
+func (c *Conn) Port(member int) *Port { return c.ends[member].port }
+
+// Addr is a member's address and port.
+func (c *Conn) Addr(member int) netip.AddrPort { return c.ends[member].addr }
+
+// Ending reports whether either member has begun to end the connection.
+func (c *Conn) Ending() bool { return c.ending }
+
+// Sender is the member that has sent more when the connection was found busy.
+func (c *Conn) Sender() int {
+	if c.ends[1].moved > c.ends[0].moved {
+		return 1
+	}
+	return 0
+}
+
+// Bulk reports whether the connection is busy by its bytes, and not by how often it has sent.
+func (c *Conn) Bulk() bool { return c.bulk }
+
+// Acknowledged reports whether the other one has acknowledged all that a member has sent.
+func (c *Conn) Acknowledged(member int) bool { return c.ends[1-member].ack == c.ends[member].next }
+
+// Await has passed called after each segment of the connection, until nil is given.
+func (c *Conn) Await(passed func()) {
+	c.passed = passed
+	c.ends[0].kept, c.ends[1].kept = nil, nil
+}
+
+// Stay leaves the connection on the bridge until it moves twice as much.
+func (c *Conn) Stay() {
+	c.Await(nil)
+	c.need = max(2*c.need, minBusy)
+}
+
+// minBusy is what a connection has to move before it is tried a second time, in bytes.
+const minBusy = 1 << 20
+
+// Leave ends the forwarding of a connection that goes on elsewhere: its segments are dropped,
+// and strayed is called for each, with the member that has sent it. Forget comes next.
+func (c *Conn) Leave(strayed func(member int)) {
+	c.Await(nil)
+	c.strayed = strayed
+}
+
+// Forget ends the following of a connection.
+func (c *Conn) Forget() {
+	for i := range c.ends {
+		key := tuple{c.ends[i].addr, c.ends[1-i].addr}
+		if c.b.conns[key].conn == c {
+			delete(c.b.conns, key)
+		}
+	}
+	if r := c.ends[0].port.asked; r.conns[c.slot] == c {
+		r.conns[c.slot] = nil
+	}
+}
+
+// Frozen is the state in which a socket in a member's namespace continues the connection as its
+// other end. What either member has sent and the other one has not acknowledged is Unacknowledged
+// at the other's socket, as far as it was kept. Else that one's kernel sends it again: its
+// socket has not received it.
+func (c *Conn) Frozen(member int) (f stack.Frozen, ok bool) {
+	own, other := &c.ends[member], &c.ends[1-member]
+	if c.ending || !own.talks || !other.talks {
+		return f, false
+	}
+	f = stack.Frozen{
+		Guest: own.addr, Outside: other.addr,
+		SendNext: own.ack, RecvNext: other.ack, Unacknowledged: other.unacknowledged(own.ack),
+		MSS:        own.syn.MSS,
+		SACK:       own.syn.SACKPermitted && other.syn.SACKPermitted,
+		Timestamps: own.syn.TS && other.syn.TS,
+		Timestamp:  other.stamp,
+	}
+	f.RecvNext += uint32(len(own.unacknowledged(other.ack)))
+	if own.syn.WS >= 0 && other.syn.WS >= 0 {
+		f.SendScale, f.RecvScale = uint8(own.syn.WS), uint8(other.syn.WS)
+	}
+	// The other member's window begins at what it has acknowledged.
+	f.SendWindow, f.RecvWindow = uint32(own.window)<<f.SendScale, uint32(other.window)<<f.RecvScale
+	f.RecvWindow -= min(f.RecvWindow, f.RecvNext-other.ack)
+	return f, true
+}
+
+// keep adds data that begins at a sequence number.
+func (e *end) keep(seq uint32, head, tail []byte) {
+	if seq != e.next || len(e.kept)+len(head)+len(tail) > mostKept {
+		e.kept = nil // what is left of it would have a gap, or is too much
+		if seq != e.next || len(head)+len(tail) > mostKept {
+			return
+		}
+	}
+	e.kept = append(append(e.kept, head...), tail...)
+}
+
+// unacknowledged is what the end has sent from ack on, if it was kept.
+func (e *end) unacknowledged(ack uint32) []byte {
+	if n := e.next - ack; n <= uint32(len(e.kept)) {
+		return e.kept[uint32(len(e.kept))-n:]
+	}
+	return nil
+}
+
+// Follow has the port's connections with other such ports followed. One that moves as many
+// bytes within a second as both ports say is busy; 0: at once.
+func (p *Port) Follow(busyAfter uint64) { p.asked = &asked{busyAfter: busyAfter} }
+
+// Adopt follows a connection that has left the bridge already; see Conn.Leave.
+func (b *Bridge) Adopt(ports [2]*Port, addrs [2]netip.AddrPort, strayed func(member int)) *Conn {
+	c := &Conn{b: b, strayed: strayed}
+	for i := range c.ends {
+		c.ends[i] = end{port: ports[i], addr: addrs[i]}
+		b.conns[tuple{addrs[i], addrs[1-i]}] = followed{c, i}
+	}
+	return c
+}
+
+// ReadAll forwards what waits at the port now, within bounds. It is not called while a frame is
+// being forwarded.
+func (p *Port) ReadAll() {
+	for range readAllMost {
+		before := p.from.frames.Load()
+		p.Ready(0)
+		if p.from.frames.Load() == before {
+			return
+		}
+	}
+}
+
+// readAllMost batches hold more than the queue of a TAP, 500 frames.
+const readAllMost = 64
+
+// follow notes a segment that passes from p to to, and reports whether it may: not if its
+// connection goes on elsewhere.
+func (b *Bridge) follow(t *table, p, to *Port, f *frame) bool {
+	pkt := &f.pkt
+	if p.asked == nil || to.asked == nil || pkt.Proto != stack.ProtoTCP || pkt.Fragment.Present || len(pkt.Head) < header.TCPMinimumSize {
+		return true
+	}
+	h := header.TCP(pkt.Head)
+	key := tuple{netip.AddrPortFrom(pkt.Src, h.SourcePort()), netip.AddrPortFrom(pkt.Dst, h.DestinationPort())}
+	known := b.conns[key]
+	c := known.conn
+	switch {
+	case c != nil && c.strayed != nil:
+		c.strayed(known.from)
+		return false
+	case int(h.DataOffset()) < header.TCPMinimumSize || int(h.DataOffset()) > len(h):
+		return true
+	case h.Flags()&(header.TCPFlagSyn|header.TCPFlagAck) == header.TCPFlagSyn:
+		b.begin(t, p, to, key, h)
+	case c != nil && c.ends[known.from].port == p && c.ends[1-known.from].port == to:
+		c.note(known.from, h, pkt.Head[h.DataOffset():], pkt.Tail)
+	}
+	return true
+}
+
+// begin follows a connection that is being asked for.
+func (b *Bridge) begin(t *table, p, to *Port, key tuple, h header.TCP) {
+	if c := b.conns[key].conn; c != nil {
+		c.end() // it was given up, or the segment is sent again
+	}
+	if t.byAddr[key.from.Addr()] != p || t.byAddr[key.to.Addr()] != to || key.from.Addr().IsLinkLocalUnicast() {
+		return // sent on for others
+	}
+	c := &Conn{b: b, need: max(p.asked.busyAfter, to.asked.busyAfter), since: b.cfg.Shard.Now()}
+	c.ends[0], c.ends[1] = end{port: p, addr: key.from}, end{port: to, addr: key.to}
+	c.ends[0].opens(h, false)
+	for i := range c.ends {
+		b.conns[tuple{c.ends[i].addr, c.ends[1-i].addr}] = followed{c, i}
+	}
+	r := p.asked
+	if oldest := r.conns[r.next]; oldest != nil && oldest.strayed == nil {
+		oldest.end()
+	}
+	r.conns[r.next], c.slot = c, r.next
+	r.next = (r.next + 1) % len(r.conns)
+}
+
+// opens takes what a SYN says.
+func (e *end) opens(h header.TCP, isAck bool) {
+	e.syn = header.ParseSynOptions(h.Options(), isAck)
+	e.next, e.stamp = h.SequenceNumber()+1, e.syn.TSVal
+}
+
+// end is for a connection that is not worth following any longer.
+func (c *Conn) end() {
+	c.ending = true
+	c.Forget()
+	c.tell()
+}
+
+func (c *Conn) tell() {
+	if c.passed != nil {
+		c.passed()
+	}
+}
+
+// note takes what a segment says, with its data in two pieces.
+func (c *Conn) note(from int, h header.TCP, head, tail []byte) {
+	e, flags, size := &c.ends[from], h.Flags(), len(head)+len(tail)
+	if flags.Intersects(header.TCPFlagFin | header.TCPFlagRst) {
+		c.end()
+		return
+	}
+	if flags.Contains(header.TCPFlagSyn) {
+		if from == 1 {
+			e.opens(h, true)
+			e.ack = h.AckNumber()
+		}
+		return
+	}
+	if !e.talks {
+		e.talks, e.ack = true, h.AckNumber()
+	}
+	if next := h.SequenceNumber() + uint32(size); after(next, e.next) {
+		if c.passed != nil {
+			e.keep(h.SequenceNumber(), head, tail)
+		}
+		e.next = next
+	}
+	if ack := h.AckNumber(); !after(e.ack, ack) {
+		e.ack, e.window = ack, h.WindowSize()
+	}
+	if stamp, ok := timestamp(h.Options()); ok && after(stamp, e.stamp) {
+		e.stamp = stamp
+	}
+	e.moved += uint64(size)
+	if size > 0 {
+		c.moved += uint64(size) + turnCost
+	}
+	if c.passed != nil {
+		c.passed()
+	} else if c.moved >= c.need && size > 0 {
+		c.weigh()
+	}
+}
+
+// weigh sees whether a connection that has moved enough has done so in time.
+func (c *Conn) weigh() {
+	now := c.b.cfg.Shard.Now()
+	fast := now-c.since <= busyWithin || c.need == 0
+	c.bulk = c.ends[0].moved+c.ends[1].moved >= c.need/2
+	if fast && c.ends[0].talks && c.ends[1].talks {
+		c.b.cfg.Busy(c)
+	}
+	c.since, c.moved = now, 0
+	c.ends[0].moved, c.ends[1].moved = 0, 0
+}
+
+// after reports whether a is later than b, modulo 2^32 (RFC 9293 section 3.4).
+func after(a, b uint32) bool { return int32(a-b) > 0 }
+
+// timestamp is the value of the timestamps option, where it is as kernels place it (RFC 7323
+// appendix A).
+func timestamp(options []byte) (value uint32, ok bool) {
+	const size = 12 // with two NOPs
+	if len(options) < size || options[0] != header.TCPOptionNOP || options[1] != header.TCPOptionNOP ||
+		options[2] != header.TCPOptionTS || options[3] != header.TCPOptionTSLength {
+		return 0, false
+	}
+	return uint32(options[4])<<24 | uint32(options[5])<<16 | uint32(options[6])<<8 | uint32(options[7]), true
+}

@@ -1,0 +1,174 @@
+package bypass
+
+import (
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/bridge"
+	"epiphyte/internal/relay"
+	"epiphyte/internal/repair"
+	"epiphyte/internal/shard"
+)
+
+// mostCarried bounds the connections that are carried, or about to be, in one network: a
+// kernel checks a packet that has no route yet against one rule for each, and each takes up to
+// six descriptors of a client.
+const mostCarried = 64
+
+// Pair is a connection between two members: the first one has asked for it.
+type Pair [2]netip.AddrPort
+
+// Member is one that takes part: its kernel can carry connections, and so can its client.
+type Member struct {
+	Port *bridge.Port
+	// Agent is that of its namespaces: tap.Agent.
+	Agent relay.Carrier
+	// Take hands two sockets, the ends of a connection that its client is to splice, to that
+	// client. It takes them over. What follows is Manager.Ended.
+	Take func(p Pair, fds [2]int)
+	// End has the client end a connection that it splices.
+	End func(Pair)
+
+	lo [2]repair.Loopback // by address family
+}
+
+// Config of a Manager. Shard and Bridge are required.
+type Config struct {
+	Shard  *shard.Shard
+	Bridge *bridge.Bridge
+	// Stay reports whether connections stay on the bridge for now; nil: they do not.
+	Stay func() bool
+}
+
+// Manager hands connections over.
+type Manager struct {
+	cfg     Config
+	members map[*bridge.Port]*Member
+	carried map[Pair]*carried
+	trying  map[*handover]struct{}
+	claimed map[Pair]*Member // spliced by the client of one that is here, with another that is not
+}
+
+// New makes a Manager.
+func New(cfg Config) *Manager {
+	return &Manager{
+		cfg: cfg, members: make(map[*bridge.Port]*Member), carried: make(map[Pair]*carried),
+		trying: make(map[*handover]struct{}), claimed: make(map[Pair]*Member),
+	}
+}
+
+// carried is a connection that has left the bridge. The client of its first member splices it.
+type carried struct {
+	conn    *bridge.Conn
+	pair    Pair
+	members [2]*Member
+	renewed [2]time.Duration
+}
+
+// Join has a member take part, once its port is followed.
+func (m *Manager) Join(member *Member) {
+	m.members[member.Port] = member
+	for p, taker := range m.claimed {
+		m.Claim(p, taker)
+	}
+}
+
+// Leave ends the connections of a member that leaves, before its agent and its port are closed.
+func (m *Manager) Leave(member *Member) {
+	delete(m.members, member.Port)
+	for h := range m.trying {
+		if h.members[0] == member || h.members[1] == member {
+			h.giveUp()
+		}
+	}
+	for p, c := range m.carried {
+		if c.members[0] == member || c.members[1] == member {
+			c.members[0].End(p)
+			m.Ended(p)
+		}
+	}
+	for p, taker := range m.claimed {
+		if taker == member {
+			delete(m.claimed, p)
+		}
+	}
+}
+
+// member is the one that has an address; nil: none that takes part.
+func (m *Manager) member(a netip.Addr) *Member { return m.members[m.cfg.Bridge.Port(a)] }
+
+// Carried is the number of connections that have left the bridge.
+func (m *Manager) Carried() int { return len(m.carried) }
+
+// Busy hands a connection over, if it may be, and is bridge.Config.Busy.
+func (m *Manager) Busy(conn *bridge.Conn) {
+	h := &handover{m: m, conn: conn, fds: [2]int{-1, -1}, current: conn.Sender()}
+	for i := range h.members {
+		h.members[i] = m.members[conn.Port(i)]
+		h.pair[i] = conn.Addr(i)
+		if h.members[i] == nil || !h.lo(i).Free(m.cfg.Shard.Now()) {
+			conn.Stay()
+			return
+		}
+	}
+	places := mostCarried
+	if !conn.Bulk() {
+		places /= 2 // what moves much gains most
+	}
+	if len(m.carried)+len(m.trying) >= places {
+		return // until it has moved as much again
+	}
+	if m.carried[h.pair] != nil || m.cfg.Stay != nil && m.cfg.Stay() {
+		conn.Stay()
+		return
+	}
+	h.begin()
+}
+
+// Claim takes on a connection that the client of its first member, taker, splices since before
+// this Manager was there, once both of its members are.
+func (m *Manager) Claim(p Pair, taker *Member) {
+	c := &carried{pair: p, members: [2]*Member{m.member(p[0].Addr()), m.member(p[1].Addr())}}
+	switch {
+	case m.carried[p] != nil:
+	case c.members[0] == nil || c.members[1] == nil:
+		m.claimed[p] = taker
+		return
+	default:
+		ports := [2]*bridge.Port{c.members[0].Port, c.members[1].Port}
+		c.conn = m.cfg.Bridge.Adopt(ports, p, func(i int) { m.renew(c, i) })
+		m.carried[p] = c
+	}
+	delete(m.claimed, p)
+}
+
+// renew orders a rule again whose member has sent a segment by the bridge: it may have flushed
+// its rules (ip rule flush).
+func (m *Manager) renew(c *carried, i int) {
+	if now := m.cfg.Shard.Now(); now-c.renewed[i] >= renewEvery {
+		c.renewed[i] = now
+		c.members[i].Agent.Carry(c.pair[i], c.pair[1-i], -1, ignore)
+	}
+}
+
+// renewEvery is how soon a rule that is missing again is renewed. The member sends its segment
+// again after 200 ms (TCP_RTO_MIN).
+const renewEvery = 100 * time.Millisecond
+
+// Ended is called when the client is done with a connection, or has not taken it.
+func (m *Manager) Ended(p Pair) {
+	if c := m.carried[p]; c != nil {
+		c.conn.Forget()
+		delete(m.carried, p)
+	}
+	delete(m.claimed, p)
+	for i := range p {
+		if member := m.member(p[i].Addr()); member != nil {
+			member.Agent.Drop(p[i], p[1-i], -1, ignore)
+		}
+	}
+}
+
+func ignore(unix.Errno) {}

@@ -1,0 +1,135 @@
+// Package repair continues TCP connections that another endpoint has begun, by sockets in
+// repair mode (TCP_REPAIR).
+//
+// # Theory of operation
+//
+// A connection of a guest whose other end is not a socket, but the stack's endpoint or another
+// guest behind the bridge, can be given a socket of the guest's own namespace as its other end:
+// Restore has the socket continue where the stack.Frozen says. In repair mode a socket sends
+// nothing, also when it is closed, so it can be tried and thrown away. What routes the guest's
+// segments to it, and takes it out of repair mode, is the agent (package tap).
+//
+// Invariants: what the guest has sent up to RecvNext has arrived. What was sent to it and it has
+// not acknowledged is either Unacknowledged, or will be sent through the socket from SendNext on.
+//
+// Timers: none.
+//
+// What it does not do: it makes no sockets, and restores no queue of received data.
+package repair
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/sockio"
+	"epiphyte/stack"
+)
+
+// Queues of a socket in repair mode (TCP_REPAIR_QUEUE, linux/tcp.h).
+const (
+	noQueue = iota
+	receiveQueue
+	sendQueue
+)
+
+// Kinds of TCP options (TCP_REPAIR_OPTIONS), RFC 9293 section 3.2, RFC 7323, RFC 2018.
+const (
+	optionMSS        = 2
+	optionWindow     = 3
+	optionSACK       = 4
+	optionTimestamps = 8
+)
+
+// Occupied reports whether the guest's end of a connection is a socket of the namespace that may
+// use any interface, so that a second one cannot take its place: fd, of that namespace and in
+// repair mode, is of no use afterwards. Connections of a container in the guest, or of a
+// program that is bound to the device, have none there, and cannot be continued by a socket.
+func Occupied(fd int, guest, outside netip.AddrPort) bool {
+	var from, to sockio.Addr
+	from.Set(guest)
+	to.Set(outside)
+	return sockio.Bind(fd, &from) == 0 && sockio.Connect(fd, &to) == unix.EADDRNOTAVAIL
+}
+
+// Answered reports whether a socket has received a segment.
+func Answered(fd int) bool {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	return err == nil && info.Segs_in > 0
+}
+
+// Restore makes fd, a bound socket in repair mode, the outer end of a frozen connection. In
+// repair mode connect sends nothing. The kernel's rules are in do_tcp_setsockopt,
+// net/ipv4/tcp.c.
+func Restore(fd int, f *stack.Frozen) error {
+	for _, o := range [...]struct{ name, value int }{
+		{unix.TCP_REPAIR_QUEUE, sendQueue}, {unix.TCP_QUEUE_SEQ, int(int32(f.SendNext))},
+		{unix.TCP_REPAIR_QUEUE, receiveQueue}, {unix.TCP_QUEUE_SEQ, int(int32(f.RecvNext))},
+		{unix.TCP_REPAIR_QUEUE, noQueue},
+	} {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, o.name, o.value); err != nil {
+			return err
+		}
+	}
+	var to sockio.Addr
+	to.Set(f.Guest)
+	if errno := sockio.Connect(fd, &to); errno != 0 {
+		return errno
+	}
+	if err := unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR_OPTIONS, string(repairOptions(f))); err != nil {
+		return err
+	}
+	if f.Timestamps {
+		// The lowest bit says that the unit is a microsecond (Linux 6.7).
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_TIMESTAMP, int(int32((f.Timestamp+3)&^1))); err != nil {
+			return err
+		}
+	}
+	if err := unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR_WINDOW, string(repairWindow(f))); err != nil {
+		return err
+	}
+	return restoreQueue(fd, f.Unacknowledged)
+}
+
+// restoreQueue makes b what the socket has sent and keeps until it is acknowledged.
+func restoreQueue(fd int, b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR_QUEUE, sendQueue); err != nil {
+		return err
+	}
+	n, err := unix.Write(fd, b)
+	if err == nil && n < len(b) {
+		err = unix.ENOBUFS
+	}
+	if err != nil {
+		return err
+	}
+	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR_QUEUE, noQueue)
+}
+
+// repairOptions encodes what the handshake negotiated, as struct tcp_repair_opt.
+func repairOptions(f *stack.Frozen) (b []byte) {
+	add := func(kind, value uint32) {
+		b = binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(b, kind), value)
+	}
+	add(optionMSS, uint32(f.MSS))
+	add(optionWindow, uint32(f.SendScale)|uint32(f.RecvScale)<<16)
+	if f.SACK {
+		add(optionSACK, 0)
+	}
+	if f.Timestamps {
+		add(optionTimestamps, 0)
+	}
+	return b
+}
+
+// repairWindow encodes struct tcp_repair_window: snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup.
+func repairWindow(f *stack.Frozen) (b []byte) {
+	for _, v := range [...]uint32{f.RecvNext, f.SendWindow, f.SendWindow, f.RecvWindow, f.RecvNext} {
+		b = binary.NativeEndian.AppendUint32(b, v)
+	}
+	return b
+}
