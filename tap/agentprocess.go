@@ -9,6 +9,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"epiphyte/internal/fdwait"
 )
 
 // AgentConfig says where an agent makes its sockets.
@@ -25,6 +27,9 @@ type AgentConfig struct {
 	// Carries says that Agent.Carry will be called: what an agent that was killed has left of
 	// it in the namespace is removed first.
 	Carries bool
+	// Lasting has the agent end when all copies of its socket are closed, and not with the
+	// thread that has started it, so that it takes no thread of ours.
+	Lasting bool
 	// Unconfined leaves the agent all system calls, for debugging.
 	Unconfined bool
 	Logger     *slog.Logger // of StartAgent; nil: the default one
@@ -64,18 +69,34 @@ func StartAgentProcess(ctx context.Context, cfg AgentConfig) (*AgentProcess, err
 	return p, nil
 }
 
-// hold forks the child and reaps it. In between it holds the thread, whose end
-// would be the child's (PR_SET_PDEATHSIG).
+// hold forks the child and reaps it. In between it holds the thread, whose end would be the
+// child's (PR_SET_PDEATHSIG), unless the agent is lasting.
 func (p *AgentProcess) hold(theirs int) {
 	defer close(p.done)
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	if !p.cfg.Lasting {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+	}
 	p.child, p.failed = p.fork(theirs)
 	p.join.letGo()
 	close(p.forked)
 	unix.Close(theirs) // failed or ended: ours reads the end of file
 	if p.child != nil {
+		if p.cfg.Lasting {
+			awaitEnd(p.child.process.Pid)
+		}
 		p.child.reap()
+	}
+}
+
+// awaitEnd waits for the end of a child without a thread. On a kernel that cannot (Linux
+// before 5.3), reaping waits with one.
+func awaitEnd(pid int) {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err == nil {
+		f := os.NewFile(uintptr(fd), "agent")
+		fdwait.Ended(f)
+		f.Close()
 	}
 }
 
@@ -87,6 +108,9 @@ func (p *AgentProcess) fork(theirs int) (*child, error) {
 		}
 	}
 	prog := newProgram(p.join, theirs)
+	if p.cfg.Lasting {
+		prog.parent = 0
+	}
 	var filter []unix.SockFilter
 	if !p.cfg.Unconfined {
 		filter, _ = agentCalls() // without it, what the agent holds confines it

@@ -44,7 +44,7 @@ type program struct {
 	steps   [maxSteps]setns
 	nsteps  int
 	socket  int
-	parent  uintptr
+	parent  uintptr // with which it ends; 0: it does not
 	capHdr  unix.CapUserHeader
 	capData [2]unix.CapUserData
 	report  [reportLen]byte
@@ -146,6 +146,9 @@ func (p *program) child() {
 //go:norace
 //go:nosplit
 func (p *program) dieWithParent() {
+	if p.parent == 0 {
+		return
+	}
 	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
 	if ppid, _, _ := syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); ppid != p.parent {
 		p.exit()

@@ -42,6 +42,16 @@ func setInterface(fd int, name string, flags uint16) (string, error) {
 	return ifr.Name(), nil
 }
 
+// NetNSOf opens the network namespace of a TAP, whichever it was opened in. It needs
+// CAP_NET_ADMIN there, which the owner of its user namespace has.
+func NetNSOf(tun int) (fd int, err error) {
+	fd, err = unix.IoctlRetInt(tun, unix.TUNGETDEVNETNS)
+	if err != nil {
+		return -1, fail("ioctl(TUNGETDEVNETNS)", err, "")
+	}
+	return fd, nil
+}
+
 // tunFlags asks the kernel which interface a descriptor is attached to, and how.
 func tunFlags(fd int) (name string, flags uint16, err error) {
 	ifr, err := unix.NewIfreq("")

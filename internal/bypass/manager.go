@@ -23,8 +23,10 @@ type Pair [2]netip.AddrPort
 // Member is one that takes part: its kernel can carry connections, and so can its client.
 type Member struct {
 	Port *bridge.Port
-	// Agent is that of its namespaces: tap.Agent.
+	// Agent is that of its namespaces: tap.Agent. Nil: there is none yet, and Start has one
+	// started.
 	Agent relay.Carrier
+	Start func()
 	// Take hands two sockets, the ends of a connection that its client is to splice, to that
 	// client. It takes them over. What follows is Manager.Ended.
 	Take func(p Pair, fds [2]int)
@@ -48,14 +50,14 @@ type Manager struct {
 	members map[*bridge.Port]*Member
 	carried map[Pair]*carried
 	trying  map[*handover]struct{}
-	claimed map[Pair]*Member // spliced by the client of one that is here, with another that is not
+	claimed map[Pair]struct{} // spliced by a client; one of the members is not here yet
 }
 
 // New makes a Manager.
 func New(cfg Config) *Manager {
 	return &Manager{
 		cfg: cfg, members: make(map[*bridge.Port]*Member), carried: make(map[Pair]*carried),
-		trying: make(map[*handover]struct{}), claimed: make(map[Pair]*Member),
+		trying: make(map[*handover]struct{}), claimed: make(map[Pair]struct{}),
 	}
 }
 
@@ -70,14 +72,13 @@ type carried struct {
 // Join has a member take part, once its port is followed.
 func (m *Manager) Join(member *Member) {
 	m.members[member.Port] = member
-	for p, taker := range m.claimed {
-		m.Claim(p, taker)
+	for p := range m.claimed {
+		m.Claim(p)
 	}
 }
 
 // Leave ends the connections of a member that leaves, before its agent and its port are closed.
 func (m *Manager) Leave(member *Member) {
-	delete(m.members, member.Port)
 	for h := range m.trying {
 		if h.members[0] == member || h.members[1] == member {
 			h.giveUp()
@@ -89,11 +90,12 @@ func (m *Manager) Leave(member *Member) {
 			m.Ended(p)
 		}
 	}
-	for p, taker := range m.claimed {
-		if taker == member {
+	for p := range m.claimed {
+		if m.member(p[0].Addr()) == member {
 			delete(m.claimed, p)
 		}
 	}
+	delete(m.members, member.Port)
 }
 
 // member is the one that has an address; nil: none that takes part.
@@ -106,9 +108,13 @@ func (m *Manager) Carried() int { return len(m.carried) }
 func (m *Manager) Busy(conn *bridge.Conn) {
 	h := &handover{m: m, conn: conn, fds: [2]int{-1, -1}, current: conn.Sender()}
 	for i := range h.members {
-		h.members[i] = m.members[conn.Port(i)]
-		h.pair[i] = conn.Addr(i)
-		if h.members[i] == nil || !h.lo(i).Free(m.cfg.Shard.Now()) {
+		member := m.members[conn.Port(i)]
+		h.members[i], h.pair[i] = member, conn.Addr(i)
+		switch {
+		case member != nil && member.Agent == nil:
+			member.Start()
+			return
+		case member == nil || !h.lo(i).Free(m.cfg.Shard.Now()):
 			conn.Stay()
 			return
 		}
@@ -127,14 +133,14 @@ func (m *Manager) Busy(conn *bridge.Conn) {
 	h.begin()
 }
 
-// Claim takes on a connection that the client of its first member, taker, splices since before
-// this Manager was there, once both of its members are.
-func (m *Manager) Claim(p Pair, taker *Member) {
+// Claim takes on a connection that the client of its first member splices since before this
+// Manager was there, once both of its members are.
+func (m *Manager) Claim(p Pair) {
 	c := &carried{pair: p, members: [2]*Member{m.member(p[0].Addr()), m.member(p[1].Addr())}}
 	switch {
 	case m.carried[p] != nil:
 	case c.members[0] == nil || c.members[1] == nil:
-		m.claimed[p] = taker
+		m.claimed[p] = struct{}{}
 		return
 	default:
 		ports := [2]*bridge.Port{c.members[0].Port, c.members[1].Port}
@@ -149,7 +155,9 @@ func (m *Manager) Claim(p Pair, taker *Member) {
 func (m *Manager) renew(c *carried, i int) {
 	if now := m.cfg.Shard.Now(); now-c.renewed[i] >= renewEvery {
 		c.renewed[i] = now
-		c.members[i].Agent.Carry(c.pair[i], c.pair[1-i], -1, ignore)
+		if agent := c.members[i].Agent; agent != nil {
+			agent.Carry(c.pair[i], c.pair[1-i], -1, ignore)
+		}
 	}
 }
 
@@ -165,7 +173,7 @@ func (m *Manager) Ended(p Pair) {
 	}
 	delete(m.claimed, p)
 	for i := range p {
-		if member := m.member(p[i].Addr()); member != nil {
+		if member := m.member(p[i].Addr()); member != nil && member.Agent != nil {
 			member.Agent.Drop(p[i], p[1-i], -1, ignore)
 		}
 	}

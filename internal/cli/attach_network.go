@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/fdwait"
 	"epiphyte/tap"
 )
 
@@ -204,15 +205,7 @@ func processEnd(ctx context.Context, process *os.File) <-chan struct{} {
 		return ended
 	}
 	go func() {
-		raw, err := process.SyscallConn()
-		if err != nil {
-			return
-		}
-		err = raw.Read(func(fd uintptr) bool {
-			n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-			return n > 0
-		})
-		if err == nil && ctx.Err() == nil {
+		if fdwait.Ended(process) == nil && ctx.Err() == nil {
 			close(ended)
 		}
 	}()

@@ -11,10 +11,16 @@ import (
 // startAgent starts the agent that a member needs for the direct path of its published ports,
 // and for its kernel to carry connections to neighbours. join comes next.
 //
-// A detached member has none: it would end with this program. Ports published later than the
-// membership go through the stack, where the server sees its clients' addresses as well.
+// A detached member's would end with this program; the network's keeper starts one. Ports
+// published later than the membership go through the stack, where the server sees its clients'
+// addresses as well.
 func (m *member) startAgent(ctx context.Context, o *Options, cfg tap.Config, wish *network.Member) {
-	publishes, carries := len(wish.Publish) > 0 && o.publishesTCP(), o.Bulk != bulkNever
+	carries := o.Bulk != bulkNever
+	if carries {
+		after := o.carryAfter()
+		wish.Carries = &after
+	}
+	publishes := len(wish.Publish) > 0 && o.publishesTCP()
 	if wish.Detached || !publishes && !carries {
 		return
 	}
@@ -29,10 +35,6 @@ func (m *member) startAgent(ctx context.Context, o *Options, cfg tap.Config, wis
 		return
 	}
 	m.agent = p
-	if carries {
-		after := o.carryAfter()
-		wish.Carries = &after
-	}
 }
 
 // awaitAgent waits for the agent to start, if there is one, and drops it if it fails.

@@ -71,6 +71,8 @@ func joinDetached(ctx context.Context, c *network.Client, device tap.Config, wis
 	if err := m.takePolicy(PolicyOptions{}); err != nil {
 		return network.Member{}, nil, err
 	}
+	options := defaultOptions(0)
+	m.startAgent(ctx, &options, device, &wish)
 	err = m.join(ctx, device, wish, nil)
 	return m.granted, m.info, err
 }

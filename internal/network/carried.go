@@ -3,26 +3,59 @@ package network
 import (
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"epiphyte/internal/bypass"
 )
 
-// carryFor has a member's busy connections leave the bridge, if its client takes them. The
-// client has been told that it has joined, so it expects them.
+// carryFor has a member's busy connections leave the bridge, if its client takes them, or the
+// keeper where it has none. The client has been told that it has joined, so it expects them.
 func (w *Worker) carryFor(m *membership) {
 	w.on(func() {
-		if m.Carries == nil || m.agent == nil || m.conn == nil || m.port == nil || m.carrier != nil || m.parted {
+		if m.Carries == nil || m.agent == nil && !m.Detached || m.port == nil || m.carrier != nil || m.parted {
 			return
 		}
-		m.port.Follow(*m.Carries)
 		m.carrier = &bypass.Member{
 			Port:  m.port,
-			Agent: m.agent,
+			Start: func() { w.askForAgent(m) },
 			Take:  func(p bypass.Pair, fds [2]int) { w.tasks.Go(func() { w.handOut(m, p, fds) }) },
-			End:   func(p bypass.Pair) { w.tasks.Go(func() { w.sendUnasked(m, reply{End: &p}) }) },
+			End:   func(p bypass.Pair) { w.tasks.Go(func() { w.endCarried(m, p) }) },
 		}
+		if m.agent != nil {
+			m.carrier.Agent = m.agent
+		}
+		m.port.Follow(*m.Carries)
 		w.bypass.Join(m.carrier)
+	})
+}
+
+// askForAgent has the keeper start the agent of a detached member, once. Shard's thread.
+func (w *Worker) askForAgent(m *membership) {
+	if !m.asked {
+		m.asked = true
+		w.tasks.Go(func() { w.tell(order{Op: opAgent, ID: m.ID}) })
+	}
+}
+
+// takeAgent is for what the keeper has started. It comes once, since it was asked for once.
+func (w *Worker) takeAgent(o *order, fds []int) {
+	defer closeAll(fds)
+	m, err := w.find(o.ID)
+	with, assignErr := assign(o.Roles, fds)
+	if err != nil || assignErr != nil || o.Member == nil {
+		return
+	}
+	w.mu.Lock()
+	m.Transparent4, m.Transparent6, m.NoStreams = o.Member.Transparent4, o.Member.Transparent6, o.Member.NoStreams
+	w.mu.Unlock()
+	agent, err := w.adoptAgent(m, with)
+	if err != nil || agent == nil {
+		return
+	}
+	w.on(func() {
+		if m.parted || m.carrier == nil || agent.Attach(w.shard) != nil {
+			agent.Close()
+			return
+		}
+		m.agent, m.carrier.Agent = agent, agent
 	})
 }
 
@@ -34,14 +67,26 @@ func (w *Worker) stopCarrying(m *membership) {
 	}
 }
 
-// handOut gives a member's client a connection to splice, or resets it.
+// handOut gives who splices for a member a connection, or resets it.
 func (w *Worker) handOut(m *membership, p bypass.Pair, fds [2]int) {
-	err := w.sendUnasked(m, reply{Take: &p}, fds[:]...)
-	for _, fd := range fds {
-		unix.Close(fd)
+	var err error
+	if m.conn == nil {
+		err = w.tell(order{Op: opTake, Connections: []bypass.Pair{p}}, fds[:]...)
+	} else {
+		err = w.sendUnasked(m, reply{Take: &p}, fds[:]...)
 	}
+	closeAll(fds[:])
 	if err != nil {
 		w.on(func() { w.bypass.Ended(p) })
+	}
+}
+
+// endCarried has who splices a connection end it.
+func (w *Worker) endCarried(m *membership, p bypass.Pair) {
+	if m.conn == nil {
+		w.tell(order{Op: opEnd, Connections: []bypass.Pair{p}})
+	} else {
+		w.sendUnasked(m, reply{End: &p})
 	}
 }
 
@@ -53,16 +98,17 @@ func (w *Worker) sendUnasked(m *membership, r reply, fds ...int) error {
 	return send(m.conn, r, fds...)
 }
 
-// hearOfCarried notes what a member's client says of the connections that it splices.
-func (w *Worker) hearOfCarried(m *membership, req *request) {
+// hearOfCarried notes what is said of the connections that the client of m splices, or the
+// keeper if m is nil.
+func (w *Worker) hearOfCarried(m *membership, op operation, connections []bypass.Pair) {
 	w.on(func() {
-		for _, p := range req.Connections {
+		for _, p := range connections {
 			switch {
-			case w.bridge.Port(p[0].Addr()) != m.port: // another client's
-			case req.Op == opEnded:
+			case m != nil && w.bridge.Port(p[0].Addr()) != m.port: // another client's
+			case op == opEnded:
 				w.bypass.Ended(p)
-			case m.carrier != nil:
-				w.bypass.Claim(p, m.carrier)
+			default:
+				w.bypass.Claim(p)
 			}
 		}
 	})

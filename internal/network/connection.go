@@ -102,7 +102,7 @@ func (w *Worker) serve(ctx context.Context, c *net.UnixConn, own *membership) {
 			answer, joined = w.handleJoin(ctx, c, &req, fds)
 			own = joined
 		case own != nil && (req.Op == opCarried || req.Op == opEnded):
-			w.hearOfCarried(own, &req)
+			w.hearOfCarried(own, req.Op, req.Connections)
 		default:
 			answer = w.handle(ctx, &req, fds)
 		}
@@ -205,6 +205,7 @@ func (w *Worker) restore(ctx context.Context, r restored) {
 			conn.Close()
 		}
 	case m.Detached:
+		w.carryFor(m)
 	case conn == nil:
 		w.leave(m)
 	default:

@@ -17,7 +17,7 @@ type Holder struct {
 	member  Member // as it was granted
 	log     *slog.Logger
 	taken   *os.File // a policy received since joining; nil: none
-	splicer *splicer // nil: no connection has been received
+	splicer splicer
 
 	cancel context.CancelFunc
 	done   chan struct{} // closed when hold has returned
@@ -25,7 +25,6 @@ type Holder struct {
 
 	mu     sync.Mutex
 	client *Client
-	untold []bypass.Pair // connections that have ended while no network was there to be told
 }
 
 // Pauses between tries to join again: the network starts within milliseconds, or somebody
@@ -43,6 +42,7 @@ func Hold(c *Client, own Handover, granted Member, log *slog.Logger) *Holder {
 		own: own, member: granted, log: log, client: c,
 		cancel: cancel, done: make(chan struct{}), ended: make(chan struct{}),
 	}
+	h.splicer.tell = h.tell
 	go h.hold(ctx)
 	return h
 }
@@ -65,9 +65,7 @@ func (h *Holder) hold(ctx context.Context) {
 	defer close(h.done)
 	defer func() {
 		h.client.Close()
-		if h.splicer != nil {
-			h.splicer.close()
-		}
+		h.splicer.close()
 		if h.taken != nil {
 			h.taken.Close()
 		}
@@ -75,21 +73,12 @@ func (h *Holder) hold(ctx context.Context) {
 	for {
 		var unasked reply
 		fds, err := receive(h.client.conn, &unasked)
-		if err == nil && unasked.Removed {
-			close(h.ended)
-			return
-		}
-		if err == nil && unasked.Policy != "" && len(fds) == 1 {
-			h.takePolicy(unasked.Policy, fds[0])
-			continue
-		}
-		if err == nil && unasked.Take != nil && len(fds) == 2 {
-			h.take(*unasked.Take, fds)
-			continue
-		}
-		closeAll(fds)
 		if err == nil {
-			h.hear(&unasked)
+			if unasked.Removed {
+				close(h.ended)
+				return
+			}
+			h.hear(&unasked, fds)
 			continue
 		}
 		if ctx.Err() != nil {
@@ -101,6 +90,33 @@ func (h *Holder) hold(ctx context.Context) {
 		}
 		h.log.Info("joined the network again")
 	}
+}
+
+// hear does what the network's process has sent unasked. All else answers what tell has sent.
+func (h *Holder) hear(r *reply, fds []int) {
+	switch {
+	case r.Policy != "" && len(fds) == 1:
+		h.takePolicy(r.Policy, fds[0])
+		return
+	case r.Take != nil && len(fds) == 2:
+		if err := h.splicer.take(*r.Take, fds); err != nil {
+			h.log.Warn("a connection to a neighbour cannot be carried", "error", err)
+		}
+		return
+	case r.End != nil:
+		h.splicer.end(*r.End)
+	case r.List:
+		h.splicer.tellAll()
+	}
+	closeAll(fds)
+}
+
+// tell tells the network's process about connections. The answer is empty.
+func (h *Holder) tell(op operation, connections []bypass.Pair) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.client.conn.SetWriteDeadline(time.Now().Add(otherPatience))
+	return send(h.client.conn, request{Op: op, Connections: connections})
 }
 
 // takePolicy replaces the policy with which the member would join again.
@@ -123,7 +139,7 @@ func (h *Holder) rejoin(ctx context.Context) bool {
 				h.client.Close()
 				h.client = c
 				h.mu.Unlock()
-				h.tellCarried()
+				h.splicer.tellAll()
 				return ctx.Err() == nil
 			}
 			c.Close()

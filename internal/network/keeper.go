@@ -16,7 +16,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"epiphyte/internal/bypass"
 	"epiphyte/internal/netdef"
+	"epiphyte/tap"
 )
 
 // KeeperConfig of Keep.
@@ -58,6 +60,8 @@ type keeper struct {
 	stopped   bool  // a client has asked for the end
 	failed    error // why the worker cannot serve
 
+	splicer splicer // of detached members' connections
+
 	telling sync.Mutex // held while a message is sent to the worker
 
 	mu      sync.Mutex
@@ -69,6 +73,14 @@ type keeper struct {
 type kept struct {
 	member Member
 	with   descriptors
+	agent  *tap.AgentProcess // started here; nil: none
+}
+
+func (m *kept) close() {
+	if m.agent != nil {
+		m.agent.Close()
+	}
+	m.with.close()
 }
 
 // Keep starts the network's worker, replaces it whenever it dies, and returns when the
@@ -76,6 +88,9 @@ type kept struct {
 // worker cannot serve.
 func Keep(ctx context.Context, cfg KeeperConfig) error {
 	k := &keeper{cfg: cfg}
+	k.splicer.tell = func(op operation, connections []bypass.Pair) error {
+		return k.tell(order{Op: op, Connections: connections})
+	}
 	defer k.close()
 	replaced := false
 	var err error
@@ -122,8 +137,9 @@ func (k *keeper) close() {
 	if k.removals != nil {
 		k.removals.close()
 	}
+	k.splicer.close()
 	for _, m := range k.kept {
-		m.with.close()
+		m.close()
 	}
 }
 
@@ -150,7 +166,7 @@ func (k *keeper) run(ctx context.Context) error {
 	if err := k.introduce(); err != nil {
 		w.kill()
 	}
-	k.listen(w)
+	k.listen(ctx, w)
 	err = <-w.done
 	switch {
 	case k.failed != nil:
@@ -178,7 +194,11 @@ func (k *keeper) introduce() error {
 			return err
 		}
 	}
-	return k.tell(order{Op: opServe})
+	if err := k.tell(order{Op: opServe}); err != nil {
+		return err
+	}
+	k.splicer.tellAll()
+	return nil
 }
 
 // tell sends the current worker a message, and gives up on one that does not read.
@@ -193,7 +213,7 @@ func (k *keeper) tell(o order, fds ...int) error {
 }
 
 // listen handles the worker's messages until it has closed its end.
-func (k *keeper) listen(w *workerProcess) {
+func (k *keeper) listen(ctx context.Context, w *workerProcess) {
 	for {
 		var o order
 		fds, err := receive(k.control, &o)
@@ -233,6 +253,19 @@ func (k *keeper) listen(w *workerProcess) {
 				k.list()
 			}
 			k.tell(order{Op: opDrop, ID: o.ID}) // fails for a worker that is about to end
+		case opAgent:
+			go k.startAgent(ctx, o.ID)
+		case opTake:
+			if len(o.Connections) == 1 && len(fds) == 2 {
+				if err := k.splicer.take(o.Connections[0], fds); err != nil {
+					k.cfg.Logger.Warn("a connection between members cannot be carried", "error", err)
+				}
+				fds = nil
+			}
+		case opEnd:
+			for _, p := range o.Connections {
+				k.splicer.end(p)
+			}
 		case opEmpty:
 			k.empty = true
 		case opUpgrade:
@@ -265,7 +298,7 @@ func (k *keeper) list() {
 // hold keeps a member, and watches the path of its namespace.
 func (k *keeper) hold(m Member, with descriptors) {
 	k.mu.Lock()
-	k.kept = append(k.kept, kept{m, with})
+	k.kept = append(k.kept, kept{member: m, with: with})
 	k.mu.Unlock()
 	if !m.heldByPath() || k.removals == nil {
 		return
@@ -326,15 +359,16 @@ func (k *keeper) expelRemoved() {
 // drop removes a member and closes its descriptors. It reports whether there was one.
 func (k *keeper) drop(id string) bool {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	before := len(k.kept)
-	k.kept = slices.DeleteFunc(k.kept, func(m kept) bool {
-		if m.member.ID == id {
-			m.with.close()
-		}
-		return m.member.ID == id
-	})
-	return len(k.kept) < before
+	i := slices.IndexFunc(k.kept, func(m kept) bool { return m.member.ID == id })
+	if i < 0 {
+		k.mu.Unlock()
+		return false
+	}
+	gone := k.kept[i]
+	k.kept = slices.Delete(k.kept, i, i+1)
+	k.mu.Unlock()
+	gone.close()
+	return true
 }
 
 // awaitClient waits until somebody connects, and leaves the connection for the next

@@ -31,6 +31,7 @@ type membership struct {
 	agent   *tap.Agent // makes sockets in its namespaces; nil: none
 	port    *bridge.Port
 	carrier *bypass.Member // nil: its connections stay on the bridge
+	asked   bool           // for an agent
 	parted  bool           // it is being disconnected
 	guest   *flow.Guest
 	conn    *net.UnixConn // over which it joined; nil: it is detached

@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -13,40 +14,50 @@ import (
 	"epiphyte/internal/shard"
 )
 
-// splicer splices the member's connections to others that have left the bridge, whatever
-// becomes of the network's processes.
+// splicer splices connections between members that have left the bridge, in a process that
+// outlives the network's worker. It starts with the first one. Only tell is set before.
 type splicer struct {
-	shard  *shard.Shard
+	// tell tells the worker that connections have ended, or which are carried. After an error
+	// nobody was told.
+	tell func(op operation, connections []bypass.Pair) error
+
+	shard  *shard.Shard // nil: not started
 	table  *flow.Table
 	relay  *relay.Relay
 	flows  map[bypass.Pair]*flow.Flow // shard's thread only
-	ended  func(bypass.Pair)          // called on the shard's thread
 	cancel context.CancelFunc
 	served chan struct{} // closed when the shard no longer serves
+
+	mu     sync.Mutex
+	untold []bypass.Pair // have ended
 }
 
-// newSplicer makes a splicer that serves until close; ended is called with each connection that
-// no longer needs anything.
-func newSplicer(ended func(bypass.Pair)) (*splicer, error) {
-	s, err := shard.New(shard.Config{})
-	if err != nil {
-		return nil, fmt.Errorf("start event loop: %w", err)
+func (s *splicer) start() (err error) {
+	if s.shard != nil {
+		return nil
+	}
+	if s.shard, err = shard.New(shard.Config{}); err != nil {
+		return fmt.Errorf("start event loop: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	sp := &splicer{
-		shard: s, table: flow.New(s, flow.Limits{}), flows: make(map[bypass.Pair]*flow.Flow),
-		ended: ended, cancel: cancel, served: make(chan struct{}),
-	}
-	sp.relay = relay.New(relay.Config{Shard: s, Table: sp.table})
+	s.table, s.flows = flow.New(s.shard, flow.Limits{}), make(map[bypass.Pair]*flow.Flow)
+	s.relay = relay.New(relay.Config{Shard: s.shard, Table: s.table})
+	s.cancel, s.served = cancel, make(chan struct{})
 	go func() {
-		defer close(sp.served)
-		s.Serve(ctx)
+		defer close(s.served)
+		s.shard.Serve(ctx)
 	}()
-	return sp, nil
+	return nil
 }
 
-// take splices a connection whose ends are fds.
-func (s *splicer) take(p bypass.Pair, fds [2]int) {
+// take splices a connection whose ends are fds, or resets it and returns why. Like end, tellAll
+// and close it is called by one goroutine.
+func (s *splicer) take(p bypass.Pair, fds []int) error {
+	if err := s.start(); err != nil {
+		closeAll(fds)
+		s.ended(p)
+		return err
+	}
 	s.shard.Post(shard.TaskFunc(func() {
 		f := &flow.Flow{Kind: flow.Client, Proto: unix.IPPROTO_TCP, Src: p[0], Remote: p[1], FD: -1}
 		s.flows[p] = f
@@ -58,10 +69,14 @@ func (s *splicer) take(p bypass.Pair, fds [2]int) {
 			s.ended(p)
 		})
 	}))
+	return nil
 }
 
 // end resets a connection.
 func (s *splicer) end(p bypass.Pair) {
+	if s.shard == nil {
+		return
+	}
 	s.shard.Post(shard.TaskFunc(func() {
 		if f := s.flows[p]; f != nil {
 			s.table.End(f)
@@ -69,19 +84,41 @@ func (s *splicer) end(p bypass.Pair) {
 	}))
 }
 
-// list calls done with the connections, on the shard's thread.
-func (s *splicer) list(done func([]bypass.Pair)) {
+// ended tells the worker that a connection has ended, or keeps that for the next one.
+func (s *splicer) ended(p bypass.Pair) {
+	if s.tell(opEnded, []bypass.Pair{p}) != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.untold = append(s.untold, p)
+	}
+}
+
+// tellAll tells a worker that has been started since what it cannot know.
+func (s *splicer) tellAll() {
+	s.mu.Lock()
+	untold := s.untold
+	s.untold = nil
+	s.mu.Unlock()
+	for _, p := range untold {
+		s.ended(p)
+	}
+	if s.shard == nil {
+		return
+	}
 	s.shard.Post(shard.TaskFunc(func() {
 		all := make([]bypass.Pair, 0, len(s.flows))
 		for p := range s.flows {
 			all = append(all, p)
 		}
-		done(all)
+		s.tell(opCarried, all) // without a worker there will be another
 	}))
 }
 
 // close resets all connections.
 func (s *splicer) close() {
+	if s.shard == nil {
+		return
+	}
 	s.cancel()
 	<-s.served
 	s.table.Close()

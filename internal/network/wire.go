@@ -53,8 +53,8 @@ type Member struct {
 
 	// NoStreams says that the agent makes no sockets for published ports.
 	NoStreams bool `json:"no_streams,omitempty"`
-	// Carries says that its client takes connections to other such members that move as many
-	// bytes within a second; nil: it takes none.
+	// Carries says that its client, or the keeper for a detached one, takes connections to
+	// other such members that move as many bytes within a second; nil: they stay.
 	Carries *uint64 `json:"carries,omitempty"`
 
 	// Policy is the name of its policy, for people; empty: it has none.
@@ -146,6 +146,8 @@ type order struct {
 	Roles      []role             `json:"roles,omitempty"`      // of the descriptors
 	ID         string             `json:"id,omitempty"`         // of drop, leave and policy
 	Text       string             `json:"text,omitempty"`       // of failed: why; of upgrade: a path; of policy: its name
+	// Connections of take, with two descriptors, of end, ended and carried.
+	Connections []bypass.Pair `json:"connections,omitempty"`
 }
 
 const (
@@ -157,6 +159,9 @@ const (
 	opChange operation = "change" // worker: a member's new description; its descriptors stay
 	opDrop   operation = "drop"   // worker: a member has left; keeper: its descriptors are closed
 	opEmpty  operation = "empty"  // worker: nobody is there, and it ends
+	opAgent  operation = "agent"  // worker: a detached member needs one; keeper: here it is
+	opTake   operation = "take"   // worker: the keeper is to splice a detached member's connection
+	opEnd    operation = "end"    // worker: and to end it; the keeper's carried and ended are a client's
 )
 
 const (

@@ -280,8 +280,14 @@ func (w *Worker) obey() {
 		if err != nil {
 			return
 		}
+		if o.Op == opAgent {
+			w.takeAgent(&o, fds)
+			continue
+		}
 		closeAll(fds)
 		switch m, err := w.find(o.ID); {
+		case o.Op == opCarried, o.Op == opEnded:
+			w.hearOfCarried(nil, o.Op, o.Connections)
 		case o.Op == opLeave && err == nil:
 			w.tasks.Go(func() { w.leave(m) })
 		case o.Op == opDrop:

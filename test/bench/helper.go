@@ -14,8 +14,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"epiphyte/test/harness"
 )
 
 // launch is how helpers of a kind are started.
@@ -73,30 +71,18 @@ func startSlirp(ctx context.Context, s *scene) (*helper, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := h.awaitReady(ctx, s.host); err != nil {
-		h.kill()
-		return nil, fmt.Errorf("%s is not ready: %w", s.peer.Label, err)
-	}
-	if err := s.addForward(ctx); err != nil {
-		defer h.kill()
-		return nil, fmt.Errorf("%s publishes no port: %w: %s", s.peer.Label, err, h.output())
-	}
-	return h, nil
-}
-
-// awaitReady starts the process, which writes a byte to descriptor 3 when it is ready.
-func (h *helper) awaitReady(ctx context.Context, ns *harness.NetNS) error {
 	r, w, err := os.Pipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer r.Close()
 	h.cmd.ExtraFiles = []*os.File{w}
 	begin := time.Now()
-	err = ns.Start(h.cmd)
+	err = s.host.Start(h.cmd)
 	w.Close()
 	if err != nil {
-		return err
+		h.log.Close()
+		return nil, fmt.Errorf("start %s: %w", s.peer.Label, err)
 	}
 	h.pid = h.cmd.Process.Pid
 	stop := context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Now()) })
@@ -104,9 +90,14 @@ func (h *helper) awaitReady(ctx context.Context, ns *harness.NetNS) error {
 	_, err = io.ReadFull(r, make([]byte, 1))
 	h.ready = time.Since(begin)
 	if err != nil {
-		return fmt.Errorf("%w: %s", err, h.output())
+		defer h.kill()
+		return nil, fmt.Errorf("%s is not ready: %w: %s", s.peer.Label, err, h.output())
 	}
-	return nil
+	if err := s.addForward(ctx); err != nil {
+		defer h.kill()
+		return nil, fmt.Errorf("%s publishes no port: %w: %s", s.peer.Label, err, h.output())
+	}
+	return h, nil
 }
 
 // pastaArgs keep it from watching and forwarding ports, which nobody here asks

@@ -135,7 +135,8 @@ func (s *scene) serveMembers(args func(dir string) []string, serve func(h *helpe
 	return h, nil
 }
 
-// startNetwork starts a network of ours, whose members have a client each.
+// startNetwork starts a network of ours. Its members are in the background, so the
+// network's processes are all there is.
 func startNetwork(ctx context.Context, s *scene) (*helper, error) {
 	return s.serveMembers(func(string) []string {
 		return []string{"network", "serve", "--stay", networkName}
@@ -159,14 +160,8 @@ func startNetwork(ctx context.Context, s *scene) (*helper, error) {
 		}
 		for address, g := range s.members() {
 			ip := netip.MustParsePrefix(address).Addr()
-			client, err := newHelper(s.peer.Path, "attach", "--network", networkName, "--ip="+ip.String(), "-r", "3", strconv.Itoa(g.PID), tapName)
-			if err != nil {
+			if err := s.runOurs(ctx, dir, "network", "connect", "--ip="+ip.String(), networkName, strconv.Itoa(g.PID), tapName); err != nil {
 				return err
-			}
-			h.more = append(h.more, client)
-			client.cmd.Env = oursIn(dir)
-			if err := client.awaitReady(ctx, s.host); err != nil {
-				return fmt.Errorf("attach: %w", err)
 			}
 		}
 		return nil
