@@ -52,12 +52,7 @@ type handover struct {
 	wait    time.Duration // for an answer
 }
 
-func (h *handover) lo(i int) *repair.Loopback {
-	if h.pair[i].Addr().Is6() {
-		return &h.members[i].lo[1]
-	}
-	return &h.members[i].lo[0]
-}
+func (h *handover) lo(i int) *repair.Loopback { return h.members[i].Kernel.Lo(h.pair[i].Addr()) }
 
 func (h *handover) begin() {
 	h.m.trying[h] = struct{}{}
@@ -72,17 +67,14 @@ func (h *handover) begin() {
 // gather asks for what is missing: of each member a socket that says whether the connection can
 // be continued, and one that will.
 func (h *handover) gather() {
-	family := unix.AF_INET
-	if h.pair[0].Addr().Is6() {
-		family = unix.AF_INET6
-	}
+	family := repair.Family(h.pair[0].Addr())
 	for i, member := range h.members {
 		switch {
 		case !h.probed[i]:
-			member.Agent.Repair(family, func(fd int) bool { return h.probe(i, fd) })
+			member.Kernel.Agent.Repair(family, func(fd int) bool { return h.probe(i, fd) })
 			return
 		case h.fds[i] < 0:
-			member.Agent.Repair(family, func(fd int) bool { return h.takeSocket(i, fd) })
+			member.Kernel.Agent.Repair(family, func(fd int) bool { return h.takeSocket(i, fd) })
 			return
 		}
 	}
@@ -130,7 +122,7 @@ func (h *handover) takeSocket(i, fd int) (kept bool) {
 func (h *handover) hold(s stage) {
 	h.stage = s
 	i := h.current
-	h.members[i].Agent.Hold(h.pair[i], h.pair[1-i], func(errno unix.Errno) { h.holds(i, errno) })
+	h.members[i].Kernel.Agent.Hold(h.pair[i], h.pair[1-i], func(errno unix.Errno) { h.holds(i, errno) })
 }
 
 // holds is called when a member's segments are held back. Earlier ones are at its port.
@@ -186,7 +178,7 @@ func (h *handover) restore() {
 func (h *handover) carry() {
 	h.stage = wantCarry
 	i := h.current
-	h.members[i].Agent.Carry(h.pair[i], h.pair[1-i], h.fds[i], func(errno unix.Errno) { h.carries(i, errno) })
+	h.members[i].Kernel.Agent.Carry(h.pair[i], h.pair[1-i], h.fds[i], func(errno unix.Errno) { h.carries(i, errno) })
 }
 
 func (h *handover) carries(i int, errno unix.Errno) {
@@ -240,7 +232,7 @@ func (h *handover) goBack() {
 	}
 	for i, fd := range h.fds {
 		if h.routed[i] {
-			h.members[i].Agent.Drop(h.pair[i], h.pair[1-i], fd, func(unix.Errno) {
+			h.members[i].Kernel.Agent.Drop(h.pair[i], h.pair[1-i], fd, func(unix.Errno) {
 				if h.backing--; h.backing == 0 && h.stage == wantBack {
 					h.routed = [2]bool{}
 					h.giveUp()
@@ -294,12 +286,12 @@ func (h *handover) giveUp() {
 func (h *handover) letGo(i int) {
 	if h.held[i] {
 		h.held[i] = false
-		h.members[i].Agent.LetGo(h.pair[i], h.pair[1-i], ignore)
+		h.members[i].Kernel.Agent.LetGo(h.pair[i], h.pair[1-i], ignore)
 	}
 }
 
 func (h *handover) drop(i int) {
-	h.members[i].Agent.Drop(h.pair[i], h.pair[1-i], -1, ignore)
+	h.members[i].Kernel.Agent.Drop(h.pair[i], h.pair[1-i], -1, ignore)
 }
 
 // Run implements shard.Task for the timer: an answer is late.

@@ -7,7 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/bridge"
-	"epiphyte/internal/relay"
 	"epiphyte/internal/repair"
 	"epiphyte/internal/shard"
 )
@@ -23,17 +22,13 @@ type Pair [2]netip.AddrPort
 // Member is one that takes part: its kernel can carry connections, and so can its client.
 type Member struct {
 	Port *bridge.Port
-	// Agent is that of its namespaces: tap.Agent. Nil: there is none yet, and Start has one
-	// started.
-	Agent relay.Carrier
-	Start func()
+	// Kernel is the member's, whose After is Port.Follow's.
+	Kernel *repair.Kernel
 	// Take hands two sockets, the ends of a connection that its client is to splice, to that
 	// client. It takes them over. What follows is Manager.Ended.
 	Take func(p Pair, fds [2]int)
 	// End has the client end a connection that it splices.
 	End func(Pair)
-
-	lo [2]repair.Loopback // by address family
 }
 
 // Config of a Manager. Shard and Bridge are required.
@@ -111,8 +106,8 @@ func (m *Manager) Busy(conn *bridge.Conn) {
 		member := m.members[conn.Port(i)]
 		h.members[i], h.pair[i] = member, conn.Addr(i)
 		switch {
-		case member != nil && member.Agent == nil:
-			member.Start()
+		case member != nil && member.Kernel.Agent == nil:
+			member.Kernel.Start()
 			return
 		case member == nil || !h.lo(i).Free(m.cfg.Shard.Now()):
 			conn.Stay()
@@ -155,7 +150,7 @@ func (m *Manager) Claim(p Pair) {
 func (m *Manager) renew(c *carried, i int) {
 	if now := m.cfg.Shard.Now(); now-c.renewed[i] >= renewEvery {
 		c.renewed[i] = now
-		if agent := c.members[i].Agent; agent != nil {
+		if agent := c.members[i].Kernel.Agent; agent != nil {
 			agent.Carry(c.pair[i], c.pair[1-i], -1, ignore)
 		}
 	}
@@ -173,8 +168,8 @@ func (m *Manager) Ended(p Pair) {
 	}
 	delete(m.claimed, p)
 	for i := range p {
-		if member := m.member(p[i].Addr()); member != nil && member.Agent != nil {
-			member.Agent.Drop(p[i], p[1-i], -1, ignore)
+		if member := m.member(p[i].Addr()); member != nil && member.Kernel.Agent != nil {
+			member.Kernel.Agent.Drop(p[i], p[1-i], -1, ignore)
 		}
 	}
 }

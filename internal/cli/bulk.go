@@ -18,7 +18,7 @@ func (o *Options) carries(cfg tap.Config) bool {
 	return o.Bulk != bulkNever && o.Queues <= 1 && configures(cfg) && !cfg.LoopbackOnly && cfg.Target.FD == 0
 }
 
-// carryAfter is relay.Config.CarryAfter.
+// carryAfter is repair.Kernel.After.
 func (o *Options) carryAfter() uint64 {
 	if o.Bulk == bulkAlways {
 		return 0

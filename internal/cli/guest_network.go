@@ -15,6 +15,7 @@ import (
 	"epiphyte/internal/forwards"
 	"epiphyte/internal/guest"
 	"epiphyte/internal/policy"
+	"epiphyte/internal/repair"
 	"epiphyte/portfwd"
 	"epiphyte/tap"
 )
@@ -124,7 +125,8 @@ func (o *Options) startNetwork(ctx context.Context, p *prepared, cfg tap.Config,
 	if n.agent != nil {
 		gc.Sockets, gc.GuestSockets = n.agent, n.agent.Plain
 		if o.carries(cfg) {
-			gc.Carrier, gc.CarryAfter = n.agent, o.carryAfter()
+			kernel := &repair.Kernel{Agent: n.agent, After: o.carryAfter()}
+			gc.Kernel = func(netip.Addr) *repair.Kernel { return kernel }
 			if n.frames != nil {
 				gc.Stay = n.frames.Running // who captures wants to see the frames
 			}

@@ -41,7 +41,7 @@ import (
 	"epiphyte/internal/gate"
 	"epiphyte/internal/outbound"
 	"epiphyte/internal/policy"
-	"epiphyte/internal/relay"
+	"epiphyte/internal/repair"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/sockdiag"
 	"epiphyte/internal/steer"
@@ -95,12 +95,10 @@ type Config struct {
 	// go through the device. Not with Members.
 	Sockets     Sockets
 	PublishMode portfwd.Mode
-	// Carrier makes ends in the one guest for connections that have moved CarryAfter bytes
-	// within a second, to hand them over, unless Stay says that they stay; nil: none is.
-	// Not with Members or Queues.
-	Carrier    relay.Carrier
-	CarryAfter uint64
-	Stay       func() bool
+	// Kernel is that of a guest's address, which carries connections that move much, unless
+	// Stay says that they stay; nil: none is carried. Not with Queues.
+	Kernel func(guest netip.Addr) *repair.Kernel
+	Stay   func() bool
 	// GuestSockets makes further ones, for ports that are exposed later; nil: there are
 	// no such ports.
 	GuestSockets portfwd.GuestSockets

@@ -52,7 +52,7 @@ func (g *Guest) newWorker(i int, cfg *Config) (w *worker, err error) {
 	w.table.OnFull = func() {
 		cmp.Or(cfg.Logger, slog.Default()).Warn("a limit of flows is reached: the least used ones give way, or new ones are refused; more open files (ulimit -n) allow more")
 	}
-	w.relay = relay.New(relay.Config{Shard: w.shard, Table: w.table, Carrier: cfg.Carrier, CarryAfter: cfg.CarryAfter, Stay: cfg.Stay})
+	w.relay = relay.New(relay.Config{Shard: w.shard, Table: w.table, Kernel: cfg.Kernel, Stay: cfg.Stay})
 	batch := new(sockio.Batch)
 	decider := g.decider(w, cfg)
 	fc := forwarder.Config{

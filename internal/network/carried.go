@@ -1,9 +1,11 @@
 package network
 
 import (
+	"net/netip"
 	"time"
 
 	"epiphyte/internal/bypass"
+	"epiphyte/internal/repair"
 )
 
 // carryFor has a member's busy connections leave the bridge, if its client takes them, or the
@@ -13,18 +15,27 @@ func (w *Worker) carryFor(m *membership) {
 		if m.Carries == nil || m.agent == nil && !m.Detached || m.port == nil || m.carrier != nil || m.parted {
 			return
 		}
-		m.carrier = &bypass.Member{
-			Port:  m.port,
-			Start: func() { w.askForAgent(m) },
-			Take:  func(p bypass.Pair, fds [2]int) { w.tasks.Go(func() { w.handOut(m, p, fds) }) },
-			End:   func(p bypass.Pair) { w.tasks.Go(func() { w.endCarried(m, p) }) },
-		}
+		m.kernel = &repair.Kernel{Start: func() { w.askForAgent(m) }, ReadAll: m.port.ReadAll, After: *m.Carries}
 		if m.agent != nil {
-			m.carrier.Agent = m.agent
+			m.kernel.Agent = m.agent
+		}
+		m.carrier = &bypass.Member{
+			Port:   m.port,
+			Kernel: m.kernel,
+			Take:   func(p bypass.Pair, fds [2]int) { w.tasks.Go(func() { w.handOut(m, p, fds) }) },
+			End:    func(p bypass.Pair) { w.tasks.Go(func() { w.endCarried(m, p) }) },
 		}
 		m.port.Follow(*m.Carries)
 		w.bypass.Join(m.carrier)
 	})
+}
+
+// kernel is that of the member that has an address. Shard's thread.
+func (w *Worker) kernel(a netip.Addr) *repair.Kernel {
+	if m := w.byAddress[a]; m != nil {
+		return m.kernel
+	}
+	return nil
 }
 
 // askForAgent has the keeper start the agent of a detached member, once. Shard's thread.
@@ -51,11 +62,11 @@ func (w *Worker) takeAgent(o *order, fds []int) {
 		return
 	}
 	w.on(func() {
-		if m.parted || m.carrier == nil || agent.Attach(w.shard) != nil {
+		if m.parted || m.kernel == nil || agent.Attach(w.shard) != nil {
 			agent.Close()
 			return
 		}
-		m.agent, m.carrier.Agent = agent, agent
+		m.agent, m.kernel.Agent = agent, agent
 	})
 }
 

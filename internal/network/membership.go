@@ -18,6 +18,7 @@ import (
 	"epiphyte/internal/flowlog"
 	"epiphyte/internal/names"
 	"epiphyte/internal/pcap"
+	"epiphyte/internal/repair"
 	"epiphyte/internal/shard"
 	"epiphyte/portfwd"
 	"epiphyte/tap"
@@ -30,7 +31,8 @@ type membership struct {
 	device  *tap.Device
 	agent   *tap.Agent // makes sockets in its namespaces; nil: none
 	port    *bridge.Port
-	carrier *bypass.Member // nil: its connections stay on the bridge
+	kernel  *repair.Kernel // nil: its connections stay on the bridge
+	carrier *bypass.Member // set with kernel
 	asked   bool           // for an agent
 	parted  bool           // it is being disconnected
 	guest   *flow.Guest
@@ -282,10 +284,10 @@ func (w *Worker) disconnect(m *membership) {
 		m.process.Close() // explicitly: the keeper has a copy of the descriptor
 		unix.Close(m.pidfd)
 	}
-	if m.agent != nil {
-		m.agent.Close()
-	}
 	w.guest.EndFlows(m.guest) // sends resets, so while frames still reach the member
+	if m.agent != nil {
+		m.agent.Close() // after what it has routed has ended
+	}
 	w.guest.SetMemberPolicy(m.guest, nil, nil)
 	for _, a := range m.addresses() {
 		if w.guests[a] == m.guest {

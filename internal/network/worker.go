@@ -205,6 +205,8 @@ func (w *Worker) build() (err error) {
 			Internal:            w.def.Internal,
 		},
 		Members:    members{w.bridge, w},
+		Kernel:     w.kernel,
+		Stay:       w.frames.Running,
 		StaticIPv6: true,
 		MTU:        w.def.MTU,
 		ResolvConf: w.cfg.ResolvConf,

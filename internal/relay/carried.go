@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"epiphyte/internal/repair"
 	"epiphyte/stack"
 )
 
@@ -15,6 +16,7 @@ const renewEvery = 100 * time.Millisecond
 // needs its rule.
 type carried struct {
 	r              *Relay
+	agent          repair.Agent
 	conn           *stack.Conn // keeps segments that still come by the device from being answered
 	guest, outside netip.AddrPort
 	renewed        time.Duration // when its rule was ordered last
@@ -26,13 +28,13 @@ type carried struct {
 func (c *carried) renew() {
 	if now := c.r.shard.Now(); now-c.renewed >= renewEvery {
 		c.renewed = now
-		c.r.carrier.Carry(c.guest, c.outside, -1, ignore)
+		c.agent.Carry(c.guest, c.outside, -1, ignore)
 	}
 }
 
 // ended is called when the guest's socket, which has the last say, is closed.
 func (c *carried) ended() {
-	c.r.carrier.Drop(c.guest, c.outside, -1, ignore)
+	c.agent.Drop(c.guest, c.outside, -1, ignore)
 	c.conn.Forget()
 	c.r.carried--
 }

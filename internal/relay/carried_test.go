@@ -2,11 +2,13 @@ package relay
 
 import (
 	"io"
+	"net/netip"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/flow"
+	"epiphyte/internal/repair"
 )
 
 // A connection is handed over for what it moves within a second, whatever the size of its pieces,
@@ -24,11 +26,11 @@ func TestBusy(t *testing.T) {
 		{1, mostCarried / 2, 0},
 	} {
 		w.do(func() {
-			w.carried, w.mostCarried, w.carryAfter = c.carried, mostCarried, CarryAfter
-			w.carrier = noCarrier{}
-			defer func() { w.carried, w.carrier = 0, nil }()
+			w.carried, w.mostCarried = c.carried, mostCarried
+			w.kernel = func(netip.Addr) *repair.Kernel { return &repair.Kernel{After: CarryAfter} }
+			defer func() { w.carried, w.kernel = 0, nil }()
 			fl := &conn{r: w.Relay, record: new(flow.Flow)}
-			w.begin(&fl.pace)
+			fl.begin()
 			var got uint64
 			for range 10_000 {
 				fl.record.In += uint64(c.piece)
@@ -43,8 +45,6 @@ func TestBusy(t *testing.T) {
 		})
 	}
 }
-
-type noCarrier struct{ Carrier }
 
 // TestCarriedSlowReader: a guest that takes what is left for it, however slowly, gets all of
 // it; one that takes nothing is not waited for without end.

@@ -8,6 +8,7 @@ import (
 	"epiphyte/internal/connect"
 	"epiphyte/internal/flow"
 	"epiphyte/internal/policy"
+	"epiphyte/internal/repair"
 	"epiphyte/stack"
 )
 
@@ -38,7 +39,8 @@ type conn struct {
 	keepalive                    keepalive
 	over                         *handover // the hand-over under way; nil: none
 	pace                         pace
-	held                         *held // the guest's first bytes, while a watch inspects them; nil: none does
+	kernel                       *repair.Kernel // the guest's; nil: the connection stays on the device
+	held                         *held          // the guest's first bytes, while a watch inspects them; nil: none does
 }
 
 // hostEvents are what the host's end of a connection is watched for,
@@ -64,7 +66,7 @@ func (r *Relay) StartWatched(c *stack.Conn, s connect.Socket, record *flow.Flow,
 	if watch != nil {
 		fl.hold(watch)
 	}
-	r.begin(&fl.pace)
+	fl.begin()
 	fl.note(s.Events)
 	record.Owner, record.FD = fl, s.FD
 	r.table.Establish(record)
@@ -145,7 +147,7 @@ func (fl *conn) pump() {
 	if fl.host.FD >= 0 && fl.hostReadable && fl.guestWritable && !fl.hostDone && !fl.over.pausesHost() {
 		fl.pumpIn()
 	}
-	if fl.r.carrier != nil && fl.host.FD >= 0 {
+	if fl.kernel != nil && fl.host.FD >= 0 {
 		fl.tendHandover()
 	}
 	switch {

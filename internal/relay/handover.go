@@ -13,18 +13,6 @@ import (
 	"epiphyte/stack"
 )
 
-// Carrier makes the outer ends of connections within the guest's kernel, so that segments
-// bypass the device. tap.Agent implements it and documents the methods. Methods and
-// callbacks run on the shard's thread; EPIPE means that the Carrier is gone, and that nobody
-// knows whether it has carried out the order.
-type Carrier interface {
-	Repair(family int, take func(fd int) (kept bool))
-	Hold(guest, outside netip.AddrPort, done func(unix.Errno))
-	LetGo(guest, outside netip.AddrPort, done func(unix.Errno))
-	Carry(guest, outside netip.AddrPort, fd int, done func(unix.Errno))
-	Drop(guest, outside netip.AddrPort, fd int, done func(unix.Errno))
-}
-
 const (
 	// CarryAfter is how much a connection moves within carryWithin before it is handed
 	// over, in bytes: a hand-over takes half a millisecond, as half a megabyte does.
@@ -43,7 +31,7 @@ const (
 	// carryPatience is how long the host's bytes wait until nothing is in flight. A guest
 	// that has read everything acknowledges it within 200 ms (TCP_DELACK_MAX).
 	carryPatience = 300 * time.Millisecond
-	// orderPatience is how long the carrier may take for an order, which takes microseconds
+	// orderPatience is how long the agent may take for an order, which takes microseconds
 	// unless it has been stopped.
 	orderPatience = 2 * time.Second
 )
@@ -52,7 +40,7 @@ const (
 type stage uint8
 
 const (
-	wantSocket stage = iota // one in repair mode, from the carrier
+	wantSocket stage = iota // one in repair mode, from the agent
 	wantAcks                // for all that was written to the guest; no more is written
 	wantHold                // the guest's kernel to hold back what it would send
 	wantQuiet               // all that the guest has sent to reach the host
@@ -83,10 +71,12 @@ type pace struct {
 	bytes uint64 // moved by since
 }
 
-// begin starts to measure a connection's pace.
-func (r *Relay) begin(p *pace) {
-	if r.carrier != nil {
-		p.need, p.since = r.carryAfter, r.shard.Now()
+// begin starts to measure a connection's pace, if it may be carried.
+func (fl *conn) begin() {
+	if r := fl.r; r.kernel != nil {
+		if fl.kernel = r.kernel(fl.record.Src.Addr()); fl.kernel != nil {
+			fl.pace.need, fl.pace.since = fl.kernel.After, r.shard.Now()
+		}
 	}
 }
 
@@ -113,7 +103,10 @@ func (fl *conn) tendHandover() {
 	switch {
 	case fl.over != nil:
 		fl.over.proceed()
-	case fl.busy() && fl.mayLeave():
+	case !fl.busy():
+	case fl.kernel.Agent == nil:
+		fl.kernel.Start()
+	case fl.mayLeave():
 		fl.leave()
 	}
 }
@@ -122,7 +115,7 @@ func (fl *conn) tendHandover() {
 func (fl *conn) mayLeave() bool {
 	r := fl.r
 	return fl.held == nil && !fl.ending() && r.carried < r.mostCarried && (r.stay == nil || !r.stay()) &&
-		r.lo(fl.guest.RemoteAddr()).Free(r.shard.Now()) && isTCP(fl.host.FD)
+		fl.kernel.Lo(fl.guest.RemoteAddr().Addr()).Free(r.shard.Now()) && isTCP(fl.host.FD)
 }
 
 // ending reports whether either side has begun to close; such a connection stays.
@@ -143,23 +136,11 @@ func (fl *conn) leave() {
 	h.want(h.probe)
 }
 
-// lo is that of a guest's address.
-func (r *Relay) lo(guest netip.AddrPort) *repair.Loopback {
-	if guest.Addr().Is6() {
-		return &r.loopbacks[1]
-	}
-	return &r.loopbacks[0]
-}
-
-func (h *handover) lo() *repair.Loopback { return h.fl.r.lo(h.guest) }
+func (h *handover) lo() *repair.Loopback { return h.fl.kernel.Lo(h.guest.Addr()) }
 
 // want asks for a socket in repair mode.
 func (h *handover) want(take func(fd int) (kept bool)) {
-	family := unix.AF_INET
-	if h.guest.Addr().Is6() {
-		family = unix.AF_INET6
-	}
-	h.fl.r.carrier.Repair(family, take)
+	h.fl.kernel.Agent.Repair(repair.Family(h.guest.Addr()), take)
 }
 
 // probe continues only if a socket of the namespace is the guest's end.
@@ -218,7 +199,7 @@ func (h *handover) proceed() {
 		h.giveUp()
 	case h.stage == wantAcks && fl.guest.Acknowledged():
 		h.stage = wantHold
-		fl.r.carrier.Hold(h.guest, h.outside, h.holds)
+		fl.kernel.Agent.Hold(h.guest, h.outside, h.holds)
 	case h.stage == wantQuiet:
 		if f, ok := fl.guest.Freeze(); ok {
 			h.carry(&f)
@@ -242,7 +223,11 @@ func (h *handover) holds(errno unix.Errno) {
 		fl.pump()
 	default:
 		h.held, h.stage = true, wantQuiet
-		fl.guest.ReadAll()
+		if fl.kernel.ReadAll != nil {
+			fl.kernel.ReadAll()
+		} else {
+			fl.guest.ReadAll()
+		}
 		if h.stage == wantQuiet {
 			fl.guestReadable = true
 			fl.pump()
@@ -262,7 +247,7 @@ func (h *handover) carry(f *stack.Frozen) {
 	connect.SetAbortiveClose(h.fd)
 	h.stage = wantCarry
 	fl.r.shard.Arm(&h.timer, orderPatience, h)
-	fl.r.carrier.Carry(h.guest, h.outside, h.fd, h.carries)
+	fl.kernel.Agent.Carry(h.guest, h.outside, h.fd, h.carries)
 	h.letGo()
 }
 
@@ -276,7 +261,7 @@ func (h *handover) letGo() {
 	}
 	h.held = false
 	r := h.fl.r
-	r.carrier.LetGo(h.guest, h.outside, func(errno unix.Errno) {
+	h.fl.kernel.Agent.LetGo(h.guest, h.outside, func(errno unix.Errno) {
 		if errno == 0 || errno == unix.ENOENT || h.fl.host.FD < 0 {
 			return
 		}
@@ -292,11 +277,11 @@ func (h *handover) carries(errno unix.Errno) {
 	fl := h.fl
 	switch {
 	case h.stage == ended:
-		fl.r.carrier.Drop(h.guest, h.outside, -1, ignore)
+		fl.kernel.Agent.Drop(h.guest, h.outside, -1, ignore)
 	case errno == unix.EPIPE:
 		fl.abortGuest()
 	case errno != 0:
-		fl.r.carrier.Drop(h.guest, h.outside, -1, ignore) // it may have failed halfway
+		fl.kernel.Agent.Drop(h.guest, h.outside, -1, ignore) // it may have failed halfway
 		h.giveUp()
 		fl.pump()
 	default:
@@ -318,7 +303,7 @@ func (h *handover) awaitAnswer() {
 		h.stage = wantBack
 		h.lo().Fails(h.fl.r.shard.Now())
 		h.fl.r.shard.Arm(&h.timer, orderPatience, h)
-		h.fl.r.carrier.Drop(h.guest, h.outside, h.fd, h.goesBack)
+		h.fl.kernel.Agent.Drop(h.guest, h.outside, h.fd, h.goesBack)
 	}
 }
 
@@ -328,7 +313,7 @@ func (h *handover) goesBack(errno unix.Errno) {
 	switch {
 	case h.stage == ended:
 	case errno != 0, h.stuck, repair.Answered(h.fd): // the last: after all; what it has heard is lost
-		h.fl.r.carrier.Drop(h.guest, h.outside, -1, ignore) // the order may have been refused
+		h.fl.kernel.Agent.Drop(h.guest, h.outside, -1, ignore) // the order may have been refused
 		h.fl.abortGuest()
 	default:
 		h.giveUp()
@@ -351,7 +336,7 @@ func (h *handover) finish() {
 		host.Events |= unix.EPOLLRDHUP
 	}
 	host.Watch.Modify(connect.Events)
-	c := &carried{r: fl.r, conn: fl.guest, guest: h.guest, outside: h.outside}
+	c := &carried{r: fl.r, agent: fl.kernel.Agent, conn: fl.guest, guest: h.guest, outside: h.outside}
 	fl.guest.Leave(c.renew)
 	fl.r.join(host, connect.Socket{FD: h.fd}, fl.record, nil, c.ended)
 }
@@ -381,12 +366,12 @@ func (h *handover) abandon() {
 		h.fd = -1
 	}
 	if routed {
-		r.carrier.Drop(h.guest, h.outside, -1, ignore)
+		h.fl.kernel.Agent.Drop(h.guest, h.outside, -1, ignore)
 	}
 	h.letGo()
 }
 
-// Run implements shard.Task for the timer: there was no quiet moment, or the carrier does not
+// Run implements shard.Task for the timer: there was no quiet moment, or the agent does not
 // do what it is told, and nobody knows where the guest's segments go.
 func (h *handover) Run() {
 	switch fl := h.fl; {

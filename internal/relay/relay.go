@@ -41,6 +41,8 @@
 package relay
 
 import (
+	"net/netip"
+
 	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/flow"
@@ -53,12 +55,9 @@ type Config struct {
 	Shard *shard.Shard
 	// Table that holds the records of the connections.
 	Table *flow.Table
-	// Carrier makes ends in the guest for connections that move much; nil: all stay on the
-	// device.
-	Carrier Carrier
-	// CarryAfter is how many bytes a connection moves within a second before it is handed
-	// over, where each turn counts for some as well; 0: at once.
-	CarryAfter uint64
+	// Kernel is that of a guest's address, which carries connections that move much; nil: all
+	// of the guest's stay on the device.
+	Kernel func(guest netip.Addr) *repair.Kernel
 	// Stay reports whether no connection leaves the device for now; nil: they may. It is
 	// called on the shard's thread.
 	Stay func() bool
@@ -77,20 +76,18 @@ type Relay struct {
 	sparesTimer shard.Timer
 	scratch     []byte // made when first needed
 
-	carrier     Carrier
-	carryAfter  uint64
-	stay        func() bool // may be nil
+	kernel      func(netip.Addr) *repair.Kernel // may be nil
+	stay        func() bool                     // may be nil
 	mostCarried int
 	carried     int // connections handed over, being handed over, or lingering
 	lingering   map[*lingering]struct{}
-	loopbacks   [2]repair.Loopback // by address family
 }
 
 // New makes a relay.
 func New(cfg Config) *Relay {
 	return &Relay{
 		shard: cfg.Shard, table: cfg.Table,
-		carrier: cfg.Carrier, carryAfter: cfg.CarryAfter, stay: cfg.Stay,
+		kernel: cfg.Kernel, stay: cfg.Stay,
 		mostCarried: min(mostCarried, cfg.Table.Descriptors()/carriedShare), lingering: make(map[*lingering]struct{}),
 	}
 }
