@@ -44,11 +44,16 @@
 // often as the sender's bucket allows, which also bounds requests that the stack answers
 // to everybody.
 //
+// TCP connections between ports that are followed (Port.Follow) are known by what their segments
+// say, from the SYN on, so that sockets can take the place of either end when one has moved much
+// (conn.go). The segments pass all the same, until the connection has left.
+//
 // Invariants: a frame with the gateway's Ethernet address reaches no member, and comes
-// from none. Neither reading nor forwarding allocates or locks: the ports are an
-// immutable table behind an atomic pointer, replaced by Add and Remove. After Remove the
-// port's device is not used. All TAPs have the virtio-net header and offloads, or frames
-// could not pass as they are.
+// from none. Neither reading nor forwarding locks, or allocates but for a connection that
+// begins: the ports are an immutable table behind an atomic pointer, replaced by Add and
+// Remove. After Remove the port's device is not used. All TAPs have the virtio-net header and
+// offloads, or frames could not pass as they are. Followed connections are bounded for each
+// member that asks for them.
 //
 // Life: New, the stack's New on it, Attach, then Add and Remove as members come and
 // go. A port whose device vanishes removes itself and calls Config.Gone. When the shard

@@ -11,8 +11,9 @@
 //	member A ── lo ── socket ═══ splice ═══ socket ── lo ── member B
 //
 // Both kernels go on with the sequence numbers they had, and neither program notices. The two
-// sockets are spliced by the process of a member's own client, not by the network's: the latter
-// may be killed or upgraded without ending connections between members.
+// sockets are spliced by the client of the member that has asked for the connection, or by the
+// network's keeper where it has none, and not by the worker, which may be killed or upgraded
+// without ending connections between members.
 //
 // # Life of a hand-over
 //
@@ -21,9 +22,10 @@
 //  2. The agent of the member that sends more has its kernel hold the connection's segments,
 //     which the kernel keeps, and Port.ReadAll forwards those on the way. When the other member
 //     has acknowledged them, its kernel holds its segments as well.
-//  3. Each socket is restored (Conn.Frozen). What the second member has sent and the first one
-//     has not acknowledged does not matter: the second one's kernel sends it again, to its
-//     socket, since nobody has acknowledged it.
+//  3. Each socket is restored (Conn.Frozen). What the second member has sent and the first one,
+//     held back, has not acknowledged, is put into the queue of the first one's socket, if it
+//     was kept; that is the answer of one that is asked something. Else the second one's
+//     kernel sends it again, after 200 ms (TCP_RTO_MIN), since its socket has not received it.
 //  4. The agents route the members' segments to the sockets, and take these out of repair
 //     mode, the second member's first. When both members' kernels have answered, the sockets
 //     are handed to a client (Member.Take), and the bridge drops what it still sees of the

@@ -50,8 +50,20 @@
 // (package tap) and hands its socket over with the TAP, for the direct path (package
 // portfwd). The keeper holds a copy of that, too; the next worker discards sockets that the
 // agent has made for a dead one. Members without an agent, and those whose agent has ended,
-// are reached by the bridge: detached ones, which have no process to be the agent's parent,
-// and those whose ports are published later.
+// are reached by the bridge, as are those whose agent was started for other reasons, when their
+// ports are published later.
+//
+// # Connections that leave the bridge
+//
+// The members' kernels carry TCP connections that move much, by sockets that the members' agents
+// make: those to outside as package relay describes, where the worker splices, and those to
+// neighbours as package bypass describes. The ends of the latter are handed to the client
+// of the member that has asked for the connection (reply.Take), or for a detached member to the
+// keeper (opTake), which splices them (splicer), tells of their end (opEnded), and tells a new
+// worker which there are (opCarried). So they survive the worker.
+//
+// A client starts its member's agent before it joins. A detached member has no process to be the
+// agent's parent; the keeper starts one (opAgent) when the first connection is found busy.
 //
 // # Policies
 //
