@@ -56,3 +56,36 @@ func (n *networks) frames(t testing.TB, m *member) uint64 {
 	t.Fatalf("%s is no member", m.Name)
 	return 0
 }
+
+// TestN11_DetachedSurviveTheWorker: connections between members without a client are spliced by
+// the keeper, so they outlive the worker; the next one removes their rules when they have ended,
+// and hands further ones over.
+func TestN11_DetachedSurviveTheWorker(t *testing.T) {
+	t.Parallel()
+	n := newNetworks(t)
+	a, b := n.connect(t, "web", "a", newGuest(t).PID), n.connect(t, "web", "b", newGuest(t).PID)
+	const size = 256 << 20
+	for _, worker := range []string{"first", "second"} {
+		resume := make(chan struct{})
+		half, done := transfer(t, a, b, size, resume)
+		<-half
+		eventually(t, deadline, func() error { return isCarried(a, b) })
+		kill(t, n.inspect(t, "web").Worker)
+		close(resume)
+		if err := <-done; err != nil {
+			t.Fatalf("while the %s worker was killed: %v", worker, err)
+		}
+		noRules(t, a.Guest)
+		noRules(t, b.Guest)
+	}
+}
+
+// isCarried is an error unless both members' kernels have a rule for a connection.
+func isCarried(all ...*member) error {
+	for _, m := range all {
+		if rules, err := rulesOf(m.Guest); err != nil || len(rules) == 0 {
+			return fmt.Errorf("no connection of %s is carried: %w", m.Name, err)
+		}
+	}
+	return nil
+}

@@ -46,13 +46,23 @@ type Manager struct {
 	carried map[Pair]*carried
 	trying  map[*handover]struct{}
 	claimed map[Pair]struct{} // spliced by a client; one of the members is not here yet
+	left    map[rule]struct{} // of a predecessor, to be removed when their members are here
 }
+
+// rule is for one of the members' ends of a connection.
+type rule struct {
+	pair   Pair
+	member int
+}
+
+// mostLeft bounds what is remembered of a predecessor's connections that have ended.
+const mostLeft = 4 * mostCarried
 
 // New makes a Manager.
 func New(cfg Config) *Manager {
 	return &Manager{
 		cfg: cfg, members: make(map[*bridge.Port]*Member), carried: make(map[Pair]*carried),
-		trying: make(map[*handover]struct{}), claimed: make(map[Pair]struct{}),
+		trying: make(map[*handover]struct{}), claimed: make(map[Pair]struct{}), left: make(map[rule]struct{}),
 	}
 }
 
@@ -70,6 +80,9 @@ func (m *Manager) Join(member *Member) {
 	for p := range m.claimed {
 		m.Claim(p)
 	}
+	for r := range m.left {
+		m.drop(r)
+	}
 }
 
 // Leave ends the connections of a member that leaves, before its agent and its port are closed.
@@ -80,9 +93,13 @@ func (m *Manager) Leave(member *Member) {
 		}
 	}
 	for p, c := range m.carried {
-		if c.members[0] == member || c.members[1] == member {
+		switch member {
+		case c.members[0]: // and its client, if it has one
 			c.members[0].End(p)
 			m.Ended(p)
+		case c.members[1]:
+			c.members[0].End(p) // which says when it has
+			m.drop(rule{p, 1})
 		}
 	}
 	for p := range m.claimed {
@@ -162,16 +179,28 @@ const renewEvery = 100 * time.Millisecond
 
 // Ended is called when the client is done with a connection, or has not taken it.
 func (m *Manager) Ended(p Pair) {
-	if c := m.carried[p]; c != nil {
+	c := m.carried[p]
+	if c != nil {
 		c.conn.Forget()
 		delete(m.carried, p)
 	}
 	delete(m.claimed, p)
 	for i := range p {
-		if member := m.member(p[i].Addr()); member != nil && member.Kernel.Agent != nil {
-			member.Kernel.Agent.Drop(p[i], p[1-i], -1, ignore)
+		if r := (rule{p, i}); !m.drop(r) && c == nil && len(m.left) < mostLeft {
+			m.left[r] = struct{}{}
 		}
 	}
+}
+
+// drop removes a rule, if its member is here.
+func (m *Manager) drop(r rule) bool {
+	member := m.member(r.pair[r.member].Addr())
+	if member == nil || member.Kernel.Agent == nil {
+		return false
+	}
+	delete(m.left, r)
+	member.Kernel.Agent.Drop(r.pair[r.member], r.pair[1-r.member], -1, ignore)
+	return true
 }
 
 func ignore(unix.Errno) {}

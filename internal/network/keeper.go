@@ -194,11 +194,7 @@ func (k *keeper) introduce() error {
 			return err
 		}
 	}
-	if err := k.tell(order{Op: opServe}); err != nil {
-		return err
-	}
-	k.splicer.tellAll()
-	return nil
+	return k.tell(order{Op: opServe})
 }
 
 // tell sends the current worker a message, and gives up on one that does not read.
@@ -228,6 +224,7 @@ func (k *keeper) listen(ctx context.Context, w *workerProcess) {
 			}
 			k.proven = k.cfg.Program
 			k.expelRemoved() // those removed while there was no worker
+			k.splicer.tellAll()
 		case opFailed:
 			k.failed = errors.New(o.Text)
 		case opKeep:
