@@ -4,12 +4,14 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"epiphyte/internal/addressing/addressingtest"
 	"epiphyte/internal/testnet"
+	"epiphyte/stack"
 )
 
 // FuzzOneMember: whatever a member sends, what arrives anywhere is in its own name, as
@@ -29,6 +31,19 @@ func FuzzOneMember(f *testing.F) {
 			f.Add(mode, uint8(testnet.NeedsCsum), uint16(40), frame)
 		}
 	}
+	for _, s := range []segment{
+		{flags: flagSYN, options: slices.Concat(mss1460, sackOK, stamp(1), scale(7))},
+		{seq: 1001, ack: 5001, options: stamp(2), data: []byte("hello")},
+		{seq: 1003, ack: 5002, window: 9},
+		{flags: flagFIN, seq: 1001, ack: 5001},
+		{flags: flagRST, seq: 1001},
+	} {
+		for _, p := range []testnet.Packet{s.tcp(at(me.IPv4, 9), at(you.IPv4, 9)), s.tcp(at(me.IPv6, 9), at(you.IPv6, 9))} {
+			for state := range uint8(4) {
+				f.Add(state<<3|3, uint8(0), uint16(0), ethernet(me.MAC, you.MAC, p.Frame()))
+			}
+		}
+	}
 	gateway := addressingtest.New(f)
 	f.Fuzz(func(t *testing.T, mode, flags uint8, at uint16, frame []byte) {
 		if len(frame) < header.EthernetMinimumSize {
@@ -39,7 +54,9 @@ func FuzzOneMember(f *testing.F) {
 		}
 		dst := [...][6]byte{[6]byte(frame), you.MAC, broadcast, gateway.MAC}[mode>>1&3]
 		copy(frame, dst[:])
-		n := newNetwork(t, 3, Config{})
+		n := newTalk(t, Config{})
+		state := mode >> 3 & 3
+		talking(n, state)
 		n.devs[0].InjectVNet(testnet.VNetHdr{Flags: flags, CsumStart: at}, frame)
 		n.turn()
 		arrived := n.devs[0].Sent()
@@ -56,6 +73,7 @@ func FuzzOneMember(f *testing.F) {
 			}
 			arrived = append(arrived, sent...)
 		}
+		checkFollowed(n)
 		for _, a := range arrived {
 			if string(a.Data) != string(frame) {
 				t.Errorf("arrived as %x", a.Data)
@@ -63,8 +81,80 @@ func FuzzOneMember(f *testing.F) {
 			if err := honest(a.Data); err != nil {
 				t.Errorf("%v\n%x", err, a.Data)
 			}
+			if state == stateLeft && talks(a.Data) {
+				t.Errorf("of a connection that has left: %x", a.Data)
+			}
 		}
 	})
+}
+
+// States of two connections of member 0 with 1, one of either family.
+const (
+	stateNone = iota
+	stateBusy // with each segment
+	stateAwaited
+	stateLeft
+)
+
+func talking(k *talk, state uint8) {
+	if state == stateNone {
+		return
+	}
+	k.follow(0, 0)
+	for _, a := range [][2]netip.Addr{{me.IPv4, you.IPv4}, {me.IPv6, you.IPv6}} {
+		k.addrs = [2]netip.AddrPort{at(a[0], 9), at(a[1], 9)}
+		switch c := k.open(stamp(1), stamp(1)); state {
+		case stateAwaited:
+			c.Await(func() {})
+			k.push(0, 2)
+		case stateLeft:
+			c.Leave(func(i int) {
+				if i != 0 {
+					k.t.Errorf("a segment of 0 has strayed from %d", i)
+				}
+			})
+		}
+	}
+}
+
+// talks reports whether a frame is a segment of these connections, as far as it is plain to see.
+func talks(frame []byte) bool {
+	ip := frame[header.EthernetMinimumSize:]
+	p, err := testnet.ParseCut(ip)
+	if err != nil || [6]byte(frame) != you.MAC || p.Proto != 6 || p.Fragment() || len(p.Payload) < header.TCPMinimumSize {
+		return false
+	}
+	size := int(binary.BigEndian.Uint16(ip[2:]))
+	if p.Src.Is6() {
+		size = header.IPv6MinimumSize + int(binary.BigEndian.Uint16(ip[4:]))
+	}
+	return size == len(ip) && p.SrcPort() == 9 && p.DstPort() == 9 &&
+		(p.Src == me.IPv4 && p.Dst == you.IPv4 || p.Src == me.IPv6 && p.Dst == you.IPv6)
+}
+
+// checkFollowed holds what the bridge follows against itself.
+func checkFollowed(k *talk) {
+	if n := len(k.bridge.conns); n > 6 { // one has been added
+		k.t.Errorf("%d directions are followed", n)
+	}
+	for key, known := range k.bridge.conns {
+		c := known.conn
+		if reverse := k.bridge.conns[tuple{key.to, key.from}]; reverse.conn != c || c.Addr(known.from) != key.from || c.Ending() {
+			k.t.Errorf("%v is followed as %+v, and the reverse direction as %+v", key, known, reverse)
+		}
+		if len(c.ends[0].kept)+len(c.ends[1].kept) > 2*mostKept {
+			k.t.Error("more than enough is kept")
+		}
+		var f [2]stack.Frozen
+		if _, ok := c.Frozen(0); ok {
+			for i := range f {
+				f[i], _ = c.Frozen(i)
+			}
+			if err := agree(f); err != nil {
+				k.t.Errorf("%v: %v", key, err)
+			}
+		}
+	}
 }
 
 // honest says what of a frame is not in the name of member 0.

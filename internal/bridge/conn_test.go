@@ -1,0 +1,1126 @@
+package bridge
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"epiphyte/internal/testnet"
+	"epiphyte/stack"
+)
+
+// talk is a network of three members that are followed, and a connection that the first one
+// asks the second one for, segment by segment.
+type talk struct {
+	*network
+	addrs [2]netip.AddrPort
+	first [2]uint32 // the sequence numbers of either's SYN, from which those of segments count
+	busy  []*Conn   // Busy was called with
+}
+
+// segment is what a member sends to the other one; ACK, if it has no other flags.
+type segment struct {
+	flags    header.TCPFlags
+	seq, ack uint32
+	window   uint16
+	options  []byte
+	data     []byte
+}
+
+const (
+	flagSYN    = header.TCPFlagSyn
+	flagSYNACK = header.TCPFlagSyn | header.TCPFlagAck
+	flagFIN    = header.TCPFlagFin | header.TCPFlagAck
+	flagRST    = header.TCPFlagRst
+)
+
+func newTalk(t testing.TB, cfg Config) *talk {
+	t.Helper()
+	k := &talk{addrs: [2]netip.AddrPort{at(me.IPv4, 1000), at(you.IPv4, 80)}, first: [2]uint32{1000, 5000}}
+	cfg.Busy = func(c *Conn) { k.busy = append(k.busy, c) }
+	k.network = newNetwork(t, 3, cfg)
+	for _, p := range k.ports {
+		p.Follow(1 << 30)
+	}
+	return k
+}
+
+// tcp is a segment in a packet.
+func (s segment) tcp(src, dst netip.AddrPort) testnet.Packet {
+	if s.flags == 0 {
+		s.flags = header.TCPFlagAck
+	}
+	size := header.TCPMinimumSize + (len(s.options)+3)&^3
+	h := make(header.TCP, size, size+len(s.data))
+	h.Encode(&header.TCPFields{
+		SrcPort: src.Port(), DstPort: dst.Port(), SeqNum: s.seq, AckNum: s.ack,
+		DataOffset: uint8(size), Flags: s.flags, WindowSize: s.window,
+	})
+	copy(h[header.TCPMinimumSize:], s.options)
+	b := append(h, s.data...)
+	testnet.FixTransport(src.Addr(), dst.Addr(), unix.IPPROTO_TCP, b)
+	return testnet.Packet{Src: src.Addr(), Dst: dst.Addr(), Proto: unix.IPPROTO_TCP, Payload: b}
+}
+
+// frame is a segment of the connection.
+func (k *talk) frame(from int, s segment) []byte {
+	s.seq += k.first[from]
+	s.ack += k.first[1-from]
+	return ethernet(member(from).MAC, member(1-from).MAC, s.tcp(k.addrs[from], k.addrs[1-from]).Frame())
+}
+
+// passes sends a segment, and reports whether it arrives.
+func (k *talk) passes(from int, s segment) bool {
+	k.t.Helper()
+	got := k.send(from, k.frame(from, s))
+	if len(got) > 0 && !same(got, map[int]int{1 - from: 1}) {
+		k.t.Errorf("a segment of %d was got by %v", from, got)
+	}
+	return len(got) > 0
+}
+
+// say sends a segment, which must arrive.
+func (k *talk) say(from int, s segment) {
+	k.t.Helper()
+	if !k.passes(from, s) {
+		k.t.Errorf("a segment of %d was dropped: %+v", from, s)
+	}
+}
+
+// open has the members shake hands, with options, and say something else. The windows are 500
+// and 300.
+func (k *talk) open(options ...[]byte) *Conn {
+	k.t.Helper()
+	options = append(options, nil, nil)
+	k.say(0, segment{flags: flagSYN, window: 65535, options: options[0]})
+	k.say(1, segment{flags: flagSYNACK, ack: 1, window: 65535, options: options[1]})
+	k.say(0, segment{seq: 1, ack: 1, window: 500})
+	k.say(1, segment{seq: 1, ack: 1, window: 300})
+	c := k.conn()
+	if c == nil {
+		k.t.Fatal("the connection is not followed")
+	}
+	return c
+}
+
+// conn is the connection; nil: it is not followed.
+func (k *talk) conn() *Conn {
+	k.t.Helper()
+	a, b := k.bridge.conns[tuple{k.addrs[0], k.addrs[1]}], k.bridge.conns[tuple{k.addrs[1], k.addrs[0]}]
+	if a.conn != b.conn || a.conn != nil && a.from == b.from {
+		k.t.Errorf("either direction is of another connection: %+v, %+v", a, b)
+	}
+	return a.conn
+}
+
+// frozen is the state of either socket, which must agree.
+func (k *talk) frozen(c *Conn) (f [2]stack.Frozen) {
+	k.t.Helper()
+	for i := range f {
+		var ok bool
+		if f[i], ok = c.Frozen(i); !ok {
+			k.t.Fatalf("the socket of %d cannot continue it", i)
+		}
+	}
+	if err := agree(f); err != nil {
+		k.t.Error(err)
+	}
+	return f
+}
+
+// agree says in what two sockets do not continue one connection: what one has received, the
+// other one must have sent, and the other way round.
+func agree(f [2]stack.Frozen) error {
+	for i := range f {
+		own, other := &f[i], &f[1-i]
+		if sent := other.SendNext + uint32(len(other.Unacknowledged)); own.RecvNext != sent {
+			return fmt.Errorf("the socket of %d has received up to %d, and the other one has sent up to %d", i, own.RecvNext, sent)
+		}
+		if own.Guest != other.Outside || own.SACK != other.SACK || own.Timestamps != other.Timestamps || own.SendScale != other.RecvScale {
+			return fmt.Errorf("sockets of different connections: %+v, %+v", own, other)
+		}
+	}
+	return nil
+}
+
+// Options of a SYN, as kernels write them.
+var (
+	mss1460 = []byte{header.TCPOptionMSS, 4, 0x05, 0xb4}
+	mss1400 = []byte{header.TCPOptionMSS, 4, 0x05, 0x78}
+	sackOK  = []byte{header.TCPOptionSACKPermitted, 2, header.TCPOptionNOP, header.TCPOptionNOP}
+)
+
+func scale(n uint8) []byte {
+	return []byte{header.TCPOptionNOP, header.TCPOptionWS, 3, n}
+}
+
+func stamp(value uint32) []byte {
+	b := []byte{header.TCPOptionNOP, header.TCPOptionNOP, header.TCPOptionTS, header.TCPOptionTSLength}
+	return append(binary.BigEndian.AppendUint32(b, value), 0, 0, 0, 0)
+}
+
+func TestFollowedBetweenFollowedPorts(t *testing.T) {
+	for _, tc := range [][2]bool{{false, false}, {true, false}, {false, true}, {true, true}} {
+		k := newTalk(t, Config{})
+		for i, followed := range tc {
+			if !followed {
+				k.ports[i].asked = nil
+			}
+		}
+		k.say(0, segment{flags: flagSYN})
+		c := k.conn()
+		if want := tc[0] && tc[1]; (c != nil) != want {
+			t.Errorf("ports followed %v: connection followed %v", tc, c != nil)
+		}
+		if c == nil {
+			continue
+		}
+		for i := range 2 {
+			if c.Port(i) != k.ports[i] || c.Addr(i) != k.addrs[i] {
+				t.Errorf("member %d is %v at %v", i, c.Addr(i), c.Port(i).Address())
+			}
+		}
+	}
+}
+
+// Addresses of a member are its own, whether they were given or made, and also behind extension
+// headers.
+func TestFollowedOverIPv6(t *testing.T) {
+	for name, tc := range map[string]struct {
+		from, to netip.Addr
+		wrap     func([]byte) []byte
+	}{
+		"given":             {me.IPv6, you.IPv6, nil},
+		"SLAAC":             {me.slaac("fd00::/64"), you.slaac("fd00::/64"), nil},
+		"extension headers": {me.IPv6, you.IPv6, func(f []byte) []byte { return destination(hopByHop(f)) }},
+	} {
+		k := newTalk(t, Config{})
+		k.addrs = [2]netip.AddrPort{at(tc.from, 1000), at(tc.to, 80)}
+		frame := k.frame(0, segment{flags: flagSYN})
+		if tc.wrap != nil {
+			frame = tc.wrap(frame)
+		}
+		if got := k.send(0, frame); !same(got, map[int]int{1: 1}) || k.conn() == nil {
+			t.Errorf("%s: got by %v, followed %v", name, got, k.conn() != nil)
+		}
+	}
+}
+
+// What does not begin a connection between the two members themselves passes as ever.
+func TestNotFollowed(t *testing.T) {
+	syn := segment{flags: flagSYN}
+	linkLocal := func(a Address) netip.AddrPort { return at(a.slaac("fe80::/64"), 9) }
+	with := func(p testnet.Packet, change func(*testnet.Packet)) testnet.Packet { change(&p); return p }
+	first := func(p *testnet.Packet) { p.More, p.Payload = true, append(slices.Clone(p.Payload), make([]byte, 4)...) }
+	cut := func(p *testnet.Packet) { p.Payload = p.Payload[:header.TCPMinimumSize-1] }
+	offset := func(words byte) func(*testnet.Packet) {
+		return func(p *testnet.Packet) { p.Payload[header.TCPDataOffset] = words << 4 }
+	}
+	four, six := syn.tcp(at(me.IPv4, 9), at(you.IPv4, 9)), syn.tcp(at(me.IPv6, 9), at(you.IPv6, 9))
+	for name, p := range map[string]testnet.Packet{
+		"a first fragment":         with(four, first),
+		"a later fragment":         with(four, func(p *testnet.Packet) { p.Offset = 8 }),
+		"a first IPv6 fragment":    with(six, first),
+		"a later IPv6 fragment":    with(six, func(p *testnet.Packet) { p.Offset = 8 }),
+		"a header cut short":       with(four, cut),
+		"no header":                with(four, func(p *testnet.Packet) { p.Payload = nil }),
+		"an IPv6 header cut short": with(six, cut),
+		"a small data offset":      with(syn.tcp(at(me.IPv4, 9), at(you.IPv4, 9)), offset(4)),
+		"a data offset of nothing": with(syn.tcp(at(me.IPv4, 9), at(you.IPv4, 9)), offset(0)),
+		"a data offset beyond":     with(syn.tcp(at(me.IPv4, 9), at(you.IPv4, 9)), offset(6)),
+		"UDP":                      {Src: me.IPv4, Dst: you.IPv4, Proto: unix.IPPROTO_UDP, Payload: four.Payload},
+		"for another member":       syn.tcp(at(me.IPv4, 9), at(member(2).IPv4, 9)),
+		"for nobody":               syn.tcp(at(me.IPv4, 9), at(netip.MustParseAddr("10.0.2.200"), 9)),
+		"for outside":              syn.tcp(at(me.IPv4, 9), at(outside4, 9)),
+		"for outside over IPv6":    syn.tcp(at(me.IPv6, 9), at(outside6, 9)),
+		"between link-local":       syn.tcp(linkLocal(me), linkLocal(you)),
+		"from link-local":          syn.tcp(linkLocal(me), at(you.IPv6, 9)),
+		"from another link-local":  syn.tcp(at(netip.MustParseAddr("fe80::abcd"), 9), at(you.IPv6, 9)),
+		"an answer to a SYN":       segment{flags: flagSYNACK}.tcp(at(me.IPv4, 9), at(you.IPv4, 9)),
+		"data":                     segment{data: []byte("hello")}.tcp(at(me.IPv4, 9), at(you.IPv4, 9)),
+		"an end":                   segment{flags: flagFIN}.tcp(at(me.IPv4, 9), at(you.IPv4, 9)),
+		"a reset":                  segment{flags: flagRST}.tcp(at(me.IPv4, 9), at(you.IPv4, 9)),
+		"a header behind the first": with(six, func(p *testnet.Packet) {
+			p.ExtensionType, p.Extensions = 60, append([]byte{0, 249}, make([]byte, 1998)...)
+		}),
+	} {
+		k := newTalk(t, Config{})
+		if got := k.send(0, ethernet(me.MAC, you.MAC, p.Frame())); !same(got, map[int]int{1: 1}) {
+			t.Errorf("%s: got by %v", name, got)
+		}
+		if n := len(k.bridge.conns); n > 0 {
+			t.Errorf("%s: followed", name)
+		}
+	}
+}
+
+// What is taken of the handshake is what both have offered; the MSS is either's own.
+func TestHandshake(t *testing.T) {
+	type taken struct {
+		mss        [2]uint16
+		scale      [2]uint8
+		sack       bool
+		timestamps bool
+	}
+	all := slices.Concat(mss1460, sackOK, stamp(7), scale(7))
+	for name, tc := range map[string]struct {
+		offers [2][]byte
+		want   taken
+	}{
+		"nothing":             {[2][]byte{}, taken{mss: [2]uint16{536, 536}}},
+		"all":                 {[2][]byte{all, slices.Concat(mss1400, sackOK, stamp(9), scale(9))}, taken{[2]uint16{1460, 1400}, [2]uint8{7, 9}, true, true}},
+		"by the first alone":  {[2][]byte{all, mss1400}, taken{mss: [2]uint16{1460, 1400}}},
+		"by the second alone": {[2][]byte{mss1400, all}, taken{mss: [2]uint16{1400, 1460}}},
+		"a scale":             {[2][]byte{scale(3), scale(0)}, taken{mss: [2]uint16{536, 536}, scale: [2]uint8{3, 0}}},
+		"scales beyond 14":    {[2][]byte{scale(15), scale(255)}, taken{mss: [2]uint16{536, 536}, scale: [2]uint8{14, 14}}}, // RFC 7323 section 2.3
+		"SACK":                {[2][]byte{sackOK, sackOK}, taken{mss: [2]uint16{536, 536}, sack: true}},
+		"timestamps":          {[2][]byte{stamp(1), stamp(1)}, taken{mss: [2]uint16{536, 536}, timestamps: true}},
+		"options cut short":   {[2][]byte{{header.TCPOptionNOP, header.TCPOptionNOP, header.TCPOptionWS, 3}, scale(7)}, taken{mss: [2]uint16{536, 536}}},
+		"options of length 0": {[2][]byte{append([]byte{header.TCPOptionTS, 0}, scale(7)...), scale(7)}, taken{mss: [2]uint16{536, 536}}},
+		"options behind EOL":  {[2][]byte{append([]byte{header.TCPOptionEOL}, sackOK...), sackOK}, taken{mss: [2]uint16{536, 536}}},
+	} {
+		k := newTalk(t, Config{})
+		f := k.frozen(k.open(tc.offers[0], tc.offers[1]))
+		for i := range f {
+			got := taken{[2]uint16{f[0].MSS, f[1].MSS}, [2]uint8{f[i].SendScale, f[i].RecvScale}, f[i].SACK, f[i].Timestamps}
+			want := tc.want
+			if i == 1 {
+				slices.Reverse(want.scale[:])
+			}
+			if got != want {
+				t.Errorf("%s: the socket of %d has %+v, want %+v", name, i, got, want)
+			}
+			// The windows of the handshake itself are not scaled, and do not count.
+			if windows := [2]uint32{500 << tc.want.scale[0], 300 << tc.want.scale[1]}; f[i].SendWindow != windows[i] || f[i].RecvWindow != windows[1-i] {
+				t.Errorf("%s: the socket of %d has windows of %d and %d", name, i, f[i].SendWindow, f[i].RecvWindow)
+			}
+		}
+	}
+}
+
+// A member that has said nothing but its SYN may know nothing of the connection yet.
+func TestNotFrozenBeforeBothTalk(t *testing.T) {
+	k := newTalk(t, Config{})
+	for _, step := range []struct {
+		from int
+		segment
+		want bool
+	}{
+		{0, segment{flags: flagSYN}, false},
+		{1, segment{flags: flagSYNACK, ack: 1}, false},
+		{1, segment{flags: flagSYNACK, ack: 1}, false},
+		{0, segment{seq: 1, ack: 1}, false},
+		{0, segment{seq: 1, ack: 1, data: []byte("hello")}, false},
+		{1, segment{flags: flagSYNACK, ack: 1}, false},
+		{1, segment{seq: 1, ack: 6}, true},
+	} {
+		k.say(step.from, step.segment)
+		for i := range 2 {
+			if _, ok := k.conn().Frozen(i); ok != step.want {
+				t.Errorf("after %+v by %d, the socket of %d: %v", step.segment, step.from, i, ok)
+			}
+		}
+	}
+}
+
+// The numbers of both sockets after an exchange, wherever sequence numbers and timestamps begin.
+func TestFrozen(t *testing.T) {
+	for _, tc := range []struct{ first, stamps [2]uint32 }{
+		{[2]uint32{1000, 5000}, [2]uint32{1, 1}},
+		{[2]uint32{0, 1<<31 - 1}, [2]uint32{1<<31 - 1, 1 << 31}},
+		{[2]uint32{1<<32 - 1, 1<<32 - 2}, [2]uint32{1<<31 + 1, 3 << 30}},
+		{[2]uint32{1<<32 - 101, 1<<32 - 50}, [2]uint32{1<<32 - 1, 1<<32 - 2}},
+		{[2]uint32{1<<31 - 50, 1 << 31}, [2]uint32{1<<32 - 3, 0}},
+	} {
+		for _, awaited := range []bool{false, true} {
+			k := newTalk(t, Config{})
+			k.first = tc.first
+			when := func(i int, later uint32) []byte { return stamp(tc.stamps[i] + later) }
+			c := k.open(slices.Concat(mss1460, sackOK, when(0, 0), scale(7)), slices.Concat(mss1400, sackOK, when(1, 0), scale(9)))
+			if awaited {
+				c.Await(func() {})
+			}
+			k.say(0, segment{seq: 1, ack: 1, window: 500, options: when(0, 3), data: make([]byte, 100)})
+			k.say(1, segment{seq: 1, ack: 101, window: 301, options: when(1, 5)})
+			k.say(1, segment{seq: 1, ack: 101, window: 302, options: when(1, 6), data: []byte("answer")})
+			k.say(0, segment{seq: 101, ack: 1, window: 501, options: when(0, 4), data: []byte("more")})
+			// What is late, or sent again, changes nothing.
+			k.say(1, segment{seq: 1, ack: 51, window: 9, options: when(1, 2)})
+			k.say(0, segment{seq: 0, ack: 1, window: 501, options: when(0, 2)})
+			k.say(0, segment{seq: 101, ack: 1, window: 501, data: []byte("more")})
+			want := [2]stack.Frozen{
+				{SendNext: tc.first[1] + 1, RecvNext: tc.first[0] + 101, SendWindow: 501 << 7, RecvWindow: 302 << 9, MSS: 1460, Timestamp: tc.stamps[1] + 6},
+				{SendNext: tc.first[0] + 101, RecvNext: tc.first[1] + 1, SendWindow: 302 << 9, RecvWindow: 501 << 7, MSS: 1400, Timestamp: tc.stamps[0] + 4},
+			}
+			for i := range want {
+				w := &want[i]
+				w.Guest, w.Outside, w.SACK, w.Timestamps = k.addrs[i], k.addrs[1-i], true, true
+				w.SendScale, w.RecvScale = [2]uint8{7, 9}[i], [2]uint8{9, 7}[i]
+				if awaited {
+					w.Unacknowledged = [2][]byte{[]byte("answer"), []byte("more")}[i]
+					received := [2]uint32{4, 6}[i] // of what the other one has not acknowledged
+					w.RecvNext += received
+					w.RecvWindow -= received
+				}
+			}
+			if got := k.frozen(c); !reflect.DeepEqual(got, want) {
+				t.Errorf("from %d and %d, stamps from %d and %d, awaited %v:\n%+v, want\n%+v", tc.first[0], tc.first[1], tc.stamps[0], tc.stamps[1], awaited, got, want)
+			}
+			if c.Acknowledged(0) || c.Acknowledged(1) {
+				t.Error("all is acknowledged before it is")
+			}
+			k.say(0, segment{seq: 105, ack: 7})
+			if c.Acknowledged(0) || !c.Acknowledged(1) {
+				t.Errorf("the first one has acknowledged all: %v and %v", c.Acknowledged(0), c.Acknowledged(1))
+			}
+			k.say(1, segment{seq: 7, ack: 105})
+			if !c.Acknowledged(0) || !c.Acknowledged(1) {
+				t.Error("all is acknowledged, and it says otherwise")
+			}
+		}
+	}
+}
+
+// A member may have sent more than the other one's window, which ends at zero then.
+func TestFrozenBeyondTheWindow(t *testing.T) {
+	k := newTalk(t, Config{})
+	c := k.open()
+	c.Await(func() {})
+	k.say(0, segment{seq: 1, ack: 1, data: make([]byte, 301)})
+	if f := k.frozen(c); f[0].RecvWindow != 0 || f[1].SendWindow != 300 {
+		t.Errorf("windows of %d and %d", f[0].RecvWindow, f[1].SendWindow)
+	}
+}
+
+// What a member has sent and the other one has not acknowledged is kept while somebody waits, if
+// it is without a gap and not much. The other one acknowledges by ack.
+func TestUnacknowledged(t *testing.T) {
+	await := func(c *Conn) { c.Await(func() {}) }
+	letters := func(from, n int) string {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = 'a' + byte((from+i)%26)
+		}
+		return string(b)
+	}
+	// step is data of the alphabet, or an acknowledgement, or an order.
+	type step struct {
+		seq, size int
+		ack       uint32
+		do        func(*Conn)
+	}
+	for name, tc := range map[string]struct {
+		steps []step
+		want  string
+	}{
+		"nobody waits":                       {[]step{{seq: 1, size: 3}}, ""},
+		"sent before":                        {[]step{{seq: 1, size: 3}, {do: await}}, ""},
+		"sent since":                         {[]step{{do: await}, {seq: 1, size: 3}, {seq: 4, size: 3}}, "abcdef"},
+		"some sent before":                   {[]step{{seq: 1, size: 3}, {do: await}, {seq: 4, size: 3}}, ""},
+		"some sent before, and acknowledged": {[]step{{seq: 1, size: 3}, {do: await}, {seq: 4, size: 3}, {ack: 4}}, "def"},
+		"a part acknowledged":                {[]step{{do: await}, {seq: 1, size: 6}, {ack: 3}}, "cdef"},
+		"all acknowledged":                   {[]step{{do: await}, {seq: 1, size: 6}, {ack: 7}}, ""},
+		"acknowledged before it is sent":     {[]step{{do: await}, {seq: 1, size: 6}, {ack: 8}}, ""},
+		"sent again":                         {[]step{{do: await}, {seq: 1, size: 3}, {seq: 4, size: 3}, {seq: 1, size: 3}, {seq: 2, size: 5}}, "abcdef"},
+		"sent again with more":               {[]step{{do: await}, {seq: 1, size: 3}, {seq: 1, size: 6}}, ""},
+		"sent again with more, acknowledged": {[]step{{do: await}, {seq: 1, size: 3}, {seq: 1, size: 6}, {seq: 7, size: 2}, {ack: 7}}, "gh"},
+		"a gap":                              {[]step{{do: await}, {seq: 1, size: 3}, {seq: 5, size: 3}}, ""},
+		"a gap that is filled":               {[]step{{do: await}, {seq: 1, size: 3}, {seq: 5, size: 3}, {seq: 4, size: 1}}, ""},
+		"a gap that is acknowledged":         {[]step{{do: await}, {seq: 1, size: 3}, {seq: 5, size: 3}, {seq: 8, size: 2}, {ack: 8}}, "hi"},
+		"a gap without data":                 {[]step{{do: await}, {seq: 1, size: 3}, {seq: 5}}, ""},
+		"a probe":                            {[]step{{do: await}, {seq: 1, size: 3}, {seq: 3, size: 0}, {seq: 3, size: 1}}, "abc"},
+		"in two pieces":                      {[]step{{do: await}, {seq: 1, size: 5000}}, letters(0, 5000)},
+		"all that is kept":                   {[]step{{do: await}, {seq: 1, size: mostKept - 1}, {seq: mostKept, size: 1}}, letters(0, mostKept)},
+		"all that is kept at once":           {[]step{{do: await}, {seq: 1, size: mostKept}}, letters(0, mostKept)},
+		"too much":                           {[]step{{do: await}, {seq: 1, size: mostKept}, {seq: mostKept + 1, size: 3}}, ""},
+		"too much at once":                   {[]step{{do: await}, {seq: 1, size: mostKept + 1}}, ""},
+		"too much, acknowledged":             {[]step{{do: await}, {seq: 1, size: mostKept}, {seq: mostKept + 1, size: 3}, {ack: mostKept + 1}}, letters(mostKept, 3)},
+		"nobody waits any longer":            {[]step{{do: await}, {seq: 1, size: 3}, {do: func(c *Conn) { c.Await(nil) }}, {seq: 4, size: 3}}, ""},
+		"somebody else waits":                {[]step{{do: await}, {seq: 1, size: 3}, {do: await}, {seq: 4, size: 3}}, ""},
+		"it stays":                           {[]step{{do: await}, {seq: 1, size: 3}, {do: (*Conn).Stay}}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for from := range 2 {
+				k := newTalk(t, Config{})
+				c := k.open()
+				for _, s := range tc.steps {
+					switch {
+					case s.do != nil:
+						s.do(c)
+					case s.ack > 0:
+						k.say(1-from, segment{seq: 1, ack: s.ack})
+					default:
+						k.say(from, segment{seq: uint32(s.seq), ack: 1, data: []byte(letters(s.seq-1, s.size))})
+					}
+				}
+				f := k.frozen(c)
+				if got := string(f[1-from].Unacknowledged); got != tc.want {
+					t.Errorf("of what %d has sent, %.50q is kept, want %.50q", from, got, tc.want)
+				}
+				if rest := f[from].Unacknowledged; len(rest) > 0 {
+					t.Errorf("%q of the other one is kept", rest)
+				}
+				if kept := len(c.ends[from].kept); kept > mostKept {
+					t.Errorf("%d bytes are kept", kept)
+				}
+			}
+		})
+	}
+}
+
+// Whatever is lost, sent again or late, the two sockets agree, and what is kept is what was sent.
+func TestSocketsAgree(t *testing.T) {
+	for seed := range uint64(100) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		k := newTalk(t, Config{})
+		k.first = [2]uint32{r.Uint32(), r.Uint32()}
+		c := k.open()
+		letter := func(from int, seq uint32) byte { return byte(seq*7 + seq>>8 + uint32(from)) }
+		sent, acked := [2]uint32{1, 1}, [2]uint32{1, 1} // and which of it the other one has acknowledged
+		for range 200 {
+			from := r.IntN(2)
+			seq, size := sent[from], uint32(r.IntN(2000))
+			switch r.IntN(10) {
+			case 0:
+				seq += uint32(r.IntN(1000)) // something was lost before it came to the bridge
+			case 1, 2:
+				seq = acked[from] + uint32(r.IntN(int(seq-acked[from]+1))) // sent again
+			case 3, 4, 5:
+				size = 0
+			case 6:
+				c.Await(func() {})
+			case 7:
+				c.Await(nil)
+			}
+			if r.IntN(2) == 0 {
+				acked[1-from] += uint32(r.IntN(int(sent[1-from] - acked[1-from] + 1)))
+			}
+			s := segment{seq: seq, ack: acked[1-from], window: uint16(r.Uint32()), data: make([]byte, size)}
+			for i := range s.data {
+				s.data[i] = letter(from, seq+uint32(i))
+			}
+			k.say(from, s)
+			sent[from] = max(sent[from], seq+size)
+			for i, f := range k.frozen(c) {
+				if want := k.first[1-i] + acked[1-i]; f.SendNext != want {
+					t.Fatalf("seed %d: the socket of %d sends from %d on, want %d", seed, i, f.SendNext, want)
+				}
+				for j, b := range f.Unacknowledged {
+					if b != letter(1-i, acked[1-i]+uint32(j)) {
+						t.Fatalf("seed %d: byte %d of what %d has not acknowledged is another one", seed, j, i)
+					}
+				}
+			}
+			if c.Acknowledged(from) != (acked[from] == sent[from]) {
+				t.Fatalf("seed %d: all of %d is acknowledged: %v", seed, from, c.Acknowledged(from))
+			}
+		}
+	}
+}
+
+// push has a member send n bytes.
+func (k *talk) push(from, n int) {
+	k.t.Helper()
+	k.say(from, segment{seq: 1, ack: 1, data: make([]byte, n)})
+}
+
+// pass lets time pass.
+func (k *talk) pass(d time.Duration) {
+	k.t.Helper()
+	k.clock.Advance(d)
+	k.turn()
+}
+
+// follow has the ports followed once more, by what either says is busy.
+func (k *talk) follow(first, second uint64) {
+	k.ports[0].Follow(first)
+	k.ports[1].Follow(second)
+}
+
+// A connection is busy when it has moved as much as both ports say, or has sent as often.
+func TestBusy(t *testing.T) {
+	const much = 24 * turnCost
+	for name, tc := range map[string]struct {
+		first, second uint64 // busy after
+		size          int    // of the segments, of which each member sends one in turn
+		want          int    // segments
+		bulk          bool
+	}{
+		"by its bytes":          {much, much, 2*turnCost - 1, 9, true}, // which are two thirds of what counts
+		"in large segments":     {much, much, 60000, 2, true},
+		"by half in bytes":      {much, much, turnCost, 12, true},
+		"by less than half":     {much, much, turnCost - 512, 13, false},
+		"by its turns":          {much, much, 1, 24, false},
+		"as the first one says": {2 * much, much, 1, 48, false},
+		"as the second says":    {much, 2 * much, 1, 48, false},
+		"at once":               {0, 0, 1, 1, true},
+		"at once for one":       {0, much, 1, 24, false},
+	} {
+		k := newTalk(t, Config{})
+		k.follow(tc.first, tc.second)
+		c := k.open()
+		for i := range tc.want {
+			if len(k.busy) > 0 {
+				t.Fatalf("%s: busy after %d segments, want %d", name, i, tc.want)
+			}
+			k.push(i%2, tc.size)
+		}
+		if len(k.busy) != 1 || k.busy[0] != c {
+			t.Fatalf("%s: after %d segments Busy was called %d times", name, tc.want, len(k.busy))
+		}
+		if c.Bulk() != tc.bulk {
+			t.Errorf("%s: in bulk %v", name, c.Bulk())
+		}
+	}
+}
+
+// Acknowledgements alone are no sign of a program that waits.
+func TestNotBusyByAcknowledgements(t *testing.T) {
+	k := newTalk(t, Config{})
+	k.follow(0, 0)
+	k.open()
+	for range 1000 {
+		k.say(0, segment{seq: 1, ack: 1})
+		k.say(1, segment{seq: 1, ack: 1})
+	}
+	if len(k.busy) > 0 {
+		t.Error("busy")
+	}
+	k.push(0, 1)
+	if len(k.busy) != 1 {
+		t.Errorf("after a byte Busy was called %d times", len(k.busy))
+	}
+}
+
+// A member can be spoken to before it has answered: then nobody knows what it has received.
+func TestNotBusyBeforeBothTalk(t *testing.T) {
+	k := newTalk(t, Config{})
+	k.follow(0, 0)
+	k.say(0, segment{flags: flagSYN})
+	k.say(1, segment{flags: flagSYNACK, ack: 1})
+	for range 10 {
+		k.push(0, 1000)
+	}
+	if len(k.busy) > 0 {
+		t.Fatal("busy before the second one has said anything")
+	}
+	k.push(1, 1000)
+	if len(k.busy) != 1 {
+		t.Errorf("Busy was called %d times", len(k.busy))
+	}
+}
+
+// It is busy if it was fast: what has taken longer than a second counts no more.
+func TestBusyWithinASecond(t *testing.T) {
+	const segments = 10
+	const much = segments * (turnCost + 1000)
+	for name, tc := range map[string]struct {
+		first uint64        // busy after
+		pause time.Duration // before each segment
+		want  int           // times busy, in 30 segments
+	}{
+		"at once":               {much, 0, 3},
+		"just in time":          {much, busyWithin / segments, 3},
+		"too slow":              {much, busyWithin/segments + time.Millisecond, 0},
+		"with long gaps":        {much, time.Hour, 0},
+		"for nothing, that too": {0, time.Hour, 30},
+	} {
+		k := newTalk(t, Config{})
+		k.follow(tc.first, 0)
+		k.open()
+		for range 3 * segments {
+			k.pass(tc.pause)
+			k.push(0, 1000)
+		}
+		if len(k.busy) != tc.want {
+			t.Errorf("%s: busy %d times, want %d", name, len(k.busy), tc.want)
+		}
+	}
+	t.Run("after a rest", func(t *testing.T) {
+		k := newTalk(t, Config{})
+		k.follow(much, 0)
+		k.open()
+		k.pass(time.Minute)
+		for i := range 2 * segments { // those that show that it was slow, and as many
+			if len(k.busy) > 0 {
+				t.Fatalf("busy after %d segments", i)
+			}
+			k.push(0, 1000)
+		}
+		if len(k.busy) != 1 {
+			t.Errorf("Busy was called %d times", len(k.busy))
+		}
+	})
+}
+
+// Busy is called again when the connection has moved as much again, or twice as much after
+// Stay, and not while it is handed over.
+func TestBusyAgain(t *testing.T) {
+	const piece = 60000
+	const cost = piece + turnCost
+	for name, tc := range map[string]struct {
+		first uint64
+		stay  bool
+		want  []int // segments before each call
+	}{
+		"as much again":              {4 * cost, false, []int{4, 4, 4}},
+		"at once, again":             {0, false, []int{1, 1, 1}},
+		"twice as much":              {20 * cost, true, []int{20, 40, 80}},
+		"a megabyte, twice as much":  {2 * cost, true, []int{2, (minBusy + cost - 1) / cost, (2*minBusy + cost - 1) / cost}},
+		"at once, then a megabyte":   {0, true, []int{1, (minBusy + cost - 1) / cost}},
+		"half a megabyte, and twice": {minBusy/2 + cost, true, []int{9 + 1, 2*9 + 1}},
+	} {
+		k := newTalk(t, Config{})
+		k.follow(tc.first, 0)
+		c := k.open()
+		for call, want := range tc.want {
+			n := 0
+			for len(k.busy) == call && n <= want {
+				k.push(n%2, piece)
+				n++
+			}
+			if n != want {
+				t.Errorf("%s: call %d after %d segments, want %d", name, call, n, want)
+				break
+			}
+			if tc.stay {
+				c.Stay()
+			}
+		}
+	}
+	t.Run("not while somebody waits", func(t *testing.T) {
+		k := newTalk(t, Config{})
+		k.follow(0, 0)
+		c := k.open()
+		passed := 0
+		c.Await(func() { passed++ })
+		for i := range 10 {
+			k.push(i%2, piece)
+		}
+		k.say(0, segment{seq: 1, ack: 1})
+		if len(k.busy) > 0 || passed != 11 {
+			t.Errorf("Busy was called %d times, and of 11 segments %d were told", len(k.busy), passed)
+		}
+		c.Await(nil)
+		k.push(0, 1)
+		if len(k.busy) != 1 || passed != 11 {
+			t.Errorf("later Busy was called %d times, and %d were told", len(k.busy), passed)
+		}
+	})
+}
+
+// Who has sent more, and whether in bulk, is asked while Busy runs, each time anew.
+func TestSender(t *testing.T) {
+	for _, order := range [][2]int{{0, 1}, {1, 0}} {
+		type answer struct {
+			sender int
+			bulk   bool
+		}
+		var got []answer
+		k := newTalk(t, Config{})
+		k.bridge.cfg.Busy = func(c *Conn) { got = append(got, answer{c.Sender(), c.Bulk()}) }
+		k.follow(0, 4*turnCost)
+		k.open()
+		for i, from := range order {
+			k.push(1-from, 10)
+			k.push(from, []int{2 * turnCost, turnCost}[i])
+			for len(got) == i {
+				k.push(from, 10)
+			}
+		}
+		if want := []answer{{order[0], true}, {order[1], false}}; !slices.Equal(got, want) {
+			t.Errorf("%d sends, and then %d less: told %v, want %v", order[0], order[1], got, want)
+		}
+	}
+}
+
+// With an end, or a reset, or a SYN, or the departure of a member the connection is followed no
+// more, and whoever waits is told.
+func TestEnding(t *testing.T) {
+	for name, tc := range map[string]struct {
+		end  func(*talk)
+		anew int // who asks for the connection that is followed instead; -1: there is none
+	}{
+		"FIN":                  {func(k *talk) { k.say(0, segment{flags: flagFIN, seq: 1, ack: 1}) }, -1},
+		"FIN of the second":    {func(k *talk) { k.say(1, segment{flags: flagFIN, seq: 1, ack: 1}) }, -1},
+		"FIN with data":        {func(k *talk) { k.say(0, segment{flags: flagFIN, seq: 1, ack: 1, data: []byte("bye")}) }, -1},
+		"RST":                  {func(k *talk) { k.say(0, segment{flags: flagRST, seq: 1}) }, -1},
+		"RST of the second":    {func(k *talk) { k.say(1, segment{flags: flagRST, seq: 1}) }, -1},
+		"SYN":                  {func(k *talk) { k.say(0, segment{flags: flagSYN, seq: 70000}) }, 0},
+		"SYN of the second":    {func(k *talk) { k.say(1, segment{flags: flagSYN, seq: 70000}) }, 1},
+		"SYN with other flags": {func(k *talk) { k.say(0, segment{flags: flagSYN | header.TCPFlagEce | header.TCPFlagCwr}) }, 0},
+		"departure":            {func(k *talk) { k.bridge.Remove(k.ports[0]) }, -1},
+		"departure of second":  {func(k *talk) { k.bridge.Remove(k.ports[1]) }, -1},
+		"vanished device": {func(k *talk) {
+			k.devs[0].Fail(unix.EBADFD)
+			k.poller.Ready(k.devs[0].FD(), unix.EPOLLIN)
+			k.turn()
+		}, -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := newTalk(t, Config{})
+			other := k.open()
+			k.addrs[0] = at(me.IPv4, 1001)
+			c := k.open()
+			told := 0
+			c.Await(func() {
+				if told++; !c.Ending() {
+					t.Error("told before it ends")
+				}
+				c.Stay() // as who gives up does
+			})
+			tc.end(k)
+			if told != 1 {
+				t.Errorf("told %d times", told)
+			}
+			for i := range 2 {
+				if _, ok := c.Frozen(i); ok || !c.Ending() {
+					t.Error("it can still be continued")
+				}
+			}
+			switch d := k.conn(); {
+			case d == c:
+				t.Error("it is still followed")
+			case (d != nil) != (tc.anew >= 0):
+				t.Errorf("another one is followed: %v", d != nil)
+			case d != nil && d.Port(0) != k.ports[tc.anew]:
+				t.Errorf("%v has asked for the other one", d.Addr(0))
+			}
+			if gone := strings.Contains(name, "depart") || strings.Contains(name, "vanish"); gone != other.Ending() {
+				t.Errorf("an earlier connection is ending: %v", other.Ending())
+			}
+			c.Forget() // does no harm to what has taken its place
+			if d := k.conn(); (d != nil) != (tc.anew >= 0) {
+				t.Errorf("after Forget another one is followed: %v", d != nil)
+			}
+		})
+	}
+}
+
+// A connection between the same addresses is followed from its beginning.
+func TestFollowedAnew(t *testing.T) {
+	k := newTalk(t, Config{})
+	k.open(slices.Concat(mss1460, scale(7)), slices.Concat(mss1460, scale(7)))
+	k.say(0, segment{flags: flagRST, seq: 1})
+	k.first = [2]uint32{7, 8}
+	if f := k.frozen(k.open(mss1400)); f[0].SendNext != 9 || f[1].SendNext != 8 || f[0].MSS != 1400 || f[0].SendScale != 0 {
+		t.Errorf("it goes on as %+v", f[0])
+	}
+}
+
+// Both members ask at once (RFC 9293 section 3.5, figure 8): the one whose SYN came last has
+// asked, and the other one has answered.
+func TestBothAsk(t *testing.T) {
+	k := newTalk(t, Config{})
+	k.say(0, segment{flags: flagSYN, options: mss1460})
+	k.say(1, segment{flags: flagSYN, options: mss1400})
+	k.say(0, segment{flags: flagSYNACK, ack: 1, options: mss1460})
+	k.say(1, segment{flags: flagSYNACK, ack: 1, options: mss1400})
+	k.say(0, segment{seq: 1, ack: 1})
+	k.say(1, segment{seq: 1, ack: 1})
+	f := k.frozen(k.conn())
+	if f[0].Guest != k.addrs[1] || f[0].MSS != 1400 || f[1].MSS != 1460 || f[0].SendNext != k.first[0]+1 || f[1].SendNext != k.first[1]+1 {
+		t.Errorf("the sockets are %+v", f)
+	}
+}
+
+// Nothing but a connection's own segments, between its own ports, changes it.
+func TestUndisturbed(t *testing.T) {
+	reset := func(k *talk) segment { return segment{flags: flagRST, seq: k.first[0] + 1} }
+	for name, frame := range map[string]func(*talk) []byte{
+		"to another member's MAC": func(k *talk) []byte {
+			return ethernet(me.MAC, member(2).MAC, reset(k).tcp(k.addrs[0], k.addrs[1]).Frame())
+		},
+		"of another connection": func(k *talk) []byte {
+			return ethernet(me.MAC, you.MAC, reset(k).tcp(k.addrs[0], at(you.IPv4, 81)).Frame())
+		},
+		"in a fragment": func(k *talk) []byte {
+			p := reset(k).tcp(k.addrs[0], k.addrs[1])
+			p.More, p.Payload = true, append(p.Payload, make([]byte, 4)...)
+			return ethernet(me.MAC, you.MAC, p.Frame())
+		},
+		"cut short": func(k *talk) []byte {
+			p := reset(k).tcp(k.addrs[0], k.addrs[1])
+			p.Payload = p.Payload[:header.TCPMinimumSize-1]
+			return ethernet(me.MAC, you.MAC, p.Frame())
+		},
+		"with a data offset beyond": func(k *talk) []byte {
+			p := reset(k).tcp(k.addrs[0], k.addrs[1])
+			p.Payload[header.TCPDataOffset] = 0xf0
+			return ethernet(me.MAC, you.MAC, p.Frame())
+		},
+		"UDP": func(k *talk) []byte { return udp(0, you.MAC, k.addrs[0], k.addrs[1]) },
+		"the answer to a SYN by the one that has asked": func(k *talk) []byte {
+			return k.frame(0, segment{flags: flagSYNACK, seq: 70000, ack: 70000, options: mss1400})
+		},
+	} {
+		k := newTalk(t, Config{})
+		c := k.open(mss1460, mss1460)
+		told := 0
+		c.Await(func() { told++ })
+		before := k.frozen(c)
+		if got := k.send(0, frame(k)); len(got) != 1 {
+			t.Errorf("%s: got by %v", name, got)
+		}
+		if k.conn() != c || !reflect.DeepEqual(k.frozen(c), before) || told > 0 {
+			t.Errorf("%s: a connection has changed, and was told %d times", name, told)
+		}
+	}
+}
+
+// What a member still sends of a connection that has left is dropped and told, until it is
+// forgotten.
+func TestLeave(t *testing.T) {
+	adopt := func(k *talk, strayed func(int)) *Conn {
+		return k.bridge.Adopt([2]*Port{k.ports[0], k.ports[1]}, k.addrs, strayed)
+	}
+	for name, leave := range map[string]func(*talk, func(int)) *Conn{
+		"leave": func(k *talk, strayed func(int)) *Conn {
+			c := k.open()
+			c.Await(func() { t.Error("told of a connection that has left") })
+			c.Leave(strayed)
+			return c
+		},
+		"adopt":             adopt,
+		"adopt one that is": func(k *talk, strayed func(int)) *Conn { k.open(); return adopt(k, strayed) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, v6 := range []bool{false, true} {
+				k := newTalk(t, Config{})
+				k.follow(0, 0)
+				if v6 {
+					k.addrs = [2]netip.AddrPort{at(me.IPv6, 1000), at(you.IPv6, 80)}
+				}
+				var strayed []int
+				c := leave(k, func(i int) { strayed = append(strayed, i) })
+				if k.conn() != c || c.Ending() {
+					t.Fatal("it is no longer there")
+				}
+				for _, s := range []segment{
+					{seq: 1, ack: 1}, {seq: 1, ack: 1, data: []byte("hello")}, {flags: flagSYN}, {flags: flagSYNACK},
+					{flags: flagFIN}, {flags: flagRST},
+				} {
+					strayed = nil
+					if k.passes(0, s) || k.passes(1, s) {
+						t.Errorf("%+v passes", s)
+					}
+					if !slices.Equal(strayed, []int{0, 1}) {
+						t.Errorf("%+v has strayed from %v", s, strayed)
+					}
+				}
+				left := k.addrs
+				strayed = nil
+				k.addrs[0] = at(k.addrs[0].Addr(), 1001)
+				if d := k.open(); d == c || len(strayed) > 0 {
+					t.Error("another connection is this one")
+				}
+				k.addrs = left
+				c.Forget()
+				if k.conn() != nil {
+					t.Error("it is not forgotten")
+				}
+				k.push(0, 5)
+				k.push(1, 5)
+				if k.conn() != nil || len(strayed) > 0 {
+					t.Errorf("forgotten, its segments have strayed from %v", strayed)
+				}
+				k.open()
+				if len(k.bridge.conns) != 4 {
+					t.Errorf("%d directions of two connections are followed", len(k.bridge.conns))
+				}
+				if len(k.busy) > 0 && slices.Contains(k.busy, c) {
+					t.Error("Busy was called with one that has left")
+				}
+			}
+		})
+	}
+}
+
+// Whoever comes to an address later has nothing to do with what has left.
+func TestLeftConnectionGoesWithThePort(t *testing.T) {
+	for i := range 2 {
+		k := newTalk(t, Config{})
+		c := k.open()
+		c.Await(func() { t.Error("told of a connection that has left") })
+		c.Leave(func(int) { t.Error("strayed") })
+		k.bridge.Remove(k.ports[i])
+		if !c.Ending() || k.conn() != nil {
+			t.Fatalf("%d has gone: the connection is still there", i)
+		}
+		var err error
+		if k.ports[i], err = k.bridge.Add(k.devs[i], member(i)); err != nil {
+			t.Fatal(err)
+		}
+		k.push(0, 5)
+		k.push(1, 5)
+		c.Forget()
+	}
+}
+
+// flood has member 0 ask member 1 for n connections from the port on, and then do with each of
+// them what else is given.
+func (k *talk) flood(port, n int, then ...segment) {
+	k.t.Helper()
+	for i := range n {
+		src := at(me.IPv4, uint16(port+i))
+		frames := [][]byte{ethernet(me.MAC, you.MAC, segment{flags: flagSYN}.tcp(src, k.addrs[1]).Frame())}
+		for _, s := range then {
+			frames = append(frames, ethernet(me.MAC, you.MAC, s.tcp(src, k.addrs[1]).Frame()))
+		}
+		if got := k.send(0, frames...); got[1] != len(frames) {
+			k.t.Fatalf("a SYN from port %d was got by %v", port+i, got)
+		}
+	}
+}
+
+// A member that asks for connections without end has its oldest ones forgotten, and no others.
+func TestFloodOfSYNs(t *testing.T) {
+	const port = 2000
+	k := newTalk(t, Config{})
+	c := k.open()
+	told := 0
+	c.Await(func() { told++ })
+	reverse := [2]netip.AddrPort{at(me.IPv4, 81), at(you.IPv4, 1000)}
+	k.send(1, ethernet(you.MAC, me.MAC, segment{flags: flagSYN}.tcp(reverse[1], reverse[0]).Frame()))
+	k.flood(port, mostFollowed-1)
+	if k.conn() != c || told > 0 {
+		t.Fatal("forgotten too early")
+	}
+	k.flood(port+mostFollowed-1, 1)
+	if k.conn() != nil || told != 1 || !c.Ending() {
+		t.Errorf("the oldest connection is still followed, and was told %d times", told)
+	}
+	k.flood(port+mostFollowed, 2*mostFollowed)
+	if n, want := len(k.bridge.conns), 2*(mostFollowed+1); n != want {
+		t.Errorf("%d directions are followed, want %d", n, want)
+	}
+	if k.bridge.conns[tuple{reverse[1], reverse[0]}].conn == nil {
+		t.Error("a connection that the other one has asked for is forgotten")
+	}
+	for i := range mostFollowed {
+		if k.bridge.conns[tuple{at(me.IPv4, uint16(port+2*mostFollowed+i)), k.addrs[1]}].conn == nil {
+			t.Errorf("connection %d of the latest ones is forgotten", i)
+		}
+	}
+	k.push(0, 5) // the oldest one stays on the bridge
+	k.bridge.Remove(k.ports[0])
+	if n := len(k.bridge.conns); n > 0 {
+		t.Errorf("%d directions of a member that has gone are left", n)
+	}
+}
+
+// Connections that have left go on elsewhere, whatever a member asks for.
+func TestFloodOfSYNsKeepsWhatHasLeft(t *testing.T) {
+	k := newTalk(t, Config{})
+	strayed := 0
+	c := k.open()
+	c.Leave(func(int) { strayed++ })
+	adopted := [2]netip.AddrPort{at(me.IPv4, 1001), k.addrs[1]}
+	d := k.bridge.Adopt([2]*Port{k.ports[0], k.ports[1]}, adopted, func(int) { strayed++ })
+	k.flood(2000, 3*mostFollowed)
+	if n, most := len(k.bridge.conns), 2*(mostFollowed+2); n > most {
+		t.Errorf("%d directions are followed, want %d at most", n, most)
+	}
+	if k.passes(0, segment{seq: 1}) || k.passes(1, segment{seq: 1}) {
+		t.Error("a segment of a connection that has left passes")
+	}
+	k.addrs[0] = adopted[0]
+	if k.passes(0, segment{seq: 1}) || k.passes(1, segment{seq: 1}) {
+		t.Error("a segment of a connection that was adopted passes")
+	}
+	if strayed != 4 {
+		t.Errorf("%d of 4 have strayed", strayed)
+	}
+	before := len(k.bridge.conns)
+	c.Forget()
+	d.Forget()
+	if n := len(k.bridge.conns); n != before-4 {
+		t.Errorf("%d directions are left of %d", n, before)
+	}
+	if k.push(0, 5); k.conn() != nil {
+		t.Error("it is not forgotten")
+	}
+}
+
+// batches is a stack that reads ten frames at a time.
+type batches struct{ *reader }
+
+func (r batches) Ready(uint32) {
+	for range 10 {
+		r.bridge.Readv(r.iov)
+	}
+}
+
+// ReadAll forwards what waits, and does not go on without end with a member that floods.
+func TestReadAll(t *testing.T) {
+	for _, tc := range []struct{ waiting, read int }{{0, 0}, {1, 1}, {10, 10}, {500, 500}, {1000, 10 * readAllMost}} {
+		k := newTalk(t, Config{})
+		c := k.open()
+		k.bridge.Attach(batches{k.reader})
+		for i := range tc.waiting {
+			k.devs[0].Inject(k.frame(0, segment{seq: 1 + uint32(i), ack: 1, data: []byte{1}}))
+		}
+		c.Port(0).ReadAll()
+		if got, left := len(k.devs[1].Sent()), k.devs[0].Waiting(); got != tc.read || left != tc.waiting-tc.read {
+			t.Errorf("of %d frames %d have arrived, and %d wait", tc.waiting, got, left)
+		}
+		if next := c.ends[0].next - k.first[0]; next != 1+uint32(tc.read) {
+			t.Errorf("after %d frames the connection is at %d", tc.read, next)
+		}
+		k.devs[0].Fail(unix.EBADFD)
+		if k.conn() != c {
+			t.Fatal("gone too early")
+		}
+		c.Port(0).ReadAll() // the device vanishes while it is read
+		if k.conn() != nil || !c.Ending() {
+			t.Error("the connection of a device that has vanished is still there")
+		}
+	}
+}
+
+// Following takes no memory for each segment, either.
+func TestFollowingAllocatesNothing(t *testing.T) {
+	for name, left := range map[string]bool{"followed": false, "left": true} {
+		n, from, to := newTreadmill(t, nil)
+		n.bridge.cfg.Busy = func(*Conn) {}
+		ports := n.bridge.table.Load().ports
+		for _, p := range ports {
+			p.Follow(0)
+		}
+		addrs := [2]netip.AddrPort{at(me.IPv6, 1000), at(you.IPv6, 80)}
+		read := func(i int, s segment) {
+			devs := [2]*treadmill{from, to}
+			frame := ethernet(member(i).MAC, member(1-i).MAC, s.tcp(addrs[i], addrs[1-i]).Frame())
+			devs[i].frame, devs[i].left = append(make([]byte, header.VirtioNetHeaderSize), frame...), 1
+			n.bridge.current = ports[i]
+			n.bridge.Readv(n.reader.iov)
+		}
+		read(0, segment{flags: flagSYN, options: stamp(1)})
+		read(1, segment{flags: flagSYNACK, ack: 1, options: stamp(1)})
+		read(1, segment{seq: 1, ack: 1, options: stamp(2)})
+		c := n.bridge.conns[tuple{addrs[0], addrs[1]}].conn
+		strayed := 0
+		if left {
+			c.Leave(func(int) { strayed++ })
+		}
+		read(0, segment{seq: 1, ack: 1, options: stamp(2), data: make([]byte, 3000)})
+		if got := testing.AllocsPerRun(100, func() {
+			from.left = 1
+			n.bridge.Readv(n.reader.iov)
+		}); got > 0 {
+			t.Errorf("%s: %v allocations", name, got)
+		}
+		if left && strayed != 102 || !left && c.ends[0].next != 3001 {
+			t.Errorf("%s: %d segments have strayed, and the first one is at %d", name, strayed, c.ends[0].next)
+		}
+	}
+}
