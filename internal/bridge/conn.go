@@ -211,7 +211,10 @@ const readAllMost = 64
 // connection goes on elsewhere.
 func (b *Bridge) follow(t *table, p, to *Port, f *frame) bool {
 	pkt := &f.pkt
-	if p.asked == nil || to.asked == nil || pkt.Proto != stack.ProtoTCP || pkt.Fragment.Present || len(pkt.Head) < header.TCPMinimumSize {
+	if p.asked == nil || to.asked == nil || p == to || b.cfg.Isolate { // the latter two do not pass
+		return true
+	}
+	if pkt.Proto != stack.ProtoTCP || pkt.Fragment.Present || len(pkt.Head) < header.TCPMinimumSize {
 		return true
 	}
 	h := header.TCP(pkt.Head)

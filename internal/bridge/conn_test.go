@@ -332,6 +332,27 @@ func TestNotFrozenBeforeBothTalk(t *testing.T) {
 	}
 }
 
+// What does not reach anybody is no connection: isolated members could otherwise shake hands in
+// frames that are dropped, and be given the sockets.
+func TestNotFollowedWhatDoesNotPass(t *testing.T) {
+	isolated, alone := newTalk(t, Config{Isolate: true}), newTalk(t, Config{})
+	alone.addrs[1] = at(me.IPv4, 80)
+	for name, k := range map[string]*talk{"isolated": isolated, "to itself": alone} {
+		k.follow(0, 0)
+		ends := [2]*Port{k.bridge.Port(k.addrs[0].Addr()), k.bridge.Port(k.addrs[1].Addr())}
+		for i, s := range []segment{{flags: flagSYN}, {flags: flagSYNACK, ack: 1}, {seq: 1, ack: 1}, {seq: 1, ack: 1}, {seq: 1, ack: 1, data: []byte("hello")}} {
+			from, to := i%2, 1-i%2
+			frame := ethernet(ends[from].addr.MAC, ends[to].addr.MAC, s.tcp(k.addrs[from], k.addrs[to]).Frame())
+			if got := k.send(slices.Index(k.ports, ends[from]), frame); len(got) > 0 {
+				t.Errorf("%s: got by %v", name, got)
+			}
+		}
+		if len(k.bridge.conns) > 0 || len(k.busy) > 0 {
+			t.Errorf("%s: followed in %d directions, and Busy was called %d times", name, len(k.bridge.conns), len(k.busy))
+		}
+	}
+}
+
 // The numbers of both sockets after an exchange, wherever sequence numbers and timestamps begin.
 func TestFrozen(t *testing.T) {
 	for _, tc := range []struct{ first, stamps [2]uint32 }{
