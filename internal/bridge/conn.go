@@ -240,8 +240,11 @@ func (b *Bridge) begin(t *table, p, to *Port, key tuple, h header.TCP) {
 	if c := b.conns[key].conn; c != nil {
 		c.end() // it was given up, or the segment is sent again
 	}
-	if t.byAddr[key.from.Addr()] != p || t.byAddr[key.to.Addr()] != to || key.from.Addr().IsLinkLocalUnicast() {
+	if t.byAddr[key.from.Addr()] != p || t.byAddr[key.to.Addr()] != to {
 		return // sent on for others
+	}
+	if key.from.Addr().IsLinkLocalUnicast() || key.to.Addr().IsLinkLocalUnicast() {
+		return // a socket would have to know the interface
 	}
 	c := &Conn{b: b, need: max(p.asked.busyAfter, to.asked.busyAfter), since: b.cfg.Shard.Now()}
 	c.ends[0], c.ends[1] = end{port: p, addr: key.from}, end{port: to, addr: key.to}

@@ -243,6 +243,7 @@ func TestNotFollowed(t *testing.T) {
 		"for outside":              syn.tcp(at(me.IPv4, 9), at(outside4, 9)),
 		"for outside over IPv6":    syn.tcp(at(me.IPv6, 9), at(outside6, 9)),
 		"between link-local":       syn.tcp(linkLocal(me), linkLocal(you)),
+		"to link-local":            syn.tcp(at(me.IPv6, 9), linkLocal(you)),
 		"from link-local":          syn.tcp(linkLocal(me), at(you.IPv6, 9)),
 		"from another link-local":  syn.tcp(at(netip.MustParseAddr("fe80::abcd"), 9), at(you.IPv6, 9)),
 		"an answer to a SYN":       segment{flags: flagSYNACK}.tcp(at(me.IPv4, 9), at(you.IPv4, 9)),
