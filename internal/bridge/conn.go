@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"container/list"
 	"net/netip"
 	"time"
 
@@ -12,8 +13,9 @@ import (
 const (
 	// busyWithin is how soon a connection has to move what makes it busy.
 	busyWithin = time.Second
-	// mostFollowed is how many connections that a member has asked for are followed, at 400
-	// bytes each. Beyond that the oldest one is forgotten, and stays on the bridge.
+	// mostFollowed is how many connections that a member has asked for are followed, at up to
+	// 1.5 kB each. Beyond that the oldest one is forgotten, and stays on the bridge. Those that
+	// have left do not count.
 	mostFollowed = 256
 	// turnCost is what a segment with data counts for, in bytes, besides what it moves: a round
 	// trip of two costs the bridge 30 microseconds of processor time more than sockets that are
@@ -40,7 +42,7 @@ type Conn struct {
 	since   time.Duration
 	passed  func()           // after each segment; nil: nobody waits for one
 	strayed func(member int) // of a connection that has left; nil: it has not
-	slot    int              // in what the first end has asked for
+	place   *list.Element    // in what the first end has asked for
 }
 
 // end is one member's side of a connection, as its segments say.
@@ -66,11 +68,10 @@ type followed struct {
 	from int
 }
 
-// asked is the connections that a member has asked for, the oldest one being overwritten next.
+// asked is the connections that a member has asked for and that have not left, the latest first.
 type asked struct {
 	busyAfter uint64
-	conns     [mostFollowed]*Conn
-	next      int
+	conns     list.List
 }
 
 // Port is where a member is on the bridge; member is 0 for the one that asked for the
@@ -117,6 +118,7 @@ const minBusy = 1 << 20
 func (c *Conn) Leave(strayed func(member int)) {
 	c.Await(nil)
 	c.strayed = strayed
+	c.unlist()
 }
 
 // Forget ends the following of a connection.
@@ -127,8 +129,13 @@ func (c *Conn) Forget() {
 			delete(c.b.conns, key)
 		}
 	}
-	if r := c.ends[0].port.asked; r.conns[c.slot] == c {
-		r.conns[c.slot] = nil
+	c.unlist()
+}
+
+// unlist takes the connection out of what its first end has asked for, if it is there.
+func (c *Conn) unlist() {
+	if c.place != nil {
+		c.ends[0].port.asked.conns.Remove(c.place)
 	}
 }
 
@@ -252,12 +259,9 @@ func (b *Bridge) begin(t *table, p, to *Port, key tuple, h header.TCP) {
 	for i := range c.ends {
 		b.conns[tuple{c.ends[i].addr, c.ends[1-i].addr}] = followed{c, i}
 	}
-	r := p.asked
-	if oldest := r.conns[r.next]; oldest != nil && oldest.strayed == nil {
-		oldest.end()
+	if c.place = p.asked.conns.PushFront(c); p.asked.conns.Len() > mostFollowed {
+		p.asked.conns.Back().Value.(*Conn).end()
 	}
-	r.conns[r.next], c.slot = c, r.next
-	r.next = (r.next + 1) % len(r.conns)
 }
 
 // opens takes what a SYN says.

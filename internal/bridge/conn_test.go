@@ -1040,6 +1040,26 @@ func TestFloodOfSYNs(t *testing.T) {
 	}
 }
 
+// A connection is not forgotten for the sake of others that have ended, or have left.
+func TestFollowedBesideShortOnes(t *testing.T) {
+	k := newTalk(t, Config{})
+	c := k.open()
+	k.flood(2000, 2*mostFollowed, segment{flags: flagRST})
+	for i := range 64 {
+		a := [2]netip.AddrPort{at(me.IPv4, uint16(9000+i)), k.addrs[1]}
+		k.flood(int(a[0].Port()), 1)
+		k.bridge.conns[tuple{a[0], a[1]}].conn.Leave(func(int) {})
+		k.bridge.Adopt([2]*Port{k.ports[0], k.ports[1]}, [2]netip.AddrPort{at(me.IPv4, uint16(9100+i)), k.addrs[1]}, func(int) {})
+	}
+	k.flood(4000, mostFollowed-1)
+	if k.conn() != c || c.Ending() {
+		t.Error("it is forgotten")
+	}
+	if k.flood(5000, 1); k.conn() != nil {
+		t.Error("it is followed beside as many as may be")
+	}
+}
+
 // Connections that have left go on elsewhere, whatever a member asks for.
 func TestFloodOfSYNsKeepsWhatHasLeft(t *testing.T) {
 	k := newTalk(t, Config{})
