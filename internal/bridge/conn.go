@@ -119,6 +119,14 @@ func (c *Conn) Leave(strayed func(member int)) {
 	c.Await(nil)
 	c.strayed = strayed
 	c.unlist()
+	c.enter() // again: while it was handed over, the member may have asked for many others
+}
+
+// enter has its segments found.
+func (c *Conn) enter() {
+	for i := range c.ends {
+		c.b.conns[tuple{c.ends[i].addr, c.ends[1-i].addr}] = followed{c, i}
+	}
 }
 
 // Forget ends the following of a connection.
@@ -194,8 +202,8 @@ func (b *Bridge) Adopt(ports [2]*Port, addrs [2]netip.AddrPort, strayed func(mem
 	c := &Conn{b: b, strayed: strayed}
 	for i := range c.ends {
 		c.ends[i] = end{port: ports[i], addr: addrs[i]}
-		b.conns[tuple{addrs[i], addrs[1-i]}] = followed{c, i}
 	}
+	c.enter()
 	return c
 }
 
@@ -256,9 +264,7 @@ func (b *Bridge) begin(t *table, p, to *Port, key tuple, h header.TCP) {
 	c := &Conn{b: b, need: max(p.asked.busyAfter, to.asked.busyAfter), since: b.cfg.Shard.Now()}
 	c.ends[0], c.ends[1] = end{port: p, addr: key.from}, end{port: to, addr: key.to}
 	c.ends[0].opens(h, false)
-	for i := range c.ends {
-		b.conns[tuple{c.ends[i].addr, c.ends[1-i].addr}] = followed{c, i}
-	}
+	c.enter()
 	if c.place = p.asked.conns.PushFront(c); p.asked.conns.Len() > mostFollowed {
 		p.asked.conns.Back().Value.(*Conn).end()
 	}

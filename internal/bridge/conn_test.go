@@ -1060,6 +1060,30 @@ func TestFollowedBesideShortOnes(t *testing.T) {
 	}
 }
 
+// A connection may leave although it was forgotten while it was handed over, in favour of others.
+func TestForgottenConnectionLeaves(t *testing.T) {
+	k := newTalk(t, Config{})
+	c := k.open()
+	c.Await(func() {}) // too late to give up
+	k.flood(2000, mostFollowed)
+	if k.conn() != nil {
+		t.Fatal("it is not forgotten")
+	}
+	var strayed []int
+	c.Leave(func(i int) { strayed = append(strayed, i) })
+	if k.passes(0, segment{seq: 1, ack: 1}) || k.passes(1, segment{seq: 1, ack: 1}) || !slices.Equal(strayed, []int{0, 1}) {
+		t.Errorf("its segments pass, or have strayed from %v", strayed)
+	}
+	k.flood(4000, mostFollowed)
+	if k.conn() != c {
+		t.Error("forgotten once more")
+	}
+	c.Forget()
+	if n := len(k.bridge.conns); n != 2*mostFollowed {
+		t.Errorf("%d directions are followed", n)
+	}
+}
+
 // Connections that have left go on elsewhere, whatever a member asks for.
 func TestFloodOfSYNsKeepsWhatHasLeft(t *testing.T) {
 	k := newTalk(t, Config{})
