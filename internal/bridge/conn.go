@@ -23,8 +23,8 @@ const (
 	// per 256 segments is a small part.
 	turnCost = 4 << 10
 	// mostKept bounds what is kept of an end's data while the connection is handed over, in
-	// bytes: what it has sent and nobody has acknowledged, where that is a request or an
-	// answer. Of more the kernel sends the rest again.
+	// bytes: what it has sent and the other one has not acknowledged, where that is a request
+	// or an answer. With more in flight both ways it stays on the bridge.
 	mostKept = 16 << 10
 )
 
@@ -149,33 +149,37 @@ func (c *Conn) unlist() {
 
 // Frozen is the state in which a socket in a member's namespace continues the connection as its
 // other end. What either member has sent and the other one has not acknowledged is Unacknowledged
-// at the other's socket, as far as it was kept. Else that one's kernel sends it again: its
-// socket has not received it.
+// at the other's socket. It must have been kept: the other one may have received it, and a kernel
+// drops what acknowledges more than its socket has sent.
 func (c *Conn) Frozen(member int) (f stack.Frozen, ok bool) {
 	own, other := &c.ends[member], &c.ends[1-member]
-	if c.ending || !own.talks || !other.talks {
+	received, all := own.unacknowledged(other.ack) // which is Unacknowledged at the other socket
+	sent, allSent := other.unacknowledged(own.ack)
+	if c.ending || !own.talks || !other.talks || !all || !allSent {
 		return f, false
 	}
 	f = stack.Frozen{
 		Guest: own.addr, Outside: other.addr,
-		SendNext: own.ack, RecvNext: other.ack, Unacknowledged: other.unacknowledged(own.ack),
+		SendNext: own.ack, RecvNext: other.ack + uint32(len(received)), Unacknowledged: sent,
 		MSS:        own.syn.MSS,
 		SACK:       own.syn.SACKPermitted && other.syn.SACKPermitted,
 		Timestamps: own.syn.TS && other.syn.TS,
 		Timestamp:  other.stamp,
 	}
-	f.RecvNext += uint32(len(own.unacknowledged(other.ack)))
 	if own.syn.WS >= 0 && other.syn.WS >= 0 {
 		f.SendScale, f.RecvScale = uint8(own.syn.WS), uint8(other.syn.WS)
 	}
 	// The other member's window begins at what it has acknowledged.
 	f.SendWindow, f.RecvWindow = uint32(own.window)<<f.SendScale, uint32(other.window)<<f.RecvScale
-	f.RecvWindow -= min(f.RecvWindow, f.RecvNext-other.ack)
+	f.RecvWindow -= min(f.RecvWindow, uint32(len(received)))
 	return f, true
 }
 
-// keep adds data that begins at a sequence number.
-func (e *end) keep(seq uint32, head, tail []byte) {
+// keep adds data that begins at a sequence number, and drops what was acknowledged up to ack.
+func (e *end) keep(seq, ack uint32, head, tail []byte) {
+	if left, ok := e.unacknowledged(ack); ok {
+		e.kept = left
+	}
 	if seq != e.next || len(e.kept)+len(head)+len(tail) > mostKept {
 		e.kept = nil // what is left of it would have a gap, or is too much
 		if seq != e.next || len(head)+len(tail) > mostKept {
@@ -186,11 +190,11 @@ func (e *end) keep(seq uint32, head, tail []byte) {
 }
 
 // unacknowledged is what the end has sent from ack on, if it was kept.
-func (e *end) unacknowledged(ack uint32) []byte {
+func (e *end) unacknowledged(ack uint32) (b []byte, ok bool) {
 	if n := e.next - ack; n <= uint32(len(e.kept)) {
-		return e.kept[uint32(len(e.kept))-n:]
+		return e.kept[uint32(len(e.kept))-n:], true
 	}
-	return nil
+	return nil, false
 }
 
 // Follow has the port's connections with other such ports followed. One that moves as many
@@ -308,7 +312,7 @@ func (c *Conn) note(from int, h header.TCP, head, tail []byte) {
 	}
 	if next := h.SequenceNumber() + uint32(size); after(next, e.next) {
 		if c.passed != nil {
-			e.keep(h.SequenceNumber(), head, tail)
+			e.keep(h.SequenceNumber(), c.ends[1-from].ack, head, tail)
 		}
 		e.next = next
 	}

@@ -146,13 +146,12 @@ func checkFollowed(k *talk) {
 			k.t.Error("more than enough is kept")
 		}
 		var f [2]stack.Frozen
-		if _, ok := c.Frozen(0); ok {
-			for i := range f {
-				f[i], _ = c.Frozen(i)
-			}
-			if err := agree(f); err != nil {
-				k.t.Errorf("%v: %v", key, err)
-			}
+		var ok [2]bool
+		for i := range f {
+			f[i], ok[i] = c.Frozen(i)
+		}
+		if err := agree(f); ok[0] != ok[1] || ok[0] && err != nil {
+			k.t.Errorf("%v: the sockets can continue %v, %v", key, ok, err)
 		}
 	}
 }

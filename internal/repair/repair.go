@@ -9,8 +9,9 @@
 // nothing, also when it is closed, so it can be tried and thrown away. What routes the guest's
 // segments to it, and takes it out of repair mode, is the agent (package tap).
 //
-// Invariants: what the guest has sent up to RecvNext has arrived. What was sent to it and it has
-// not acknowledged is either Unacknowledged, or will be sent through the socket from SendNext on.
+// Invariants: what the guest has sent up to RecvNext has arrived. What may have arrived at the
+// guest, and it has not acknowledged, is Unacknowledged: otherwise it acknowledges more than the
+// socket has sent, and the kernel drops all that it sends.
 //
 // Timers: none.
 //
