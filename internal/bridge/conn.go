@@ -301,7 +301,11 @@ func (c *Conn) note(from int, h header.TCP, head, tail []byte) {
 		return
 	}
 	if flags.Contains(header.TCPFlagSyn) {
-		if from == 1 {
+		switch {
+		case from == 0:
+		case !plain(h.Options()):
+			c.end()
+		default:
 			e.opens(h, true)
 			e.ack = h.AckNumber()
 		}
@@ -347,6 +351,29 @@ func (c *Conn) weigh() {
 
 // after reports whether a is later than b, modulo 2^32 (RFC 9293 section 3.4).
 func after(a, b uint32) bool { return int32(a-b) > 0 }
+
+// plain reports whether the options of the answer to a SYN, which are what both members know, agree
+// on nothing that a socket would have to know as well: signatures (RFC 5925), Multipath TCP (RFC
+// 8684) and the like.
+func plain(options []byte) bool {
+	const fastOpen = 34 // a cookie for the next connection (RFC 7413)
+	for len(options) > 0 {
+		switch options[0] {
+		case header.TCPOptionEOL:
+			return true
+		case header.TCPOptionNOP:
+			options = options[1:]
+		case header.TCPOptionMSS, header.TCPOptionWS, header.TCPOptionSACKPermitted, header.TCPOptionTS, fastOpen:
+			if len(options) < 2 || options[1] < 2 || int(options[1]) > len(options) {
+				return false
+			}
+			options = options[options[1]:]
+		default:
+			return false
+		}
+	}
+	return true
+}
 
 // timestamp is the value of the timestamps option, where it is as kernels place it (RFC 7323
 // appendix A).

@@ -308,6 +308,44 @@ func TestHandshake(t *testing.T) {
 	}
 }
 
+// What both members use and a socket cannot be told, as Multipath TCP, keeps a connection on the
+// bridge; what is only offered does not.
+func TestOnlyPlainConnections(t *testing.T) {
+	multipath := append([]byte{30, 12, 1}, make([]byte, 9)...)
+	for name, tc := range map[string]struct {
+		offer, answer []byte
+		want          bool
+	}{
+		"nothing":                  {nil, nil, true},
+		"as kernels do":            {slices.Concat(mss1460, sackOK, stamp(1), scale(7)), slices.Concat(mss1460, sackOK, stamp(1), scale(7)), true},
+		"behind EOL":               {nil, append([]byte{header.TCPOptionEOL}, multipath...), true},
+		"multipath":                {multipath, multipath, false},
+		"multipath, too":           {slices.Concat(mss1460, multipath), slices.Concat(mss1460, scale(7), multipath), false},
+		"multipath not granted":    {slices.Concat(mss1460, multipath), mss1460, true},
+		"a signature":              {nil, append([]byte{19, 18}, make([]byte, 16)...), false},
+		"authentication":           {nil, append([]byte{29, 16}, make([]byte, 14)...), false},
+		"an experiment":            {nil, []byte{254, 6, 0xe2, 0xd4, 0xc3, 0xd9}, false},
+		"a cookie":                 {[]byte{34, 2}, append([]byte{34, 10}, make([]byte, 8)...), true},
+		"options without a length": {nil, []byte{1, 1, 1, header.TCPOptionMSS}, false},
+		"options of length 1":      {nil, []byte{header.TCPOptionMSS, 1, 1, 1}, false},
+		"options cut short":        {nil, []byte{header.TCPOptionNOP, header.TCPOptionNOP, header.TCPOptionWS, 3}, false},
+	} {
+		k := newTalk(t, Config{})
+		k.say(0, segment{flags: flagSYN, options: tc.offer})
+		c, told := k.conn(), 0
+		c.Await(func() { told++ })
+		k.say(1, segment{flags: flagSYNACK, ack: 1, options: tc.answer})
+		k.say(0, segment{seq: 1, ack: 1})
+		k.say(1, segment{seq: 1, ack: 1})
+		if _, ok := c.Frozen(0); ok != tc.want || (k.conn() == c) != tc.want || c.Ending() == tc.want {
+			t.Errorf("%s: it can be continued %v, is followed %v, want %v", name, ok, k.conn() == c, tc.want)
+		}
+		if !tc.want && told != 1 {
+			t.Errorf("%s: told %d times", name, told)
+		}
+	}
+}
+
 // A member that has said nothing but its SYN may know nothing of the connection yet.
 func TestNotFrozenBeforeBothTalk(t *testing.T) {
 	k := newTalk(t, Config{})
