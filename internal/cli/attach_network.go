@@ -24,7 +24,7 @@ const attachCommand = "attach"
 // namespaces members of networks.
 type AttachMember struct {
 	MemberOptions
-	Options   Options // publish, the policy, log-level and log-format alone
+	Options   Options // publish, the policy, bulk, log-level and log-format alone
 	Target    tap.Target
 	Interface string // the first one's name; empty: the first of eth0, eth1, ... that is free
 	ReadyFD   FD
@@ -38,6 +38,7 @@ func ParseAttachMember(prog string, args []string) (*AttachMember, *Exit) {
 	fs := newFlags(prog + " attach")
 	a.MemberOptions.addTo(fs)
 	a.addCommon(fs)
+	a.Options.addBulk(fs) // whose members are detached has no client for it
 	fs.VarP(fdValue("ready-fd", &a.ReadyFD), "ready-fd", "r", "write \"1\" to `FD` once the network works")
 	fs.VarP(fdValue("exit-fd", &a.ExitFD), "exit-fd", "e", "end when the other side of `FD` is closed")
 	usage := func() string {

@@ -91,7 +91,7 @@ func (o *Options) addOwn(fs *pflag.FlagSet, p string) {
 	letter := map[string]string{p: "p"}
 	fs.VarP(publishValue(&o.Publish), "publish", letter["publish"], publishUsage)
 	fs.Var(modeValue(&o.PublishMode), "publish-mode", "how TCP clients are carried in, a `MODE`: auto, stack (through the TAP), direct (sockets of the guest's namespace)")
-	fs.Var(choiceValue("bulk", &o.Bulk, bulkAuto, bulkAlways, bulkNever), "bulk", "which connections leave the TAP for the guest's kernel, a `MODE`: auto (those that move much, or often), always (all, for tests), never")
+	o.addBulk(fs)
 	fs.Var(exposeValue(&o.Expose), "expose-host", "show a TCP port of the host's 127.0.0.1 on the guest's own; `RULE` is PORT[:GUESTPORT]; repeatable")
 	fs.Var(socketValue(httpSocket, &o.HTTPSocket), "http-socket", "accept HTTP requests about ports, flows and statistics on the socket `PATH`")
 	o.addPcap(fs, letter["pcap"])
@@ -160,4 +160,9 @@ func (o *Options) setPlan(cidr, cidr6 string, ipv6 bool) *Exit {
 		return &Exit{Code: 1, Stderr: err.Error()}
 	}
 	return nil
+}
+
+// addBulk adds the flag that attach has for members of networks, too.
+func (o *Options) addBulk(fs *pflag.FlagSet) {
+	fs.Var(choiceValue("bulk", &o.Bulk, bulkAuto, bulkAlways, bulkNever), "bulk", "which connections leave the TAP for the guest's kernel, a `MODE`: auto (those that move much, or often), always (all, for tests), never")
 }

@@ -108,7 +108,7 @@ func (r *Run) checkNetworks(fs *pflag.FlagSet) error {
 			return fmt.Errorf("--%s is the network's to decide: see epiphyte network create --help", name)
 		}
 	}
-	for _, name := range [...]string{"disable-dns", "outbound-addr", "outbound-addr6", "api-socket", "http-socket", "resolv-conf", "no-offload", "queues", "bulk", "publish-mode", "expose-host", "pcap", "pcap-size", "pcap-snaplen", "stats"} {
+	for _, name := range [...]string{"disable-dns", "outbound-addr", "outbound-addr6", "api-socket", "http-socket", "resolv-conf", "no-offload", "queues", "publish-mode", "expose-host", "pcap", "pcap-size", "pcap-snaplen", "stats"} {
 		if fs.Changed(name) {
 			return fmt.Errorf("--%s does not go with --network: several guests share the network's process", name)
 		}
