@@ -41,6 +41,7 @@ type Conn struct {
 	bulk    bool   // it is busy by its bytes
 	since   time.Duration
 	passed  func()           // after each segment; nil: nobody waits for one
+	frozen  bool             // its segments are dropped, for now
 	strayed func(member int) // of a connection that has left; nil: it has not
 	place   *list.Element    // in what the first end has asked for
 }
@@ -98,6 +99,11 @@ func (c *Conn) Bulk() bool { return c.bulk }
 // Acknowledged reports whether the other one has acknowledged all that a member has sent.
 func (c *Conn) Acknowledged(member int) bool { return c.ends[1-member].ack == c.ends[member].next }
 
+// Freeze has the connection's segments dropped until Stay: its members' kernels hold them, but
+// for one that was just being sent. A socket that is restored meanwhile knows nothing of it, and
+// its sender sends it again.
+func (c *Conn) Freeze() { c.frozen = true }
+
 // Await has passed called after each segment of the connection, until nil is given.
 func (c *Conn) Await(passed func()) {
 	c.passed = passed
@@ -107,6 +113,7 @@ func (c *Conn) Await(passed func()) {
 // Stay leaves the connection on the bridge until it moves twice as much.
 func (c *Conn) Stay() {
 	c.Await(nil)
+	c.frozen = false
 	c.need = max(2*c.need, minBusy)
 }
 
@@ -227,7 +234,7 @@ func (p *Port) ReadAll() {
 const readAllMost = 64
 
 // follow notes a segment that passes from p to to, and reports whether it may: not if its
-// connection goes on elsewhere.
+// connection goes on elsewhere, or is about to.
 func (b *Bridge) follow(t *table, p, to *Port, f *frame) bool {
 	pkt := &f.pkt
 	if p.asked == nil || to.asked == nil || p == to || b.cfg.Isolate { // the latter two do not pass
@@ -249,6 +256,9 @@ func (b *Bridge) follow(t *table, p, to *Port, f *frame) bool {
 	case h.Flags()&(header.TCPFlagSyn|header.TCPFlagAck) == header.TCPFlagSyn:
 		b.begin(t, p, to, key, h)
 	case c != nil && c.ends[known.from].port == p && c.ends[1-known.from].port == to:
+		if c.frozen {
+			return false
+		}
 		c.note(known.from, h, pkt.Head[h.DataOffset():], pkt.Tail)
 	}
 	return true

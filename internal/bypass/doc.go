@@ -22,10 +22,10 @@
 //  2. The agent of the member that sends more has its kernel hold the connection's segments,
 //     which the kernel keeps, and Port.ReadAll forwards those on the way. When the other member
 //     has acknowledged them, its kernel holds its segments as well.
-//  3. Each socket is restored (Conn.Frozen). What the second member has sent and the first one,
-//     held back, has not acknowledged, is put into the queue of the first one's socket, if it
-//     was kept; that is the answer of one that is asked something. Else the second one's
-//     kernel sends it again, after 200 ms (TCP_RTO_MIN), since its socket has not received it.
+//  3. Each socket is restored (Conn.Frozen), and the bridge drops the connection's segments: one
+//     may still have been on its way when its kernel was told to hold. What a member has sent and
+//     the other one, held back, has not acknowledged is in the queue of the other's socket, as if
+//     that had sent it. Where it is too much for that the connection stays.
 //  4. The agents route the members' segments to the sockets, and take these out of repair
 //     mode, the second member's first. When both members' kernels have answered, the sockets
 //     are handed to a client (Member.Take), and the bridge drops what it still sees of the

@@ -161,6 +161,7 @@ func (h *handover) proceed() {
 
 // restore has both sockets continue the connection.
 func (h *handover) restore() {
+	h.conn.Freeze()
 	for i, fd := range h.fds {
 		f, ok := h.conn.Frozen(i)
 		if !ok || repair.Restore(fd, &f) != nil {
