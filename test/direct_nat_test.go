@@ -27,6 +27,12 @@ var (
 // container makes a namespace behind the guest, to which the guest routes.
 func (w *world) container(t testing.TB) *harness.NetNS {
 	t.Helper()
+	return w.containerBehind(t, tapName)
+}
+
+// containerBehind is container for a guest whose device has another name.
+func (w *world) containerBehind(t testing.TB, device string) *harness.NetNS {
+	t.Helper()
 	ns := must(env.NewNS())(t)
 	t.Cleanup(func() { ns.Close() })
 	if err := w.Link(innerLink, ns, "eth0"); err != nil {
@@ -72,7 +78,7 @@ func (w *world) container(t testing.TB) *harness.NetNS {
 		}),
 		w.Sysctl("net/ipv4/ip_forward", "1"),
 		// A router takes no advertisements, unless told to.
-		w.Sysctl("net/ipv6/conf/"+tapName+"/accept_ra", "2"),
+		w.Sysctl("net/ipv6/conf/"+device+"/accept_ra", "2"),
 		w.Sysctl("net/ipv6/conf/all/forwarding", "1"))
 	if err != nil {
 		t.Fatal(err)
