@@ -19,6 +19,12 @@ const (
 	// orderPatience is how long agents may take for an order, which takes microseconds unless
 	// they have been stopped.
 	orderPatience = 2 * time.Second
+	// answerAgain is after how long a kernel answers a segment again that tells it nothing
+	// (tcp_invalid_ratelimit), and more.
+	answerAgain = 600 * time.Millisecond
+	// beyond is added to the sequence number from which a socket takes data that is to take
+	// none: more than any window, and less than half of all numbers.
+	beyond = 1 << 30
 )
 
 // stage of a hand-over: what it waits for.
@@ -32,6 +38,7 @@ const (
 	wantCarry         // a kernel's segments to be routed to the socket
 	wantAnswer        // a segment of it to reach the socket
 	wantBack          // the kernels' segments to go by the bridge again
+	wantPause         // the time to pass in which a kernel does not answer again
 	ended
 )
 
@@ -46,8 +53,9 @@ type handover struct {
 	fds     [2]int // -1: none yet
 	held    [2]bool
 	routed  [2]bool
-	current int // the member whose kernel or socket is waited for; at first the one that sends more
-	backing int // answers that wantBack waits for
+	current int  // the member whose kernel or socket is waited for; at first the one that sends more
+	backing int  // answers that wantBack waits for
+	proof   bool // the sockets are to be answered, and take no data
 	timer   shard.Timer
 	wait    time.Duration // for an answer
 }
@@ -162,14 +170,21 @@ func (h *handover) proceed() {
 // restore has both sockets continue the connection.
 func (h *handover) restore() {
 	h.conn.Freeze()
+	h.proof = !h.lo(0).Works() && !h.lo(1).Works()
 	for i, fd := range h.fds {
 		f, ok := h.conn.Frozen(i)
+		if h.proof {
+			f.RecvNext += beyond
+		}
 		if !ok || repair.Restore(fd, &f) != nil {
 			h.giveUp()
 			return
 		}
 		// If its process is killed, the member must see a reset, not an end of stream.
 		connect.SetAbortiveClose(fd)
+	}
+	if h.lo(h.current).Works() {
+		h.current = 1 - h.current // the one of which less is known
 	}
 	h.carry()
 }
@@ -197,7 +212,8 @@ func (h *handover) carries(i int, errno unix.Errno) {
 }
 
 // awaitAnswer goes on when the current member has answered its socket: one whose lo is down, or
-// filters what passes it, never does. Then it is the other one's turn, the one that sends.
+// filters what passes it, never does. Then it is the other one's turn. Where nothing was known of
+// either's lo that is for another time, since what the first one sends meanwhile might be lost.
 func (h *handover) awaitAnswer() {
 	switch i := h.current; {
 	case !repair.Answered(h.fds[i]):
@@ -210,7 +226,11 @@ func (h *handover) awaitAnswer() {
 		h.goBack()
 	case h.routed[1-i]:
 		h.finish()
+	case h.proof:
+		h.lo(i).Answers()
+		h.goBack()
 	default:
+		h.lo(i).Answers()
 		h.current = 1 - i
 		h.m.cfg.Shard.Arm(&h.timer, orderPatience, h)
 		h.carry()
@@ -236,11 +256,28 @@ func (h *handover) goBack() {
 			h.members[i].Kernel.Agent.Drop(h.pair[i], h.pair[1-i], fd, func(unix.Errno) {
 				if h.backing--; h.backing == 0 && h.stage == wantBack {
 					h.routed = [2]bool{}
-					h.giveUp()
+					h.isBack()
 				}
 			})
 		}
 	}
+}
+
+// isBack leaves the connection on the bridge, after a pause if it may be tried again soon, with
+// sockets that are answered again.
+func (h *handover) isBack() {
+	if !h.proof {
+		h.giveUp()
+		return
+	}
+	h.stage = wantPause
+	for i, fd := range h.fds {
+		unix.Close(fd)
+		h.fds[i] = -1
+		h.letGo(i)
+	}
+	h.conn.Thaw()
+	h.m.cfg.Shard.Arm(&h.timer, answerAgain, h)
 }
 
 // heard reports whether a socket has received data, or an end of stream.

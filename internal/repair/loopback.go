@@ -29,6 +29,12 @@ func (l *Loopback) Free(now time.Duration) bool {
 	return l.works || l.trying == 0 && now >= l.again
 }
 
+// Works reports whether lo has passed a connection's segments, as far as is known.
+func (l *Loopback) Works() bool { return l.works }
+
+// Answers is called when a connection's segments were answered that goes on being tried, or not.
+func (l *Loopback) Answers() { l.works, l.wait = true, 0 }
+
 // Begin is called for each connection that is tried.
 func (l *Loopback) Begin() { l.trying++ }
 
@@ -38,7 +44,7 @@ func (l *Loopback) Ends() { l.trying-- }
 // Passes is called when a connection's segments were answered.
 func (l *Loopback) Passes() {
 	l.trying--
-	l.works, l.wait = true, 0
+	l.Answers()
 }
 
 // Fails is called when a connection's segments were not answered, before Ends. Those that were
