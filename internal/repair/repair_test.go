@@ -85,6 +85,15 @@ func TestLoopback(t *testing.T) {
 	}
 	free(now+loFirst-1, false)
 	free(now+loFirst, true)
+	if l.Works() {
+		t.Error("it works after it has not")
+	}
+	l.Begin()
+	l.Answers()
+	l.Ends()
+	if free(now, true); !l.Works() {
+		t.Error("it does not work after an answer")
+	}
 }
 
 // open makes a socket that waits for patience at most.
