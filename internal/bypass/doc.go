@@ -34,10 +34,10 @@
 //
 // A lo that is down or filtered passes no answer: as long as a socket has heard nothing, it is
 // put back into repair mode and closed in silence, and the connection stays on the bridge. Where
-// nothing is known of either member's lo, the sockets are such as take no data, and only find out
-// about one of the two; the next time that of which nothing is known yet comes first.
-// A connection stays as well whatever else fails or takes too long; it is tried again when it has moved twice
-// as much.
+// nothing is known of either member's lo, the sockets take no data, and only find out about one of
+// the two; the next time the one of which nothing is known comes first. Whatever else fails or
+// takes too long leaves the connection on the bridge as well. It is tried again when it has moved
+// twice as much.
 //
 // Invariants: all on the shard's thread. Connections that are handed over, or about to be, are
 // bounded by mostCarried. A member's lo is tried by one connection at a time until it has passed
