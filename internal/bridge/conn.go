@@ -99,13 +99,10 @@ func (c *Conn) Bulk() bool { return c.bulk }
 // Acknowledged reports whether the other one has acknowledged all that a member has sent.
 func (c *Conn) Acknowledged(member int) bool { return c.ends[1-member].ack == c.ends[member].next }
 
-// Freeze has the connection's segments dropped until Thaw or Stay: its members' kernels hold
+// Freeze has the connection's segments dropped until Stay: its members' kernels hold
 // them, but for one that was just being sent. A socket that is restored meanwhile knows nothing
 // of it, and its sender sends it again.
 func (c *Conn) Freeze() { c.frozen = true }
-
-// Thaw ends Freeze.
-func (c *Conn) Thaw() { c.frozen = false }
 
 // Await has passed called after each segment of the connection, until nil is given.
 func (c *Conn) Await(passed func()) {

@@ -147,35 +147,33 @@ func TestUndisturbed(t *testing.T) {
 
 // While a connection is frozen its segments are dropped, and it knows nothing of them.
 func TestFreeze(t *testing.T) {
-	for name, thaw := range map[string]func(*Conn){"thaw": (*Conn).Thaw, "stay": (*Conn).Stay} {
-		k := newTalk(t, Config{})
-		c := k.open()
-		told := 0
-		c.Await(func() { told++ })
-		before := k.frozen(c)
-		c.Freeze()
-		for _, s := range []segment{{seq: 1, ack: 1, window: 9}, {seq: 1, ack: 1, data: []byte("hello")}, {flags: flagFIN, seq: 1, ack: 1}, {flags: flagRST, seq: 1}} {
-			if k.passes(0, s) || k.passes(1, s) {
-				t.Errorf("%s: %+v passes before", name, s)
-			}
+	k := newTalk(t, Config{})
+	c := k.open()
+	told := 0
+	c.Await(func() { told++ })
+	before := k.frozen(c)
+	c.Freeze()
+	for _, s := range []segment{{seq: 1, ack: 1, window: 9}, {seq: 1, ack: 1, data: []byte("hello")}, {flags: flagFIN, seq: 1, ack: 1}, {flags: flagRST, seq: 1}} {
+		if k.passes(0, s) || k.passes(1, s) {
+			t.Errorf("%+v passes before", s)
 		}
-		if k.conn() != c || told > 0 || !reflect.DeepEqual(k.frozen(c), before) {
-			t.Errorf("%s: it has changed, and was told %d times", name, told)
-		}
-		k.addrs[0] = at(me.IPv4, 1001)
-		k.open()
-		k.addrs[0] = at(me.IPv4, 1000)
-		thaw(c)
-		k.push(0, 5)
-		k.say(1, segment{seq: 1, ack: 6})
-		if k.conn() != c || !c.Acknowledged(0) {
-			t.Errorf("%s: it does not go on", name)
-		}
-		c.Freeze()
-		k.say(0, segment{flags: flagSYN})
-		if k.conn() == c || !c.Ending() {
-			t.Errorf("%s: a SYN does not end it", name)
-		}
+	}
+	if k.conn() != c || told > 0 || !reflect.DeepEqual(k.frozen(c), before) {
+		t.Errorf("it has changed, and was told %d times", told)
+	}
+	k.addrs[0] = at(me.IPv4, 1001)
+	k.open()
+	k.addrs[0] = at(me.IPv4, 1000)
+	c.Stay()
+	k.push(0, 5)
+	k.say(1, segment{seq: 1, ack: 6})
+	if k.conn() != c || !c.Acknowledged(0) {
+		t.Error("it does not go on")
+	}
+	c.Freeze()
+	k.say(0, segment{flags: flagSYN})
+	if k.conn() == c || !c.Ending() {
+		t.Error("a SYN does not end it")
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"epiphyte/internal/repair"
 	"epiphyte/internal/shard"
 	"epiphyte/internal/sockio"
+	"epiphyte/stack"
 )
 
 const (
@@ -19,9 +20,6 @@ const (
 	// orderPatience is how long agents may take for an order, which takes microseconds unless
 	// they have been stopped.
 	orderPatience = 2 * time.Second
-	// answerAgain is after how long a kernel answers a segment again that tells it nothing
-	// (tcp_invalid_ratelimit), and more.
-	answerAgain = 600 * time.Millisecond
 	// beyond is added to the sequence number from which a socket takes data that is to take
 	// none: more than any window, and less than half of all numbers.
 	beyond = 1 << 30
@@ -38,7 +36,6 @@ const (
 	wantCarry         // a kernel's segments to be routed to the socket
 	wantAnswer        // a segment of it to reach the socket
 	wantBack          // the kernels' segments to go by the bridge again
-	wantPause         // the time to pass in which a kernel does not answer again
 	ended
 )
 
@@ -50,7 +47,8 @@ type handover struct {
 	members [2]*Member
 	stage   stage
 	probed  [2]bool
-	fds     [2]int // -1: none yet
+	fds     [2]int          // -1: none yet
+	frozen  [2]stack.Frozen // from wantCarry on
 	held    [2]bool
 	routed  [2]bool
 	current int  // the member whose kernel or socket is waited for; at first the one that sends more
@@ -180,6 +178,7 @@ func (h *handover) restore() {
 			h.giveUp()
 			return
 		}
+		h.frozen[i] = f
 		// If its process is killed, the member must see a reset, not an end of stream.
 		connect.SetAbortiveClose(fd)
 	}
@@ -203,6 +202,8 @@ func (h *handover) carries(i int, errno unix.Errno) {
 	case h.stage == ended:
 		h.drop(i)
 	case errno != 0:
+		h.goBack()
+	case !h.proof && repair.Resume(h.fds[i], &h.frozen[i]) != nil:
 		h.goBack()
 	default:
 		h.letGo(i)
@@ -256,28 +257,11 @@ func (h *handover) goBack() {
 			h.members[i].Kernel.Agent.Drop(h.pair[i], h.pair[1-i], fd, func(unix.Errno) {
 				if h.backing--; h.backing == 0 && h.stage == wantBack {
 					h.routed = [2]bool{}
-					h.isBack()
+					h.giveUp()
 				}
 			})
 		}
 	}
-}
-
-// isBack leaves the connection on the bridge, after a pause if it may be tried again soon, with
-// sockets that are answered again.
-func (h *handover) isBack() {
-	if !h.proof {
-		h.giveUp()
-		return
-	}
-	h.stage = wantPause
-	for i, fd := range h.fds {
-		unix.Close(fd)
-		h.fds[i] = -1
-		h.letGo(i)
-	}
-	h.conn.Thaw()
-	h.m.cfg.Shard.Arm(&h.timer, answerAgain, h)
 }
 
 // heard reports whether a socket has received data, or an end of stream.

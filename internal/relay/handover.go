@@ -58,6 +58,7 @@ type handover struct {
 	stuck          bool // and it cannot be removed
 	fd             int  // the socket that will be the other end; -1: none yet
 	guest, outside netip.AddrPort
+	state          stack.Frozen // from wantCarry on
 	timer          shard.Timer
 	wait           time.Duration // for an answer
 }
@@ -202,7 +203,8 @@ func (h *handover) proceed() {
 		fl.kernel.Agent.Hold(h.guest, h.outside, h.holds)
 	case h.stage == wantQuiet:
 		if f, ok := fl.guest.Freeze(); ok {
-			h.carry(&f)
+			h.state = f
+			h.carry()
 		}
 	}
 }
@@ -236,9 +238,9 @@ func (h *handover) holds(errno unix.Errno) {
 }
 
 // carry has the guest's kernel take over the frozen connection.
-func (h *handover) carry(f *stack.Frozen) {
+func (h *handover) carry() {
 	fl := h.fl
-	if repair.Restore(h.fd, f) != nil {
+	if repair.Restore(h.fd, &h.state) != nil {
 		fl.guest.Thaw()
 		h.giveUp()
 		return
@@ -286,6 +288,7 @@ func (h *handover) carries(errno unix.Errno) {
 		fl.pump()
 	default:
 		h.stage, h.wait = wantAnswer, repair.AnswerFirst
+		repair.Resume(h.fd, &h.state) // without it the answer comes later
 		h.awaitAnswer()
 	}
 }

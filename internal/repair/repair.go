@@ -62,10 +62,11 @@ func Answered(fd int) bool {
 
 // Restore makes fd, a bound socket in repair mode, the outer end of a frozen connection. In
 // repair mode connect sends nothing. The kernel's rules are in do_tcp_setsockopt,
-// net/ipv4/tcp.c.
+// net/ipv4/tcp.c. Resume comes next, once the guest's segments reach the socket and it is out of
+// repair mode.
 func Restore(fd int, f *stack.Frozen) error {
 	for _, o := range [...]struct{ name, value int }{
-		{unix.TCP_REPAIR_QUEUE, sendQueue}, {unix.TCP_QUEUE_SEQ, int(int32(f.SendNext))},
+		{unix.TCP_REPAIR_QUEUE, sendQueue}, {unix.TCP_QUEUE_SEQ, int(int32(f.SendNext - 1))},
 		{unix.TCP_REPAIR_QUEUE, receiveQueue}, {unix.TCP_QUEUE_SEQ, int(int32(f.RecvNext))},
 		{unix.TCP_REPAIR_QUEUE, noQueue},
 	} {
@@ -87,28 +88,20 @@ func Restore(fd int, f *stack.Frozen) error {
 			return err
 		}
 	}
-	if err := unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR_WINDOW, string(repairWindow(f))); err != nil {
-		return err
-	}
-	return restoreQueue(fd, f.Unacknowledged)
+	return unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR_WINDOW, string(repairWindow(f)))
 }
 
-// restoreQueue makes b what the socket has sent and keeps until it is acknowledged.
-func restoreQueue(fd int, b []byte) error {
-	if len(b) == 0 {
-		return nil
-	}
-	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR_QUEUE, sendQueue); err != nil {
-		return err
-	}
+// Resume sends what the guest has not acknowledged, and before that a byte that it has, which is
+// why the socket is one behind: the guest's kernel answers to data at once, and then sends what
+// it could not send while nothing was routed. To a segment without data it answers only now and
+// then (tcp_oow_rate_limited), and goes on when its timer fires, after 200 ms.
+func Resume(fd int, f *stack.Frozen) error {
+	b := append([]byte{0}, f.Unacknowledged...)
 	n, err := unix.Write(fd, b)
 	if err == nil && n < len(b) {
 		err = unix.ENOBUFS
 	}
-	if err != nil {
-		return err
-	}
-	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR_QUEUE, noQueue)
+	return err
 }
 
 // repairOptions encodes what the handshake negotiated, as struct tcp_repair_opt.
@@ -128,8 +121,12 @@ func repairOptions(f *stack.Frozen) (b []byte) {
 }
 
 // repairWindow encodes struct tcp_repair_window: snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup.
+// The guest's window is one byte less than it is, so that its first segment shows the largest one
+// yet: only that has the kernel look at the size of segments again, which connect in repair mode
+// has set to that of a connection without options (tcp_ack_update_window).
 func repairWindow(f *stack.Frozen) (b []byte) {
-	for _, v := range [...]uint32{f.RecvNext, f.SendWindow, f.SendWindow, f.RecvWindow, f.RecvNext} {
+	send := max(f.SendWindow, 1) - 1
+	for _, v := range [...]uint32{f.RecvNext, send, send, f.RecvWindow, f.RecvNext} {
 		b = binary.NativeEndian.AppendUint32(b, v)
 	}
 	return b

@@ -45,7 +45,7 @@ func TestOptions(t *testing.T) {
 
 func TestWindow(t *testing.T) {
 	f := stack.Frozen{SendNext: 1, RecvNext: 1<<32 - 2, SendWindow: 1 << 30, RecvWindow: 65535, SendScale: 7}
-	if got, want := repairWindow(&f), words(1<<32-2, 1<<30, 1<<30, 65535, 1<<32-2); !slices.Equal(got, want) {
+	if got, want := repairWindow(&f), words(1<<32-2, 1<<30-1, 1<<30-1, 65535, 1<<32-2); !slices.Equal(got, want) {
 		t.Errorf("%x, want %x", got, want)
 	}
 }
@@ -243,12 +243,19 @@ func TestRestore(t *testing.T) {
 			t.Errorf("%v: the windows are %x", addr, got)
 		}
 		set(t, fd, unix.TCP_REPAIR, 0)
+		if err := Resume(fd, &f); err != nil {
+			t.Fatalf("%v: %v", addr, err)
+		}
 		receive(t, guest, "and more")
 		if !Answered(fd) {
 			t.Errorf("%v: not answered", addr)
 		}
 		send(t, guest, "and so on")
 		receive(t, fd, "and so on")
+		// Of a connection without options it is 536.
+		if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err != nil || info.Snd_mss < 1400 {
+			t.Errorf("%v: segments have %d bytes, %v", addr, info.Snd_mss, err)
+		}
 		send(t, fd, "the end")
 		receive(t, guest, "the end")
 		unix.Shutdown(fd, unix.SHUT_WR)
@@ -287,8 +294,8 @@ func TestRestoreInVain(t *testing.T) {
 	}
 }
 
-// Too much for the socket's buffer is refused, and nothing else.
-func TestRestoreTooMuch(t *testing.T) {
+// Too much for the socket's buffer is refused.
+func TestResumeTooMuch(t *testing.T) {
 	testnet.OwnNetwork(t)
 	fds := connection(t, netip.IPv6Loopback())
 	defer unix.Close(fds[0])
@@ -302,8 +309,12 @@ func TestRestoreTooMuch(t *testing.T) {
 	at.Set(f.Outside)
 	errno := sockio.Bind(fd, &at)
 	f.Unacknowledged = make([]byte, 16<<20)
-	if err := Restore(fd, &f); errno != 0 || err == nil {
-		t.Errorf("%v, %v", errno, err)
+	if err := Restore(fd, &f); errno != 0 || err != nil {
+		t.Fatal(errno, err)
+	}
+	set(t, fd, unix.TCP_REPAIR, 0)
+	if err := Resume(fd, &f); err == nil {
+		t.Error("it is taken")
 	}
 }
 
