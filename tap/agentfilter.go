@@ -10,11 +10,11 @@ import (
 // call ends the agent, as none of its code makes one; published ports go by the TAP then.
 func agentCalls() ([]unix.SockFilter, error) {
 	is := func(call uintptr, args ...seccomp.Arg) seccomp.Rule { return seccomp.Rule{Call: call, Args: args} }
-	first := func(v uint32) seccomp.Arg { return seccomp.Arg{Index: 0, Values: []uint32{v}} }
+	first := func(v ...uint32) seccomp.Arg { return seccomp.Arg{Index: 0, Values: v} }
 	return seccomp.Filter{Allow: []seccomp.Rule{
 		is(unix.SYS_RECVMSG, first(agentSocket)),
 		is(unix.SYS_SENDMSG, first(agentSocket)),
-		is(unix.SYS_SENDTO, first(rulesSocket)),
+		is(unix.SYS_SENDTO, first(rulesSocket, handedSocket)),
 		is(unix.SYS_RECVFROM, first(rulesSocket)),
 		is(unix.SYS_SOCKET,
 			seccomp.Arg{Index: 0, Values: []uint32{unix.AF_INET, unix.AF_INET6}},

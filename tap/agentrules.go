@@ -15,6 +15,8 @@ const (
 	maxRule = 160
 	// rulesSocket is the agent's netlink socket, its other descriptor.
 	rulesSocket = 1
+	// handedSocket is the one that has come with an order, as long as that takes.
+	handedSocket = 2
 )
 
 // ruleProgram is the memory that the agent uses for an order, laid out before clone. A rule
@@ -26,6 +28,7 @@ type ruleProgram struct {
 	hdr    unix.Cmsghdr
 	fd     [2]int32 // behind hdr without a gap, as in a control message
 	repair int32    // what TCP_REPAIR is set to
+	first  [1]byte  // that a socket sends
 	answer [64]byte // the kernel's: its header, the error, and the beginning of the message
 }
 
@@ -61,6 +64,9 @@ func (a *agentProgram) change(n int) {
 		}
 		if errno == 0 {
 			_, _, errno = syscall.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(r.fd[0]), unix.IPPROTO_TCP, unix.TCP_REPAIR, uintptr(unsafe.Pointer(&r.repair)), 4, 0)
+		}
+		if errno == 0 && r.repair == 0 {
+			_, _, errno = syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(r.fd[0]), uintptr(unsafe.Pointer(&r.first[0])), 1, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
 		}
 		syscall.RawSyscall(unix.SYS_CLOSE, uintptr(r.fd[0]), 0, 0)
 	}

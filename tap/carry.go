@@ -47,8 +47,8 @@ func (a *Agent) LetGo(guest, outside netip.AddrPort, done func(unix.Errno)) {
 }
 
 // Carry routes what the guest sends on a connection to the namespace itself, where fd, a
-// socket from Repair, is the other end, and takes fd out of repair mode. With -1 it renews a
-// rule that the guest may have removed; EEXIST: it has not.
+// socket from Repair, is the other end, takes fd out of repair mode, and sends a byte by it: see
+// repair.Restore. With -1 it renews a rule that the guest may have removed; EEXIST: it has not.
 func (a *Agent) Carry(guest, outside netip.AddrPort, fd int, done func(unix.Errno)) {
 	a.rule(unix.RTM_NEWRULE, ruleMessage(guest, outside, carryPriority, unix.FR_ACT_TO_TBL), fd, done)
 }
@@ -58,6 +58,31 @@ func (a *Agent) Carry(guest, outside netip.AddrPort, fd int, done func(unix.Errn
 // closed.
 func (a *Agent) Drop(guest, outside netip.AddrPort, fd int, done func(unix.Errno)) {
 	a.rule(unix.RTM_DELRULE, ruleMessage(guest, outside, carryPriority, unix.FR_ACT_TO_TBL), fd, done)
+}
+
+// DropHolds removes what a predecessor has held back and not released, because it was killed.
+func (a *Agent) DropHolds() {
+	for _, family := range [...]int{unix.AF_INET, unix.AF_INET6} {
+		a.dropHolds(family, maxLeftRules)
+	}
+}
+
+// dropHolds removes one after the other, at most so many.
+func (a *Agent) dropHolds(family, most int) {
+	a.rule(unix.RTM_DELRULE, leftRule(family, holdPriority), -1, func(errno unix.Errno) {
+		if errno == 0 && most > 0 {
+			a.dropHolds(family, most-1)
+		}
+	})
+}
+
+// leftRule is any rule of a priority that was ours.
+func leftRule(family int, priority uint32) []nl.NetlinkRequestData {
+	rule := nl.NewRtMsg()
+	rule.Family, rule.Table, rule.Type = uint8(family), unix.RT_TABLE_UNSPEC, unix.FR_ACT_UNSPEC
+	return []nl.NetlinkRequestData{
+		rule, nl.NewRtAttr(nl.FRA_PRIORITY, nl.Uint32Attr(priority)), nl.NewRtAttr(unix.FRA_PROTOCOL, []byte{ruleOrigin}),
+	}
 }
 
 // unsent is an order that there was no room for.

@@ -69,24 +69,18 @@ func (cfg *AgentConfig) route(j *join) (transparent [2]bool, err error) {
 // IPV6_MULTIPLE_TABLES). One without puts a route of any table into the main one, where ours
 // would take the place of the guest's default route.
 func (c *rtnetlinkConn) hasRules(s subnet) bool {
-	rule := nl.NewRtMsg()
-	rule.Family, rule.Table, rule.Type = uint8(family(s.prefix.Addr().AsSlice())), unix.RT_TABLE_UNSPEC, unix.FR_ACT_UNSPEC
 	// There is none like this to delete.
-	err := c.Change(unix.RTM_DELRULE, 0, rule, nl.NewRtAttr(nl.FRA_PRIORITY, nl.Uint32Attr(rulePriority-1)),
-		nl.NewRtAttr(unix.FRA_PROTOCOL, []byte{ruleOrigin}))
+	err := c.Change(unix.RTM_DELRULE, 0, leftRule(family(s.prefix.Addr().AsSlice()), rulePriority-1)...)
 	return err == unix.ENOENT
 }
 
 // dropLeftRules deletes the rules that a predecessor which was killed has left for carried
 // connections.
 func (c *rtnetlinkConn) dropLeftRules() {
-	for _, family := range [...]uint8{unix.AF_INET, unix.AF_INET6} {
+	for _, family := range [...]int{unix.AF_INET, unix.AF_INET6} {
 		for _, priority := range [...]uint32{carryPriority, holdPriority} {
-			rule := nl.NewRtMsg()
-			rule.Family, rule.Table, rule.Type = family, unix.RT_TABLE_UNSPEC, unix.FR_ACT_UNSPEC
 			for range maxLeftRules {
-				if c.Change(unix.RTM_DELRULE, 0, rule, nl.NewRtAttr(nl.FRA_PRIORITY, nl.Uint32Attr(priority)),
-					nl.NewRtAttr(unix.FRA_PROTOCOL, []byte{ruleOrigin})) != nil {
+				if c.Change(unix.RTM_DELRULE, 0, leftRule(family, priority)...) != nil {
 					break
 				}
 			}

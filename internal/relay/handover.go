@@ -288,7 +288,6 @@ func (h *handover) carries(errno unix.Errno) {
 		fl.pump()
 	default:
 		h.stage, h.wait = wantAnswer, repair.AnswerFirst
-		repair.Resume(h.fd, &h.state) // without it the answer comes later
 		h.awaitAnswer()
 	}
 }

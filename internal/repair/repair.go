@@ -62,9 +62,25 @@ func Answered(fd int) bool {
 
 // Restore makes fd, a bound socket in repair mode, the outer end of a frozen connection. In
 // repair mode connect sends nothing. The kernel's rules are in do_tcp_setsockopt,
-// net/ipv4/tcp.c. Resume comes next, once the guest's segments reach the socket and it is out of
-// repair mode.
+// net/ipv4/tcp.c.
+//
+// The socket is one byte behind. As soon as it is out of repair mode a byte has to be sent that
+// the guest has already: the guest's kernel answers to data at once, and then sends what it could
+// not send while nothing was routed. To a segment without data it answers only now and then
+// (tcp_oow_rate_limited), and goes on when its timer fires, after 200 ms. Resume comes next.
 func Restore(fd int, f *stack.Frozen) error {
+	// A guest that has all of it acknowledges all of it, and its kernel's segments are dropped
+	// until the socket has sent that much.
+	size := max(1, int(f.MSS)-timestampSize)
+	if 1+(len(f.Unacknowledged)+size-1)/size > initialWindow {
+		return unix.ENOBUFS
+	}
+	// Connect takes the size of segments from here, and not from the options that are restored
+	// after it. The first segment whose window is the largest yet (repairWindow) has the kernel
+	// look at these.
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_MAXSEG, min(int(f.MSS), maxSegment)); err != nil {
+		return err
+	}
 	for _, o := range [...]struct{ name, value int }{
 		{unix.TCP_REPAIR_QUEUE, sendQueue}, {unix.TCP_QUEUE_SEQ, int(int32(f.SendNext - 1))},
 		{unix.TCP_REPAIR_QUEUE, receiveQueue}, {unix.TCP_QUEUE_SEQ, int(int32(f.RecvNext))},
@@ -91,14 +107,23 @@ func Restore(fd int, f *stack.Frozen) error {
 	return unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR_WINDOW, string(repairWindow(f)))
 }
 
-// Resume sends what the guest has not acknowledged, and before that a byte that it has, which is
-// why the socket is one behind: the guest's kernel answers to data at once, and then sends what
-// it could not send while nothing was routed. To a segment without data it answers only now and
-// then (tcp_oow_rate_limited), and goes on when its timer fires, after 200 ms.
+const (
+	// initialWindow is how many segments a socket sends before the first is acknowledged
+	// (TCP_INIT_CWND).
+	initialWindow = 10
+	// maxSegment is the largest size that TCP_MAXSEG takes (MAX_TCP_WINDOW).
+	maxSegment = 32767
+	// timestampSize is what timestamps take of each segment, padded (RFC 7323 appendix A).
+	timestampSize = 12
+)
+
+// Resume sends what the guest has not acknowledged.
 func Resume(fd int, f *stack.Frozen) error {
-	b := append([]byte{0}, f.Unacknowledged...)
-	n, err := unix.Write(fd, b)
-	if err == nil && n < len(b) {
+	if len(f.Unacknowledged) == 0 {
+		return nil
+	}
+	n, err := unix.Write(fd, f.Unacknowledged)
+	if err == nil && n < len(f.Unacknowledged) {
 		err = unix.ENOBUFS
 	}
 	return err
@@ -122,8 +147,7 @@ func repairOptions(f *stack.Frozen) (b []byte) {
 
 // repairWindow encodes struct tcp_repair_window: snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup.
 // The guest's window is one byte less than it is, so that its first segment shows the largest one
-// yet: only that has the kernel look at the size of segments again, which connect in repair mode
-// has set to that of a connection without options (tcp_ack_update_window).
+// yet (tcp_ack_update_window).
 func repairWindow(f *stack.Frozen) (b []byte) {
 	send := max(f.SendWindow, 1) - 1
 	for _, v := range [...]uint32{f.RecvNext, send, send, f.RecvWindow, f.RecvNext} {
