@@ -254,14 +254,35 @@ func (h *handover) goBack() {
 	}
 	for i, fd := range h.fds {
 		if h.routed[i] {
-			h.members[i].Kernel.Agent.Drop(h.pair[i], h.pair[1-i], fd, func(unix.Errno) {
-				if h.backing--; h.backing == 0 && h.stage == wantBack {
-					h.routed = [2]bool{}
-					h.giveUp()
-				}
-			})
+			h.members[i].Kernel.Agent.Drop(h.pair[i], h.pair[1-i], fd, func(errno unix.Errno) { h.goesBack(i, errno) })
 		}
 	}
+}
+
+// goesBack is called when a member's segments go by the bridge again.
+func (h *handover) goesBack(i int, errno unix.Errno) {
+	h.backing--
+	if h.stage == ended {
+		return
+	}
+	h.routed[i] = errno != 0
+	if heard(h.fds[i]) { // after all; the other one would wait for it in vain
+		h.resetBy(i)
+	}
+	if h.backing == 0 {
+		h.giveUp()
+	}
+}
+
+// resetBy has a socket that is in repair mode again reset its member's end.
+func (h *handover) resetBy(i int) {
+	fd := h.fds[i]
+	h.fds[i] = -1
+	agent := h.members[i].Kernel.Agent
+	agent.Carry(h.pair[i], h.pair[1-i], fd, func(unix.Errno) {
+		unix.Close(fd)
+		h.drop(i)
+	})
 }
 
 // heard reports whether a socket has received data, or an end of stream.

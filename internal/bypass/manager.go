@@ -29,6 +29,8 @@ type Member struct {
 	Take func(p Pair, fds [2]int)
 	// End has the client end a connection that it splices.
 	End func(Pair)
+	// Outlived says that its client is there when the member has left.
+	Outlived bool
 }
 
 // Config of a Manager. Shard and Bridge are required.
@@ -46,6 +48,7 @@ type Manager struct {
 	carried map[Pair]*carried
 	trying  map[*handover]struct{}
 	claimed map[Pair]struct{} // spliced by a client; one of the members is not here yet
+	timer   shard.Timer       // for claimed
 	left    map[rule]struct{} // of a predecessor, to be removed when their members are here
 }
 
@@ -86,6 +89,7 @@ func (m *Manager) Join(member *Member) {
 }
 
 // Leave ends the connections of a member that leaves, before its agent and its port are closed.
+// What it has ended in order itself is delivered, as long as the other member is there.
 func (m *Manager) Leave(member *Member) {
 	for h := range m.trying {
 		if h.members[0] == member || h.members[1] == member {
@@ -93,12 +97,14 @@ func (m *Manager) Leave(member *Member) {
 		}
 	}
 	for p, c := range m.carried {
-		switch member {
-		case c.members[0]: // and its client, if it has one
-			c.members[0].End(p)
+		switch {
+		case c.members[0] == member && !member.Outlived:
 			m.Ended(p)
-		case c.members[1]:
-			c.members[0].End(p) // which says when it has
+		case c.members[0] == member:
+			member.End(p) // which says when it has
+			m.drop(rule{p, 0})
+		case c.members[1] == member:
+			c.members[0].End(p)
 			m.drop(rule{p, 1})
 		}
 	}
@@ -135,7 +141,7 @@ func (m *Manager) Busy(conn *bridge.Conn) {
 	if !conn.Bulk() {
 		places /= 2 // what moves much gains most
 	}
-	if len(m.carried)+len(m.trying) >= places {
+	if len(m.carried)+len(m.trying) >= places || m.asked(h.members[0]) >= mostCarried/2 {
 		return // until it has moved as much again
 	}
 	if m.carried[h.pair] != nil || m.cfg.Stay != nil && m.cfg.Stay() {
@@ -143,6 +149,17 @@ func (m *Manager) Busy(conn *bridge.Conn) {
 		return
 	}
 	h.begin()
+}
+
+// asked is how many of the places are taken by connections that a member has asked for. None has
+// more than half.
+func (m *Manager) asked(member *Member) (n int) {
+	for _, c := range m.carried {
+		if c.members[0] == member {
+			n++
+		}
+	}
+	return n
 }
 
 // Claim takes on a connection that the client of its first member splices since before this
@@ -153,6 +170,9 @@ func (m *Manager) Claim(p Pair) {
 	case m.carried[p] != nil:
 	case c.members[0] == nil || c.members[1] == nil:
 		m.claimed[p] = struct{}{}
+		if !m.cfg.Shard.Armed(&m.timer) {
+			m.cfg.Shard.Arm(&m.timer, claimPatience, shard.TaskFunc(m.endClaimed))
+		}
 		return
 	default:
 		ports := [2]*bridge.Port{c.members[0].Port, c.members[1].Port}
@@ -160,6 +180,28 @@ func (m *Manager) Claim(p Pair) {
 		m.carried[p] = c
 	}
 	delete(m.claimed, p)
+}
+
+// claimPatience is how long a member that was on the network has to be there again before its
+// connections count as those of one that has left. Clients take up to 2 s to join again.
+const claimPatience = 10 * time.Second
+
+// endClaimed ends what is spliced to members that have not come back.
+func (m *Manager) endClaimed() {
+	for p := range m.claimed {
+		delete(m.claimed, p)
+		if taker := m.member(p[0].Addr()); taker != nil {
+			taker.End(p)
+		}
+	}
+}
+
+// Close gives up what is under way. The agents must still be there.
+func (m *Manager) Close() {
+	m.cfg.Shard.Disarm(&m.timer)
+	for h := range m.trying {
+		h.giveUp()
+	}
 }
 
 // renew orders a rule again whose member has sent a segment by the bridge: it may have flushed

@@ -2,7 +2,6 @@ package network
 
 import (
 	"net/netip"
-	"time"
 
 	"epiphyte/internal/bypass"
 	"epiphyte/internal/repair"
@@ -20,13 +19,16 @@ func (w *Worker) carryFor(m *membership) {
 			m.kernel.Agent = m.agent
 		}
 		m.carrier = &bypass.Member{
-			Port:   m.port,
-			Kernel: m.kernel,
-			Take:   func(p bypass.Pair, fds [2]int) { w.tasks.Go(func() { w.handOut(m, p, fds) }) },
-			End:    func(p bypass.Pair) { w.tasks.Go(func() { w.endCarried(m, p) }) },
+			Port:     m.port,
+			Kernel:   m.kernel,
+			Outlived: m.Detached,
+			Take:     func(p bypass.Pair, fds [2]int) { w.handOut(m, p, fds) },
+			End:      func(p bypass.Pair) { w.endCarried(m, p) },
 		}
-		m.port.Follow(*m.Carries)
-		w.bypass.Join(m.carrier)
+		if !w.def.Isolate {
+			m.port.Follow(*m.Carries)
+			w.bypass.Join(m.carrier)
+		}
 	})
 }
 
@@ -80,33 +82,28 @@ func (w *Worker) stopCarrying(m *membership) {
 
 // handOut gives who splices for a member a connection, or resets it.
 func (w *Worker) handOut(m *membership, p bypass.Pair, fds [2]int) {
-	var err error
+	sent := func(err error) {
+		closeAll(fds[:])
+		if err != nil {
+			w.on(func() { w.bypass.Ended(p) })
+		}
+	}
 	if m.conn == nil {
-		err = w.tell(order{Op: opTake, Connections: []bypass.Pair{p}}, fds[:]...)
-	} else {
-		err = w.sendUnasked(m, reply{Take: &p}, fds[:]...)
+		m.outbox.post(w, message{send: func() error {
+			return w.tell(order{Op: opTake, Connections: []bypass.Pair{p}}, fds[:]...)
+		}, sent: sent})
+		return
 	}
-	closeAll(fds[:])
-	if err != nil {
-		w.on(func() { w.bypass.Ended(p) })
-	}
+	w.sendUnasked(m, reply{Take: &p}, sent, fds[:]...)
 }
 
 // endCarried has who splices a connection end it.
 func (w *Worker) endCarried(m *membership, p bypass.Pair) {
 	if m.conn == nil {
-		w.tell(order{Op: opEnd, Connections: []bypass.Pair{p}})
-	} else {
-		w.sendUnasked(m, reply{End: &p})
+		m.outbox.post(w, message{send: func() error { return w.tell(order{Op: opEnd, Connections: []bypass.Pair{p}}) }})
+		return
 	}
-}
-
-// sendUnasked sends a member's client what it has not asked for. One that has been stopped
-// does not read.
-func (w *Worker) sendUnasked(m *membership, r reply, fds ...int) error {
-	m.conn.SetWriteDeadline(time.Now().Add(otherPatience))
-	defer m.conn.SetWriteDeadline(time.Time{})
-	return send(m.conn, r, fds...)
+	w.sendUnasked(m, reply{End: &p}, nil)
 }
 
 // hearOfCarried notes what is said of the connections that the client of m splices, or the

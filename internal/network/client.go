@@ -68,10 +68,10 @@ func (c *Client) Close() error { return c.conn.Close() }
 // ask sends a request with descriptors, which stay the caller's, and returns the answer.
 func (c *Client) ask(ctx context.Context, r request, fds ...int) (*reply, error) {
 	defer context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Now()) })()
-	var answer reply
 	if err := send(c.conn, r, fds...); err != nil {
 		return nil, ended(ctx, err)
 	}
+	var answer reply
 	if _, err := receive(c.conn, &answer); err != nil {
 		return nil, ended(ctx, err)
 	}
@@ -210,6 +210,9 @@ func (c *Client) Join(ctx context.Context, m Member, h Handover) (*Member, *Info
 		if err = c.renew(ctx); err == nil {
 			r, err = c.ask(ctx, request{Op: opJoin, Member: &m, Roles: roles}, fds...)
 		}
+	}
+	if err == nil && r.Member == nil {
+		err = errRetry // not the answer, but what the next worker says to members
 	}
 	if err == nil && r.Member.Policy != m.Policy {
 		err = fmt.Errorf("its process is older than this program and knows no policies: epiphyte network upgrade %s", r.Info.Name)

@@ -84,7 +84,9 @@ func (w *Worker) serve(ctx context.Context, c *net.UnixConn, own *membership) {
 	defer w.unbusy(c)
 	if own != nil {
 		w.carryFor(own)
-		send(c, reply{List: own.Carries != nil})
+		if own.Carries != nil { // older clients take no such message
+			w.sendUnasked(own, reply{List: true}, nil)
+		}
 	}
 	for {
 		var req request

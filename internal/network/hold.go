@@ -2,10 +2,13 @@ package network
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"epiphyte/internal/bypass"
 )
@@ -50,8 +53,10 @@ func Hold(c *Client, own Handover, granted Member, log *slog.Logger) *Holder {
 // Ended is closed when the network has removed the member.
 func (h *Holder) Ended() <-chan struct{} { return h.ended }
 
-// Close leaves the network.
+// Close leaves the network. Connections to neighbours that the member has ended may take
+// windUpFor for what it has sent.
 func (h *Holder) Close() error {
+	h.splicer.windUp()
 	h.cancel()
 	h.mu.Lock()
 	h.client.Close()
@@ -79,6 +84,10 @@ func (h *Holder) hold(ctx context.Context) {
 				return
 			}
 			h.hear(&unasked, fds)
+			continue
+		}
+		if errors.Is(err, unix.EMFILE) { // what came was closed, and with it its connection
+			h.log.Warn("a connection to a neighbour is lost", "error", err)
 			continue
 		}
 		if ctx.Err() != nil {

@@ -34,7 +34,8 @@ type membership struct {
 	kernel  *repair.Kernel // nil: its connections stay on the bridge
 	carrier *bypass.Member // set with kernel
 	asked   bool           // for an agent
-	parted  bool           // it is being disconnected
+	outbox  outbox
+	parted  bool // it is being disconnected
 	guest   *flow.Guest
 	conn    *net.UnixConn // over which it joined; nil: it is detached
 	process *shard.Watch  // for the end of a detached member's process; nil: none
@@ -203,6 +204,9 @@ func (w *Worker) connect(m *membership, with descriptors) (err error) {
 		if err := m.agent.Attach(w.shard); err != nil {
 			return err
 		}
+		if m.kept {
+			m.agent.DropHolds()
+		}
 	}
 	m.port, err = w.bridge.Add(w.frames.Device(m.device, pcap.FromGuest), bridge.Address{MAC: m.mac, IPv4: m.IPv4, IPv6: m.IPv6})
 	if err != nil {
@@ -308,8 +312,7 @@ func (w *Worker) disconnect(m *membership) {
 // expel removes a member that has not asked to leave, and tells its client.
 func (w *Worker) expel(m *membership) {
 	if w.leave(m) && m.conn != nil {
-		m.conn.SetWriteDeadline(time.Now().Add(otherPatience)) // it may have been stopped
-		send(m.conn, reply{Removed: true})
+		w.sendUnaskedNow(m, reply{Removed: true})
 	}
 }
 

@@ -140,7 +140,7 @@ func (w *Worker) passPolicy(m *membership, name string, fd int) error {
 	case !takes:
 		return fmt.Errorf("the process of %s is older than the network's, and would join with its first policy again: start it anew", m.Name)
 	default:
-		if err := w.sendUnasked(m, reply{Policy: name}, fd); err != nil {
+		if err := w.sendUnaskedNow(m, reply{Policy: name}, fd); err != nil {
 			return fmt.Errorf("tell the process of %s: %w", m.Name, err)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,12 +25,29 @@ type splicer struct {
 	shard  *shard.Shard // nil: not started
 	table  *flow.Table
 	relay  *relay.Relay
-	flows  map[bypass.Pair]*flow.Flow // shard's thread only
+	flows  map[bypass.Pair]*spliced // shard's thread only, like
+	none   chan struct{}            // closed when there is no flow; nil: nobody waits
 	cancel context.CancelFunc
 	served chan struct{} // closed when the shard no longer serves
 
-	mu     sync.Mutex
-	untold []bypass.Pair // have ended
+	tellers sync.WaitGroup
+
+	mu      sync.Mutex
+	untold  []bypass.Pair // have ended
+	telling bool          // a goroutine tells of them
+	started *shard.Shard  // for windUp, which another goroutine calls
+}
+
+// windUpFor is how long a connection whose member has ended it, and leaves, may go on: bytes that
+// were acknowledged to the member are delivered.
+const windUpFor = 5 * time.Second
+
+// spliced is one connection.
+type spliced struct {
+	flow  *flow.Flow
+	over  bool   // the flow has left the table; only acknowledgements are waited for
+	fds   [2]int // its ends, until then
+	timer shard.Timer
 }
 
 func (s *splicer) start() (err error) {
@@ -40,9 +58,12 @@ func (s *splicer) start() (err error) {
 		return fmt.Errorf("start event loop: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s.table, s.flows = flow.New(s.shard, flow.Limits{}), make(map[bypass.Pair]*flow.Flow)
+	s.table, s.flows = flow.New(s.shard, flow.Limits{}), make(map[bypass.Pair]*spliced)
 	s.relay = relay.New(relay.Config{Shard: s.shard, Table: s.table})
 	s.cancel, s.served = cancel, make(chan struct{})
+	s.mu.Lock()
+	s.started = s.shard
+	s.mu.Unlock()
 	go func() {
 		defer close(s.served)
 		s.shard.Serve(ctx)
@@ -59,49 +80,124 @@ func (s *splicer) take(p bypass.Pair, fds []int) error {
 		return err
 	}
 	s.shard.Post(shard.TaskFunc(func() {
-		f := &flow.Flow{Kind: flow.Client, Proto: unix.IPPROTO_TCP, Src: p[0], Remote: p[1], FD: -1}
-		s.flows[p] = f
-		s.table.Add(f)
-		s.relay.JoinCarried(connect.Socket{FD: fds[0]}, connect.Socket{FD: fds[1]}, f, func() {
-			if s.flows[p] == f {
+		c := &spliced{fds: [2]int(fds)}
+		c.flow = &flow.Flow{
+			Kind: flow.Client, Proto: unix.IPPROTO_TCP, Src: p[0], Remote: p[1], FD: -1,
+			Ended: func(time.Duration) { c.over = true },
+		}
+		s.flows[p] = c
+		s.table.Add(c.flow)
+		s.relay.JoinCarried(connect.Socket{FD: fds[0]}, connect.Socket{FD: fds[1]}, c.flow, func() {
+			s.shard.Disarm(&c.timer)
+			if s.flows[p] == c {
 				delete(s.flows, p)
 			}
 			s.ended(p)
+			s.tellNone()
 		})
 	}))
 	return nil
 }
 
-// end resets a connection.
+// end ends a connection, one of whose members leaves.
 func (s *splicer) end(p bypass.Pair) {
 	if s.shard == nil {
 		return
 	}
 	s.shard.Post(shard.TaskFunc(func() {
-		if f := s.flows[p]; f != nil {
-			s.table.End(f)
+		if c := s.flows[p]; c != nil {
+			s.wind(c)
 		}
 	}))
 }
 
-// ended tells the worker that a connection has ended, or keeps that for the next one.
+// wind ends a connection at once, unless a member has ended it in order.
+func (s *splicer) wind(c *spliced) {
+	switch {
+	case c.over:
+	case isShut(c.fds[0]) || isShut(c.fds[1]):
+		s.shard.Arm(&c.timer, windUpFor, shard.TaskFunc(func() { s.table.End(c.flow) }))
+	default:
+		s.table.End(c.flow)
+	}
+}
+
+// isShut reports whether a socket has received an end of stream.
+func isShut(fd int) bool {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	return err == nil && info.State == unix.BPF_TCP_CLOSE_WAIT
+}
+
+// windUp ends all connections of the member, which leaves, and returns when they have ended, or
+// after windUpFor.
+func (s *splicer) windUp() {
+	s.mu.Lock()
+	started := s.started
+	s.mu.Unlock()
+	if started == nil {
+		return
+	}
+	none := make(chan struct{})
+	started.Post(shard.TaskFunc(func() {
+		s.none = none
+		for _, c := range s.flows {
+			s.wind(c)
+		}
+		s.tellNone()
+	}))
+	select {
+	case <-none:
+	case <-s.served:
+	case <-time.After(windUpFor):
+	}
+}
+
+// tellNone ends windUp once there is nothing left.
+func (s *splicer) tellNone() {
+	if s.none != nil && len(s.flows) == 0 {
+		close(s.none)
+		s.none = nil
+	}
+}
+
+// ended tells the worker that a connection has ended, or keeps that for the next one. It does
+// not wait.
 func (s *splicer) ended(p bypass.Pair) {
-	if s.tell(opEnded, []bypass.Pair{p}) != nil {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.untold = append(s.untold, p)
+	if !s.telling {
+		s.telling = true
+		s.tellers.Go(s.tellEnded)
+	}
+}
+
+// tellEnded tells until all is told, or nobody is there.
+func (s *splicer) tellEnded() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer func() { s.telling = false }()
+	for len(s.untold) > 0 {
+		some := s.untold
+		s.untold = nil
+		s.mu.Unlock()
+		err := s.tell(opEnded, some)
 		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.untold = append(s.untold, p)
+		if err != nil {
+			s.untold = append(some, s.untold...)
+			return
+		}
 	}
 }
 
 // tellAll tells a worker that has been started since what it cannot know.
 func (s *splicer) tellAll() {
 	s.mu.Lock()
-	untold := s.untold
-	s.untold = nil
-	s.mu.Unlock()
-	for _, p := range untold {
-		s.ended(p)
+	if len(s.untold) > 0 && !s.telling {
+		s.telling = true
+		s.tellers.Go(s.tellEnded)
 	}
+	s.mu.Unlock()
 	if s.shard == nil {
 		return
 	}
@@ -116,6 +212,7 @@ func (s *splicer) tellAll() {
 
 // close resets all connections.
 func (s *splicer) close() {
+	defer s.tellers.Wait()
 	if s.shard == nil {
 		return
 	}

@@ -342,6 +342,9 @@ func (w *Worker) Close() error {
 	for _, r := range w.restored {
 		r.with.close()
 	}
+	if w.bypass != nil {
+		w.bypass.Close()
+	}
 	for _, m := range w.members {
 		if m.process != nil {
 			unix.Close(m.pidfd)

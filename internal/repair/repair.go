@@ -69,10 +69,11 @@ func Answered(fd int) bool {
 // not send while nothing was routed. To a segment without data it answers only now and then
 // (tcp_oow_rate_limited), and goes on when its timer fires, after 200 ms. Resume comes next.
 func Restore(fd int, f *stack.Frozen) error {
-	// A guest that has all of it acknowledges all of it, and its kernel's segments are dropped
-	// until the socket has sent that much.
+	// The guest acknowledges all that it has, and its kernel's segments are dropped until the
+	// socket has sent that much. So it must be able to: it begins one byte behind, and its window
+	// is one less (repairWindow).
 	size := max(1, int(f.MSS)-timestampSize)
-	if 1+(len(f.Unacknowledged)+size-1)/size > initialWindow {
+	if 1+(len(f.Unacknowledged)+size-1)/size > initialWindow || int(f.SendWindow) < len(f.Unacknowledged)+2 {
 		return unix.ENOBUFS
 	}
 	// Connect takes the size of segments from here, and not from the options that are restored

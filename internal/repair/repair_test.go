@@ -295,12 +295,19 @@ func TestRestoreInVain(t *testing.T) {
 	}
 }
 
-// More than a socket sends at once is refused: the guest may have all of it.
+// More than a socket sends at once, or the guest's window has room for, is refused: the guest may
+// have all of it.
 func TestRestoreTooMuch(t *testing.T) {
 	for n, want := range map[int]error{13032: nil, 13033: unix.ENOBUFS, 16 << 10: unix.ENOBUFS} {
-		f := stack.Frozen{MSS: 1460, Unacknowledged: make([]byte, n)}
+		f := stack.Frozen{MSS: 1460, SendWindow: 1 << 16, Unacknowledged: make([]byte, n)}
 		if err := Restore(-1, &f); want != nil && err != want || want == nil && err != unix.EBADF {
 			t.Errorf("%d bytes: %v, want %v", n, err, want)
+		}
+	}
+	for window, want := range map[uint32]error{0: unix.ENOBUFS, 1: unix.ENOBUFS, 11: unix.ENOBUFS, 12: unix.EBADF} {
+		f := stack.Frozen{MSS: 1460, SendWindow: window, Unacknowledged: make([]byte, 10)}
+		if err := Restore(-1, &f); err != want {
+			t.Errorf("a window of %d: %v, want %v", window, err, want)
 		}
 	}
 }
