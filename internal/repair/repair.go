@@ -51,7 +51,16 @@ func Occupied(fd int, guest, outside netip.AddrPort) bool {
 	var from, to sockio.Addr
 	from.Set(guest)
 	to.Set(outside)
-	return sockio.Bind(fd, &from) == 0 && sockio.Connect(fd, &to) == unix.EADDRNOTAVAIL
+	if sockio.Bind(fd, &from) != 0 {
+		return false
+	}
+	errno := sockio.Connect(fd, &to)
+	if errno == 0 {
+		// At once, and not when the last copy of fd is closed: until then it takes what comes for
+		// a socket that is bound to the device.
+		sockio.Disconnect(fd)
+	}
+	return errno == unix.EADDRNOTAVAIL
 }
 
 // Answered reports whether a socket has received a segment.

@@ -93,6 +93,13 @@ func Connect(fd int, to *Addr) unix.Errno {
 	return errno
 }
 
+// Disconnect undoes Connect, as connect(2) does with AF_UNSPEC.
+func Disconnect(fd int) unix.Errno {
+	none := unix.RawSockaddr{Family: unix.AF_UNSPEC}
+	_, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&none)), unsafe.Sizeof(none))
+	return errno
+}
+
 // Connected reports whether a stream socket has a peer (getpeername(2)). A connect
 // on this machine is often complete when connect(2) reports that it is in progress.
 func Connected(fd int) bool {
