@@ -91,7 +91,7 @@ func TestEveryBehaviourHasItsEntry(t *testing.T) {
 			want = append(want, "B"+strconv.Itoa(n))
 		}
 	}
-	for n := 1; n <= 10; n++ {
+	for n := 1; n <= 11; n++ {
 		want = append(want, "N"+strconv.Itoa(n))
 	}
 	for n := 1; n <= 14; n++ {

@@ -27,9 +27,9 @@ func (j *joined) ended(t testing.TB, i int) {
 	}
 }
 
-// TestN8_CarriedMemberGoes: whichever member's client is killed, ends, or has the member removed
+// TestN11_CarriedMemberGoes: whichever member's client is killed, ends, or has the member removed
 // from the network, the other member sees the end of the connection, and its rule goes.
-func TestN8_CarriedMemberGoes(t *testing.T) {
+func TestN11_CarriedMemberGoes(t *testing.T) {
 	t.Parallel()
 	ends := map[string]func(testing.TB, *neighbours, *member){
 		"killed":       func(t testing.TB, _ *neighbours, m *member) { kill(t, m.helper.PID) },
@@ -75,8 +75,8 @@ func TestN8_CarriedMemberGoes(t *testing.T) {
 	}
 }
 
-// TestN8_CarriedIsolated: members that may not reach each other do not by --bulk, either.
-func TestN8_CarriedIsolated(t *testing.T) {
+// TestN11_CarriedIsolated: members that may not reach each other do not by --bulk, either.
+func TestN11_CarriedIsolated(t *testing.T) {
 	t.Parallel()
 	n := &neighbours{networks: newNetworks(t)}
 	n.do(t, "network", "create", "--isolate", "web")
@@ -93,10 +93,10 @@ func TestN8_CarriedIsolated(t *testing.T) {
 	}
 }
 
-// TestN8_CarriedSurvives the end of the network's processes, and an upgrade: connections that
+// TestN11_CarriedSurvives the end of the network's processes, and an upgrade: connections that
 // have left the bridge go on meanwhile, those that end meanwhile leave no rule, and later ones
 // leave the bridge as well.
-func TestN8_CarriedSurvives(t *testing.T) {
+func TestN11_CarriedSurvives(t *testing.T) {
 	t.Parallel()
 	for _, bulk := range []string{"auto", "always"} {
 		for name, do := range map[string]func(testing.TB, *survives, shown){
@@ -162,9 +162,9 @@ func TestN8_CarriedSurvives(t *testing.T) {
 	}
 }
 
-// TestN8_CarriedEndsUnseen: rules of connections that end while there is no network's process
+// TestN11_CarriedEndsUnseen: rules of connections that end while there is no network's process
 // that could be told go when there is one again.
-func TestN8_CarriedEndsUnseen(t *testing.T) {
+func TestN11_CarriedEndsUnseen(t *testing.T) {
 	t.Parallel()
 	n := newNeighbours(t, "always")
 	var all []*joined
@@ -219,9 +219,9 @@ func (j *joined) stays(t testing.TB) {
 	}
 }
 
-// TestN8_CarriedNeedsLo: where a member's lo does not pass a connection's segments, it goes on
+// TestN11_CarriedNeedsLo: where a member's lo does not pass a connection's segments, it goes on
 // by the bridge, later ones do, too, and nothing is left.
-func TestN8_CarriedNeedsLo(t *testing.T) {
+func TestN11_CarriedNeedsLo(t *testing.T) {
 	t.Parallel()
 	for name, command := range map[string][]string{
 		"down":     {"ip", "link", "set", "lo", "down"},
@@ -248,9 +248,9 @@ func TestN8_CarriedNeedsLo(t *testing.T) {
 	}
 }
 
-// TestN8_CarriedWaitsForCaptures: whoever captures a network sees its connections whole. So it
+// TestN11_CarriedWaitsForCaptures: whoever captures a network sees its connections whole. So it
 // is with --bulk=never of either member.
-func TestN8_CarriedWaitsForCaptures(t *testing.T) {
+func TestN11_CarriedWaitsForCaptures(t *testing.T) {
 	t.Parallel()
 	for name, bulk := range map[string][2]string{"captured": {"always", "always"}, "app never": {"never", "always"}, "db never": {"always", "never"}} {
 		t.Run(name, func(t *testing.T) {
@@ -280,9 +280,9 @@ func TestN8_CarriedWaitsForCaptures(t *testing.T) {
 	}
 }
 
-// TestN8_CarriedLeavesContainersAlone: connections of a container in a member, whose address
+// TestN11_CarriedLeavesContainersAlone: connections of a container in a member, whose address
 // the member translates, stay on the bridge.
-func TestN8_CarriedLeavesContainersAlone(t *testing.T) {
+func TestN11_CarriedLeavesContainersAlone(t *testing.T) {
 	t.Parallel()
 	n := newNeighbours(t, "always")
 	ns := n.app.containerBehind(t, n.app.Interface)
@@ -321,9 +321,9 @@ func TestN8_CarriedLeavesContainersAlone(t *testing.T) {
 	noRules(t, n.db.Guest)
 }
 
-// TestN8_CarriedOnTwoNetworks: connections of a guest leave the bridges of both of its networks.
+// TestN11_CarriedOnTwoNetworks: connections of a guest leave the bridges of both of its networks.
 // It keeps them when it removes rules that it does not know.
-func TestN8_CarriedOnTwoNetworks(t *testing.T) {
+func TestN11_CarriedOnTwoNetworks(t *testing.T) {
 	t.Parallel()
 	n := newNeighbours(t, "always")
 	behind := n.attach(t, "back", "app", n.app.PID, "--bulk=always")

@@ -250,9 +250,9 @@ func (n *neighbours) warmUp(t testing.TB) (before [2]harness.Usage) {
 	return before
 }
 
-// TestN8_CarriedKeepsEveryByte: connections of all sizes that leave the bridge while both ends
+// TestN11_CarriedKeepsEveryByte: connections of all sizes that leave the bridge while both ends
 // send lose nothing, whoever closes first, and leave nothing behind.
-func TestN8_CarriedKeepsEveryByte(t *testing.T) {
+func TestN11_CarriedKeepsEveryByte(t *testing.T) {
 	const single, atOnce = 120, 16
 	for name, c := range map[string]struct {
 		bulk string
@@ -316,9 +316,9 @@ func TestN8_CarriedKeepsEveryByte(t *testing.T) {
 	}
 }
 
-// TestN8_CarriedExchanges: connections with requests and answers leave the bridge, and none
+// TestN11_CarriedExchanges: connections with requests and answers leave the bridge, and none
 // waits for long while they do.
-func TestN8_CarriedExchanges(t *testing.T) {
+func TestN11_CarriedExchanges(t *testing.T) {
 	for _, c := range []struct {
 		bulk               string
 		connections, times int
@@ -363,9 +363,9 @@ func TestN8_CarriedExchanges(t *testing.T) {
 	}
 }
 
-// TestN8_CarriedEnds: a connection that has left the bridge ends as any other: each direction
+// TestN11_CarriedEnds: a connection that has left the bridge ends as any other: each direction
 // by itself, or by a reset, by either end.
-func TestN8_CarriedEnds(t *testing.T) {
+func TestN11_CarriedEnds(t *testing.T) {
 	t.Parallel()
 	n := newNeighbours(t, "always")
 	before := n.warmUp(t)
@@ -383,8 +383,8 @@ func TestN8_CarriedEnds(t *testing.T) {
 	})
 }
 
-// TestN8_CarriedUrgent: urgent data comes across in its place, as data.
-func TestN8_CarriedUrgent(t *testing.T) {
+// TestN11_CarriedUrgent: urgent data comes across in its place, as data.
+func TestN11_CarriedUrgent(t *testing.T) {
 	t.Parallel()
 	n := newNeighbours(t, "always")
 	eachFamily(t, func(t *testing.T, f family) {
@@ -422,9 +422,9 @@ func onFD(c *net.TCPConn, f func(fd int) error) (err error) {
 	return errors.Join(failed, err)
 }
 
-// TestN8_CarriedIdle: keepalive probes of a connection that has left the bridge and is idle are
+// TestN11_CarriedIdle: keepalive probes of a connection that has left the bridge and is idle are
 // answered, by either end's neighbour.
-func TestN8_CarriedIdle(t *testing.T) {
+func TestN11_CarriedIdle(t *testing.T) {
 	t.Parallel()
 	n := newNeighbours(t, "always")
 	eachFamily(t, func(t *testing.T, f family) {

@@ -171,14 +171,13 @@ func TestNetworkDirectPathFallsBack(t *testing.T) {
 	}
 }
 
-// TestNetworkWithoutPortsHasNoAgent: members that publish no TCP ports pay for none.
-func TestNetworkWithoutPortsHasNoAgent(t *testing.T) {
+// TestNetworkWithoutUseHasNoAgent: members that publish no TCP ports, and whose connections stay
+// on the bridge, pay for none.
+func TestNetworkWithoutUseHasNoAgent(t *testing.T) {
 	t.Parallel()
-	m := newNetworks(t).attach(t, "web", "app", newGuest(t).PID, "-p", "18103:8080/udp")
-	for _, p := range m.helper.Descendants() {
-		if strings.Contains(p, "epiphyte-agent") {
-			t.Error(p)
-		}
+	m := newNetworks(t).attach(t, "web", "app", newGuest(t).PID, "-p", "18103:8080/udp", "--bulk=never")
+	if pid := must(m.helper.Agent())(t); pid > 0 {
+		t.Errorf("it has an agent, %d", pid)
 	}
 }
 

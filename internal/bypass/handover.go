@@ -288,7 +288,7 @@ func (h *handover) resetBy(i int) {
 // heard reports whether a socket has received data, or an end of stream.
 func heard(fd int) bool {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-	return err == nil && (info.Bytes_received > 0 || info.State != unix.BPF_TCP_ESTABLISHED)
+	return err == nil && (info.Bytes_received > 0 || info.State == unix.BPF_TCP_CLOSE_WAIT)
 }
 
 // finish hands the two sockets to a client.
