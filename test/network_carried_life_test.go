@@ -360,3 +360,46 @@ func TestN11_CarriedOnTwoNetworks(t *testing.T) {
 		}
 	})
 }
+
+// TestN11_CarriedEndIsDelivered: what a member has sent and ended in order reaches its neighbour,
+// also when the member ends before the neighbour has read it.
+func TestN11_CarriedEndIsDelivered(t *testing.T) {
+	t.Parallel()
+	for i, who := range []string{"asked", "was asked"} {
+		t.Run(who, func(t *testing.T) {
+			t.Parallel()
+			n := newNeighbours(t, "always")
+			from, to := n.db, n.app
+			if i == 1 {
+				from, to = to, from
+			}
+			j := join(t, from, to, families()[0]).handOver(t)
+			// More than the neighbour's kernel takes for it, and less than the sockets between do.
+			if err := onFD(j.ends[1-i], func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 16<<10) }); err != nil {
+				t.Fatal(err)
+			}
+			data := random(9, 400_000)
+			if _, err := j.ends[i].Write(data); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, deadline, func() error {
+				var left int
+				err := onFD(j.ends[i], func(fd int) (err error) {
+					left, err = unix.IoctlGetInt(fd, unix.SIOCOUTQ)
+					return err
+				})
+				if err == nil && left > 0 {
+					err = fmt.Errorf("%d bytes are not acknowledged", left)
+				}
+				return err
+			})
+			if err := j.ends[i].CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			_ = n.db.helper.Signal(unix.SIGTERM)
+			if got, err := io.ReadAll(j.ends[1-i]); err != nil || !slices.Equal(got, data) {
+				t.Errorf("%d bytes of %d came, %v", len(got), len(data), err)
+			}
+		})
+	}
+}

@@ -43,7 +43,8 @@
 // bounded by mostCarried. A member's lo is tried by one connection at a time until it has passed
 // one.
 //
-// Timers: one for each hand-over.
+// Timers: one for each hand-over, and one for members that have to come back after the worker
+// was replaced (claimPatience).
 //
 // What it does not do: it splices nothing, and does not know how the sockets get to a client.
 package bypass

@@ -81,7 +81,7 @@
 // Members, connections and messages are bounded.
 //
 // Timers: linger, while nobody is there; the pause before replacing a worker that keeps
-// dying.
+// dying; windUpFor, for what a member that leaves has ended and its neighbour has not read.
 //
 // What it does not do: it opens no TAP and configures none; it knows neither podman nor
 // the command line.
