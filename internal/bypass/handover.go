@@ -87,12 +87,17 @@ func (h *handover) gather() {
 	h.hold(wantHold)
 }
 
-func (h *handover) probe(i, fd int) (kept bool) {
-	switch {
-	case h.stage == ended:
-		return false
-	case fd < 0:
+// lacks reports whether there is no use for fd: the hand-over has ended, as it does when an agent
+// has no socket to give (-1).
+func (h *handover) lacks(fd int) bool {
+	if h.stage != ended && fd < 0 {
 		h.giveUp()
+	}
+	return h.stage == ended
+}
+
+func (h *handover) probe(i, fd int) (kept bool) {
+	if h.lacks(fd) {
 		return false
 	}
 	h.probed[i] = repair.Occupied(fd, h.pair[i], h.pair[1-i])
@@ -106,11 +111,7 @@ func (h *handover) probe(i, fd int) (kept bool) {
 }
 
 func (h *handover) takeSocket(i, fd int) (kept bool) {
-	switch {
-	case h.stage == ended:
-		return false
-	case fd < 0:
-		h.giveUp()
+	if h.lacks(fd) {
 		return false
 	}
 	h.fds[i] = fd
@@ -188,8 +189,8 @@ func (h *handover) restore() {
 	h.carry()
 }
 
-// carry has the current member's segments reach its socket. The rule that holds them goes, too:
-// the new one comes first.
+// carry has the current member's segments reach its socket, by a rule that comes before the one
+// that holds them.
 func (h *handover) carry() {
 	h.stage = wantCarry
 	i := h.current

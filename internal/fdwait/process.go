@@ -1,14 +1,14 @@
 package fdwait
 
 import (
-	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// Ended returns nil when the process of a non-blocking pidfd has ended, and an error when the
-// file is closed before. It takes no thread.
-func Ended(pidfd *os.File) error {
+// Ended returns nil when the process of a non-blocking pidfd, an os.File, has ended, and an error
+// when that is closed before. It takes no thread.
+func Ended(pidfd syscall.Conn) error {
 	raw, err := pidfd.SyscallConn()
 	if err != nil {
 		return err
