@@ -286,10 +286,10 @@ func (h *handover) resetBy(i int) {
 	})
 }
 
-// heard reports whether a socket has received data, or an end of stream.
+// heard reports whether a socket has received data, an end of stream or a reset.
 func heard(fd int) bool {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-	return err == nil && (info.Bytes_received > 0 || info.State == unix.BPF_TCP_CLOSE_WAIT)
+	return err == nil && (info.Bytes_received > 0 || info.State != unix.BPF_TCP_ESTABLISHED)
 }
 
 // finish hands the two sockets to a client.

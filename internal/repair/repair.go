@@ -63,10 +63,11 @@ func Occupied(fd int, guest, outside netip.AddrPort) bool {
 	return errno == unix.EADDRNOTAVAIL
 }
 
-// Answered reports whether a socket has received a segment, and was not reset by it.
+// Answered reports whether a socket has received a segment. One that resets it is an answer, too:
+// the guest's program has ended the connection.
 func Answered(fd int) bool {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-	return err == nil && info.Segs_in > 0 && info.State != unix.BPF_TCP_CLOSE
+	return err == nil && info.Segs_in > 0
 }
 
 // Restore makes fd, a bound socket in repair mode, the outer end of a frozen connection. In
