@@ -66,7 +66,8 @@ func (a *agentProgram) change(n int) {
 			_, _, errno = syscall.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(r.fd[0]), unix.IPPROTO_TCP, unix.TCP_REPAIR, uintptr(unsafe.Pointer(&r.repair)), 4, 0)
 		}
 		if errno == 0 && r.repair == 0 {
-			_, _, errno = syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(r.fd[0]), uintptr(unsafe.Pointer(&r.first[0])), 1, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+			// It fails if the guest has reset the connection already, which is told by the socket.
+			syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(r.fd[0]), uintptr(unsafe.Pointer(&r.first[0])), 1, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
 		}
 		syscall.RawSyscall(unix.SYS_CLOSE, uintptr(r.fd[0]), 0, 0)
 	}
