@@ -8,6 +8,7 @@ import (
 
 	"epiphyte/internal/connect"
 	"epiphyte/internal/flow"
+	"epiphyte/internal/sockio"
 )
 
 const (
@@ -94,11 +95,19 @@ func (r *Relay) join(host, guest connect.Socket, record *flow.Flow, hostCarried,
 	s.host.take(host)
 	s.guest.take(guest)
 	r.keepaliveLater()
+	if s.host.wasReset() || s.guest.wasReset() {
+		s.reset()
+		return
+	}
 	s.pump()
 	if !s.closed && errors.Join(s.host.observe(), s.guest.observe()) != nil {
 		s.reset()
 	}
 }
+
+// wasReset reports whether the guest has reset a connection that was handed over, which the agent
+// may have been told instead of us.
+func (e *spliceEnd) wasReset() bool { return e.carried != nil && sockio.Closed(e.FD) }
 
 // take takes over the socket, and the events that its watch has delivered so far.
 func (e *spliceEnd) take(from connect.Socket) {
