@@ -17,8 +17,9 @@ const (
 	// ackPatience is how long the sender is held until the other member has acknowledged all
 	// of it, which takes 200 ms at most (TCP_DELACK_MAX).
 	ackPatience = 300 * time.Millisecond
-	// orderPatience is how long agents may take for an order, which takes microseconds unless
-	// they have been stopped.
+	// orderPatience is how long agents may take for an order, and a member whose lo is known to
+	// work for an answer. Either takes microseconds, unless the agent has been stopped or the
+	// machine is busy.
 	orderPatience = 2 * time.Second
 	// beyond is added to the sequence number from which a socket takes data that is to take
 	// none: more than any window, and less than half of all numbers.
@@ -215,11 +216,16 @@ func (h *handover) carries(i int, errno unix.Errno) {
 
 // awaitAnswer goes on when the current member has answered its socket: one whose lo is down, or
 // filters what passes it, never does. Then it is the other one's turn. Where nothing was known of
-// either's lo that is for another time, since what the first one sends meanwhile might be lost.
+// either's lo that is for another time, since what the first one sends meanwhile might be lost:
+// the second one's is always known to work, so an answer of that one is only late.
 func (h *handover) awaitAnswer() {
+	patience := repair.AnswerPatience
+	if h.lo(h.current).Works() {
+		patience = orderPatience
+	}
 	switch i := h.current; {
 	case !repair.Answered(h.fds[i]):
-		if h.wait < repair.AnswerPatience {
+		if h.wait < patience {
 			h.m.cfg.Shard.Arm(&h.timer, h.wait, h)
 			h.wait *= 2
 			return

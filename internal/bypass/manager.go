@@ -74,7 +74,7 @@ type carried struct {
 	conn    *bridge.Conn
 	pair    Pair
 	members [2]*Member
-	renewed [2]time.Duration
+	routes  [2]repair.Route
 }
 
 // Join has a member take part, once its port is followed.
@@ -118,9 +118,6 @@ func (m *Manager) Leave(member *Member) {
 
 // member is the one that has an address; nil: none that takes part.
 func (m *Manager) member(a netip.Addr) *Member { return m.members[m.cfg.Bridge.Port(a)] }
-
-// Carried is the number of connections that have left the bridge.
-func (m *Manager) Carried() int { return len(m.carried) }
 
 // Busy hands a connection over, if it may be, and is bridge.Config.Busy.
 func (m *Manager) Busy(conn *bridge.Conn) {
@@ -204,20 +201,12 @@ func (m *Manager) Close() {
 	}
 }
 
-// renew orders a rule again whose member has sent a segment by the bridge: it may have flushed
-// its rules (ip rule flush).
+// renew makes a rule again that a member has removed.
 func (m *Manager) renew(c *carried, i int) {
-	if now := m.cfg.Shard.Now(); now-c.renewed[i] >= renewEvery {
-		c.renewed[i] = now
-		if agent := c.members[i].Kernel.Agent; agent != nil {
-			agent.Carry(c.pair[i], c.pair[1-i], -1, ignore)
-		}
+	if agent := c.members[i].Kernel.Agent; agent != nil {
+		c.routes[i].Renew(m.cfg.Shard.Now(), agent, c.pair[i], c.pair[1-i])
 	}
 }
-
-// renewEvery is how soon a rule that is missing again is renewed. The member sends its segment
-// again after 200 ms (TCP_RTO_MIN).
-const renewEvery = 100 * time.Millisecond
 
 // Ended is called when the client is done with a connection, or has not taken it.
 func (m *Manager) Ended(p Pair) {

@@ -64,6 +64,8 @@ type keeper struct {
 
 	telling sync.Mutex // held while a message is sent to the worker
 
+	starting sync.WaitGroup // agents
+
 	mu      sync.Mutex
 	kept    []kept
 	control *net.UnixConn // to the current worker
@@ -138,6 +140,7 @@ func (k *keeper) close() {
 		k.removals.close()
 	}
 	k.splicer.close()
+	k.starting.Wait()
 	for _, m := range k.kept {
 		m.close()
 	}
@@ -251,7 +254,7 @@ func (k *keeper) listen(ctx context.Context, w *workerProcess) {
 			}
 			k.tell(order{Op: opDrop, ID: o.ID}) // fails for a worker that is about to end
 		case opAgent:
-			go k.startAgent(ctx, o.ID)
+			k.starting.Go(func() { k.startAgent(ctx, o.ID) })
 		case opTake:
 			if len(o.Connections) == 1 && len(fds) == 2 {
 				if err := k.splicer.take(o.Connections[0], fds); err != nil {

@@ -339,7 +339,7 @@ func (h *handover) finish() {
 	}
 	host.Watch.Modify(connect.Events)
 	c := &carried{r: fl.r, agent: fl.kernel.Agent, conn: fl.guest, guest: h.guest, outside: h.outside}
-	fl.guest.Leave(c.renew)
+	fl.guest.Leave(c.strayed)
 	fl.r.join(host, connect.Socket{FD: h.fd}, fl.record, nil, c.ended)
 }
 

@@ -9,10 +9,9 @@ const (
 	loFirst = time.Second
 	loMost  = 5 * time.Minute
 	// AnswerFirst and AnswerPatience are how long a guest may take to answer the first
-	// segment, at first and in all. As a rule the answer is there before the agent's; on a busy
-	// machine it takes some hundred milliseconds, and one that comes too late costs the connection.
+	// segment, at first and in all. As a rule the answer is there before the agent's.
 	AnswerFirst    = time.Millisecond
-	AnswerPatience = time.Second
+	AnswerPatience = 200 * time.Millisecond
 )
 
 // Loopback is what is known of a guest's lo for one address family. Until it has passed what
