@@ -89,7 +89,7 @@ func (w *Worker) handOut(m *membership, p bypass.Pair, fds [2]int) {
 		}
 	}
 	if m.conn == nil {
-		m.outbox.post(w, message{send: func() error {
+		m.outbox.post(&w.tasks, message{send: func() error {
 			return w.tell(order{Op: opTake, Connections: []bypass.Pair{p}}, fds[:]...)
 		}, sent: sent})
 		return
@@ -100,7 +100,7 @@ func (w *Worker) handOut(m *membership, p bypass.Pair, fds [2]int) {
 // endCarried has who splices a connection end it.
 func (w *Worker) endCarried(m *membership, p bypass.Pair) {
 	if m.conn == nil {
-		m.outbox.post(w, message{send: func() error { return w.tell(order{Op: opEnd, Connections: []bypass.Pair{p}}) }})
+		m.outbox.post(&w.tasks, message{send: func() error { return w.tell(order{Op: opEnd, Connections: []bypass.Pair{p}}) }})
 		return
 	}
 	w.sendUnasked(m, reply{End: &p}, nil)

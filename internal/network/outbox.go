@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// outbox sends what a member's client has not asked for, in order, and without making
-// the caller wait: a client that has been stopped does not read.
+// outbox sends messages in order, and without making the caller wait: a receiver that has been
+// stopped does not read.
 type outbox struct {
 	mu      sync.Mutex
 	waiting []message
@@ -19,13 +19,14 @@ type message struct {
 	sent func(error) // called with the outcome; nil: nobody wants to know
 }
 
-func (o *outbox) post(w *Worker, m message) {
+// post sends m after all that was posted before, on a goroutine of tasks.
+func (o *outbox) post(tasks *sync.WaitGroup, m message) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.waiting = append(o.waiting, m)
 	if !o.sending {
 		o.sending = true
-		w.tasks.Go(o.sendAll)
+		tasks.Go(o.sendAll)
 	}
 }
 
@@ -50,7 +51,7 @@ func (o *outbox) sendAll() {
 // sendUnasked sends a member's client a message with descriptors, which stay the caller's until
 // sent is called, if it is not nil.
 func (w *Worker) sendUnasked(m *membership, r reply, sent func(error), fds ...int) {
-	m.outbox.post(w, message{sent: sent, send: func() error {
+	m.outbox.post(&w.tasks, message{sent: sent, send: func() error {
 		m.conn.SetWriteDeadline(time.Now().Add(otherPatience))
 		defer m.conn.SetWriteDeadline(time.Time{})
 		return send(m.conn, r, fds...)

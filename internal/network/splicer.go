@@ -3,6 +3,8 @@ package network
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,11 +32,11 @@ type splicer struct {
 	cancel context.CancelFunc
 	served chan struct{} // closed when the shard no longer serves
 
-	tellers sync.WaitGroup
+	outbox  outbox // to the worker
+	sending sync.WaitGroup
 
 	mu      sync.Mutex
-	untold  []bypass.Pair // have ended
-	telling bool          // a goroutine tells of them
+	untold  []bypass.Pair // have ended while there was no worker
 	started *shard.Shard  // for windUp, which another goroutine calls
 }
 
@@ -160,59 +162,41 @@ func (s *splicer) tellNone() {
 	}
 }
 
-// ended tells the worker that a connection has ended, or keeps that for the next one. It does
-// not wait.
-func (s *splicer) ended(p bypass.Pair) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.untold = append(s.untold, p)
-	if !s.telling {
-		s.telling = true
-		s.tellers.Go(s.tellEnded)
-	}
-}
-
-// tellEnded tells until all is told, or nobody is there.
-func (s *splicer) tellEnded() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	defer func() { s.telling = false }()
-	for len(s.untold) > 0 {
-		some := s.untold
-		s.untold = nil
-		s.mu.Unlock()
-		err := s.tell(opEnded, some)
-		s.mu.Lock()
-		if err != nil {
-			s.untold = append(some, s.untold...)
-			return
-		}
-	}
+// ended tells the worker that connections have ended, or keeps that for the next one.
+func (s *splicer) ended(pairs ...bypass.Pair) {
+	s.outbox.post(&s.sending, message{
+		send: func() error { return s.tell(opEnded, pairs) },
+		sent: func(err error) {
+			if err != nil {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.untold = append(s.untold, pairs...)
+			}
+		},
+	})
 }
 
 // tellAll tells a worker that has been started since what it cannot know.
 func (s *splicer) tellAll() {
 	s.mu.Lock()
-	if len(s.untold) > 0 && !s.telling {
-		s.telling = true
-		s.tellers.Go(s.tellEnded)
-	}
+	untold := s.untold
+	s.untold = nil
 	s.mu.Unlock()
+	if len(untold) > 0 {
+		s.ended(untold...)
+	}
 	if s.shard == nil {
 		return
 	}
 	s.shard.Post(shard.TaskFunc(func() {
-		all := make([]bypass.Pair, 0, len(s.flows))
-		for p := range s.flows {
-			all = append(all, p)
-		}
-		s.tell(opCarried, all) // without a worker there will be another
+		all := slices.Collect(maps.Keys(s.flows))
+		s.outbox.post(&s.sending, message{send: func() error { return s.tell(opCarried, all) }}) // without a worker there will be another
 	}))
 }
 
 // close resets all connections.
 func (s *splicer) close() {
-	defer s.tellers.Wait()
+	defer s.sending.Wait()
 	if s.shard == nil {
 		return
 	}
