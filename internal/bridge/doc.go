@@ -46,7 +46,7 @@
 //
 // TCP connections between ports that are followed (Port.Follow) are known by what their segments
 // say, from the SYN on, so that sockets can take the place of either end when one has moved much
-// (conn.go). The segments pass all the same, until the connection has left.
+// (follow.go, conn.go). The segments pass all the same, until the connection has left.
 //
 // Invariants: a frame with the gateway's Ethernet address reaches no member, and comes
 // from none. Neither reading nor forwarding locks, or allocates but for a connection that

@@ -91,3 +91,18 @@ func (p *Port) write(iov []unix.Iovec) (int, unix.Errno) {
 	p.to.count(n)
 	return n, 0
 }
+
+// ReadAll forwards what waits at the port now, within bounds. It is not called while a frame is
+// being forwarded.
+func (p *Port) ReadAll() {
+	for range readAllMost {
+		before := p.from.frames.Load()
+		p.Ready(0)
+		if p.from.frames.Load() == before {
+			return
+		}
+	}
+}
+
+// readAllMost batches hold more than the queue of a TAP, 500 frames.
+const readAllMost = 64
