@@ -440,6 +440,46 @@ func TestAgent_StoppedForgetsNoRule(t *testing.T) {
 	}
 }
 
+// What a predecessor has held back is released; what it has routed to sockets stays so.
+func TestAgent_DropHolds(t *testing.T) {
+	g := newGuest(t, nesting{})
+	open(t, Config{Target: Target{PID: g.pid}, Name: "tap0", Configure: network()})
+	a := agentFor(t, g, true)
+	answer := make(chan unix.Errno, 1)
+	done := func(errno unix.Errno) { answer <- errno }
+	order := func(f func(), want unix.Errno) {
+		t.Helper()
+		a.do(f)
+		select {
+		case errno := <-answer:
+			if errno != want {
+				t.Errorf("answered %v, want %v", errno, want)
+			}
+		case <-time.After(patience):
+			t.Fatal("no answer")
+		}
+	}
+	var guests, outsides []netip.AddrPort
+	for _, addrs := range [][2]string{{"10.0.2.100", "192.0.2.7"}, {"fd00::100", "2001:db8::7"}} {
+		for port := range uint16(3) {
+			guests = append(guests, netip.AddrPortFrom(netip.MustParseAddr(addrs[0]), 1+port))
+			outsides = append(outsides, netip.AddrPortFrom(netip.MustParseAddr(addrs[1]), 1))
+		}
+	}
+	for i := range guests {
+		order(func() { a.Hold(guests[i], outsides[i], done) }, 0)
+		order(func() { a.Carry(guests[i], outsides[i], -1, done) }, 0)
+	}
+	a.do(a.DropHolds)
+	for range guests { // each of these is answered after another rule has gone
+		order(func() { a.LetGo(outsides[0], guests[0], done) }, unix.ENOENT)
+	}
+	for i := range guests {
+		order(func() { a.LetGo(guests[i], outsides[i], done) }, unix.ENOENT)
+		order(func() { a.Carry(guests[i], outsides[i], -1, done) }, unix.EEXIST)
+	}
+}
+
 // wantFull waits until the stocks are full and the agent wants nothing more.
 func (a *served) wantFull() {
 	a.t.Helper()

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net"
 	"testing"
+
+	"epiphyte/test/harness"
 )
 
 // TestN11_BulkToOutside: what members exchange with servers outside leaves the bridge, with a
@@ -78,6 +80,15 @@ func TestN11_DetachedSurviveTheWorker(t *testing.T) {
 		noRules(t, a.Guest)
 		noRules(t, b.Guest)
 	}
+	// It has started the agents, which end with it.
+	kill(t, n.inspect(t, "web").Keeper)
+	eventually(t, deadline, func() error {
+		if left := harness.ProcessesWith(n.variable()); len(left) > 0 {
+			return fmt.Errorf("processes left: %v", left)
+		}
+		return nil
+	})
+	n.run(t, "web", "next").leave() // whose network removes the files of the one that was killed
 }
 
 // isCarried is an error unless both members' kernels have a rule for a connection.
